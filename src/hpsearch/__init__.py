@@ -1,0 +1,1 @@
+"""hpsearch: an MLflow-tracked hyperparameter search service for Keras."""
