@@ -68,8 +68,7 @@ class Data:
         path: Where the files are, None for a source that needs none; `load` already knows it.
         n_train: How many images to train on, a stratified part for quick tries; None takes all that are not in val.
         n_val: How many of the training images make the validation part, stratified.
-        split_seed: Another seed, another split. Val is the same for every n_train, and a smaller train is part of a
-            larger one.
+        split_seed: Another seed, another split; val is the same for every n_train.
 
     Raises:
         DataError: From both methods, where the data set is missing, damaged, unfit or too small for its parts.
@@ -190,7 +189,7 @@ def split(labels: Labels, n_train: int | None, n_val: int, seed: int) -> tuple[N
     """Return the indices, ascending, of a stratified train and val part of `labels` (N,).
 
     Each class has its share of a part to within one image. PCG64's stream of integers never changes for a seed, so
-    neither does the split; the classes' own order decides which image is next, so val is the same for every n_train.
+    neither does the split. Val is taken first, so it is the same for every n_train.
 
     Raises:
         DataError: The labels are too few for these parts.
