@@ -1,0 +1,276 @@
+"""Many stochastic passes of one trained model, fast and in bounded memory (Gal & Ghahramani, 2016)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from hpsearch import metrics
+from hpsearch.errors import ConfigError, ModelError, did_you_mean
+from hpsearch.seeds import derive
+from hpsearch.stochastic import Split, row_keys, split
+
+MASKS = ("example", "pass")
+N_GROUPS = 128  # passes are told apart in at most this many groups, whatever S is
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class McDropout:
+    """Settings of the stochastic passes.
+
+    Attributes:
+        n_samples: S, the number of passes.
+        mask: "example": each image has its own masks. "pass": all images of a pass share one thinned network.
+        seed: Root of all draws.
+        batch_size: Images in a compiled call, at most; no number depends on it.
+        memory_mb: Bound on features, activations and sums of a compiled call; makes batches smaller where it binds.
+        from_logits: Whether the model's output wants a softmax.
+    """
+
+    n_samples: int
+    mask: str
+    seed: int
+    batch_size: int
+    memory_mb: float
+    from_logits: bool
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings.
+
+        Raises:
+            ConfigError: One of them is out of range.
+        """
+        if self.mask not in MASKS:
+            raise ConfigError(f"Unknown mask {self.mask!r}.{did_you_mean(str(self.mask), MASKS)}")
+        for name in ("n_samples", "batch_size", "memory_mb"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"Expected a positive number for {name}, received {getattr(self, name)}.")
+
+
+@dataclass(frozen=True)
+class McPrediction:
+    """What S passes said about N examples of C classes, as sums: its size does not depend on S.
+
+    Attributes:
+        probs: Mean of the samples' distributions, (N, C).
+        expected_entropy: Mean of their entropies, (N,), nats.
+        variance: Variance of each class's probability over samples, (N, C).
+        votes: Share of samples whose most probable class is this one, (N, C).
+        label_probs: Mean probability of the label in each group of passes, (G, N), G = ceil(S / group_size).
+        group_size: Passes in a group; the last group may have fewer.
+        n_samples: S.
+    """
+
+    probs: Floats
+    expected_entropy: Floats
+    variance: Floats
+    votes: Floats
+    label_probs: Floats
+    group_size: int
+    n_samples: int
+
+    @property
+    def predictive_entropy(self) -> Floats:
+        """Entropy of the mean distribution, (N,), nats: total uncertainty."""
+        return metrics.predictive_entropy(self.probs)
+
+    @property
+    def mutual_information(self) -> Floats:
+        """Predictive minus expected entropy, (N,), nats: epistemic uncertainty."""
+        return metrics.information(self.predictive_entropy, self.expected_entropy)
+
+    @property
+    def variation_ratio(self) -> Floats:
+        """Share of samples that vote against the most frequent vote, (N,)."""
+        return np.asarray(1.0 - self.votes.max(axis=1))
+
+
+class _Plan(NamedTuple):
+    """What all batches of one prediction share, as tensors: new values need no compilation."""
+
+    n_samples: Any
+    group_size: Any
+    seeds: Any
+    rates: Any
+
+
+class _Sums(NamedTuple):
+    """What a batch of B rows carries from pass to pass."""
+
+    mean: Any  # (B, C)
+    squares: Any  # (B, C), squared deviations from the mean
+    entropy: Any  # (B,)
+    votes: Any  # (B, C)
+    grouped: Any  # (B, N_GROUPS), probabilities of the label
+
+
+class Sampler:
+    """Draws stochastic passes of one model; compiles on the first call, and again for each new batch size.
+
+    Args:
+        model: A built Sequential or Functional model; its layers and weights are shared, never changed.
+        settings: How many passes, and how.
+        rates: A test-time rate for each call of a dropout layer, in order; its own rate by default.
+
+    Raises:
+        ModelError: The model cannot be converted, or has no active dropout.
+    """
+
+    def __init__(self, model: keras.Model, settings: McDropout, rates: Sequence[float] | None = None) -> None:
+        self.split: Split = split(model, rates)
+        self.settings = settings
+        self.n_classes = _n_classes(model)
+        self._prefix = _compiled(lambda images: keras.tree.flatten(self.split.prefix(images, training=False)))
+        self._passes = _compiled(self._sum_passes)
+
+    def predict(
+        self,
+        images: NDArray[Any],
+        labels: NDArray[Any] | None = None,
+        *,
+        n_samples: int | None = None,
+        seed: int | None = None,
+        rates: Sequence[float] | None = None,
+    ) -> McPrediction:
+        """Run the passes and return their sums.
+
+        The draws of a row depend on (seed, pass, layer, row) alone: batches of any size give the same numbers.
+
+        Args:
+            images: Model input, (N, ...).
+            labels: Class of each image, (N,); fills `label_probs`, which is class 0's probability without.
+            n_samples: S, instead of the setting.
+            seed: Instead of the setting.
+            rates: Rates of all L dropout calls for this call alone: no compilation. A layer that was off stays off.
+        """
+        n_samples = n_samples or self.settings.n_samples
+        group_size = -(-n_samples // N_GROUPS)
+        truth = np.zeros(len(images), np.int32) if labels is None else np.asarray(labels, np.int32)
+        plan = _Plan(
+            n_samples=_int32(n_samples),
+            group_size=_int32(group_size),
+            seeds=_int32(self.seed_words(self.settings.seed if seed is None else seed)),
+            rates=ops.convert_to_tensor(np.asarray(self.split.rates if rates is None else rates, np.float32)),
+        )
+        sums = self._in_batches(images, truth, plan)
+        _check_distributions(sums.mean, self.settings.from_logits)
+        n_groups = -(-n_samples // group_size)
+        sizes = np.full(n_groups, group_size)
+        sizes[-1] = n_samples - group_size * (n_groups - 1)
+        return McPrediction(
+            probs=sums.mean / sums.mean.sum(axis=1, keepdims=True),
+            expected_entropy=sums.entropy / n_samples,
+            variance=np.maximum(sums.squares, 0.0) / n_samples,
+            votes=sums.votes / n_samples,
+            label_probs=(sums.grouped[:, :n_groups] / sizes).T,
+            group_size=group_size,
+            n_samples=n_samples,
+        )
+
+    def _in_batches(self, images: NDArray[Any], labels: NDArray[Any], plan: _Plan) -> _Sums:
+        size = self.rows_per_call(len(images))
+        parts = []
+        for start in range(0, len(images), size):
+            rows = np.arange(start, start + size)
+            taken = np.minimum(rows, len(images) - 1)  # the last batch repeats its last row to keep its shape
+            features = self._prefix(ops.convert_to_tensor(images[taken]))
+            sums = self._passes(features, _int32(rows), _int32(labels[taken]), plan)
+            parts.append([ops.convert_to_numpy(part)[: len(images) - start] for part in sums])
+        return _Sums(*(np.concatenate(part).astype(np.float64) for part in zip(*parts, strict=True)))
+
+    def rows_per_call(self, n_rows: int) -> int:
+        """Return how many rows go into a compiled call under the memory limit.
+
+        Raises:
+            ModelError: Not even one row fits.
+        """
+        values = _values_per_row(self.split.prefix) + _values_per_row(self.split.suffix) + 4 * self.n_classes + N_GROUPS
+        limit = int(self.settings.memory_mb * 2**20 // (4 * values))
+        if not limit:
+            raise ModelError(
+                f"One image needs {4 * values / 2**20:.1f} MB in a pass of this model, more than "
+                f"memory_mb={self.settings.memory_mb}: allow more."
+            )
+        return min(n_rows, limit, self.settings.batch_size)
+
+    def seed_words(self, seed: int) -> list[int]:
+        """Return the two words from which all draws of a seed grow."""
+        return [derive(seed, "mc_dropout", word) for word in range(2)]
+
+    def _sum_passes(self, features: list[Any], rows: Any, labels: Any, plan: _Plan) -> _Sums:
+        """Traced once for a batch size: loop over passes, keep sums alone."""
+        n_rows, n_classes = rows.shape[0], self.n_classes
+        key_rows = rows if self.settings.mask == "example" else ops.zeros((1,), "int32") - 1
+        chosen = ops.one_hot(labels, n_classes, dtype="float32")
+        groups = ops.arange(N_GROUPS, dtype="int32")[None, :]
+
+        def one_pass(i: Any, sums: _Sums) -> _Sums:
+            keys = row_keys(plan.seeds, i, key_rows)
+            probs = ops.cast(self.split.suffix([*features, keys, plan.rates], training=False), "float32")
+            if self.settings.from_logits:
+                probs = ops.softmax(probs)
+            step = probs - sums.mean  # Welford (1962): exact where sums of squares cancel
+            mean = sums.mean + step / ops.cast(i + 1, "float32")
+            of_label = ops.sum(probs * chosen, axis=1, keepdims=True)
+            return _Sums(
+                mean=mean,
+                squares=sums.squares + step * (probs - mean),
+                entropy=sums.entropy - ops.sum(probs * ops.log(ops.maximum(probs, 1e-30)), axis=1),
+                votes=sums.votes + ops.one_hot(ops.argmax(probs, axis=1), n_classes, dtype="float32"),
+                grouped=sums.grouped + of_label * ops.cast(groups == i // plan.group_size, "float32"),
+            )
+
+        zeros = ops.zeros((n_rows, n_classes), "float32")
+        start = _Sums(zeros, zeros, zeros[:, 0], zeros, ops.zeros((n_rows, N_GROUPS), "float32"))
+        sums: _Sums = ops.fori_loop(0, plan.n_samples, one_pass, start)
+        return sums
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile with XLA where the backend can; the only lines that know a backend."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf  # noqa: PLC0415  # other backends work without it
+
+        return tf.function(function, jit_compile=True, autograph=False)  # type: ignore[no-any-return]
+    if keras.backend.backend() == "jax":
+        import jax  # noqa: PLC0415
+
+        return jax.jit(function)  # type: ignore[no-any-return]
+    return function
+
+
+def _int32(values: Any) -> Any:
+    return ops.convert_to_tensor(np.asarray(values, np.int32))
+
+
+def _values_per_row(model: keras.Model) -> int:
+    """Return how many numbers one row has over all tensors of a model: an upper bound, for they are never all alive."""
+    shapes = [output.shape[1:] for layer in model.layers for output in keras.tree.flatten(layer.output)]
+    return int(sum(np.prod([size or 1 for size in shape]) for shape in shapes))
+
+
+def _n_classes(model: keras.Model) -> int:
+    shape = model.outputs[0].shape
+    if len(shape) != 2 or (shape[1] or 0) < 2:
+        raise ModelError(
+            f"Expected a model that gives one probability a class, (N, C) with C of at least 2, received {shape}."
+        )
+    return int(shape[1])
+
+
+def _check_distributions(probs: Floats, from_logits: bool) -> None:
+    if not np.isfinite(probs).all():
+        raise ModelError("Expected class probabilities, received NaN or infinite ones: the model has diverged.")
+    if (probs < 0).any() or (np.abs(probs.sum(axis=1) - 1) > metrics.SUM_TOLERANCE).any():
+        raise ModelError(
+            f"Expected class probabilities that sum to one, received values from {probs.min():.4g} to "
+            f"{probs.max():.4g} with from_logits={str(from_logits).lower()}: a model that gives logits wants "
+            "uncertainty.from_logits=true."
+        )
