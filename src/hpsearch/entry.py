@@ -1,0 +1,150 @@
+"""What all entry scripts share: from a command line to a job that runs, and from its end to an exit status.
+
+A command line is composed twice: here first, without TensorFlow, so that a typo is answered at once with one sentence,
+then by Hydra itself, which also starts sweeps.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, InstantiationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from hpsearch.errors import ConfigError, HpsearchError, did_you_mean
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+INTERRUPTED = 130
+Job = Callable[[DictConfig], None]
+
+
+def as_overrides(arguments: Sequence[str]) -> list[str]:
+    """Return Hydra's form of a command line on which `mlflow run` wrote `--a.b 1` for `-P a.b=1`."""
+    overrides: list[str] = []
+    waiting = list(arguments)
+    while waiting:
+        word = waiting.pop(0)
+        if re.fullmatch(r"--\+{0,2}[a-z_]+(\.[\w@/]+)+|--(study|seed|arch|data|space|sampler|pruner|storage)", word) and waiting:
+            word = f"{word[2:]}={waiting.pop(0)}"
+        overrides.append(word)
+    return overrides
+
+
+def check(root: str, overrides: Sequence[str]) -> None:
+    """Compose `conf/<root>.yaml` with `overrides`.
+
+    Raises:
+        ConfigError: They name a key, a choice or a file that is not there.
+    """
+    plain = [o for o in overrides if not o.startswith("-") and not o.startswith(("hydra.", "hydra/"))]
+    sweep = any(o in ("-m", "--multirun") for o in overrides)
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3", job_name=root):
+            config = compose(root, [_first_choice(o) if sweep else o for o in plain], return_hydra_config=True)
+        missing = sorted(key for key in OmegaConf.missing_keys(config) if not key.startswith("hydra."))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_one_sentence(error, plain)) from error
+    finally:
+        GlobalHydra.instance().clear()
+    if missing:
+        raise ConfigError(f"{missing[0]} must be given: {missing[0]}=VALUE.")
+
+
+def _first_choice(override: str) -> str:
+    key, _, value = override.partition("=")
+    return override if value.startswith(("[", "{", "'", '"')) else f"{key}={value.split(',')[0]}"
+
+
+def _one_sentence(error: Exception, overrides: Sequence[str]) -> str:
+    """Return what a person needs of an error of Hydra's."""
+    text = str(error.__cause__ or error) if isinstance(error.__cause__, OmegaConfBaseException) else str(error)
+    group = re.search(r"Could not find '([\w/]+)/([^/']+)'", text)
+    if group and (CONF / group[1]).is_dir():
+        names = [p.stem for p in (CONF / group[1]).glob("*.yaml")]
+        return f"There is no {group[1]}={group[2]}.{did_you_mean(group[2], names)}"
+    key = re.search(r"Key '([^']+)' is not in struct\s*full_key: (\S+)", text)
+    if key:
+        return _unknown_key(key[2])
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        return _unknown_key(unknown[1])
+    return re.sub(r"\s+", " ", text.split("See https://")[0].split("Set the environment")[0]).strip()
+
+
+def _unknown_key(path: str) -> str:
+    parent, _, last = path.rpartition(".")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("search")
+    node = OmegaConf.select(config, parent) if parent else config
+    if isinstance(node, DictConfig):
+        near = did_you_mean(last, [str(k) for k in node if not str(k).startswith("_")])
+        return f"There is no key {path}.{near} A setting that conf does not list is added with ++{path}=VALUE."
+    return f"There is no key {path}; see --cfg job for all keys."
+
+
+def quiet() -> None:
+    """Silence what a person cannot act on, before TensorFlow and MLflow are imported."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    for name in ("mlflow", "alembic", "absl", "optuna"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def run(root: str, script: Callable[[], Any]) -> None:
+    """Check the command line of an entry script, run it under Hydra, and end with the right exit status."""
+    quiet()
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    sys.argv[1:] = as_overrides(sys.argv[1:])
+    try:
+        if not any(a in ("--help", "-h", "--hydra-help", "--version", "--info", "-i") for a in sys.argv[1:]):
+            check(root, sys.argv[1:])
+        script()
+    except HpsearchError as error:
+        console.print(f"Error: {error}")
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        console.print("Interrupted. The same command goes on where this one stopped.")
+        sys.exit(INTERRUPTED)
+
+
+def instantiate(config: DictConfig) -> Any:
+    """Build the job that `config` describes, where a wrong value is one sentence.
+
+    Raises:
+        ConfigError: A key that a part does not take, or a value that it refuses.
+    """
+    try:
+        return hydra.utils.instantiate(config, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        while cause is not None and cause.__cause__ is not None and not isinstance(cause, HpsearchError):
+            cause = cause.__cause__
+        if isinstance(cause, HpsearchError):
+            raise cause from None
+        path = re.search(r"full_key: (\S+)", str(error))
+        raise ConfigError(f"{path[1] if path else 'The configuration'} cannot be built: {cause or error}") from error
+
+
+def ending(error: BaseException) -> SystemExit:
+    """Return the exit that a job ends with, after it has said why: Hydra would print a traceback."""
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    if isinstance(error, KeyboardInterrupt):
+        console.print("\nInterrupted: the running trial is given back. The same command goes on where this one stopped.")
+        return SystemExit(INTERRUPTED)
+    console.print(f"Error: {error}")
+    return SystemExit(error.exit_status if isinstance(error, HpsearchError) else 1)

@@ -1,0 +1,239 @@
+"""Compiled programs: many training steps in one call, and one program for all trials of an architecture.
+
+The only room that knows which backend Keras runs on. `Program.fit` is still `keras.Model.fit`, callbacks and all; what
+changes is the function that `fit` calls for each element of its data set. An element is not a batch but the order of
+the next `steps_per_call` batches, and the function runs them in a compiled loop over images that stay on the device.
+
+A program outlives its trial. Learning rate, momentum and dropout rates are read from variables at each call, not
+compiled in, so the next trial of the same architecture loads its weights and numbers and starts at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+DROPOUTS = (
+    keras.layers.Dropout,
+    keras.layers.AlphaDropout,
+    keras.layers.GaussianDropout,
+    keras.layers.SpatialDropout1D,
+    keras.layers.SpatialDropout2D,
+    keras.layers.SpatialDropout3D,
+)
+MOMENTUMS = ("momentum", "beta_1")
+
+
+class ProgramInput(keras.Variable):  # type: ignore[misc]
+    """A number that a compiled program reads at each call.
+
+    Keras leaves parts of a step out where `rate > 0` or `momentum != 0` is false in Python. A program must hold those
+    parts whatever the number is, so to Python an input is never zero.
+    """
+
+    def __init__(self, value: float, name: str) -> None:
+        super().__init__(value, trainable=False, dtype="float32", name=name)
+
+    def __gt__(self, other: object) -> bool:
+        return True
+
+    def __ne__(self, other: object) -> bool:
+        return True
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    __hash__ = keras.Variable.__hash__
+
+
+class _RateInput:
+    """Mixed into a dropout layer: the rate that its constructor sets becomes an input."""
+
+    @property
+    def rate(self) -> ProgramInput:
+        return self._rate_input
+
+    @rate.setter
+    def rate(self, value: float) -> None:
+        self._rate_input = ProgramInput(value, name="rate")
+
+
+class Order(keras.utils.PyDataset):  # type: ignore[misc]
+    """The order in which an epoch sees its examples: a new one each epoch.
+
+    Element i holds int32 indices of shape (steps_per_call, batch_size) and, of shape (1,), how many of the rows count.
+    Examples that do not fill a last batch wait for another epoch's order. `fit` must not shuffle the elements.
+    """
+
+    def __init__(self, n_examples: int, batch_size: int, steps_per_call: int, seed_of_epoch: Callable[[int], int]) -> None:
+        super().__init__()
+        self.n_examples, self.batch_size = n_examples, min(batch_size, n_examples)
+        self.n_steps = n_examples // self.batch_size
+        self.steps_per_call = min(steps_per_call, self.n_steps) or self.n_steps
+        self.seed_of_epoch = seed_of_epoch
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return -(-self.n_steps // self.steps_per_call)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        order = np.random.default_rng(self.seed_of_epoch(self.epoch)).permutation(self.n_examples)
+        rows = order[: self.n_steps * self.batch_size].reshape(self.n_steps, self.batch_size)
+        rows = rows[index * self.steps_per_call : (index + 1) * self.steps_per_call].astype(np.int32)
+        padded = np.zeros((self.steps_per_call, self.batch_size), np.int32)
+        padded[: len(rows)] = rows
+        return padded, np.array([len(rows)], np.int32)
+
+
+def is_dropout(layer: keras.layers.Layer) -> bool:
+    """Return whether `layer` is one of Keras's dropout layers (any other subclass may do anything, so it is not)."""
+    return type(layer) in DROPOUTS or isinstance(layer, _RateInput)
+
+
+def signature(model: keras.Model) -> str | None:
+    """Return a text that two models share if and only if one program can train both; None where none can be made."""
+    layers, compiled = model.get_config(), model.get_compile_config()
+    if "layers" not in layers:  # neither Sequential nor Functional
+        return None
+    settings = compiled["optimizer"]["config"]
+    for key in ("learning_rate", *MOMENTUMS):
+        if isinstance(settings.get(key), float):
+            settings[key] = "input"
+    for layer, config in zip(model.layers, layers["layers"], strict=False):
+        if is_dropout(layer):
+            config["config"]["rate"] = "input"
+    text = json.dumps([layers, compiled], default=repr)
+    # Keras numbers its names on and on; what counts is which layer a name stands for.
+    names = sorted({model.name, model.optimizer.name, *(layer.name for layer in model.layers)}, key=len, reverse=True)
+    for name in names:
+        position = next((str(i) for i, layer in enumerate(model.layers) if layer.name == name), "model")
+        text = text.replace(f'"{name}"', f'"@{position}"')
+    return text
+
+
+class Program:
+    """A model that trains in compiled calls, for one trial after another."""
+
+    def __init__(self, source: keras.Model, images: Any, labels: Any, averaging: float, jit: bool) -> None:
+        self.model = keras.models.clone_model(source, clone_function=_with_inputs)
+        compiled = source.get_compile_config()
+        if averaging:
+            compiled["optimizer"]["config"].update(use_ema=True, ema_momentum=averaging)
+        self.averaging = averaging
+        self.model.compile_from_config(compiled | {"jit_compile": jit})
+        self.model.optimizer.build(self.model.trainable_variables)
+        _build_metrics(self.model, images[:2], labels[:2])
+        self.momentum = _momentum_input(self.model.optimizer)
+        self.initial = _values(self.model.optimizer.variables)
+        self.model.train_function = _compiled_steps(self.model, images, labels, jit)
+
+    def load(self, source: keras.Model, seed_of_layer: Callable[[int], int]) -> None:
+        """Take over the weights, rates and optimizer numbers of a freshly built model; start its dropout anew."""
+        for position, (mine, theirs) in enumerate(zip(self.model.layers, source.layers, strict=True)):
+            if is_dropout(theirs):
+                mine.rate.assign(theirs.rate)
+                mine.seed_generator.state.assign(np.array([seed_of_layer(position), 0], np.uint32))
+            else:
+                _copy(theirs.variables, mine.variables)
+        for variable, value in zip(self.model.optimizer.variables, self.initial, strict=True):
+            variable.assign(value)
+        self.model.optimizer.learning_rate = source.optimizer.learning_rate
+        if self.momentum is not None:
+            self.momentum.assign(next(getattr(source.optimizer, m) for m in MOMENTUMS if hasattr(source.optimizer, m)))
+
+    def state(self) -> list[np.ndarray]:
+        """Return the weights of all layers, dropout aside, as `unload` takes them."""
+        return _values([v for layer in self.model.layers if not is_dropout(layer) for v in layer.variables])
+
+    def unload(self, target: keras.Model, state: list[np.ndarray]) -> None:
+        """Give a model of the same architecture the weights in `state`."""
+        _copy(state, [v for layer in target.layers if not is_dropout(layer) for v in layer.variables])
+
+
+def _values(variables: list[Any]) -> list[np.ndarray]:
+    return [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
+
+
+def _copy(sources: list[Any], targets: list[Any]) -> None:
+    for source, target in zip(sources, targets, strict=True):
+        target.assign(source)
+
+
+def _with_inputs(layer: keras.layers.Layer) -> keras.layers.Layer:
+    config = layer.get_config()
+    if not is_dropout(layer):
+        return type(layer).from_config(config)
+    live = type(type(layer).__name__, (_RateInput, type(layer)), {})
+    return live.from_config(config | {"rate": 0.5})  # at rate 0 Keras makes no seed generator
+
+
+def _build_metrics(model: keras.Model, images: Any, labels: Any) -> None:
+    """Build what `fit` would build from its first batch, which here is no batch."""
+    outputs = model(images)
+    model.compute_loss(images, labels, outputs)
+    model.compute_metrics(images, labels, outputs)
+    model.reset_metrics()
+
+
+def _momentum_input(optimizer: keras.optimizers.Optimizer) -> ProgramInput | None:
+    for name in MOMENTUMS:
+        if isinstance(getattr(optimizer, name, None), float):
+            value = ProgramInput(getattr(optimizer, name), name=name)
+            setattr(optimizer, name, value)
+            return value
+    return None
+
+
+def _compiled_steps(model: keras.Model, images: Any, labels: Any, jit: bool) -> Callable[..., Any]:
+    make = {"tensorflow": _tensorflow_steps, "jax": _jax_steps}.get(keras.backend.backend())
+    if make is None:
+        raise ValueError(f"Expected KERAS_BACKEND=tensorflow or jax. Received: {keras.backend.backend()}")
+    return make(model, images, labels, jit)
+
+
+def _tensorflow_steps(model: keras.Model, images: Any, labels: Any, jit: bool) -> Callable[..., Any]:
+    import tensorflow as tf
+
+    @tf.function(jit_compile=jit, autograph=False)
+    def steps(order: Any, n_steps: Any) -> Any:
+        def step(i: Any) -> Any:
+            model.train_step((tf.gather(images, order[i]), tf.gather(labels, order[i])))
+            return i + 1
+
+        tf.while_loop(lambda i: i < n_steps, step, [tf.constant(0)], parallel_iterations=1)
+        return model.get_metrics_result()
+
+    def train(iterator: Iterator[Any]) -> Any:
+        order, n_steps = next(iterator)
+        return steps(tf.cast(order, tf.int32), tf.cast(n_steps[0], tf.int32))
+
+    return train
+
+
+def _jax_steps(model: keras.Model, images: Any, labels: Any, jit: bool) -> Callable[..., Any]:
+    import jax
+
+    def steps(state: Any, order: Any, n_steps: Any) -> Any:
+        def step(i: Any, state: Any) -> Any:
+            return model.train_step(state, (images[order[i]], labels[order[i]]))[1]
+
+        state = jax.lax.fori_loop(0, n_steps, step, state)
+        with keras.StatelessScope(state_mapping=list(zip(model.metrics_variables, state[3], strict=True))):
+            return model.get_metrics_result(), state
+
+    run = jax.jit(steps, donate_argnums=0)
+
+    def train(state: Any, iterator: Iterator[Any]) -> Any:
+        order, n_steps = next(iterator)
+        return run(state, order, n_steps[0])
+
+    return train
+
+
+def on_device(array: np.ndarray) -> Any:
+    """Return `array` as a tensor of the backend, where its type stays what it is."""
+    return keras.ops.convert_to_tensor(array)

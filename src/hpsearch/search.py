@@ -1,0 +1,32 @@
+"""Entry script: `python -m hpsearch.search arch=selu data=digits`."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from hpsearch import entry
+from hpsearch.errors import HpsearchError
+
+
+@hydra.main(config_path="../../conf", config_name="search", version_base="1.3")
+def main(config: DictConfig) -> float | None:
+    """Run one search; as a Hydra job it returns the best value."""
+    console = Console(highlight=False)
+    try:
+        from hpsearch.progress import Progress
+
+        job = entry.instantiate(config)
+        plain = OmegaConf.to_container(config, resolve=True)
+        result = job.run(plain, partial(Progress, console=console))
+    except (HpsearchError, KeyboardInterrupt) as error:
+        raise entry.ending(error) from None
+    result.show(console, plain)
+    return result.outcome.best.value
+
+
+if __name__ == "__main__":
+    entry.run("search", main)

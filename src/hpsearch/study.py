@@ -1,0 +1,203 @@
+"""The shared study: open it, claim trials within the budget, end them, and take over those of dead workers.
+
+Trial numbers are tickets. A worker asks for one, and whether it may use it follows from the states of the trials before
+it, so workers need nothing in common but the storage. What Optuna does not know stands in the trial's user attributes:
+
+    worker     host, process id and start time of the process that runs it
+    lease      until when (Unix time) the trial counts as alive without a word from its worker
+    reason     why it did not complete: pruned, diverged, killed, interrupted, out_of_memory, error, surplus
+    retry_of   the first number of a trial that was killed and is tried again: its seed and its MLflow run go on
+    run_id     its MLflow run
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+import psutil
+from optuna.trial import FrozenTrial, TrialState
+
+from hpsearch.errors import SearchError
+from hpsearch.sampling import SeededSampler
+from hpsearch.storage import storage_errors
+
+SPENT = (TrialState.COMPLETE, TrialState.PRUNED)
+RETRIED_REASONS = ("killed", "interrupted", "preempted")
+FAILED_REASONS = ("error", "out_of_memory")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a study may cost: finished or pruned trials, seconds of one worker, failures, retries of a killed trial."""
+
+    n_trials: int
+    timeout_s: float | None
+    max_failures: int
+    max_retries: int
+    lease_s: float
+
+
+class SharedStudy:
+    """A study that many workers share through its storage."""
+
+    def __init__(self, study: optuna.Study, sampler: SeededSampler, budget: Budget) -> None:
+        self.optuna, self.sampler, self.budget = study, sampler, budget
+        self.worker = _this_worker()
+
+    @classmethod
+    def open(
+        cls,
+        name: str,
+        storage: optuna.storages.BaseStorage,
+        sampler: SeededSampler,
+        pruner: optuna.pruners.BasePruner,
+        maximize: bool,
+        budget: Budget,
+    ) -> SharedStudy:
+        """Open the study `name` in `storage`, or create it."""
+        direction = "maximize" if maximize else "minimize"
+        with storage_errors(f"of study {name}"):
+            study = optuna.create_study(
+                study_name=name,
+                storage=storage,
+                sampler=sampler,
+                pruner=pruner,
+                direction=direction,
+                load_if_exists=True,
+            )
+        return cls(study, sampler, budget)
+
+    def trials(self) -> list[FrozenTrial]:
+        """Return all trials, as they stand in the storage now."""
+        return self.optuna.get_trials(deepcopy=False)
+
+    def n_spent(self) -> int:
+        """Return how many trials are finished or pruned."""
+        return sum(t.state in SPENT for t in self.trials())
+
+    def claim(self) -> optuna.Trial | None:
+        """Return a trial to run, or None where the budget is spent or other workers hold what is left.
+
+        Raises:
+            SearchError: More than `max_failures` trials have failed.
+        """
+        self.release_dead()
+        trials = self.trials()
+        failed = [t for t in trials if t.state == TrialState.FAIL and t.user_attrs.get("reason") in FAILED_REASONS]
+        if len(failed) > self.budget.max_failures:
+            raise SearchError(
+                f"{len(failed)} trials failed, more than budget.max_failures={self.budget.max_failures}; "
+                f"the last one: {failed[-1].user_attrs.get('message')}"
+            )
+        if _n_held(trials) >= self.budget.n_trials or self.sampler.is_exhausted(self.optuna):
+            return None
+        trial = self.optuna.ask()
+        trial.set_user_attr("worker", self.worker)
+        trial.set_user_attr("lease", time.time() + self.budget.lease_s)
+        before = [t for t in self.trials() if t.number < trial.number]
+        if _n_held(before) >= self.budget.n_trials or _is_doubled(trial, before):
+            self.fail(trial, "surplus", "another worker had claimed the last trial of the budget")
+            return None
+        return trial
+
+    @contextmanager
+    def lease(self, trial: optuna.Trial) -> Iterator[None]:
+        """Keep the trial's lease renewed, by a thread of its own, while the block runs."""
+        done = threading.Event()
+
+        def renew() -> None:
+            while not done.wait(self.budget.lease_s / 3):
+                trial.set_user_attr("lease", time.time() + self.budget.lease_s)
+
+        thread = threading.Thread(target=renew, name=f"lease-{trial.number}", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def complete(self, trial: optuna.Trial, value: float) -> None:
+        """End a trial with its value."""
+        self.optuna.tell(trial, value)
+
+    def prune(self, trial: optuna.Trial, reason: str) -> None:
+        """End a trial that is not worth going on with; samplers learn from it."""
+        trial.set_user_attr("reason", reason)
+        self.optuna.tell(trial, state=TrialState.PRUNED)
+
+    def fail(self, trial: optuna.Trial | FrozenTrial, reason: str, message: str) -> None:
+        """End a trial without a value; where only its process was at fault, it will be tried again."""
+        storage, trial_id = self.optuna._storage, trial._trial_id
+        try:
+            storage.set_trial_user_attr(trial_id, "reason", reason)
+            storage.set_trial_user_attr(trial_id, "message", message)
+            storage.set_trial_state_values(trial_id, TrialState.FAIL)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return  # another worker was first to see it
+        if reason in RETRIED_REASONS:
+            self._retry(storage.get_trial(trial_id))
+
+    def release_dead(self) -> list[FrozenTrial]:
+        """Fail the running trials whose worker is dead, so that they are tried again, and return them."""
+        dead = [t for t in self.trials() if t.state == TrialState.RUNNING and self._is_dead(t)]
+        for trial in dead:
+            self.fail(trial, "killed", f"its worker {trial.user_attrs.get('worker', '(unknown)')} died")
+        return dead
+
+    def _is_dead(self, trial: FrozenTrial) -> bool:
+        host, _, process = trial.user_attrs.get("worker", "::").partition(":")
+        if host == socket.gethostname() and not _is_alive(process):
+            return True
+        start = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
+        return time.time() > trial.user_attrs.get("lease", start + self.budget.lease_s)
+
+    def _retry(self, trial: FrozenTrial) -> None:
+        first = trial.user_attrs.get("retry_of", trial.number)
+        n_tries = 1 + sum(t.user_attrs.get("retry_of") == first for t in self.trials())
+        if n_tries <= self.budget.max_retries:
+            kept = {key: trial.user_attrs[key] for key in ("run_id", "ticket") if key in trial.user_attrs}
+            self.optuna.enqueue_trial(trial.params, user_attrs={**kept, "retry_of": first, "retry_after": trial.number})
+
+
+def seed_number(trial: optuna.Trial | FrozenTrial) -> int:
+    """Return the number that a trial's seed grows from: a retry has that of its first try."""
+    return int(trial.user_attrs.get("retry_of", trial.number))
+
+
+def _n_held(trials: list[FrozenTrial]) -> int:
+    return sum(t.state in (*SPENT, TrialState.RUNNING) for t in trials)
+
+
+def _is_doubled(trial: optuna.Trial, before: list[FrozenTrial]) -> bool:
+    """Two workers may both have released one dead trial; the earlier retry counts."""
+    of = trial.user_attrs.get("retry_after")
+    return of is not None and any(t.user_attrs.get("retry_after") == of for t in before)
+
+
+def _this_worker() -> str:
+    process = psutil.Process()
+    return f"{socket.gethostname()}:{process.pid}:{process.create_time():.2f}"
+
+
+def _is_alive(process: str) -> bool:
+    pid, _, started = process.partition(":")
+    try:
+        found = psutil.Process(int(pid))
+        return f"{found.create_time():.2f}" == started and found.status() != psutil.STATUS_ZOMBIE
+    except (psutil.NoSuchProcess, ValueError):
+        return False
+
+
+def best_trial(trials: list[FrozenTrial], maximize: bool) -> FrozenTrial | None:
+    """Return the completed trial with the best value, the earliest of equals."""
+    complete = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
+    sign: Any = -1 if maximize else 1
+    return min(complete, key=lambda t: (sign * t.value, t.number), default=None)

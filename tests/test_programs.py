@@ -1,0 +1,134 @@
+"""Compiled programs train as `fit` would, and carry nothing from one trial into the next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from hpsearch.programs import Order, Program, on_device, signature
+
+N, BATCH = 96, 16
+
+
+def build(rate: float = 0.3, learning_rate: float = 0.01, momentum: float = 0.9, units: int = 8, sgd: bool = False) -> Any:
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((4, 4, 1)),
+            layers.Flatten(),
+            layers.Dense(units, use_bias=False),  # its gradient would be rounding noise, which Nadam blows up
+            layers.BatchNormalization(),
+            layers.Activation("elu"),
+            layers.AlphaDropout(rate),
+            layers.Dense(3, "softmax"),
+        ]
+    )
+    optimizer = (
+        keras.optimizers.SGD(learning_rate, momentum=momentum, nesterov=True)
+        if sgd
+        else keras.optimizers.Nadam(learning_rate, beta_1=momentum)
+    )
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (N, 4, 4, 1)).astype(np.float32) / 255, rng.integers(0, 3, N).astype(np.int32)
+
+
+def program(model: Any, data: tuple[np.ndarray, np.ndarray], averaging: float = 0.0) -> Program:
+    return Program(model, on_device(data[0]), on_device(data[1]), averaging, jit=True)
+
+
+def train(program: Program, model: Any, seed: int = 1, epochs: int = 2) -> list[np.ndarray]:
+    program.load(model, lambda layer: seed + layer)
+    order = Order(N, BATCH, 4, lambda epoch: seed * 1000 + epoch)
+    turn = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: setattr(order, "epoch", epoch))
+    program.model.fit(order, epochs=epochs, shuffle=False, verbose=0, callbacks=[turn])
+    return program.state()
+
+
+def assert_equal(some: list[np.ndarray], others: list[np.ndarray], **tolerance: float) -> None:
+    for one, other in zip(some, others, strict=True):
+        np.testing.assert_allclose(one, other, **(tolerance or {"rtol": 0, "atol": 0}))
+
+
+def test_order_is_a_permutation_of_whole_batches() -> None:
+    order = Order(50, 8, 4, lambda epoch: epoch)
+    rows, counts = zip(*(order[i] for i in range(len(order))), strict=True)
+    assert [c.tolist() for c in counts] == [[4], [2]]
+    seen = np.concatenate([r[: c[0]].ravel() for r, c in zip(rows, counts, strict=True)])
+    assert len(set(seen)) == 48
+    order.epoch = 1
+    assert not np.array_equal(order[0][0], rows[0])
+
+
+def test_order_with_a_batch_larger_than_the_data_is_one_batch() -> None:
+    rows, count = Order(5, 8, 0, lambda epoch: 0)[0]
+    assert rows.shape == (1, 5)
+    assert count.tolist() == [1]
+
+
+@pytest.mark.parametrize("sgd", [False, True])
+def test_equals_keras_fit_on_the_same_batches(data: Any, sgd: bool) -> None:
+    """With dropout at 0 nothing is random but the order, so plain train_on_batch is the reference."""
+    ours = train(program(build(0.0, sgd=sgd), data), build(0.0, sgd=sgd))
+    model = build(0.0, sgd=sgd)
+    for epoch in range(2):
+        order = Order(N, BATCH, 0, lambda epoch: 1000 + epoch)
+        order.epoch = epoch
+        for rows in order[0][0]:
+            model.train_on_batch(data[0][rows], data[1][rows])
+    theirs = [keras.ops.convert_to_numpy(v) for layer in model.layers for v in layer.variables if "seed" not in v.path]
+    assert_equal(ours, theirs, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("sgd", [False, True])
+def test_a_trial_alone_equals_the_same_trial_after_others(data: Any, sgd: bool) -> None:
+    def seventh() -> Any:
+        return build(0.2, learning_rate=0.003, momentum=0.8, sgd=sgd)
+
+    alone = train(program(seventh(), data, averaging=0.9), seventh(), seed=7)
+    shared = program(build(0.5, sgd=sgd), data, averaging=0.9)
+    for i in range(1, 4):
+        train(shared, build(0.1 * i, learning_rate=0.1 / i, momentum=0.5, sgd=sgd), seed=i)
+    assert_equal(train(shared, seventh(), seed=7), alone)
+
+
+@pytest.mark.parametrize("changed", [{"rate": 0.0}, {"learning_rate": 0.001}, {"momentum": 0.5}, {"seed": 2}])
+def test_every_input_counts(data: Any, changed: dict[str, Any]) -> None:
+    shared = program(build(), data)
+    seed = changed.pop("seed", 1)
+    first = train(shared, build())
+    other = train(shared, build(**changed), seed=seed)
+    assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_rate_zero_needs_no_seed_generator(data: Any) -> None:
+    train(program(build(0.0), data), build(0.4))
+    train(program(build(0.4), data), build(0.0))
+
+
+def test_unload_gives_a_fresh_model_the_trained_weights(data: Any) -> None:
+    shared = program(build(), data)
+    state = train(shared, build())
+    target = build()
+    shared.unload(target, state)
+    np.testing.assert_allclose(target.predict(data[0], verbose=0), shared.model.predict(data[0], verbose=0), rtol=1e-5)
+    assert target.layers[4].rate == 0.3  # a plain number, as the registry wants it
+
+
+@pytest.mark.parametrize("changed", [{"rate": 0.0}, {"learning_rate": 0.5}, {"momentum": 0.1}])
+def test_signature_ignores_inputs(changed: dict[str, Any]) -> None:
+    assert signature(build()) == signature(build(**changed))
+
+
+def test_signature_tells_architectures_apart() -> None:
+    assert signature(build()) != signature(build(units=9))
+    assert signature(build()) != signature(build(sgd=True))
