@@ -1,0 +1,1 @@
+"""HyperModels: raw pixels in, class probabilities out."""

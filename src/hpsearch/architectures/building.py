@@ -1,0 +1,47 @@
+"""Completes an architecture of conf with the facts that only the data can tell: any HyperModel, one way."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+
+import keras_tuner
+
+from hpsearch.architectures.compiling import OptimizerFactory
+from hpsearch.architectures.facts import DataFacts
+from hpsearch.errors import ModelError
+
+
+def build_hypermodel(
+    factory: functools.partial[keras_tuner.HyperModel], facts: DataFacts, optimizer: OptimizerFactory
+) -> keras_tuner.HyperModel:
+    """Complete an architecture of conf, which is a partial of a HyperModel's class, and return the HyperModel.
+
+    Of `facts`, `optimizer`, `image_shape` (also named `input_shape`) and `n_classes` (also named `classes` or
+    `num_classes`) it is given those that its constructor names and that its yaml file does not set.
+
+    Args:
+        factory: What `_target_` with `_partial_: true` becomes.
+        facts: Shape, classes and statistics of the train images.
+        optimizer: Takes `learning_rate` and its momentum.
+
+    Raises:
+        ModelError: The constructor needs more than that, or returns no HyperModel.
+    """
+    name = getattr(factory.func, "__name__", repr(factory.func))
+    known = {
+        "facts": facts,
+        "optimizer": optimizer,
+        **dict.fromkeys(("image_shape", "input_shape"), facts.image_shape),
+        **dict.fromkeys(("n_classes", "classes", "num_classes"), facts.n_classes),
+    }
+    accepted = inspect.signature(factory).parameters
+    given = {key: value for key, value in known.items() if key in accepted and key not in factory.keywords}
+    for key, parameter in accepted.items():
+        named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        if named and parameter.default is parameter.empty and key not in given:
+            raise ModelError(f"Expected the conf of the architecture to set {key}, which {name} needs: add arch.{key}.")
+    hypermodel = factory(**given)
+    if not isinstance(hypermodel, keras_tuner.HyperModel):
+        raise ModelError(f"Expected arch._target_ to name a keras_tuner.HyperModel; {name} is {type(hypermodel)}.")
+    return hypermodel

@@ -1,0 +1,117 @@
+"""From layers to a compiled model: the drawn hyperparameters, the optimizer, the loss and the labels it needs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal
+
+import keras
+import keras_tuner
+
+from hpsearch.errors import ConfigError, ModelError
+
+OptimizerFactory = Callable[..., keras.Optimizer]
+DropoutFactory = Callable[[float], keras.Layer]
+
+
+def draw_dropout_rate(hp: keras_tuner.HyperParameters) -> float:
+    """Draw the share of inputs that a dropout layer sets to zero, in [0, 1)."""
+    return float(hp.Float("dropout_rate", 0.0, 0.5, default=0.1))
+
+
+def compile_classifier(model: keras.Model, hp: keras_tuner.HyperParameters, optimizer: OptimizerFactory) -> keras.Model:
+    """Draw learning rate and momentum, compile the model for integer labels, and return it."""
+    learning_rate = hp.Float("learning_rate", 1e-5, 1e-1, sampling="log", default=1e-3)
+    momentum = hp.Float("momentum", 0.5, 0.999, default=0.9)
+    model.compile(
+        optimizer=make_optimizer(optimizer, learning_rate, momentum),
+        loss="sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+    )
+    return model
+
+
+def make_optimizer(factory: OptimizerFactory, learning_rate: float, momentum: float) -> keras.Optimizer:
+    """Make an optimizer whose momentum is `beta_1` where it has one (Adam and its kin), else `momentum`.
+
+    Args:
+        factory: A Keras optimizer class, or a partial of one that holds its other settings.
+        learning_rate: Above 0.
+        momentum: In [0, 1).
+
+    Raises:
+        ConfigError: The optimizer has neither.
+    """
+    keywords = inspect.signature(factory).parameters
+    for keyword in ("beta_1", "momentum"):
+        if keyword in keywords:
+            return factory(learning_rate=learning_rate, **{keyword: momentum})
+    name = getattr(getattr(factory, "func", factory), "__name__", repr(factory))
+    raise ConfigError(f"Expected an optimizer with a setting beta_1 or momentum; {name} has neither: choose another.")
+
+
+def labels_for(model: keras.Model) -> Literal["sparse", "onehot"]:
+    """Return the form of labels that the compiled loss of a classifier takes.
+
+    `sparse` is class numbers, (N,); `onehot` is a row for each example, (N, C).
+
+    Raises:
+        ModelError: The model is not compiled, or its loss is not one for classes.
+    """
+    name = _loss_name(model.loss)
+    if name.startswith("sparsecategorical"):
+        return "sparse"
+    if name.startswith("categorical") or name in {"kldivergence", "meansquarederror"}:
+        return "onehot"
+    raise ModelError(
+        "Expected the architecture to compile its model with the loss sparse_categorical_crossentropy or "
+        f"categorical_crossentropy; received {model.loss!r}."
+    )
+
+
+def _loss_name(loss: Any) -> str:
+    known = keras.losses.get(loss) if isinstance(loss, str) else loss
+    name: str = getattr(known, "__name__", type(known).__name__)
+    return name.replace("_", "").lower()
+
+
+def check_count(key: str, value: Any) -> int:
+    """Return a setting that counts layers or units.
+
+    Raises:
+        ConfigError: It is not a whole number of at least 1.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"Expected {key} to be a whole number of at least 1; received {value!r}.")
+    return value
+
+
+def check_known(key: str, value: Any, get: Callable[[Any], Any]) -> Any:
+    """Return a setting that Keras can look up, such as an initializer's name.
+
+    Raises:
+        ConfigError: Keras knows no such name.
+    """
+    try:
+        get(value)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"Expected {key} to be a name that Keras knows; received {value!r}.") from error
+    return value
+
+
+def make_activation(activation: str | Callable[[], keras.Layer]) -> keras.Layer:
+    """Make an activation layer from a name, or from a partial of a layer where it has weights (PReLU)."""
+    return keras.layers.Activation(activation) if isinstance(activation, str) else activation()
+
+
+def check_activation(key: str, activation: Any) -> str | Callable[[], keras.Layer]:
+    """Return a setting that `make_activation` takes.
+
+    Raises:
+        ConfigError: It is neither a name that Keras knows nor a partial of a layer.
+    """
+    known: str | Callable[[], keras.Layer] = activation
+    if not callable(activation):
+        check_known(key, activation, keras.activations.get)
+    return known
