@@ -28,6 +28,8 @@ def build_hypermodel(
     Raises:
         ModelError: The constructor needs more than that, or returns no HyperModel.
     """
+    if not isinstance(factory, functools.partial):
+        raise ModelError(f"Expected the conf of the architecture to say _partial_: true; received {factory!r}.")
     name = getattr(factory.func, "__name__", repr(factory.func))
     known = {
         "facts": facts,
@@ -43,5 +45,7 @@ def build_hypermodel(
             raise ModelError(f"Expected the conf of the architecture to set {key}, which {name} needs: add arch.{key}.")
     hypermodel = factory(**given)
     if not isinstance(hypermodel, keras_tuner.HyperModel):
-        raise ModelError(f"Expected arch._target_ to name a keras_tuner.HyperModel; {name} is {type(hypermodel)}.")
+        raise ModelError(
+            f"Expected arch._target_ to name a keras_tuner.HyperModel; {name} makes a {type(hypermodel).__name__}."
+        )
     return hypermodel

@@ -12,7 +12,6 @@ import keras_tuner
 from hpsearch.errors import ConfigError, ModelError
 
 OptimizerFactory = Callable[..., keras.Optimizer]
-DropoutFactory = Callable[[float], keras.Layer]
 
 
 def draw_dropout_rate(hp: keras_tuner.HyperParameters) -> float:
@@ -41,8 +40,10 @@ def make_optimizer(factory: OptimizerFactory, learning_rate: float, momentum: fl
         momentum: In [0, 1).
 
     Raises:
-        ConfigError: The optimizer has neither.
+        ConfigError: The optimizer has neither, or is already made.
     """
+    if not callable(factory):
+        raise ConfigError(f"Expected the conf of the optimizer to say _partial_: true; received {factory!r}.")
     keywords = inspect.signature(factory).parameters
     for keyword in ("beta_1", "momentum"):
         if keyword in keywords:
@@ -74,44 +75,3 @@ def _loss_name(loss: Any) -> str:
     known = keras.losses.get(loss) if isinstance(loss, str) else loss
     name: str = getattr(known, "__name__", type(known).__name__)
     return name.replace("_", "").lower()
-
-
-def check_count(key: str, value: Any) -> int:
-    """Return a setting that counts layers or units.
-
-    Raises:
-        ConfigError: It is not a whole number of at least 1.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"Expected {key} to be a whole number of at least 1; received {value!r}.")
-    return value
-
-
-def check_known(key: str, value: Any, get: Callable[[Any], Any]) -> Any:
-    """Return a setting that Keras can look up, such as an initializer's name.
-
-    Raises:
-        ConfigError: Keras knows no such name.
-    """
-    try:
-        get(value)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"Expected {key} to be a name that Keras knows; received {value!r}.") from error
-    return value
-
-
-def make_activation(activation: str | Callable[[], keras.Layer]) -> keras.Layer:
-    """Make an activation layer from a name, or from a partial of a layer where it has weights (PReLU)."""
-    return keras.layers.Activation(activation) if isinstance(activation, str) else activation()
-
-
-def check_activation(key: str, activation: Any) -> str | Callable[[], keras.Layer]:
-    """Return a setting that `make_activation` takes.
-
-    Raises:
-        ConfigError: It is neither a name that Keras knows nor a partial of a layer.
-    """
-    known: str | Callable[[], keras.Layer] = activation
-    if not callable(activation):
-        check_known(key, activation, keras.activations.get)
-    return known

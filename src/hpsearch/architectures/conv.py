@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import keras
 import keras_tuner
 
-from hpsearch.architectures.compiling import (
+from hpsearch.architectures.compiling import OptimizerFactory, compile_classifier, draw_dropout_rate
+from hpsearch.architectures.facts import DataFacts
+from hpsearch.architectures.preprocessing import standardization
+from hpsearch.architectures.settings import (
+    ActivationSetting,
     DropoutFactory,
-    OptimizerFactory,
     check_activation,
     check_count,
     check_known,
-    compile_classifier,
-    draw_dropout_rate,
+    check_switch,
     make_activation,
 )
-from hpsearch.architectures.facts import DataFacts
-from hpsearch.architectures.preprocessing import standardization
 from hpsearch.errors import ConfigError
 
 
@@ -54,7 +54,7 @@ class ConvNet(keras_tuner.HyperModel):  # type: ignore[misc]
         n_convolutions: int,
         kernel_size_px: int,
         n_units: int,
-        activation: str | Callable[[], keras.Layer],
+        activation: ActivationSetting,
         kernel_initializer: str,
         batch_norm: bool,
         standardize: str,
@@ -71,7 +71,7 @@ class ConvNet(keras_tuner.HyperModel):  # type: ignore[misc]
         self.n_units = check_count("arch.n_units", n_units)
         self.activation = check_activation("arch.activation", activation)
         self.kernel_initializer = check_known("arch.kernel_initializer", kernel_initializer, keras.initializers.get)
-        self.batch_norm = batch_norm
+        self.batch_norm = check_switch("arch.batch_norm", batch_norm)
         self.standardize = standardize
         self.dropout = dropout
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 CHUNK = 1024  # images turned into float64 at a time: 25 MB of 32x32x3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no single truth value
 class DataFacts:
     """The facts of one data set that a HyperModel is completed with.
 
