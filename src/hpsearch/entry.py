@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,18 +48,28 @@ def check(root: str, overrides: Sequence[str]) -> None:
     Raises:
         ConfigError: They name a key, a choice or a file that is not there.
     """
-    plain = [o for o in overrides if not o.startswith("-") and not o.startswith(("hydra.", "hydra/"))]
+    flags = [o.startswith("-") and o not in ("-m", "--multirun", "-r", "--resolve") for o in overrides]
+    follows = [False, *flags[:-1]]  # the word behind a flag is the flag's
+    plain = [o for o, flag in zip(overrides, follows, strict=False) if not flag and not o.startswith(("-", "hydra"))]
     sweep = any(o in ("-m", "--multirun") for o in overrides)
     try:
         with initialize_config_dir(str(CONF), version_base="1.3", job_name=root):
-            config = compose(root, [_first_choice(o) if sweep else o for o in plain], return_hydra_config=True)
-        missing = sorted(key for key in OmegaConf.missing_keys(config) if not key.startswith("hydra."))
+            config = compose(root, [_first_choice(o) if sweep else o for o in plain])
+        missing = list(_missing("", OmegaConf.to_container(config)))
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_one_sentence(error, plain)) from error
+        raise ConfigError(_one_sentence(error, root)) from error
     finally:
         GlobalHydra.instance().clear()
     if missing:
         raise ConfigError(f"{missing[0]} must be given: {missing[0]}=VALUE.")
+
+
+def _missing(path: str, node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _missing(f"{path}.{key}" if path else str(key), value)
+    elif node == "???":
+        yield path
 
 
 def _first_choice(override: str) -> str:
@@ -67,7 +77,7 @@ def _first_choice(override: str) -> str:
     return override if value.startswith(("[", "{", "'", '"')) else f"{key}={value.split(',')[0]}"
 
 
-def _one_sentence(error: Exception, overrides: Sequence[str]) -> str:
+def _one_sentence(error: Exception, root: str) -> str:
     """Return what a person needs of an error of Hydra's."""
     text = str(error.__cause__ or error) if isinstance(error.__cause__, OmegaConfBaseException) else str(error)
     group = re.search(r"Could not find '([\w/]+)/([^/']+)'", text)
@@ -76,17 +86,17 @@ def _one_sentence(error: Exception, overrides: Sequence[str]) -> str:
         return f"There is no {group[1]}={group[2]}.{did_you_mean(group[2], names)}"
     key = re.search(r"Key '([^']+)' is not in struct\s*full_key: (\S+)", text)
     if key:
-        return _unknown_key(key[2])
+        return _unknown_key(key[2], root)
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
-        return _unknown_key(unknown[1])
+        return _unknown_key(unknown[1], root)
     return re.sub(r"\s+", " ", text.split("See https://")[0].split("Set the environment")[0]).strip()
 
 
-def _unknown_key(path: str) -> str:
+def _unknown_key(path: str, root: str) -> str:
     parent, _, last = path.rpartition(".")
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("search")
+        config = compose(root)
     node = OmegaConf.select(config, parent) if parent else config
     if isinstance(node, DictConfig):
         near = did_you_mean(last, [str(k) for k in node if not str(k).startswith("_")])
@@ -100,6 +110,7 @@ def quiet() -> None:
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     warnings.filterwarnings("ignore", category=FutureWarning)
     for name in ("mlflow", "alembic", "absl", "optuna"):
         logging.getLogger(name).setLevel(logging.WARNING)

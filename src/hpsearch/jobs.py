@@ -14,9 +14,11 @@ import optuna
 import yaml
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from optuna.trial import FrozenTrial
+from rich.console import Console
 
 from hpsearch import report
-from hpsearch.architectures import build_hypermodel
+from hpsearch.architectures.building import build_hypermodel
+from hpsearch.architectures.facts import measure
 from hpsearch.data import Data, SearchData
 from hpsearch.errors import ConfigError, SearchError
 from hpsearch.evaluation import Evaluation, evaluate
@@ -28,6 +30,7 @@ from hpsearch.registry import Registry, Version
 from hpsearch.sampling import SeededSampler
 from hpsearch.seeds import derive
 from hpsearch.space import Space
+from hpsearch.storage import without_password
 from hpsearch.study import Budget, SharedStudy, best_trial, seed_number
 from hpsearch.tracking import ParentRun, Tracking
 from hpsearch.training import Trainer, Training, check_monitor
@@ -44,6 +47,19 @@ class SearchResult:
     version: Version
     evaluation: Evaluation
     parent_run_id: str
+    tracking_uri: str
+
+
+    def show(self, console: Console) -> None:
+        """Print what came out and what to do next."""
+        console.print(report.evaluation_table(self.evaluation.rows()))
+        alias = "champion" if self.version.is_champion else "challenger"
+        console.print(
+            f"Registered as version {self.version.number} of {self.version.name}, alias {alias} ({self.version.why}).\n"
+            f"Look at it:  mlflow ui --backend-store-uri {without_password(self.tracking_uri)}",
+            soft_wrap=True,
+            markup=False,
+        )
 
 
 @dataclass(frozen=True)
@@ -80,8 +96,9 @@ class Search:
             SearchError: The search ended without a usable model.
             KeyboardInterrupt: The person stopped it; the same command goes on.
         """
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         data = self.data.for_search()
-        hypermodel = build_hypermodel(self.arch, data, self.optimizer)
+        hypermodel = build_hypermodel(self.arch, measure(data.train.images, data.n_classes), self.optimizer)
         self._check(hypermodel)
         tracking = self.tracking()
         study = SharedStudy.open(
@@ -112,7 +129,7 @@ class Search:
         probe = optuna.create_study().ask()
         hp = OptunaHyperParameters(probe, self.space)
         model = hypermodel.build(hp)
-        self.space.check_used(hp)
+        self.space.check_used(hp.asked)
         check_monitor(model, self.training.monitor)
 
     def _check_same_settings(self, study: SharedStudy, config: Mapping[str, Any], data: SearchData) -> None:
@@ -181,7 +198,7 @@ class Search:
                 f"No trial of study {self.study['name']} finished; give it more with budget.n_trials="
                 f"{self.budget.n_trials + 10}, or a narrower space.bounds.learning_rate."
             )
-        return self._conclude(study, registry, parent, progress, data, best)
+        return self._conclude(study, registry, parent, progress, data, best, tracking.uri)
 
     def _run_trials(self, study: SharedStudy, objective: Objective, progress: Progress) -> None:
         best = best_trial(study.trials(), self.training.maximize)
@@ -209,6 +226,7 @@ class Search:
         progress: Progress,
         data: SearchData,
         best: FrozenTrial,
+        tracking_uri: str,
     ) -> SearchResult:
         """Register the best model and evaluate it on the test set."""
         run_id, monitor = best.user_attrs["run_id"], self.training.monitor
@@ -223,7 +241,7 @@ class Search:
             registry.client.set_model_version_tag(version.name, version.number, key, f"{value:.6g}")
         outcome = report.Outcome.of(study.trials(), self.training.maximize)
         progress.console.print(report.best_table(study.trials(), self.space, monitor, self.training.maximize))
-        return SearchResult(outcome, version, evaluation, parent.run_id)
+        return SearchResult(outcome, version, evaluation, parent.run_id, tracking_uri)
 
     def _describe(self, study: SharedStudy, parent: ParentRun) -> None:
         """Write summary and figures to the parent run, however the search ended."""

@@ -88,7 +88,6 @@ class Objective:
         keras.utils.set_random_seed(derive(seed, "weights"))
         hp = OptunaHyperParameters(trial, self.space)
         model = self.hypermodel.build(hp)
-        self.space.check_used(hp)
         name = TrialName(number, hp.values)
         child.tag({MLFLOW_RUN_NAME: name})
         child.params({**hp.values, **self.settings, "trial_seed": seed})

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -57,7 +55,7 @@ class Registry:
     def kept(self, run_id: str) -> keras.Model:
         """Return the model that `keep` has kept with a run."""
         with tempfile.TemporaryDirectory() as folder:
-            return keras.models.load_model(self.client.download_artifacts(run_id, KEPT, folder))
+            return keras.models.load_model(self.client.download_artifacts(run_id, KEPT, folder), compile=False)
 
     def register(
         self, name: str, run_id: str, model: keras.Model, data: SearchData, tags: Mapping[str, object], metric: str
@@ -75,19 +73,23 @@ class Registry:
         return self._promote(name, str(number), metric)
 
     def _log(self, name: str, run_id: str, model: keras.Model, data: SearchData) -> str:
-        status = self.client.get_run(run_id).info.status
-        with _quiet(), mlflow.start_run(run_id=run_id):
-            info = mlflow.keras.log_model(
+        """Write the model as an artifact of its run and make that a version: by ids, so that no run is active."""
+        with tempfile.TemporaryDirectory() as folder:
+            mlflow.keras.save_model(
                 model,
-                name="model",
+                folder,
                 signature=_signature(model, data),
                 input_example=data.val.images[:2],
                 pip_requirements=requirements(),
-                registered_model_name=name,
                 save_model_kwargs={"include_optimizer": False},
             )
-        self.client.set_terminated(run_id, status)
-        return str(info.registered_model_version)
+            self.client.log_artifacts(run_id, folder, "model")
+        try:
+            self.client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        return str(self.client.create_model_version(name, f"runs:/{run_id}/model", run_id).version)
 
     def _promote(self, name: str, number: str, metric: str) -> Version:
         champion = self._by_alias(name, CHAMPION)
@@ -134,15 +136,3 @@ def _signature(model: keras.Model, data: SearchData) -> ModelSignature:
     n_outputs = model.output_shape[-1]
     images = TensorSpec(data.train.images.dtype, (-1, *data.image_shape), "images")
     return ModelSignature(Schema([images]), Schema([TensorSpec(np.dtype("float32"), (-1, n_outputs), "probabilities")]))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back MLflow's log lines that a person cannot act on."""
-    logger = logging.getLogger("mlflow")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -14,6 +14,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
+from hpsearch.bounds import COMPLEMENT
 from hpsearch.space import Space
 from hpsearch.study import SPENT, best_trial, seed_number
 from hpsearch.tracking import TrialName
@@ -87,18 +88,21 @@ def as_shown(study: optuna.Study, space: Space) -> optuna.Study:
                 state=trial.state,
                 value=trial.value,
                 params=values,
-                distributions={name: _as_shown(name, value, trial, space) for name, value in values.items()},
+                distributions={name: _as_shown(name, value, trial) for name, value in values.items()},
                 intermediate_values=trial.intermediate_values,
             )
         )
     return copy
 
 
-def _as_shown(name: str, value: Any, trial: FrozenTrial, space: Space) -> BaseDistribution:
+def _as_shown(name: str, value: Any, trial: FrozenTrial) -> BaseDistribution:
     if name in trial.distributions:
         return trial.distributions[name]
-    low, high = space.range_of(name, trial)
-    return optuna.distributions.FloatDistribution(low, high)
+    if isinstance(value, float):  # drawn in another form, or fixed
+        stored = trial.distributions.get(COMPLEMENT + name)
+        low, high = (1 - stored.high, 1 - stored.low) if stored else (value, value)
+        return optuna.distributions.FloatDistribution(low, high)
+    return optuna.distributions.CategoricalDistribution((value,))
 
 
 def figures(study: optuna.Study, space: Space, monitor: str) -> dict[str, bytes]:
@@ -135,3 +139,11 @@ def _can_rank(study: optuna.Study) -> bool:
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     varied = complete and len({t.value for t in complete}) > 1 and complete[0].params
     return bool(varied) and len(complete) >= 4
+
+
+def evaluation_table(rows: list[tuple[str, ...]]) -> Table:
+    """Return plain and MC Dropout side by side; the first row is the head."""
+    table = Table(*rows[0], title="On the test set, same weights", title_justify="left")
+    for row in rows[1:]:
+        table.add_row(*row)
+    return table

@@ -24,7 +24,7 @@ def main(config: DictConfig) -> float | None:
         result = job.run(plain, partial(Progress, console=console))
     except (HpsearchError, KeyboardInterrupt) as error:
         raise entry.ending(error) from None
-    result.show(console, plain)
+    result.show(console)
     return result.outcome.best.value
 
 

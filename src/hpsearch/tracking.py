@@ -202,8 +202,13 @@ class TrialName:
     values: Mapping[str, Any]
 
     def __str__(self) -> str:
-        shown = (f"{SHORT.get(k, k)}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in self.values.items())
+        names = sorted(self.values, key=lambda name: list(SHORT).index(name) if name in SHORT else len(SHORT))
+        shown = (f"{SHORT.get(name, name)}={_shown(self.values[name])}" for name in names)
         return " ".join([f"#{self.number}", *shown])
+
+
+def _shown(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def log_data(run: TrackedRun, data: SearchData, source: str, context: str) -> None:

@@ -12,10 +12,10 @@ import keras
 import keras_tuner
 import numpy as np
 
-from hpsearch.architectures.labels import labels_for
+from hpsearch.architectures.compiling import labels_for
 from hpsearch.data import Examples, SearchData
 from hpsearch.errors import ConfigError, DivergedError, did_you_mean
-from hpsearch.programs import Order, Program, on_device, signature
+from hpsearch.programs import Averaging, Order, Program, on_device, signature
 from hpsearch.seeds import derive
 
 VAL_BATCH_SIZE = 1000
@@ -105,8 +105,8 @@ class Trainer:
         program = self._load_program(model, order.n_steps, tensors)
         program.load(model, lambda layer: derive(seed, "dropout", layer))
         epochs = _Epochs(self.settings, listener, program.state, order)
-        swap = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if program.averaging else []
-        hypermodel.fit(hp, program.model, x=order, shuffle=False, callbacks=[*swap, epochs], **self._common(tensors))
+        averaging = [Averaging()] if program.averaging else []
+        hypermodel.fit(hp, program.model, x=order, shuffle=False, callbacks=[epochs, *averaging], **self._common(tensors))
         program.unload(model, epochs.best_state)
         return epochs.fitted
 
