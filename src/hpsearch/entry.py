@@ -10,8 +10,10 @@ import logging
 import os
 import re
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +109,11 @@ def _unknown_key(path: str, root: str) -> str:
 def quiet() -> None:
     """Silence what a person cannot act on, before TensorFlow and MLflow are imported."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     warnings.filterwarnings("ignore", category=FutureWarning)
-    for name in ("mlflow", "alembic", "absl", "optuna"):
+    for name in ("mlflow", "alembic", "mlflow.store.db.utils", "absl", "optuna"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
@@ -133,6 +134,23 @@ def run(root: str, script: Callable[[], Any]) -> None:
         sys.exit(INTERRUPTED)
 
 
+@contextmanager
+def _native_noise_held_back() -> Iterator[None]:
+    """Hold back what native code writes to stderr, unless the block fails."""
+    with tempfile.TemporaryFile() as held:
+        stderr = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(stderr, held.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
 def instantiate(config: DictConfig) -> Any:
     """Build the job that `config` describes, where a wrong value is one sentence.
 
@@ -140,6 +158,8 @@ def instantiate(config: DictConfig) -> Any:
         ConfigError: A key that a part does not take, or a value that it refuses.
     """
     try:
+        with _native_noise_held_back():
+            import keras  # noqa: F401  # TensorFlow's libraries write to the terminal while they load
         return hydra.utils.instantiate(config, _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__
