@@ -262,7 +262,7 @@ def test_the_space_follows_the_architecture_and_can_be_chosen(conf):
     dense, alpha, cnn = (conf(f"arch={arch}").space.bounds for arch in ("selu", "alpha_dropout", "cnn"))
     assert alpha.dropout_rate.high < dense.dropout_rate.high
     assert alpha.learning_rate == dense.learning_rate
-    assert cnn.learning_rate.low != dense.learning_rate.low
+    assert cnn.learning_rate.high != dense.learning_rate.high
     assert "version" in conf("arch=hyper_resnet").space.bounds
     assert conf("arch=cnn", "space=dense").space.bounds == dense
     assert conf("arch=cnn", "space.bounds.learning_rate.low=2e-4").space.bounds.learning_rate.low == 2e-4
