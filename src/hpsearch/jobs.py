@@ -20,7 +20,7 @@ from hpsearch import report
 from hpsearch.architectures.building import build_hypermodel
 from hpsearch.architectures.facts import measure
 from hpsearch.data import Data, SearchData
-from hpsearch.errors import ConfigError, SearchError
+from hpsearch.errors import ConfigError, ModelError, SearchError
 from hpsearch.evaluation import Evaluation, evaluate
 from hpsearch.hyperparameters import OptunaHyperParameters
 from hpsearch.mc_dropout import McDropout
@@ -45,14 +45,15 @@ class SearchResult:
 
     outcome: report.Outcome
     version: Version
-    evaluation: Evaluation
+    evaluation: Evaluation | None
     parent_run_id: str
     tracking_uri: str
 
 
     def show(self, console: Console) -> None:
         """Print what came out and what to do next."""
-        console.print(report.evaluation_table(self.evaluation.rows()))
+        if self.evaluation is not None:
+            console.print(report.evaluation_table(self.evaluation.rows()))
         alias = "champion" if self.version.is_champion else "challenger"
         console.print(
             f"Registered as version {self.version.number} of {self.version.name}, alias {alias} ({self.version.why}).\n"
@@ -235,13 +236,24 @@ class Search:
         tags = {key.removeprefix("best/"): value for key, value in metrics.items() if key.startswith("best/val/")}
         tags |= {"hpsearch.trial": seed_number(best), "hpsearch.study": self.study["name"], "parent_run": parent.run_id}
         version = registry.register(self.study["name"], run_id, model, data, tags, "val/loss")
-        evaluation = evaluate(model, self.data.test(), settings=self.uncertainty)
-        parent.metrics({f"best/{monitor}": best.value or 0.0, **evaluation.metrics()})
-        for key, value in evaluation.metrics().items():
-            registry.client.set_model_version_tag(version.name, version.number, key, f"{value:.6g}")
+        parent.metrics({f"best/{monitor}": best.value or 0.0})
+        evaluation = self._evaluate(model, registry, parent, version, progress)
         outcome = report.Outcome.of(study.trials(), self.training.maximize)
         progress.console.print(report.best_table(study.trials(), self.space, monitor, self.training.maximize))
         return SearchResult(outcome, version, evaluation, parent.run_id, tracking_uri)
+
+    def _evaluate(
+        self, model: keras.Model, registry: Registry, parent: ParentRun, version: Version, progress: Progress
+    ) -> Evaluation | None:
+        try:
+            evaluation = evaluate(model, self.data.test(), settings=self.uncertainty)
+        except ModelError as error:  # somebody's HyperModel may have no dropout at all
+            progress.say(f"No MC Dropout evaluation: {error}")
+            return None
+        parent.metrics(evaluation.metrics())
+        for key, value in evaluation.metrics().items():
+            registry.client.set_model_version_tag(version.name, version.number, key, f"{value:.6g}")
+        return evaluation
 
     def _describe(self, study: SharedStudy, parent: ParentRun) -> None:
         """Write summary and figures to the parent run, however the search ended."""
