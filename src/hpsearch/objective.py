@@ -145,7 +145,7 @@ def settings_shown(config: Mapping[str, Any], groups: tuple[str, ...]) -> dict[s
                 if not str(key).startswith("_") or key == "_target_":
                     walk(f"{prefix}.{key}", value)
         else:
-            shown[prefix.removesuffix("._target_")] = node
+            shown[prefix.replace("._target_", ".class")] = node  # `arch` alone is a parameter of `mlflow run`
 
     for group in groups:
         walk(group, config.get(group, {}))
