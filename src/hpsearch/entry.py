@@ -122,6 +122,8 @@ def run(root: str, script: Callable[[], Any]) -> None:
     quiet()
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     sys.argv[1:] = as_overrides(sys.argv[1:])
+    if {"-m", "--multirun"} & set(sys.argv[1:]):
+        os.environ.pop("MLFLOW_RUN_ID", None)  # one run of `mlflow run` cannot be the parent of several studies
     try:
         if not any(a in ("--help", "-h", "--hydra-help", "--version", "--info", "-i") for a in sys.argv[1:]):
             check(root, sys.argv[1:])

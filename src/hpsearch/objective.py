@@ -66,10 +66,7 @@ class Objective:
         """
         number = seed_number(trial)
         seed = derive(self.root_seed, self.study.optuna.study_name, "trial", number)
-        child = self.tracking.open_child(
-            self.parent, f"#{number}", trial.user_attrs.get("run_id"), {"hpsearch.trial": str(number)}
-        )
-        trial.set_user_attr("run_id", child.run_id)
+        child = self._open_child(trial, number)
         with self.study.lease(trial):
             try:
                 self._finish(trial, child, *self._fit(trial, child, number, seed))
@@ -83,6 +80,16 @@ class Objective:
             except Exception as error:  # a trial may fail in any way; the search goes on until budget.max_failures
                 reason = "out_of_memory" if "ResourceExhausted" in type(error).__name__ else "error"
                 self._fail(trial, child, reason, f"{type(error).__name__}: {error}")
+
+    def _open_child(self, trial: optuna.Trial, number: int) -> ChildRun:
+        try:
+            known = trial.user_attrs.get("run_id")
+            child = self.tracking.open_child(self.parent, f"#{number}", known, {"hpsearch.trial": str(number)})
+        except UserError as error:
+            self.study.fail(trial, "interrupted", str(error))
+            raise
+        trial.set_user_attr("run_id", child.run_id)
+        return child
 
     def _fit(self, trial: optuna.Trial, child: ChildRun, number: int, seed: int) -> tuple[keras.Model, Fitted]:
         keras.utils.set_random_seed(derive(seed, "weights"))

@@ -16,13 +16,14 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
 import psutil
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from hpsearch.errors import SearchError
 from hpsearch.sampling import SeededSampler
@@ -114,7 +115,9 @@ class SharedStudy:
 
         def renew() -> None:
             while not done.wait(self.budget.lease_s / 3):
-                trial.set_user_attr("lease", time.time() + self.budget.lease_s)
+                # A storage that is away for a moment, or a trial that has just ended, is no reason to stop training.
+                with suppress(SQLAlchemyError, optuna.exceptions.OptunaError, OSError):
+                    trial.set_user_attr("lease", time.time() + self.budget.lease_s)
 
         thread = threading.Thread(target=renew, name=f"lease-{trial.number}", daemon=True)
         thread.start()

@@ -54,13 +54,16 @@ class Tracking:
             _check_reachable(self.uri)
             self.client = MlflowClient(self.uri, registry_uri=self.uri)
             self.project_run_id = os.environ.pop("MLFLOW_RUN_ID", None)  # fluent calls must not adopt it by chance
-            self.experiment_id = self._experiment_id(experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME", "Default"))
+            self.experiment_id = self._experiment_id(experiment)
         os.environ["MLFLOW_TRACKING_URI"] = self.uri
         os.environ["MLFLOW_EXPERIMENT_ID"] = self.experiment_id
 
-    def _experiment_id(self, name: str) -> str:
+    def _experiment_id(self, given: str | None) -> str:
         if self.project_run_id:
             return str(self.client.get_run(self.project_run_id).info.experiment_id)
+        if not given and "MLFLOW_EXPERIMENT_ID" in os.environ:
+            return os.environ["MLFLOW_EXPERIMENT_ID"]
+        name = given or os.environ.get("MLFLOW_EXPERIMENT_NAME", "Default")
         found = self.client.get_experiment_by_name(name)
         return str(found.experiment_id if found else self.client.create_experiment(name))
 
