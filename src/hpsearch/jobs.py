@@ -31,7 +31,7 @@ from hpsearch.sampling import SeededSampler
 from hpsearch.seeds import derive
 from hpsearch.space import Space
 from hpsearch.storage import without_password
-from hpsearch.study import Budget, SharedStudy, best_trial, seed_number
+from hpsearch.study import Budget, SharedStudy, best_trial, number_of
 from hpsearch.tracking import ParentRun, Tracking
 from hpsearch.training import Trainer, Training, check_monitor
 
@@ -209,7 +209,7 @@ class Search:
             progress.say(f"Study {name} goes on: {min(n_spent, self.budget.n_trials)} of {self.budget.n_trials} trials done.")
         else:
             progress.say(f"Study {name}: {self.budget.n_trials} trials of at most {self.training.epochs} epochs.")
-        label = f"#{seed_number(best)} {best.value:.4f}" if best else ""
+        label = f"#{number_of(best)} {best.value:.4f}" if best else ""
         with progress.search(self.budget.n_trials, n_spent, label, best.value if best else None):
             while (trial := study.claim()) is not None:
                 try:
@@ -234,7 +234,7 @@ class Search:
         model = registry.kept(run_id)
         metrics = registry.client.get_run(run_id).data.metrics
         tags = {key.removeprefix("best/"): value for key, value in metrics.items() if key.startswith("best/val/")}
-        tags |= {"hpsearch.trial": seed_number(best), "hpsearch.study": self.study["name"], "parent_run": parent.run_id}
+        tags |= {"hpsearch.trial": number_of(best), "hpsearch.study": self.study["name"], "parent_run": parent.run_id}
         version = registry.register(self.study["name"], run_id, model, data, tags, "val/loss")
         parent.metrics({f"best/{monitor}": best.value or 0.0})
         evaluation = self._evaluate(model, registry, parent, version, progress)
@@ -263,6 +263,6 @@ class Search:
         parent.metrics({**counts, "trials/diverged": outcome.n_diverged, "trials/failed": outcome.n_failed})
         parent.tag({MLFLOW_RUN_NOTE: text})
         if outcome.best is not None:
-            parent.tag({"hpsearch.best_trial": seed_number(outcome.best)})
+            parent.tag({"hpsearch.best_trial": number_of(outcome.best)})
             for path, png in report.figures(study.optuna, self.space, self.training.monitor).items():
                 parent.file(path, png)

@@ -17,7 +17,7 @@ from hpsearch.hyperparameters import OptunaHyperParameters
 from hpsearch.progress import Progress
 from hpsearch.seeds import derive
 from hpsearch.space import Space
-from hpsearch.study import SharedStudy, seed_number
+from hpsearch.study import SharedStudy, number_of
 from hpsearch.tracking import ChildRun, ParentRun, Tracking, TrialName
 from hpsearch.training import Fitted, Trainer
 
@@ -64,7 +64,7 @@ class Objective:
             OutOfTimeError: The same, by the budget's clock.
             UserError: No trial of this search could do better, such as an unknown metric.
         """
-        number = seed_number(trial)
+        number = number_of(trial)
         seed = derive(self.root_seed, self.study.optuna.study_name, "trial", number)
         child = self._open_child(trial, number)
         with self.study.lease(trial):

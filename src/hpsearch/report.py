@@ -16,7 +16,7 @@ from rich.table import Table
 
 from hpsearch.bounds import COMPLEMENT
 from hpsearch.space import Space
-from hpsearch.study import SPENT, best_trial, seed_number
+from hpsearch.study import SPENT, best_trial, number_of
 from hpsearch.tracking import TrialName
 
 mpl.use("Agg")
@@ -64,7 +64,7 @@ def best_table(trials: list[FrozenTrial], space: Space, monitor: str, maximize: 
     table = Table("trial", monitor, "epochs", *names, title=f"The best {len(rows)} trials", title_justify="left")
     for trial, values in rows:
         cells = [f"{values[n]:.4g}" if isinstance(values.get(n), float) else str(values.get(n, "")) for n in names]
-        table.add_row(f"#{seed_number(trial)}", f"{trial.value:.4f}", str(len(trial.intermediate_values)), *cells)
+        table.add_row(f"#{number_of(trial)}", f"{trial.value:.4f}", str(len(trial.intermediate_values)), *cells)
     return table
 
 
@@ -72,7 +72,7 @@ def summary(name: str, outcome: Outcome, space: Space, monitor: str, facts: Mapp
     """Return the description of the parent run, in Markdown."""
     lines = [f"## Study {name}", "", f"{outcome.counts()}; {outcome.n_epochs} epochs in all."]
     if outcome.best is not None:
-        best = TrialName(seed_number(outcome.best), space.values(outcome.best))
+        best = TrialName(number_of(outcome.best), space.values(outcome.best))
         lines += ["", f"**Best trial:** {best}, {monitor} {outcome.best.value:.4f}"]
     lines += ["", *(f"- **{key}:** {value}" for key, value in facts.items())]
     return "\n".join(lines)

@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from optuna import Study
 from optuna.distributions import BaseDistribution
+from optuna.pruners import HyperbandPruner
 from optuna.samplers import BaseSampler, GridSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.seeds import derive
 from hpsearch.space import Space
 
+TICKET = "ticket"
+RETRIED_REASONS = ("killed", "interrupted", "preempted")  # only the process was at fault
+NO_BRACKET = -1
 
-def ticket(study: Study, number: int) -> int:
-    """Return the place of a new trial in the study, retries left out.
 
-    A killed trial is tried again under a new number. Counted this way, those that follow are seeded as if nothing had
-    been killed.
+def ticket(study: Study, trial: FrozenTrial) -> int:
+    """Return the place of a trial in the study, retries left out: what it is called and seeded by.
+
+    A killed trial is tried again under a new number, but with its ticket; those that follow are seeded as if nothing
+    had been killed. The storage is asked, not the study, since pruners hide a part of the trials.
     """
-    trials = study.get_trials(deepcopy=False)
-    return number - sum("retry_of" in t.user_attrs for t in trials if t.number < number)
+    if TICKET in trial.user_attrs:
+        return int(trial.user_attrs[TICKET])
+    trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+    return trial.number - sum("retry_of" in t.user_attrs for t in trials if t.number < trial.number)
+
+
+class Hyperband(HyperbandPruner):
+    """Optuna's Hyperband, in which a trial that was killed and tried again counts once, and keeps its bracket."""
+
+    def _get_bracket_id(self, study: Study, trial: FrozenTrial) -> int:
+        if trial.user_attrs.get("reason") in RETRIED_REASONS:
+            return NO_BRACKET
+        numbered = copy.copy(trial)
+        numbered.number = ticket(study, trial)
+        return super()._get_bracket_id(study, numbered)
 
 
 class SeededSampler(BaseSampler):
@@ -42,7 +61,7 @@ class SeededSampler(BaseSampler):
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Build the sampler for `trial`."""
-        place = ("trial", ticket(study, trial.number)) if self._per_trial else ()
+        place = ("trial", ticket(study, trial)) if self._per_trial else ()
         self._sampler = self._make(seed=derive(self._root_seed, study.study_name, "sampler", *place))
         self._sampler.before_trial(study, trial)
 

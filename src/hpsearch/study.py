@@ -6,8 +6,9 @@ it, so workers need nothing in common but the storage. What Optuna does not know
     worker     host, process id and start time of the process that runs it
     lease      until when (Unix time) the trial counts as alive without a word from its worker
     reason     why it did not complete: pruned, diverged, killed, interrupted, out_of_memory, error, surplus
-    retry_of   the first number of a trial that was killed and is tried again: its seed and its MLflow run go on
-    run_id     its MLflow run
+    ticket     what it is called and seeded by: its number, had no trial before it been tried again
+    retry_of   Optuna's number of the first try, where it is one that was killed and is tried again
+    run_id     its MLflow run, the same for all its tries
 """
 
 from __future__ import annotations
@@ -26,11 +27,10 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from hpsearch.errors import SearchError
-from hpsearch.sampling import SeededSampler
+from hpsearch.sampling import RETRIED_REASONS, TICKET, SeededSampler, ticket
 from hpsearch.storage import storage_errors
 
 SPENT = (TrialState.COMPLETE, TrialState.PRUNED)
-RETRIED_REASONS = ("killed", "interrupted", "preempted")
 FAILED_REASONS = ("error", "out_of_memory")
 
 
@@ -100,6 +100,8 @@ class SharedStudy:
         if _n_held(trials) >= self.budget.n_trials or self.sampler.is_exhausted(self.optuna):
             return None
         trial = self.optuna.ask()
+        stored = self.optuna._storage.get_trial(trial._trial_id)  # `trial` itself has not seen what its sampler wrote
+        trial.set_user_attr(TICKET, ticket(self.optuna, stored))
         trial.set_user_attr("worker", self.worker)
         trial.set_user_attr("lease", time.time() + self.budget.lease_s)
         before = [t for t in self.trials() if t.number < trial.number]
@@ -166,13 +168,13 @@ class SharedStudy:
         first = trial.user_attrs.get("retry_of", trial.number)
         n_tries = 1 + sum(t.user_attrs.get("retry_of") == first for t in self.trials())
         if n_tries <= self.budget.max_retries:
-            kept = {key: trial.user_attrs[key] for key in ("run_id", "ticket") if key in trial.user_attrs}
+            kept = {key: trial.user_attrs[key] for key in ("run_id", TICKET) if key in trial.user_attrs}
             self.optuna.enqueue_trial(trial.params, user_attrs={**kept, "retry_of": first, "retry_after": trial.number})
 
 
-def seed_number(trial: optuna.Trial | FrozenTrial) -> int:
-    """Return the number that a trial's seed grows from: a retry has that of its first try."""
-    return int(trial.user_attrs.get("retry_of", trial.number))
+def number_of(trial: optuna.Trial | FrozenTrial) -> int:
+    """Return the number that a trial is called and seeded by: a retry has that of its first try."""
+    return int(trial.user_attrs.get(TICKET, trial.number))
 
 
 def _n_held(trials: list[FrozenTrial]) -> int:
