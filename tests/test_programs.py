@@ -13,7 +13,14 @@ from hpsearch.programs import Order, Program, on_device, signature
 N, BATCH = 96, 16
 
 
-def build(rate: float = 0.3, learning_rate: float = 0.01, momentum: float = 0.9, units: int = 8, sgd: bool = False) -> Any:
+def build(  # noqa: PLR0917
+    rate: float = 0.3,
+    learning_rate: float = 0.01,
+    momentum: float = 0.9,
+    units: int = 8,
+    sgd: bool = False,
+    dropout: Any = keras.layers.AlphaDropout,
+) -> Any:
     keras.utils.set_random_seed(0)
     layers = keras.layers
     model = keras.Sequential(
@@ -23,7 +30,7 @@ def build(rate: float = 0.3, learning_rate: float = 0.01, momentum: float = 0.9,
             layers.Dense(units, use_bias=False),  # its gradient would be rounding noise, which Nadam blows up
             layers.BatchNormalization(),
             layers.Activation("elu"),
-            layers.AlphaDropout(rate),
+            dropout(rate),
             layers.Dense(3, "softmax"),
         ]
     )
@@ -132,3 +139,23 @@ def test_signature_ignores_inputs(changed: dict[str, Any]) -> None:
 def test_signature_tells_architectures_apart() -> None:
     assert signature(build()) != signature(build(units=9))
     assert signature(build()) != signature(build(sgd=True))
+
+
+@pytest.mark.parametrize("dropout", [keras.layers.Dropout, keras.layers.AlphaDropout])
+def test_live_dropout_drops_its_rate_and_keeps_the_mean(data: Any, dropout: Any) -> None:
+    shared = program(build(0.5, dropout=dropout), data)
+    shared.load(build(0.2, dropout=dropout), lambda layer: 3)
+    live = shared.model.layers[4]
+    ones = np.ones((200, 500), np.float32)
+    values = keras.ops.convert_to_numpy(live(ones, training=True))
+    dropped = values != values.max()
+    assert dropped.mean() == pytest.approx(0.2, abs=0.01)
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(live(ones, training=False)), ones)
+    if dropout is keras.layers.Dropout:
+        assert values.mean() == pytest.approx(1.0, abs=0.01)
+
+
+@pytest.mark.parametrize("dropout", [keras.layers.Dropout, keras.layers.GaussianDropout])
+def test_trains_with_any_dropout_layer(data: Any, dropout: Any) -> None:
+    shared = program(build(0.3, dropout=dropout), data)
+    assert all(np.isfinite(v).all() for v in train(shared, build(0.3, dropout=dropout)))

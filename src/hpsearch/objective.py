@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -128,7 +129,7 @@ class Objective:
         self.progress.end_trial(reason, None)
 
     def _fail(self, trial: optuna.Trial, child: ChildRun, reason: str, message: str) -> None:
-        first_line = message.strip().splitlines()[0]
+        first_line = " ".join(re.sub(r"\x1b\[\d+m", "", message).split("\n\n")[:2])  # Keras says where, then what
         child.tag({"hpsearch.reason": reason, "hpsearch.message": message[:5000]})
         self.study.fail(trial, reason, first_line)
         child.end("FAILED")

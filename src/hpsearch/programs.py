@@ -17,14 +17,6 @@ from typing import Any
 import keras
 import numpy as np
 
-DROPOUTS = (
-    keras.layers.Dropout,
-    keras.layers.AlphaDropout,
-    keras.layers.GaussianDropout,
-    keras.layers.SpatialDropout1D,
-    keras.layers.SpatialDropout2D,
-    keras.layers.SpatialDropout3D,
-)
 MOMENTUMS = ("momentum", "beta_1")
 
 
@@ -62,6 +54,24 @@ class _RateInput:
         self._rate_input = ProgramInput(value, name="rate")
 
 
+class _LiveDropout(_RateInput, keras.layers.Dropout):  # type: ignore[misc]
+    """Keras's own asks in Python whether its rate is 0 or 1, which a number that is read at each call cannot answer."""
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        if not training:
+            return inputs
+        rate = keras.ops.cast(self.rate, inputs.dtype)
+        kept = keras.random.uniform(keras.ops.shape(inputs), dtype=inputs.dtype, seed=self.seed_generator) >= rate
+        return keras.ops.where(kept, inputs / (1 - rate), keras.ops.zeros_like(inputs))
+
+
+class _LiveAlphaDropout(_RateInput, keras.layers.AlphaDropout):  # type: ignore[misc]
+    pass
+
+
+LIVE = {keras.layers.Dropout: _LiveDropout, keras.layers.AlphaDropout: _LiveAlphaDropout}
+
+
 class Order(keras.utils.PyDataset):  # type: ignore[misc]
     """The order in which an epoch sees its examples: a new one each epoch.
 
@@ -90,8 +100,8 @@ class Order(keras.utils.PyDataset):  # type: ignore[misc]
 
 
 def is_dropout(layer: keras.layers.Layer) -> bool:
-    """Return whether `layer` is one of Keras's dropout layers (any other subclass may do anything, so it is not)."""
-    return type(layer) in DROPOUTS or isinstance(layer, _RateInput)
+    """Return whether the rate of `layer` can be an input; other kinds of dropout are part of the program."""
+    return (type(layer) in LIVE and layer.noise_shape is None) or isinstance(layer, _RateInput)
 
 
 def signature(model: keras.Model) -> str | None:
@@ -194,8 +204,7 @@ def _with_inputs(layer: keras.layers.Layer) -> keras.layers.Layer:
     config = layer.get_config()
     if not is_dropout(layer):
         return type(layer).from_config(config)
-    live = type(type(layer).__name__, (_RateInput, type(layer)), {})
-    return live.from_config(config | {"rate": 0.5})  # at rate 0 Keras makes no seed generator
+    return LIVE[type(layer)].from_config(config | {"rate": 0.5})  # at rate 0 Keras makes no seed generator
 
 
 def _build_metrics(model: keras.Model, images: Any, labels: Any) -> None:

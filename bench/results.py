@@ -1,0 +1,73 @@
+"""Print the champions of an MLflow store as the README's table, and write them as JSON.
+
+    python bench/results.py sqlite:///mlflow.db --data cifar10 --json docs/results/cifar10.json
+
+Run it where the searches ran; nothing is trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+
+HYPERPARAMETERS = ("learning_rate", "momentum", "dropout_rate")
+
+
+def champion(client: MlflowClient, name: str) -> dict[str, Any]:
+    """Return what the registry and the runs know of a registered model's champion."""
+    found = client.get_model_version_by_alias(name, "champion")
+    trial = client.get_run(found.run_id)
+    parent = client.get_run(found.tags["parent_run"])
+    tags = {key: float(value) for key, value in found.tags.items() if key.startswith(("val/", "test/"))}
+    hyperparameters = {key: float(trial.data.params[key]) for key in HYPERPARAMETERS if key in trial.data.params}
+    counts = {key: int(value) for key, value in parent.data.metrics.items() if key.startswith("trials/")}
+    return {
+        "model": name,
+        "version": found.version,
+        "seed": int(parent.data.params["seed"]),
+        "trial": int(trial.data.tags["hpsearch.trial"]),
+        "best_epoch": int(trial.data.metrics["best/epoch"]),
+        "minutes": round((parent.info.end_time - parent.info.start_time) / 60000, 1),
+        **hyperparameters,
+        **counts,
+        **tags,
+    }
+
+
+def row(found: dict[str, Any]) -> str:
+    """Return a champion as a row of Markdown."""
+    plain, mc = (f"{100 * found[f'test/{arm}/accuracy']:.1f} / {found[f'test/{arm}/nll']:.3f}" for arm in ("plain", "mc"))
+    drawn = ", ".join(f"{found[key]:.3g}" for key in HYPERPARAMETERS if key in found)
+    trials = f"{found['trials/finished']} + {found['trials/pruned']}"
+    val = f"{100 * found['val/accuracy']:.1f} / {found['val/loss']:.3f}"
+    return f"| `{found['model'].partition('-')[2]}` | {val} | {plain} | {mc} | {drawn} | {trials} | {found['minutes']:.0f} |"
+
+
+def main() -> None:
+    """Read the store that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("store")
+    parser.add_argument("--data", default="cifar10")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    client = MlflowClient(given.store, registry_uri=given.store)
+    names = sorted(m.name for m in client.search_registered_models() if m.name.startswith(f"{given.data}-"))
+    champions = [champion(client, name) for name in names]
+    print("| arch | val accuracy % / NLL | test, plain | test, MC Dropout | learning rate, momentum, dropout rate | finished + pruned | minutes |")
+    print("|---|---|---|---|---|---|---|")
+    for found in champions:
+        print(row(found))
+    if given.json:
+        machine = {"python": platform.python_version(), "tensorflow": version("tensorflow"), "keras": version("keras")}
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        given.json.write_text(json.dumps({"machine": machine, "champions": champions}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
