@@ -17,6 +17,15 @@ from typing import Any
 from mlflow import MlflowClient
 
 HYPERPARAMETERS = ("learning_rate", "momentum", "dropout_rate")
+COLUMNS = (
+    "arch",
+    "val accuracy % / NLL",
+    "test, plain",
+    "test, MC Dropout",
+    "learning rate, momentum, dropout rate",
+    "trials finished + pruned",
+    "minutes",
+)
 
 
 def champion(client: MlflowClient, name: str) -> dict[str, Any]:
@@ -42,11 +51,14 @@ def champion(client: MlflowClient, name: str) -> dict[str, Any]:
 
 def row(found: dict[str, Any]) -> str:
     """Return a champion as a row of Markdown."""
-    plain, mc = (f"{100 * found[f'test/{arm}/accuracy']:.1f} / {found[f'test/{arm}/nll']:.3f}" for arm in ("plain", "mc"))
+    plain, mc = (
+        f"{100 * found[f'test/{arm}/accuracy']:.1f} / {found[f'test/{arm}/nll']:.3f}" for arm in ("plain", "mc")
+    )
     drawn = ", ".join(f"{found[key]:.3g}" for key in HYPERPARAMETERS if key in found)
     trials = f"{found['trials/finished']} + {found['trials/pruned']}"
     val = f"{100 * found['val/accuracy']:.1f} / {found['val/loss']:.3f}"
-    return f"| `{found['model'].partition('-')[2]}` | {val} | {plain} | {mc} | {drawn} | {trials} | {found['minutes']:.0f} |"
+    cells = [f"`{found['model'].partition('-')[2]}`", val, plain, mc, drawn, trials, f"{found['minutes']:.0f}"]
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
@@ -59,8 +71,7 @@ def main() -> None:
     client = MlflowClient(given.store, registry_uri=given.store)
     names = sorted(m.name for m in client.search_registered_models() if m.name.startswith(f"{given.data}-"))
     champions = [champion(client, name) for name in names]
-    print("| arch | val accuracy % / NLL | test, plain | test, MC Dropout | learning rate, momentum, dropout rate | finished + pruned | minutes |")
-    print("|---|---|---|---|---|---|---|")
+    print(f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}", sep="\n")
     for found in champions:
         print(row(found))
     if given.json:

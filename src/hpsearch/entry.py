@@ -38,7 +38,10 @@ def as_overrides(arguments: Sequence[str]) -> list[str]:
     waiting = list(arguments)
     while waiting:
         word = waiting.pop(0)
-        if re.fullmatch(r"--\+{0,2}[a-z_]+(\.[\w@/]+)+|--(study|seed|arch|data|space|sampler|pruner|storage)", word) and waiting:
+        if (
+            re.fullmatch(r"--\+{0,2}[a-z_]+(\.[\w@/]+)+|--(study|seed|arch|data|space|sampler|pruner|storage)", word)
+            and waiting
+        ):
             word = f"{word[2:]}={waiting.pop(0)}"
         overrides.append(word)
     return overrides
@@ -161,7 +164,7 @@ def instantiate(config: DictConfig) -> Any:
     """
     try:
         with _native_noise_held_back():
-            import keras  # noqa: F401  # TensorFlow's libraries write to the terminal while they load
+            import keras  # noqa: F401, PLC0415 (seconds that a typo must not cost; TensorFlow's libraries write to the terminal while they load)
         return hydra.utils.instantiate(config, _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__
@@ -177,7 +180,9 @@ def ending(error: BaseException) -> SystemExit:
     """Return the exit that a job ends with, after it has said why: Hydra would print a traceback."""
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     if isinstance(error, KeyboardInterrupt):
-        console.print("\nInterrupted: the running trial is given back. The same command goes on where this one stopped.")
+        console.print(
+            "\nInterrupted: the running trial is given back. The same command goes on where this one stopped."
+        )
         return SystemExit(INTERRUPTED)
     console.print(f"Error: {error}")
     return SystemExit(error.exit_status if isinstance(error, HpsearchError) else 1)

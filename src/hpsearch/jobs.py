@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,55 +13,25 @@ import keras
 import keras_tuner
 import optuna
 import yaml
-from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
-from optuna.trial import FrozenTrial
-from rich.console import Console
 
 from hpsearch import report
 from hpsearch.architectures.building import build_hypermodel
 from hpsearch.architectures.facts import measure
+from hpsearch.conclusion import Conclusion, SearchResult
 from hpsearch.data import Data, SearchData
-from hpsearch.errors import ConfigError, ModelError, SearchError
-from hpsearch.evaluation import Evaluation, evaluate
+from hpsearch.errors import ConfigError, SearchError
 from hpsearch.hyperparameters import OptunaHyperParameters
 from hpsearch.mc_dropout import McDropout
 from hpsearch.objective import Objective, OutOfTimeError, settings_shown
-from hpsearch.progress import Progress, in_words
-from hpsearch.registry import Registry, Version
+from hpsearch.progress import Progress
 from hpsearch.sampling import SeededSampler
-from hpsearch.seeds import derive
 from hpsearch.space import Space
-from hpsearch.storage import without_password
-from hpsearch.study import Budget, SharedStudy, best_trial, number_of
+from hpsearch.study import Budget, SharedStudy, number_of
 from hpsearch.tracking import ParentRun, Tracking
 from hpsearch.training import Trainer, Training, check_monitor
 
 SETTINGS_OF_A_STUDY = ("data", "arch", "optimizer", "training", "seed")
 FREE_SETTINGS = ("data.path", "data.load.path", "training.steps_per_call", "training.jit_compile")
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What a search came to."""
-
-    outcome: report.Outcome
-    version: Version
-    evaluation: Evaluation | None
-    parent_run_id: str
-    tracking_uri: str
-
-
-    def show(self, console: Console) -> None:
-        """Print what came out and what to do next."""
-        if self.evaluation is not None:
-            console.print(report.evaluation_table(self.evaluation.rows()))
-        alias = "champion" if self.version.is_champion else "challenger"
-        console.print(
-            f"Registered as version {self.version.number} of {self.version.name}, alias {alias} ({self.version.why}).\n"
-            f"Look at it:  mlflow ui --backend-store-uri {without_password(self.tracking_uri)}",
-            soft_wrap=True,
-            markup=False,
-        )
 
 
 @dataclass(frozen=True)
@@ -104,24 +75,39 @@ class Search:
         tracking = self.tracking()
         study = SharedStudy.open(
             self.study["name"],
-            self.storage(),
-            self.sampler(root_seed=self.seed),
-            self.pruner,
-            self.training.maximize,
-            self.budget,
+            storage=self.storage(),
+            sampler=self.sampler(root_seed=self.seed),
+            pruner=self.pruner,
+            maximize=self.training.maximize,
+            budget=self.budget,
         )
         self._check_same_settings(study, config, data)
         progress = make_progress(self.training.monitor, self.training.epochs, self.training.maximize)
         parent = self._open_parent(study, tracking, data, config)
+        conclusion = Conclusion(self.study["name"], study, tracking, parent, self.space, self.training)
+        objective = Objective(
+            hypermodel=hypermodel,
+            space=self.space,
+            trainer=Trainer(self.training, data),
+            study=study,
+            tracking=tracking,
+            parent=parent,
+            keep_model=conclusion.keep,
+            progress=progress,
+            settings=settings_shown(config, ("arch", "optimizer", "training")),
+            root_seed=self.seed,
+            deadline=time.monotonic() + (self.budget.timeout_s or math.inf),
+        )
         status = "FAILED"
         try:
-            result = self._search(study, tracking, parent, progress, data, hypermodel, config)
+            self._run_trials(study, objective, conclusion, progress)
+            result = self._conclude(conclusion, data, progress)
             status = "FINISHED"
         except KeyboardInterrupt:
             status = "KILLED"
             raise
         finally:
-            self._describe(study, parent)
+            conclusion.describe()
             parent.end(status)
         return result
 
@@ -161,56 +147,15 @@ class Search:
         parent.client.log_text(parent.run_id, yaml.safe_dump(dict(config), sort_keys=False), "config.yaml")
         return parent
 
-    def _search(
-        self,
-        study: SharedStudy,
-        tracking: Tracking,
-        parent: ParentRun,
-        progress: Progress,
-        data: SearchData,
-        hypermodel: keras_tuner.HyperModel,
-        config: Mapping[str, Any],
-    ) -> SearchResult:
-        registry = Registry(tracking.client)
-        begin = time.monotonic()
-
-        def keep(model: keras.Model, run: Any, value: float) -> None:
-            best = best_trial(study.trials(), self.training.maximize)
-            if best is None or (value > best.value if self.training.maximize else value < best.value):
-                registry.keep(model, run)
-
-        objective = Objective(
-            hypermodel=hypermodel,
-            space=self.space,
-            trainer=Trainer(self.training, data),
-            study=study,
-            tracking=tracking,
-            parent=parent,
-            keep_model=keep,
-            progress=progress,
-            settings=settings_shown(config, ("arch", "optimizer", "training")),
-            root_seed=self.seed,
-            deadline=begin + self.budget.timeout_s if self.budget.timeout_s else float("inf"),
-        )
-        self._run_trials(study, objective, progress)
-        best = best_trial(study.trials(), self.training.maximize)
-        if best is None:
-            raise SearchError(
-                f"No trial of study {self.study['name']} finished; give it more with budget.n_trials="
-                f"{self.budget.n_trials + 10}, or a narrower space.bounds.learning_rate."
-            )
-        return self._conclude(study, registry, parent, progress, data, best, tracking.uri)
-
-    def _run_trials(self, study: SharedStudy, objective: Objective, progress: Progress) -> None:
-        best = best_trial(study.trials(), self.training.maximize)
-        n_spent = study.n_spent()
-        name = self.study["name"]
+    def _run_trials(self, study: SharedStudy, objective: Objective, conclusion: Conclusion, progress: Progress) -> None:
+        best, n_spent, n_trials = conclusion.best(), study.n_spent(), self.budget.n_trials
         if n_spent:
-            progress.say(f"Study {name} goes on: {min(n_spent, self.budget.n_trials)} of {self.budget.n_trials} trials done.")
+            where = f"goes on: {min(n_spent, n_trials)} of {n_trials} trials done"
         else:
-            progress.say(f"Study {name}: {self.budget.n_trials} trials of at most {self.training.epochs} epochs.")
+            where = f"begins: {n_trials} trials of at most {self.training.epochs} epochs"
+        progress.say(f"Study {self.study['name']} {where}.")
         label = f"#{number_of(best)} {best.value:.4f}" if best else ""
-        with progress.search(self.budget.n_trials, n_spent, label, best.value if best else None):
+        with progress.search(n_trials, n_spent, label, best.value if best else None):
             while (trial := study.claim()) is not None:
                 try:
                     objective.run(trial)
@@ -219,50 +164,17 @@ class Search:
                 if time.monotonic() > objective.deadline:
                     break
 
-    def _conclude(
-        self,
-        study: SharedStudy,
-        registry: Registry,
-        parent: ParentRun,
-        progress: Progress,
-        data: SearchData,
-        best: FrozenTrial,
-        tracking_uri: str,
-    ) -> SearchResult:
+    def _conclude(self, conclusion: Conclusion, data: SearchData, progress: Progress) -> SearchResult:
         """Register the best model and evaluate it on the test set."""
-        run_id, monitor = best.user_attrs["run_id"], self.training.monitor
-        model = registry.kept(run_id)
-        metrics = registry.client.get_run(run_id).data.metrics
-        tags = {key.removeprefix("best/"): value for key, value in metrics.items() if key.startswith("best/val/")}
-        tags |= {"hpsearch.trial": number_of(best), "hpsearch.study": self.study["name"], "parent_run": parent.run_id}
-        version = registry.register(self.study["name"], run_id, model, data, tags, "val/loss")
-        parent.metrics({f"best/{monitor}": best.value or 0.0})
-        evaluation = self._evaluate(model, registry, parent, version, progress)
-        outcome = report.Outcome.of(study.trials(), self.training.maximize)
-        progress.console.print(report.best_table(study.trials(), self.space, monitor, self.training.maximize))
-        return SearchResult(outcome, version, evaluation, parent.run_id, tracking_uri)
-
-    def _evaluate(
-        self, model: keras.Model, registry: Registry, parent: ParentRun, version: Version, progress: Progress
-    ) -> Evaluation | None:
-        try:
-            evaluation = evaluate(model, self.data.test(), settings=self.uncertainty)
-        except ModelError as error:  # somebody's HyperModel may have no dropout at all
-            progress.say(f"No MC Dropout evaluation: {error}")
-            return None
-        parent.metrics(evaluation.metrics())
-        for key, value in evaluation.metrics().items():
-            registry.client.set_model_version_tag(version.name, version.number, key, f"{value:.6g}")
-        return evaluation
-
-    def _describe(self, study: SharedStudy, parent: ParentRun) -> None:
-        """Write summary and figures to the parent run, however the search ended."""
-        outcome = report.Outcome.of(study.trials(), self.training.maximize)
-        text = report.summary(self.study["name"], outcome, self.space, self.training.monitor, {})
-        counts = {"trials/finished": outcome.n_finished, "trials/pruned": outcome.n_pruned}
-        parent.metrics({**counts, "trials/diverged": outcome.n_diverged, "trials/failed": outcome.n_failed})
-        parent.tag({MLFLOW_RUN_NOTE: text})
-        if outcome.best is not None:
-            parent.tag({"hpsearch.best_trial": number_of(outcome.best)})
-            for path, png in report.figures(study.optuna, self.space, self.training.monitor).items():
-                parent.file(path, png)
+        best = conclusion.best()
+        if best is None:
+            raise SearchError(
+                f"No trial of study {self.study['name']} finished; give it more with budget.n_trials="
+                f"{self.budget.n_trials + 10}, or a narrower space.bounds.learning_rate."
+            )
+        model, version = conclusion.register(best, data)
+        evaluation = conclusion.evaluate(model, version, self.data.test(), self.uncertainty, progress)
+        trials, training = conclusion.study.trials(), self.training
+        progress.console.print(report.best_table(trials, self.space, training.monitor, training.maximize))
+        outcome = report.Outcome.of(trials, training.maximize)
+        return SearchResult(outcome, version, evaluation, conclusion.parent.run_id, conclusion.tracking.uri)

@@ -11,6 +11,7 @@ compiled in, so the next trial of the same architecture loads its weights and nu
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -79,7 +80,9 @@ class Order(keras.utils.PyDataset):  # type: ignore[misc]
     Examples that do not fill a last batch wait for another epoch's order. `fit` must not shuffle the elements.
     """
 
-    def __init__(self, n_examples: int, batch_size: int, steps_per_call: int, seed_of_epoch: Callable[[int], int]) -> None:
+    def __init__(
+        self, n_examples: int, batch_size: int, steps_per_call: int, seed_of_epoch: Callable[[int], int]
+    ) -> None:
         super().__init__()
         self.n_examples, self.batch_size = n_examples, min(batch_size, n_examples)
         self.n_steps = n_examples // self.batch_size
@@ -88,7 +91,7 @@ class Order(keras.utils.PyDataset):  # type: ignore[misc]
         self.epoch = 0
 
     def __len__(self) -> int:
-        return -(-self.n_steps // self.steps_per_call)
+        return math.ceil(self.n_steps / self.steps_per_call)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         order = np.random.default_rng(self.seed_of_epoch(self.epoch)).permutation(self.n_examples)
@@ -188,10 +191,12 @@ class Averaging(keras.callbacks.Callback):  # type: ignore[misc]
     """
 
     def on_test_begin(self, logs: Any = None) -> None:
+        """Put the averaged weights in, for validation."""
         self._raw = _values(self.model.trainable_variables)
         _copy(self.model.optimizer._model_variables_moving_average, self.model.trainable_variables)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Put the weights that training goes on with back."""
         _copy(self._raw, self.model.trainable_variables)
 
 
@@ -204,7 +209,8 @@ def _with_inputs(layer: keras.layers.Layer) -> keras.layers.Layer:
     config = layer.get_config()
     if not is_dropout(layer):
         return type(layer).from_config(config)
-    return LIVE[type(layer)].from_config(config | {"rate": 0.5})  # at rate 0 Keras makes no seed generator
+    live: Any = LIVE[type(layer)]
+    return live.from_config(config | {"rate": 0.5})  # at rate 0 Keras makes no seed generator
 
 
 def _build_metrics(model: keras.Model, images: Any, labels: Any) -> None:
@@ -232,9 +238,9 @@ def _compiled_steps(model: keras.Model, images: Any, labels: Any, jit: bool) -> 
 
 
 def _tensorflow_steps(model: keras.Model, images: Any, labels: Any, jit: bool) -> Callable[..., Any]:
-    import tensorflow as tf
+    import tensorflow as tf  # noqa: PLC0415 (the backend that runs, alone)
 
-    @tf.function(jit_compile=jit, autograph=False)
+    @tf.function(jit_compile=jit, autograph=False)  # type: ignore[untyped-decorator]
     def steps(order: Any, n_steps: Any) -> Any:
         def step(i: Any) -> Any:
             model.train_step((tf.gather(images, order[i]), tf.gather(labels, order[i])))
@@ -251,7 +257,7 @@ def _tensorflow_steps(model: keras.Model, images: Any, labels: Any, jit: bool) -
 
 
 def _jax_steps(model: keras.Model, images: Any, labels: Any, jit: bool) -> Callable[..., Any]:
-    import jax
+    import jax  # noqa: PLC0415
 
     def steps(state: Any, order: Any, n_steps: Any) -> Any:
         def step(i: Any, state: Any) -> Any:

@@ -57,7 +57,8 @@ class Progress:
         if not self.console.is_terminal:
             yield
             return
-        with Live(Text(""), console=self.console, transient=True, refresh_per_second=4) as self._live:
+        with Live(Text(""), console=self.console, transient=True, refresh_per_second=4) as live:
+            self._live = live
             try:
                 yield
             finally:

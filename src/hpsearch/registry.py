@@ -58,7 +58,7 @@ class Registry:
             return keras.models.load_model(self.client.download_artifacts(run_id, KEPT, folder), compile=False)
 
     def register(
-        self, name: str, run_id: str, model: keras.Model, data: SearchData, tags: Mapping[str, object], metric: str
+        self, name: str, run_id: str, model: keras.Model, *, data: SearchData, tags: Mapping[str, object], metric: str
     ) -> Version:
         """Make the model of a trial's run a version of registered model `name`, and its challenger.
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
+from optuna.visualization import matplotlib as plots
 from rich.table import Table
 
 from hpsearch.bounds import COMPLEMENT
@@ -100,16 +102,13 @@ def _as_shown(name: str, value: Any, trial: FrozenTrial) -> BaseDistribution:
         return trial.distributions[name]
     if isinstance(value, float):  # drawn in another form, or fixed
         stored = trial.distributions.get(COMPLEMENT + name)
-        low, high = (1 - stored.high, 1 - stored.low) if stored else (value, value)
-        return optuna.distributions.FloatDistribution(low, high)
+        low, high = (1 - stored.high, 1 - stored.low) if isinstance(stored, FloatDistribution) else (value, value)
+        return FloatDistribution(low, high)
     return optuna.distributions.CategoricalDistribution((value,))
 
 
 def figures(study: optuna.Study, space: Space, monitor: str) -> dict[str, bytes]:
     """Return the study's figures as PNG files by name; a figure that needs more trials is left out."""
-    import matplotlib.pyplot as plt
-    from optuna.visualization import matplotlib as plots
-
     shown = as_shown(study, space)
     make: dict[str, Callable[..., Any]] = {
         "history": plots.plot_optimization_history,
@@ -141,7 +140,7 @@ def _can_rank(study: optuna.Study) -> bool:
     return bool(varied) and len(complete) >= 4
 
 
-def evaluation_table(rows: list[tuple[str, ...]]) -> Table:
+def evaluation_table(rows: Sequence[tuple[str, ...]]) -> Table:
     """Return plain and MC Dropout side by side; the first row is the head."""
     table = Table(*rows[0], title="On the test set, same weights", title_justify="left")
     for row in rows[1:]:

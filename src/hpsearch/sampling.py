@@ -81,9 +81,7 @@ class SeededSampler(BaseSampler):
         """As Optuna's."""
         return self._sampler.sample_independent(study, trial, param_name, param_distribution)
 
-    def after_trial(
-        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
-    ) -> None:
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """As Optuna's; a grid's only act here is to stop `Study.optimize`, which does not run."""
         if not isinstance(self._sampler, GridSampler):
             self._sampler.after_trial(study, trial, state, values)

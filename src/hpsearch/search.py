@@ -10,22 +10,21 @@ from rich.console import Console
 
 from hpsearch import entry
 from hpsearch.errors import HpsearchError
+from hpsearch.progress import Progress
 
 
 @hydra.main(config_path="../../conf", config_name="search", version_base="1.3")
-def main(config: DictConfig) -> float | None:
+def main(config: DictConfig) -> float:
     """Run one search; as a Hydra job it returns the best value."""
     console = Console(highlight=False)
     try:
-        from hpsearch.progress import Progress
-
         job = entry.instantiate(config)
         plain = OmegaConf.to_container(config, resolve=True)
         result = job.run(plain, partial(Progress, console=console))
     except (HpsearchError, KeyboardInterrupt) as error:
         raise entry.ending(error) from None
     result.show(console)
-    return result.outcome.best.value
+    return float(result.outcome.best.value)
 
 
 if __name__ == "__main__":

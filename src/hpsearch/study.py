@@ -23,6 +23,7 @@ from typing import Any
 
 import optuna
 import psutil
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -56,6 +57,7 @@ class SharedStudy:
     def open(
         cls,
         name: str,
+        *,
         storage: optuna.storages.BaseStorage,
         sampler: SeededSampler,
         pruner: optuna.pruners.BasePruner,
@@ -63,14 +65,13 @@ class SharedStudy:
         budget: Budget,
     ) -> SharedStudy:
         """Open the study `name` in `storage`, or create it."""
-        direction = "maximize" if maximize else "minimize"
         with storage_errors(f"of study {name}"):
             study = optuna.create_study(
                 study_name=name,
                 storage=storage,
                 sampler=sampler,
                 pruner=pruner,
-                direction=direction,
+                direction=StudyDirection.MAXIMIZE if maximize else StudyDirection.MINIMIZE,
                 load_if_exists=True,
             )
         return cls(study, sampler, budget)
@@ -162,7 +163,7 @@ class SharedStudy:
         if host == socket.gethostname() and not _is_alive(process):
             return True
         start = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
-        return time.time() > trial.user_attrs.get("lease", start + self.budget.lease_s)
+        return bool(time.time() > trial.user_attrs.get("lease", start + self.budget.lease_s))
 
     def _retry(self, trial: FrozenTrial) -> None:
         first = trial.user_attrs.get("retry_of", trial.number)

@@ -106,7 +106,9 @@ class Trainer:
         program.load(model, lambda layer: derive(seed, "dropout", layer))
         epochs = _Epochs(self.settings, listener, program.state, order)
         averaging = [Averaging()] if program.averaging else []
-        hypermodel.fit(hp, program.model, x=order, shuffle=False, callbacks=[epochs, *averaging], **self._common(tensors))
+        hypermodel.fit(
+            hp, program.model, x=order, shuffle=False, callbacks=[epochs, *averaging], **self._common(tensors)
+        )
         program.unload(model, epochs.best_state)
         return epochs.fitted
 
