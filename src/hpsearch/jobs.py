@@ -73,15 +73,7 @@ class Search:
         hypermodel = build_hypermodel(self.arch, measure(data.train.images, data.n_classes), self.optimizer)
         self._check(hypermodel)
         tracking = self.tracking()
-        study = SharedStudy.open(
-            self.study["name"],
-            storage=self.storage(),
-            sampler=self.sampler(root_seed=self.seed),
-            pruner=self.pruner,
-            maximize=self.training.maximize,
-            budget=self.budget,
-        )
-        self._check_same_settings(study, config, data)
+        study = self._open_study(config, data)
         progress = make_progress(self.training.monitor, self.training.epochs, self.training.maximize)
         parent = self._open_parent(study, tracking, data, config)
         conclusion = Conclusion(self.study["name"], study, tracking, parent, self.space, self.training)
@@ -118,6 +110,18 @@ class Search:
         model = hypermodel.build(hp)
         self.space.check_used(hp.asked)
         check_monitor(model, self.training.monitor)
+
+    def _open_study(self, config: Mapping[str, Any], data: SearchData) -> SharedStudy:
+        study = SharedStudy.open(
+            self.study["name"],
+            storage=self.storage(),
+            sampler=self.sampler(root_seed=self.seed),
+            pruner=self.pruner,
+            maximize=self.training.maximize,
+            budget=self.budget,
+        )
+        self._check_same_settings(study, config, data)
+        return study
 
     def _check_same_settings(self, study: SharedStudy, config: Mapping[str, Any], data: SearchData) -> None:
         """Trials are comparable only where data, architecture and training are the same; refuse to mix others in."""
