@@ -1,7 +1,7 @@
 """What a suggestion was based on: recorded with the trial, rebuilt to compute the suggestion again.
 
 A sampler is shown one snapshot of the study, read when its trial was claimed. Finished trials never change, so their
-numbers are enough; of those that ran, the names of the hyperparameters that they had drawn by then are kept too.
+numbers are enough; of those that ran, the names of what they had drawn by then are kept too.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 Record = dict[str, Any]
+SHARED = "tpe:relative_params"  # where TPE tells other workers what a trial is about to draw
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class History:
         running: dict[str, list[int]] = defaultdict(list)
         for trial in self.trials:
             if trial.state == TrialState.RUNNING:
-                running[" ".join(trial.params)].append(trial.number)
+                shared = [key for key in trial.system_attrs if key.startswith(SHARED)]
+                running[" ".join([*trial.params, *shared])].append(trial.number)
         finished = as_ranges(t.number for t in self.trials if t.state.is_finished())
         return {"finished": finished, "running": {names: as_ranges(numbers) for names, numbers in running.items()}}
 
@@ -60,10 +62,10 @@ def _as_it_ran(trial: FrozenTrial, names: list[str]) -> FrozenTrial:
         value=None,
         datetime_start=trial.datetime_start,
         datetime_complete=None,
-        params={name: trial.params[name] for name in names},
-        distributions={name: trial.distributions[name] for name in names},
+        params={name: value for name, value in trial.params.items() if name in names},
+        distributions={name: value for name, value in trial.distributions.items() if name in names},
         user_attrs={},
-        system_attrs={},
+        system_attrs={name: value for name, value in trial.system_attrs.items() if name in names},
         intermediate_values={},
     )
 
@@ -93,7 +95,7 @@ class PastStudy(Study):
         study_id: The storage's key of the study.
         direction: Whether values are to be small or large.
         history: The trials that can be seen.
-        storage: Where anything else is asked for; None where nothing else may be.
+        storage: Where anything else is asked for and written; None where nothing may change.
     """
 
     def __init__(
@@ -119,6 +121,10 @@ class _PastStorage:
     ) -> list[FrozenTrial]:
         trials = [t for t in self._trials if states is None or t.state in states]
         return copy.deepcopy(trials) if deepcopy else trials
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        if self._now is not None:
+            self._now.set_trial_system_attr(trial_id, key, value)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._now, name)

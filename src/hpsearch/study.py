@@ -104,7 +104,9 @@ class SharedStudy:
         """A worker that dies before this is found by the trial's age."""
         claim: dict[str, Any] = {TICKET: self.sampler.ticket, "history": self.sampler.history.record()}
         claim |= {WORKER: str(self.worker), LEASE: time.time() + self.budget.lease_s}
-        self.storage.set_trial_user_attrs(trial._trial_id, claim | ({"job": job} if (job := job_id()) else {}))
+        claim |= {"job": job} if (job := job_id()) else {}
+        self.storage.set_trial_user_attrs(trial._trial_id, claim)
+        trial._cached_frozen_trial.user_attrs.update(claim)  # which Optuna reads instead of the storage
 
     def lease(self, trial: optuna.Trial) -> Lease:
         """Return the lease of a claimed trial."""
