@@ -84,7 +84,9 @@ class ShortTrials:
             sampler=SeededSampler(make=make, root_seed=1, per_trial=True),
             pruner=Hyperband(min_resource=1, max_resource=self.n_epochs, reduction_factor=3),
             maximize=False,
-            budget=Budget(self.n_trials, None, max_failures=0, max_retries=1000, lease_s=self.lease_s, linger=True),
+            budget=Budget(
+                self.n_trials, None, max_failures=0, max_retries=1000, lease_s=self.lease_s, linger=True, grace_s=5
+            ),
         )
 
     def work(self) -> None:

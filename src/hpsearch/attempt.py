@@ -7,17 +7,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import optuna
+from optuna.trial import FrozenTrial
 
 from hpsearch.errors import DivergedError, TakenOverError, UserError
 from hpsearch.leases import Lease
-from hpsearch.machines import Preempted
+from hpsearch.machines import Preempted, leave_if_asked
 from hpsearch.runs import ChildRun, ParentRun
 from hpsearch.study import SharedStudy, number_of
 from hpsearch.tracking import Tracking
 
 Ended = Callable[[str, float | None], None]
+HAND_OVER_S = 5.0  # what another worker may go on with at once should have arrived in MLflow, if that is there
 
 
 class OutOfTimeError(Exception):
@@ -33,25 +36,25 @@ class Attempt:
         trial: It.
         run: Its MLflow run.
         number: What it is called and seeded by.
-        is_retry: Whether an earlier try of it was cut short.
         lease: Says whether another worker has taken it over.
         ended: Called with what it came to, in a word or a sentence, and its value if it has one.
         deadline: On `time.monotonic`'s clock; a trial that runs then is given back.
+        is_over: Whether it has ended for good: not given back, not paused.
     """
 
     study: SharedStudy
-    trial: optuna.Trial
+    trial: Any
     run: ChildRun
     number: int
-    is_retry: bool
     lease: Lease
     ended: Ended
     deadline: float
+    is_over: bool = False
 
     @classmethod
     def of(
         cls,
-        trial: optuna.Trial,
+        trial: optuna.Trial | FrozenTrial,
         *,
         study: SharedStudy,
         tracking: Tracking,
@@ -61,8 +64,8 @@ class Attempt:
     ) -> Attempt:
         """Open the trial's run and lease."""
         number, is_retry = number_of(trial), "retry_of" in trial.user_attrs
-        run = tracking.open_child(parent, number, trial.number, is_retry)
-        return cls(study, trial, run, number, is_retry, study.lease(trial), ended, deadline)
+        run = tracking.open_child(parent, number, is_retry)
+        return cls(study, trial, run, number, study.lease(trial), ended, deadline)
 
     @contextmanager
     def kept(self) -> Iterator[Attempt]:
@@ -80,7 +83,7 @@ class Attempt:
             except TakenOverError as error:
                 self._taken_over(error)
             except optuna.TrialPruned as error:
-                self._prune("pruned", str(error), "KILLED")
+                self._stop(str(error))
             except DivergedError as error:
                 self._prune("diverged", str(error), "FAILED")
             except Preempted as error:
@@ -99,14 +102,16 @@ class Attempt:
             TrialPruned: It is not among the best.
             TakenOverError: Another worker took this one for dead and tries the trial again.
             OutOfTimeError: The search's time is over.
+            Preempted: The cluster asked this worker to go.
         """
         if self.lease.is_lost.is_set():
             raise TakenOverError("another worker has taken the trial over")
         self.run.epoch(epoch, metrics)
-        is_pruned = self.study.report(self.trial, value, epoch)
+        self.study.report(self.trial, value, epoch)
+        leave_if_asked()
         if time.monotonic() > self.deadline:
             raise OutOfTimeError("budget.timeout_s is over")
-        if is_pruned:
+        if self.study.should_stop(self.trial, epoch):
             raise optuna.TrialPruned(f"{value:.4g} at epoch {epoch} was not among the best at that epoch")
 
     def finish(self, value: float) -> None:
@@ -117,8 +122,17 @@ class Attempt:
         self.run.end("FINISHED")
         self._tell(lambda: self.study.complete(self.trial, value), "finished", value)
 
+    def _stop(self, message: str) -> None:
+        if not self.study.pauses:
+            self._prune("pruned", message, "KILLED")
+            return
+        self.close("paused", message, "SCHEDULED")
+        self.run.arrive(HAND_OVER_S)
+        self.study.pause(self.trial)
+        self.ended("paused", None)
+
     def _prune(self, reason: str, message: str, status: str) -> None:
-        self._close(reason, message, status)
+        self.close(reason, message, status)
         self._tell(lambda: self.study.prune(self.trial, reason), reason, None)
 
     def _tell(self, tell: Callable[[], None], outcome: str, value: float | None) -> None:
@@ -127,19 +141,23 @@ class Attempt:
         except TakenOverError as error:
             self._taken_over(error)
         else:
+            self.is_over = True
             self.ended(outcome, value)
 
     def _fail(self, reason: str, message: str) -> None:
         first_line = " ".join(re.sub(r"\x1b\[\d+m", "", message).split("\n\n")[:2])  # Keras says where, then what
-        self._close(reason, message[:5000], "FAILED")
+        self.close(reason, message[:5000], "FAILED")
         self.study.fail(self.trial, reason, first_line)
+        self.is_over = True
         self.ended(f"failed: {first_line}", None)
 
     def _give_back(self, reason: str, message: str) -> None:
-        self._close(reason, message, "KILLED")
+        self.close(reason, message, "KILLED")
+        self.run.arrive(HAND_OVER_S)
         self.study.fail(self.trial, reason, message)
 
-    def _close(self, reason: str, message: str, status: str) -> None:
+    def close(self, reason: str, message: str, status: str) -> None:
+        """End its run, with the reason."""
         self.run.tag({"hpsearch.reason": reason, "hpsearch.message": message})
         self.run.end(status)
 

@@ -23,6 +23,7 @@ class Budget:
     max_retries: int
     lease_s: float
     linger: bool
+    grace_s: float
 
     def has_room(self, trials: list[FrozenTrial]) -> bool:
         """Return whether these trials leave any of it; one that runs holds its place."""

@@ -19,6 +19,7 @@ from hpsearch.spool_file import Away, Entry, chunks
 TRIAL = "hpsearch.trial"
 EPOCH = "time/epoch_s"  # each epoch writes it, so its steps tell which epochs have arrived
 # What a store answers when asking again would change nothing; whatever else goes wrong may pass.
+SCHEDULED = "SCHEDULED"  # the status of a paused trial's run, which has not ended
 REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "BAD_REQUEST"}
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,13 @@ class Delivery:
                 if entry["entry"] == "file":
                     _unless_refused(run_id, client.log_artifact, run_id, entry["path"], entry["folder"])
                 elif entry["entry"] == "end":
-                    _unless_refused(run_id, client.set_terminated, run_id, entry["status"], entry["time"])
+                    _unless_refused(run_id, self._end, run_id, entry["status"], entry["time"])
+
+    def _end(self, run_id: str, status: str, end_time: int) -> None:
+        if status == SCHEDULED:
+            self._client.update_run(run_id, status=status)
+        else:
+            self._client.set_terminated(run_id, status, end_time)
 
 
 def _is_there(state: Entry, key: str, _value: float, _time: int, step: int) -> bool:

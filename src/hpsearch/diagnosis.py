@@ -11,8 +11,9 @@ from typing import Any
 from mlflow.entities import Metric, Run
 from optuna.trial import FrozenTrial, TrialState
 
-from hpsearch.delivery import TRIAL
+from hpsearch.delivery import SCHEDULED, TRIAL
 from hpsearch.leases import WORKER, is_dead
+from hpsearch.promotion import is_seen_paused
 from hpsearch.runs import ParentRun, TrialName, now_ms
 from hpsearch.sampling import SURPLUS
 from hpsearch.space import Space
@@ -136,7 +137,7 @@ class Diagnosis:
 
     def _write(self, number: int, trial: FrozenTrial) -> None:
         values = self.space.values(trial)
-        run = self.tracking.open_child(self.parent, number, trial.number, is_retry=True)
+        run = self.tracking.open_child(self.parent, number, is_retry=True)
         run.tag({"mlflow.runName": TrialName(number, values), "hpsearch.written_by": "hpsearch.doctor"})
         run.params(values)
         for step, value in trial.intermediate_values.items():
@@ -152,6 +153,8 @@ class Diagnosis:
 def expected_status(trial: FrozenTrial) -> str:
     """Return the status that a trial's run has in MLflow."""
     reason = trial.user_attrs.get("reason")
+    if is_seen_paused(trial):
+        return SCHEDULED
     if trial.state == TrialState.COMPLETE:
         return "FINISHED"
     if trial.state == TrialState.RUNNING:

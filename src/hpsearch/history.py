@@ -1,7 +1,8 @@
 """What a suggestion was based on: recorded with the trial, rebuilt to compute the suggestion again.
 
 A sampler is shown one snapshot of the study, read when its trial was claimed. Finished trials never change, so their
-numbers are enough; of those that ran, the names of what they had drawn by then are kept too.
+numbers are enough; of those that ran, the names of what they had drawn by then are kept too, of those that were
+paused, which a sampler sees as pruned, the epoch.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from hpsearch.promotion import as_seen, is_seen_paused
+
 Record = dict[str, Any]
 SHARED = "tpe:relative_params"  # where TPE tells other workers what a trial is about to draw
 
@@ -30,7 +33,7 @@ class History:
     @classmethod
     def now(cls, study: Study) -> History:
         """Read it from the storage, not from the study: pruners hide a part of the trials."""
-        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+        trials = [as_seen(t) for t in study._storage.get_all_trials(study._study_id, deepcopy=False)]
         # A storage may change a running trial in place, as it learns more of it.
         return cls([t if t.state.is_finished() else copy.copy(t) for t in trials])
 
@@ -41,16 +44,27 @@ class History:
             if trial.state == TrialState.RUNNING:
                 shared = [key for key in trial.system_attrs if key.startswith(SHARED)]
                 running[" ".join([*trial.params, *shared])].append(trial.number)
-        finished = as_ranges(t.number for t in self.trials if t.state.is_finished())
-        return {"finished": finished, "running": {names: as_ranges(numbers) for names, numbers in running.items()}}
+        paused: dict[str, list[int]] = defaultdict(list)
+        for trial in self.trials:
+            if is_seen_paused(trial):
+                paused[str(trial.last_step)].append(trial.number)
+        finished = as_ranges(t.number for t in self.trials if t.state.is_finished() and not is_seen_paused(t))
+        record = {"running": running, "paused": paused}
+        return {"finished": finished} | {
+            kind: {key: as_ranges(numbers) for key, numbers in groups.items()}
+            for kind, groups in record.items()
+            if groups
+        }
 
     @classmethod
     def of(cls, record: Record, trials: list[FrozenTrial]) -> History:
         """Return what a record tells of, from the trials as they are now."""
         by_number = {t.number: t for t in trials}
         then = [by_number[number] for number in from_ranges(record["finished"])]
-        for names, numbers in record["running"].items():
+        for names, numbers in record.get("running", {}).items():
             then += [_as_it_ran(by_number[number], names.split()) for number in from_ranges(numbers)]
+        for step, numbers in record.get("paused", {}).items():
+            then += [_as_it_paused(by_number[number], int(step)) for number in from_ranges(numbers)]
         return cls(sorted(then, key=lambda t: t.number))
 
 
@@ -68,6 +82,13 @@ def _as_it_ran(trial: FrozenTrial, names: list[str]) -> FrozenTrial:
         system_attrs={name: value for name, value in trial.system_attrs.items() if name in names},
         intermediate_values={},
     )
+
+
+def _as_it_paused(trial: FrozenTrial, step: int) -> FrozenTrial:
+    then = copy.copy(trial)
+    then.state, then.values = TrialState.PRUNED, None
+    then.intermediate_values = {at: value for at, value in trial.intermediate_values.items() if at <= step}
+    return then
 
 
 def as_ranges(numbers: Iterable[int]) -> str:

@@ -20,11 +20,12 @@ from hpsearch.architectures.building import build_hypermodel
 from hpsearch.architectures.facts import measure
 from hpsearch.attempt import OutOfTimeError
 from hpsearch.budget import Budget
+from hpsearch.checkpoints import Checkpoints
 from hpsearch.conclusion import Conclusion, SearchResult
 from hpsearch.data import Data, SearchData
 from hpsearch.errors import ConfigError, SearchError
 from hpsearch.hyperparameters import OptunaHyperParameters
-from hpsearch.machines import Preempted, leaving_on_signal
+from hpsearch.machines import Preempted, leave_if_asked, leaving_on_signal
 from hpsearch.mc_dropout import McDropout
 from hpsearch.objective import Objective, settings_shown
 from hpsearch.progress import Progress
@@ -57,6 +58,7 @@ class Search:
     sampler: partial[SeededSampler]
     pruner: optuna.pruners.BasePruner
     storage: Callable[[], SharedStorage]
+    checkpoints: Checkpoints
     budget: Budget
     tracking: Callable[[], Tracking]
     uncertainty: McDropout
@@ -81,10 +83,8 @@ class Search:
         data = self.data.for_search()
         hypermodel = build_hypermodel(self.arch, measure(data.train.images, data.n_classes), self.optimizer)
         self._check(hypermodel)
-        tracking = self.tracking()
-        study = self._open_study(config, data)
         progress = make_progress(self.training.monitor, self.training.epochs, self.training.maximize)
-        parent = self._open_parent(study, tracking, data, config)
+        study, tracking, parent = self._open(data, config)
         conclusion = Conclusion(self.study["name"], study, tracking, parent, self.space, self.training)
         objective = Objective(
             hypermodel=hypermodel,
@@ -94,12 +94,13 @@ class Search:
             tracking=tracking,
             parent=parent,
             keep_model=conclusion.keep,
+            checkpoints=self.checkpoints,
             progress=progress,
             settings=settings_shown(config, ("arch", "optimizer", "training")),
             root_seed=self.seed,
             deadline=time.monotonic() + (self.budget.timeout_s or math.inf),
         )
-        with leaving_on_signal(), self._closing(conclusion, progress):
+        with leaving_on_signal(self.budget.grace_s), self._closing(conclusion, progress):
             self._run_trials(study, objective, conclusion, progress)
             return self._conclude(conclusion, data, progress)
 
@@ -144,18 +145,6 @@ class Search:
         self.space.check_used(hp.asked)
         check_monitor(model, self.training.monitor)
 
-    def _open_study(self, config: Mapping[str, Any], data: SearchData) -> SharedStudy:
-        study = SharedStudy.open(
-            self.study["name"],
-            storage=self.storage(),
-            sampler=self.sampler(root_seed=self.seed),
-            pruner=self.pruner,
-            maximize=self.training.maximize,
-            budget=self.budget,
-        )
-        self._check_same_settings(study, config, data)
-        return study
-
     def _check_same_settings(self, study: SharedStudy, config: Mapping[str, Any], data: SearchData) -> None:
         """Trials are comparable only where data, architecture and training are the same; refuse to mix others in."""
         mine = {"data.fingerprint": data.fingerprint, **settings_shown(config, SETTINGS_OF_A_STUDY)}
@@ -194,14 +183,16 @@ class Search:
         label = f"#{number_of(best)} {best.value:.4f}" if best else ""
         with progress.search(n_trials, n_spent, label, best.value if best else None):
             while time.monotonic() < objective.deadline:
+                leave_if_asked()
                 trial = study.claim()
-                if trial is None and not (self.budget.linger and study.others_run()):
-                    break
                 try:
                     if trial is not None:
                         objective.run(trial)
-                    else:
+                    elif self.budget.linger and study.others_run():
                         time.sleep(LINGER_EVERY_S)
+                    else:
+                        objective.end_paused()
+                        break
                 except OutOfTimeError:
                     break
 
@@ -214,7 +205,7 @@ class Search:
                 f"{self.budget.n_trials + 10}, or a narrower space.bounds.learning_rate."
             )
         version, evaluation = None, None
-        if not conclusion.study.others_run() and conclusion.study.claim_conclusion():
+        if not conclusion.study.is_running() and conclusion.study.claim_conclusion():
             model, version = conclusion.register(best, data)
             evaluation = conclusion.evaluate(model, version, self.data.test(), self.uncertainty, progress)
         else:

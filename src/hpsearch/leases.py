@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import optuna
 import psutil
@@ -72,16 +73,16 @@ def _this_place() -> str:
 def is_dead(trial: FrozenTrial, lease_s: float) -> bool:
     """Return whether a running trial has lost its worker: seen gone, or silent for longer than its lease."""
     name = trial.user_attrs.get(WORKER)
-    if name is not None and Worker.of(name).is_seen_dead():
+    if name and Worker.of(name).is_seen_dead():
         return True
     claimed = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
-    return bool(time.time() > trial.user_attrs.get(LEASE, claimed + lease_s))
+    return bool(time.time() > (trial.user_attrs.get(LEASE) or claimed + lease_s))
 
 
 class Lease:
     """A claimed trial's lease. `is_lost` is set when somebody else has ended the trial, taking its worker for dead."""
 
-    def __init__(self, trial: optuna.Trial, lease_s: float) -> None:
+    def __init__(self, trial: Any, lease_s: float) -> None:
         self._trial, self._lease_s = trial, lease_s
         self.is_lost = threading.Event()
 

@@ -29,35 +29,44 @@ class Preempted(BaseException):
         return 128 + self.number
 
 
+_asked: list[int] = []
+
+
+def leave_if_asked() -> None:
+    """Raise Preempted where the cluster has asked; called where a trial can be given back without a loss."""
+    if _asked:
+        raise Preempted(_asked[0])
+
+
 @contextmanager
-def leaving_on_signal() -> Iterator[None]:
+def leaving_on_signal(grace_s: float) -> Iterator[None]:
     """Within the block SIGTERM, and what submitit sends before a job's time is over, raise Preempted.
 
-    After the block the signal goes on to whoever waited for it before, so that submitit can have the job requeued.
+    They do at the next `leave_if_asked`, or wherever the process is after `grace_s` seconds. After the block the signal
+    goes on to whoever waited for it before, so that submitit can have the job requeued.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = {signal.SIGTERM, signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"]}
 
-    def leave(number: int, _frame: Any) -> None:
-        for each in numbers:
-            signal.signal(each, signal.SIG_IGN)  # SLURM repeats itself while the trial is given back
-        raise Preempted(number)
+    def ask(number: int, _frame: Any) -> None:
+        if not _asked:  # SLURM repeats itself while the trial is given back
+            _asked.append(number)
+            signal.setitimer(signal.ITIMER_REAL, grace_s)
 
-    before = {number: signal.signal(number, leave) for number in numbers}
+    def leave(_number: int, _frame: Any) -> None:
+        raise Preempted(_asked[0])
+
+    usual = {signal.SIGTERM, signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"]}
+    before = {number: signal.signal(number, ask) for number in usual}
+    before[signal.SIGALRM] = signal.signal(signal.SIGALRM, leave)
     try:
         yield
-    except Preempted as preempted:
-        _restore(before)
-        handler = before[signal.Signals(preempted.number)]
-        if callable(handler):
-            handler(preempted.number, None)
-        raise
     finally:
-        _restore(before)
-
-
-def _restore(handlers: dict[signal.Signals, Any]) -> None:
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        while _asked:
+            asked = signal.Signals(_asked.pop())
+            if callable(handler := before[asked]):
+                handler(asked, None)

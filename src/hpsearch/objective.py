@@ -10,16 +10,20 @@ import keras
 import keras_tuner
 import optuna
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
+from optuna.trial import FrozenTrial
 
-from hpsearch.attempt import Attempt
+from hpsearch.attempt import Attempt, Ended
+from hpsearch.checkpoints import Checkpoints, Slot
+from hpsearch.epochs import Fitted
 from hpsearch.hyperparameters import OptunaHyperParameters
 from hpsearch.progress import Progress
 from hpsearch.runs import ChildRun, ParentRun, TrialName
 from hpsearch.seeds import derive
 from hpsearch.space import Space
 from hpsearch.study import SharedStudy
+from hpsearch.telling import PROMOTED
 from hpsearch.tracking import Tracking
-from hpsearch.training import Fitted, Trainer
+from hpsearch.training import Trainer
 
 KeepModel = Callable[[keras.Model, ChildRun, float], None]
 
@@ -35,6 +39,7 @@ class Objective:
         study: Where the trial was claimed, and is ended.
         tracking: Writes its run, a child of `parent`.
         keep_model: Called with each finished trial's model, its run and its value, before the trial is told.
+        checkpoints: Where running and paused trials leave what they go on from.
         settings: Plain settings that each child run shows beside its hyperparameters.
         root_seed: Seeds grow from it, the study's name and the trial's number.
         deadline: On `time.monotonic`'s clock; a trial that runs then is given back.
@@ -47,6 +52,7 @@ class Objective:
     tracking: Tracking
     parent: ParentRun
     keep_model: KeepModel
+    checkpoints: Checkpoints
     progress: Progress
     settings: Mapping[str, object]
     root_seed: int
@@ -54,33 +60,46 @@ class Objective:
 
     def run(self, trial: optuna.Trial) -> None:
         """Run a claimed trial to its end, whatever that is; see `Attempt.kept` for what is raised."""
-        attempt = Attempt.of(
+        attempt = self._attempt(trial, self.progress.end_trial)
+        slot = self.checkpoints.of(self.study.optuna.study_name, attempt.number)
+        seed = derive(self.root_seed, self.study.optuna.study_name, "trial", attempt.number)
+        with attempt.kept():
+            self._finish(attempt, *self._fit(attempt, seed, slot))
+        if attempt.is_over:
+            slot.remove()
+
+    def _attempt(self, trial: optuna.Trial | FrozenTrial, ended: Ended) -> Attempt:
+        return Attempt.of(
             trial,
             study=self.study,
             tracking=self.tracking,
             parent=self.parent,
-            ended=self.progress.end_trial,
+            ended=ended,
             deadline=self.deadline,
         )
-        seed = derive(self.root_seed, self.study.optuna.study_name, "trial", attempt.number)
-        with attempt.kept():
-            self._finish(attempt, *self._fit(attempt, seed))
 
-    def _fit(self, attempt: Attempt, seed: int) -> tuple[keras.Model, Fitted]:
+    def end_paused(self) -> None:
+        """End the trials that are paused for good, and remove the checkpoints that nobody goes on from."""
+        for trial in self.study.end_paused():
+            self._attempt(trial, lambda *_: None).close("pruned", "it was not promoted", "KILLED")
+        if not self.study.others_run():
+            self.checkpoints.clear(self.study.optuna.study_name)
+
+    def _fit(self, attempt: Attempt, seed: int, slot: Slot) -> tuple[keras.Model, Fitted]:
         keras.utils.set_random_seed(derive(seed, "weights"))
         hp = OptunaHyperParameters(attempt.trial, self.space)
         model = self.hypermodel.build(hp)
         name = TrialName(attempt.number, hp.values)
         attempt.run.tag({MLFLOW_RUN_NAME: name})
         attempt.run.params({**hp.values, **self.settings, "trial_seed": seed})
-        self.progress.begin_trial(str(name))
+        self.progress.begin_trial(str(name), is_promoted=PROMOTED in attempt.trial.user_attrs)
 
         def listen(epoch: int, metrics: Mapping[str, float]) -> None:
             value = metrics[self.trainer.settings.monitor]
             self.progress.epoch(epoch, value)
             attempt.epoch(epoch, metrics, value)
 
-        return model, self.trainer.fit(self.hypermodel, hp, model, derive(seed, "fit"), listen)
+        return model, self.trainer.fit(self.hypermodel, hp, model, derive(seed, "fit"), listen, slot=slot)
 
     def _finish(self, attempt: Attempt, model: keras.Model, fitted: Fitted) -> None:
         value = fitted.metrics[self.trainer.settings.monitor]

@@ -140,6 +140,10 @@ class ChildRun(TrackedRun):
         """Set the final status: FINISHED, KILLED or FAILED."""
         self._file.append({"entry": "end", "status": status, "time": now_ms()})
 
+    def arrive(self, timeout_s: float) -> None:
+        """Wait until all has arrived, but not longer than `timeout_s` seconds."""
+        self._spool.drain(timeout_s)
+
     def abandon(self) -> None:
         """Forget what has not been sent: the trial is another worker's now."""
         self._spool.drop(self._key)

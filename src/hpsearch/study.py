@@ -13,6 +13,8 @@ it, so workers need nothing in common but the storage. What Optuna does not know
     retry_of    Optuna's number of the first try, where it is one that was killed and is tried again
     retry_after the same of the try before
     against     the trials that it was compared with when it was pruned
+    paused      the epoch at which it waits to be promoted
+    promoted    the epoch until which it was promoted
 """
 
 from __future__ import annotations
@@ -25,24 +27,22 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.budget import SPENT, Budget, is_doubled, n_tickets
-from hpsearch.errors import TakenOverError
-from hpsearch.history import as_ranges
 from hpsearch.leases import LEASE, WORKER, Lease, Worker, is_dead
 from hpsearch.machines import job_id
-from hpsearch.patience import impatient, is_away
+from hpsearch.promotion import PAUSED, PausableStudy
 from hpsearch.sampling import RETRIED_REASONS, SURPLUS, TICKET, SeededSampler, ticket
 from hpsearch.storage import SharedStorage, storage_errors
+from hpsearch.telling import PROMOTED, Telling
 
 CONCLUDED = "concluded"
 
 
-class SharedStudy:
+class SharedStudy(Telling):
     """A study that many workers share through its storage."""
 
-    def __init__(self, study: optuna.Study, storage: SharedStorage, sampler: SeededSampler, budget: Budget) -> None:
-        self.optuna, self.storage, self.sampler, self.budget = study, storage, sampler, budget
-        self.worker = Worker.this()
-        self._unsent: list[tuple[int, float]] = []
+    def __init__(self, study: PausableStudy, storage: SharedStorage, sampler: SeededSampler, budget: Budget) -> None:
+        super().__init__(study, storage)
+        self.sampler, self.budget = sampler, budget
 
     @classmethod
     def open(
@@ -57,19 +57,10 @@ class SharedStudy:
     ) -> SharedStudy:
         """Open the study `name` in `storage`, or create it."""
         with storage_errors(f"of study {name}"):
-            study = optuna.create_study(
-                study_name=name,
-                storage=storage,
-                sampler=sampler,
-                pruner=pruner,
-                direction=StudyDirection.MAXIMIZE if maximize else StudyDirection.MINIMIZE,
-                load_if_exists=True,
-            )
+            direction = StudyDirection.MAXIMIZE if maximize else StudyDirection.MINIMIZE
+            optuna.create_study(study_name=name, storage=storage, direction=direction, load_if_exists=True)
+            study = PausableStudy(name, storage, sampler, pruner)
         return cls(study, storage, sampler, budget)
-
-    def trials(self) -> list[FrozenTrial]:
-        """Return all trials, as they stand in the storage now."""
-        return self.optuna.get_trials(deepcopy=False)
 
     def n_spent(self) -> int:
         """Return how many trials are finished or pruned."""
@@ -83,86 +74,35 @@ class SharedStudy:
         """
         trials = self.release_dead()
         self.budget.check_failures(trials)
-        if not self._has_room(trials):
+        self.optuna.closing = not self._has_room(trials)
+        if self.optuna.closing and not self.optuna.promotable():
             return None
         trial = self.optuna.ask()
-        self._write_claim(trial)
+        if PAUSED in trial.user_attrs:  # it has its place in the budget, and what it was based on is recorded
+            self.write(trial, {**self._signature(), PROMOTED: trial.user_attrs[PAUSED]})
+            return trial
+        history = self.sampler.history.record()
+        self.write(trial, {TICKET: self.sampler.ticket, "history": history, **self._signature()})
         before = [t for t in self.trials() if t.number < trial.number]
-        is_beyond = self.sampler.is_exhausted(self.sampler.ticket)
         is_double = is_doubled(trial.user_attrs.get("retry_after"), before)
-        if not self.budget.has_room(before) or is_beyond or is_double:
+        if not self.budget.has_room(before) or self.sampler.is_exhausted(self.sampler.ticket) or is_double:
             self.fail(trial, SURPLUS, "another worker had claimed the last trial of the budget")
             return None
         return trial
+
+    def _signature(self) -> dict[str, Any]:
+        """A worker that dies before it has signed is found by the trial's age."""
+        signed: dict[str, Any] = {WORKER: str(self.worker), LEASE: time.time() + self.budget.lease_s}
+        return signed | ({"job": job} if (job := job_id()) else {})
 
     def _has_room(self, trials: list[FrozenTrial]) -> bool:
         if not self.budget.has_room(trials):
             return False
         return any(t.state == TrialState.WAITING for t in trials) or not self.sampler.is_exhausted(n_tickets(trials))
 
-    def _write_claim(self, trial: optuna.Trial) -> None:
-        """A worker that dies before this is found by the trial's age."""
-        claim: dict[str, Any] = {TICKET: self.sampler.ticket, "history": self.sampler.history.record()}
-        claim |= {WORKER: str(self.worker), LEASE: time.time() + self.budget.lease_s}
-        claim |= {"job": job} if (job := job_id()) else {}
-        self.storage.set_trial_user_attrs(trial._trial_id, claim)
-        trial._cached_frozen_trial.user_attrs.update(claim)  # which Optuna reads instead of the storage
-
-    def lease(self, trial: optuna.Trial) -> Lease:
+    def lease(self, trial: optuna.Trial | FrozenTrial) -> Lease:
         """Return the lease of a claimed trial."""
         return Lease(trial, self.budget.lease_s)
-
-    def report(self, trial: optuna.Trial, value: float, step: int) -> bool:
-        """Tell the pruner a value, and return whether the trial should be pruned.
-
-        Where the storage is away, the value waits here for the next call and the trial goes on.
-
-        Raises:
-            TakenOverError: Another worker has ended the trial, taking this one for dead.
-        """
-        self._unsent.append((step, value))
-        try:
-            with impatient():
-                self._send(trial)
-                return trial.should_prune()
-        except Exception as error:
-            if not is_away(error):
-                raise
-            return False
-
-    def _send(self, trial: optuna.Trial) -> None:
-        try:
-            while self._unsent:
-                step, value = self._unsent[0]
-                trial.report(value, step)
-                self._unsent.pop(0)
-        except optuna.exceptions.UpdateFinishedTrialError as error:
-            self._unsent.clear()
-            raise _taken_over(trial) from error
-
-    def complete(self, trial: optuna.Trial, value: float) -> None:
-        """End a trial with its value."""
-        self._tell(trial, TrialState.COMPLETE, {}, value)
-
-    def prune(self, trial: optuna.Trial, reason: str) -> None:
-        """End a trial that is not worth going on with; samplers learn from it."""
-        step = self.optuna._storage.get_trial(trial._trial_id).last_step
-        others = (t.number for t in self.trials() if t.number != trial.number and step in t.intermediate_values)
-        self._tell(trial, TrialState.PRUNED, {"reason": reason, "against": as_ranges(others)})
-
-    def _tell(self, trial: optuna.Trial, state: TrialState, attrs: dict[str, Any], value: float | None = None) -> None:
-        try:
-            self._send(trial)
-            if attrs:
-                self.storage.set_trial_user_attrs(trial._trial_id, attrs)
-            self.optuna.tell(trial, value, state=state)
-        except (optuna.exceptions.UpdateFinishedTrialError, ValueError) as error:
-            # A call that was repeated because its answer was lost finds that it has succeeded.
-            ended = self.optuna._storage.get_trial(trial._trial_id)
-            if not ended.state.is_finished():
-                raise
-            if (ended.state, ended.user_attrs.get(WORKER)) != (state, str(self.worker)):
-                raise _taken_over(trial) from error
 
     def fail(self, trial: optuna.Trial | FrozenTrial, reason: str, message: str) -> bool:
         """End a trial without a value; where only its process was at fault, it will be tried again.
@@ -173,7 +113,7 @@ class SharedStudy:
         storage, trial_id = self.optuna._storage, trial._trial_id
         self._unsent.clear()
         try:
-            self.storage.set_trial_user_attrs(trial_id, {"reason": reason, "message": message})
+            self.write(trial, {"reason": reason, "message": message})
             if reason in RETRIED_REASONS:
                 self._retry(storage.get_trial(trial_id))  # first, so that nobody sees a gap in the budget
             storage.set_trial_state_values(trial_id, TrialState.FAIL)
@@ -197,11 +137,8 @@ class SharedStudy:
         n_tries = 1 + sum(t.user_attrs.get("retry_of") == first for t in trials)
         if n_tries <= self.budget.max_retries:
             again = {TICKET: ticket(trial, trials), "retry_of": first, "retry_after": trial.number}
+            again |= {PROMOTED: trial.user_attrs[PROMOTED]} if PROMOTED in trial.user_attrs else {}
             self.optuna.enqueue_trial(trial.params, user_attrs=again)
-
-    def is_running(self) -> bool:
-        """Return whether any trial runs."""
-        return any(t.state == TrialState.RUNNING for t in self.trials())
 
     def others_run(self) -> bool:
         """Return whether trials of other workers run, or wait to be tried again."""
@@ -237,7 +174,3 @@ def best_trial(trials: list[FrozenTrial], maximize: bool) -> FrozenTrial | None:
     complete = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
     sign: Any = -1 if maximize else 1
     return min(complete, key=lambda t: (sign * t.value, number_of(t)), default=None)
-
-
-def _taken_over(trial: optuna.Trial) -> TakenOverError:
-    return TakenOverError(f"another worker took trial {trial.number} over, since nothing was heard of this one")

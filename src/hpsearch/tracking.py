@@ -15,7 +15,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFL
 
 from hpsearch.delivery import Delivery, check_reachable, find_child
 from hpsearch.errors import TrackingError
-from hpsearch.runs import ChildRun, ParentRun, TrackedRun
+from hpsearch.runs import ChildRun, ParentRun, TrackedRun, now_ms
 from hpsearch.spool import Spool
 from hpsearch.storage import without_password
 
@@ -91,7 +91,7 @@ class Tracking:
                 )
         return parent
 
-    def open_child(self, parent: ParentRun, number: int, attempt: int, is_retry: bool) -> ChildRun:
+    def open_child(self, parent: ParentRun, number: int, is_retry: bool) -> ChildRun:
         """Return the run of the trial that is called `number`: a child of `parent`, new or from an earlier try.
 
         MLflow is not asked; the run is found or made when its spool is sent.
@@ -103,7 +103,7 @@ class Tracking:
         return ChildRun(
             self.client,
             spool=self.spool,
-            key=f"{key}-{attempt}",
+            key=f"{key}-{now_ms()}",
             opening=opening,
             before=before,
             patience_s=self.patience_s,
