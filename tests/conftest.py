@@ -122,3 +122,81 @@ def mlflow_server(tmp_path):
     server = MlflowServer(folder)
     yield server
     server.stop()
+
+
+class SlurmCluster:
+    """A SLURM cluster of one node, this machine, without systemd."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.processes = folder, []
+        self.environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
+        host, ports = socket.gethostname().split(".")[0], (free_port(), free_port())
+        (folder / "slurm.conf").write_text(
+            f"""ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={ports[0]}
+SlurmdPort={ports[1]}
+SlurmUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/slurmd
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+MpiDefault=none
+ReturnToService=2
+SelectType=select/cons_tres
+KillWait=30
+GresTypes=gpu
+NodeName={host} NodeAddr=127.0.0.1 CPUs=8 Boards=1 SocketsPerBoard=1 CoresPerSocket=8 ThreadsPerCore=1 \
+    RealMemory=4000 Gres=gpu:4 State=UNKNOWN
+PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP OverSubscribe=FORCE:4
+"""
+        )
+        (folder / "gres.conf").write_text("Name=gpu File=/dev/null Count=4\n")
+        for name in ("state", "slurmd"):
+            (folder / name).mkdir()
+        key = folder / "munge.key"
+        key.write_bytes(os.urandom(1024))
+        key.chmod(0o600)
+        munge = ["munged", "--force", f"--socket={folder}/munge.socket", f"--key-file={key}"]
+        munge += [f"--pid-file={folder}/munged.pid", f"--seed-file={folder}/seed", f"--log-file={folder}/munged.log"]
+        self.start([*munge, "--foreground"])
+        wait_until((folder / "munge.socket").exists, "munged's start")
+        self.start(["slurmctld", "-D"])
+        self.start(["slurmd", "-D", "-N", host])
+        wait_until(lambda: "idle" in self.ask("sinfo", "--noheader", "--format=%T"), "the SLURM node's start")
+
+    def start(self, command):
+        log = open(self.folder / f"{command[0]}.out", "ab")  # noqa: SIM115 (the daemon writes to it)
+        self.processes.append(subprocess.Popen(command, env=self.environment, stdout=log, stderr=log))
+
+    def ask(self, *command):
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60, check=False)
+        return done.stdout + done.stderr
+
+    def jobs(self, states="RUNNING"):
+        """Return the jobs in these states, `17_3`."""
+        return self.ask("squeue", "--noheader", "--array", "--format=%i", f"--states={states}").split()
+
+    def stop(self):
+        self.ask("scancel", "--user", "root")
+        for process in reversed(self.processes):
+            process.terminate()
+        for process in self.processes:
+            process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory):
+    if not all(shutil.which(name) for name in ("munged", "slurmctld", "slurmd", "sbatch")) or os.getuid():
+        pytest.skip("SLURM is not installed (Debian's packages slurm-wlm and munge), or this is not root")
+    folder = tmp_path_factory.mktemp("slurm")
+    for parent in [folder, *folder.parents][:3]:
+        parent.chmod(0o755)
+    cluster = SlurmCluster(folder)
+    yield cluster
+    cluster.stop()
