@@ -150,13 +150,15 @@ MpiDefault=none
 ReturnToService=2
 SelectType=select/cons_tres
 KillWait=30
+SlurmdParameters=config_overrides
 GresTypes=gpu
 NodeName={host} NodeAddr=127.0.0.1 CPUs=8 Boards=1 SocketsPerBoard=1 CoresPerSocket=8 ThreadsPerCore=1 \
     RealMemory=4000 Gres=gpu:4 State=UNKNOWN
 PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP OverSubscribe=FORCE:4
 """
         )
-        (folder / "gres.conf").write_text("Name=gpu File=/dev/null Count=4\n")
+        devices = ("null", "zero", "full", "random")  # four that every machine has stand for four GPUs
+        (folder / "gres.conf").write_text("".join(f"Name=gpu File=/dev/{name}\n" for name in devices))
         for name in ("state", "slurmd"):
             (folder / name).mkdir()
         key = folder / "munge.key"

@@ -154,7 +154,7 @@ def fill(path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
     for number in range(7):
         journal.append_logs([{"number": number, "text": "x" * 100}])
-    with pytest.raises(OSError, match="File too large|No space"):
+    with pytest.raises(OSError, match=r"File too large|No space"):
         journal.append_logs([{"number": 7, "text": "x" * 1000}])
     resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, resource.RLIM_INFINITY))
     journal.append_logs([{"number": -1}])

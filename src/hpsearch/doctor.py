@@ -66,13 +66,7 @@ def run(given: argparse.Namespace, console: Console) -> int:
     with initialize_config_dir(str(entry.CONF), version_base="1.3", job_name="doctor"):
         config = compose("search", given.overrides, return_hydra_config=True)
         HydraConfig.instance().set_config(config)
-        commands: dict[str, Callable[..., int]] = {
-            "compare": compare,
-            "sync": sync,
-            "replay": replay,
-            "explain": explain,
-        }
-        return commands[given.command](config, given, console)
+        return COMMANDS[given.command](config, given, console)
 
 
 def open_study(config: DictConfig) -> Any:
