@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from mlflow import MlflowClient
 
 SRC = Path(__file__).parents[1] / "src"
 
@@ -88,6 +89,14 @@ def postgres_server(tmp_path_factory):
         os.environ["PGPASSWORD"] = before
 
 
+@pytest.fixture(scope="session")
+def mlflow_tables(tmp_path_factory):
+    """An empty MLflow database, to copy: making its tables takes seconds."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
 class MlflowServer:
     """An `mlflow server` with a store of its own; `stop` and `start` let it be away for a while."""
 
@@ -100,8 +109,8 @@ class MlflowServer:
         command = [sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--host", "127.0.0.1"]
         command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"]
         command += ["--artifacts-destination", str(self.folder / "artifacts")]
-        log = open(self.folder / "server.log", "ab")  # noqa: SIM115 (the server writes to it)
-        self.process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, start_new_session=True)
+        with open(self.folder / "server.log", "ab") as log:
+            self.process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, start_new_session=True)
         wait_until(self.answers, "the MLflow server's start", 120)
 
     def answers(self):
@@ -173,8 +182,8 @@ PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP OverSubscr
         wait_until(lambda: "idle" in self.ask("sinfo", "--noheader", "--format=%T"), "the SLURM node's start")
 
     def start(self, command):
-        log = open(self.folder / f"{command[0]}.out", "ab")  # noqa: SIM115 (the daemon writes to it)
-        self.processes.append(subprocess.Popen(command, env=self.environment, stdout=log, stderr=log))
+        with open(self.folder / f"{command[0]}.out", "ab") as log:
+            self.processes.append(subprocess.Popen(command, env=self.environment, stdout=log, stderr=log))
 
     def ask(self, *command):
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60, check=False)

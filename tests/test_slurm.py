@@ -34,8 +34,8 @@ def test_a_sweep_survives_scancel_and_requeue(slurm, tmp_path):
     command += ["hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=20"]
     command += ["storage=journal", f"storage.path={tmp_path}/journal.log", "data.n_train=200", "training.epochs=4"]
     command += [f"budget.n_trials={N_TRIALS}", "uncertainty.n_samples=5", "pruner=none", "budget.lease_s=60"]
-    log = open(tmp_path / "sweep.out", "wb")  # noqa: SIM115 (the sweep writes to it)
-    sweep = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
+    with open(tmp_path / "sweep.out", "wb") as log:
+        sweep = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
     try:
         wait_until(
             lambda: sum(c[TrialState.COMPLETE] for c in states(tmp_path).values()) >= 2 or sweep.poll() is not None,

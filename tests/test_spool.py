@@ -1,6 +1,7 @@
 """Entries reach their receiver once and in order, whatever is away, full or killed meanwhile."""
 
 import json
+import shutil
 import threading
 import time
 
@@ -140,7 +141,8 @@ def tracking_in(tmp_path):
 
 
 @pytest.fixture
-def tracking(tmp_path, monkeypatch):
+def tracking(tmp_path, monkeypatch, mlflow_tables):
+    shutil.copy(mlflow_tables, tmp_path)
     monkeypatch.chdir(tmp_path)
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
