@@ -63,6 +63,11 @@ class PostgresServer:
     def url(self):
         return f"postgresql+psycopg://hpsearch@127.0.0.1:{self.port}/postgres"
 
+    def dump(self, name):
+        """Return all that a database holds, as text."""
+        command = [self.binaries / "pg_dump", "-h", "127.0.0.1", "-p", str(self.port), "-U", "hpsearch", name]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
     def new_database(self, name):
         import psycopg  # noqa: PLC0415 (most tests need none)
 
@@ -162,7 +167,7 @@ KillWait=30
 SlurmdParameters=config_overrides
 GresTypes=gpu
 NodeName={host} NodeAddr=127.0.0.1 CPUs=8 Boards=1 SocketsPerBoard=1 CoresPerSocket=8 ThreadsPerCore=1 \
-    RealMemory=4000 Gres=gpu:4 State=UNKNOWN
+    RealMemory=8000 Gres=gpu:4 State=UNKNOWN
 PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP OverSubscribe=FORCE:4
 """
         )
