@@ -1,63 +1,129 @@
-"""What several test files need: a shell for hpsearch's commands, and one small search to read."""
+"""What several test files need: real servers, each on a free port and stopped by its own process id; a small search."""
 
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
-from dataclasses import dataclass
+import time
 from pathlib import Path
 
-import optuna
 import pytest
-from mlflow import MlflowClient
+import requests
+
+from workplace import SMALL, Workplace
 
 SRC = Path(__file__).parents[1] / "src"
-SMALL = ("data=digits", "arch.n_hidden=3", "arch.n_units=20", "training.epochs=6")
-FIGURES = "figures"
 
 
-@dataclass(frozen=True)
-class Workplace:
-    """A folder in which hpsearch's commands run, with the study storage and the MLflow store that they leave there."""
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
-    folder: Path
 
-    def start(self, *words: str, script: str = "search", **env: str) -> subprocess.Popen[str]:
-        """Start `python -m hpsearch.<script>` with a group of processes of its own."""
-        return subprocess.Popen(
-            (sys.executable, "-m", f"hpsearch.{script}", *words),
-            cwd=self.folder,
-            env={k: v for k, v in os.environ.items() if not k.startswith("MLFLOW")} | {"PYTHONPATH": str(SRC)} | env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
+def wait_until(holds, what, timeout_s=60.0):
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what} did not happen within {timeout_s:g} s")
+        time.sleep(0.1)
+
+
+class PostgresServer:
+    """A PostgreSQL server of its own; `stop` and `start` let it be away for a while."""
+
+    def __init__(self, folder: Path, binaries: Path) -> None:
+        self.folder, self.binaries, self.port = folder, binaries, free_port()
+        self.password = "s3cret-of-this-test"
+        self.as_user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
+        if self.as_user:
+            shutil.chown(folder, "postgres", "postgres")
+        (folder / "password").write_text(self.password)
+        (folder / "password").chmod(0o644)
+        self.run(
+            "initdb", "-D", folder / "data", "-U", "hpsearch", "-A", "scram-sha-256", "--pwfile", folder / "password"
         )
+        self.start()
 
-    def run(self, *words: str, script: str = "search", **env: str) -> subprocess.CompletedProcess[str]:
-        """Run it to its end; killed after five minutes, whatever it started."""
-        process = self.start(*words, script=script, **env)
-        try:
-            out, err = process.communicate(timeout=300)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-        return subprocess.CompletedProcess(words, process.returncode, out, err)
+    def run(self, program, *arguments):
+        command = [*self.as_user, self.binaries / program, *arguments]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode:
+            raise RuntimeError(done.stderr + done.stdout)
+
+    def start(self):
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c fsync=off -k {self.folder}"
+        self.run("pg_ctl", "-D", self.folder / "data", "-w", "-o", options, "-l", self.folder / "log", "start")
+
+    def stop(self):
+        self.run("pg_ctl", "-D", self.folder / "data", "-w", "-m", "immediate", "stop")
 
     @property
-    def client(self) -> MlflowClient:
-        """A client of the MLflow store."""
-        uri = f"sqlite:///{self.folder}/mlflow.db"
-        return MlflowClient(uri, registry_uri=uri)
+    def url(self):
+        return f"postgresql+psycopg://hpsearch@127.0.0.1:{self.port}/postgres"
 
-    def study(self, name: str) -> optuna.Study:
-        """Return a study of the storage."""
-        return optuna.load_study(study_name=name, storage=f"sqlite:///{self.folder}/optuna.db")
+    def new_database(self, name):
+        import psycopg  # noqa: PLC0415 (most tests need none)
 
-    def runs(self, kind: str) -> list:
-        """Return the runs that are tagged as `study` or `trial`, oldest first."""
-        query = f"tags.`hpsearch.kind` = '{kind}'"
-        return list(self.client.search_runs(["0"], query, order_by=["attributes.start_time ASC"]))
+        address = f"host=127.0.0.1 port={self.port} user=hpsearch dbname=postgres password={self.password}"
+        with psycopg.connect(address, autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE "{name}"')
+        return f"postgresql+psycopg://hpsearch@127.0.0.1:{self.port}/{name}"
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory):
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not found:
+        pytest.skip("PostgreSQL is not installed (Debian's package postgresql)")
+    folder = tmp_path_factory.mktemp("postgres", numbered=True)
+    for parent in [folder, *folder.parents][:3]:
+        parent.chmod(0o755)
+    server = PostgresServer(folder, found[-1])
+    before, os.environ["PGPASSWORD"] = os.environ.get("PGPASSWORD"), server.password
+    yield server
+    server.stop()
+    os.environ.pop("PGPASSWORD")
+    if before is not None:
+        os.environ["PGPASSWORD"] = before
+
+
+class MlflowServer:
+    """An `mlflow server` with a store of its own; `stop` and `start` let it be away for a while."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.start()
+
+    def start(self):
+        command = [sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--host", "127.0.0.1"]
+        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"]
+        command += ["--artifacts-destination", str(self.folder / "artifacts")]
+        log = open(self.folder / "server.log", "ab")  # noqa: SIM115 (the server writes to it)
+        self.process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, start_new_session=True)
+        wait_until(self.answers, "the MLflow server's start", 120)
+
+    def answers(self):
+        try:
+            return requests.get(f"{self.uri}/health", timeout=1).ok
+        except requests.RequestException:
+            return False
+
+    def stop(self):
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def mlflow_server(tmp_path):
+    folder = tmp_path / "mlflow"
+    folder.mkdir()
+    server = MlflowServer(folder)
+    yield server
+    server.stop()
 
 
 @pytest.fixture

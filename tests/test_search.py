@@ -11,10 +11,10 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
-from conftest import SMALL, Workplace
 from hpsearch import entry, search
 from hpsearch.bounds import COMPLEMENT
 from hpsearch.study import number_of
+from workplace import SMALL, Workplace
 
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED"}
 

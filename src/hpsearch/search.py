@@ -10,6 +10,7 @@ from rich.console import Console
 
 from hpsearch import entry
 from hpsearch.errors import HpsearchError
+from hpsearch.machines import Preempted
 from hpsearch.progress import Progress
 
 
@@ -21,7 +22,7 @@ def main(config: DictConfig) -> float:
         job = entry.instantiate(config)
         plain = OmegaConf.to_container(config, resolve=True)
         result = job.run(plain, partial(Progress, console=console))
-    except (HpsearchError, KeyboardInterrupt) as error:
+    except (HpsearchError, KeyboardInterrupt, Preempted) as error:
         raise entry.ending(error) from None
     result.show(console)
     return float(result.outcome.best.value)

@@ -1,0 +1,28 @@
+"""The compiled loop over training steps, on TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+def compiled_steps(model: keras.Model, images: Any, labels: Any, jit: bool) -> Callable[..., Any]:
+    """Return the function that `fit` calls with an iterator over the elements of an `Order`."""
+
+    @tf.function(jit_compile=jit, autograph=False)  # type: ignore[untyped-decorator]
+    def steps(order: Any, n_steps: Any) -> Any:
+        def step(i: Any) -> Any:
+            model.train_step((tf.gather(images, order[i]), tf.gather(labels, order[i])))
+            return i + 1
+
+        tf.while_loop(lambda i: i < n_steps, step, [tf.constant(0)], parallel_iterations=1)
+        return model.get_metrics_result()
+
+    def train(iterator: Iterator[Any]) -> Any:
+        order, n_steps = next(iterator)
+        return steps(tf.cast(order, tf.int32), tf.cast(n_steps[0], tf.int32))
+
+    return train
