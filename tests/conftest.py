@@ -1,4 +1,4 @@
-"""Real servers for tests: each on a free port of this machine, stopped by its own process id."""
+"""What several test files need: real servers, each on a free port and stopped by its own process id; a small search."""
 
 import os
 import shutil
@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import requests
 from mlflow import MlflowClient
+
+from workplace import SMALL, Workplace
 
 SRC = Path(__file__).parents[1] / "src"
 
@@ -216,3 +218,17 @@ def slurm(tmp_path_factory):
     cluster = SlurmCluster(folder)
     yield cluster
     cluster.stop()
+
+
+@pytest.fixture
+def workplace(tmp_path):
+    return Workplace(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory):
+    """A search of seven trials on the digits that has run to its end, and what it printed."""
+    place = Workplace(tmp_path_factory.mktemp("searched"))
+    done = place.run(*SMALL, "budget.n_trials=7")
+    assert done.returncode == 0, done.stderr
+    return place, done

@@ -134,5 +134,6 @@ def requirements() -> list[str]:
 
 def _signature(model: keras.Model, data: SearchData) -> ModelSignature:
     n_outputs = model.output_shape[-1]
-    images = TensorSpec(data.train.images.dtype, (-1, *data.image_shape), "images")
-    return ModelSignature(Schema([images]), Schema([TensorSpec(np.dtype("float32"), (-1, n_outputs), "probabilities")]))
+    # Without names: MLflow would hand a dictionary to a model that takes one array.
+    images = TensorSpec(data.train.images.dtype, (-1, *data.image_shape))
+    return ModelSignature(Schema([images]), Schema([TensorSpec(np.dtype("float32"), (-1, n_outputs))]))

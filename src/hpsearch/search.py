@@ -14,7 +14,7 @@ from hpsearch.machines import Preempted
 from hpsearch.progress import Progress
 
 
-@hydra.main(config_path="../../conf", config_name="search", version_base="1.3")
+@hydra.main(config_path=str(entry.CONF), config_name="search", version_base="1.3")
 def main(config: DictConfig) -> float:
     """Run one search; as a Hydra job it returns the best value."""
     console = Console(highlight=False)
