@@ -71,7 +71,7 @@ def judge(trials: ShortTrials) -> dict[str, object]:
         "waiting": states[TrialState.WAITING],
         "tried again": sum("retry_of" in t.user_attrs for t in study.trials()),
         "suggestions replayed": result.n_same,
-        "suggestions that differ": len(result.differing),
+        "suggestions that differ": result.differing,
         "disagreements with MLflow": [finding.text for finding in diagnosis.findings()],
     }
 

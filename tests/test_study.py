@@ -167,6 +167,20 @@ def test_numbers_of_a_search_that_was_killed_equal_those_of_one_that_was_not(tmp
     assert replay((study := study_in(tmp_path / "killed")).optuna, study.sampler).differing == []
 
 
+@pytest.mark.parametrize("n_before", [2, 7])
+def test_a_trial_that_was_killed_between_two_draws_can_be_replayed_too(tmp_path, n_before):
+    study = study_in(tmp_path, n_trials=20)
+    for _ in range(n_before):
+        trial = study.claim()
+        study.complete(trial, suggested(trial)["momentum"])
+    killed = study.claim()
+    rate = killed.suggest_float("learning_rate", 1e-4, 1e-1, log=True)
+    study.fail(killed, "killed", "its worker died")
+    assert suggested(study.claim())["learning_rate"] == rate
+    result = replay(study.optuna, study.sampler)
+    assert (result.n_same, result.differing) == (n_before + 2, [])
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [(MemoryError(), "out_of_memory"), (ValueError("bug"), "error"), (OSError(28, "full"), "error")],
