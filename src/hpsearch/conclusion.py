@@ -14,8 +14,6 @@ from rich.console import Console
 from hpsearch import report
 from hpsearch.data import Examples, SearchData
 from hpsearch.errors import ModelError, TrackingError
-from hpsearch.evaluation import Evaluation, evaluate
-from hpsearch.mc_dropout import McDropout
 from hpsearch.progress import Progress
 from hpsearch.registry import Registry, Version
 from hpsearch.runs import ChildRun, ParentRun
@@ -24,6 +22,8 @@ from hpsearch.storage import without_password
 from hpsearch.study import SharedStudy, best_trial, number_of
 from hpsearch.tracking import Tracking
 from hpsearch.training import Training
+from hpsearch.uncertainty.evaluation import Evaluation, evaluate
+from hpsearch.uncertainty.mc_dropout import McDropout
 
 
 @dataclass(frozen=True)

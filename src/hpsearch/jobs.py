@@ -26,7 +26,6 @@ from hpsearch.data import Data, SearchData
 from hpsearch.errors import ConfigError, SearchError
 from hpsearch.hyperparameters import OptunaHyperParameters
 from hpsearch.machines import Preempted, leave_if_asked, leaving_on_signal
-from hpsearch.mc_dropout import McDropout
 from hpsearch.objective import Objective, settings_shown
 from hpsearch.progress import Progress
 from hpsearch.runs import ParentRun
@@ -36,6 +35,7 @@ from hpsearch.storage import SharedStorage
 from hpsearch.study import SharedStudy, number_of
 from hpsearch.tracking import Tracking
 from hpsearch.training import Trainer, Training, check_monitor
+from hpsearch.uncertainty.mc_dropout import McDropout
 
 SETTINGS_OF_A_STUDY = ("data", "arch", "optimizer", "training", "seed")
 LINGER_EVERY_S = 2.0

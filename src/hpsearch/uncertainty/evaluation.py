@@ -11,9 +11,10 @@ from keras import ops
 from numpy.typing import NDArray
 
 from hpsearch import metrics
-from hpsearch.certificate import Certificate, certify
-from hpsearch.mc_dropout import McDropout, McPrediction, Sampler
 from hpsearch.metrics import Floats
+from hpsearch.uncertainty.certificate import Certificate, certify
+from hpsearch.uncertainty.mc_dropout import McDropout, McPrediction
+from hpsearch.uncertainty.passes import Sampler
 
 LOWER_IS_BETTER = ("nll", "brier_score", "ece", "aurc", "risk_at_80")
 
