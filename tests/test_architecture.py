@@ -16,6 +16,7 @@ WRITTEN = {
     "keras": "Keras", "keras_tuner": "KerasTuner", "mlflow": "MLflow", "optuna": "Optuna", "numpy": "NumPy",
     "hydra": "Hydra", "omegaconf": "Hydra", "tensorflow": "TensorFlow", "jax": "JAX", "sklearn": "scikit-learn",
     "matplotlib": "Matplotlib", "scipy": "SciPy", "sqlalchemy": "SQLAlchemy", "yaml": "PyYAML",
+    "mapie": "MAPIE", "PIL": "Pillow",
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 from rich.console import Console
 
 from hpsearch import report
-from hpsearch.data import Examples, SearchData
+from hpsearch.data import SearchData
 from hpsearch.errors import ModelError, TrackingError
 from hpsearch.progress import Progress
 from hpsearch.registry import Registry, Version
@@ -23,7 +23,7 @@ from hpsearch.study import SharedStudy, best_trial, number_of
 from hpsearch.tracking import Tracking
 from hpsearch.training import Training
 from hpsearch.uncertainty.evaluation import Evaluation, evaluate
-from hpsearch.uncertainty.mc_dropout import McDropout
+from hpsearch.uncertainty.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,9 @@ class SearchResult:
     def show(self, console: Console) -> None:
         """Print what came out and what to do next."""
         if self.evaluation is not None:
-            console.print(report.evaluation_table(self.evaluation.rows()))
+            section = self.evaluation.section()
+            console.print(section.as_table())
+            console.print(section.text, soft_wrap=True, markup=False)
         if self.version is not None:
             alias = "champion" if self.version.is_champion else "challenger"
             said = f"Registered as version {self.version.number} of {self.version.name}, alias {alias}"
@@ -114,12 +116,10 @@ class Conclusion:
                 )
             time.sleep(1.0)
 
-    def evaluate(
-        self, model: keras.Model, version: Version, test: Examples, settings: McDropout, progress: Progress
-    ) -> Evaluation | None:
+    def evaluate(self, subject: Subject, version: Version, progress: Progress) -> Evaluation | None:
         """Ask the registered model plainly and with MC Dropout; None where it has no dropout at all."""
         try:
-            evaluation = evaluate(model, test, settings=settings)
+            evaluation = evaluate(subject)
         except ModelError as error:  # somebody's HyperModel may have none
             progress.say(f"No MC Dropout evaluation: {error}")
             return None

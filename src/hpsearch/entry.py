@@ -132,6 +132,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".* is experimental")  # Optuna of its QMCSampler
     for name in ("mlflow", "alembic", "mlflow.store.db.utils", "absl", "optuna"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of each model that it compiles anew
 
 
 def run(root: str, script: Callable[[], Any]) -> None:

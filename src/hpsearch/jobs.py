@@ -36,6 +36,7 @@ from hpsearch.study import SharedStudy, number_of
 from hpsearch.tracking import Tracking
 from hpsearch.training import Trainer, Training, check_monitor
 from hpsearch.uncertainty.mc_dropout import McDropout
+from hpsearch.uncertainty.subject import Subject
 
 SETTINGS_OF_A_STUDY = ("data", "arch", "optimizer", "training", "seed")
 LINGER_EVERY_S = 2.0
@@ -207,7 +208,8 @@ class Search:
         version, evaluation = None, None
         if not conclusion.study.is_running() and conclusion.study.claim_conclusion():
             model, version = conclusion.register(best, data)
-            evaluation = conclusion.evaluate(model, version, self.data.test(), self.uncertainty, progress)
+            subject = Subject(model, self.uncertainty, data.val, self.data.test())
+            evaluation = conclusion.evaluate(subject, version, progress)
         else:
             progress.say(
                 "Other workers go on with this study; the last of them registers and evaluates its best model."

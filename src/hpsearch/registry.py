@@ -15,12 +15,14 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from hpsearch.data import SearchData
 from hpsearch.errors import ModelError
 from hpsearch.runs import TrackedRun
 
 KEPT = "checkpoint/model.keras"
+RANKED_BY = "best/val/loss"
 CHAMPION, CHALLENGER = "champion", "challenger"
 
 
@@ -56,6 +58,14 @@ class Registry:
         """Return the model that `keep` has kept with a run."""
         with tempfile.TemporaryDirectory() as folder:
             return keras.models.load_model(self.client.download_artifacts(run_id, KEPT, folder), compile=False)
+
+    def kept_of_study(self, parent_run_id: str) -> list[keras.Model]:
+        """Return the models that the trials of a study have kept, the best first by validation NLL."""
+        experiment = self.client.get_run(parent_run_id).info.experiment_id
+        query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_run_id}' and attributes.status = 'FINISHED'"
+        runs = self.client.search_runs([experiment], query, order_by=[f"metrics.`{RANKED_BY}` ASC"])
+        folder = str(Path(KEPT).parent)
+        return [self.kept(run.info.run_id) for run in runs if self.client.list_artifacts(run.info.run_id, folder)]
 
     def register(
         self, name: str, run_id: str, model: keras.Model, *, data: SearchData, tags: Mapping[str, object], metric: str
@@ -121,10 +131,22 @@ class Registry:
             found = self.client.get_model_version(name, which) if which.isdigit() else self._by_alias(name, which)
             if found is None:
                 raise ModelError(f"Registered model {name} has no version with alias {which!r}.")
-            return mlflow.keras.load_model(f"models:/{name}/{found.version}"), found
+            return _loaded(f"models:/{name}/{found.version}"), found
         except MlflowException as error:
             names = ", ".join(sorted(m.name for m in self.client.search_registered_models())) or "none"
             raise ModelError(f"There is no version {which} of registered model {name}; registered: {names}.") from error
+
+
+def _loaded(uri: str) -> keras.Model:
+    """Load a Keras model by the flavour with which it was logged."""
+    flavors = mlflow.models.get_model_info(uri).flavors
+    if "keras" in flavors:
+        return mlflow.keras.load_model(uri, load_model_kwargs={"compile": False})
+    if "tensorflow" in flavors:
+        model = mlflow.tensorflow.load_model(uri, keras_model_kwargs={"compile": False})
+        if isinstance(model, keras.Model):
+            return model
+    raise ModelError(f"Expected {uri} to be a Keras model, received one of flavours {', '.join(sorted(flavors))}.")
 
 
 def requirements() -> list[str]:

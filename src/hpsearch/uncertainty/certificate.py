@@ -43,6 +43,14 @@ class Certificate:
     plain_gap: float
     alpha_errors: float
 
+    def sentence(self) -> str:
+        """Return what the self-test has shown, in words."""
+        off = f" Dropout inside of {', '.join(self.left_off)} stays off." if self.left_off else ""
+        return (
+            f"Certificate: {self.n_active} dropout layers active, samples vary, all variables but seeds bit-identical "
+            f"before and after, {self.plain_gap:.1g} off the plain output with all rates at 0.{off}"
+        )
+
     @property
     def failures(self) -> list[str]:
         """What went wrong, each in a few words."""
