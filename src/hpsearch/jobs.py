@@ -36,6 +36,7 @@ from hpsearch.study import SharedStudy, number_of
 from hpsearch.tracking import Tracking
 from hpsearch.training import Trainer, Training, check_monitor
 from hpsearch.uncertainty.mc_dropout import McDropout
+from hpsearch.uncertainty.registration import Registration
 from hpsearch.uncertainty.subject import Subject
 
 SETTINGS_OF_A_STUDY = ("data", "arch", "optimizer", "training", "seed")
@@ -62,6 +63,7 @@ class Search:
     checkpoints: Checkpoints
     budget: Budget
     tracking: Callable[[], Tracking]
+    registration: Registration
     uncertainty: McDropout
     worker: int
     study: Mapping[str, str]
@@ -86,7 +88,9 @@ class Search:
         self._check(hypermodel)
         progress = make_progress(self.training.monitor, self.training.epochs, self.training.maximize)
         study, tracking, parent = self._open(data, config)
-        conclusion = Conclusion(self.study["name"], study, tracking, parent, self.space, self.training)
+        conclusion = Conclusion(
+            self.study["name"], study, tracking, parent, self.space, self.training, self.registration, self.uncertainty
+        )
         objective = Objective(
             hypermodel=hypermodel,
             space=self.space,

@@ -68,7 +68,14 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def compare(
-    first: Floats, second: Floats, labels: Ints, *, n_resamples: int, level: float, seed: int
+    first: Floats,
+    second: Floats,
+    labels: Ints,
+    *,
+    n_resamples: int,
+    level: float,
+    seed: int,
+    measures: Sequence[str] = tuple(LOWER_IS_BETTER),
 ) -> list[Difference]:
     """Compare two sets of distributions of the same examples by every measure.
 
@@ -79,23 +86,25 @@ def compare(
         n_resamples: Of the bootstrap, and of the permutation test.
         level: Intervals hold the difference with probability 1 - level; Holm's p is compared with it.
         seed: Of the resampling.
+        measures: Which to compare.
 
     Returns:
         One difference a measure, with p values corrected over measures.
     """
     arms = (_Scores.of(first, labels), _Scores.of(second, labels))
-    drawn = _resampled(arms, n_resamples, np.random.default_rng(seed))
+    hows = {name: MEASURES[name] for name in measures}
+    drawn = _resampled(arms, hows, n_resamples, np.random.default_rng(seed))
     found = []
-    for name, how in MEASURES.items():
+    for name, how in hows.items():
         everyone = np.arange(len(labels))[None, :]
         values = tuple(float(how(arm, everyone)[0]) for arm in arms)
         booted, swapped = drawn[name]
         observed = abs(values[1] - values[0])
         p = (1 + int((np.abs(swapped) >= observed - 1e-12).sum())) / (1 + n_resamples)
-        detectable = float(np.quantile(np.abs(swapped), 1 - level / len(MEASURES)))
+        detectable = float(np.quantile(np.abs(swapped), 1 - level / len(hows)))
         if name == "accuracy":
             p = mcnemar(arms[0].right, arms[1].right)
-            detectable = smallest_gain(int((arms[0].right ^ arms[1].right).sum()), level / len(MEASURES)) / len(labels)
+            detectable = smallest_gain(int((arms[0].right ^ arms[1].right).sum()), level / len(hows)) / len(labels)
         low, high = np.quantile(booted, [level / 2, 1 - level / 2])
         found.append(Difference(name, (values[0], values[1]), float(low), float(high), p, detectable))
     ps = holm([d.p for d in found])
@@ -144,8 +153,9 @@ def _aurc(arm: _Scores, rows: np.ndarray) -> Floats:
     return np.array([metrics.aurc(1.0 - arm.confidence[r], arm.right[r]) for r in rows])
 
 
+Hows = dict[str, Callable[[_Scores, np.ndarray], Floats]]
 # Each takes the scores of N examples and rows of numbers of examples, (R, N), and returns (R,).
-MEASURES: dict[str, Callable[[_Scores, np.ndarray], Floats]] = {
+MEASURES: Hows = {
     "accuracy": lambda arm, rows: np.asarray(arm.right[rows].mean(axis=1)),
     "nll": lambda arm, rows: np.asarray(arm.nll[rows].mean(axis=1)),
     "brier_score": lambda arm, rows: np.asarray(arm.brier[rows].mean(axis=1)),
@@ -155,21 +165,21 @@ MEASURES: dict[str, Callable[[_Scores, np.ndarray], Floats]] = {
 
 
 def _resampled(
-    arms: tuple[_Scores, _Scores], n_resamples: int, rng: np.random.Generator
+    arms: tuple[_Scores, _Scores], hows: Hows, n_resamples: int, rng: np.random.Generator
 ) -> dict[str, tuple[Floats, Floats]]:
     """Return the differences of each measure under the bootstrap and under swapping, (n_resamples,) each."""
     first, second = arms
     n = len(first.right)
     everyone = np.arange(n)[None, :]
-    booted: dict[str, list[Floats]] = {name: [] for name in MEASURES}
-    swapped: dict[str, list[Floats]] = {name: [] for name in MEASURES}
+    booted: dict[str, list[Floats]] = {name: [] for name in hows}
+    swapped: dict[str, list[Floats]] = {name: [] for name in hows}
     for start in range(0, n_resamples, AT_ONCE):
         rows = rng.integers(0, n, (min(AT_ONCE, n_resamples - start), n))
-        for name, how in MEASURES.items():
+        for name, how in hows.items():
             booted[name].append(how(second, rows) - how(first, rows))
     for _ in range(n_resamples):
         where = rng.random(n) < 0.5
         one, other = first.swapped(second, where), second.swapped(first, where)
-        for name, how in MEASURES.items():
+        for name, how in hows.items():
             swapped[name].append(how(other, everyone) - how(one, everyone))
-    return {name: (np.concatenate(booted[name]), np.concatenate(swapped[name])) for name in MEASURES}
+    return {name: (np.concatenate(booted[name]), np.concatenate(swapped[name])) for name in hows}

@@ -19,8 +19,9 @@ from rich.console import Console
 from hpsearch.data import Data, SearchData
 from hpsearch.errors import ConfigError, ModelError
 from hpsearch.registry import Registry
+from hpsearch.runs import TrackedRun
 from hpsearch.storage import without_password
-from hpsearch.tracking import TrackedRun, Tracking
+from hpsearch.tracking import Tracking
 from hpsearch.uncertainty.evaluation import Evaluation, evaluate
 from hpsearch.uncertainty.mc_dropout import McDropout
 from hpsearch.uncertainty.page import html
@@ -119,6 +120,7 @@ class Evaluate:
             raise
         finally:
             run.end(status)
+            tracking.close()
         return Evaluated(name, run.run_id, tracking.uri, evaluation, sections)
 
     def _examined(self, subject: Subject) -> list[Section]:

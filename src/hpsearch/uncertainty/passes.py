@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -57,6 +57,7 @@ class Sampler:
         self.n_classes = _n_classes(model)
         self._prefix = _compiled(lambda images: keras.tree.flatten(self.split.prefix(images, training=False)))
         self._passes = _compiled(self._sum_passes)
+        self._one = _compiled(self._pass)
 
     def predict(
         self,
@@ -81,13 +82,12 @@ class Sampler:
         n_samples = n_samples or self.settings.n_samples
         group_size = -(-n_samples // N_GROUPS)
         truth = np.zeros(len(images), np.int32) if labels is None else np.asarray(labels, np.int32)
-        plan = _Plan(
-            n_samples=_int32(n_samples),
-            group_size=_int32(group_size),
-            seeds=_int32(self.seed_words(self.settings.seed if seed is None else seed)),
-            rates=ops.convert_to_tensor(np.asarray(self.split.rates if rates is None else rates, np.float32)),
-        )
-        sums = self._in_batches(images, truth, plan)
+        plan = self._plan(n_samples, self.settings.seed if seed is None else seed, rates)
+        parts = []
+        for features, rows in self._batches(images):
+            sums = self._passes(features, _int32(rows), _int32(truth[np.minimum(rows, len(images) - 1)]), plan)
+            parts.append([ops.convert_to_numpy(part)[: len(images) - rows[0]] for part in sums])
+        sums = _Sums(*(np.concatenate(part).astype(np.float64) for part in zip(*parts, strict=True)))
         _check_distributions(sums.mean, self.settings.from_logits)
         n_groups = -(-n_samples // group_size)
         sizes = np.full(n_groups, group_size)
@@ -102,16 +102,37 @@ class Sampler:
             n_samples=n_samples,
         )
 
-    def _in_batches(self, images: NDArray[Any], labels: NDArray[Any], plan: _Plan) -> _Sums:
-        size = self.rows_per_call(len(images))
+    def samples(self, images: NDArray[Any], *, n_samples: int, seed: int) -> Floats:
+        """Return each pass's own distributions, (S, N, C): what `predict` sums, at the price of memory.
+
+        Args:
+            images: Model input, (N, ...).
+            n_samples: S.
+            seed: As for `predict`.
+        """
+        plan = self._plan(n_samples, seed, None)
         parts = []
+        for features, rows in self._batches(images):
+            passes = [
+                ops.convert_to_numpy(self._one(_int32(i), features, _int32(rows), plan)) for i in range(n_samples)
+            ]
+            parts.append(np.stack(passes)[:, : len(images) - rows[0]])
+        return np.concatenate(parts, axis=1).astype(np.float64)
+
+    def _plan(self, n_samples: int, seed: int, rates: Sequence[float] | None) -> _Plan:
+        return _Plan(
+            n_samples=_int32(n_samples),
+            group_size=_int32(-(-n_samples // N_GROUPS)),
+            seeds=_int32(self.seed_words(seed)),
+            rates=ops.convert_to_tensor(np.asarray(self.split.rates if rates is None else rates, np.float32)),
+        )
+
+    def _batches(self, images: NDArray[Any]) -> Iterator[tuple[list[Any], NDArray[np.int64]]]:
+        """Yield features and numbers of rows; the last batch repeats its last row to keep its shape."""
+        size = self.rows_per_call(len(images))
         for start in range(0, len(images), size):
             rows = np.arange(start, start + size)
-            taken = np.minimum(rows, len(images) - 1)  # the last batch repeats its last row to keep its shape
-            features = self._prefix(ops.convert_to_tensor(images[taken]))
-            sums = self._passes(features, _int32(rows), _int32(labels[taken]), plan)
-            parts.append([ops.convert_to_numpy(part)[: len(images) - start] for part in sums])
-        return _Sums(*(np.concatenate(part).astype(np.float64) for part in zip(*parts, strict=True)))
+            yield self._prefix(ops.convert_to_tensor(images[np.minimum(rows, len(images) - 1)])), rows
 
     def rows_per_call(self, n_rows: int) -> int:
         """Return how many rows go into a compiled call under the memory limit.
@@ -132,18 +153,21 @@ class Sampler:
         """Return the two words from which all draws of a seed grow."""
         return [derive(seed, "mc_dropout", word) for word in range(2)]
 
+    def _pass(self, i: Any, features: list[Any], rows: Any, plan: _Plan) -> Any:
+        """Return the distributions of pass i, (B, C)."""
+        key_rows = rows if self.settings.mask == "example" else ops.zeros((1,), "int32") - 1
+        keys = row_keys(plan.seeds, i, key_rows)
+        probs = ops.cast(self.split.suffix([*features, keys, plan.rates], training=False), "float32")
+        return ops.softmax(probs) if self.settings.from_logits else probs
+
     def _sum_passes(self, features: list[Any], rows: Any, labels: Any, plan: _Plan) -> _Sums:
         """Traced once for a batch size: loop over passes, keep sums alone."""
         n_rows, n_classes = rows.shape[0], self.n_classes
-        key_rows = rows if self.settings.mask == "example" else ops.zeros((1,), "int32") - 1
         chosen = ops.one_hot(labels, n_classes, dtype="float32")
         groups = ops.arange(N_GROUPS, dtype="int32")[None, :]
 
         def one_pass(i: Any, sums: _Sums) -> _Sums:
-            keys = row_keys(plan.seeds, i, key_rows)
-            probs = ops.cast(self.split.suffix([*features, keys, plan.rates], training=False), "float32")
-            if self.settings.from_logits:
-                probs = ops.softmax(probs)
+            probs = self._pass(i, features, rows, plan)
             step = probs - sums.mean  # Welford (1962): exact where sums of squares cancel
             mean = sums.mean + step / ops.cast(i + 1, "float32")
             of_label = ops.sum(probs * chosen, axis=1, keepdims=True)
