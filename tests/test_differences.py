@@ -39,6 +39,7 @@ def similar_pair(rng, n=150, n_classes=3):
     return probs[0], probs[1], labels
 
 
+@pytest.mark.slow
 def test_200_pairs_of_equal_models_are_called_different_at_most_as_often_as_the_level():
     level, n_pairs, wrong = 0.05, 200, 0
     for seed in range(n_pairs):

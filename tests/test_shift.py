@@ -102,6 +102,6 @@ def test_test_time_choices_keep_off_what_is_off_and_are_all_different():
     found = choices([0.0, 0.1, 0.2], [0.1, 0.5])
     assert found["all", None] == (0.0, 0.1, 0.2)
     assert found["all", 0.5] == (0.0, 0.5, 0.5)
-    assert found["last", None] == (0.0, 0.0, 0.2)
+    assert found["last half", None] == (0.0, 0.0, 0.2)  # of two active layers: the last is the last half
     assert all(values[0] == 0 for values in found.values())
     assert len(set(found.values())) == len(found)

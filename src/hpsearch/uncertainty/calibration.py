@@ -38,7 +38,7 @@ class GivenProbs(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
 
     def predict(self, probs: Floats) -> Ints:
         """Return the most probable classes."""
-        return np.asarray(probs).argmax(axis=1)
+        return np.asarray(np.argmax(probs, axis=1), np.int64)
 
 
 def temperature(probs: Floats, labels: Ints) -> float:

@@ -50,8 +50,8 @@ class Conformal:
 
     def examine(self, subject: Subject) -> Section:
         """Measure coverage and mean size on test of sets made on val."""
-        labels, found = subject.test.labels, {}
-        rows = [("arm", "coverage", "mean size", "empty", "single")]
+        labels, found = subject.test.labels, dict[str, float]()
+        rows: list[tuple[str, ...]] = [("arm", "coverage", "mean size", "empty", "single")]
         for arm in ARMS:
             classifier = conformalized(subject.on_val[arm], np.asarray(subject.val.labels), self.coverage)
             held = sets(classifier, subject.on_test[arm])

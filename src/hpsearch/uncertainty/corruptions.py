@@ -100,20 +100,20 @@ def fog(x: Pixels, i: int, rng: Rng) -> Pixels:
         clouds += ndimage.zoom(grid, (1, height / points, width / points), order=1) / decay**octave
     clouds = (clouds - clouds.min(axis=(1, 2), keepdims=True)) / np.ptp(clouds, axis=(1, 2), keepdims=True)
     brightest = x.max(axis=(1, 2, 3), keepdims=True)
-    return (x + density * clouds[..., None]) * brightest / (brightest + density)
+    return np.asarray((x + density * clouds[..., None]) * brightest / (brightest + density))
 
 
 def brightness(x: Pixels, i: int, rng: Rng) -> Pixels:
     """Add to the value of each colour, hue and saturation kept."""
     value = x.max(axis=3, keepdims=True)
     brighter = np.minimum(value + (0.05, 0.1, 0.15, 0.2, 0.3)[i], 1.0)
-    return np.where(value > 0, x * brighter / np.where(value > 0, value, 1.0), brighter)
+    return np.asarray(np.where(value > 0, x * brighter / np.where(value > 0, value, 1.0), brighter))
 
 
 def contrast(x: Pixels, i: int, rng: Rng) -> Pixels:
     """Draw all values towards the image's mean."""
     mean = x.mean(axis=(1, 2), keepdims=True)
-    return (x - mean) * (0.75, 0.5, 0.4, 0.3, 0.15)[i] + mean
+    return np.asarray((x - mean) * (0.75, 0.5, 0.4, 0.3, 0.15)[i] + mean)
 
 
 def pixelate(x: Pixels, i: int, rng: Rng) -> Pixels:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
+import keras
 import numpy as np
+from numpy.typing import NDArray
 
 from hpsearch import metrics
 from hpsearch.errors import ConfigError
@@ -88,7 +91,7 @@ class Ensembles:
             curves={"test/ensemble_scaled/nll_over_members": list(enumerate(sizes, start=1))},
         )  # fmt: skip
 
-    def _mc(self, member: object, place: int, images: object, subject: Subject) -> Floats:
+    def _mc(self, member: keras.Model, place: int, images: NDArray[Any], subject: Subject) -> Floats:
         """Return MC Dropout's distributions of a member, with masks of its own."""
         seed = derive(subject.settings.seed, "member", place)
         return Sampler(member, subject.settings).predict(images, n_samples=self.n_samples, seed=seed).probs
@@ -102,9 +105,7 @@ class Ensembles:
         found = []
         for size in range(1, n + 1):
             choices = [list(chosen) for chosen in combinations(range(n), size)]
-            nlls = [
-                self._calibrated_nll(*(np.mean([part[i] for i in chosen], axis=0) for part in plain), subject)
-                for chosen in choices
-            ]
+            means = [[np.mean([part[i] for i in chosen], axis=0) for part in plain] for chosen in choices]
+            nlls = [self._calibrated_nll(val, test, subject) for val, test in means]
             found.append(float(np.mean(nlls)))
         return found

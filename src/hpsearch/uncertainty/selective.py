@@ -38,7 +38,8 @@ class Selective:
         right = {arm: metrics.correct(probs, labels) for arm, probs in subject.on_test.items()}
         rights = {name: right[name.split("/")[0]] for name in doubts}
         risk = f"risk at {self.coverage:.0%}"
-        rows, found = [("uncertainty", "AURC", risk, "AUROC of errors")], {}
+        rows: list[tuple[str, ...]] = [("uncertainty", "AURC", risk, "AUROC of errors")]
+        found: dict[str, float] = {}
         for name, doubt in doubts.items():
             values = {
                 "aurc": metrics.aurc(doubt, rights[name]),

@@ -11,8 +11,9 @@ from typing import Any
 import keras
 import numpy as np
 import pandas as pd
-from mlflow.exceptions import INVALID_PARAMETER_VALUE, MlflowException
-from mlflow.pyfunc import PythonModel, PythonModelContext
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from numpy.typing import NDArray
 
 from hpsearch import metrics
@@ -53,7 +54,7 @@ class Record:
         )
 
 
-class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow gives it no type
+class ServedModel(PythonModel):
     """Answers with class, probabilities, uncertainties, conformal set and an abstain flag for each image."""
 
     def load_context(self, context: PythonModelContext) -> None:
@@ -63,7 +64,7 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow gives it no type
         self.model = keras.models.load_model(folder / MODEL, compile=False)
         self.sampler = Sampler(self.model, self.record.settings) if "mc" in self.record.thresholds else None
 
-    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
+    def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Return one row an image.
 
         Args:
@@ -91,8 +92,8 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow gives it no type
     def _params(self, given: dict[str, Any]) -> dict[str, Any]:
         settings = self.record.settings
         method = given.get("method") or ("mc" if self.sampler else "plain")
-        n_samples, seed = given.get("n_samples") or settings.n_samples, given.get("seed")
-        seed = settings.seed if seed is None else seed
+        n_samples = settings.n_samples if given.get("n_samples") is None else given["n_samples"]
+        seed = settings.seed if given.get("seed") is None else given["seed"]
         if method not in METHODS:
             raise ModelError(f"Expected method to be one of {', '.join(METHODS)}, received {method!r}.")
         if method == "mc" and self.sampler is None:
@@ -109,7 +110,7 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow gives it no type
     ) -> pd.DataFrame:
         names, threshold, n = np.asarray(self.record.class_names), self.record.thresholds[method], len(images)
         padded = images[np.minimum(np.arange(2 ** math.ceil(math.log2(n))), n - 1)]  # few shapes, few compilations
-        if method == "mc":
+        if method == "mc" and self.sampler is not None:
             mc = self.sampler.predict(padded, n_samples=n_samples, seed=seed)
             probs, entropy, information = mc.probs[:n], mc.predictive_entropy[:n], mc.mutual_information[:n]
         else:
@@ -126,7 +127,7 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow gives it no type
                 "abstain": [len(held) != 1 for held in sets],
             }
         )
-        if return_samples and method == "mc":
+        if return_samples and method == "mc" and self.sampler is not None:
             samples = self.sampler.samples(padded, n_samples=n_samples, seed=seed)[:, :n]
             answer["samples"] = np.swapaxes(samples, 0, 1).tolist()
         return answer

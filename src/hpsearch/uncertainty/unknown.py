@@ -89,7 +89,7 @@ class Unknown:
         known = subject.test.images[: self.n_images]
         unknown = fitted(strange.images[chosen][: self.n_images], known)
         scores = [self._scores(subject, images) for images in (known, unknown)]
-        rows, found = [("score", "AUROC", "FPR at 95 %")], {}
+        rows, found = [("score", "AUROC", "FPR at 95 %")], dict[str, float]()
         for name in scores[0]:
             area, refused = auroc(scores[0][name], scores[1][name]), fpr_at_95(scores[0][name], scores[1][name])
             rows.append((name, f"{area:.4f}", f"{refused:.4f}"))
