@@ -87,7 +87,8 @@ def test_the_best_model_is_a_version_that_mlflow_loads_and_that_says_what_it_is(
     images = (
         np.random.default_rng(0).integers(0, 17, (5, 8, 8, 1)).astype(model.metadata.signature.inputs.inputs[0].type)
     )
-    probs = model.predict(images)
+    answer = model.predict(images)
+    probs = np.stack(answer["probabilities"])
     assert np.allclose(np.sum(probs, axis=1), 1, atol=1e-5)
     assert all("==" in line for line in model.metadata.get_model_info().signature and _requirements(place, version))
 

@@ -26,7 +26,6 @@ from hpsearch.data import Data, SearchData
 from hpsearch.errors import ConfigError, SearchError
 from hpsearch.hyperparameters import OptunaHyperParameters
 from hpsearch.machines import Preempted, leave_if_asked, leaving_on_signal
-from hpsearch.mc_dropout import McDropout
 from hpsearch.objective import Objective, settings_shown
 from hpsearch.progress import Progress
 from hpsearch.runs import ParentRun
@@ -36,6 +35,9 @@ from hpsearch.storage import SharedStorage
 from hpsearch.study import SharedStudy, number_of
 from hpsearch.tracking import Tracking
 from hpsearch.training import Trainer, Training, check_monitor
+from hpsearch.uncertainty.mc_dropout import McDropout
+from hpsearch.uncertainty.registration import Registration
+from hpsearch.uncertainty.subject import Subject
 
 SETTINGS_OF_A_STUDY = ("data", "arch", "optimizer", "training", "seed")
 LINGER_EVERY_S = 2.0
@@ -61,6 +63,7 @@ class Search:
     checkpoints: Checkpoints
     budget: Budget
     tracking: Callable[[], Tracking]
+    registration: Registration
     uncertainty: McDropout
     worker: int
     study: Mapping[str, str]
@@ -85,7 +88,9 @@ class Search:
         self._check(hypermodel)
         progress = make_progress(self.training.monitor, self.training.epochs, self.training.maximize)
         study, tracking, parent = self._open(data, config)
-        conclusion = Conclusion(self.study["name"], study, tracking, parent, self.space, self.training)
+        conclusion = Conclusion(
+            self.study["name"], study, tracking, parent, self.space, self.training, self.registration, self.uncertainty
+        )
         objective = Objective(
             hypermodel=hypermodel,
             space=self.space,
@@ -207,7 +212,8 @@ class Search:
         version, evaluation = None, None
         if not conclusion.study.is_running() and conclusion.study.claim_conclusion():
             model, version = conclusion.register(best, data)
-            evaluation = conclusion.evaluate(model, version, self.data.test(), self.uncertainty, progress)
+            subject = Subject(model, self.uncertainty, data.val, self.data.test())
+            evaluation = conclusion.evaluate(subject, version, progress)
         else:
             progress.say(
                 "Other workers go on with this study; the last of them registers and evaluates its best model."
