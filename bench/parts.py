@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import rows  # noqa: F401 (puts src on the path)
-
 import numpy as np
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
@@ -22,7 +20,7 @@ CIFAR_SHAPE, CIFAR_CLASSES = (32, 32, 3), 10
 def composed(*overrides: str) -> DictConfig:
     """Return the configuration of a search with `overrides`."""
     with initialize_config_dir(str(CONF), version_base="1.3", job_name="bench"):
-        return compose("search", list(overrides) + ["study.name=bench"])
+        return compose("search", [*overrides, "study.name=bench"])
 
 
 def part(config: Any, **more: Any) -> Any:

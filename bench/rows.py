@@ -1,4 +1,4 @@
-"""What every benchmark prints and writes: rows of what was measured, what it must be, and the machine it was measured on."""
+"""What every benchmark prints and writes: what was measured, what it must be, and on which machine."""
 
 from __future__ import annotations
 
@@ -6,22 +6,18 @@ import argparse
 import json
 import os
 import platform
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
-
 PACKAGES = ("tensorflow", "keras", "jax", "torch", "keras-tuner", "optuna", "mlflow", "numpy")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: `value` must be at most (or, with `least`, at least) `must`; without `must` it is told only."""
+    """A line of a table: `value` must be at most (with `least`, at least) `must`; without `must` it is only told."""
 
     what: str
     value: float
@@ -75,7 +71,7 @@ def run(name: str, parser: argparse.ArgumentParser, measure: Callable[[argparse.
     parser.add_argument("--json", type=Path, default=Path("bench/output") / f"{name}.json", help="where to write")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    where = machine()
+    where = machine() | {"seed": given.seed}
     print(f"{name}: {json.dumps(where)}", flush=True)
     rows = []
     for row in measure(given):

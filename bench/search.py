@@ -1,13 +1,13 @@
 """Count the epochs and seconds that searches take to a validation loss, with learning curves that are replayed.
 
-    python bench/search.py --record 256        train the curves once (about 15 minutes), into bench/curves.json
-    python bench/search.py                     replay them, 10 seeds, a few minutes
-    python bench/search.py --real --seeds 1    the same searches with real training in place of the table
+    PYTHONPATH=src python bench/search.py --record 256   train the curves once, 15 minutes, into bench/curves.json
+    PYTHONPATH=src python bench/search.py                replay them, 10 seeds, a few minutes
+    PYTHONPATH=src python bench/search.py --real --seeds 1   the same with real training in place of the table
 
 A replayed trial has the curve of the recorded configuration that lies nearest. Everything else is real: this project's
-studies, samplers and pruners as conf makes them, KerasTuner's oracles, Optuna as its documentation shows it. The target is
-the loss that random search without pruning reaches with 50 trials (median over the seeds). Seconds are those of the epochs
-when they were recorded, and those that the searcher itself takes now.
+studies, samplers and pruners as conf makes them, KerasTuner's oracles, Optuna as its documentation shows it. The target
+is the loss that random search without pruning reaches with 50 trials (median over the seeds). Seconds are those of the
+epochs when they were recorded, and those that the searcher itself takes now.
 """
 
 from __future__ import annotations
@@ -19,12 +19,10 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from parts import composed, hypermodel, part
-from rows import Row, run
 
 import keras
 import keras_tuner
@@ -32,6 +30,8 @@ import optuna
 
 from hpsearch.study import Budget, SharedStudy
 from hpsearch.training import Trainer
+from parts import composed, hypermodel, part
+from rows import Row, run
 
 N_RANDOM = 50  # trials of random search that set the target
 MOST = 4  # a search is given up after so many times the epochs of those
@@ -206,10 +206,8 @@ def search_optuna(curves: Curves, seed: int, count: Count) -> None:
 def spend(search: Callable[..., None], *args: Any, target: float, most: int) -> Count:
     """Run a search until it has its target or has spent all."""
     count = Count(target, most)
-    try:
+    with suppress(ReachedError):
         search(*args, count)
-    except ReachedError:
-        pass
     return count
 
 

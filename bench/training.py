@@ -1,7 +1,7 @@
 """Time an epoch of a trial against Keras's fit as it comes, against PyTorch, and against the matrix products alone.
 
-    python bench/training.py            all rows, about 25 minutes on two quiet cores
-    python bench/training.py --quick    to see that it runs
+    PYTHONPATH=src python bench/training.py            all rows, about 25 minutes on two quiet cores
+    PYTHONPATH=src python bench/training.py --quick    to see that it runs
 
 All arms of a row take turns in one process, on images of CIFAR-10's shape; each is timed without its first epoch, which
 compiles. The median is quoted.
@@ -16,15 +16,14 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from parts import composed, hypermodel, like_cifar, part
-from rows import Row, run
-
 import keras
 import keras_tuner
 import numpy as np
 
 from hpsearch.data import SearchData
 from hpsearch.training import Trainer
+from parts import composed, hypermodel, like_cifar, part
+from rows import Row, run
 
 ARCHS, OPTIMIZERS = ("elu", "batch_norm", "alpha_dropout"), ("sgd", "nadam")
 MUST = {32: 2.5, 128: 1.7}

@@ -48,7 +48,7 @@ def fit(trainer: Trainer, number: int, stop_after: int = 0, slot: Any = None, ma
 
 
 def fused_trainer(n_slots: int, **changed: Any) -> Any:
-    from hpsearch.fused import FusedTrainer
+    from hpsearch.fused import FusedTrainer  # noqa: PLC0415 (imports JAX, which may be missing)
 
     return FusedTrainer(Training(**SETTINGS | changed), search_data(), n_slots)
 

@@ -1,8 +1,8 @@
 """Many trials of one architecture in one program: a leading trial axis over weights, optimizer, seeds and data order.
 
-Learning rate, momentum and dropout rate change no tensor's shape, so `jax.vmap` turns the loop of one trial into that of
-many (Wang et al. 2021, "Horizontally Fused Training Array", MLSys). Each trial keeps a thread of its own, in which all is
-as it is for a trial alone: only `fit` meets the others, in a program that takes a step when all who sit in it have asked.
+Learning rate, momentum and dropout rate change no tensor's shape, so `jax.vmap` turns the loop of one trial into that
+of many (Wang et al. 2021, "Horizontally Fused Training Array", MLSys). Each trial keeps a thread of its own, in which
+all is as for a trial alone: only `fit` meets the others, in a program that trains an epoch when all who sit in it ask.
 """
 
 from __future__ import annotations
