@@ -179,6 +179,7 @@ def search_keras_tuner(make: Callable[..., Any], curves: Curves, seed: int, coun
     with tempfile.TemporaryDirectory() as folder:
         oracle = make(objective=objective, seed=seed + 1, hyperparameters=hp, **size, **fixed)  # it takes 0 for none
         oracle._set_project_dir(folder, "bench")
+        oracle.verbose = 0
         while (trial := oracle.create_trial("worker")).status == "RUNNING":
             values = trial.hyperparameters.values
             curve = curves.curve(values)
