@@ -19,7 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,10 @@ from typing import Any
 import keras
 import keras_tuner
 import optuna
+from optuna.storages.journal import BaseJournalBackend
 
-from hpsearch.study import Budget, SharedStudy
+from hpsearch.storage import SharedJournal
+from hpsearch.study import SharedStudy
 from hpsearch.training import Trainer
 from parts import composed, hypermodel, part
 from rows import Row, run
@@ -49,6 +51,7 @@ KERAS_TUNER = {
     "KerasTuner BayesianOptimization": keras_tuner.oracles.BayesianOptimizationOracle,
     "KerasTuner Hyperband": keras_tuner.oracles.HyperbandOracle,
 }
+BUDGET = ("budget.n_trials=1000000", "budget.lease_s=1000000")
 Curve = list[tuple[float, float]]  # validation loss and seconds of each epoch
 
 
@@ -84,6 +87,21 @@ class Count:
 def unit(values: Mapping[str, float]) -> tuple[float, ...]:
     """Return hyperparameters on the scales that they are searched on."""
     return math.log(values["learning_rate"]), math.log(1 - values["momentum"]), values["dropout_rate"]
+
+
+class Memory(BaseJournalBackend):
+    """A journal in memory: a replay has thousands of epochs, and no other worker."""
+
+    def __init__(self) -> None:
+        self.logs: list[dict[str, Any]] = []
+
+    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+        """As Optuna's."""
+        return self.logs[log_number_from:]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """As Optuna's."""
+        self.logs += logs
 
 
 class Table:
@@ -145,14 +163,14 @@ def record(given: argparse.Namespace) -> None:
 
 def search_ours(overrides: tuple[str, ...], curves: Curves, seed: int, count: Count) -> None:
     """Search as a study of the project does."""
-    config = composed(*curves.overrides, *overrides, f"training.epochs={curves.epochs}")
+    config = composed(*curves.overrides, *overrides, f"training.epochs={curves.epochs}", *BUDGET)
     study = SharedStudy.open(
         f"bench-{seed}",
-        storage=optuna.storages.InMemoryStorage(),
+        storage=SharedJournal(Memory(), nullcontext),
         sampler=part(config.sampler, root_seed=seed),
         pruner=part(config.pruner),
         maximize=False,
-        budget=Budget(n_trials=10**6, timeout_s=None, max_failures=0, max_retries=0, lease_s=1e6),
+        budget=part(config.budget),
     )
     space = part(config.space)
     while (trial := study.claim()) is not None:

@@ -220,7 +220,7 @@ def loss_row(given: argparse.Namespace, n_seeds: int = 5) -> Row:
 
 def measure(given: argparse.Namespace) -> Iterator[Row]:
     """Return all rows."""
-    for size, arch, optimizer in itertools.product(MUST, given.archs, OPTIMIZERS):
+    for size, arch, optimizer in itertools.product(given.batch_sizes, given.archs, given.optimizers):
         yield from dense_rows(given, arch, optimizer, size)
         keras.utils.clear_session()
     yield cnn_row(given)
@@ -232,10 +232,11 @@ if __name__ == "__main__":
     parser.add_argument("--n-train", type=int, default=45000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--archs", nargs="+", default=ARCHS)
+    parser.add_argument("--optimizers", nargs="+", default=OPTIMIZERS)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=list(MUST), choices=list(MUST))
     parser.add_argument("--no-torch", action="store_true")
     parser.add_argument("--quick", action="store_true", help="a thousand images, one turn")
-    parser.set_defaults()
     known, _ = parser.parse_known_args()
     if known.quick:
-        parser.set_defaults(n_train=1000, repeats=1, archs=("elu",))
+        parser.set_defaults(n_train=1000, repeats=1, archs=("elu",), optimizers=("nadam",), batch_sizes=[32])
     run("training", parser, measure)

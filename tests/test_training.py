@@ -53,7 +53,9 @@ class Net(keras_tuner.HyperModel):
             [
                 keras.Input((4, 4, 1)),
                 layers.Flatten(),
-                layers.Dense(8),
+                layers.Dense(
+                    8, use_bias=False
+                ),  # before BatchNormalization its gradient is noise, which Nadam blows up
                 layers.BatchNormalization(),
                 layers.Activation("elu"),
                 layers.Dropout(hp.Float("dropout_rate", 0, 0.9, default=0.3)),
