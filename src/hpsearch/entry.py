@@ -134,9 +134,11 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def usage() -> str:
+def usage(root: str) -> str:
     """Return what `--help` prints; Hydra itself copies the whole configuration for each group, for a second in all."""
-    given = OmegaConf.load(CONF / "hydra" / "help" / "hpsearch.yaml")
+    composed: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{root}.yaml"))
+    name = next(item["override hydra/help"] for item in composed["defaults"] if "override hydra/help" in item)
+    given = OmegaConf.load(CONF / "hydra" / "help" / f"{name}.yaml")
     text = str(OmegaConf.create({"hydra": {"help": given}}).hydra.help.template)
     folders = sorted(path for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
     groups = [f"  {path.name}: {', '.join(sorted(p.stem for p in path.glob('*.yaml')))}" for path in folders]
@@ -151,7 +153,7 @@ def run(root: str, script: Callable[[], Any]) -> None:
     if {"-m", "--multirun"} & set(sys.argv[1:]):
         os.environ.pop("MLFLOW_RUN_ID", None)  # one run of `mlflow run` cannot be the parent of several studies
     if {"-h", "--help"} & set(sys.argv[1:]):
-        print(usage())
+        print(usage(root))
         return
     try:
         if not any(a in ("--hydra-help", "--version", "--info", "-i") for a in sys.argv[1:]):
