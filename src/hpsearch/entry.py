@@ -135,6 +135,17 @@ def quiet() -> None:
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of each model that it compiles anew
 
 
+def usage(root: str) -> str:
+    """Return what `--help` prints; Hydra itself copies the whole configuration for each group, for a second in all."""
+    composed: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{root}.yaml"))
+    name = next(item["override hydra/help"] for item in composed["defaults"] if "override hydra/help" in item)
+    given = OmegaConf.load(CONF / "hydra" / "help" / f"{name}.yaml")
+    text = str(OmegaConf.create({"hydra": {"help": given}}).hydra.help.template)
+    folders = sorted(path for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
+    groups = [f"  {path.name}: {', '.join(sorted(p.stem for p in path.glob('*.yaml')))}" for path in folders]
+    return text.replace("$APP_CONFIG_GROUPS", "\n".join(groups) + "\n")
+
+
 def run(root: str, script: Callable[[], Any]) -> None:
     """Check the command line of an entry script, run it under Hydra, and end with the right exit status."""
     quiet()
@@ -142,8 +153,11 @@ def run(root: str, script: Callable[[], Any]) -> None:
     sys.argv[1:] = as_overrides(sys.argv[1:])
     if {"-m", "--multirun"} & set(sys.argv[1:]):
         os.environ.pop("MLFLOW_RUN_ID", None)  # one run of `mlflow run` cannot be the parent of several studies
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(usage(root))
+        return
     try:
-        if not any(a in ("--help", "-h", "--hydra-help", "--version", "--info", "-i") for a in sys.argv[1:]):
+        if not any(a in ("--hydra-help", "--version", "--info", "-i") for a in sys.argv[1:]):
             check(root, sys.argv[1:])
         script()
     except HpsearchError as error:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -57,6 +58,12 @@ class Objective:
     settings: Mapping[str, object]
     root_seed: int
     deadline: float = float("inf")
+    _alone: threading.Lock = field(default_factory=threading.Lock)  # for what threads must not do at once
+
+    def claim(self) -> optuna.Trial | None:
+        """Return a trial to run, or None, as `SharedStudy.claim` does."""
+        with self._alone:
+            return self.study.claim()
 
     def run(self, trial: optuna.Trial) -> None:
         """Run a claimed trial to its end, whatever that is; see `Attempt.kept` for what is raised."""
@@ -86,9 +93,10 @@ class Objective:
             self.checkpoints.clear(self.study.optuna.study_name)
 
     def _fit(self, attempt: Attempt, seed: int, slot: Slot) -> tuple[keras.Model, Fitted]:
-        keras.utils.set_random_seed(derive(seed, "weights"))
         hp = OptunaHyperParameters(attempt.trial, self.space)
-        model = self.hypermodel.build(hp)
+        with self._alone:
+            keras.utils.set_random_seed(derive(seed, "weights"))
+            model = self.hypermodel.build(hp)
         name = TrialName(attempt.number, hp.values)
         attempt.run.tag({MLFLOW_RUN_NAME: name})
         attempt.run.params({**hp.values, **self.settings, "trial_seed": seed})
