@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from hpsearch.errors import ConfigError
+from hpsearch.seeds import GLOBAL_GENERATOR
 from hpsearch.training import Trainer, Training
 from test_training import SETTINGS, Net, OwnFit, StoppedError, search_data, slot_in, timeless
 
 N_TRIALS = 8
-BUILDING = threading.Lock()
 
 on_jax = pytest.mark.skipif(keras.backend.backend() != "jax", reason="needs KERAS_BACKEND=jax")
 
@@ -37,7 +37,7 @@ def fit(trainer: Trainer, number: int, stop_after: int = 0, slot: Any = None, ma
 
     hp, made = keras_tuner.HyperParameters(), made or Net()
     hp.values.update(values(number))
-    with BUILDING:
+    with GLOBAL_GENERATOR:
         keras.utils.set_random_seed(number)
         model = made.build(hp)
     try:

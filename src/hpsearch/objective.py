@@ -19,7 +19,7 @@ from hpsearch.epochs import Fitted
 from hpsearch.hyperparameters import OptunaHyperParameters
 from hpsearch.progress import Progress
 from hpsearch.runs import ChildRun, ParentRun, TrialName
-from hpsearch.seeds import derive
+from hpsearch.seeds import GLOBAL_GENERATOR, derive
 from hpsearch.space import Space
 from hpsearch.study import SharedStudy
 from hpsearch.telling import PROMOTED
@@ -58,11 +58,11 @@ class Objective:
     settings: Mapping[str, object]
     root_seed: int
     deadline: float = float("inf")
-    _alone: threading.Lock = field(default_factory=threading.Lock)  # for what threads must not do at once
+    _claiming: threading.Lock = field(default_factory=threading.Lock)
 
     def claim(self) -> optuna.Trial | None:
         """Return a trial to run, or None, as `SharedStudy.claim` does."""
-        with self._alone:
+        with self._claiming:
             return self.study.claim()
 
     def run(self, trial: optuna.Trial) -> None:
@@ -94,7 +94,7 @@ class Objective:
 
     def _fit(self, attempt: Attempt, seed: int, slot: Slot) -> tuple[keras.Model, Fitted]:
         hp = OptunaHyperParameters(attempt.trial, self.space)
-        with self._alone:
+        with GLOBAL_GENERATOR:
             keras.utils.set_random_seed(derive(seed, "weights"))
             model = self.hypermodel.build(hp)
         name = TrialName(attempt.number, hp.values)

@@ -19,7 +19,7 @@ from hpsearch.errors import ConfigError, did_you_mean
 from hpsearch.programs.order import Order
 from hpsearch.programs.program import Averaging, Program, on_device
 from hpsearch.programs.signature import signature
-from hpsearch.seeds import derive
+from hpsearch.seeds import GLOBAL_GENERATOR, derive
 
 VAL_BATCH_SIZE = 1000
 PRECISIONS = ("float32", "mixed_bfloat16")
@@ -172,7 +172,8 @@ class Trainer:
             jit = _is_compiled_faster(model) if jit is None else jit
             averaged = self.settings.averaging_epochs * n_steps
             averaging = math.exp(-1 / averaged) if averaged else 0.0
-            self._program = Program(name or "", model, *tensors[:2], averaging=averaging, jit=jit)
+            with GLOBAL_GENERATOR:
+                self._program = Program(name or "", model, *tensors[:2], averaging=averaging, jit=jit)
         return self._program
 
 
