@@ -20,6 +20,8 @@ from typing import Any
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Transformer
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -91,8 +93,11 @@ def _missing(path: str, node: Any) -> Iterator[str]:
 
 
 def _first_choice(override: str) -> str:
-    key, _, value = override.partition("=")
-    return override if value.startswith(("[", "{", "'", '"')) else f"{key}={value.split(',')[0]}"
+    """Return the first job's form of an override that sweeps: `arch=elu,selu` is `arch=elu`."""
+    parsed = OverridesParser.create().parse_override(override)
+    if not parsed.is_sweep_override():
+        return override
+    return f"{parsed.get_key_element()}={next(parsed.sweep_iterator(transformer=Transformer.encode))}"
 
 
 def _one_sentence(error: Exception, root: str) -> str:
