@@ -22,10 +22,10 @@ from pathlib import Path
 from optuna.trial import TrialState
 from rich.console import Console
 from rich.table import Table
-from short_trials import SPACE, ShortTrials, fork
 
 from hpsearch.diagnosis import Diagnosis
 from hpsearch.replay import replay
+from short_trials import SPACE, ShortTrials, fork
 
 
 def storm(trials: ShortTrials, n_workers: int, n_kills: int, seed: int) -> int:

@@ -139,7 +139,7 @@ def fork(call: Any) -> int:
             call()
             status = 0
         except BaseException:
-            import traceback  # noqa: PLC0415 (where it is needed alone)
+            import traceback
 
             traceback.print_exc()
         finally:

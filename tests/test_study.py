@@ -15,8 +15,6 @@ from optuna.trial import TrialState
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 
-from short_trials import SPACE, ShortTrials
-
 from conftest import SRC
 from hpsearch import machines
 from hpsearch.attempt import Attempt, reason_of
@@ -25,6 +23,7 @@ from hpsearch.errors import SearchError, TakenOverError
 from hpsearch.leases import Worker
 from hpsearch.machines import Preempted, leave_if_asked, leaving_on_signal
 from hpsearch.replay import explain, replay
+from short_trials import SPACE, ShortTrials
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

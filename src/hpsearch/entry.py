@@ -20,6 +20,8 @@ from typing import Any
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Transformer
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -91,8 +93,11 @@ def _missing(path: str, node: Any) -> Iterator[str]:
 
 
 def _first_choice(override: str) -> str:
-    key, _, value = override.partition("=")
-    return override if value.startswith(("[", "{", "'", '"')) else f"{key}={value.split(',')[0]}"
+    """Return the first job's form of an override that sweeps: `arch=elu,selu` is `arch=elu`."""
+    parsed = OverridesParser.create().parse_override(override)
+    if not parsed.is_sweep_override():
+        return override
+    return f"{parsed.get_key_element()}={next(parsed.sweep_iterator(transformer=Transformer.encode))}"
 
 
 def _one_sentence(error: Exception, root: str) -> str:
@@ -130,8 +135,20 @@ def quiet() -> None:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".* is experimental")  # Optuna of its QMCSampler
-    for name in ("mlflow", "alembic", "mlflow.store.db.utils", "absl", "optuna"):
+    for name in ("mlflow", "mlflow.pyfunc", "alembic", "mlflow.store.db.utils", "absl", "optuna"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of each model that it compiles anew
+
+
+def usage(root: str) -> str:
+    """Return what `--help` prints; Hydra itself copies the whole configuration for each group, for a second in all."""
+    composed: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{root}.yaml"))
+    name = next(item["override hydra/help"] for item in composed["defaults"] if "override hydra/help" in item)
+    given = OmegaConf.load(CONF / "hydra" / "help" / f"{name}.yaml")
+    text = str(OmegaConf.create({"hydra": {"help": given}}).hydra.help.template)
+    folders = sorted(path for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
+    groups = [f"  {path.name}: {', '.join(sorted(p.stem for p in path.glob('*.yaml')))}" for path in folders]
+    return text.replace("$APP_CONFIG_GROUPS", "\n".join(groups) + "\n")
 
 
 def run(root: str, script: Callable[[], Any]) -> None:
@@ -141,8 +158,11 @@ def run(root: str, script: Callable[[], Any]) -> None:
     sys.argv[1:] = as_overrides(sys.argv[1:])
     if {"-m", "--multirun"} & set(sys.argv[1:]):
         os.environ.pop("MLFLOW_RUN_ID", None)  # one run of `mlflow run` cannot be the parent of several studies
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(usage(root))
+        return
     try:
-        if not any(a in ("--help", "-h", "--hydra-help", "--version", "--info", "-i") for a in sys.argv[1:]):
+        if not any(a in ("--hydra-help", "--version", "--info", "-i") for a in sys.argv[1:]):
             check(root, sys.argv[1:])
         script()
     except HpsearchError as error:

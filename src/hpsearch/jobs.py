@@ -18,27 +18,28 @@ import yaml
 from hpsearch import report
 from hpsearch.architectures.building import build_hypermodel
 from hpsearch.architectures.facts import measure
-from hpsearch.attempt import OutOfTimeError
 from hpsearch.budget import Budget
 from hpsearch.checkpoints import Checkpoints
 from hpsearch.conclusion import Conclusion, SearchResult
 from hpsearch.data import Data, SearchData
 from hpsearch.errors import ConfigError, SearchError
 from hpsearch.hyperparameters import OptunaHyperParameters
-from hpsearch.machines import Preempted, leave_if_asked, leaving_on_signal
-from hpsearch.mc_dropout import McDropout
+from hpsearch.machines import Preempted, leaving_on_signal
 from hpsearch.objective import Objective, settings_shown
 from hpsearch.progress import Progress
 from hpsearch.runs import ParentRun
 from hpsearch.sampling import SeededSampler
+from hpsearch.slots import run_trials
 from hpsearch.space import Space
 from hpsearch.storage import SharedStorage
 from hpsearch.study import SharedStudy, number_of
 from hpsearch.tracking import Tracking
 from hpsearch.training import Trainer, Training, check_monitor
+from hpsearch.uncertainty.mc_dropout import McDropout
+from hpsearch.uncertainty.registration import Registration
+from hpsearch.uncertainty.subject import Subject
 
 SETTINGS_OF_A_STUDY = ("data", "arch", "optimizer", "training", "seed")
-LINGER_EVERY_S = 2.0
 FREE_SETTINGS = ("data.path", "data.load.path", "training.steps_per_call", "training.jit_compile")
 
 
@@ -55,12 +56,14 @@ class Search:
     optimizer: partial[keras.optimizers.Optimizer]
     space: Space
     training: Training
+    trainer: Callable[..., Trainer]
     sampler: partial[SeededSampler]
     pruner: optuna.pruners.BasePruner
     storage: Callable[[], SharedStorage]
     checkpoints: Checkpoints
     budget: Budget
     tracking: Callable[[], Tracking]
+    registration: Registration
     uncertainty: McDropout
     worker: int
     study: Mapping[str, str]
@@ -80,16 +83,19 @@ class Search:
             Preempted: The cluster stopped it; so it does there.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        keras.config.set_dtype_policy(self.training.precision)
         data = self.data.for_search()
         hypermodel = build_hypermodel(self.arch, measure(data.train.images, data.n_classes), self.optimizer)
         self._check(hypermodel)
         progress = make_progress(self.training.monitor, self.training.epochs, self.training.maximize)
         study, tracking, parent = self._open(data, config)
-        conclusion = Conclusion(self.study["name"], study, tracking, parent, self.space, self.training)
+        conclusion = Conclusion(
+            self.study["name"], study, tracking, parent, self.space, self.training, self.registration, self.uncertainty
+        )
         objective = Objective(
             hypermodel=hypermodel,
             space=self.space,
-            trainer=Trainer(self.training, data),
+            trainer=self.trainer(settings=self.training, data=data),
             study=study,
             tracking=tracking,
             parent=parent,
@@ -182,19 +188,7 @@ class Search:
         progress.say(f"Study {self.study['name']} {where}.")
         label = f"#{number_of(best)} {best.value:.4f}" if best else ""
         with progress.search(n_trials, n_spent, label, best.value if best else None):
-            while time.monotonic() < objective.deadline:
-                leave_if_asked()
-                trial = study.claim()
-                try:
-                    if trial is not None:
-                        objective.run(trial)
-                    elif self.budget.linger and study.others_run():
-                        time.sleep(LINGER_EVERY_S)
-                    else:
-                        objective.end_paused()
-                        break
-                except OutOfTimeError:
-                    break
+            run_trials(objective)
 
     def _conclude(self, conclusion: Conclusion, data: SearchData, progress: Progress) -> SearchResult:
         """Register the best model and evaluate it on the test set, if no other worker does."""
@@ -207,7 +201,8 @@ class Search:
         version, evaluation = None, None
         if not conclusion.study.is_running() and conclusion.study.claim_conclusion():
             model, version = conclusion.register(best, data)
-            evaluation = conclusion.evaluate(model, version, self.data.test(), self.uncertainty, progress)
+            subject = Subject(model, self.uncertainty, data.val, self.data.test())
+            evaluation = conclusion.evaluate(subject, version, progress)
         else:
             progress.say(
                 "Other workers go on with this study; the last of them registers and evaluates its best model."

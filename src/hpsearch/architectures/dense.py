@@ -84,7 +84,7 @@ class DenseNet(keras_tuner.HyperModel):  # type: ignore[misc]
             layers += self._hidden()
             if self.dropout_after == "all" or number == self.n_hidden:
                 layers.append(self.dropout(rate))
-        layers.append(keras.layers.Dense(self.facts.n_classes, activation="softmax"))
+        layers.append(keras.layers.Dense(self.facts.n_classes, activation="softmax", dtype="float32"))
         return compile_classifier(keras.Sequential(layers), hp, self.optimizer)
 
     def _hidden(self) -> list[keras.Layer]:
