@@ -7,15 +7,16 @@ import keras_tuner
 
 from hpsearch.architectures.compiling import OptimizerFactory, compile_classifier, draw_dropout_rate
 from hpsearch.architectures.facts import DataFacts
+from hpsearch.architectures.initializers import InitializerSetting
 from hpsearch.architectures.preprocessing import standardization
 from hpsearch.architectures.settings import (
     ActivationSetting,
     DropoutFactory,
+    activated,
     check_activation,
     check_count,
     check_known,
-    check_switch,
-    make_activation,
+    check_normalization,
 )
 from hpsearch.errors import ConfigError, did_you_mean
 
@@ -23,7 +24,7 @@ DROPOUT_AFTER = ("last", "all")
 
 
 class DenseNet(keras_tuner.HyperModel):  # type: ignore[misc]
-    """`n_hidden` layers of `n_units`: dense, BatchNormalization if wanted, activation, dropout; then softmax.
+    """`n_hidden` layers of `n_units`: dense, normalization if wanted, activation, dropout; then softmax.
 
     Draws `learning_rate`, `momentum` and `dropout_rate`. Input (N, H, W, C) raw pixels, output (N, C) probabilities.
 
@@ -33,8 +34,10 @@ class DenseNet(keras_tuner.HyperModel):  # type: ignore[misc]
         n_hidden: Number of hidden layers.
         n_units: Units of each hidden layer.
         activation: A Keras activation's name, or a partial of an activation layer.
-        kernel_initializer: A Keras initializer's name, for the hidden layers.
-        batch_norm: Whether BatchNormalization stands between each dense layer and its activation.
+        kernel_initializer: A Keras initializer, by name or made by `_target_`, for the hidden layers.
+        bias_initializer: The same, for the biases of the hidden layers.
+        output_initializer: The same, for the kernel of the output layer.
+        normalization: `none`, `batch`, `batch_after` or `layer`, as `settings.activated` says.
         standardize: `channel`, `pixel` or `none`, as `preprocessing.standardization` says.
         dropout: Makes a dropout layer from a rate.
         dropout_after: `last`, one layer of dropout before the output layer; `all`, after every hidden layer.
@@ -51,8 +54,10 @@ class DenseNet(keras_tuner.HyperModel):  # type: ignore[misc]
         n_hidden: int,
         n_units: int,
         activation: ActivationSetting,
-        kernel_initializer: str,
-        batch_norm: bool,
+        kernel_initializer: InitializerSetting,
+        bias_initializer: InitializerSetting,
+        output_initializer: InitializerSetting,
+        normalization: str,
         standardize: str,
         dropout: DropoutFactory,
         dropout_after: str,
@@ -66,8 +71,11 @@ class DenseNet(keras_tuner.HyperModel):  # type: ignore[misc]
         self.n_hidden = check_count("arch.n_hidden", n_hidden)
         self.n_units = check_count("arch.n_units", n_units)
         self.activation = check_activation("arch.activation", activation)
-        self.kernel_initializer = check_known("arch.kernel_initializer", kernel_initializer, keras.initializers.get)
-        self.batch_norm = check_switch("arch.batch_norm", batch_norm)
+        known = keras.initializers.get
+        self.kernel_initializer = check_known("arch.kernel_initializer", kernel_initializer, known)
+        self.bias_initializer = check_known("arch.bias_initializer", bias_initializer, known)
+        self.output_initializer = check_known("arch.output_initializer", output_initializer, known)
+        self.normalization = check_normalization(normalization)
         self.standardize = standardize
         self.dropout = dropout
         self.dropout_after = dropout_after
@@ -84,14 +92,15 @@ class DenseNet(keras_tuner.HyperModel):  # type: ignore[misc]
             layers += self._hidden()
             if self.dropout_after == "all" or number == self.n_hidden:
                 layers.append(self.dropout(rate))
-        layers.append(keras.layers.Dense(self.facts.n_classes, activation="softmax"))
+        output = {"kernel_initializer": self.output_initializer, "activation": "softmax"}
+        layers.append(keras.layers.Dense(self.facts.n_classes, **output))
         return compile_classifier(keras.Sequential(layers), hp, self.optimizer)
 
     def _hidden(self) -> list[keras.Layer]:
         dense = keras.layers.Dense(
             self.n_units,
             kernel_initializer=self.kernel_initializer,
-            use_bias=not self.batch_norm,  # BatchNormalization brings an offset of its own
+            bias_initializer=self.bias_initializer,
+            use_bias=self.normalization != "batch",  # BatchNormalization brings an offset of its own
         )
-        between = [keras.layers.BatchNormalization()] if self.batch_norm else []
-        return [dense, *between, make_activation(self.activation)]
+        return activated(dense, self.normalization, self.activation)
