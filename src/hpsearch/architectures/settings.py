@@ -80,3 +80,8 @@ def activated(weights: keras.Layer, normalization: str, activation: ActivationSe
     if normalization == "layer":
         return [weights, keras.layers.LayerNormalization(), activate]
     return [weights, activate]
+
+
+def no_dropout(rate: float) -> keras.Layer:
+    """Return a layer that does nothing in the place of dropout, whatever the rate."""
+    return keras.layers.Identity()

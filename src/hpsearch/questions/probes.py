@@ -1,0 +1,56 @@
+"""Further measurements of a trained model, for the ablations that ask for them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hpsearch.errors import ModelError
+from hpsearch.mc_dropout import McDropout, Sampler
+from hpsearch.questions.arms import Trained, Workbench
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds an image, plain and with S passes of MC Dropout.
+
+    Attributes:
+        n_images: Images in one measurement.
+        n_samples: Values of S.
+        n_repeats: Measurements, of which the median counts.
+        uncertainty: Settings of MC Dropout.
+    """
+
+    n_images: int
+    n_samples: Sequence[int]
+    n_repeats: int
+    uncertainty: McDropout
+
+    def __call__(self, bench: Workbench, trained: Trained) -> dict[str, float]:
+        """Measure; a model without active dropout has no MC Dropout."""
+        images = bench.data.val.images[: self.n_images]
+        per_image = 1000 / len(images)
+        plain = median_s(lambda: trained.model.predict(images, batch_size=len(images), verbose=0), self.n_repeats)
+        found = {"latency/plain_ms": plain * per_image}
+        try:
+            sampler = Sampler(trained.model, replace(self.uncertainty, batch_size=len(images)))
+        except ModelError:
+            return found
+        for n in self.n_samples:
+            mc = median_s(lambda n=n: sampler.predict(images, n_samples=n), self.n_repeats)  # type: ignore[misc]
+            found[f"latency/mc_{n}_ms"] = mc * per_image
+        return found
+
+
+def median_s(call: Callable[[], object], n_repeats: int) -> float:
+    """Return the median seconds of a call, after one that may compile."""
+    call()
+    times = []
+    for _ in range(n_repeats):
+        begin = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begin)
+    return float(np.median(times))
