@@ -14,7 +14,7 @@ IMAGES = RNG.normal(size=(400, 8, 8, 1)).astype("float32")  # standardized
 LABELS = RNG.integers(0, 3, 400).astype("int32")
 
 
-def net(activation, initializer, n_hidden=20, n_units=100, rate=0.0, output="glorot_uniform"):
+def net(activation, initializer, *, n_hidden=20, n_units=100, rate=0.0, output="glorot_uniform"):
     keras.utils.set_random_seed(1)
     layers = [keras.Input((8, 8, 1)), keras.layers.Flatten()]
     for _ in range(n_hidden):

@@ -25,12 +25,13 @@ from hpsearch.mc_dropout import McDropout
 from hpsearch.objective import Objective, OutOfTimeError, settings_shown
 from hpsearch.progress import Progress
 from hpsearch.sampling import SeededSampler
+from hpsearch.schedules import Schedule
 from hpsearch.space import Space
 from hpsearch.study import Budget, SharedStudy, number_of
 from hpsearch.tracking import ParentRun, Tracking
 from hpsearch.training import Trainer, Training, check_monitor
 
-SETTINGS_OF_A_STUDY = ("data", "arch", "optimizer", "training", "seed")
+SETTINGS_OF_A_STUDY = ("data", "arch", "optimizer", "training", "schedule", "seed")
 FREE_SETTINGS = ("data.path", "data.load.path", "training.steps_per_call", "training.jit_compile")
 
 
@@ -47,6 +48,7 @@ class Search:
     optimizer: partial[keras.optimizers.Optimizer]
     space: Space
     training: Training
+    schedule: Schedule
     sampler: partial[SeededSampler]
     pruner: optuna.pruners.BasePruner
     storage: Callable[[], optuna.storages.BaseStorage]
@@ -80,7 +82,7 @@ class Search:
         objective = Objective(
             hypermodel=hypermodel,
             space=self.space,
-            trainer=Trainer(self.training, data),
+            trainer=Trainer(self.training, data, self.schedule),
             study=study,
             tracking=tracking,
             parent=parent,

@@ -76,8 +76,9 @@ LIVE = {keras.layers.Dropout: _LiveDropout, keras.layers.AlphaDropout: _LiveAlph
 class Order(keras.utils.PyDataset):  # type: ignore[misc]
     """The order in which an epoch sees its examples: a new one each epoch.
 
-    Element i holds int32 indices of shape (steps_per_call, batch_size) and, of shape (1,), how many of the rows count.
-    Examples that do not fill a last batch wait for another epoch's order. `fit` must not shuffle the elements.
+    Element i holds int32 indices of shape (steps_per_call, batch_size), how many of the rows count, (1,), and learning
+    rate and momentum of each step, (steps_per_call, 2); where `rates` is None, NaN: they stay as they are. Examples that
+    do not fill a last batch wait for another epoch's order. `fit` must not shuffle the elements.
     """
 
     def __init__(
@@ -89,17 +90,25 @@ class Order(keras.utils.PyDataset):  # type: ignore[misc]
         self.steps_per_call = min(steps_per_call, self.n_steps) or self.n_steps
         self.seed_of_epoch = seed_of_epoch
         self.epoch = 0
+        self.rates: np.ndarray | None = None  # (n_steps, 2), of this epoch
 
     def __len__(self) -> int:
         return math.ceil(self.n_steps / self.steps_per_call)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         order = np.random.default_rng(self.seed_of_epoch(self.epoch)).permutation(self.n_examples)
         rows = order[: self.n_steps * self.batch_size].reshape(self.n_steps, self.batch_size)
-        rows = rows[index * self.steps_per_call : (index + 1) * self.steps_per_call].astype(np.int32)
-        padded = np.zeros((self.steps_per_call, self.batch_size), np.int32)
-        padded[: len(rows)] = rows
-        return padded, np.array([len(rows)], np.int32)
+        mine = slice(index * self.steps_per_call, (index + 1) * self.steps_per_call)
+        return self.element(rows[mine], None if self.rates is None else self.rates[mine])
+
+    def element(self, rows: np.ndarray, rates: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return an element of `rows` (n, batch_size) and `rates` (n, 2), filled up to the shapes of them all."""
+        order = np.zeros((self.steps_per_call, self.batch_size), np.int32)
+        order[: len(rows)] = rows
+        table = np.full((self.steps_per_call, 2), np.nan, np.float32)
+        if rates is not None:
+            table[: len(rates)] = rates
+        return order, np.array([len(rows)], np.int32), table
 
 
 def is_dropout(layer: keras.layers.Layer) -> bool:
@@ -149,9 +158,9 @@ class Program:
             compiled["optimizer"]["config"].update(use_ema=True, ema_momentum=averaging)
         self.averaging = averaging
         self.model.compile_from_config(compiled | {"jit_compile": jit})
+        self.momentum = _momentum_input(self.model.optimizer)  # before build, where SGD asks whether it is 0
         self.model.optimizer.build(self.model.trainable_variables)
         _build_metrics(self.model, images[:2], labels[:2])
-        self.momentum = _momentum_input(self.model.optimizer)
         self.initial = _values(self.model.optimizer.variables)
         self.model.train_function = _compiled_steps(self.model, images, labels, jit)
 
@@ -166,10 +175,13 @@ class Program:
         for variable, value in zip(self.model.optimizer.variables, self.initial, strict=True):
             variable.assign(value)
         numbers = source.optimizer.get_config()
+        learning_rate = numbers["learning_rate"]
+        momentum = next((numbers[name] for name in MOMENTUMS if name in numbers), 0.0)
+        self.drawn = (learning_rate if isinstance(learning_rate, float) else None, momentum)
         if isinstance(numbers["learning_rate"], float):  # a schedule is part of the program
             self.model.optimizer.learning_rate = numbers["learning_rate"]
         if self.momentum is not None:
-            self.momentum.assign(next(numbers[name] for name in MOMENTUMS if name in numbers))
+            self.momentum.assign(momentum)
 
     def state(self) -> list[np.ndarray]:
         """Return the weights of all layers, dropout aside, as `unload` takes them."""
@@ -231,18 +243,34 @@ def _momentum_input(optimizer: keras.optimizers.Optimizer) -> ProgramInput | Non
 
 
 def _compiled_steps(model: keras.Model, images: Any, labels: Any, jit: bool) -> Callable[..., Any]:
+    rates = [_learning_rate_variable(model.optimizer), _momentum_variable(model.optimizer)]
     make = {"tensorflow": _tensorflow_steps, "jax": _jax_steps}.get(keras.backend.backend())
     if make is None:
         raise ValueError(f"Expected KERAS_BACKEND=tensorflow or jax. Received: {keras.backend.backend()}")
-    return make(model, images, labels, jit)
+    return make(model, images, labels, rates, jit)
 
 
-def _tensorflow_steps(model: keras.Model, images: Any, labels: Any, jit: bool) -> Callable[..., Any]:
+def _learning_rate_variable(optimizer: keras.optimizers.Optimizer) -> Any:
+    """Return the variable of the learning rate; None where a Keras schedule computes it."""
+    variable = getattr(optimizer, "_learning_rate", None)
+    return variable if isinstance(variable, keras.Variable) else None
+
+
+def _momentum_variable(optimizer: keras.optimizers.Optimizer) -> Any:
+    found = (getattr(optimizer, name, None) for name in MOMENTUMS)
+    return next((v for v in found if isinstance(v, ProgramInput)), None)
+
+
+def _tensorflow_steps(model: keras.Model, images: Any, labels: Any, rates: list[Any], jit: bool) -> Callable[..., Any]:
     import tensorflow as tf  # noqa: PLC0415 (the backend that runs, alone)
 
     @tf.function(jit_compile=jit, autograph=False)  # type: ignore[untyped-decorator]
-    def steps(order: Any, n_steps: Any) -> Any:
+    def steps(order: Any, n_steps: Any, table: Any) -> Any:
         def step(i: Any) -> Any:
+            for column, variable in enumerate(rates):
+                if variable is not None:
+                    new = table[i, column]
+                    variable.assign(tf.where(tf.math.is_nan(new), variable.value, new))
             model.train_step((tf.gather(images, order[i]), tf.gather(labels, order[i])))
             return i + 1
 
@@ -250,17 +278,26 @@ def _tensorflow_steps(model: keras.Model, images: Any, labels: Any, jit: bool) -
         return model.get_metrics_result()
 
     def train(iterator: Iterator[Any]) -> Any:
-        order, n_steps = next(iterator)
-        return steps(tf.cast(order, tf.int32), tf.cast(n_steps[0], tf.int32))
+        order, n_steps, table = next(iterator)
+        return steps(tf.cast(order, tf.int32), tf.cast(n_steps[0], tf.int32), table)
 
     return train
 
 
-def _jax_steps(model: keras.Model, images: Any, labels: Any, jit: bool) -> Callable[..., Any]:
+def _jax_steps(model: keras.Model, images: Any, labels: Any, rates: list[Any], jit: bool) -> Callable[..., Any]:
     import jax  # noqa: PLC0415
+    import jax.numpy as jnp  # noqa: PLC0415
 
-    def steps(state: Any, order: Any, n_steps: Any) -> Any:
+    ids = [id(v) for v in model.optimizer.variables]
+    places = [None if v is None else ids.index(id(v)) for v in rates]
+
+    def steps(state: Any, order: Any, n_steps: Any, table: Any) -> Any:
         def step(i: Any, state: Any) -> Any:
+            optimizer = list(state[2])
+            for column, place in enumerate(places):
+                if place is not None:
+                    optimizer[place] = jnp.where(jnp.isnan(table[i, column]), optimizer[place], table[i, column])
+            state = (*state[:2], optimizer, state[3])
             return model.train_step(state, (images[order[i]], labels[order[i]]))[1]
 
         state = jax.lax.fori_loop(0, n_steps, step, state)
@@ -270,8 +307,8 @@ def _jax_steps(model: keras.Model, images: Any, labels: Any, jit: bool) -> Calla
     run = jax.jit(steps, donate_argnums=0)
 
     def train(state: Any, iterator: Iterator[Any]) -> Any:
-        order, n_steps = next(iterator)
-        return run(state, order, n_steps[0])
+        order, n_steps, table = next(iterator)
+        return run(state, order, n_steps[0], table)
 
     return train
 

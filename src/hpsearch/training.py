@@ -16,6 +16,7 @@ from hpsearch.architectures.compiling import labels_for
 from hpsearch.data import Examples, SearchData
 from hpsearch.errors import ConfigError, DivergedError, did_you_mean
 from hpsearch.programs import Averaging, Order, Program, on_device, signature
+from hpsearch.schedules import Place, Schedule
 from hpsearch.seeds import derive
 
 VAL_BATCH_SIZE = 1000
@@ -72,8 +73,9 @@ def check_monitor(model: keras.Model, monitor: str) -> None:
 class Trainer:
     """Fits models on one data set, which it holds on the device for all trials of a study."""
 
-    def __init__(self, settings: Training, data: SearchData) -> None:
+    def __init__(self, settings: Training, data: SearchData, schedule: Schedule) -> None:
         self.settings = settings
+        self.schedule = schedule
         self.data = data
         self._tensors: dict[str, tuple[Any, ...]] = {}
         self._program: tuple[str, Program] | None = None
@@ -105,10 +107,10 @@ class Trainer:
         program = self._load_program(model, order.n_steps, tensors)
         program.load(model, lambda layer: derive(seed, "dropout", layer))
         epochs = _Epochs(self.settings, listener, program.state, order)
+        scheduling = Scheduling(self.schedule, order, self.settings.epochs, *program.drawn)
         averaging = [Averaging()] if program.averaging else []
-        hypermodel.fit(
-            hp, program.model, x=order, shuffle=False, callbacks=[epochs, *averaging], **self._common(tensors)
-        )
+        callbacks = [epochs, scheduling, *averaging]
+        hypermodel.fit(hp, program.model, x=order, shuffle=False, callbacks=callbacks, **self._common(tensors))
         program.unload(model, epochs.best_state)
         return epochs.fitted
 
@@ -143,6 +145,29 @@ class Trainer:
             averaging = math.exp(-1 / averaged) if averaged else 0.0
             self._program = (text or "", Program(model, tensors[0], tensors[1], averaging, jit))
         return self._program[1]
+
+
+class Scheduling(keras.callbacks.Callback):  # type: ignore[misc]
+    """Sits in Keras's fit and writes the rates of each epoch into its order."""
+
+    def __init__(
+        self, schedule: Schedule, order: Order, n_epochs: int, learning_rate: float | None, momentum: float
+    ) -> None:
+        super().__init__()
+        self.schedule, self.order, self.n_epochs = schedule, order, n_epochs
+        self.learning_rate, self.momentum = learning_rate, momentum
+        self.losses: list[float] = []
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Write the rates, unless the model brings a Keras schedule."""
+        if self.learning_rate is None:
+            return
+        place = Place(epoch, self.n_epochs, self.order.n_steps, self.losses)
+        self.order.rates = np.stack(self.schedule.rates(self.learning_rate, self.momentum, place), axis=1)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Remember the validation loss."""
+        self.losses.append(float(logs["val_loss"]))
 
 
 class _Epochs(keras.callbacks.Callback):  # type: ignore[misc]

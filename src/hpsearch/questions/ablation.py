@@ -19,7 +19,7 @@ from hpsearch.questions.records import Records, digest
 from hpsearch.seeds import derive
 from hpsearch.tracking import Tracking
 
-PARTS = ("arch", "optimizer", "training")
+PARTS = ("arch", "optimizer", "training", "schedule")
 
 
 @dataclass(frozen=True)

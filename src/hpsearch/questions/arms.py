@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, cast
 
 import keras
 import keras_tuner
@@ -19,6 +19,7 @@ from hpsearch.data import SearchData
 from hpsearch.errors import DivergedError
 from hpsearch.questions import curves
 from hpsearch.questions.layers import inspect_layers
+from hpsearch.schedules import Schedule
 from hpsearch.seeds import derive
 from hpsearch.training import Trainer, Training
 
@@ -31,7 +32,7 @@ class Arm:
 
     Attributes:
         name: For tables, unique in an experiment.
-        parts: `arch`, `optimizer` and `training`, as their folders in conf describe them.
+        parts: `arch`, `optimizer`, `training` and `schedule`, as their folders in conf describe them.
         hyperparameters: What a search would draw.
         level: The factor's level.
         across: The second factor's value, where there is one.
@@ -85,7 +86,7 @@ class Workbench:
 
     def __init__(self, data: SearchData) -> None:
         self.data = data
-        self._trainer: tuple[Training, Trainer] | None = None
+        self._trainer: Trainer | None = None
 
     @cached_property
     def facts(self) -> DataFacts:
@@ -111,9 +112,11 @@ class Workbench:
 
     def trainer(self, arm: Arm) -> Trainer:
         """Return what fits an arm."""
-        if self._trainer is None or self._trainer[0] != arm.training:
-            self._trainer = (arm.training, Trainer(arm.training, self.data))
-        return self._trainer[1]
+        schedule: Schedule = arm.parts["schedule"]
+        known = self._trainer
+        if known is None or (known.settings, known.schedule) != (arm.training, schedule):
+            self._trainer = Trainer(arm.training, self.data, schedule)
+        return cast("Trainer", self._trainer)
 
     def train(
         self, arm: Arm, seed: int, listener: Callable[[int, Mapping[str, float]], None], *, inspect: bool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -42,7 +42,7 @@ def draw(panels: Sequence[str], arms: Sequence[Arm], results: Results) -> bytes:
 def _curves(axis: Any, key: str, arms: Sequence[Arm], results: Results) -> None:
     for arm in arms:
         curves = [m.curves[key] for m in results[arm.name].values() if m.curves.get(key)]
-        _band(axis, arm.name, curves, lambda n: np.arange(1, n + 1))
+        _band(axis, arm.name, curves)
     axis.set(xlabel="epoch", ylabel=key)
     _scale(axis, key)
 
@@ -54,7 +54,7 @@ def _clock(axis: Any, key: str, arms: Sequence[Arm], results: Results) -> None:
             continue
         n = min(len(m.curves[key]) for m in seeds)
         clock = np.mean([np.cumsum(m.curves["time/epoch_s"][:n]) for m in seeds], axis=0)
-        _band(axis, arm.name, [m.curves[key] for m in seeds], lambda n, clock=clock: clock[:n])
+        _band(axis, arm.name, [m.curves[key] for m in seeds], clock)
     axis.set(xlabel="seconds", ylabel=key)
     _scale(axis, key)
 
@@ -62,7 +62,7 @@ def _clock(axis: Any, key: str, arms: Sequence[Arm], results: Results) -> None:
 def _layers(axis: Any, key: str, arms: Sequence[Arm], results: Results) -> None:
     for arm in arms:
         layers = [m.layers[key] for m in results[arm.name].values() if m.layers.get(key)]
-        _band(axis, arm.name, layers, lambda n: np.arange(1, n + 1))
+        _band(axis, arm.name, layers)
     axis.set(xlabel="hidden layer", ylabel=key)
     if key.endswith(("gradient_norm", "std")):
         axis.set_yscale("log")
@@ -85,12 +85,12 @@ def _across(axis: Any, key: str, arms: Sequence[Arm], results: Results) -> None:
     _scale(axis, key)
 
 
-def _band(axis: Any, name: str, lines: list[list[float]], x_of: Callable[[int], NDArray[Any]]) -> None:
+def _band(axis: Any, name: str, lines: list[list[float]], x: NDArray[Any] | None = None) -> None:
     if not lines:
         return
     n = min(map(len, lines))
     stacked = np.array([line[:n] for line in lines], np.float64)
-    x = x_of(n)
+    x = np.arange(1, n + 1) if x is None else x[:n]
     line = axis.plot(x, stacked.mean(axis=0), label=name, marker="o" if n < 3 else None)[0]
     axis.fill_between(x, stacked.min(axis=0), stacked.max(axis=0), color=line.get_color(), alpha=0.15)
 

@@ -11,8 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Run
-
 from hpsearch.questions.arms import Arm, Measured
 from hpsearch.tracking import ChildRun, ParentRun, Tracking
 

@@ -40,7 +40,7 @@ class FinishedStudy:
     def config(self, tracking: Tracking) -> dict[str, Any]:
         """Return the composed configuration that the search was started with."""
         text = tracking.client.download_artifacts(self.parent_run_id, "config.yaml")
-        with open(text) as file:  # noqa: PTH123 (MLflow returns a plain path)
+        with open(text) as file:
             found: dict[str, Any] = yaml.safe_load(file)
         return found
 
