@@ -24,8 +24,10 @@ from hpsearch.hyperparameters import OptunaHyperParameters
 from hpsearch.mc_dropout import McDropout
 from hpsearch.objective import Objective, OutOfTimeError, settings_shown
 from hpsearch.progress import Progress
+from hpsearch.range_test import RangeTest, advice, below
 from hpsearch.sampling import SeededSampler
 from hpsearch.schedules import Schedule
+from hpsearch.seeds import derive
 from hpsearch.space import Space
 from hpsearch.study import Budget, SharedStudy, number_of
 from hpsearch.tracking import ParentRun, Tracking
@@ -57,6 +59,8 @@ class Search:
     uncertainty: McDropout
     study: Mapping[str, str]
     seed: int
+    lr_test: bool
+    range_test: RangeTest
 
     def run(self, config: Mapping[str, Any], make_progress: Callable[..., Progress]) -> SearchResult:
         """Run the search, or what is missing of it.
@@ -78,11 +82,13 @@ class Search:
         study = self._open_study(config, data)
         progress = make_progress(self.training.monitor, self.training.epochs, self.training.maximize)
         parent = self._open_parent(study, tracking, data, config)
-        conclusion = Conclusion(self.study["name"], study, tracking, parent, self.space, self.training)
+        trainer = Trainer(self.training, data, self.schedule)
+        space = self._tested_space(study, parent, trainer, hypermodel)
+        conclusion = Conclusion(self.study["name"], study, tracking, parent, space, self.training)
         objective = Objective(
             hypermodel=hypermodel,
-            space=self.space,
-            trainer=Trainer(self.training, data, self.schedule),
+            space=space,
+            trainer=trainer,
             study=study,
             tracking=tracking,
             parent=parent,
@@ -152,6 +158,25 @@ class Search:
             parent.data(data, self.data.path or data.name)
         parent.client.log_text(parent.run_id, yaml.safe_dump(dict(config), sort_keys=False), "config.yaml")
         return parent
+
+    def _tested_space(
+        self, study: SharedStudy, parent: ParentRun, trainer: Trainer, hypermodel: keras_tuner.HyperModel
+    ) -> Space:
+        """Return the space as the learning rate test bounds it; the first worker tests, the study remembers."""
+        if not self.lr_test or "learning_rate" not in self.space.rules:
+            return self.space
+        known = study.optuna.user_attrs.get("lr_test")
+        if known is None:
+            seed = derive(self.seed, study.optuna.study_name, "lr_test")
+            curve = self.range_test.measure(trainer, hypermodel, self.space, seed)
+            known = advice(self.range_test, self.space, curve)
+            study.optuna.set_user_attr("lr_test", known)
+            parent.params({f"lr_test.{name}": value for name, value in known["bounds"].items()})
+            for path, png in report.range_test_figure(curve).items():
+                parent.file(path, png)
+            if known["first"] and not study.trials():
+                study.optuna.enqueue_trial(known["first"])
+        return below(self.space, known["bounds"]["high"])
 
     def _run_trials(self, study: SharedStudy, objective: Objective, conclusion: Conclusion, progress: Progress) -> None:
         best, n_spent, n_trials = conclusion.best(), study.n_spent(), self.budget.n_trials

@@ -77,8 +77,8 @@ class Order(keras.utils.PyDataset):  # type: ignore[misc]
     """The order in which an epoch sees its examples: a new one each epoch.
 
     Element i holds int32 indices of shape (steps_per_call, batch_size), how many of the rows count, (1,), and learning
-    rate and momentum of each step, (steps_per_call, 2); where `rates` is None, NaN: they stay as they are. Examples that
-    do not fill a last batch wait for another epoch's order. `fit` must not shuffle the elements.
+    rate and momentum of each step, (steps_per_call, 2), NaN where `rates` is None and they stay as they are. Examples
+    that do not fill a last batch wait for another epoch's order. `fit` must not shuffle the elements.
     """
 
     def __init__(
@@ -157,10 +157,12 @@ class Program:
         if averaging:
             compiled["optimizer"]["config"].update(use_ema=True, ema_momentum=averaging)
         self.averaging = averaging
+        settings = compiled["optimizer"]["config"]
+        settings.update({key: 0.5 for key in MOMENTUMS if settings.get(key) == 0.0})  # at 0, SGD builds no velocities
         self.model.compile_from_config(compiled | {"jit_compile": jit})
-        self.momentum = _momentum_input(self.model.optimizer)  # before build, where SGD asks whether it is 0
         self.model.optimizer.build(self.model.trainable_variables)
         _build_metrics(self.model, images[:2], labels[:2])
+        self.momentum = _momentum_input(self.model.optimizer)
         self.initial = _values(self.model.optimizer.variables)
         self.model.train_function = _compiled_steps(self.model, images, labels, jit)
 

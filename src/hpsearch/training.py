@@ -20,6 +20,7 @@ from hpsearch.schedules import Place, Schedule
 from hpsearch.seeds import derive
 
 VAL_BATCH_SIZE = 1000
+EXPLODED = 4.0  # times the lowest loss: a sweep of learning rates ends there
 Listener = Callable[[int, Mapping[str, float]], None]
 
 
@@ -114,6 +115,20 @@ class Trainer:
         program.unload(model, epochs.best_state)
         return epochs.fitted
 
+    def sweep(self, model: keras.Model, seed: int, learning_rates: np.ndarray, steps_per_point: int) -> np.ndarray:
+        """Train a few steps at each learning rate in turn, and return the mean training loss at each, (n,).
+
+        It ends early where the loss explodes. `model` keeps its weights; the program is the one that `fit` uses.
+        """
+        tensors = self._on_device(labels_for(model))
+        order = self._order(lambda epoch: derive(seed, "order", epoch))
+        program = self._load_program(model, order.n_steps, tensors)
+        program.load(model, lambda layer: derive(seed, "dropout", layer))
+        sweep = Sweep(order, learning_rates, program.drawn[1], min(steps_per_point, order.steps_per_call))
+        losses = _Losses()
+        program.model.fit(sweep, shuffle=False, verbose=0, callbacks=[losses])
+        return np.array(losses.found)
+
     def _fit_its_own_way(self, hypermodel: Any, hp: Any, model: Any, tensors: Any, listener: Listener) -> Fitted:
         epochs = _Epochs(self.settings, listener, model.get_weights)
         hypermodel.fit(hp, model, x=tensors[0], y=tensors[1], callbacks=[epochs], **self._common(tensors))
@@ -145,6 +160,39 @@ class Trainer:
             averaging = math.exp(-1 / averaged) if averaged else 0.0
             self._program = (text or "", Program(model, tensors[0], tensors[1], averaging, jit))
         return self._program[1]
+
+
+class Sweep(keras.utils.PyDataset):  # type: ignore[misc]
+    """Elements of an order, each with a few steps at one learning rate."""
+
+    def __init__(self, order: Order, learning_rates: np.ndarray, momentum: float, n_steps: int) -> None:
+        super().__init__()
+        self.order, self.learning_rates, self.momentum, self.n_steps = order, learning_rates, momentum, n_steps
+
+    def __len__(self) -> int:
+        return len(self.learning_rates)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        n, size = self.order.n_examples, self.order.batch_size
+        places = np.arange(index * self.n_steps * size, (index + 1) * self.n_steps * size) % n
+        shuffled = np.random.default_rng(self.order.seed_of_epoch(0)).permutation(n)
+        rates = np.tile([self.learning_rates[index], self.momentum], (self.n_steps, 1))
+        return self.order.element(shuffled[places].reshape(self.n_steps, size), rates)
+
+
+class _Losses(keras.callbacks.Callback):  # type: ignore[misc]
+    """Collects the loss of each element: Keras reports the mean of all so far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[float] = []
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        loss = (batch + 1) * float(logs["loss"]) - sum(self.found)
+        if not math.isfinite(loss) or (self.found and loss > EXPLODED * min(self.found)):
+            self.model.stop_training = True
+        else:
+            self.found.append(loss)
 
 
 class Scheduling(keras.callbacks.Callback):  # type: ignore[misc]

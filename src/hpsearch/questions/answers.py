@@ -129,10 +129,8 @@ def judged(claims: Sequence[Claim], results: Results, by_level: Mapping[str, str
         if not all(name in results for name in pair):
             continue
         found = difference(*(values(results[name], claim.measure) for name in pair))
-        if not found.excludes_zero:
-            word = "Undecided"
-        else:
-            word = "Confirmed" if found.mean < 0 else "**Contradicted**"
+        sure = "Confirmed" if found.mean < 0 else "**Contradicted**"
+        word = sure if found.excludes_zero else "Undecided"
         text = f"{claim.measure} of {pair[0]} minus {pair[1]}: {found} over {found.n} seeds"
         sentences.append(f'{word}: "{claim.says}" ({text}).')
     return sentences

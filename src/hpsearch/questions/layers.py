@@ -1,4 +1,4 @@
-"""What goes on inside a net, layer by layer: activations, dead units, ranks, gradients. The net itself is not changed."""
+"""What goes on inside a net, layer by layer: activations, dead units, ranks, gradients. The net is not changed."""
 
 from __future__ import annotations
 

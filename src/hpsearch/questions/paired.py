@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -58,7 +59,7 @@ def difference(mine: Mapping[int, float], theirs: Mapping[int, float]) -> Interv
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """Return p values that hold for the whole family (Holm 1979); NaN ones are no tests and stay NaN."""
-    tests = sorted((p, name) for name, p in p_values.items() if p == p)
+    tests = sorted((p, name) for name, p in p_values.items() if not math.isnan(p))
     adjusted, highest = dict.fromkeys(p_values, float("nan")), 0.0
     for rank, (p, name) in enumerate(tests):
         highest = max(highest, min(1.0, (len(tests) - rank) * p))
