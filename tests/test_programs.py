@@ -8,7 +8,9 @@ import keras
 import numpy as np
 import pytest
 
-from hpsearch.programs import Order, Program, on_device, signature
+from hpsearch.programs.order import Order
+from hpsearch.programs.program import Program, on_device
+from hpsearch.programs.signature import signature
 
 N, BATCH = 96, 16
 
@@ -50,7 +52,7 @@ def data() -> tuple[np.ndarray, np.ndarray]:
 
 
 def program(model: Any, data: tuple[np.ndarray, np.ndarray], averaging: float = 0.0) -> Program:
-    return Program(model, on_device(data[0]), on_device(data[1]), averaging, jit=True)
+    return Program("", model, on_device(data[0]), on_device(data[1]), averaging=averaging, jit=True)
 
 
 def train(program: Program, model: Any, seed: int = 1, epochs: int = 2) -> list[np.ndarray]:

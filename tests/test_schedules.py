@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from hpsearch.errors import ConfigError
-from hpsearch.programs import Order, Program, on_device
+from hpsearch.programs.order import Order
+from hpsearch.programs.program import Program, on_device
 from hpsearch.schedules import Constant, Cosine, OneCycle, Place, ReduceOnPlateau
 
 
@@ -85,7 +86,7 @@ def test_a_program_takes_each_step_at_the_rate_of_its_table():
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")])
     model.compile(keras.optimizers.SGD(0.5, momentum=0.0), loss=mean_output)
     x, y = np.ones((8, 1), np.float32), np.zeros((8, 1), np.float32)
-    program = Program(model, on_device(x), on_device(y), 0.0, jit=True)
+    program = Program("", model, on_device(x), on_device(y), averaging=0.0, jit=True)
     program.load(model, lambda layer: layer)
     order = Order(8, 2, 3, lambda epoch: epoch)  # two calls: three steps and one
     order.rates = np.array([[0.1, 0.0], [0.2, 0.0], [0.3, 0.0], [0.4, 0.0]])

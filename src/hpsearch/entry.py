@@ -116,6 +116,7 @@ def quiet() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".* is experimental")  # Optuna of its QMCSampler
     for name in ("mlflow", "alembic", "mlflow.store.db.utils", "absl", "optuna"):
         logging.getLogger(name).setLevel(logging.WARNING)
 

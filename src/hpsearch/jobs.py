@@ -17,6 +17,7 @@ import yaml
 from hpsearch import report
 from hpsearch.architectures.building import build_hypermodel
 from hpsearch.architectures.facts import measure
+from hpsearch.checkpoints import Checkpoints
 from hpsearch.conclusion import Conclusion, SearchResult
 from hpsearch.data import Data, SearchData
 from hpsearch.errors import ConfigError, SearchError
@@ -54,6 +55,7 @@ class Search:
     sampler: partial[SeededSampler]
     pruner: optuna.pruners.BasePruner
     storage: Callable[[], optuna.storages.BaseStorage]
+    checkpoints: Checkpoints
     budget: Budget
     tracking: Callable[[], Tracking]
     uncertainty: McDropout
@@ -93,6 +95,7 @@ class Search:
             tracking=tracking,
             parent=parent,
             keep_model=conclusion.keep,
+            checkpoints=self.checkpoints,
             progress=progress,
             settings=settings_shown(config, ("arch", "optimizer", "training")),
             root_seed=self.seed,
@@ -194,6 +197,8 @@ class Search:
                     break
                 if time.monotonic() > objective.deadline:
                     break
+            else:
+                objective.end_paused()
 
     def _conclude(self, conclusion: Conclusion, data: SearchData, progress: Progress) -> SearchResult:
         """Register the best model and evaluate it on the test set."""

@@ -64,9 +64,13 @@ class Progress:
             finally:
                 self._live = None
 
-    def begin_trial(self, name: str) -> None:
-        """A trial starts: its first epoch includes compiling, so that it is shown before that."""
+    def begin_trial(self, name: str, is_promoted: bool = False) -> None:
+        """A trial starts, or one that was paused goes on.
+
+        Its first epoch includes compiling, so that it is shown before that.
+        """
         self.trial = name
+        self.n_done -= is_promoted
         self._show(f"{self._where()}  {name}: building", force=self._live is not None)
 
     def epoch(self, epoch: int, value: float) -> None:

@@ -9,6 +9,8 @@ it, so workers need nothing in common but the storage. What Optuna does not know
     ticket     what it is called and seeded by: its number, had no trial before it been tried again
     retry_of   Optuna's number of the first try, where it is one that was killed and is tried again
     run_id     its MLflow run, the same for all its tries
+    paused     the epoch at which it was paused; it is paused now if its state is WAITING
+    promoted   the epoch up to which it was let go on when it was promoted, which no pruner decides again
 """
 
 from __future__ import annotations
@@ -28,10 +30,12 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from hpsearch.errors import SearchError
+from hpsearch.promotion import PAUSED, PausableStudy, Promoting, is_paused
 from hpsearch.sampling import RETRIED_REASONS, TICKET, SeededSampler, ticket
 from hpsearch.storage import storage_errors
 
 SPENT = (TrialState.COMPLETE, TrialState.PRUNED)
+PROMOTED = "promoted"
 FAILED_REASONS = ("error", "out_of_memory")
 
 
@@ -49,7 +53,7 @@ class Budget:
 class SharedStudy:
     """A study that many workers share through its storage."""
 
-    def __init__(self, study: optuna.Study, sampler: SeededSampler, budget: Budget) -> None:
+    def __init__(self, study: PausableStudy, sampler: SeededSampler, budget: Budget) -> None:
         self.optuna, self.sampler, self.budget = study, sampler, budget
         self.worker = _this_worker()
 
@@ -66,14 +70,9 @@ class SharedStudy:
     ) -> SharedStudy:
         """Open the study `name` in `storage`, or create it."""
         with storage_errors(f"of study {name}"):
-            study = optuna.create_study(
-                study_name=name,
-                storage=storage,
-                sampler=sampler,
-                pruner=pruner,
-                direction=StudyDirection.MAXIMIZE if maximize else StudyDirection.MINIMIZE,
-                load_if_exists=True,
-            )
+            direction = StudyDirection.MAXIMIZE if maximize else StudyDirection.MINIMIZE
+            optuna.create_study(study_name=name, storage=storage, direction=direction, load_if_exists=True)
+            study = PausableStudy(name, storage, sampler, pruner)
         return cls(study, sampler, budget)
 
     def trials(self) -> list[FrozenTrial]:
@@ -98,13 +97,17 @@ class SharedStudy:
                 f"{len(failed)} trials failed, more than budget.max_failures={self.budget.max_failures}; "
                 f"the last one: {failed[-1].user_attrs.get('message')}"
             )
-        if _n_held(trials) >= self.budget.n_trials or self.sampler.is_exhausted(self.optuna):
+        self.optuna.closing = _n_held(trials) >= self.budget.n_trials or self.sampler.is_exhausted(self.optuna)
+        if self.optuna.closing and not self.optuna.promotable():
             return None
         trial = self.optuna.ask()
         stored = self.optuna._storage.get_trial(trial._trial_id)  # `trial` itself has not seen what its sampler wrote
         trial.set_user_attr(TICKET, ticket(self.optuna, stored))
         trial.set_user_attr("worker", self.worker)
         trial.set_user_attr("lease", time.time() + self.budget.lease_s)
+        if PAUSED in trial.user_attrs:  # it has its place in the budget
+            trial.set_user_attr(PROMOTED, trial.user_attrs[PAUSED])
+            return trial
         before = [t for t in self.trials() if t.number < trial.number]
         if _n_held(before) >= self.budget.n_trials or _is_doubled(trial, before):
             self.fail(trial, "surplus", "another worker had claimed the last trial of the budget")
@@ -129,6 +132,42 @@ class SharedStudy:
         finally:
             done.set()
             thread.join()
+
+    @property
+    def pauses(self) -> bool:
+        """Whether a trial that the pruner stops is paused, not ended."""
+        return isinstance(self.optuna.pruner, Promoting)
+
+    def pause(self, trial: optuna.Trial) -> None:
+        """Let a trial wait until it is promoted; `claim` then returns it again."""
+        trial.set_user_attr("worker", "")
+        trial.set_user_attr("lease", None)  # or it would look dead to the others when it is taken up again
+        self.optuna.pause(trial)
+
+    def end_paused(self) -> list[FrozenTrial]:
+        """End the trials that are still paused, unless one that runs may yet promote them, and return them."""
+        if self.is_running():
+            return []
+        trials = self.optuna._storage.get_all_trials(self.optuna._study_id, deepcopy=False)
+        paused = [t for t in trials if is_paused(t)]
+        for trial in paused:
+            with suppress(optuna.exceptions.UpdateFinishedTrialError):  # another worker was first
+                self.optuna._storage.set_trial_user_attr(trial._trial_id, "reason", "pruned")
+                self.optuna._storage.set_trial_state_values(trial._trial_id, TrialState.PRUNED)
+        return paused
+
+    def is_running(self) -> bool:
+        """Return whether a worker runs a trial of the study."""
+        return any(t.state == TrialState.RUNNING for t in self.trials())
+
+    def report(self, trial: optuna.Trial, value: float, epoch: int) -> None:
+        """Report an epoch's value, unless that was done before the trial was paused."""
+        if epoch not in trial._cached_frozen_trial.intermediate_values:
+            trial.report(value, epoch)
+
+    def should_stop(self, trial: optuna.Trial, epoch: int) -> bool:
+        """Return whether the pruner stops a trial at an epoch; it was let go on at those before it was promoted."""
+        return epoch > trial.user_attrs.get(PROMOTED, 0) and trial.should_prune()
 
     def complete(self, trial: optuna.Trial, value: float) -> None:
         """End a trial with its value."""
@@ -163,13 +202,13 @@ class SharedStudy:
         if host == socket.gethostname() and not _is_alive(process):
             return True
         start = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
-        return bool(time.time() > trial.user_attrs.get("lease", start + self.budget.lease_s))
+        return time.time() > float(trial.user_attrs.get("lease") or start + self.budget.lease_s)
 
     def _retry(self, trial: FrozenTrial) -> None:
         first = trial.user_attrs.get("retry_of", trial.number)
         n_tries = 1 + sum(t.user_attrs.get("retry_of") == first for t in self.trials())
         if n_tries <= self.budget.max_retries:
-            kept = {key: trial.user_attrs[key] for key in ("run_id", TICKET) if key in trial.user_attrs}
+            kept = {key: trial.user_attrs[key] for key in ("run_id", TICKET, PROMOTED) if key in trial.user_attrs}
             self.optuna.enqueue_trial(trial.params, user_attrs={**kept, "retry_of": first, "retry_after": trial.number})
 
 

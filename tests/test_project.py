@@ -1,0 +1,93 @@
+"""The files that a stranger meets first agree with each other: MLproject, conda.yaml, requirements, README, conf."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+
+from hpsearch import entry
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
+SAMPLE = {"registered_model": "digits-selu"}  # parameters without a default
+
+
+def command_of(name: str) -> tuple[str, list[str]]:
+    """Return the script and the overrides that an entry point runs with its defaults."""
+    point = PROJECT["entry_points"][name]
+    values = {key: given.get("default", SAMPLE.get(key)) for key, given in point["parameters"].items()}
+    words = shlex.split(point["command"].format(**values))
+    assert words[:3] == ["PYTHONPATH=src", "python", "-m"]
+    return words[3].removeprefix("hpsearch."), words[4:]
+
+
+@pytest.mark.parametrize("name", PROJECT["entry_points"])
+def test_every_entry_point_composes_with_its_defaults(name):
+    script, overrides = command_of(name)
+    entry.check(script, overrides)
+
+
+def test_defaults_that_stand_in_mlproject_too_are_those_of_conf():
+    script, overrides = command_of("main")
+    assert script == "search"
+    with initialize_config_dir(str(entry.CONF), version_base="1.3"):
+        assert compose(script, overrides) == compose(script)
+
+
+def test_conda_environment_holds_the_pinned_packages_and_nothing_else():
+    conda = yaml.safe_load((ROOT / "conda.yaml").read_text())
+    assert conda["dependencies"] == ["python=3.11", "pip", {"pip": ["-r requirements.txt"]}]
+
+
+@pytest.mark.parametrize("name", ["requirements", "requirements-dev"])
+def test_requirements_are_exact_name_no_registry_and_cover_what_is_asked_for(name):
+    lines = [line for line in (ROOT / f"{name}.txt").read_text().splitlines() if line[:1] not in {"", "#", " "}]
+    assert all(re.fullmatch(r"[\w.\[\]-]+==[\w.+]+( ; .+)?", line) for line in lines)
+    pinned = {re.split(r"[\[=]", line)[0].lower() for line in lines}
+    asked = re.findall(r"^([A-Za-z][\w-]*)", (ROOT / f"{name}.in").read_text(), re.MULTILINE)
+    assert {package.lower() for package in asked} <= pinned
+
+
+def test_readmes_table_lists_the_choices_that_conf_has():
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", README, re.MULTILINE))
+    for group in ("data", "arch", "optimizer", "sampler", "pruner", "storage"):
+        names = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")} - {"dense"}
+        assert names <= set(re.findall(r"\w+", rows[group])), f"README.md does not name every {group}"
+
+
+def commands(text: str) -> list[str]:
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    joined = "\n".join(blocks).replace("\\\n", " ").replace("&&\n", "\n")
+    return [line.split("#")[0].strip() for line in joined.splitlines()]
+
+
+@pytest.mark.parametrize("command", [c for c in commands(README) if c.startswith("python -m hpsearch.")])
+def test_every_hpsearch_command_of_the_readme_composes(command):
+    words = shlex.split(command)
+    entry.check(words[2].removeprefix("hpsearch."), entry.as_overrides(words[3:]))
+
+
+@pytest.mark.parametrize("command", [c for c in commands(README) if c.startswith("mlflow run")])
+def test_every_mlflow_command_of_the_readme_names_known_entries_and_keys(command):
+    words = shlex.split(command)
+    name = words[words.index("-e") + 1] if "-e" in words else "main"
+    given = dict(words[i + 1].split("=", 1) for i, word in enumerate(words) if word == "-P")
+    known = PROJECT["entry_points"][name]["parameters"]
+    script, _ = command_of(name)
+    overrides = [f"{key}={value}" for key, value in given.items() if key not in known]
+    entry.check(script, overrides)
+
+
+def test_nothing_that_belongs_to_a_machine_is_committed():
+    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    names = done.stdout.splitlines()
+    assert not [name for name in names if name.endswith((".keras", ".db", ".npz", "uv.lock"))]
+    large = [name for name in names if (ROOT / name).stat().st_size > 300_000]
+    assert not large

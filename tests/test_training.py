@@ -1,0 +1,262 @@
+"""A fit stops early, keeps its best weights, refuses NaN, and goes on from a checkpoint as if it had never stopped."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import keras_tuner
+import numpy as np
+import pytest
+
+from hpsearch.checkpoints import Checkpoint, Checkpoints, Slot
+from hpsearch.data import Examples, SearchData
+from hpsearch.epochs import Fitted
+from hpsearch.errors import ConfigError, DivergedError
+from hpsearch.training import Trainer, Training, check_monitor
+
+SETTINGS: dict[str, Any] = {
+    "epochs": 5,
+    "batch_size": 16,
+    "patience_epochs": 5,
+    "monitor": "val/loss",
+    "averaging_epochs": 1.0,
+    "steps_per_call": 4,
+    "jit_compile": True,
+}
+
+
+def examples(n: int, seed: int) -> Examples:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, n).astype(np.int32)
+    images = rng.random((n, 4, 4, 1)).astype(np.float32) + labels[:, None, None, None] / 3
+    return Examples(images.astype(np.float32), labels)
+
+
+def search_data() -> SearchData:
+    return SearchData("made", examples(96, 0), examples(48, 1), ("a", "b", "c"), "made up")
+
+
+class Net(keras_tuner.HyperModel):
+    """A small net that has all that a checkpoint must hold."""
+
+    def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
+        layers = keras.layers
+        model = keras.Sequential(
+            [
+                keras.Input((4, 4, 1)),
+                layers.Flatten(),
+                layers.Dense(8),
+                layers.BatchNormalization(),
+                layers.Activation("elu"),
+                layers.Dropout(hp.Float("dropout_rate", 0, 0.9, default=0.3)),
+                layers.Dense(8, "elu"),
+                layers.GaussianDropout(0.1),
+                layers.Dense(3, "softmax"),
+            ]
+        )
+        rate = hp.Float("learning_rate", 1e-4, 3e38, default=0.01)
+        model.compile(keras.optimizers.Nadam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
+        return model
+
+
+@functools.cache
+def trainer(**changed: Any) -> Trainer:
+    """Return a trainer, whose program all tests with these settings share: compiling is what takes the time here."""
+    return Trainer(Training(**SETTINGS | changed), search_data())
+
+
+class StoppedError(Exception):
+    """Stands for whatever ends a trial."""
+
+
+def fit(
+    trainer: Trainer, slot: Slot | None = None, stop_after: int = 0, seed: int = 7, **values: float
+) -> tuple[keras.Model, Fitted, list[Mapping[str, float]]]:
+    """Fit as a trial does; return the model, what the fit came to, and what it told of each epoch."""
+    told: list[Mapping[str, float]] = []
+
+    def listen(epoch: int, metrics: Mapping[str, float]) -> None:
+        told.append(metrics)
+        if epoch == stop_after:
+            raise StoppedError
+
+    keras.utils.set_random_seed(seed)
+    hp = keras_tuner.HyperParameters()
+    hp.values.update(values)
+    model = Net().build(hp)
+    try:
+        return model, trainer.fit(Net(), hp, model, seed, listen, slot=slot), told
+    except StoppedError:
+        return model, Fitted(), told
+
+
+def timeless(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{key: value for key, value in metrics.items() if not key.startswith("time/")} for metrics in history]
+
+
+def slot_in(folder: Path, every_s: float = 1e9) -> Slot:
+    return Checkpoints(str(folder), every_s).of("made-net", 7)
+
+
+def assert_same(one: tuple[keras.Model, Fitted, Any], other: tuple[keras.Model, Fitted, Any]) -> None:
+    assert timeless(one[1].history) == timeless(other[1].history)
+    assert one[1].best_epoch == other[1].best_epoch
+    for mine, theirs in zip(one[0].get_weights(), other[0].get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("averaging_epochs", [0.0, 1.0])
+@pytest.mark.parametrize("stop_after", [1, 3, 5])
+def test_a_fit_that_goes_on_equals_one_never_stopped(tmp_path: Path, averaging_epochs: float, stop_after: int) -> None:
+    shared = trainer(averaging_epochs=averaging_epochs)
+    never = fit(shared)
+    before = fit(shared, slot_in(tmp_path), stop_after)[2]
+    assert len(before) == stop_after
+    again = fit(shared, slot_in(tmp_path))
+    assert again[2] == again[1].history
+    assert again[2][:stop_after] == before  # in its seconds too: these were not trained twice
+    assert_same(again, never)
+
+
+def test_a_fit_goes_on_in_another_process(tmp_path: Path) -> None:
+    """The other process has trained another trial before, in the same program."""
+    never = fit(trainer())
+    before = fit(trainer(), slot_in(tmp_path), stop_after=2)[2]
+    code = (
+        "import json, sys; from pathlib import Path; import test_training as t\n"
+        "t.fit(t.trainer(), seed=3, dropout_rate=0.6, learning_rate=0.1)\n"
+        "model, fitted, told = t.fit(t.trainer(), t.slot_in(Path(sys.argv[1])))\n"
+        "model.save_weights(sys.argv[1] + '/after.weights.h5')\n"
+        "print(json.dumps(told))"
+    )
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "src")]
+    run = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = {paths}\n{code}", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told = json.loads(run.stdout.splitlines()[-1])
+    assert told[:2] == before
+    assert timeless(told) == timeless(never[1].history)
+    model = Net().build(keras_tuner.HyperParameters())
+    model.load_weights(tmp_path / "after.weights.h5")
+    for mine, theirs in zip(model.get_weights(), never[0].get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_early_stopping_goes_on_where_it_was(tmp_path: Path) -> None:
+    """A learning rate that destroys the net: the first epoch stays the best, and patience runs over the stop."""
+    shared = trainer(epochs=20, patience_epochs=3, averaging_epochs=0.0)
+    bad = {"learning_rate": 0.3, "dropout_rate": 0.0}
+    never = fit(shared, **bad)
+    assert never[1].n_epochs < 20
+    last = never[1].n_epochs
+    for stop_after in (last - 1, last):
+        slot = slot_in(tmp_path / str(stop_after))
+        fit(shared, slot, stop_after, **bad)
+        assert_same(fit(shared, slot, **bad), never)
+
+
+@pytest.mark.parametrize("damage", ["of another seed", "cut", "empty", "of another kind"])
+def test_a_checkpoint_of_no_use_is_passed_over(tmp_path: Path, damage: str) -> None:
+    slot = slot_in(tmp_path)
+    never = fit(trainer())
+    fit(trainer(), slot, stop_after=2, seed=8 if damage == "of another seed" else 7)
+    whole = slot.path.read_bytes()
+    bad = {"cut": whole[: len(whole) // 2], "empty": b"", "of another kind": b"nothing of ours"}
+    slot.path.write_bytes(bad.get(damage, whole))
+    assert_same(fit(trainer(), slot), never)
+
+
+def test_checkpoints_come_when_due_and_are_removed(tmp_path: Path) -> None:
+    rare, often = slot_in(tmp_path / "rare"), slot_in(tmp_path / "often", every_s=0)
+    fit(trainer(), rare)
+    assert not rare.path.exists()
+    fit(trainer(), often)
+    found = often.load()
+    assert found is not None
+    assert len(found.history) == 5
+    often.path.with_suffix(".123.part").write_bytes(b"left by a process that died")
+    often.remove()
+    often.remove()
+    assert list(often.path.parent.iterdir()) == []
+
+
+def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slot = slot_in(tmp_path)
+    one = Checkpoint("x", [{"val/loss": 1.5}], 1, [np.ones(3)], [np.zeros((2, 2), np.float32), np.array(3)])
+    slot.save(one)
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="No space"):
+        slot.save(one)
+    found = slot.load()
+    assert found is not None
+    assert found.history == one.history
+    np.testing.assert_array_equal(found.running[0], one.running[0])
+    assert found.running[1].dtype == one.running[1].dtype
+
+
+def test_the_seventh_trial_equals_it_alone() -> None:
+    """Whatever other trials have left in the program."""
+    shared = trainer()
+    for number in range(1, 7):
+        stop = 1 + number % 2  # all are pruned
+        fit(shared, stop_after=stop, seed=number, dropout_rate=number / 10, learning_rate=0.1 / number)
+    assert_same(fit(shared), fit(Trainer(Training(**SETTINGS), search_data())))
+
+
+def test_best_weights_are_those_of_the_best_epoch() -> None:
+    data = search_data()
+    model, fitted, _ = fit(trainer(), learning_rate=0.3)
+    measured = model.evaluate(data.val.images, data.val.labels, verbose=0)[0]
+    assert measured == pytest.approx(fitted.metrics["val/loss"], rel=1e-4)
+    assert fitted.metrics["val/loss"] == min(m["val/loss"] for m in fitted.history)
+
+
+def test_nan_ends_the_fit() -> None:
+    with pytest.raises(DivergedError, match=r"is (nan|inf) after epoch"):
+        fit(trainer(), learning_rate=3e38)
+
+
+class OwnFit(Net):
+    """A HyperModel that fits in its own way, with a hyperparameter of its own."""
+
+    def fit(self, hp: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+        size = hp.Int("batch_size", 8, 32, default=24)
+        self.seen = {"batch_size": size, **{key: kwargs[key] for key in ("epochs", "verbose")}}
+        return model.fit(*args, batch_size=size, **kwargs)
+
+
+def test_a_hypermodels_own_fit_is_what_runs() -> None:
+    hypermodel, hp = OwnFit(), keras_tuner.HyperParameters()
+    model = hypermodel.build(hp)
+    told: list[int] = []
+    fitted = trainer(epochs=2).fit(hypermodel, hp, model, 7, lambda epoch, metrics: told.append(epoch))
+    assert hypermodel.seen == {"batch_size": 24, "epochs": 2, "verbose": 0}
+    assert told == [1, 2]
+    assert fitted.n_epochs == 2
+    assert model.optimizer.iterations == 2 * 96 // 24
+
+
+@pytest.mark.parametrize("name", ["epochs", "batch_size", "patience_epochs"])
+def test_impossible_settings_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"training.{name} must be at least 1, but is 0"):
+        Training(**SETTINGS | {name: 0})
+
+
+def test_an_unknown_metric_is_refused_before_the_first_epoch() -> None:
+    model = Net().build(keras_tuner.HyperParameters())
+    with pytest.raises(ConfigError, match=r"Did you mean 'val/accuracy'"):
+        check_monitor(model, "val/acuracy")
