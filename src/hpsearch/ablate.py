@@ -21,8 +21,8 @@ JOB = ("data", "tracking", "storage", "uncertainty", "ablation")
 
 def arms(config: DictConfig, ablation: Any, champion: Mapping[str, float]) -> list[tuple[Any, dict[str, Any]]]:
     """Return each arm with its composed configuration: the person's overrides, then those of its level."""
-    from hpsearch.questions.ablation import PARTS  # noqa: PLC0415 (seconds that a typo must not cost)
     from hpsearch.questions.arms import Arm  # noqa: PLC0415
+    from hpsearch.questions.session import PARTS  # noqa: PLC0415 (seconds that a typo must not cost)
 
     mine = [f"hyperparameters.{name}={value}" for name, value in champion.items()]
     mine += [o for o in HydraConfig.get().overrides.task if not o.startswith("levels=")]

@@ -11,15 +11,12 @@ from rich.console import Console
 
 from hpsearch.data import Data
 from hpsearch.errors import ConfigError, did_you_mean
-from hpsearch.objective import settings_shown
 from hpsearch.questions import answers, figures, pages
 from hpsearch.questions.answers import Claim, Results
-from hpsearch.questions.arms import Arm, Measured, Probe, Workbench
+from hpsearch.questions.arms import Arm, Probe, Workbench
 from hpsearch.questions.records import Records, digest
-from hpsearch.seeds import derive
+from hpsearch.questions.session import PARTS, Session, check_seeds, seeds_of
 from hpsearch.tracking import Tracking
-
-PARTS = ("arch", "optimizer", "training", "schedule")
 
 
 @dataclass(frozen=True)
@@ -96,8 +93,7 @@ class Ablate:
     n_seeds: int
 
     def __post_init__(self) -> None:
-        if self.n_seeds < 2:
-            raise ConfigError(f"n_seeds must be at least 2, since one seed has no interval, but is {self.n_seeds}.")
+        check_seeds("n_seeds", self.n_seeds)
 
     def run(self, config: Mapping[str, Any], console: Console) -> str:
         """Train what is missing, print the table, and return the verdict."""
@@ -110,8 +106,10 @@ class Ablate:
         status = "FAILED"
         try:
             records.parent.data(data, self.data.path or data.name)
-            results = self._measure(records, Workbench(data), console)
-            answer = self._answer(results, records, console)
+            ablation = self.ablation
+            seeds = seeds_of(self.seed, "ablation", self.n_seeds)
+            session = Session(self.arms, seeds, records, Workbench(data), ablation.inspect, ablation.probes)
+            answer = self._answer(session.measure(console), records, console)
             status = "FINISHED"
         except KeyboardInterrupt:
             status = "KILLED"
@@ -119,33 +117,6 @@ class Ablate:
         finally:
             records.parent.end(status)
         return answer
-
-    def _measure(self, records: Records, bench: Workbench, console: Console) -> Results:
-        results: dict[str, dict[int, Measured]] = {arm.name: {} for arm, _ in self.arms}
-        n_cells, n_done = len(self.arms) * self.n_seeds, 0
-        for arm, config in self.arms:
-            for index in range(self.n_seeds):
-                n_done += 1
-                known = records.find(arm, index)
-                results[arm.name][index] = known or self._train(records, bench, arm, config, index)
-                found = results[arm.name][index]
-                loss = found.diverged or f"val/loss {found.scalars.get('best/val/loss', float('nan')):.4f}"
-                again = " (measured before)" if known else ""
-                console.print(f"{n_done}/{n_cells}  {arm.name}, seed {index}: {loss}{again}", soft_wrap=True)
-        return results
-
-    def _train(self, records: Records, bench: Workbench, arm: Arm, config: Mapping[str, Any], index: int) -> Measured:
-        child = records.open(arm, index, "cell", settings_shown(config, PARTS))
-        seed = derive(self.seed, "ablation", index)
-        try:
-            trained = bench.train(arm, seed, child.epoch, inspect=self.ablation.inspect)
-            for probe in self.ablation.probes:
-                trained.measured.scalars |= probe(bench, trained)
-        except BaseException:
-            child.end("FAILED")
-            raise
-        records.close(child, trained.measured)
-        return trained.measured
 
     def _answer(self, results: Results, records: Records, console: Console) -> str:
         ablation, arms = self.ablation, [arm for arm, _ in self.arms]

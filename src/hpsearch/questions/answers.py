@@ -85,13 +85,13 @@ def best_across(arms: Sequence[Arm], results: Results, measure: str) -> list[Arm
     """Return for each level the arm whose second factor suits it best."""
     chosen: dict[str, Arm] = {}
     for arm in arms:
-        mean = _mean(results, arm, measure)
-        if arm.level not in chosen or mean < _mean(results, chosen[arm.level], measure):
+        if arm.level not in chosen or mean(results, arm, measure) < mean(results, chosen[arm.level], measure):
             chosen[arm.level] = arm
     return list(chosen.values())
 
 
-def _mean(results: Results, arm: Arm, measure: str) -> float:
+def mean(results: Results, arm: Arm, measure: str) -> float:
+    """Return the mean of a measure over seeds, signed so that less is better; infinite where there is none."""
     found = list(values(results[arm.name], measure).values())
     return sign(measure) * interval(found).mean if found else float("inf")
 

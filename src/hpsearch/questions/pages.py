@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 
 from rich.table import Table
@@ -43,3 +44,12 @@ def terminal(rows: Sequence[Sequence[str]], title: str) -> Table:
     for row in rows[1:]:
         table.add_row(*row)
     return table
+
+
+def as_html(rows: Sequence[Sequence[str]]) -> str:
+    """Return the same for a browser."""
+    lines = [
+        "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
+        for row, tag in zip(rows, ["th", *["td"] * (len(rows) - 1)], strict=True)
+    ]
+    return f"<table>{''.join(lines)}</table>"

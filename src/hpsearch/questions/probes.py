@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+import keras
 import numpy as np
 
+from hpsearch import metrics
+from hpsearch.data import Examples
 from hpsearch.errors import ModelError
+from hpsearch.evaluation import evaluate, plain_probs
 from hpsearch.mc_dropout import McDropout, Sampler
 from hpsearch.questions.arms import Trained, Workbench
 
@@ -54,3 +60,33 @@ def median_s(call: Callable[[], object], n_repeats: int) -> float:
         call()
         times.append(time.perf_counter() - begin)
     return float(np.median(times))
+
+
+@dataclass(frozen=True)
+class OnTest:
+    """The measures of the test set, plain and with MC Dropout where the model has dropout; size of the model.
+
+    Attributes:
+        test: Examples that no search has seen.
+        uncertainty: Settings of MC Dropout.
+    """
+
+    test: Examples
+    uncertainty: McDropout
+
+    def __call__(self, bench: Workbench, trained: Trained) -> dict[str, float]:
+        """Evaluate."""
+        found = {"parameters": float(trained.model.count_params()), "file_mb": file_mb(trained.model)}
+        try:
+            return found | evaluate(trained.model, self.test, settings=self.uncertainty).metrics()
+        except ModelError:
+            probs = plain_probs(trained.model, self.test.images, self.uncertainty)
+            return found | {f"test/plain/{k}": v for k, v in metrics.summary(probs, self.test.labels).items()}
+
+
+def file_mb(model: keras.Model) -> float:
+    """Return the size of the saved model, without the optimizer's state, in megabytes (10**6 bytes)."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.keras"
+        model.save(path, include_optimizer=False)
+        return path.stat().st_size / 1e6
