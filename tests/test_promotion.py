@@ -11,6 +11,7 @@ import pytest
 from optuna.trial import TrialState
 from rich.console import Console
 
+from hpsearch.budget import Budget
 from hpsearch.checkpoints import Checkpoints
 from hpsearch.errors import ConfigError
 from hpsearch.objective import Objective
@@ -19,7 +20,7 @@ from hpsearch.promotion import Promoting
 from hpsearch.sampling import SeededSampler
 from hpsearch.space import Space
 from hpsearch.storage import journal, sqlite
-from hpsearch.study import Budget, SharedStudy
+from hpsearch.study import SharedStudy
 from hpsearch.tracking import Tracking
 from test_training import SETTINGS, Net, trainer
 
@@ -33,7 +34,7 @@ def open_study(storage: Any, pruner: Any, n_trials: int, name: str = "made-net")
         sampler=SeededSampler(optuna.samplers.RandomSampler, 47, per_trial=True),
         pruner=pruner,
         maximize=False,
-        budget=Budget(n_trials, None, 5, 3, 120.0),
+        budget=Budget(n_trials, None, 5, 3, lease_s=120.0, linger=True, grace_s=5.0),
     )
 
 
@@ -68,12 +69,10 @@ def test_impossible_settings_are_refused(setting: dict[str, int]) -> None:
         Promoting(**{"min_resource": 1, "max_resource": 9, "reduction_factor": 3, **setting})
 
 
-@pytest.mark.parametrize("store", ["memory", "sqlite", "journal"])
+@pytest.mark.parametrize("store", ["sqlite", "journal"])
 def test_hand_worked_promotions(tmp_path: Path, store: str) -> None:
     """Rungs 1 and 2, half go on. #0 is the worst at rung 1, #1 the best, #2 second, #3 between #1 and #2."""
-    storage = {"sqlite": lambda p: sqlite(p, 10), "journal": journal}.get(
-        store, lambda p: optuna.storages.InMemoryStorage()
-    )
+    storage = {"sqlite": lambda p: sqlite(p, 10, 10), "journal": lambda p: journal(p, 10)}[store]
     study = open_study(storage(str(tmp_path / store)), Promoting(1, 4, 2), n_trials=4)
     curves = [[9, 9, 9, 9], [1, 1, 1, 1], [3, 2.5, 0.5, 0.4], [2, 2, 2, 2]]
     assert run_on_paper(study, [[float(v) for v in c] for c in curves]) == [
@@ -92,8 +91,8 @@ def test_hand_worked_promotions(tmp_path: Path, store: str) -> None:
     assert study.claim() is None
 
 
-def test_one_trial_always_finishes() -> None:
-    study = open_study(optuna.storages.InMemoryStorage(), Promoting(1, 9, 3), n_trials=2)
+def test_one_trial_always_finishes(tmp_path: Path) -> None:
+    study = open_study(journal(str(tmp_path / "journal"), 10), Promoting(1, 9, 3), n_trials=2)
     curves = [[2.0] * 9, [1.0] * 9]
     assert run_on_paper(study, curves) == [
         "#0 0-1 paused",
@@ -106,7 +105,7 @@ def test_one_trial_always_finishes() -> None:
 
 def test_a_paused_trial_is_taken_up_by_one_worker_alone(tmp_path: Path) -> None:
     path = str(tmp_path / "study.db")
-    one, other = (open_study(sqlite(path, 10), Promoting(1, 4, 2), n_trials=2) for _ in range(2))
+    one, other = (open_study(sqlite(path, 10, 10), Promoting(1, 4, 2), n_trials=2) for _ in range(2))
     for worker, value in ((one, 1.0), (other, 2.0)):
         trial = worker.claim()
         assert trial is not None
@@ -117,8 +116,8 @@ def test_a_paused_trial_is_taken_up_by_one_worker_alone(tmp_path: Path) -> None:
     assert [t and t.number for t in taken] == [0, None]
 
 
-def test_samplers_learn_from_paused_trials_and_other_pruners_go_on_with_them() -> None:
-    storage = optuna.storages.InMemoryStorage()
+def test_samplers_learn_from_paused_trials_and_other_pruners_go_on_with_them(tmp_path: Path) -> None:
+    storage = journal(str(tmp_path / "journal"), 10)
     study = open_study(storage, Promoting(1, 4, 2), n_trials=2)
     trial = study.claim()
     assert trial is not None
@@ -132,20 +131,22 @@ def test_samplers_learn_from_paused_trials_and_other_pruners_go_on_with_them() -
 
 
 def test_a_paused_trial_does_not_look_dead(tmp_path: Path) -> None:
-    study = open_study(sqlite(str(tmp_path / "study.db"), 10), Promoting(1, 4, 2), n_trials=2)
+    study = open_study(sqlite(str(tmp_path / "study.db"), 10, 10), Promoting(1, 4, 2), n_trials=2)
     trial = study.claim()
     assert trial is not None
     study.report(trial, 1.0, 1)
     study.pause(trial)
     study.optuna._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)  # taken, not yet signed
-    assert study.release_dead() == []
+    assert [t.state for t in study.release_dead()] == [TrialState.RUNNING]
 
 
 def search(folder: Path, pruner: Any) -> tuple[Objective, dict[int, list[tuple[str, int, float]]]]:
     """Run a search of six trials; return it, and from MLflow what each trial's run holds, epoch by epoch."""
     folder.mkdir()
-    study = open_study(sqlite(str(folder / "study.db"), 10), pruner, n_trials=6)
-    tracking = Tracking(f"sqlite:///{folder}/mlflow.db", None)
+    study = open_study(sqlite(str(folder / "study.db"), 10, 10), pruner, n_trials=6)
+    tracking = Tracking(
+        f"sqlite:///{folder}/mlflow.db", None, str(folder / "spool"), flush_every_s=1.0, patience_s=60.0
+    )
     objective = Objective(
         hypermodel=Net(),
         space=Space({"learning_rate": {"low": 1e-3, "high": 0.1, "scale": "log"}, "dropout_rate": 0.2}),
@@ -162,6 +163,7 @@ def search(folder: Path, pruner: Any) -> tuple[Objective, dict[int, list[tuple[s
     while (trial := study.claim()) is not None:
         objective.run(trial)
     objective.end_paused()
+    assert tracking.close()
     runs = {int(run.data.tags["hpsearch.trial"]): run for run in tracking.children(objective.parent)}
     assert len(runs) == 6
     keys = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")

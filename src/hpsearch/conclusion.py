@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import keras
+from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
 from hpsearch import report
 from hpsearch.data import Examples, SearchData
-from hpsearch.errors import ModelError
+from hpsearch.errors import ModelError, TrackingError
 from hpsearch.evaluation import Evaluation, evaluate
 from hpsearch.mc_dropout import McDropout
 from hpsearch.progress import Progress
 from hpsearch.registry import Registry, Version
+from hpsearch.runs import ChildRun, ParentRun
 from hpsearch.space import Space
 from hpsearch.storage import without_password
 from hpsearch.study import SharedStudy, best_trial, number_of
-from hpsearch.tracking import ChildRun, ParentRun, Tracking
+from hpsearch.tracking import Tracking
 from hpsearch.training import Training
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search came to."""
+    """What a search came to; `version` and `evaluation` are None where another worker concludes the study."""
 
     outcome: report.Outcome
-    version: Version
+    version: Version | None
     evaluation: Evaluation | None
     parent_run_id: str
     tracking_uri: str
@@ -37,13 +40,12 @@ class SearchResult:
         """Print what came out and what to do next."""
         if self.evaluation is not None:
             console.print(report.evaluation_table(self.evaluation.rows()))
-        alias = "champion" if self.version.is_champion else "challenger"
-        console.print(
-            f"Registered as version {self.version.number} of {self.version.name}, alias {alias} ({self.version.why}).\n"
-            f"Look at it:  mlflow ui --backend-store-uri {without_password(self.tracking_uri)}",
-            soft_wrap=True,
-            markup=False,
-        )
+        if self.version is not None:
+            alias = "champion" if self.version.is_champion else "challenger"
+            said = f"Registered as version {self.version.number} of {self.version.name}, alias {alias}"
+            console.print(f"{said} ({self.version.why}).", soft_wrap=True, markup=False)
+        uri = without_password(self.tracking_uri)
+        console.print(f"Look at it:  mlflow ui --backend-store-uri {uri}", soft_wrap=True, markup=False)
 
 
 @dataclass(frozen=True)
@@ -84,15 +86,33 @@ class Conclusion:
 
     def register(self, best: FrozenTrial, data: SearchData) -> tuple[keras.Model, Version]:
         """Make the best trial's model a version of the registered model, and return both."""
-        run_id, monitor = best.user_attrs["run_id"], self.training.monitor
+        monitor, run = self.training.monitor, self._arrived(number_of(best))
+        run_id, measured = run.info.run_id, run.data.metrics
         model = self.registry.kept(run_id)
-        measured = self.tracking.client.get_run(run_id).data.metrics
         tags: dict[str, object] = {
             key.removeprefix("best/"): value for key, value in measured.items() if key.startswith("best/val/")
         }
         tags |= {"hpsearch.trial": number_of(best), "hpsearch.study": self.name, "parent_run": self.parent.run_id}
         self.parent.metrics({f"best/{monitor}": best.value or 0.0})
         return model, self.registry.register(self.name, run_id, model, data=data, tags=tags, metric="val/loss")
+
+    def _arrived(self, number: int) -> Run:
+        """Return a finished trial's run; another worker's may still be on its way.
+
+        Raises:
+            TrackingError: It has not arrived for `patience_s` seconds.
+        """
+        deadline = time.monotonic() + self.tracking.patience_s
+        while True:
+            run = self.tracking.find_child(self.parent, number)
+            if run is not None and run.info.status == "FINISHED":
+                return run
+            if time.monotonic() > deadline:
+                raise TrackingError(
+                    f"The run of trial {number}, the best one, has not arrived at MLflow; "
+                    "give python -m hpsearch.doctor sync where its worker ran, then this command again."
+                )
+            time.sleep(1.0)
 
     def evaluate(
         self, model: keras.Model, version: Version, test: Examples, settings: McDropout, progress: Progress

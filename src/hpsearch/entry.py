@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from hpsearch.errors import ConfigError, HpsearchError, did_you_mean
+from hpsearch.machines import Preempted
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 INTERRUPTED = 130
@@ -65,8 +66,20 @@ def check(root: str, overrides: Sequence[str]) -> None:
         raise ConfigError(_one_sentence(error, root)) from error
     finally:
         GlobalHydra.instance().clear()
+    _refuse_passwords(plain)
     if missing:
         raise ConfigError(f"{missing[0]} must be given: {missing[0]}=VALUE.")
+
+
+def _refuse_passwords(overrides: Sequence[str]) -> None:
+    """A command line is seen in process lists, and Hydra writes it into files."""
+    for override in overrides:
+        if re.search(r"://[^:/@\s]*:[^@\s]+@", override):
+            key = override.partition("=")[0]
+            raise ConfigError(
+                f"{key} must not hold a password, which everybody on this machine could see; put it into PGPASSWORD or "
+                "~/.pgpass for PostgreSQL, into MLFLOW_TRACKING_PASSWORD for MLflow."
+            )
 
 
 def _missing(path: str, node: Any) -> Iterator[str]:
@@ -185,5 +198,8 @@ def ending(error: BaseException) -> SystemExit:
             "\nInterrupted: the running trial is given back. The same command goes on where this one stopped."
         )
         return SystemExit(INTERRUPTED)
+    if isinstance(error, Preempted):
+        console.print(f"{error}: the running trial is given back. The same command goes on where this one stopped.")
+        return SystemExit(error.exit_status)
     console.print(f"Error: {error}")
     return SystemExit(error.exit_status if isinstance(error, HpsearchError) else 1)

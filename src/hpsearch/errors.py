@@ -10,7 +10,8 @@
     │   └── TrackingError    the MLflow server or store cannot be used
     ├── SearchError          the search ended without a usable model: exit status 1
     └── TrialError           one trial ended without a value; the search goes on
-        └── DivergedError    its loss is NaN, infinite or beyond recovery
+        ├── DivergedError    its loss is NaN, infinite or beyond recovery
+        └── TakenOverError   another worker has taken it over, since this one had not been heard of
 
 An error for programmers is a ValueError or TypeError that reads `Expected <rule>. Received: name=value.`
 """
@@ -71,6 +72,12 @@ class DivergedError(TrialError):
     """The loss of a trial became NaN or infinite."""
 
     reason = "diverged"
+
+
+class TakenOverError(TrialError):
+    """Another worker has ended the trial and tries it again; nothing that this one still knows of it counts."""
+
+    reason = "taken_over"
 
 
 def did_you_mean(received: str, valid: Iterable[str]) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,24 +18,30 @@ import yaml
 from hpsearch import report
 from hpsearch.architectures.building import build_hypermodel
 from hpsearch.architectures.facts import measure
+from hpsearch.attempt import OutOfTimeError
+from hpsearch.budget import Budget
 from hpsearch.checkpoints import Checkpoints
 from hpsearch.conclusion import Conclusion, SearchResult
 from hpsearch.data import Data, SearchData
 from hpsearch.errors import ConfigError, SearchError
 from hpsearch.hyperparameters import OptunaHyperParameters
+from hpsearch.machines import Preempted, leave_if_asked, leaving_on_signal
 from hpsearch.mc_dropout import McDropout
-from hpsearch.objective import Objective, OutOfTimeError, settings_shown
+from hpsearch.objective import Objective, settings_shown
 from hpsearch.progress import Progress
 from hpsearch.range_test import RangeTest, advice, below
+from hpsearch.runs import ParentRun
 from hpsearch.sampling import SeededSampler
 from hpsearch.schedules import Schedule
 from hpsearch.seeds import derive
 from hpsearch.space import Space
-from hpsearch.study import Budget, SharedStudy, number_of
-from hpsearch.tracking import ParentRun, Tracking
+from hpsearch.storage import SharedStorage
+from hpsearch.study import SharedStudy, number_of
+from hpsearch.tracking import Tracking
 from hpsearch.training import Trainer, Training, check_monitor
 
 SETTINGS_OF_A_STUDY = ("data", "arch", "optimizer", "training", "schedule", "seed")
+LINGER_EVERY_S = 2.0
 FREE_SETTINGS = ("data.path", "data.load.path", "training.steps_per_call", "training.jit_compile")
 
 
@@ -54,11 +61,12 @@ class Search:
     schedule: Schedule
     sampler: partial[SeededSampler]
     pruner: optuna.pruners.BasePruner
-    storage: Callable[[], optuna.storages.BaseStorage]
+    storage: Callable[[], SharedStorage]
     checkpoints: Checkpoints
     budget: Budget
     tracking: Callable[[], Tracking]
     uncertainty: McDropout
+    worker: int
     study: Mapping[str, str]
     seed: int
     lr_test: bool
@@ -75,15 +83,14 @@ class Search:
             UserError: A mistake that the person can put right; found before any run or study is made where possible.
             SearchError: The search ended without a usable model.
             KeyboardInterrupt: The person stopped it; the same command goes on.
+            Preempted: The cluster stopped it; so it does there.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         data = self.data.for_search()
         hypermodel = build_hypermodel(self.arch, measure(data.train.images, data.n_classes), self.optimizer)
         self._check(hypermodel)
-        tracking = self.tracking()
-        study = self._open_study(config, data)
         progress = make_progress(self.training.monitor, self.training.epochs, self.training.maximize)
-        parent = self._open_parent(study, tracking, data, config)
+        study, tracking, parent = self._open(data, config)
         trainer = Trainer(self.training, data, self.schedule)
         space = self._tested_space(study, parent, trainer, hypermodel)
         conclusion = Conclusion(self.study["name"], study, tracking, parent, space, self.training)
@@ -101,18 +108,42 @@ class Search:
             root_seed=self.seed,
             deadline=time.monotonic() + (self.budget.timeout_s or math.inf),
         )
+        with leaving_on_signal(self.budget.grace_s), self._closing(conclusion, progress):
+            self._run_trials(study, objective, conclusion, progress)
+            return self._conclude(conclusion, data, progress)
+
+    def _open(self, data: SearchData, config: Mapping[str, Any]) -> tuple[SharedStudy, Tracking, ParentRun]:
+        """Open study and parent run, one worker at a time: those that start at once shall make one of each."""
+        storage = self.storage()
+        with storage.exclusively():
+            tracking = self.tracking()
+            study = SharedStudy.open(
+                self.study["name"],
+                storage=storage,
+                sampler=self.sampler(root_seed=self.seed),
+                pruner=self.pruner,
+                maximize=self.training.maximize,
+                budget=self.budget,
+            )
+            self._check_same_settings(study, config, data)
+            return study, tracking, self._open_parent(study, tracking, data, config)
+
+    @contextmanager
+    def _closing(self, conclusion: Conclusion, progress: Progress) -> Iterator[None]:
+        """Close study and runs as the block ends, unless other workers go on."""
         status = "FAILED"
         try:
-            self._run_trials(study, objective, conclusion, progress)
-            result = self._conclude(conclusion, data, progress)
+            yield
             status = "FINISHED"
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Preempted):
             status = "KILLED"
             raise
         finally:
-            conclusion.describe()
-            parent.end(status)
-        return result
+            if not conclusion.study.is_running():
+                conclusion.describe()
+                conclusion.parent.end(status)
+            if not conclusion.tracking.close():
+                progress.say("MLflow is away; send what waits for it with: python -m hpsearch.doctor sync")
 
     def _check(self, hypermodel: keras_tuner.HyperModel) -> None:
         """Build one model with middling hyperparameters, so that mistakes show before a study or a run is made."""
@@ -121,18 +152,6 @@ class Search:
         model = hypermodel.build(hp)
         self.space.check_used(hp.asked)
         check_monitor(model, self.training.monitor)
-
-    def _open_study(self, config: Mapping[str, Any], data: SearchData) -> SharedStudy:
-        study = SharedStudy.open(
-            self.study["name"],
-            storage=self.storage(),
-            sampler=self.sampler(root_seed=self.seed),
-            pruner=self.pruner,
-            maximize=self.training.maximize,
-            budget=self.budget,
-        )
-        self._check_same_settings(study, config, data)
-        return study
 
     def _check_same_settings(self, study: SharedStudy, config: Mapping[str, Any], data: SearchData) -> None:
         """Trials are comparable only where data, architecture and training are the same; refuse to mix others in."""
@@ -190,26 +209,36 @@ class Search:
         progress.say(f"Study {self.study['name']} {where}.")
         label = f"#{number_of(best)} {best.value:.4f}" if best else ""
         with progress.search(n_trials, n_spent, label, best.value if best else None):
-            while (trial := study.claim()) is not None:
+            while time.monotonic() < objective.deadline:
+                leave_if_asked()
+                trial = study.claim()
                 try:
-                    objective.run(trial)
+                    if trial is not None:
+                        objective.run(trial)
+                    elif self.budget.linger and study.others_run():
+                        time.sleep(LINGER_EVERY_S)
+                    else:
+                        objective.end_paused()
+                        break
                 except OutOfTimeError:
                     break
-                if time.monotonic() > objective.deadline:
-                    break
-            else:
-                objective.end_paused()
 
     def _conclude(self, conclusion: Conclusion, data: SearchData, progress: Progress) -> SearchResult:
-        """Register the best model and evaluate it on the test set."""
+        """Register the best model and evaluate it on the test set, if no other worker does."""
         best = conclusion.best()
         if best is None:
             raise SearchError(
                 f"No trial of study {self.study['name']} finished; give it more with budget.n_trials="
                 f"{self.budget.n_trials + 10}, or a narrower space.bounds.learning_rate."
             )
-        model, version = conclusion.register(best, data)
-        evaluation = conclusion.evaluate(model, version, self.data.test(), self.uncertainty, progress)
+        version, evaluation = None, None
+        if not conclusion.study.is_running() and conclusion.study.claim_conclusion():
+            model, version = conclusion.register(best, data)
+            evaluation = conclusion.evaluate(model, version, self.data.test(), self.uncertainty, progress)
+        else:
+            progress.say(
+                "Other workers go on with this study; the last of them registers and evaluates its best model."
+            )
         trials, training = conclusion.study.trials(), self.training
         progress.console.print(report.best_table(trials, self.space, training.monitor, training.maximize))
         outcome = report.Outcome.of(trials, training.maximize)

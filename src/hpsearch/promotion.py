@@ -26,6 +26,11 @@ def is_paused(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.WAITING and PAUSED in trial.user_attrs
 
 
+def is_seen_paused(trial: FrozenTrial) -> bool:
+    """Return the same of a trial as `as_seen` shows it: pruned, but without an end."""
+    return trial.state == TrialState.PRUNED and trial.datetime_complete is None
+
+
 class Promoting(BasePruner):
     """Stops a trial at a rung unless it is among the best there, and names the paused trials that are by now.
 
@@ -108,7 +113,7 @@ class PausableStudy(optuna.Study):
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
-        trials = [_as_seen(t) for t in super()._get_trials(deepcopy=deepcopy, use_cache=use_cache)]
+        trials = [as_seen(t) for t in super()._get_trials(deepcopy=deepcopy, use_cache=use_cache)]
         return [t for t in trials if states is None or t.state in states]
 
     def _pop_waiting_trial_id(self) -> int | None:
@@ -123,7 +128,8 @@ class PausableStudy(optuna.Study):
         return None
 
 
-def _as_seen(trial: FrozenTrial) -> FrozenTrial:
+def as_seen(trial: FrozenTrial) -> FrozenTrial:
+    """Return a trial as everyone but `ask` sees it: a paused one is pruned."""
     if not is_paused(trial):
         return trial
     seen = copy.copy(trial)

@@ -18,7 +18,7 @@ from mlflow.types import Schema, TensorSpec
 
 from hpsearch.data import SearchData
 from hpsearch.errors import ModelError
-from hpsearch.tracking import TrackedRun
+from hpsearch.runs import TrackedRun
 
 KEPT = "checkpoint/model.keras"
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -50,7 +50,7 @@ class Registry:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / Path(KEPT).name
             model.save(path, include_optimizer=False)
-            self.client.log_artifact(run.run_id, str(path), str(Path(KEPT).parent))
+            run.move(path, str(Path(KEPT).parent))
 
     def kept(self, run_id: str) -> keras.Model:
         """Return the model that `keep` has kept with a run."""
@@ -134,5 +134,6 @@ def requirements() -> list[str]:
 
 def _signature(model: keras.Model, data: SearchData) -> ModelSignature:
     n_outputs = model.output_shape[-1]
-    images = TensorSpec(data.train.images.dtype, (-1, *data.image_shape), "images")
-    return ModelSignature(Schema([images]), Schema([TensorSpec(np.dtype("float32"), (-1, n_outputs), "probabilities")]))
+    # Without names: MLflow would hand a dictionary to a model that takes one array.
+    images = TensorSpec(data.train.images.dtype, (-1, *data.image_shape))
+    return ModelSignature(Schema([images]), Schema([TensorSpec(np.dtype("float32"), (-1, n_outputs))]))

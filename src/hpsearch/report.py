@@ -17,10 +17,11 @@ from optuna.visualization import matplotlib as plots
 from rich.table import Table
 
 from hpsearch.bounds import COMPLEMENT
+from hpsearch.budget import SPENT
 from hpsearch.range_test import Curve
+from hpsearch.runs import TrialName
 from hpsearch.space import Space
-from hpsearch.study import SPENT, best_trial, number_of
-from hpsearch.tracking import TrialName
+from hpsearch.study import best_trial, number_of
 
 mpl.use("Agg")
 

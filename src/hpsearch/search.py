@@ -10,10 +10,11 @@ from rich.console import Console
 
 from hpsearch import entry
 from hpsearch.errors import HpsearchError
+from hpsearch.machines import Preempted
 from hpsearch.progress import Progress
 
 
-@hydra.main(config_path="../../conf", config_name="search", version_base="1.3")
+@hydra.main(config_path=str(entry.CONF), config_name="search", version_base="1.3")
 def main(config: DictConfig) -> float:
     """Run one search; as a Hydra job it returns the best value."""
     console = Console(highlight=False)
@@ -21,7 +22,7 @@ def main(config: DictConfig) -> float:
         job = entry.instantiate(config)
         plain = OmegaConf.to_container(config, resolve=True)
         result = job.run(plain, partial(Progress, console=console))
-    except (HpsearchError, KeyboardInterrupt) as error:
+    except (HpsearchError, KeyboardInterrupt, Preempted) as error:
         raise entry.ending(error) from None
     result.show(console)
     return float(result.outcome.best.value)

@@ -100,24 +100,17 @@ class Trainer:
         order = self._order(lambda epoch: derive(seed, "order", epoch))
         program = self._load_program(model, order.n_steps, tensors)
         program.load(model, lambda layer: derive(seed, "dropout", layer))
-        rest = (self.settings.batch_size, self.settings.averaging_epochs, self.schedule, self.data.fingerprint)
-        identity = " ".join(map(str, (keras.backend.backend(), program.name, seed, *rest)))
+        settled = (self.settings.batch_size, self.settings.averaging_epochs, self.schedule, self.data.fingerprint)
+        identity = " ".join(map(str, (keras.backend.backend(), program.name, seed, *settled)))
         continuation = Continuation(slot, identity, program) if slot else None
         epochs = self._epochs(listener, program.state, order=order, continuation=continuation)
-        averaging = [Averaging()] if program.averaging else []
-        scheduling = Scheduling(self.schedule, order, self.settings.epochs, program.drawn, epochs)
+        callbacks = [epochs, Scheduling(self.schedule, order, self.settings.epochs, program.drawn, epochs)]
+        callbacks += [Averaging()] if program.averaging else []
         for n_epochs, metrics in enumerate(epochs.fitted.history, start=1):
             listener(n_epochs, metrics)
         if not epochs.patience_is_over:  # else its process died between the last epoch and the trial's end
-            hypermodel.fit(
-                hp,
-                program.model,
-                x=order,
-                shuffle=False,
-                initial_epoch=epochs.fitted.n_epochs,
-                callbacks=[epochs, scheduling, *averaging],
-                **self._common(tensors),
-            )
+            rest = {"initial_epoch": epochs.fitted.n_epochs, "callbacks": callbacks, **self._common(tensors)}
+            hypermodel.fit(hp, program.model, x=order, shuffle=False, **rest)
         program.unload(model, epochs.best_state)
         return epochs.fitted
 

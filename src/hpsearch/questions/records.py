@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from hpsearch.questions.arms import Arm, Measured
-from hpsearch.tracking import ChildRun, ParentRun, Tracking
+from hpsearch.runs import ParentRun, TrackedRun
+from hpsearch.tracking import Tracking
 
 MEASURED = "measured.json"
 IDENTITY, CELL = "hpsearch.experiment", "hpsearch.cell"
@@ -49,19 +50,18 @@ class Records:
         run = self._cells.get(_cell(arm, seed))
         return read(self.tracking, run.info.run_id) if run is not None and run.info.status == "FINISHED" else None
 
-    def open(self, arm: Arm, seed: int, kind: str, settings: Mapping[str, object]) -> ChildRun:
+    def open(self, arm: Arm, seed: int, kind: str, settings: Mapping[str, object]) -> TrackedRun:
         """Open the child run of an arm and a seed, the one that was cut off where there is one."""
         known = self._cells.get(_cell(arm, seed))
         tags = {"hpsearch.kind": kind, CELL: _cell(arm, seed), "hpsearch.seed": str(seed)}
-        child = self.tracking.open_child(
+        child = self.tracking.open_cell(
             self.parent, f"{arm.name} seed {seed}", known.info.run_id if known else None, tags
         )
         child.params({**arm.hyperparameters, "level": arm.level, "experiment_seed": seed, **settings})
         return child
 
-    def close(self, child: ChildRun, measured: Measured) -> None:
+    def close(self, child: TrackedRun, measured: Measured) -> None:
         """Write what was measured; layers become curves over the layer's number."""
-        child.flush()
         child.metrics({key: value for key, value in measured.scalars.items() if math.isfinite(value)})
         for layer in range(max(map(len, measured.layers.values()), default=0)):
             at = {f"layer/{k}": v[layer] for k, v in measured.layers.items() if layer < len(v)}

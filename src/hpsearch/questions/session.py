@@ -62,7 +62,9 @@ class Session:
     def _train(self, arm: Arm, config: Mapping[str, Any], place: int) -> Measured:
         child = self.records.open(arm, place, "cell", settings_shown(config, PARTS))
         try:
-            trained = self.bench.train(arm, self.seeds[place], child.epoch, inspect=self.inspect)
+            trained = self.bench.train(
+                arm, self.seeds[place], lambda epoch, metrics: child.metrics(metrics, epoch), inspect=self.inspect
+            )
             if not trained.measured.diverged:
                 for probe in self.probes:
                     trained.measured.scalars |= probe(self.bench, trained)

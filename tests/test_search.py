@@ -1,0 +1,211 @@
+"""The main job from its command line to its end, on real data, with real stores."""
+
+import os
+import re
+import signal
+import time
+
+import mlflow
+import numpy as np
+import pytest
+import yaml
+from optuna.trial import TrialState
+
+from hpsearch import entry, search
+from hpsearch.bounds import COMPLEMENT
+from hpsearch.study import number_of
+from workplace import SMALL, Workplace
+
+STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED"}
+
+
+def test_prints_progress_then_a_table_then_where_to_look_and_nothing_else(searched):
+    _, done = searched
+    lines = done.stdout.splitlines()
+    assert lines[0] == "Study digits-selu begins: 7 trials of at most 6 epochs."
+    assert sum(bool(re.match(r"trial \d/7  #\d lr=.*: (finished|pruned)", line)) for line in lines) == 7
+    assert lines[-1].startswith("Look at it:  mlflow ui --backend-store-uri sqlite:///")
+    assert re.match(r"Registered as version 1 of digits-selu, alias champion \(there was no champion\)\.", lines[-2])
+    assert done.stderr == ""
+
+
+def test_one_parent_and_a_child_for_each_trial_with_the_status_of_its_end(searched):
+    place, _ = searched
+    (parent,), children = place.runs("study"), place.runs("trial")
+    trials = place.study("digits-selu").trials
+    assert len(children) == len(trials) == 7
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    by_id = {run.info.run_id: run for run in children}
+    for trial in trials:
+        run = by_id[trial.user_attrs["run_id"]]
+        assert run.info.status == STATUS[trial.state]
+        assert run.data.tags.get("hpsearch.reason") == (None if run.info.status == "FINISHED" else "pruned")
+        assert float(run.data.params["learning_rate"]) == trial.params["learning_rate"]
+        assert float(run.data.params["momentum"]) == pytest.approx(1 - trial.params[f"{COMPLEMENT}momentum"])
+        assert run.info.run_name.startswith(f"#{number_of(trial)} lr=")
+
+
+def test_each_epoch_of_a_trial_stands_in_mlflow_once_as_optuna_saw_it(searched):
+    place, _ = searched
+    for trial in place.study("digits-selu").trials:
+        history = place.client.get_metric_history(trial.user_attrs["run_id"], "val/loss")
+        assert {m.step: m.value for m in history} == trial.intermediate_values
+        assert len(history) == len(trial.intermediate_values)
+        keys = place.client.get_run(trial.user_attrs["run_id"]).data.metrics.keys()
+        assert {"train/loss", "train/accuracy", "val/loss", "val/accuracy", "time/epoch_s"} <= keys
+
+
+def test_the_parent_carries_config_data_best_trial_summary_and_figures(searched, tmp_path):
+    place, _ = searched
+    (parent,) = place.runs("study")
+    best = place.study("digits-selu").best_trial
+    config = yaml.safe_load(mlflow.artifacts.load_text(f"{parent.info.artifact_uri}/config.yaml"))
+    assert (config["data"]["name"], config["training"]["epochs"]) == ("digits", 6)
+    (given,) = parent.inputs.dataset_inputs
+    assert given.dataset.digest == parent.data.tags["hpsearch.fingerprint"]
+    assert parent.data.tags["hpsearch.best_trial"] == str(number_of(best))
+    assert parent.data.metrics["best/val/loss"] == pytest.approx(best.value)
+    assert parent.data.metrics["trials/finished"] + parent.data.metrics["trials/pruned"] == 7
+    assert f"**Best trial:** #{number_of(best)}" in parent.data.tags["mlflow.note.content"]
+    figures = {f.path for f in place.client.list_artifacts(parent.info.run_id, "figures")}
+    wanted = {f"figures/{name}.png" for name in ("history", "parallel_coordinates", "slices", "learning_curves")}
+    assert wanted <= figures
+
+
+def test_the_best_model_is_a_version_that_mlflow_loads_and_that_says_what_it_is(searched):
+    place, _ = searched
+    best = place.study("digits-selu").best_trial
+    version = place.client.get_model_version_by_alias("digits-selu", "champion")
+    assert {"champion", "challenger"} == set(version.aliases)
+    assert version.run_id == best.user_attrs["run_id"]
+    assert float(version.tags["val/loss"]) == pytest.approx(best.value)
+    assert {"test/plain/accuracy", "test/mc/nll", "val/accuracy", "hpsearch.trial"} <= version.tags.keys()
+    uri = f"sqlite:///{place.folder}/mlflow.db"
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    model = mlflow.pyfunc.load_model("models:/digits-selu@champion")
+    images = (
+        np.random.default_rng(0).integers(0, 17, (5, 8, 8, 1)).astype(model.metadata.signature.inputs.inputs[0].type)
+    )
+    probs = model.predict(images)
+    assert np.allclose(np.sum(probs, axis=1), 1, atol=1e-5)
+    assert all("==" in line for line in model.metadata.get_model_info().signature and _requirements(place, version))
+
+
+def _requirements(place, version):
+    path = place.client.download_artifacts(version.run_id, "model/requirements.txt")
+    return [line for line in open(path).read().split() if line]
+
+
+def test_the_same_command_again_runs_only_what_is_missing(searched):
+    place, _ = searched
+    before = place.study("digits-selu").trials
+    done = place.run(*SMALL, "budget.n_trials=8")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Study digits-selu goes on: 7 of 8 trials done.")
+    after = place.study("digits-selu").trials
+    assert [(t.number, t.value, t.state) for t in after[:7]] == [(t.number, t.value, t.state) for t in before]
+    assert len(after) == 8
+    assert len(place.runs("study")) == 1
+
+
+def test_other_data_or_settings_are_not_mixed_into_a_study(searched, monkeypatch, capsys):
+    monkeypatch.chdir(searched[0].folder)
+    told = refused([*SMALL, "budget.n_trials=9", "training.batch_size=64"], monkeypatch, capsys)
+    assert told.startswith("Error: Study digits-selu was made with training.batch_size=32, not 64;")
+    assert "study.name=NAME" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["training.monitor=val/los"], "training.monitor=val/los is no metric of this model. Did you mean 'val/loss'?"),
+        (["space.bounds.dropout_rate.high=1.2"], "space.bounds.dropout_rate"),
+        (["space.bounds.learning_rate.low=1"], "swap them"),
+        (["data.path=nowhere", "data=cifar10"], "nothing there"),
+        (["storage.path=/proc/none/optuna.db"], "The study storage"),
+        (["tracking.uri=http://127.0.0.1:9"], "The MLflow store http://127.0.0.1:9 cannot be used"),
+        (["+space.bounds.learnin_rate=1"], "learnin_rate"),
+    ],
+)
+def test_a_mistake_costs_one_sentence_and_leaves_no_run_and_no_study(words, sentence, workplace, monkeypatch, capsys):
+    monkeypatch.chdir(workplace.folder)
+    told = refused([*SMALL, *words], monkeypatch, capsys)
+    assert sentence in told
+    assert not (workplace.folder / "optuna.db").exists()
+    assert not (workplace.folder / "mlflow.db").exists() or workplace.runs("study") == []
+
+
+def test_ctrl_c_gives_the_trial_back_and_the_same_command_goes_on(workplace):
+    long = [*SMALL, "training.epochs=400", "training.patience_epochs=400", "budget.n_trials=2", "pruner=none"]
+    process = workplace.start(*long)
+    _wait_for_an_epoch(workplace, process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "The same command goes on where this one stopped." in err
+    (trial, waiting) = workplace.study("digits-selu").trials
+    assert (trial.state, waiting.state) == (TrialState.FAIL, TrialState.WAITING)
+    assert trial.user_attrs["reason"] == "interrupted"
+    (run,) = workplace.runs("trial")
+    assert (run.info.status, run.data.tags["hpsearch.reason"]) == ("KILLED", "interrupted")
+    assert [run.info.status for run in workplace.runs("study")] == ["KILLED"]
+
+
+@pytest.mark.slow
+def test_killed_and_started_again_a_search_ends_as_one_that_was_not(tmp_path_factory):
+    calm, killed = (Workplace(tmp_path_factory.mktemp(name)) for name in ("calm", "killed"))
+    words = [*SMALL, "training.epochs=12", "budget.n_trials=6"]
+    assert calm.run(*words).returncode == 0
+    for _ in range(2):
+        process = killed.start(*words)
+        _wait_for_an_epoch(
+            killed, process, after=len(killed.runs("trial")) if (killed.folder / "mlflow.db").exists() else 0
+        )
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert killed.run(*words).returncode == 0
+    ends = []
+    for place in (calm, killed):
+        trials = [t for t in place.study("digits-selu").trials if t.state in STATUS]
+        ends.append({number_of(t): (t.state, t.params, t.intermediate_values, t.value) for t in trials})
+        runs = place.runs("trial")
+        assert len(runs) == len(trials) == 6
+        assert {run.info.status for run in runs} <= set(STATUS.values())
+    assert ends[0] == ends[1]
+
+
+@pytest.mark.slow
+def test_anybodys_hypermodel_runs_the_same_path(workplace):
+    done = workplace.run(
+        "arch=hyper_resnet", "data=digits", "data.n_train=100", "data.n_val=50", "training.epochs=1", "pruner=none",
+        "budget.n_trials=1", "space.bounds.version=v1", "space.bounds.conv3_depth=4", "space.bounds.conv4_depth=6",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "No MC Dropout evaluation: " in done.stdout
+    assert workplace.client.get_model_version_by_alias("digits-hyper_resnet", "champion").version == "1"
+    (run,) = workplace.runs("trial")
+    assert {"learning_rate", "version", "pooling"} <= run.data.params.keys()
+
+
+def refused(words, monkeypatch, capsys):
+    """Return what the command says, in this process (imports take seconds), where it ends as a person's mistake."""
+    monkeypatch.setattr("sys.argv", ["search", *words])
+    with pytest.raises(SystemExit) as caught:
+        entry.run("search", search.main)
+    told = capsys.readouterr().err
+    assert (caught.value.code, told.count("\n")) == (2, 1), told
+    assert told.startswith("Error: ")
+    return told
+
+
+def _wait_for_an_epoch(place, process, after=0):
+    """Wait until a trial beyond the first `after` has told an epoch."""
+    assert process.stdout.readline().startswith("Study "), process.stderr.read()
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        trials = place.study("digits-selu").trials
+        if len(trials) > after and trials[-1].intermediate_values:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"no epoch within two minutes: {process.communicate()}")

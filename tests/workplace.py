@@ -1,0 +1,58 @@
+"""A folder in which tests run hpsearch's commands, and read what they leave there."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from mlflow import MlflowClient
+
+SRC = Path(__file__).parents[1] / "src"
+SMALL = ("data=digits", "arch.n_hidden=3", "arch.n_units=20", "training.epochs=6")
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A folder in which hpsearch's commands run, with the study storage and the MLflow store that they leave there."""
+
+    folder: Path
+
+    def start(self, *words: str, script: str = "search", **env: str) -> subprocess.Popen[str]:
+        """Start `python -m hpsearch.<script>` with a group of processes of its own."""
+        return subprocess.Popen(
+            (sys.executable, "-m", f"hpsearch.{script}", *words),
+            cwd=self.folder,
+            env={k: v for k, v in os.environ.items() if not k.startswith("MLFLOW")} | {"PYTHONPATH": str(SRC)} | env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *words: str, script: str = "search", **env: str) -> subprocess.CompletedProcess[str]:
+        """Run it to its end; killed after five minutes, whatever it started."""
+        process = self.start(*words, script=script, **env)
+        try:
+            out, err = process.communicate(timeout=300)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+    @property
+    def client(self) -> MlflowClient:
+        """A client of the MLflow store."""
+        uri = f"sqlite:///{self.folder}/mlflow.db"
+        return MlflowClient(uri, registry_uri=uri)
+
+    def study(self, name: str) -> optuna.Study:
+        """Return a study of the storage."""
+        return optuna.load_study(study_name=name, storage=f"sqlite:///{self.folder}/optuna.db")
+
+    def runs(self, kind: str) -> list:
+        """Return the runs that are tagged as `study` or `trial`, oldest first."""
+        query = f"tags.`hpsearch.kind` = '{kind}'"
+        return list(self.client.search_runs(["0"], query, order_by=["attributes.start_time ASC"]))
