@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from mlflow import MlflowClient
 
 from workplace import SMALL, Workplace
 
@@ -64,6 +65,11 @@ class PostgresServer:
     def url(self):
         return f"postgresql+psycopg://hpsearch@127.0.0.1:{self.port}/postgres"
 
+    def dump(self, name):
+        """Return all that a database holds, as text."""
+        command = [self.binaries / "pg_dump", "-h", "127.0.0.1", "-p", str(self.port), "-U", "hpsearch", name]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
     def new_database(self, name):
         import psycopg  # noqa: PLC0415 (most tests need none)
 
@@ -90,6 +96,14 @@ def postgres_server(tmp_path_factory):
         os.environ["PGPASSWORD"] = before
 
 
+@pytest.fixture(scope="session")
+def mlflow_tables(tmp_path_factory):
+    """An empty MLflow database, to copy: making its tables takes seconds."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
 class MlflowServer:
     """An `mlflow server` with a store of its own; `stop` and `start` let it be away for a while."""
 
@@ -102,8 +116,8 @@ class MlflowServer:
         command = [sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--host", "127.0.0.1"]
         command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"]
         command += ["--artifacts-destination", str(self.folder / "artifacts")]
-        log = open(self.folder / "server.log", "ab")  # noqa: SIM115 (the server writes to it)
-        self.process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, start_new_session=True)
+        with open(self.folder / "server.log", "ab") as log:
+            self.process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, start_new_session=True)
         wait_until(self.answers, "the MLflow server's start", 120)
 
     def answers(self):
@@ -124,6 +138,86 @@ def mlflow_server(tmp_path):
     server = MlflowServer(folder)
     yield server
     server.stop()
+
+
+class SlurmCluster:
+    """A SLURM cluster of one node, this machine, without systemd."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.processes = folder, []
+        self.environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
+        host, ports = socket.gethostname().split(".")[0], (free_port(), free_port())
+        (folder / "slurm.conf").write_text(
+            f"""ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={ports[0]}
+SlurmdPort={ports[1]}
+SlurmUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/slurmd
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+MpiDefault=none
+ReturnToService=2
+SelectType=select/cons_tres
+KillWait=30
+SlurmdParameters=config_overrides
+GresTypes=gpu
+NodeName={host} NodeAddr=127.0.0.1 CPUs=8 Boards=1 SocketsPerBoard=1 CoresPerSocket=8 ThreadsPerCore=1 \
+    RealMemory=8000 Gres=gpu:4 State=UNKNOWN
+PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP OverSubscribe=FORCE:4
+"""
+        )
+        devices = ("null", "zero", "full", "random")  # four that every machine has stand for four GPUs
+        (folder / "gres.conf").write_text("".join(f"Name=gpu File=/dev/{name}\n" for name in devices))
+        for name in ("state", "slurmd"):
+            (folder / name).mkdir()
+        key = folder / "munge.key"
+        key.write_bytes(os.urandom(1024))
+        key.chmod(0o600)
+        munge = ["munged", "--force", f"--socket={folder}/munge.socket", f"--key-file={key}"]
+        munge += [f"--pid-file={folder}/munged.pid", f"--seed-file={folder}/seed", f"--log-file={folder}/munged.log"]
+        self.start([*munge, "--foreground"])
+        wait_until((folder / "munge.socket").exists, "munged's start")
+        self.start(["slurmctld", "-D"])
+        self.start(["slurmd", "-D", "-N", host])
+        wait_until(lambda: "idle" in self.ask("sinfo", "--noheader", "--format=%T"), "the SLURM node's start")
+
+    def start(self, command):
+        with open(self.folder / f"{command[0]}.out", "ab") as log:
+            self.processes.append(subprocess.Popen(command, env=self.environment, stdout=log, stderr=log))
+
+    def ask(self, *command):
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60, check=False)
+        return done.stdout + done.stderr
+
+    def jobs(self, states="RUNNING"):
+        """Return the jobs in these states, `17_3`."""
+        return self.ask("squeue", "--noheader", "--array", "--format=%i", f"--states={states}").split()
+
+    def stop(self):
+        self.ask("scancel", "--user", "root")
+        for process in reversed(self.processes):
+            process.terminate()
+        for process in self.processes:
+            process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory):
+    if not all(shutil.which(name) for name in ("munged", "slurmctld", "slurmd", "sbatch")) or os.getuid():
+        pytest.skip("SLURM is not installed (Debian's packages slurm-wlm and munge), or this is not root")
+    folder = tmp_path_factory.mktemp("slurm")
+    for parent in [folder, *folder.parents][:3]:
+        parent.chmod(0o755)
+    cluster = SlurmCluster(folder)
+    yield cluster
+    cluster.stop()
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from keras import layers
 
 from hpsearch import metrics
 from hpsearch.errors import ModelError
-from hpsearch.evaluation import evaluate
-from hpsearch.mc_dropout import McDropout
+from hpsearch.uncertainty.evaluation import evaluate
+from hpsearch.uncertainty.mc_dropout import McDropout
 
 SETTINGS = McDropout(n_samples=20, mask="example", seed=0, batch_size=64, memory_mb=64, from_logits=False)
 

@@ -3,11 +3,14 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from hpsearch import metrics, stochastic
-from hpsearch.certificate import certify, fingerprint
+from hpsearch import metrics
 from hpsearch.errors import ConfigError, ModelError
-from hpsearch.mc_dropout import McDropout, Sampler
-from hpsearch.stochastic import random_bits, row_keys, split
+from hpsearch.uncertainty import always_on
+from hpsearch.uncertainty.certificate import certify, fingerprint
+from hpsearch.uncertainty.conversion import split
+from hpsearch.uncertainty.draws import random_bits, row_keys
+from hpsearch.uncertainty.mc_dropout import McDropout
+from hpsearch.uncertainty.passes import Sampler
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (37, 6, 6, 3)).astype(np.float32)
 
@@ -181,13 +184,13 @@ def test_spatial_dropout_drops_whole_channels():
 
 
 def test_a_broken_alpha_dropout_is_found(monkeypatch):
-    monkeypatch.setattr(stochastic.AlwaysOnAlphaDropout, "noisy", lambda self, inputs, uniform, rate: inputs * 1.1)
+    monkeypatch.setattr(always_on.AlwaysOnAlphaDropout, "noisy", lambda self, inputs, uniform, rate: inputs * 1.1)
     with pytest.raises(ModelError, match=r"AlphaDropout moves mean or variance by .* standard errors"):
         certify(model := MODELS["alpha"](), Sampler(model, settings()), IMAGES)
 
 
 def test_a_conversion_that_is_off_with_all_rates_at_zero_is_found(monkeypatch):
-    monkeypatch.setattr(stochastic.AlwaysOnDropout, "noisy", lambda self, inputs, uniform, rate: inputs + 0.5)
+    monkeypatch.setattr(always_on.AlwaysOnDropout, "noisy", lambda self, inputs, uniform, rate: inputs + 0.5)
     with pytest.raises(
         ModelError, match=r"received: the samples do not vary; with all rates at 0 the output is .* off"
     ):

@@ -35,9 +35,9 @@ def test_one_parent_and_a_child_for_each_trial_with_the_status_of_its_end(search
     trials = place.study("digits-selu").trials
     assert len(children) == len(trials) == 7
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
-    by_id = {run.info.run_id: run for run in children}
+    by_number = by_trial(place)
     for trial in trials:
-        run = by_id[trial.user_attrs["run_id"]]
+        run = by_number[number_of(trial)]
         assert run.info.status == STATUS[trial.state]
         assert run.data.tags.get("hpsearch.reason") == (None if run.info.status == "FINISHED" else "pruned")
         assert float(run.data.params["learning_rate"]) == trial.params["learning_rate"]
@@ -48,11 +48,11 @@ def test_one_parent_and_a_child_for_each_trial_with_the_status_of_its_end(search
 def test_each_epoch_of_a_trial_stands_in_mlflow_once_as_optuna_saw_it(searched):
     place, _ = searched
     for trial in place.study("digits-selu").trials:
-        history = place.client.get_metric_history(trial.user_attrs["run_id"], "val/loss")
+        run = by_trial(place)[number_of(trial)]
+        history = place.client.get_metric_history(run.info.run_id, "val/loss")
         assert {m.step: m.value for m in history} == trial.intermediate_values
         assert len(history) == len(trial.intermediate_values)
-        keys = place.client.get_run(trial.user_attrs["run_id"]).data.metrics.keys()
-        assert {"train/loss", "train/accuracy", "val/loss", "val/accuracy", "time/epoch_s"} <= keys
+        assert {"train/loss", "train/accuracy", "val/loss", "val/accuracy", "time/epoch_s"} <= run.data.metrics.keys()
 
 
 def test_the_parent_carries_config_data_best_trial_summary_and_figures(searched, tmp_path):
@@ -77,7 +77,7 @@ def test_the_best_model_is_a_version_that_mlflow_loads_and_that_says_what_it_is(
     best = place.study("digits-selu").best_trial
     version = place.client.get_model_version_by_alias("digits-selu", "champion")
     assert {"champion", "challenger"} == set(version.aliases)
-    assert version.run_id == best.user_attrs["run_id"]
+    assert version.run_id == by_trial(place)[number_of(best)].info.run_id
     assert float(version.tags["val/loss"]) == pytest.approx(best.value)
     assert {"test/plain/accuracy", "test/mc/nll", "val/accuracy", "hpsearch.trial"} <= version.tags.keys()
     uri = f"sqlite:///{place.folder}/mlflow.db"
@@ -87,7 +87,8 @@ def test_the_best_model_is_a_version_that_mlflow_loads_and_that_says_what_it_is(
     images = (
         np.random.default_rng(0).integers(0, 17, (5, 8, 8, 1)).astype(model.metadata.signature.inputs.inputs[0].type)
     )
-    probs = model.predict(images)
+    answer = model.predict(images)
+    probs = np.stack(answer["probabilities"])
     assert np.allclose(np.sum(probs, axis=1), 1, atol=1e-5)
     assert all("==" in line for line in model.metadata.get_model_info().signature and _requirements(place, version))
 
@@ -186,6 +187,11 @@ def test_anybodys_hypermodel_runs_the_same_path(workplace):
     assert workplace.client.get_model_version_by_alias("digits-hyper_resnet", "champion").version == "1"
     (run,) = workplace.runs("trial")
     assert {"learning_rate", "version", "pooling"} <= run.data.params.keys()
+
+
+def by_trial(place):
+    """Return each trial's run by the trial's number."""
+    return {int(run.data.tags["hpsearch.trial"]): run for run in place.runs("trial")}
 
 
 def refused(words, monkeypatch, capsys):

@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 import zipfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -101,6 +102,10 @@ class Checkpoints:
     def of(self, study: str, number: int) -> Slot:
         """Return the place of a trial's checkpoint."""
         return Slot(self._folder(study) / f"{number}.npz", self.every_s)
+
+    def orphans(self, study: str, numbers: Collection[int]) -> list[Path]:
+        """Return the files of a study's trials that are not among those called `numbers`."""
+        return [p for p in sorted(self._folder(study).glob("*")) if int(p.name.split(".")[0]) not in numbers]
 
     def clear(self, study: str) -> None:
         """Remove all checkpoints of a study."""

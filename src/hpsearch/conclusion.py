@@ -8,14 +8,12 @@ from dataclasses import dataclass
 import keras
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from hpsearch import report
-from hpsearch.data import Examples, SearchData
+from hpsearch.data import SearchData
 from hpsearch.errors import ModelError, TrackingError
-from hpsearch.evaluation import Evaluation, evaluate
-from hpsearch.mc_dropout import McDropout
 from hpsearch.progress import Progress
 from hpsearch.registry import Registry, Version
 from hpsearch.runs import ChildRun, ParentRun
@@ -24,6 +22,12 @@ from hpsearch.storage import without_password
 from hpsearch.study import SharedStudy, best_trial, number_of
 from hpsearch.tracking import Tracking
 from hpsearch.training import Training
+from hpsearch.uncertainty.evaluation import Evaluation, evaluate
+from hpsearch.uncertainty.mc_dropout import McDropout
+from hpsearch.uncertainty.registration import Registration
+from hpsearch.uncertainty.subject import Subject
+
+N_KEPT = 5  # models of a study
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,9 @@ class SearchResult:
     def show(self, console: Console) -> None:
         """Print what came out and what to do next."""
         if self.evaluation is not None:
-            console.print(report.evaluation_table(self.evaluation.rows()))
+            section = self.evaluation.section()
+            console.print(section.as_table())
+            console.print(section.text, soft_wrap=True, markup=False)
         if self.version is not None:
             alias = "champion" if self.version.is_champion else "challenger"
             said = f"Registered as version {self.version.number} of {self.version.name}, alias {alias}"
@@ -59,6 +65,8 @@ class Conclusion:
         parent: The study's run.
         space: Shows hyperparameters as people see them.
         training: Says what is monitored.
+        registration: How the best model becomes a version.
+        uncertainty: How MC Dropout is done.
     """
 
     name: str
@@ -67,6 +75,8 @@ class Conclusion:
     parent: ParentRun
     space: Space
     training: Training
+    registration: Registration
+    uncertainty: McDropout
 
     @property
     def registry(self) -> Registry:
@@ -78,10 +88,10 @@ class Conclusion:
         return best_trial(self.study.trials(), self.training.maximize)
 
     def keep(self, model: keras.Model, run: ChildRun, value: float) -> None:
-        """Keep a trial's model where no finished trial is better."""
-        best = self.best()
+        """Keep a trial's model where few finished trials are better: one is registered, all make ensembles."""
         sign = -1 if self.training.maximize else 1
-        if best is None or best.value is None or sign * value < sign * best.value:
+        values = [t.value for t in self.study.trials() if t.state == TrialState.COMPLETE and t.value is not None]
+        if sum(sign * other <= sign * value for other in values) < N_KEPT:
             self.registry.keep(model, run)
 
     def register(self, best: FrozenTrial, data: SearchData) -> tuple[keras.Model, Version]:
@@ -94,7 +104,13 @@ class Conclusion:
         }
         tags |= {"hpsearch.trial": number_of(best), "hpsearch.study": self.name, "parent_run": self.parent.run_id}
         self.parent.metrics({f"best/{monitor}": best.value or 0.0})
-        return model, self.registry.register(self.name, run_id, model, data=data, tags=tags, metric="val/loss")
+        return model, self.registry.register(
+            self.name,
+            run_id,
+            save=lambda folder: self.registration.save(model, folder, data, self.uncertainty),
+            tags=tags,
+            is_better=lambda champion: self.registration.compare(model, champion, data.val, self.uncertainty),
+        )
 
     def _arrived(self, number: int) -> Run:
         """Return a finished trial's run; another worker's may still be on its way.
@@ -114,12 +130,10 @@ class Conclusion:
                 )
             time.sleep(1.0)
 
-    def evaluate(
-        self, model: keras.Model, version: Version, test: Examples, settings: McDropout, progress: Progress
-    ) -> Evaluation | None:
+    def evaluate(self, subject: Subject, version: Version, progress: Progress) -> Evaluation | None:
         """Ask the registered model plainly and with MC Dropout; None where it has no dropout at all."""
         try:
-            evaluation = evaluate(model, test, settings=settings)
+            evaluation = evaluate(subject)
         except ModelError as error:  # somebody's HyperModel may have none
             progress.say(f"No MC Dropout evaluation: {error}")
             return None

@@ -130,8 +130,9 @@ def quiet() -> None:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".* is experimental")  # Optuna of its QMCSampler
-    for name in ("mlflow", "alembic", "mlflow.store.db.utils", "absl", "optuna"):
+    for name in ("mlflow", "mlflow.pyfunc", "alembic", "mlflow.store.db.utils", "absl", "optuna"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of each model that it compiles anew
 
 
 def run(root: str, script: Callable[[], Any]) -> None:

@@ -26,7 +26,6 @@ from hpsearch.data import Data, SearchData
 from hpsearch.errors import ConfigError, SearchError
 from hpsearch.hyperparameters import OptunaHyperParameters
 from hpsearch.machines import Preempted, leave_if_asked, leaving_on_signal
-from hpsearch.mc_dropout import McDropout
 from hpsearch.objective import Objective, settings_shown
 from hpsearch.progress import Progress
 from hpsearch.range_test import RangeTest, advice, below
@@ -39,6 +38,9 @@ from hpsearch.storage import SharedStorage
 from hpsearch.study import SharedStudy, number_of
 from hpsearch.tracking import Tracking
 from hpsearch.training import Trainer, Training, check_monitor
+from hpsearch.uncertainty.mc_dropout import McDropout
+from hpsearch.uncertainty.registration import Registration
+from hpsearch.uncertainty.subject import Subject
 
 SETTINGS_OF_A_STUDY = ("data", "arch", "optimizer", "training", "schedule", "seed")
 LINGER_EVERY_S = 2.0
@@ -65,6 +67,7 @@ class Search:
     checkpoints: Checkpoints
     budget: Budget
     tracking: Callable[[], Tracking]
+    registration: Registration
     uncertainty: McDropout
     worker: int
     study: Mapping[str, str]
@@ -93,7 +96,8 @@ class Search:
         study, tracking, parent = self._open(data, config)
         trainer = Trainer(self.training, data, self.schedule)
         space = self._tested_space(study, parent, trainer, hypermodel)
-        conclusion = Conclusion(self.study["name"], study, tracking, parent, space, self.training)
+        settings = (space, self.training, self.registration, self.uncertainty)
+        conclusion = Conclusion(self.study["name"], study, tracking, parent, *settings)
         objective = Objective(
             hypermodel=hypermodel,
             space=space,
@@ -234,7 +238,8 @@ class Search:
         version, evaluation = None, None
         if not conclusion.study.is_running() and conclusion.study.claim_conclusion():
             model, version = conclusion.register(best, data)
-            evaluation = conclusion.evaluate(model, version, self.data.test(), self.uncertainty, progress)
+            subject = Subject(model, self.uncertainty, data.val, self.data.test())
+            evaluation = conclusion.evaluate(subject, version, progress)
         else:
             progress.say(
                 "Other workers go on with this study; the last of them registers and evaluates its best model."

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+Ints = NDArray[np.int64] | NDArray[np.int32]
 
 N_BINS = 15
 SMALLEST = float(np.finfo(np.float64).eps)  # as scikit-learn clips a probability before its logarithm

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import keras
 import mlflow
-import numpy as np
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
-from mlflow.types import Schema, TensorSpec
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from hpsearch.data import SearchData
 from hpsearch.errors import ModelError
 from hpsearch.runs import TrackedRun
 
 KEPT = "checkpoint/model.keras"
+RANKED_BY = "best/val/loss"
 CHAMPION, CHALLENGER = "champion", "challenger"
+IsBetter = Callable[[keras.Model], tuple[bool, str]]
 
 
 @dataclass(frozen=True)
@@ -57,33 +55,41 @@ class Registry:
         with tempfile.TemporaryDirectory() as folder:
             return keras.models.load_model(self.client.download_artifacts(run_id, KEPT, folder), compile=False)
 
+    def kept_of_study(self, parent_run_id: str) -> list[keras.Model]:
+        """Return the models that the trials of a study have kept, the best first by validation NLL."""
+        experiment = self.client.get_run(parent_run_id).info.experiment_id
+        query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_run_id}' and attributes.status = 'FINISHED'"
+        runs = self.client.search_runs([experiment], query, order_by=[f"metrics.`{RANKED_BY}` ASC"])
+        folder = str(Path(KEPT).parent)
+        return [self.kept(run.info.run_id) for run in runs if self.client.list_artifacts(run.info.run_id, folder)]
+
     def register(
-        self, name: str, run_id: str, model: keras.Model, *, data: SearchData, tags: Mapping[str, object], metric: str
+        self, name: str, run_id: str, *, save: Callable[[Path], None], tags: Mapping[str, object], is_better: IsBetter
     ) -> Version:
         """Make the model of a trial's run a version of registered model `name`, and its challenger.
 
-        The challenger becomes champion where there is none or where its `metric` tag is lower than the champion's.
         A trial that is a version already is not registered again.
+
+        Args:
+            name: Of the registered model.
+            run_id: The trial's run.
+            save: Writes the model to a folder as MLflow keeps it.
+            tags: Of the version.
+            is_better: Told the champion, says whether the challenger takes its place, and why.
         """
         known = [v for v in self.client.search_model_versions(f"name='{name}'") if v.run_id == run_id]
-        number = known[0].version if known else self._log(name, run_id, model, data)
+        number = known[0].version if known else self._log(name, run_id, save)
         for key, value in tags.items():
             self.client.set_model_version_tag(name, number, key, str(value))
         self.client.set_registered_model_alias(name, CHALLENGER, number)
-        return self._promote(name, str(number), metric)
+        return self._promote(name, str(number), is_better)
 
-    def _log(self, name: str, run_id: str, model: keras.Model, data: SearchData) -> str:
+    def _log(self, name: str, run_id: str, save: Callable[[Path], None]) -> str:
         """Write the model as an artifact of its run and make that a version: by ids, so that no run is active."""
         with tempfile.TemporaryDirectory() as folder:
-            mlflow.keras.save_model(
-                model,
-                folder,
-                signature=_signature(model, data),
-                input_example=data.val.images[:2],
-                pip_requirements=requirements(),
-                save_model_kwargs={"include_optimizer": False},
-            )
-            self.client.log_artifacts(run_id, folder, "model")
+            made = Path(folder) / "model"
+            save(made)
+            self.client.log_artifacts(run_id, str(made), "model")
         try:
             self.client.create_registered_model(name)
         except MlflowException as error:
@@ -91,19 +97,19 @@ class Registry:
                 raise
         return str(self.client.create_model_version(name, f"runs:/{run_id}/model", run_id).version)
 
-    def _promote(self, name: str, number: str, metric: str) -> Version:
+    def _promote(self, name: str, number: str, is_better: IsBetter) -> Version:
         champion = self._by_alias(name, CHAMPION)
         if champion is not None and champion.version == number:
             return Version(name, number, True, "it is the champion already")
-        mine = float(self.client.get_model_version(name, number).tags[metric])
-        theirs = float(champion.tags.get(metric, "nan")) if champion is not None else float("nan")
-        if champion is not None and not mine < theirs:
-            why = f"{metric} {mine:.4f} is not below the {theirs:.4f} of champion version {champion.version}"
-            return Version(name, number, False, why)
-        why = "there was no champion" if champion is None else f"{metric} {mine:.4f} is below {theirs:.4f}"
-        self.client.set_registered_model_alias(name, CHAMPION, number)
-        self.client.set_model_version_tag(name, number, "hpsearch.champion_because", why)
-        return Version(name, number, True, why)
+        promoted, why = True, "there was no champion"
+        if champion is not None:
+            promoted, why = is_better(self.load(name, CHAMPION)[0])
+            why = f"{why}, version {champion.version}"
+        if promoted:
+            self.client.set_registered_model_alias(name, CHAMPION, number)
+        tag = "hpsearch.champion_because" if promoted else "hpsearch.not_champion_because"
+        self.client.set_model_version_tag(name, number, tag, why)
+        return Version(name, number, promoted, why)
 
     def _by_alias(self, name: str, alias: str) -> mlflow.entities.model_registry.ModelVersion | None:
         try:
@@ -121,19 +127,19 @@ class Registry:
             found = self.client.get_model_version(name, which) if which.isdigit() else self._by_alias(name, which)
             if found is None:
                 raise ModelError(f"Registered model {name} has no version with alias {which!r}.")
-            return mlflow.keras.load_model(f"models:/{name}/{found.version}"), found
+            return _loaded(f"models:/{name}/{found.version}"), found
         except MlflowException as error:
             names = ", ".join(sorted(m.name for m in self.client.search_registered_models())) or "none"
             raise ModelError(f"There is no version {which} of registered model {name}; registered: {names}.") from error
 
 
-def requirements() -> list[str]:
-    """Return the exact versions that a registered model needs to be loaded."""
-    return [f"{name}=={version(name)}" for name in ("keras", keras.backend.backend(), "numpy", "mlflow")]
-
-
-def _signature(model: keras.Model, data: SearchData) -> ModelSignature:
-    n_outputs = model.output_shape[-1]
-    # Without names: MLflow would hand a dictionary to a model that takes one array.
-    images = TensorSpec(data.train.images.dtype, (-1, *data.image_shape))
-    return ModelSignature(Schema([images]), Schema([TensorSpec(np.dtype("float32"), (-1, n_outputs))]))
+def _loaded(uri: str) -> keras.Model:
+    """Load a Keras model by the flavour with which it was logged."""
+    flavors = mlflow.models.get_model_info(uri).flavors
+    if "keras" in flavors:
+        return mlflow.keras.load_model(uri, load_model_kwargs={"compile": False})
+    if "tensorflow" in flavors:
+        model = mlflow.tensorflow.load_model(uri, keras_model_kwargs={"compile": False})
+        if isinstance(model, keras.Model):
+            return model
+    raise ModelError(f"Expected {uri} to be a Keras model, received one of flavours {', '.join(sorted(flavors))}.")

@@ -110,7 +110,7 @@ def _why_values(
         return
     seen = History.of(trial.user_attrs["history"], trials).trials
     spent = [t for t in seen if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    running = sorted(number_of(t) for t in seen if t.state == TrialState.RUNNING)
+    running = sorted(number_of(t) for t in seen if t.state == TrialState.RUNNING and t.number != trial.number)
     name = type(sampler.prepare(study.study_name, trial, History(seen))).__name__
     yield (
         f"{name} suggested them, seeded by the trial's ticket {trial.user_attrs[TICKET]}, when it could see "

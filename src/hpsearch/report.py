@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,11 +155,3 @@ def _can_rank(study: optuna.Study) -> bool:
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     varied = complete and len({t.value for t in complete}) > 1 and complete[0].params
     return bool(varied) and len(complete) >= 4
-
-
-def evaluation_table(rows: Sequence[tuple[str, ...]]) -> Table:
-    """Return plain and MC Dropout side by side; the first row is the head."""
-    table = Table(*rows[0], title="On the test set, same weights", title_justify="left")
-    for row in rows[1:]:
-        table.add_row(*row)
-    return table

@@ -140,6 +140,11 @@ class SharedStudy(Telling):
             again |= {PROMOTED: trial.user_attrs[PROMOTED]} if PROMOTED in trial.user_attrs else {}
             self.optuna.enqueue_trial(trial.params, user_attrs=again)
 
+    def numbers_that_go_on(self) -> set[int]:
+        """Return what the trials are called that run, are paused, or wait to be tried again."""
+        trials = self.optuna._storage.get_all_trials(self.optuna._study_id, deepcopy=False)
+        return {number_of(t) for t in trials if not t.state.is_finished()}
+
     def others_run(self) -> bool:
         """Return whether trials of other workers run, or wait to be tried again."""
         trials = self.trials()

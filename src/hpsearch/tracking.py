@@ -124,6 +124,13 @@ class Tracking:
         """Wait until all that waits has arrived; return whether it has after `patience_s` seconds."""
         return self.spool.close(self.patience_s)
 
+    def open_run(self, name: str, kind: str, tags: Mapping[str, str]) -> TrackedRun:
+        """Return the run of a job that has no trials: that of `mlflow run`, else a new one."""
+        with tracking_errors(self.uri):
+            run = TrackedRun(self.client, self.project_run_id or self._create(name, {}))
+            run.tag({**tags, MLFLOW_RUN_NAME: name, "hpsearch.kind": kind})
+            return run
+
     def _create(self, name: str, tags: Mapping[str, str]) -> str:
         run = self.client.create_run(self.experiment_id, run_name=name, tags={**resolve_tags(), **tags})
         return str(run.info.run_id)

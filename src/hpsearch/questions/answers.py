@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hpsearch.questions import curves
 from hpsearch.questions.arms import Arm, Measured
-from hpsearch.questions.paired import Interval, difference, holm, interval
+from hpsearch.questions.paired import Interval, difference, holm_of, interval
 
 HIGHER_IS_BETTER = ("accuracy", "rank", "distinct", "examples_per_s", "sparsity", "stable_learning_rate")
 RACE_EPOCHS, RACE_SECONDS = "race/epochs", "race/seconds"
@@ -56,7 +56,7 @@ def rows(arms: Sequence[Arm], results: Results, measures: Sequence[str], baselin
     first = measures[0]
     base = values(results[baseline], first) if baseline in results else {}
     against = {a.name: difference(values(results[a.name], first), base) for a in arms if a.name != baseline}
-    adjusted = holm({name: found.p for name, found in against.items()})
+    adjusted = holm_of({name: found.p for name, found in against.items()})
     none = interval([])
     return [
         Row(

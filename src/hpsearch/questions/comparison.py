@@ -13,7 +13,6 @@ from rich.console import Console
 
 from hpsearch.data import Data
 from hpsearch.errors import ConfigError
-from hpsearch.mc_dropout import McDropout
 from hpsearch.questions import answers, figures, pages
 from hpsearch.questions.answers import Results, Row
 from hpsearch.questions.arms import Arm, Workbench
@@ -22,6 +21,7 @@ from hpsearch.questions.records import Records, digest
 from hpsearch.questions.session import Session, seeds_of
 from hpsearch.questions.studies import FinishedStudy
 from hpsearch.tracking import Tracking
+from hpsearch.uncertainty.mc_dropout import McDropout
 
 SELECTED_BY = "best/val/loss"  # of the k best trials of a study: never by the test set
 QUESTIONS = {

@@ -33,9 +33,9 @@ def seconds_to(losses: Sequence[float], epoch_s: Sequence[float], target: float)
 
 
 def common_target(curves: Sequence[Sequence[float]]) -> float | None:
-    """Return the loss to race to: the median over curves of their lowest loss, so that half of them get there."""
+    """Return the loss to race to: three quarters of the curves get there."""
     lowest = [min(curve) for curve in curves if curve]
-    return float(np.median(lowest)) if lowest else None
+    return float(np.quantile(lowest, 0.75)) if lowest else None
 
 
 def of_training(curves: dict[str, list[float]]) -> dict[str, float]:

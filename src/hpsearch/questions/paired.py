@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from hpsearch.uncertainty.differences import holm
+
 CONFIDENCE = 0.95
 
 
@@ -57,11 +59,7 @@ def difference(mine: Mapping[int, float], theirs: Mapping[int, float]) -> Interv
     return interval([mine[seed] - theirs[seed] for seed in sorted(mine.keys() & theirs.keys())])
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Return p values that hold for the whole family (Holm 1979); NaN ones are no tests and stay NaN."""
-    tests = sorted((p, name) for name, p in p_values.items() if not math.isnan(p))
-    adjusted, highest = dict.fromkeys(p_values, float("nan")), 0.0
-    for rank, (p, name) in enumerate(tests):
-        highest = max(highest, min(1.0, (len(tests) - rank) * p))
-        adjusted[name] = highest
-    return adjusted
+def holm_of(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Return p values that hold for the whole family; NaN ones are no tests and stay NaN."""
+    tests = {name: p for name, p in p_values.items() if not math.isnan(p)}
+    return dict.fromkeys(p_values, float("nan")) | dict(zip(tests, holm(list(tests.values())), strict=True))

@@ -14,9 +14,11 @@ import numpy as np
 from hpsearch import metrics
 from hpsearch.data import Examples
 from hpsearch.errors import ModelError
-from hpsearch.evaluation import evaluate, plain_probs
-from hpsearch.mc_dropout import McDropout, Sampler
 from hpsearch.questions.arms import Trained, Workbench
+from hpsearch.uncertainty.evaluation import evaluate
+from hpsearch.uncertainty.mc_dropout import McDropout
+from hpsearch.uncertainty.passes import Sampler
+from hpsearch.uncertainty.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -77,10 +79,11 @@ class OnTest:
     def __call__(self, bench: Workbench, trained: Trained) -> dict[str, float]:
         """Evaluate."""
         found = {"parameters": float(trained.model.count_params()), "file_mb": file_mb(trained.model)}
+        subject = Subject(trained.model, self.uncertainty, bench.data.val, self.test)
         try:
-            return found | evaluate(trained.model, self.test, settings=self.uncertainty).metrics()
+            return found | evaluate(subject).metrics()
         except ModelError:
-            probs = plain_probs(trained.model, self.test.images, self.uncertainty)
+            probs = subject.plain(self.test.images)
             return found | {f"test/plain/{k}": v for k, v in metrics.summary(probs, self.test.labels).items()}
 
 

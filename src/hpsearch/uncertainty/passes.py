@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -11,85 +10,14 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from hpsearch import metrics
-from hpsearch.errors import ConfigError, ModelError, did_you_mean
+from hpsearch.errors import ModelError
+from hpsearch.metrics import SUM_TOLERANCE, Floats
 from hpsearch.seeds import derive
-from hpsearch.stochastic import Split, row_keys, split
+from hpsearch.uncertainty.conversion import Split, split
+from hpsearch.uncertainty.draws import row_keys
+from hpsearch.uncertainty.mc_dropout import McDropout, McPrediction
 
-MASKS = ("example", "pass")
 N_GROUPS = 128  # passes are told apart in at most this many groups, whatever S is
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class McDropout:
-    """Settings of the stochastic passes.
-
-    Attributes:
-        n_samples: S, the number of passes.
-        mask: "example": each image has its own masks. "pass": all images of a pass share one thinned network.
-        seed: Root of all draws.
-        batch_size: Images in a compiled call, at most; no number depends on it.
-        memory_mb: Bound on features, activations and sums of a compiled call; makes batches smaller where it binds.
-        from_logits: Whether the model's output wants a softmax.
-    """
-
-    n_samples: int
-    mask: str
-    seed: int
-    batch_size: int
-    memory_mb: float
-    from_logits: bool
-
-    def __post_init__(self) -> None:
-        """Refuse impossible settings.
-
-        Raises:
-            ConfigError: One of them is out of range.
-        """
-        if self.mask not in MASKS:
-            raise ConfigError(f"Unknown mask {self.mask!r}.{did_you_mean(str(self.mask), MASKS)}")
-        for name in ("n_samples", "batch_size", "memory_mb"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"Expected a positive number for {name}, received {getattr(self, name)}.")
-
-
-@dataclass(frozen=True)
-class McPrediction:
-    """What S passes said about N examples of C classes, as sums: its size does not depend on S.
-
-    Attributes:
-        probs: Mean of the samples' distributions, (N, C).
-        expected_entropy: Mean of their entropies, (N,), nats.
-        variance: Variance of each class's probability over samples, (N, C).
-        votes: Share of samples whose most probable class is this one, (N, C).
-        label_probs: Mean probability of the label in each group of passes, (G, N), G = ceil(S / group_size).
-        group_size: Passes in a group; the last group may have fewer.
-        n_samples: S.
-    """
-
-    probs: Floats
-    expected_entropy: Floats
-    variance: Floats
-    votes: Floats
-    label_probs: Floats
-    group_size: int
-    n_samples: int
-
-    @property
-    def predictive_entropy(self) -> Floats:
-        """Entropy of the mean distribution, (N,), nats: total uncertainty."""
-        return metrics.predictive_entropy(self.probs)
-
-    @property
-    def mutual_information(self) -> Floats:
-        """Predictive minus expected entropy, (N,), nats: epistemic uncertainty."""
-        return metrics.information(self.predictive_entropy, self.expected_entropy)
-
-    @property
-    def variation_ratio(self) -> Floats:
-        """Share of samples that vote against the most frequent vote, (N,)."""
-        return np.asarray(1.0 - self.votes.max(axis=1))
 
 
 class _Plan(NamedTuple):
@@ -129,6 +57,7 @@ class Sampler:
         self.n_classes = _n_classes(model)
         self._prefix = _compiled(lambda images: keras.tree.flatten(self.split.prefix(images, training=False)))
         self._passes = _compiled(self._sum_passes)
+        self._one = _compiled(self._pass)
 
     def predict(
         self,
@@ -153,13 +82,12 @@ class Sampler:
         n_samples = n_samples or self.settings.n_samples
         group_size = -(-n_samples // N_GROUPS)
         truth = np.zeros(len(images), np.int32) if labels is None else np.asarray(labels, np.int32)
-        plan = _Plan(
-            n_samples=_int32(n_samples),
-            group_size=_int32(group_size),
-            seeds=_int32(self.seed_words(self.settings.seed if seed is None else seed)),
-            rates=ops.convert_to_tensor(np.asarray(self.split.rates if rates is None else rates, np.float32)),
-        )
-        sums = self._in_batches(images, truth, plan)
+        plan = self._plan(n_samples, self.settings.seed if seed is None else seed, rates)
+        parts = []
+        for features, rows in self._batches(images):
+            sums = self._passes(features, _int32(rows), _int32(truth[np.minimum(rows, len(images) - 1)]), plan)
+            parts.append([ops.convert_to_numpy(part)[: len(images) - rows[0]] for part in sums])
+        sums = _Sums(*(np.concatenate(part).astype(np.float64) for part in zip(*parts, strict=True)))
         _check_distributions(sums.mean, self.settings.from_logits)
         n_groups = -(-n_samples // group_size)
         sizes = np.full(n_groups, group_size)
@@ -174,16 +102,37 @@ class Sampler:
             n_samples=n_samples,
         )
 
-    def _in_batches(self, images: NDArray[Any], labels: NDArray[Any], plan: _Plan) -> _Sums:
-        size = self.rows_per_call(len(images))
+    def samples(self, images: NDArray[Any], *, n_samples: int, seed: int) -> Floats:
+        """Return each pass's own distributions, (S, N, C): what `predict` sums, at the price of memory.
+
+        Args:
+            images: Model input, (N, ...).
+            n_samples: S.
+            seed: As for `predict`.
+        """
+        plan = self._plan(n_samples, seed, None)
         parts = []
+        for features, rows in self._batches(images):
+            passes = [
+                ops.convert_to_numpy(self._one(_int32(i), features, _int32(rows), plan)) for i in range(n_samples)
+            ]
+            parts.append(np.stack(passes)[:, : len(images) - rows[0]])
+        return np.concatenate(parts, axis=1).astype(np.float64)
+
+    def _plan(self, n_samples: int, seed: int, rates: Sequence[float] | None) -> _Plan:
+        return _Plan(
+            n_samples=_int32(n_samples),
+            group_size=_int32(-(-n_samples // N_GROUPS)),
+            seeds=_int32(self.seed_words(seed)),
+            rates=ops.convert_to_tensor(np.asarray(self.split.rates if rates is None else rates, np.float32)),
+        )
+
+    def _batches(self, images: NDArray[Any]) -> Iterator[tuple[list[Any], NDArray[np.int64]]]:
+        """Yield features and numbers of rows; the last batch repeats its last row to keep its shape."""
+        size = self.rows_per_call(len(images))
         for start in range(0, len(images), size):
             rows = np.arange(start, start + size)
-            taken = np.minimum(rows, len(images) - 1)  # the last batch repeats its last row to keep its shape
-            features = self._prefix(ops.convert_to_tensor(images[taken]))
-            sums = self._passes(features, _int32(rows), _int32(labels[taken]), plan)
-            parts.append([ops.convert_to_numpy(part)[: len(images) - start] for part in sums])
-        return _Sums(*(np.concatenate(part).astype(np.float64) for part in zip(*parts, strict=True)))
+            yield self._prefix(ops.convert_to_tensor(images[np.minimum(rows, len(images) - 1)])), rows
 
     def rows_per_call(self, n_rows: int) -> int:
         """Return how many rows go into a compiled call under the memory limit.
@@ -204,18 +153,21 @@ class Sampler:
         """Return the two words from which all draws of a seed grow."""
         return [derive(seed, "mc_dropout", word) for word in range(2)]
 
+    def _pass(self, i: Any, features: list[Any], rows: Any, plan: _Plan) -> Any:
+        """Return the distributions of pass i, (B, C)."""
+        key_rows = rows if self.settings.mask == "example" else ops.zeros((1,), "int32") - 1
+        keys = row_keys(plan.seeds, i, key_rows)
+        probs = ops.cast(self.split.suffix([*features, keys, plan.rates], training=False), "float32")
+        return ops.softmax(probs) if self.settings.from_logits else probs
+
     def _sum_passes(self, features: list[Any], rows: Any, labels: Any, plan: _Plan) -> _Sums:
         """Traced once for a batch size: loop over passes, keep sums alone."""
         n_rows, n_classes = rows.shape[0], self.n_classes
-        key_rows = rows if self.settings.mask == "example" else ops.zeros((1,), "int32") - 1
         chosen = ops.one_hot(labels, n_classes, dtype="float32")
         groups = ops.arange(N_GROUPS, dtype="int32")[None, :]
 
         def one_pass(i: Any, sums: _Sums) -> _Sums:
-            keys = row_keys(plan.seeds, i, key_rows)
-            probs = ops.cast(self.split.suffix([*features, keys, plan.rates], training=False), "float32")
-            if self.settings.from_logits:
-                probs = ops.softmax(probs)
+            probs = self._pass(i, features, rows, plan)
             step = probs - sums.mean  # Welford (1962): exact where sums of squares cancel
             mean = sums.mean + step / ops.cast(i + 1, "float32")
             of_label = ops.sum(probs * chosen, axis=1, keepdims=True)
@@ -268,7 +220,7 @@ def _n_classes(model: keras.Model) -> int:
 def _check_distributions(probs: Floats, from_logits: bool) -> None:
     if not np.isfinite(probs).all():
         raise ModelError("Expected class probabilities, received NaN or infinite ones: the model has diverged.")
-    if (probs < 0).any() or (np.abs(probs.sum(axis=1) - 1) > metrics.SUM_TOLERANCE).any():
+    if (probs < 0).any() or (np.abs(probs.sum(axis=1) - 1) > SUM_TOLERANCE).any():
         raise ModelError(
             f"Expected class probabilities that sum to one, received values from {probs.min():.4g} to "
             f"{probs.max():.4g} with from_logits={str(from_logits).lower()}: a model that gives logits wants "

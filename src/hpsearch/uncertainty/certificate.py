@@ -12,8 +12,9 @@ from keras import ops
 from numpy.typing import NDArray
 
 from hpsearch.errors import ModelError
-from hpsearch.mc_dropout import Sampler
-from hpsearch.stochastic import AlwaysOnAlphaDropout, Site, always_on, row_keys
+from hpsearch.uncertainty.always_on import AlwaysOnAlphaDropout, Site, always_on
+from hpsearch.uncertainty.draws import row_keys
+from hpsearch.uncertainty.passes import Sampler
 
 N_PROBES = 64
 ROUNDING = 1e-6
@@ -41,6 +42,14 @@ class Certificate:
     variables_unchanged: bool
     plain_gap: float
     alpha_errors: float
+
+    def sentence(self) -> str:
+        """Return what the self-test has shown, in words."""
+        off = f" Dropout inside of {', '.join(self.left_off)} stays off." if self.left_off else ""
+        return (
+            f"Certificate: {self.n_active} dropout layers active, samples vary, all variables but seeds bit-identical "
+            f"before and after, {self.plain_gap:.1g} off the plain output with all rates at 0.{off}"
+        )
 
     @property
     def failures(self) -> list[str]:

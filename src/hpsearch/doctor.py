@@ -1,0 +1,185 @@
+"""Entry script: look at a study, its runs and its suggestions.
+
+    python -m hpsearch.doctor [compare] [--repair] [KEY=VALUE ...]   do study, MLflow and SLURM agree?
+    python -m hpsearch.doctor sync [KEY=VALUE ...]                   send what dead workers have left in the spool
+    python -m hpsearch.doctor replay [KEY=VALUE ...]                 compute every suggestion again
+    python -m hpsearch.doctor explain NUMBER [KEY=VALUE ...]         why a trial had its values, and its end
+
+KEY=VALUE are those of the search, such as arch=selu storage=postgres study.name=NAME. The exit status is 1 where
+something disagrees.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from rich.console import Console
+
+from hpsearch import entry
+from hpsearch.errors import ConfigError, HpsearchError, TrackingError, UserError
+from hpsearch.spool_file import Away
+
+
+def main() -> None:
+    """Run one command."""
+    entry.quiet()
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    try:
+        sys.exit(run(arguments(sys.argv[1:]), console))
+    except HpsearchError as error:
+        Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(f"Error: {error}")
+        sys.exit(error.exit_status)
+
+
+def arguments(words: list[str]) -> argparse.Namespace:
+    """Return what a command line asks for."""
+    parser = argparse.ArgumentParser(
+        prog="python -m hpsearch.doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repair", action="store_true", help="make study and MLflow agree")
+    parser.add_argument("words", nargs="*", metavar="COMMAND KEY=VALUE")
+    given = parser.parse_args(words)
+    plain = [word for word in given.words if "=" not in word] or ["compare"]
+    given.command, given.overrides = plain[0], [word for word in given.words if "=" in word]
+    if given.command not in COMMANDS:
+        raise ConfigError(f"There is no command {given.command!r}; valid: {', '.join(COMMANDS)}.")
+    given.number = None
+    if given.command == "explain":
+        if len(plain) != 2 or not plain[1].isdigit():
+            raise ConfigError("explain needs the number of a trial, such as: explain 17.")
+        given.number = int(plain[1])
+    return given
+
+
+def run(given: argparse.Namespace, console: Console) -> int:
+    """Do what is asked, print what comes out, and return the exit status."""
+    entry.check("search", given.overrides)
+    with initialize_config_dir(str(entry.CONF), version_base="1.3", job_name="doctor"):
+        config = compose("search", given.overrides, return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        return COMMANDS[given.command](config, given, console)
+
+
+def open_study(config: DictConfig) -> Any:
+    """Open the study that a configuration names; it must be there."""
+    import optuna  # noqa: PLC0415 (after a mistake on the command line has been answered)
+
+    from hpsearch.study import SharedStudy  # noqa: PLC0415
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    built = {key: _build(config[key]) for key in ("space", "sampler", "pruner", "storage", "budget")}
+    storage = built["storage"]()
+    names = [study.study_name for study in storage.get_all_studies()]
+    if config.study.name not in names:
+        raise UserError(f"There is no study {config.study.name} in this storage; it has: {', '.join(names) or 'none'}.")
+    study = SharedStudy.open(
+        config.study.name,
+        storage=storage,
+        sampler=built["sampler"](root_seed=config.seed),
+        pruner=built["pruner"],
+        maximize=not str(config.training.monitor).endswith(("loss", "error")),
+        budget=built["budget"],
+    )
+    return study, built["space"]
+
+
+def _build(node: Any) -> Any:
+    return hydra.utils.instantiate(node, _convert_="all")
+
+
+def compare(config: DictConfig, given: argparse.Namespace, console: Console) -> int:
+    """Say what disagrees, and put it right where that is asked for."""
+    from hpsearch.diagnosis import Diagnosis  # noqa: PLC0415
+    from hpsearch.runs import ParentRun  # noqa: PLC0415
+
+    (study, space), tracking = open_study(config), _build(config.tracking)()
+    run_id = study.optuna.user_attrs.get("parent_run_id")
+    if run_id is None:
+        raise UserError(f"Study {config.study.name} has no MLflow run yet.")
+    _send(tracking)
+    diagnosis = Diagnosis(study, tracking, ParentRun(tracking.client, run_id), space, slurm_queue())
+    seen, wrong = set(), 0
+    while findings := [f for f in diagnosis.findings() if f.text not in seen]:
+        for finding in findings:
+            seen.add(finding.text)
+            repaired = given.repair and finding.repair is not None
+            if repaired and finding.repair is not None:
+                finding.repair()
+            wrong += not repaired
+            console.print(f"{finding.text}{' Put right.' if repaired else ''}")
+    n_removed = _remove_orphans(config, study, given.repair)
+    if n_removed:
+        console.print(f"{n_removed} checkpoints are of no trial that goes on.{' Removed.' if given.repair else ''}")
+        wrong += not given.repair
+    if not seen and not n_removed:
+        console.print(f"Study {config.study.name} and MLflow agree.")
+    tracking.close()
+    return int(bool(wrong))
+
+
+def _remove_orphans(config: DictConfig, study: Any, remove: bool) -> int:
+    goes_on = study.numbers_that_go_on()
+    orphans = _build(config.checkpoints).orphans(study.optuna.study_name, goes_on)
+    for path in orphans if remove else ():
+        path.unlink(missing_ok=True)
+    return len(orphans)
+
+
+def slurm_queue() -> frozenset[str] | None:
+    """Return the jobs that SLURM knows of, `17` or `17_3`; None where there is no SLURM."""
+    if not shutil.which("squeue"):
+        return None
+    command = ["squeue", "--noheader", "--array", "--format=%i", "--states=RUNNING,COMPLETING,SUSPENDED"]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return frozenset(found.stdout.split()) if found.returncode == 0 else None
+
+
+def sync(config: DictConfig, _given: argparse.Namespace, console: Console) -> int:
+    """Send what waits in the spool."""
+    n_sent = _send(_build(config.tracking)())
+    console.print(f"{n_sent} runs were sent." if n_sent else "Nothing waits.")
+    return 0
+
+
+def _send(tracking: Any) -> int:
+    try:
+        return int(tracking.spool.send_abandoned())
+    except Away as error:
+        raise TrackingError(f"The MLflow store cannot be reached ({error.__cause__}); nothing is lost.") from error
+
+
+def replay(config: DictConfig, _given: argparse.Namespace, console: Console) -> int:
+    """Compute every suggestion again."""
+    from hpsearch.replay import replay as again  # noqa: PLC0415
+
+    study, _ = open_study(config)
+    result = again(study.optuna, study.sampler)
+    for text in result.differing:
+        console.print(text)
+    console.print(f"The suggestions of {result.n_same} trials are the same again, of {len(result.differing)} not.")
+    return int(bool(result.differing))
+
+
+def explain(config: DictConfig, given: argparse.Namespace, console: Console) -> int:
+    """Say why a trial is as it is."""
+    from hpsearch.replay import explain as why  # noqa: PLC0415
+
+    study, space = open_study(config)
+    for sentence in why(study.optuna, study.sampler, space, given.number):
+        console.print(sentence)
+    return 0
+
+
+COMMANDS: dict[str, Callable[..., int]] = {"compare": compare, "sync": sync, "replay": replay, "explain": explain}
+
+if __name__ == "__main__":
+    main()

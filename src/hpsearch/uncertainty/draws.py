@@ -1,0 +1,47 @@
+"""Random words that depend on (seed, pass, layer, row) alone: the same numbers at any batch size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import ops
+
+GOLDEN = 0x9E3779B9 - 2**32  # 2**32 / golden ratio, odd: spreads counters over all 32 bits
+MIX_1, MIX_2 = 0x7FEB352D, 0x846CA68B - 2**32
+
+
+def row_keys(seeds: Any, number: Any, rows: Any) -> Any:
+    """Return one 64-bit key for each row of pass `number`, (B, 2) int32.
+
+    Args:
+        seeds: Two words, (2,) int32.
+        number: Number of the pass, an int32 scalar.
+        rows: Numbers of the rows in the data set, (B,) int32.
+    """
+    seeds, number, rows = (ops.convert_to_tensor(part, "int32") for part in (seeds, number, rows))
+    of_pass = _mix(seeds + (number + 1) * GOLDEN)
+    return _mix(of_pass[None, :] + (rows[:, None] + 1) * GOLDEN)
+
+
+def random_bits(keys: Any, position: int, n_words: Any) -> Any:
+    """Return random words, (B, n_words) int32, from a key a row and the position of a layer.
+
+    A counter-based generator (Salmon et al., 2011) on a two-round multiplicative hash: stateless, so any row of any
+    pass can be drawn alone, and element-wise, so a compiler fuses it with the mask it makes.
+    """
+    of_layer = ((position + 1) * MIX_1 + 2**31) % 2**32 - 2**31  # wraps as int32 does
+    keys = _mix(keys + of_layer)
+    counter = ops.arange(n_words, dtype="int32") * GOLDEN
+    return _mix(keys[:, :1] + counter[None, :], keys[:, 1:])
+
+
+def _mix(words: Any, key: Any = 0) -> Any:
+    """Hash 32-bit words one by one; for each `key` a bijection."""
+    words = ops.bitwise_xor(words, _shift_right(words, 16)) * MIX_1
+    words = ops.bitwise_xor(words, key)
+    words = ops.bitwise_xor(words, _shift_right(words, 15)) * MIX_2
+    return ops.bitwise_xor(words, _shift_right(words, 16))
+
+
+def _shift_right(words: Any, n: int) -> Any:
+    return ops.bitwise_and(ops.bitwise_right_shift(words, n), 2 ** (32 - n) - 1)  # int32 shifts copy the sign

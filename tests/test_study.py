@@ -1,0 +1,284 @@
+"""The shared budget: exact, whoever joins, dies, is slow or comes back from the dead."""
+
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
+
+from short_trials import SPACE, ShortTrials
+
+from conftest import SRC
+from hpsearch import machines
+from hpsearch.attempt import Attempt, reason_of
+from hpsearch.diagnosis import Diagnosis
+from hpsearch.errors import SearchError, TakenOverError
+from hpsearch.leases import Worker
+from hpsearch.machines import Preempted, leave_if_asked, leaving_on_signal
+from hpsearch.replay import explain, replay
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def study_in(tmp_path, **changes):
+    settings = {"n_trials": 4, "epoch_s": 0.0} | changes
+    trials = ShortTrials(f"journal:{tmp_path}/study.log", tmp_path, **settings)
+    return trials.open_study(trials.open_storage())
+
+
+def suggested(trial):
+    trial.suggest_float("learning_rate", 1e-4, 1e-1, log=True)
+    trial.suggest_float("momentum", 0.8, 0.99)
+    return trial.params
+
+
+def states(study):
+    return [(t.state.name, t.user_attrs.get("reason")) for t in study.trials()]
+
+
+def test_the_budget_is_spent_exactly_and_what_others_hold_is_theirs(tmp_path):
+    one, other = study_in(tmp_path, n_trials=2), study_in(tmp_path, n_trials=2)
+    trials = [one.claim(), other.claim()]
+    assert one.claim() is None
+    assert one.others_run()
+    for study, trial in zip((one, other), trials, strict=True):
+        study.complete(trial, 1.0)
+    assert one.claim() is None
+    assert not one.others_run()
+    assert one.n_spent() == 2
+
+
+def test_a_failed_trial_gives_its_place_to_another_and_too_many_end_the_search(tmp_path):
+    study = study_in(tmp_path, n_trials=1)
+    study.fail(study.claim(), "error", "ValueError: a bug")
+    with pytest.raises(SearchError, match=r"1 trials failed, more than budget.max_failures=0; .* ValueError"):
+        study.claim()
+
+
+def kill_claimed(study):
+    """Let a claimed trial look as if its worker had died."""
+    trial = study.claim()
+    params = suggested(trial)
+    me = Worker.this()
+    study.write(trial, {"worker": str(Worker(me.place, 2**22 + 1, me.started))})
+    return trial, params
+
+
+def test_a_dead_workers_trial_is_tried_again_with_its_ticket_and_its_values(tmp_path):
+    study = study_in(tmp_path)
+    _, params = kill_claimed(study)
+    again = study.claim()
+    assert states(study)[0] == ("FAIL", "killed")
+    assert (again.number, again.user_attrs["ticket"], again.user_attrs["retry_of"]) == (1, 0, 0)
+    assert suggested(again) == params
+    assert study.claim().user_attrs["ticket"] == 1
+
+
+def test_two_workers_that_find_one_dead_trial_try_it_again_once(tmp_path):
+    one, other = study_in(tmp_path), study_in(tmp_path)
+    trial, _ = kill_claimed(one)
+    frozen = one.trials()[0]
+    one._retry(frozen)
+    other.optuna.enqueue_trial({}, user_attrs={"ticket": 0, "retry_of": 0, "retry_after": trial.number})
+    one.fail(frozen, "killed", "its worker died")
+    claimed = [one.claim(), other.claim()]
+    assert claimed[0].user_attrs["ticket"] == 0
+    assert claimed[1] is None
+    assert states(one)[2] == ("FAIL", "surplus")
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_a_silent_worker_counts_as_dead_only_when_its_lease_is_over_or_it_is_seen_gone(tmp_path, elsewhere):
+    study = study_in(tmp_path, lease_s=30.0)
+    trial = study.claim()
+    me = Worker.this()
+    if elsewhere:
+        study.write(trial, {"worker": str(Worker("another@1", 1, me.started))})
+    assert [t.state for t in study.release_dead()] == [TrialState.RUNNING]
+    study.write(trial, {"lease": time.time() - 1})
+    assert study.release_dead()[0].state == TrialState.FAIL
+
+
+def test_a_lease_is_renewed_while_the_trial_runs(tmp_path):
+    study = study_in(tmp_path, lease_s=0.3)
+    trial = study.claim()
+    with study.lease(trial).kept() as lease:
+        time.sleep(1.0)
+        assert study.release_dead()[0].state == TrialState.RUNNING
+        assert not lease.is_lost.is_set()
+
+
+def test_a_worker_that_was_taken_for_dead_leaves_the_trial_to_the_other(tmp_path):
+    zombie, other = study_in(tmp_path), study_in(tmp_path)
+    trial = zombie.claim()
+    zombie.report(trial, 1.0, 1)
+    other.fail(other.trials()[0], "killed", "its lease was over")
+    with pytest.raises(TakenOverError):
+        zombie.report(trial, 1.0, 2)
+    with pytest.raises(TakenOverError):
+        zombie.complete(trial, 1.0)
+    assert zombie.fail(trial, "error", "late") is False
+    assert states(other)[0] == ("FAIL", "killed")
+
+
+def test_retries_end(tmp_path):
+    trials = ShortTrials(f"journal:{tmp_path}/study.log", tmp_path)
+    study = trials.open_study(trials.open_storage())
+    object.__setattr__(study.budget, "max_retries", 2)
+    for _ in range(3):
+        kill_claimed(study)
+    assert study.claim().user_attrs["ticket"] == 1
+    assert [s for s, _ in states(study)] == ["FAIL", "FAIL", "FAIL", "RUNNING"]
+
+
+def test_one_worker_concludes(tmp_path, monkeypatch):
+    one, other = study_in(tmp_path), study_in(tmp_path)
+    monkeypatch.setattr(other, "worker", Worker("another@1", 1, 0.0))
+    assert one.claim_conclusion()
+    assert one.claim_conclusion()
+    assert not other.claim_conclusion()
+
+
+def test_numbers_of_a_search_that_was_killed_equal_those_of_one_that_was_not(tmp_path):
+    def run(study, kills):
+        params = []
+        while (trial := study.claim()) is not None:
+            drawn = suggested(trial)
+            if trial.number in kills:
+                study.fail(trial, "interrupted", "Ctrl-C")
+                continue
+            params.append((trial.user_attrs["ticket"], drawn))
+            study.complete(trial, drawn["learning_rate"])
+        return params
+
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    whole = run(study_in(tmp_path / "whole", n_trials=12), ())
+    assert run(study_in(tmp_path / "killed", n_trials=12), (2, 3, 9)) == whole
+    assert replay((study := study_in(tmp_path / "killed")).optuna, study.sampler).differing == []
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(MemoryError(), "out_of_memory"), (ValueError("bug"), "error"), (OSError(28, "full"), "error")],
+)
+def test_reasons(error, reason):
+    assert reason_of(error) == reason
+
+
+def test_a_signal_is_heeded_where_nothing_is_lost_and_at_the_latest_after_the_grace():
+    with pytest.raises(Preempted, match="SIGTERM asked") as caught, leaving_on_signal(30.0):  # noqa: PT012
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        leave_if_asked()
+    assert caught.value.exit_status == 143
+    begin = time.monotonic()
+    with pytest.raises(Preempted), leaving_on_signal(0.2):  # noqa: PT012
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+    assert time.monotonic() - begin < 5
+    leave_if_asked()
+
+
+def test_the_signal_then_goes_to_who_waited_for_it_before():
+    seen = []
+    before = signal.signal(signal.SIGUSR2, lambda number, _: seen.append(number))
+    try:
+        with pytest.raises(Preempted), leaving_on_signal(30.0):  # noqa: PT012
+            os.kill(os.getpid(), signal.SIGUSR2)
+            leave_if_asked()
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert seen == [signal.SIGUSR2]
+    assert machines.job_id() is None
+
+
+@pytest.fixture
+def tracked(tmp_path, monkeypatch, mlflow_tables):
+    """A finished study of six trials with its runs."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    shutil.copy(mlflow_tables, tmp_path)
+    trials = ShortTrials(f"journal:{tmp_path}/study.log", tmp_path, n_trials=6, epoch_s=0.0)
+    study, tracking, parent = trials.open()
+    while (trial := study.claim()) is not None:
+        trials.run(study, tracking, parent, trial)
+    assert tracking.spool.drain(60)
+    parent.end("FINISHED")
+    yield trials, study, tracking, parent
+    tracking.close()
+
+
+def findings(tracked):
+    _, study, tracking, parent = tracked
+    return Diagnosis(study, tracking, parent, SPACE, queue=frozenset()).findings()
+
+
+def test_the_doctor_finds_and_repairs_what_disagrees(tracked):
+    _, study, tracking, parent = tracked
+    assert findings(tracked) == []
+    client = tracking.client
+    client.delete_run(tracking.find_child(parent, 0).info.run_id)
+    client.set_terminated(tracking.find_child(parent, 1).info.run_id, "FAILED")
+    client.update_run(parent.run_id, status="RUNNING")
+    object.__setattr__(study.budget, "n_trials", 7)
+    lost = study.claim()
+    study.write(lost, {"job": "99_1"})
+    texts = [f.text for f in findings(tracked)]
+    assert len([t for t in texts if "SLURM job 99_1 is over" in t]) == 1
+    assert len([t for t in texts if t == "Trial 0 has no MLflow run."]) == 1
+    assert len([t for t in texts if t.startswith("Trial 1 is") and t.endswith("its MLflow run FAILED.")]) == 1
+    while found := [f for f in findings(tracked) if f.repair is not None]:
+        for finding in found:
+            finding.repair()
+    assert findings(tracked) == []
+    assert tracking.find_child(parent, 0).data.params.keys() == {"learning_rate", "momentum"}
+    assert study.trials()[6].state == TrialState.FAIL
+
+
+def test_the_doctor_explains(tracked):
+    _, study, _, _ = tracked
+    pruned = next((t for t in study.trials() if t.state == TrialState.PRUNED), None)
+    text = " ".join(explain(study.optuna, study.sampler, SPACE, pruned.number if pruned else 5))
+    assert "Computed again from that, they are the same." in text
+    assert "It was pruned at epoch" in text or "It finished with" in text
+    assert list(explain(study.optuna, study.sampler, SPACE, 99)) == ["Study short has no trial 99."]
+
+
+def test_an_error_in_a_trial_is_recorded_on_both_sides(tracked):
+    _, study, tracking, parent = tracked
+    object.__setattr__(study.budget, "n_trials", 7)
+    trial = study.claim()
+    ended = []
+    attempt = Attempt.of(
+        trial, study=study, tracking=tracking, parent=parent, ended=lambda *o: ended.append(o), deadline=math.inf
+    )
+    with attempt.kept():
+        raise MemoryError("no more")
+    assert tracking.spool.drain(60)
+    assert ended == [("failed: MemoryError: no more", None)]
+    run = tracking.find_child(parent, attempt.number)
+    assert (run.info.status, run.data.tags["hpsearch.reason"]) == ("FAILED", "out_of_memory")
+    assert states(study)[-1] == ("FAIL", "out_of_memory")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["journal", "postgres"])
+def test_chaos(kind, tmp_path, request):
+    place = "journal" if kind == "journal" else request.getfixturevalue("postgres_server").new_database("chaos")
+    chaos = Path(__file__).parents[1] / "bench" / "chaos.py"
+    command = [sys.executable, str(chaos), "--storage", place, "--trials", "30", "--kills", "12", "--epoch-s", "0.1"]
+    command += ["--out", str(tmp_path / "chaos.json")]
+    environment = {**os.environ, "PYTHONPATH": str(SRC)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
