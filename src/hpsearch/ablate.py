@@ -29,7 +29,7 @@ def arms(config: DictConfig, ablation: Any, champion: Mapping[str, float]) -> li
     found = []
     for name, level, across, overrides in ablation.cells(config.levels):
         composed = compose("ablate", [*mine, *overrides])
-        parts = entry.instantiate(OmegaConf.masked_copy(composed, list(PARTS)))
+        parts = entry.instantiate(OmegaConf.masked_copy(composed, [part for part in PARTS if part in composed]))
         plain: Any = OmegaConf.to_container(composed, resolve=True)
         found.append((Arm(name, parts, plain["hyperparameters"], level, across), plain))
     return found

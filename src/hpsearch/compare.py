@@ -62,7 +62,7 @@ def arms(config: DictConfig, studies: list[Any], tracking: Any) -> list[tuple[An
     for study in studies:
         composed: Any = OmegaConf.to_container(search_config(config, study.name), resolve=True)
         recorded = study.config(tracking)
-        plain = {key: as_recorded(composed[key], recorded.get(key, composed[key])) for key in PARTS}
+        plain = {key: as_recorded(composed[key], recorded.get(key, composed[key])) for key in PARTS if key in composed}
         parts = entry.instantiate(OmegaConf.create(plain))
         for rank, trial in enumerate(study.trials[: config.confirm.top_k]):
             name = study.name if config.confirm.top_k == 1 else f"{study.name} #{trial.number}"

@@ -18,6 +18,7 @@ import yaml
 from hpsearch import report
 from hpsearch.architectures.building import build_hypermodel
 from hpsearch.architectures.facts import measure
+from hpsearch.architectures.sparsity import Sparsity
 from hpsearch.attempt import OutOfTimeError
 from hpsearch.budget import Budget
 from hpsearch.checkpoints import Checkpoints
@@ -42,7 +43,7 @@ from hpsearch.uncertainty.mc_dropout import McDropout
 from hpsearch.uncertainty.registration import Registration
 from hpsearch.uncertainty.subject import Subject
 
-SETTINGS_OF_A_STUDY = ("data", "arch", "optimizer", "training", "schedule", "seed")
+SETTINGS_OF_A_STUDY = ("data", "arch", "optimizer", "training", "schedule", "sparsity", "seed")
 LINGER_EVERY_S = 2.0
 FREE_SETTINGS = ("data.path", "data.load.path", "training.steps_per_call", "training.jit_compile")
 
@@ -74,6 +75,7 @@ class Search:
     seed: int
     lr_test: bool
     range_test: RangeTest
+    sparsity: Sparsity | None = None
 
     def run(self, config: Mapping[str, Any], make_progress: Callable[..., Progress]) -> SearchResult:
         """Run the search, or what is missing of it.
@@ -90,7 +92,9 @@ class Search:
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         data = self.data.for_search()
-        hypermodel = build_hypermodel(self.arch, measure(data.train.images, data.n_classes), self.optimizer)
+        hypermodel = build_hypermodel(
+            self.arch, measure(data.train.images, data.n_classes), self.optimizer, self.sparsity
+        )
         self._check(hypermodel)
         progress = make_progress(self.training.monitor, self.training.epochs, self.training.maximize)
         study, tracking, parent = self._open(data, config)

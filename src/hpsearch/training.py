@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,32 @@ def check_monitor(model: keras.Model, monitor: str) -> None:
         raise ConfigError(f"training.monitor={monitor} is no metric of this model.{did_you_mean(monitor, valid)}")
 
 
+def finished(hypermodel: keras_tuner.HyperModel, model: keras.Model) -> keras.Model:
+    """Return a trained model as its HyperModel's own `finished(model)` wants it kept, if it has one."""
+    kept: keras.Model = hypermodel.finished(model) if hasattr(hypermodel, "finished") else model
+    return kept
+
+
+def companions(hypermodel: keras_tuner.HyperModel, epochs: Epochs) -> list[keras.callbacks.Callback]:
+    """Return the callbacks that a HyperModel's own `companions()` asks for, if it has them."""
+    found = list(getattr(hypermodel, "companions", tuple)())
+    ramps = [callback.ramp_is_over for callback in found if hasattr(callback, "ramp_is_over")]
+    return [*found, Ramp(epochs, ramps)] if ramps else found
+
+
+class Ramp(keras.callbacks.Callback):  # type: ignore[misc]
+    """Keeps epochs from being the best while the model is still becoming another one."""
+
+    def __init__(self, epochs: Epochs, ramps: Sequence[Callable[[int], bool]]) -> None:
+        super().__init__()
+        self.epochs, self.ramps = epochs, ramps
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Forget the best epoch where the last one was on the way, so that the next one is."""
+        if epoch and not all(is_over(epoch - 1) for is_over in self.ramps):
+            self.epochs.fitted.best_epoch = 0
+
+
 class Trainer:
     """Fits models on one data set, which it holds on the device for all trials of a study."""
 
@@ -105,6 +131,7 @@ class Trainer:
         continuation = Continuation(slot, identity, program) if slot else None
         epochs = self._epochs(listener, program.state, order=order, continuation=continuation)
         callbacks = [epochs, Scheduling(self.schedule, order, self.settings.epochs, program.drawn, epochs)]
+        callbacks += companions(hypermodel, epochs)
         callbacks += [Averaging()] if program.averaging else []
         for n_epochs, metrics in enumerate(epochs.fitted.history, start=1):
             listener(n_epochs, metrics)

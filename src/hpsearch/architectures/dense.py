@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import keras
 import keras_tuner
 
 from hpsearch.architectures.compiling import OptimizerFactory, compile_classifier, draw_dropout_rate
+from hpsearch.architectures.export import export
 from hpsearch.architectures.facts import DataFacts
 from hpsearch.architectures.initializers import InitializerSetting
 from hpsearch.architectures.preprocessing import standardization
@@ -18,6 +21,7 @@ from hpsearch.architectures.settings import (
     check_known,
     check_normalization,
 )
+from hpsearch.architectures.sparsity import Sparsity
 from hpsearch.errors import ConfigError, did_you_mean
 
 DROPOUT_AFTER = ("last", "all")
@@ -41,6 +45,7 @@ class DenseNet(keras_tuner.HyperModel):  # type: ignore[misc]
         standardize: `channel`, `pixel` or `none`, as `preprocessing.standardization` says.
         dropout: Makes a dropout layer from a rate.
         dropout_after: `last`, one layer of dropout before the output layer; `all`, after every hidden layer.
+        sparsity: What makes the hidden layers sparse; None leaves them dense.
 
     Raises:
         ConfigError: A setting is impossible; the sentence names its key.
@@ -61,6 +66,7 @@ class DenseNet(keras_tuner.HyperModel):  # type: ignore[misc]
         standardize: str,
         dropout: DropoutFactory,
         dropout_after: str,
+        sparsity: Sparsity | None = None,
     ) -> None:
         super().__init__()
         if dropout_after not in DROPOUT_AFTER:
@@ -79,6 +85,7 @@ class DenseNet(keras_tuner.HyperModel):  # type: ignore[misc]
         self.standardize = standardize
         self.dropout = dropout
         self.dropout_after = dropout_after
+        self.sparsity = sparsity
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         """Return a compiled model with the hyperparameters that `hp` holds or draws."""
@@ -89,18 +96,29 @@ class DenseNet(keras_tuner.HyperModel):  # type: ignore[misc]
             keras.layers.Flatten(),
         ]
         for number in range(1, self.n_hidden + 1):
-            layers += self._hidden()
+            layers += self._hidden(hp)
             if self.dropout_after == "all" or number == self.n_hidden:
                 layers.append(self.dropout(rate))
         output = {"kernel_initializer": self.output_initializer, "activation": "softmax"}
         layers.append(keras.layers.Dense(self.facts.n_classes, **output))
         return compile_classifier(keras.Sequential(layers), hp, self.optimizer)
 
-    def _hidden(self) -> list[keras.Layer]:
-        dense = keras.layers.Dense(
-            self.n_units,
-            kernel_initializer=self.kernel_initializer,
-            bias_initializer=self.bias_initializer,
-            use_bias=self.normalization != "batch",  # BatchNormalization brings an offset of its own
-        )
+    def companions(self) -> Sequence[keras.callbacks.Callback]:
+        """Return the callbacks that a fit of its models needs."""
+        return self.sparsity.callbacks() if self.sparsity else ()
+
+    def finished(self, model: keras.Model) -> keras.Model:
+        """Return a trained model as it is kept: of plain layers."""
+        return export(model) if self.sparsity else model
+
+    def _hidden(self, hp: keras_tuner.HyperParameters) -> list[keras.Layer]:
+        settings = {
+            "kernel_initializer": self.kernel_initializer,
+            "bias_initializer": self.bias_initializer,
+            "use_bias": self.normalization != "batch",  # BatchNormalization brings an offset of its own
+        }
+        if self.sparsity is None:
+            dense = keras.layers.Dense(self.n_units, **settings)
+        else:
+            dense = self.sparsity.dense(self.n_units, hp, **settings)
         return activated(dense, self.normalization, self.activation)

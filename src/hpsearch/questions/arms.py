@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpsearch.architectures.building import build_hypermodel
+from hpsearch.architectures.export import n_weights, zero_shares
 from hpsearch.architectures.facts import DataFacts, measure
 from hpsearch.data import SearchData
 from hpsearch.errors import DivergedError
@@ -21,7 +22,7 @@ from hpsearch.questions import curves
 from hpsearch.questions.layers import inspect_layers
 from hpsearch.schedules import Schedule
 from hpsearch.seeds import derive
-from hpsearch.training import Trainer, Training
+from hpsearch.training import Trainer, Training, finished
 
 N_INSPECTED = 1000  # validation images that the layers are looked at with
 
@@ -100,7 +101,7 @@ class Workbench:
 
     def hypermodel(self, arm: Arm) -> keras_tuner.HyperModel:
         """Return an arm's HyperModel, completed."""
-        return build_hypermodel(arm.parts["arch"], self.facts, arm.parts["optimizer"])
+        return build_hypermodel(arm.parts["arch"], self.facts, arm.parts["optimizer"], arm.parts.get("sparsity"))
 
     def build(self, arm: Arm, seed: int) -> tuple[keras_tuner.HyperModel, keras_tuner.HyperParameters, keras.Model]:
         """Return a fresh model of an arm, the same for the same seed."""
@@ -145,7 +146,11 @@ class Workbench:
             seconds = measured.scalars["time/epoch_s"]  # with the validation, which all arms share
             steps = n // min(arm.training.batch_size, n)
             measured.scalars |= {"time/step_ms": 1000 * seconds / steps, "time/examples_per_s": n / seconds}
-        return Trained(model, arm, seed, measured)
+        kept = finished(hypermodel, model)
+        if kept is not model:
+            measured.scalars |= sparse_scalars(model, kept)
+            measured.layers["end/zero_share"] = zero_shares(model)
+        return Trained(kept, arm, seed, measured)
 
 
 def scores(by_epoch: dict[str, list[float]], training: Training) -> dict[str, float]:
@@ -156,6 +161,12 @@ def scores(by_epoch: dict[str, list[float]], training: Training) -> dict[str, fl
     best = int((np.argmax if training.maximize else np.argmin)(monitored))
     found = {f"best/{key}": values[best] for key, values in by_epoch.items() if not key.startswith("time/")}
     return {**found, "best/epoch": best + 1.0, **curves.of_training(by_epoch)}
+
+
+def sparse_scalars(trained: keras.Model, kept: keras.Model) -> dict[str, float]:
+    """Return which share of the dense net's weights is zero or gone, and which share of its units is gone."""
+    dense, left = n_weights(trained), n_weights(kept)
+    return {"sparsity": 1 - left.n_used / dense.n_all, "units_gone": 1 - left.n_units / dense.n_units}
 
 
 def _at(when: str, layers: Mapping[str, list[float]]) -> dict[str, list[float]]:

@@ -21,8 +21,9 @@ WIDTH_IN, HEIGHT_IN = 5.5, 4.0
 def draw(panels: Sequence[str], arms: Sequence[Arm], results: Results) -> bytes:
     """Return one picture with a panel for each of `panels`.
 
-    A panel is `curve:METRIC` over epochs, `clock:METRIC` over seconds, `layers:MEASURE` over hidden layers, or
-    `across:MEASURE` over the second factor. Lines are means over seeds; bands reach from the lowest to the highest.
+    A panel is `curve:METRIC` over epochs, `clock:METRIC` over seconds, `layers:MEASURE` over hidden layers,
+    `across:MEASURE` over the second factor, or `scatter:MEASURE,MEASURE`. Lines are means over seeds; bands reach from
+    the lowest to the highest.
     """
     figure, axes = plt.subplots(
         1, len(panels), figsize=(WIDTH_IN * len(panels), HEIGHT_IN), layout="constrained", squeeze=False
@@ -85,6 +86,14 @@ def _across(axis: Any, key: str, arms: Sequence[Arm], results: Results) -> None:
     _scale(axis, key)
 
 
+def _scatter(axis: Any, key: str, arms: Sequence[Arm], results: Results) -> None:
+    first, second = key.split(",")
+    for arm in arms:
+        x, y = (values(results[arm.name], measure) for measure in (first, second))
+        axis.plot([x.get(seed, 0.0) for seed in y], list(y.values()), "o", label=arm.name)
+    axis.set(xlabel=first, ylabel=second)
+
+
 def _band(axis: Any, name: str, lines: list[list[float]], x: NDArray[Any] | None = None) -> None:
     if not lines:
         return
@@ -102,4 +111,4 @@ def _scale(axis: Any, key: str) -> None:
         axis.set_yscale("log")
 
 
-_KINDS = {"curve": _curves, "clock": _clock, "layers": _layers, "across": _across}
+_KINDS = {"curve": _curves, "clock": _clock, "layers": _layers, "across": _across, "scatter": _scatter}

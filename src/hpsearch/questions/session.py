@@ -15,7 +15,7 @@ from hpsearch.questions.arms import Arm, Measured, Probe, Workbench
 from hpsearch.questions.records import Records
 from hpsearch.seeds import derive
 
-PARTS = ("arch", "optimizer", "training", "schedule")
+PARTS = ("arch", "optimizer", "training", "schedule", "sparsity")
 
 
 def check_seeds(key: str, n_seeds: int) -> None:
