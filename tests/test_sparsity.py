@@ -81,8 +81,10 @@ def test_masks_take_the_smallest_weights_or_units():
     assert mask(kernel, 0.99, "unit").sum() == 2  # one unit always stays
 
 
-@pytest.mark.parametrize("normalization", ["none", "batch", "batch_after", "layer"])
-@pytest.mark.parametrize("scope", ["weight", "unit"])
+@pytest.mark.parametrize(
+    ("scope", "normalization"),
+    [("weight", "none"), ("unit", "none"), ("unit", "batch"), ("unit", "batch_after"), ("unit", "layer")],
+)
 def test_pruned_and_exported_nets_give_the_same_probabilities(scope, normalization):
     _, model, fitted = trained(Magnitude(0.5, 0.0, 0.5, scope), normalization=normalization)
     assert fitted.best_epoch > 3  # an epoch on the way there is never the best

@@ -16,7 +16,7 @@ from hpsearch import entry
 from hpsearch.errors import HpsearchError
 
 WIDTH = 180  # of tables in a file or a pipe
-JOB = ("data", "tracking", "storage", "uncertainty", "ablation")
+JOB = ("data", "tracking", "storage", "uncertainty", "range_test", "ablation")
 
 
 def arms(config: DictConfig, ablation: Any, champion: Mapping[str, float]) -> list[tuple[Any, dict[str, Any]]]:
@@ -59,7 +59,8 @@ def main(config: DictConfig) -> None:
         )
         plain: Any = OmegaConf.to_container(config, resolve=True)
         plain["hyperparameters"] |= champion
-        ablate.run(plain, console)
+        typed = [o for o in HydraConfig.get().overrides.task if not o.startswith("data.path=")]
+        ablate.run(plain, " ".join(["python -m hpsearch.ablate", *typed]), console)
     except (HpsearchError, KeyboardInterrupt) as error:
         raise entry.ending(error) from None
 

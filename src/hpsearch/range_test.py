@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,12 +69,18 @@ class RangeTest:
             raise ConfigError(f"range_test.low must lie between 0 and range_test.high={self.high}, but is {self.low}.")
 
     def measure(self, trainer: Trainer, hypermodel: keras_tuner.HyperModel, space: Space, seed: int) -> Curve:
-        """Train a fresh model at ever larger rates, its other hyperparameters in the middle of their bounds.
+        """Test with the other hyperparameters in the middle of their bounds."""
+        return self.curve(trainer, hypermodel, middles(space), seed)
+
+    def curve(
+        self, trainer: Trainer, hypermodel: keras_tuner.HyperModel, values: Mapping[str, float], seed: int
+    ) -> Curve:
+        """Train a fresh model at ever larger rates.
 
         Args:
             trainer: Its compiled program is used, so that trials find it ready.
             hypermodel: Builds the model.
-            space: Bounds of the search.
+            values: Its other hyperparameters.
             seed: Of weights, order and masks.
 
         Raises:
@@ -82,7 +89,7 @@ class RangeTest:
         rates = np.geomspace(self.low, self.high, self.n_points)
         keras.utils.set_random_seed(derive(seed, "weights"))
         hp = keras_tuner.HyperParameters()
-        hp.values.update({**middles(space), "learning_rate": self.low})
+        hp.values.update({**values, "learning_rate": self.low})
         losses = trainer.sweep(hypermodel.build(hp), derive(seed, "fit"), rates, self.steps_per_point)
         if len(losses) < 3:
             raise ModelError(f"The learning rate test diverged at {self.low:g}; give a smaller range_test.low.")

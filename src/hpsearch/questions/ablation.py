@@ -95,13 +95,14 @@ class Ablate:
     def __post_init__(self) -> None:
         check_seeds("n_seeds", self.n_seeds)
 
-    def run(self, config: Mapping[str, Any], console: Console) -> str:
+    def run(self, config: Mapping[str, Any], command: str, console: Console) -> str:
         """Train what is missing, print the table, and return the verdict."""
         data = self.data.for_search()
         base = {key: config[key] for key in (*PARTS, "hyperparameters", "ablation") if key in config}
         identity = digest(base, data.fingerprint, self.seed)
         name = f"{data.name}-{self.ablation.name}"
         tags = {"hpsearch.ablation": self.ablation.name, "hpsearch.fingerprint": data.fingerprint}
+        tags |= {"hpsearch.command": command, "hpsearch.data": data.name}
         records = Records(self.tracking, name, "ablation", identity, tags)
         status = "FAILED"
         try:

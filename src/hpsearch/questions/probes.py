@@ -16,6 +16,7 @@ from hpsearch import metrics
 from hpsearch.data import Examples
 from hpsearch.errors import ModelError
 from hpsearch.questions.arms import Trained, Workbench
+from hpsearch.range_test import RangeTest
 from hpsearch.uncertainty.evaluation import evaluate
 from hpsearch.uncertainty.mc_dropout import McDropout
 from hpsearch.uncertainty.passes import Sampler
@@ -110,3 +111,23 @@ def size(bench: Workbench, trained: Trained) -> dict[str, float]:
         "file_mb": file_mb(model),
         "compressed_mb": compressed_mb(model),
     }
+
+
+@dataclass(frozen=True)
+class StableRate:
+    """The largest stable learning rate of an arm, by the learning rate test from the same seed.
+
+    Attributes:
+        range_test: Its settings.
+    """
+
+    range_test: RangeTest
+
+    def __call__(self, bench: Workbench, trained: Trained) -> dict[str, float]:
+        """Test; an arm that explodes at once has no stable rate."""
+        arm = trained.arm
+        try:
+            curve = self.range_test.curve(bench.trainer(arm), bench.hypermodel(arm), arm.hyperparameters, trained.seed)
+        except ModelError:
+            return {}
+        return {"stable_learning_rate": curve.largest_stable}
