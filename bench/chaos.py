@@ -22,10 +22,10 @@ from pathlib import Path
 from optuna.trial import TrialState
 from rich.console import Console
 from rich.table import Table
-from short_trials import SPACE, ShortTrials, fork
 
 from hpsearch.diagnosis import Diagnosis
 from hpsearch.replay import replay
+from short_trials import SPACE, ShortTrials, fork
 
 
 def storm(trials: ShortTrials, n_workers: int, n_kills: int, seed: int) -> int:
@@ -71,7 +71,7 @@ def judge(trials: ShortTrials) -> dict[str, object]:
         "waiting": states[TrialState.WAITING],
         "tried again": sum("retry_of" in t.user_attrs for t in study.trials()),
         "suggestions replayed": result.n_same,
-        "suggestions that differ": len(result.differing),
+        "suggestions that differ": result.differing,
         "disagreements with MLflow": [finding.text for finding in diagnosis.findings()],
     }
 

@@ -23,6 +23,7 @@ from optuna.samplers import TPESampler
 from optuna.trial import TrialState, create_trial
 from rich.console import Console
 from rich.table import Table
+
 from short_trials import ShortTrials, fork, loss
 
 N_REPORTS = 10

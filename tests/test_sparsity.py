@@ -17,7 +17,6 @@ from hpsearch.architectures.sparse import GroupLassoDense, MaskedDense
 from hpsearch.architectures.sparsity import L1, GroupLasso, Magnitude, mask
 from hpsearch.data import Examples, SearchData
 from hpsearch.errors import ConfigError, ModelError
-from hpsearch.schedules import Constant
 from hpsearch.training import Trainer, Training
 
 RNG = np.random.default_rng(0)
@@ -34,6 +33,7 @@ SETTINGS = Training(
     averaging_epochs=1.0,
     steps_per_call=0,
     jit_compile=True,
+    precision="float32",
 )
 
 
@@ -60,7 +60,7 @@ def trained(sparsity, *, normalization="none", activation="elu", strength=None):
     if strength:
         hp.values["sparsity_strength"] = strength
     model = hypermodel.build(hp)
-    fitted = Trainer(SETTINGS, DATA, Constant()).fit(hypermodel, hp, model, 1, lambda epoch, metrics: None)
+    fitted = Trainer(SETTINGS, DATA).fit(hypermodel, hp, model, 1, lambda epoch, metrics: None)
     return hypermodel, model, fitted
 
 

@@ -15,8 +15,6 @@ from optuna.trial import TrialState
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 
-from short_trials import SPACE, ShortTrials
-
 from conftest import SRC
 from hpsearch import machines
 from hpsearch.attempt import Attempt, reason_of
@@ -25,6 +23,7 @@ from hpsearch.errors import SearchError, TakenOverError
 from hpsearch.leases import Worker
 from hpsearch.machines import Preempted, leave_if_asked, leaving_on_signal
 from hpsearch.replay import explain, replay
+from short_trials import SPACE, ShortTrials
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -165,6 +164,20 @@ def test_numbers_of_a_search_that_was_killed_equal_those_of_one_that_was_not(tmp
     whole = run(study_in(tmp_path / "whole", n_trials=12), ())
     assert run(study_in(tmp_path / "killed", n_trials=12), (2, 3, 9)) == whole
     assert replay((study := study_in(tmp_path / "killed")).optuna, study.sampler).differing == []
+
+
+@pytest.mark.parametrize("n_before", [2, 7])
+def test_a_trial_that_was_killed_between_two_draws_can_be_replayed_too(tmp_path, n_before):
+    study = study_in(tmp_path, n_trials=20)
+    for _ in range(n_before):
+        trial = study.claim()
+        study.complete(trial, suggested(trial)["momentum"])
+    killed = study.claim()
+    rate = killed.suggest_float("learning_rate", 1e-4, 1e-1, log=True)
+    study.fail(killed, "killed", "its worker died")
+    assert suggested(study.claim())["learning_rate"] == rate
+    result = replay(study.optuna, study.sampler)
+    assert (result.n_same, result.differing) == (n_before + 2, [])
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ from typing import Any
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Transformer
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -31,6 +33,10 @@ from hpsearch.machines import Preempted
 CONF = Path(__file__).resolve().parents[2] / "conf"
 INTERRUPTED = 130
 Job = Callable[[DictConfig], None]
+UNDOTTED = {
+    f"--{key}"
+    for key in ("study", "seed", "level", "registered_model", "arch", "data", "space", "sampler", "pruner", "storage")
+}
 
 
 def as_overrides(arguments: Sequence[str]) -> list[str]:
@@ -39,10 +45,7 @@ def as_overrides(arguments: Sequence[str]) -> list[str]:
     waiting = list(arguments)
     while waiting:
         word = waiting.pop(0)
-        if (
-            re.fullmatch(r"--\+{0,2}[a-z_]+(\.[\w@/]+)+|--(study|seed|arch|data|space|sampler|pruner|storage)", word)
-            and waiting
-        ):
+        if waiting and (re.fullmatch(r"--\+{0,2}[a-z_]+(\.[\w@/]+)+", word) or word in UNDOTTED):
             word = f"{word[2:]}={waiting.pop(0)}"
         overrides.append(word)
     return overrides
@@ -91,8 +94,11 @@ def _missing(path: str, node: Any) -> Iterator[str]:
 
 
 def _first_choice(override: str) -> str:
-    key, _, value = override.partition("=")
-    return override if value.startswith(("[", "{", "'", '"')) else f"{key}={value.split(',')[0]}"
+    """Return the first job's form of an override that sweeps: `arch=elu,selu` is `arch=elu`."""
+    parsed = OverridesParser.create().parse_override(override)
+    if not parsed.is_sweep_override():
+        return override
+    return f"{parsed.get_key_element()}={next(parsed.sweep_iterator(transformer=Transformer.encode))}"
 
 
 def _one_sentence(error: Exception, root: str) -> str:
@@ -135,6 +141,17 @@ def quiet() -> None:
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of each model that it compiles anew
 
 
+def usage(root: str) -> str:
+    """Return what `--help` prints; Hydra itself copies the whole configuration for each group, for a second in all."""
+    composed: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{root}.yaml"))
+    name = next(item["override hydra/help"] for item in composed["defaults"] if "override hydra/help" in item)
+    given = OmegaConf.load(CONF / "hydra" / "help" / f"{name}.yaml")
+    text = str(OmegaConf.create({"hydra": {"help": given}}).hydra.help.template)
+    folders = sorted(path for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
+    groups = [f"  {path.name}: {', '.join(sorted(p.stem for p in path.glob('*.yaml')))}" for path in folders]
+    return text.replace("$APP_CONFIG_GROUPS", "\n".join(groups) + "\n")
+
+
 def run(root: str, script: Callable[[], Any]) -> None:
     """Check the command line of an entry script, run it under Hydra, and end with the right exit status."""
     quiet()
@@ -142,8 +159,11 @@ def run(root: str, script: Callable[[], Any]) -> None:
     sys.argv[1:] = as_overrides(sys.argv[1:])
     if {"-m", "--multirun"} & set(sys.argv[1:]):
         os.environ.pop("MLFLOW_RUN_ID", None)  # one run of `mlflow run` cannot be the parent of several studies
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(usage(root))
+        return
     try:
-        if not any(a in ("--help", "-h", "--hydra-help", "--version", "--info", "-i") for a in sys.argv[1:]):
+        if not any(a in ("--hydra-help", "--version", "--info", "-i") for a in sys.argv[1:]):
             check(root, sys.argv[1:])
         script()
     except HpsearchError as error:

@@ -14,7 +14,6 @@ import numpy as np
 from hpsearch.checkpoints import Checkpoint, Slot
 from hpsearch.errors import DivergedError
 from hpsearch.programs.order import Order
-from hpsearch.programs.program import Program
 
 Listener = Callable[[int, Mapping[str, float]], None]
 
@@ -55,24 +54,31 @@ class Fitted:
 
 @dataclass
 class Continuation:
-    """Leaves checkpoints of a fit in a slot; `identity` tells one fit from another."""
+    """Leaves checkpoints of a fit in a slot.
+
+    Args:
+        slot: Where.
+        identity: Tells one fit from another.
+        snapshot: Returns all that training changes.
+        restore: Goes back to a snapshot.
+    """
 
     slot: Slot
     identity: str
-    program: Program
+    snapshot: Callable[[], list[np.ndarray]]
+    restore: Callable[[list[np.ndarray]], None]
 
     def load(self) -> Checkpoint | None:
-        """Return the checkpoint that this very fit has left, and put its program where it was then."""
+        """Return the checkpoint that this very fit has left, and put the training where it was then."""
         found = self.slot.load()
         if found is None or found.identity != self.identity:
             return None
-        self.program.restore(found.running)
+        self.restore(found.running)
         return found
 
     def save(self, fitted: Fitted, best: list[np.ndarray]) -> None:
         """Save the fit as it is at the end of an epoch."""
-        running = self.program.snapshot()
-        self.slot.save(Checkpoint(self.identity, fitted.history, fitted.best_epoch, best, running))
+        self.slot.save(Checkpoint(self.identity, fitted.history, fitted.best_epoch, best, self.snapshot()))
 
 
 class Epochs(keras.callbacks.Callback):  # type: ignore[misc]

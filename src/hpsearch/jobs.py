@@ -19,14 +19,13 @@ from hpsearch import report
 from hpsearch.architectures.building import build_hypermodel
 from hpsearch.architectures.facts import measure
 from hpsearch.architectures.sparsity import Sparsity
-from hpsearch.attempt import OutOfTimeError
 from hpsearch.budget import Budget
 from hpsearch.checkpoints import Checkpoints
 from hpsearch.conclusion import Conclusion, SearchResult
 from hpsearch.data import Data, SearchData
 from hpsearch.errors import ConfigError, SearchError
 from hpsearch.hyperparameters import OptunaHyperParameters
-from hpsearch.machines import Preempted, leave_if_asked, leaving_on_signal
+from hpsearch.machines import Preempted, leaving_on_signal
 from hpsearch.objective import Objective, settings_shown
 from hpsearch.progress import Progress
 from hpsearch.range_test import RangeTest, advice, below
@@ -34,6 +33,7 @@ from hpsearch.runs import ParentRun
 from hpsearch.sampling import SeededSampler
 from hpsearch.schedules import Schedule
 from hpsearch.seeds import derive
+from hpsearch.slots import run_trials
 from hpsearch.space import Space
 from hpsearch.storage import SharedStorage
 from hpsearch.study import SharedStudy, number_of
@@ -44,7 +44,6 @@ from hpsearch.uncertainty.registration import Registration
 from hpsearch.uncertainty.subject import Subject
 
 SETTINGS_OF_A_STUDY = ("data", "arch", "optimizer", "training", "schedule", "sparsity", "seed")
-LINGER_EVERY_S = 2.0
 FREE_SETTINGS = ("data.path", "data.load.path", "training.steps_per_call", "training.jit_compile")
 
 
@@ -62,6 +61,7 @@ class Search:
     space: Space
     training: Training
     schedule: Schedule
+    trainer: Callable[..., Trainer]
     sampler: partial[SeededSampler]
     pruner: optuna.pruners.BasePruner
     storage: Callable[[], SharedStorage]
@@ -91,6 +91,7 @@ class Search:
             Preempted: The cluster stopped it; so it does there.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        keras.config.set_dtype_policy(self.training.precision)
         data = self.data.for_search()
         hypermodel = build_hypermodel(
             self.arch, measure(data.train.images, data.n_classes), self.optimizer, self.sparsity
@@ -98,7 +99,7 @@ class Search:
         self._check(hypermodel)
         progress = make_progress(self.training.monitor, self.training.epochs, self.training.maximize)
         study, tracking, parent = self._open(data, config)
-        trainer = Trainer(self.training, data, self.schedule)
+        trainer = self.trainer(settings=self.training, data=data, schedule=self.schedule)
         space = self._tested_space(study, parent, trainer, hypermodel)
         settings = (space, self.training, self.registration, self.uncertainty)
         conclusion = Conclusion(self.study["name"], study, tracking, parent, *settings)
@@ -217,19 +218,7 @@ class Search:
         progress.say(f"Study {self.study['name']} {where}.")
         label = f"#{number_of(best)} {best.value:.4f}" if best else ""
         with progress.search(n_trials, n_spent, label, best.value if best else None):
-            while time.monotonic() < objective.deadline:
-                leave_if_asked()
-                trial = study.claim()
-                try:
-                    if trial is not None:
-                        objective.run(trial)
-                    elif self.budget.linger and study.others_run():
-                        time.sleep(LINGER_EVERY_S)
-                    else:
-                        objective.end_paused()
-                        break
-                except OutOfTimeError:
-                    break
+            run_trials(objective)
 
     def _conclude(self, conclusion: Conclusion, data: SearchData, progress: Progress) -> SearchResult:
         """Register the best model and evaluate it on the test set, if no other worker does."""

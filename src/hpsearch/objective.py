@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -18,7 +19,7 @@ from hpsearch.epochs import Fitted
 from hpsearch.hyperparameters import OptunaHyperParameters
 from hpsearch.progress import Progress
 from hpsearch.runs import ChildRun, ParentRun, TrialName
-from hpsearch.seeds import derive
+from hpsearch.seeds import GLOBAL_GENERATOR, derive
 from hpsearch.space import Space
 from hpsearch.study import SharedStudy
 from hpsearch.telling import PROMOTED
@@ -57,6 +58,12 @@ class Objective:
     settings: Mapping[str, object]
     root_seed: int
     deadline: float = float("inf")
+    _claiming: threading.Lock = field(default_factory=threading.Lock)
+
+    def claim(self) -> optuna.Trial | None:
+        """Return a trial to run, or None, as `SharedStudy.claim` does."""
+        with self._claiming:
+            return self.study.claim()
 
     def run(self, trial: optuna.Trial) -> None:
         """Run a claimed trial to its end, whatever that is; see `Attempt.kept` for what is raised."""
@@ -86,9 +93,10 @@ class Objective:
             self.checkpoints.clear(self.study.optuna.study_name)
 
     def _fit(self, attempt: Attempt, seed: int, slot: Slot) -> tuple[keras.Model, Fitted]:
-        keras.utils.set_random_seed(derive(seed, "weights"))
         hp = OptunaHyperParameters(attempt.trial, self.space)
-        model = self.hypermodel.build(hp)
+        with GLOBAL_GENERATOR:
+            keras.utils.set_random_seed(derive(seed, "weights"))
+            model = self.hypermodel.build(hp)
         name = TrialName(attempt.number, hp.values)
         attempt.run.tag({MLFLOW_RUN_NAME: name})
         attempt.run.params({**hp.values, **self.settings, "trial_seed": seed})

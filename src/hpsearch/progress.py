@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,7 +40,8 @@ class Progress:
     def __init__(self, monitor: str, n_epochs: int, maximize: bool, console: Console) -> None:
         self.monitor, self.n_epochs, self.maximize, self.console = monitor, n_epochs, maximize, console
         self.n_trials = self.n_before = self.n_done = 0
-        self.trial, self.best = "", ""
+        self.best = ""
+        self._own = threading.local()  # each thread runs a trial of its own
         self.best_value: float | None = None
         self._live: Live | None = None
         self._begin = self._shown = time.monotonic()
@@ -64,12 +66,17 @@ class Progress:
             finally:
                 self._live = None
 
+    @property
+    def trial(self) -> str:
+        """Name of the trial that this thread runs."""
+        return getattr(self._own, "trial", "")
+
     def begin_trial(self, name: str, is_promoted: bool = False) -> None:
         """A trial starts, or one that was paused goes on.
 
         Its first epoch includes compiling, so that it is shown before that.
         """
-        self.trial = name
+        self._own.trial = name
         self.n_done -= is_promoted
         self._show(f"{self._where()}  {name}: building", force=self._live is not None)
 

@@ -85,8 +85,8 @@ class SeededSampler(BaseSampler):
         return PastStudy.of(study, self.history)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """As Optuna's; a trial that goes on has drawn all already."""
-        return {} if trial.params else self._sampler.infer_relative_search_space(self._past(study), trial)
+        """As Optuna's."""
+        return self._sampler.infer_relative_search_space(self._past(study), trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]

@@ -48,6 +48,9 @@ class Constant:
         return np.full(place.n_steps, learning_rate), np.full(place.n_steps, momentum)
 
 
+CONSTANT = Constant()
+
+
 @dataclass(frozen=True)
 class OneCycle:
     """Up to the drawn learning rate and down again, momentum the other way round (Smith 2018).

@@ -20,10 +20,11 @@ from hpsearch.programs.order import Order
 from hpsearch.programs.program import Averaging, Program, on_device
 from hpsearch.programs.signature import signature
 from hpsearch.rates import LossOfEach, Scheduling, Sweep
-from hpsearch.schedules import Schedule
-from hpsearch.seeds import derive
+from hpsearch.schedules import CONSTANT, Schedule
+from hpsearch.seeds import GLOBAL_GENERATOR, derive
 
 VAL_BATCH_SIZE = 1000
+PRECISIONS = ("float32", "mixed_bfloat16")
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,17 @@ class Training:
     monitor: str
     averaging_epochs: float
     steps_per_call: int
+    precision: str
     jit_compile: bool | None
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 1), ("patience_epochs", 1), ("steps_per_call", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"training.{name} must be at least {least}, but is {getattr(self, name)}.")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(
+                f"There is no training.precision={self.precision}.{did_you_mean(self.precision, PRECISIONS)}"
+            )
         if self.averaging_epochs < 0:
             raise ConfigError(f"training.averaging_epochs must be 0 or more, but is {self.averaging_epochs}.")
 
@@ -88,7 +94,9 @@ class Ramp(keras.callbacks.Callback):  # type: ignore[misc]
 class Trainer:
     """Fits models on one data set, which it holds on the device for all trials of a study."""
 
-    def __init__(self, settings: Training, data: SearchData, schedule: Schedule) -> None:
+    n_slots = 1  # how many fits go on at once
+
+    def __init__(self, settings: Training, data: SearchData, schedule: Schedule = CONSTANT) -> None:
         self.settings = settings
         self.schedule = schedule
         self.data = data
@@ -126,10 +134,8 @@ class Trainer:
         order = self._order(lambda epoch: derive(seed, "order", epoch))
         program = self._load_program(model, order.n_steps, tensors)
         program.load(model, lambda layer: derive(seed, "dropout", layer))
-        settled = (self.settings.batch_size, self.settings.averaging_epochs, self.schedule, self.data.fingerprint)
-        identity = " ".join(map(str, (keras.backend.backend(), program.name, seed, *settled)))
-        continuation = Continuation(slot, identity, program) if slot else None
-        epochs = self._epochs(listener, program.state, order=order, continuation=continuation)
+        goes_on = Continuation(slot, self._identity(program, seed), program.snapshot, program.restore) if slot else None
+        epochs = self._epochs(listener, program.state, order=order, continuation=goes_on)
         callbacks = [epochs, Scheduling(self.schedule, order, self.settings.epochs, program.drawn, epochs)]
         callbacks += companions(hypermodel, epochs)
         callbacks += [Averaging()] if program.averaging else []
@@ -155,11 +161,20 @@ class Trainer:
         program.model.fit(sweep, shuffle=False, verbose=0, callbacks=[losses])
         return np.array(losses.found)
 
+    def stop(self, error: BaseException) -> None:
+        """End the fits that other threads wait in; here there are none."""
+
     def _fit_its_own_way(self, hypermodel: Any, hp: Any, model: Any, tensors: Any, listener: Listener) -> Fitted:
         epochs = self._epochs(listener, model.get_weights)
         hypermodel.fit(hp, model, x=tensors[0], y=tensors[1], callbacks=[epochs], **self._common(tensors))
         model.set_weights(epochs.best_state)
         return epochs.fitted
+
+    def _identity(self, program: Program, seed: int) -> str:
+        """Return what tells this fit from others, of other trials or settings."""
+        settings = self.settings
+        parts = (type(self).__name__, keras.backend.backend(), program.name, seed, self.data.fingerprint)
+        return " ".join(map(str, (*parts, settings.batch_size, settings.averaging_epochs, self.schedule)))
 
     def _epochs(self, listener: Listener, state: Callable[[], list[np.ndarray]], **more: Any) -> Epochs:
         settings = self.settings
@@ -195,7 +210,8 @@ class Trainer:
             jit = _is_compiled_faster(model) if jit is None else jit
             averaged = self.settings.averaging_epochs * n_steps
             averaging = math.exp(-1 / averaged) if averaged else 0.0
-            self._program = Program(name or "", model, *tensors[:2], averaging=averaging, jit=jit)
+            with GLOBAL_GENERATOR:
+                self._program = Program(name or "", model, *tensors[:2], averaging=averaging, jit=jit)
         return self._program
 
 

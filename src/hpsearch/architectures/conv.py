@@ -90,7 +90,7 @@ class ConvNet(keras_tuner.HyperModel):  # type: ignore[misc]
             keras.layers.Dense(self.n_units, kernel_initializer=self.kernel_initializer),
             make_activation(self.activation),
             self.dropout(rate),
-            keras.layers.Dense(self.facts.n_classes, activation="softmax"),
+            keras.layers.Dense(self.facts.n_classes, activation="softmax", dtype="float32"),
         ]
         return compile_classifier(keras.Sequential(layers), hp, self.optimizer)
 

@@ -99,7 +99,7 @@ class DenseNet(keras_tuner.HyperModel):  # type: ignore[misc]
             layers += self._hidden(hp)
             if self.dropout_after == "all" or number == self.n_hidden:
                 layers.append(self.dropout(rate))
-        output = {"kernel_initializer": self.output_initializer, "activation": "softmax"}
+        output = {"kernel_initializer": self.output_initializer, "activation": "softmax", "dtype": "float32"}
         layers.append(keras.layers.Dense(self.facts.n_classes, **output))
         return compile_classifier(keras.Sequential(layers), hp, self.optimizer)
 

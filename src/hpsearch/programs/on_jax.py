@@ -12,11 +12,8 @@ import keras
 from hpsearch.programs.inputs import rate_variables
 
 
-def compiled_steps(model: keras.Model, images: Any, labels: Any, jit: bool) -> Callable[..., Any]:
-    """Return the function that `fit` calls with its state and an iterator over the elements of an `Order`.
-
-    `jit` is TensorFlow's choice alone: JAX has no other way to compile.
-    """
+def steps_of(model: keras.Model, images: Any, labels: Any) -> Callable[..., Any]:
+    """Return the function from (state, order, n_steps, table) to (metrics, state) that `compiled_steps` compiles."""
     ids = [id(v) for v in model.optimizer.variables]
     places = [None if v is None else ids.index(id(v)) for v in rate_variables(model.optimizer)]
 
@@ -30,10 +27,23 @@ def compiled_steps(model: keras.Model, images: Any, labels: Any, jit: bool) -> C
             return model.train_step(state, (images[order[i]], labels[order[i]]))[1]
 
         state = jax.lax.fori_loop(0, n_steps, step, state)
-        with keras.StatelessScope(state_mapping=list(zip(model.metrics_variables, state[3], strict=True))):
-            return model.get_metrics_result(), state
+        return metrics_of(model, state[3]), state
 
-    run = jax.jit(steps, donate_argnums=0)
+    return steps
+
+
+def metrics_of(model: keras.Model, values: Any) -> Any:
+    """Return the metrics that a model reports when its metrics' variables have `values`."""
+    with keras.StatelessScope(state_mapping=list(zip(model.metrics_variables, values, strict=True))):
+        return model.get_metrics_result()
+
+
+def compiled_steps(model: keras.Model, images: Any, labels: Any, jit: bool) -> Callable[..., Any]:
+    """Return the function that `fit` calls with its state and an iterator over the elements of an `Order`.
+
+    `jit` is TensorFlow's choice alone: JAX has no other way to compile.
+    """
+    run = jax.jit(steps_of(model, images, labels), donate_argnums=0)
 
     def train(state: Any, iterator: Iterator[Any]) -> Any:
         order, n_steps, table = next(iterator)

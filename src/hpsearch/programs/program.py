@@ -117,7 +117,7 @@ class Averaging(keras.callbacks.Callback):  # type: ignore[misc]
 
 def _copy(sources: list[Any], targets: list[Any]) -> None:
     for source, target in zip(sources, targets, strict=True):
-        target.assign(source)
+        target.assign(keras.ops.copy(source))  # on JAX two variables would share what a compiled call gives away
 
 
 def _build_metrics(model: keras.Model, images: Any, labels: Any) -> None:

@@ -114,6 +114,7 @@ class Workbench:
     def trainer(self, arm: Arm) -> Trainer:
         """Return what fits an arm."""
         schedule: Schedule = arm.parts["schedule"]
+        keras.config.set_dtype_policy(arm.training.precision)
         known = self._trainer
         if known is None or (known.settings, known.schedule) != (arm.training, schedule):
             self._trainer = Trainer(arm.training, self.data, schedule)

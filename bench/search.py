@@ -1,0 +1,271 @@
+"""Count the epochs and seconds that searches take to a validation loss, with learning curves that are replayed.
+
+    PYTHONPATH=src python bench/search.py --record 256   train the curves once, 15 minutes, into bench/curves.json
+    PYTHONPATH=src python bench/search.py                replay them, 10 seeds, a few minutes
+    PYTHONPATH=src python bench/search.py --real --seeds 1   the same with real training in place of the table
+
+A replayed trial has the curve of the recorded configuration that lies nearest. Everything else is real: this project's
+studies, samplers and pruners as conf makes them, KerasTuner's oracles, Optuna as its documentation shows it. The target
+is the loss that random search without pruning reaches with 50 trials (median over the seeds). Seconds are those of the
+epochs when they were recorded, and those that the searcher itself takes now.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import keras_tuner
+import optuna
+from optuna.storages.journal import BaseJournalBackend
+
+from hpsearch.storage import SharedJournal
+from hpsearch.study import SharedStudy
+from hpsearch.training import Trainer
+from parts import composed, hypermodel, part
+from rows import Row, run
+
+N_RANDOM = 50  # trials of random search that set the target
+MOST = 4  # a search is given up after so many times the epochs of those
+HYPERPARAMETERS = ("learning_rate", "momentum", "dropout_rate")
+NOT_PRUNED = ("sampler=random", "pruner=none")
+OURS = {
+    "random": NOT_PRUNED,
+    "tpe": ("sampler=tpe", "pruner=none"),
+    "tpe + median": ("sampler=tpe", "pruner=median"),
+    "tpe + hyperband": ("sampler=tpe", "pruner=hyperband"),
+    "tpe + promoting": ("sampler=tpe", "pruner=promoting"),
+}
+KERAS_TUNER = {
+    "KerasTuner RandomSearch": keras_tuner.oracles.RandomSearchOracle,
+    "KerasTuner BayesianOptimization": keras_tuner.oracles.BayesianOptimizationOracle,
+    "KerasTuner Hyperband": keras_tuner.oracles.HyperbandOracle,
+}
+BUDGET = ("budget.n_trials=1000000", "budget.lease_s=1000000")
+Curve = list[tuple[float, float]]  # validation loss and seconds of each epoch
+
+
+class ReachedError(Exception):
+    """The search has its target, or has spent all it may."""
+
+
+@dataclass
+class Count:
+    """Counts what a search spends until it reaches `target`, or `most` epochs."""
+
+    target: float
+    most: int
+    epochs: int = 0
+    train_s: float = 0.0
+    best: float = math.inf
+    begin: float = field(default_factory=time.perf_counter)
+
+    def epoch(self, loss: float, seconds: float) -> None:
+        """Count an epoch."""
+        self.epochs += 1
+        self.train_s += seconds
+        self.best = min(self.best, loss)
+        if self.best <= self.target or self.epochs >= self.most:
+            raise ReachedError
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training and of searching."""
+        return self.train_s + time.perf_counter() - self.begin
+
+
+def unit(values: Mapping[str, float]) -> tuple[float, ...]:
+    """Return hyperparameters on the scales that they are searched on."""
+    return math.log(values["learning_rate"]), math.log(1 - values["momentum"]), values["dropout_rate"]
+
+
+class Memory(BaseJournalBackend):
+    """A journal in memory: a replay has thousands of epochs, and no other worker."""
+
+    def __init__(self) -> None:
+        self.logs: list[dict[str, Any]] = []
+
+    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+        """As Optuna's."""
+        return self.logs[log_number_from:]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """As Optuna's."""
+        self.logs += logs
+
+
+class Table:
+    """Learning curves that were recorded."""
+
+    def __init__(self, path: Path) -> None:
+        found = json.loads(path.read_text())
+        self.overrides, self.epochs = found["overrides"], found["epochs"]
+        self.curves = [[(e[0], e[1]) for e in record["curve"]] for record in found["records"]]
+        self.places = [unit(record["values"]) for record in found["records"]]
+        self.spans = [max(axis) - min(axis) or 1.0 for axis in zip(*self.places, strict=True)]
+
+    def curve(self, values: Mapping[str, float]) -> Curve:
+        """Return the curve of the nearest configuration."""
+        here = unit(values)
+        far = [
+            sum(((a - b) / span) ** 2 for a, b, span in zip(here, there, self.spans, strict=True))
+            for there in self.places
+        ]
+        return self.curves[far.index(min(far))]
+
+
+class Reality:
+    """Trains what is asked for."""
+
+    def __init__(self, overrides: list[str], epochs: int, seed: int) -> None:
+        self.overrides, self.epochs, self.seed = overrides, epochs, seed
+        config = composed(*overrides, f"training.epochs={epochs}", f"training.patience_epochs={epochs}")
+        data = part(config.data).for_search()
+        self.made, self.trainer = hypermodel(config, data), Trainer(part(config.training), data)
+
+    def curve(self, values: Mapping[str, float]) -> Curve:
+        """Train a configuration to the end; a search counts those of its epochs that it looks at."""
+        hp = keras_tuner.HyperParameters()
+        hp.values.update(values)
+        keras.utils.set_random_seed(self.seed)
+        fitted = self.trainer.fit(self.made, hp, self.made.build(hp), self.seed, lambda epoch, metrics: None)
+        return [(m["val/loss"], m["time/epoch_s"]) for m in fitted.history]
+
+
+Curves = Table | Reality
+
+
+def record(given: argparse.Namespace) -> None:
+    """Train configurations that fill the space evenly, and write their curves."""
+    reality = Reality(given.overrides, given.epochs, given.seed)
+    study = optuna.create_study(sampler=optuna.samplers.QMCSampler(seed=given.seed, scramble=True))
+    space = part(composed(*given.overrides).space)
+    records = []
+    for number in range(given.record):
+        trial = study.ask()
+        values = {name: float(space.rules[name].draw(trial, name)) for name in HYPERPARAMETERS}
+        records.append({"values": values, "curve": [[round(a, 5), round(b, 4)] for a, b in reality.curve(values)]})
+        study.tell(trial, min(loss for loss, _ in records[-1]["curve"]))
+        print(f"{number + 1}/{given.record}", {k: f"{v:.3g}" for k, v in values.items()}, study.best_value, flush=True)
+    text = json.dumps({"overrides": given.overrides, "epochs": given.epochs, "records": records})
+    given.curves.write_text(text.replace('{"values"', '\n{"values"') + "\n")
+
+
+def search_ours(overrides: tuple[str, ...], curves: Curves, seed: int, count: Count) -> None:
+    """Search as a study of the project does."""
+    config = composed(*curves.overrides, *overrides, f"training.epochs={curves.epochs}", *BUDGET)
+    study = SharedStudy.open(
+        f"bench-{seed}",
+        storage=SharedJournal(Memory(), nullcontext),
+        sampler=part(config.sampler, root_seed=seed),
+        pruner=part(config.pruner),
+        maximize=False,
+        budget=part(config.budget),
+    )
+    space = part(config.space)
+    while (trial := study.claim()) is not None:
+        curve = curves.curve({name: space.rules[name].draw(trial, name) for name in HYPERPARAMETERS})
+        for epoch in range(trial.user_attrs.get("promoted", 0) + 1, len(curve) + 1):
+            count.epoch(*curve[epoch - 1])
+            study.report(trial, curve[epoch - 1][0], epoch)
+            if study.should_stop(trial, epoch):
+                study.pause(trial) if study.pauses else study.prune(trial, "pruned")
+                break
+        else:
+            study.complete(trial, min(loss for loss, _ in curve))
+
+
+def search_keras_tuner(make: Callable[..., Any], curves: Curves, seed: int, count: Count) -> None:
+    """Search as a tuner of KerasTuner does, in the same space."""
+    rules, hp = part(composed(*curves.overrides).space).rules, keras_tuner.HyperParameters()
+    for name, sampling in zip(HYPERPARAMETERS, ("log", "reverse_log", "linear"), strict=True):
+        hp.Float(name, rules[name].low, rules[name].high, sampling=sampling)
+    is_hyperband = make is keras_tuner.oracles.HyperbandOracle
+    size = {"max_epochs": curves.epochs, "hyperband_iterations": 100} if is_hyperband else {"max_trials": 10**6}
+    objective = keras_tuner.Objective("val_loss", "min")
+    fixed = {"tune_new_entries": False, "allow_new_entries": False}
+    with tempfile.TemporaryDirectory() as folder:
+        oracle = make(objective=objective, seed=seed + 1, hyperparameters=hp, **size, **fixed)  # it takes 0 for none
+        oracle._set_project_dir(folder, "bench")
+        oracle.verbose = 0
+        while (trial := oracle.create_trial("worker")).status == "RUNNING":
+            values = trial.hyperparameters.values
+            curve = curves.curve(values)
+            begin, end = values.get("tuner/initial_epoch", 0), values.get("tuner/epochs", len(curve))
+            for loss, seconds in curve[begin:end]:
+                count.epoch(loss, seconds)
+            oracle.update_trial(trial.trial_id, {"val_loss": min(loss for loss, _ in curve[:end])})
+            trial.status = "COMPLETED"
+            oracle.end_trial(trial)
+
+
+def search_optuna(curves: Curves, seed: int, count: Count) -> None:
+    """Search as Optuna's documentation shows it; its MLflow callback would add seconds, not epochs."""
+    space = part(composed(*curves.overrides).space)
+
+    def objective(trial: optuna.Trial) -> float:
+        curve = curves.curve({name: space.rules[name].draw(trial, name) for name in HYPERPARAMETERS})
+        for loss, seconds in curve:
+            count.epoch(loss, seconds)
+        return min(loss for loss, _ in curve)
+
+    optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed)).optimize(objective, n_trials=10**6)
+
+
+def spend(search: Callable[..., None], *args: Any, target: float, most: int) -> Count:
+    """Run a search until it has its target or has spent all."""
+    count = Count(target, most)
+    with suppress(ReachedError):
+        search(*args, count)
+    return count
+
+
+def measure(given: argparse.Namespace) -> Iterator[Row]:
+    """Return all rows."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    table = Table(given.curves)
+    curves = Reality(table.overrides, table.epochs, given.seed) if given.real else table
+    most, seeds = N_RANDOM * curves.epochs, range(given.seed, given.seed + given.seeds)
+    target = statistics.median(
+        spend(search_ours, NOT_PRUNED, curves, seed, target=-math.inf, most=most).best for seed in seeds
+    )
+    arms: dict[str, tuple[Any, ...]] = {f"ours: {name}": (search_ours, o) for name, o in OURS.items()}
+    arms |= {name: (search_keras_tuner, make) for name, make in KERAS_TUNER.items()}
+    arms["Optuna as documented"] = (search_optuna,)
+    epochs = {}
+    for name, (search, *first) in arms.items():
+        found = [spend(search, *first, curves, seed, target=target, most=MOST * most) for seed in seeds]
+        missed = sum(count.best > target for count in found)
+        epochs[name] = statistics.median(count.epochs for count in found)
+        note = f"{statistics.median(c.seconds for c in found):.3g} s; {missed} of {len(found)} seeds never reached it"
+        yield Row(f"epochs to val/loss {target:.4f}: {name}", epochs[name], "epochs", note=note)
+    tuner = min(KERAS_TUNER, key=lambda name: epochs[name])
+    ours = epochs["ours: tpe + hyperband"]
+    yield Row("random without pruning / ours (tpe + hyperband)", epochs["ours: random"] / ours, "x", 3, True)
+    yield Row(f"{tuner}, the best of KerasTuner / ours (tpe + hyperband)", epochs[tuner] / ours, "x", 1.5, True)
+    yield Row("ours, hyperband that stops / promoting", ours / epochs["ours: tpe + promoting"], "x", 1, True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--curves", type=Path, default=Path(__file__).with_name("curves.json"))
+    parser.add_argument("--record", type=int, default=0, help="train so many configurations first")
+    parser.add_argument("--overrides", nargs="+", default=["data=digits", "arch=elu"], help="what to record")
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--real", action="store_true")
+    known, _ = parser.parse_known_args()
+    if known.record:
+        known.seed = 0
+        record(known)
+    run("search", parser, measure)
