@@ -95,7 +95,7 @@ def timed(run: Callable[[], object]) -> float:
 
 def suffix_passes(model: keras.Model, images: np.ndarray, batch_size: int) -> Callable[[int], None]:
     """Return a function that runs S plain passes of the part behind the first dropout, compiled like ours."""
-    import tensorflow as tf
+    import tensorflow as tf  # noqa: PLC0415 (seconds that --help must not cost)
 
     part = split(model)
     first = next(place for place, layer in enumerate(model.layers) if isinstance(layer, DROPOUTS))
@@ -166,7 +166,7 @@ def peak_mb(n_samples: int, n_images: int, batch_size: int) -> float:
 
 def report_peak(n_samples: int, n_images: int, batch_size: int) -> None:
     """Run S passes and print this process's peak memory in MB."""
-    import resource
+    import resource  # noqa: PLC0415 (seconds that --help must not cost)
 
     images = np.random.default_rng(0).integers(0, 256, (n_images, 32, 32, 3)).astype(np.float32)
     Sampler(net(), settings("pass", n_samples, batch_size)).predict(images)

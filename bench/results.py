@@ -20,6 +20,7 @@ HYPERPARAMETERS = ("learning_rate", "momentum", "dropout_rate")
 COLUMNS = (
     "arch",
     "val accuracy % / NLL",
+    "best val accuracy of a trial",
     "test, plain",
     "test, MC Dropout",
     "learning rate, momentum, dropout rate",
@@ -35,6 +36,8 @@ def champion(client: MlflowClient, name: str) -> dict[str, Any]:
     parent = client.get_run(found.tags["parent_run"])
     tags = {key: float(value) for key, value in found.tags.items() if key.startswith(("val/", "test/"))}
     hyperparameters = {key: float(trial.data.params[key]) for key in HYPERPARAMETERS if key in trial.data.params}
+    trials = client.search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    best = max(run.data.metrics.get("best/val/accuracy", 0.0) for run in trials if run.info.status == "FINISHED")
     counts = {key: int(value) for key, value in parent.data.metrics.items() if key.startswith("trials/")}
     return {
         "model": name,
@@ -43,6 +46,7 @@ def champion(client: MlflowClient, name: str) -> dict[str, Any]:
         "trial": int(trial.data.tags["hpsearch.trial"]),
         "best_epoch": int(trial.data.metrics["best/epoch"]),
         "minutes": round((parent.info.end_time - parent.info.start_time) / 60000, 1),
+        "best_val_accuracy_of_a_trial": best,
         **hyperparameters,
         **counts,
         **tags,
@@ -57,7 +61,8 @@ def row(found: dict[str, Any]) -> str:
     drawn = ", ".join(f"{found[key]:.3g}" for key in HYPERPARAMETERS if key in found)
     trials = f"{found['trials/finished']} + {found['trials/pruned']}"
     val = f"{100 * found['val/accuracy']:.1f} / {found['val/loss']:.3f}"
-    cells = [f"`{found['model'].partition('-')[2]}`", val, plain, mc, drawn, trials, f"{found['minutes']:.0f}"]
+    best = f"{100 * found['best_val_accuracy_of_a_trial']:.1f}"
+    cells = [f"`{found['model'].partition('-')[2]}`", val, best, plain, mc, drawn, trials, f"{found['minutes']:.0f}"]
     return f"| {' | '.join(cells)} |"
 
 

@@ -139,7 +139,7 @@ def fork(call: Any) -> int:
             call()
             status = 0
         except BaseException:
-            import traceback
+            import traceback  # noqa: PLC0415 (peers alone need it)
 
             traceback.print_exc()
         finally:

@@ -106,7 +106,7 @@ def products_alone(config: Any, data: SearchData) -> Arm:
 
 def torch_net(config: Any, data: SearchData) -> Any:
     """Return the same net in PyTorch."""
-    from torch import nn
+    from torch import nn  # noqa: PLC0415 (may be missing)
 
     arch, width, layers = config.arch, 3072, []
     dropout = nn.AlphaDropout if "AlphaDropout" in arch.dropout._target_ else nn.Dropout
@@ -122,7 +122,7 @@ def torch_net(config: Any, data: SearchData) -> Any:
 
 def in_torch(config: Any, data: SearchData, compiled: bool) -> Arm:
     """The same net and steps in PyTorch, data held as tensors; validation is left out, to its favour."""
-    import torch
+    import torch  # noqa: PLC0415
 
     net, size, n = torch_net(config, data), config.training.batch_size, len(data.train)
     make = {"SGD": torch.optim.SGD, "Nadam": torch.optim.NAdam}[config.optimizer._target_.rpartition(".")[2]]

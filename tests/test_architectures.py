@@ -304,7 +304,7 @@ def test_an_optimizer_without_momentum_is_refused():
         (["arch.n_units=1.5"], r"arch\.n_units to be a whole number of at least 1; received 1\.5"),
         (["arch.activation=elo"], r"arch\.activation to be a name that Keras knows; received 'elo'"),
         (["arch.kernel_initializer=he"], r"arch\.kernel_initializer to be a name that Keras knows; received 'he'"),
-        (["arch.batch_norm=after"], r"arch\.batch_norm to be true or false; received 'after'"),
+        (["arch.normalization=after"], r"arch\.normalization .*'after'\. .*Valid: batch, batch_after, layer, none"),
         (["arch.dropout_after=lats"], r"arch\.dropout_after .*'lats'\. Did you mean 'last'\? Valid: all, last"),
         (["arch.standardize=pixl"], r"arch\.standardize .*'pixl'\. Did you mean 'pixel'\? Valid: channel, none, pixel"),
         (["arch=cnn", "arch.filters=32"], r"arch\.filters to be a list such as \[32, 64, 128\]; received 32"),

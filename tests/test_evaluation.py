@@ -141,7 +141,8 @@ def test_a_search_and_then_its_evaluation_leave_all_in_mlflow(workplace):
 
 
 @pytest.mark.slow
-def test_mistakes_of_a_person_get_one_sentence_and_leave_no_run(workplace):
+def test_mistakes_of_a_person_get_one_sentence_and_leave_no_run(workplace, monkeypatch):
+    monkeypatch.chdir(workplace.folder)
     uri = f"sqlite:///{workplace.folder}/mlflow.db"
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)

@@ -70,7 +70,7 @@ def assert_equal(some: list[np.ndarray], others: list[np.ndarray], **tolerance: 
 
 def test_order_is_a_permutation_of_whole_batches() -> None:
     order = Order(50, 8, 4, lambda epoch: epoch)
-    rows, counts = zip(*(order[i] for i in range(len(order))), strict=True)
+    rows, counts, _ = zip(*(order[i] for i in range(len(order))), strict=True)
     assert [c.tolist() for c in counts] == [[4], [2]]
     seen = np.concatenate([r[: c[0]].ravel() for r, c in zip(rows, counts, strict=True)])
     assert len(set(seen)) == 48
@@ -79,7 +79,7 @@ def test_order_is_a_permutation_of_whole_batches() -> None:
 
 
 def test_order_with_a_batch_larger_than_the_data_is_one_batch() -> None:
-    rows, count = Order(5, 8, 0, lambda epoch: 0)[0]
+    rows, count, _ = Order(5, 8, 0, lambda epoch: 0)[0]
     assert rows.shape == (1, 5)
     assert count.tolist() == [1]
 

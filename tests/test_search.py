@@ -7,6 +7,7 @@ import time
 
 import mlflow
 import numpy as np
+import optuna
 import pytest
 import yaml
 from optuna.trial import TrialState
@@ -133,7 +134,8 @@ def test_a_mistake_costs_one_sentence_and_leaves_no_run_and_no_study(words, sent
     monkeypatch.chdir(workplace.folder)
     told = refused([*SMALL, *words], monkeypatch, capsys)
     assert sentence in told
-    assert not (workplace.folder / "optuna.db").exists()
+    database = workplace.folder / "optuna.db"
+    assert not database.exists() or optuna.get_all_study_names(f"sqlite:///{database}") == []
     assert not (workplace.folder / "mlflow.db").exists() or workplace.runs("study") == []
 
 

@@ -134,11 +134,11 @@ def server(folder):
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(folder), "--env-manager", "local"]
     env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     env["PATH"] = f"{os.path.dirname(sys.executable)}:{env['PATH']}"
-    log = open(folder.parent / "serve.log", "wb")  # noqa: SIM115 (the server writes to it)
-    process = subprocess.Popen(
-        [*command, "--host", "127.0.0.1", "--port", str(port)],
-        stdout=log, stderr=log, env=env, cwd=folder.parent, start_new_session=True,
-    )  # fmt: skip
+    with open(folder.parent / "serve.log", "wb") as log:
+        process = subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", str(port)],
+            stdout=log, stderr=log, env=env, cwd=folder.parent, start_new_session=True,
+        )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
 
     def answers():

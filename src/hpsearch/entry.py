@@ -33,6 +33,10 @@ from hpsearch.machines import Preempted
 CONF = Path(__file__).resolve().parents[2] / "conf"
 INTERRUPTED = 130
 Job = Callable[[DictConfig], None]
+UNDOTTED = {
+    f"--{key}"
+    for key in ("study", "seed", "level", "registered_model", "arch", "data", "space", "sampler", "pruner", "storage")
+}
 
 
 def as_overrides(arguments: Sequence[str]) -> list[str]:
@@ -41,10 +45,7 @@ def as_overrides(arguments: Sequence[str]) -> list[str]:
     waiting = list(arguments)
     while waiting:
         word = waiting.pop(0)
-        if (
-            re.fullmatch(r"--\+{0,2}[a-z_]+(\.[\w@/]+)+|--(study|seed|arch|data|space|sampler|pruner|storage)", word)
-            and waiting
-        ):
+        if waiting and (re.fullmatch(r"--\+{0,2}[a-z_]+(\.[\w@/]+)+", word) or word in UNDOTTED):
             word = f"{word[2:]}={waiting.pop(0)}"
         overrides.append(word)
     return overrides

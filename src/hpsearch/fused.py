@@ -27,6 +27,8 @@ from hpsearch.programs.on_jax import metrics_of, steps_of
 from hpsearch.programs.order import Order
 from hpsearch.programs.program import Program
 from hpsearch.programs.signature import signature
+from hpsearch.rates import Scheduling
+from hpsearch.schedules import CONSTANT, Schedule
 from hpsearch.seeds import derive
 from hpsearch.training import VAL_BATCH_SIZE, Trainer, Training
 
@@ -45,7 +47,7 @@ class FusedProgram:
     def __init__(self, program: Program, tensors: tuple[Any, ...], n_seats: int) -> None:
         self.program, self.n_seats = program, n_seats
         self.state: State = [[jnp.stack([v.value] * n_seats) for v in part] for part in self._variables]
-        epoch = jax.vmap(_epoch_of(program, tensors), in_axes=(0, 0, None))
+        epoch = jax.vmap(_epoch_of(program, tensors), in_axes=(0, 0, None, 0))
         self._epoch = jax.jit(epoch, donate_argnums=0)
 
     @property
@@ -75,7 +77,10 @@ class FusedProgram:
         rows = {seat: order[0][0] for seat, order in orders.items()}
         any_rows = next(iter(rows.values()))
         all_rows = np.stack([rows.get(seat, any_rows) for seat in range(self.n_seats)])
-        logs, state = self._epoch(self.state, all_rows, len(any_rows))
+        tables = {seat: order[0][2] for seat, order in orders.items()}
+        any_table = next(iter(tables.values()))
+        all_tables = np.stack([tables.get(seat, any_table) for seat in range(self.n_seats)])
+        logs, state = self._epoch(self.state, all_rows, len(any_rows), all_tables)
         self.state = [list(values) for values in state]
         found = {name: np.asarray(values) for name, values in logs.items()}
         return {seat: {name: float(values[seat]) for name, values in found.items()} for seat in orders}
@@ -100,9 +105,9 @@ def _epoch_of(program: Program, tensors: tuple[Any, ...]) -> Callable[..., Any]:
             state = batch(n_val - n_val % size, n_val % size, state)
         return metrics_of(model, state[2])
 
-    def epoch(state: Any, order: Any, n_steps: Any) -> Any:
+    def epoch(state: Any, order: Any, n_steps: Any, table: Any) -> Any:
         fresh = [jnp.zeros_like(v) for v in state[3]]
-        logs, state = steps((*state[:3], fresh), order, n_steps)
+        logs, state = steps((*state[:3], fresh), order, n_steps, table)
         trainable = [state[2][place] for place in places] or state[0]
         val = validate(trainable, state[1], fresh)
         return logs | {f"val_{name}": value for name, value in val.items()}, state
@@ -119,11 +124,11 @@ class FusedTrainer(Trainer):
         ConfigError: Keras runs on another backend than JAX.
     """
 
-    def __init__(self, settings: Training, data: SearchData, n_slots: int) -> None:
+    def __init__(self, settings: Training, data: SearchData, n_slots: int, schedule: Schedule = CONSTANT) -> None:
         if keras.backend.backend() != "jax":
             backend = keras.backend.backend()
             raise ConfigError(f"trainer=fused needs Keras on JAX, which is on {backend} here: set KERAS_BACKEND=jax.")
-        super().__init__(settings, data)
+        super().__init__(settings, data, schedule)
         self.n_slots = n_slots
         self._meeting = threading.Condition()
         self._fused: FusedProgram | None = None
@@ -155,12 +160,13 @@ class FusedTrainer(Trainer):
                 return super().fit(hypermodel, hp, model, seed, listener, slot=slot)
         order = Order(len(self.data.train), self.settings.batch_size, 0, lambda epoch: derive(seed, "order", epoch))
         with self._seat(order) as seat:
-            epochs = self._sit(fused, seat, model, seed, listener, slot)
+            epochs, scheduling = self._sit(fused, seat, model, seed, listener, slot)
             for n_epochs, metrics in enumerate(epochs.fitted.history, start=1):
                 listener(n_epochs, metrics)
             while not epochs.patience_is_over and epochs.fitted.n_epochs < self.settings.epochs:
                 epoch = epochs.fitted.n_epochs
                 epochs.on_epoch_begin(epoch)
+                scheduling.on_epoch_begin(epoch)
                 epochs.on_epoch_end(epoch, self._next_epoch(fused, seat))
         fused.program.unload(model, epochs.best_state)
         return epochs.fitted
@@ -168,7 +174,8 @@ class FusedTrainer(Trainer):
     def _fused_for(self, hypermodel: keras_tuner.HyperModel, model: keras.Model) -> FusedProgram | None:
         """Return the program that can train `model`, None where it must be trained alone."""
         name = signature(model)
-        if name is None or type(hypermodel).fit is not keras_tuner.HyperModel.fit:
+        own_way = type(hypermodel).fit is not keras_tuner.HyperModel.fit
+        if name is None or own_way or (hasattr(hypermodel, "companions") and hypermodel.companions()):
             return None
         if self._fused is None:
             tensors = self._on_device(labels_for(model))
@@ -192,7 +199,7 @@ class FusedTrainer(Trainer):
 
     def _sit(  # noqa: PLR0917
         self, fused: FusedProgram, seat: int, model: keras.Model, seed: int, listener: Listener, slot: Slot | None
-    ) -> Epochs:
+    ) -> tuple[Epochs, Scheduling]:
         """Put a trial, freshly built or as its checkpoint has it, into its seat."""
 
         def state() -> list[np.ndarray]:
@@ -209,8 +216,9 @@ class FusedTrainer(Trainer):
             goes_on = Continuation(slot, self._identity(program, seed), snapshot, program.restore) if slot else None
             epochs = self._epochs(listener, state, order=self._seated[seat], continuation=goes_on)
             epochs.set_model(program.model)
+            scheduling = Scheduling(self.schedule, self._seated[seat], self.settings.epochs, program.drawn, epochs)
             fused.put(seat)
-        return epochs
+        return epochs, scheduling
 
     def _next_epoch(self, fused: FusedProgram, seat: int) -> dict[str, float]:
         """Ask for the next epoch, and return its metrics; whoever finds that all have asked runs it."""

@@ -18,6 +18,7 @@ import yaml
 from hpsearch import report
 from hpsearch.architectures.building import build_hypermodel
 from hpsearch.architectures.facts import measure
+from hpsearch.architectures.sparsity import Sparsity
 from hpsearch.budget import Budget
 from hpsearch.checkpoints import Checkpoints
 from hpsearch.conclusion import Conclusion, SearchResult
@@ -27,8 +28,11 @@ from hpsearch.hyperparameters import OptunaHyperParameters
 from hpsearch.machines import Preempted, leaving_on_signal
 from hpsearch.objective import Objective, settings_shown
 from hpsearch.progress import Progress
+from hpsearch.range_test import RangeTest, advice, below
 from hpsearch.runs import ParentRun
 from hpsearch.sampling import SeededSampler
+from hpsearch.schedules import Schedule
+from hpsearch.seeds import derive
 from hpsearch.slots import run_trials
 from hpsearch.space import Space
 from hpsearch.storage import SharedStorage
@@ -39,7 +43,7 @@ from hpsearch.uncertainty.mc_dropout import McDropout
 from hpsearch.uncertainty.registration import Registration
 from hpsearch.uncertainty.subject import Subject
 
-SETTINGS_OF_A_STUDY = ("data", "arch", "optimizer", "training", "seed")
+SETTINGS_OF_A_STUDY = ("data", "arch", "optimizer", "training", "schedule", "sparsity", "seed")
 FREE_SETTINGS = ("data.path", "data.load.path", "training.steps_per_call", "training.jit_compile")
 
 
@@ -56,6 +60,7 @@ class Search:
     optimizer: partial[keras.optimizers.Optimizer]
     space: Space
     training: Training
+    schedule: Schedule
     trainer: Callable[..., Trainer]
     sampler: partial[SeededSampler]
     pruner: optuna.pruners.BasePruner
@@ -68,6 +73,9 @@ class Search:
     worker: int
     study: Mapping[str, str]
     seed: int
+    lr_test: bool
+    range_test: RangeTest
+    sparsity: Sparsity | None = None
 
     def run(self, config: Mapping[str, Any], make_progress: Callable[..., Progress]) -> SearchResult:
         """Run the search, or what is missing of it.
@@ -85,17 +93,20 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         keras.config.set_dtype_policy(self.training.precision)
         data = self.data.for_search()
-        hypermodel = build_hypermodel(self.arch, measure(data.train.images, data.n_classes), self.optimizer)
+        hypermodel = build_hypermodel(
+            self.arch, measure(data.train.images, data.n_classes), self.optimizer, self.sparsity
+        )
         self._check(hypermodel)
         progress = make_progress(self.training.monitor, self.training.epochs, self.training.maximize)
         study, tracking, parent = self._open(data, config)
-        conclusion = Conclusion(
-            self.study["name"], study, tracking, parent, self.space, self.training, self.registration, self.uncertainty
-        )
+        trainer = self.trainer(settings=self.training, data=data, schedule=self.schedule)
+        space = self._tested_space(study, parent, trainer, hypermodel)
+        settings = (space, self.training, self.registration, self.uncertainty)
+        conclusion = Conclusion(self.study["name"], study, tracking, parent, *settings)
         objective = Objective(
             hypermodel=hypermodel,
-            space=self.space,
-            trainer=self.trainer(settings=self.training, data=data),
+            space=space,
+            trainer=trainer,
             study=study,
             tracking=tracking,
             parent=parent,
@@ -178,6 +189,25 @@ class Search:
             parent.data(data, self.data.path or data.name)
         parent.client.log_text(parent.run_id, yaml.safe_dump(dict(config), sort_keys=False), "config.yaml")
         return parent
+
+    def _tested_space(
+        self, study: SharedStudy, parent: ParentRun, trainer: Trainer, hypermodel: keras_tuner.HyperModel
+    ) -> Space:
+        """Return the space as the learning rate test bounds it; the first worker tests, the study remembers."""
+        if not self.lr_test or "learning_rate" not in self.space.rules:
+            return self.space
+        known = study.optuna.user_attrs.get("lr_test")
+        if known is None:
+            seed = derive(self.seed, study.optuna.study_name, "lr_test")
+            curve = self.range_test.measure(trainer, hypermodel, self.space, seed)
+            known = advice(self.range_test, self.space, curve)
+            study.optuna.set_user_attr("lr_test", known)
+            parent.params({f"lr_test.{name}": value for name, value in known["bounds"].items()})
+            for path, png in report.range_test_figure(curve).items():
+                parent.file(path, png)
+            if known["first"] and not study.trials():
+                study.optuna.enqueue_trial(known["first"])
+        return below(self.space, known["bounds"]["high"])
 
     def _run_trials(self, study: SharedStudy, objective: Objective, conclusion: Conclusion, progress: Progress) -> None:
         best, n_spent, n_trials = conclusion.best(), study.n_spent(), self.budget.n_trials

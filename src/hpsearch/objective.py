@@ -24,7 +24,7 @@ from hpsearch.space import Space
 from hpsearch.study import SharedStudy
 from hpsearch.telling import PROMOTED
 from hpsearch.tracking import Tracking
-from hpsearch.training import Trainer
+from hpsearch.training import Trainer, finished
 
 KeepModel = Callable[[keras.Model, ChildRun, float], None]
 
@@ -113,7 +113,7 @@ class Objective:
         value = fitted.metrics[self.trainer.settings.monitor]
         best = {f"best/{key}": number for key, number in fitted.metrics.items() if not key.startswith("time/")}
         attempt.run.metrics({**best, "best/epoch": fitted.best_epoch})
-        self.keep_model(model, attempt.run, value)
+        self.keep_model(finished(self.hypermodel, model), attempt.run, value)
         attempt.finish(value)
 
 

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from hpsearch.bounds import COMPLEMENT
 from hpsearch.budget import SPENT
+from hpsearch.range_test import Curve
 from hpsearch.runs import TrialName
 from hpsearch.space import Space
 from hpsearch.study import best_trial, number_of
@@ -133,6 +134,21 @@ def figures(study: optuna.Study, space: Space, monitor: str) -> dict[str, bytes]
         plt.close("all")
         made[f"figures/{name}.png"] = buffer.getvalue()
     return made
+
+
+def range_test_figure(curve: Curve) -> dict[str, bytes]:
+    """Return the picture of a learning rate test."""
+    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+    axis.semilogx(curve.learning_rates, curve.losses, alpha=0.3, label="training loss")
+    axis.semilogx(curve.learning_rates, curve.smooth(), label="smoothed")
+    axis.axvline(curve.largest_stable, color="C3", label="largest stable")
+    axis.axvline(curve.proposal, color="C2", label="proposed")
+    axis.set(xlabel="learning_rate", ylabel="train/loss")
+    axis.legend()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=90)
+    plt.close(figure)
+    return {"figures/lr_test.png": buffer.getvalue()}
 
 
 def _can_rank(study: optuna.Study) -> bool:

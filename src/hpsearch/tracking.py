@@ -76,7 +76,7 @@ class Tracking:
             known = self._find(known_run_id)
             run_id = known or self.project_run_id or self._create(name, {})
             parent = ParentRun(self.client, run_id)
-            parent.tag({**tags, MLFLOW_RUN_NAME: name, "hpsearch.kind": "study"})
+            parent.tag({"hpsearch.kind": "study", **tags, MLFLOW_RUN_NAME: name})
             self.client.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
             if known and self.project_run_id and known != self.project_run_id:
                 note = f"Continued study {name}; its parent run is `{known}`."
@@ -108,6 +108,13 @@ class Tracking:
             before=before,
             patience_s=self.patience_s,
         )
+
+    def open_cell(self, parent: ParentRun, name: str, known_run_id: str | None, tags: Mapping[str, str]) -> TrackedRun:
+        """Return a child run of `parent` that is no trial, written to at once: the known one, else a new one."""
+        with tracking_errors(self.uri):
+            run_id = self._find(known_run_id) or self._create(name, {MLFLOW_PARENT_RUN_ID: parent.run_id, **tags})
+            self.client.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
+            return TrackedRun(self.client, run_id)
 
     def find_child(self, parent: ParentRun, number: int) -> Run | None:
         """Return the run of the trial that is called `number`, or None."""

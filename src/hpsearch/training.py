@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ from hpsearch.errors import ConfigError, did_you_mean
 from hpsearch.programs.order import Order
 from hpsearch.programs.program import Averaging, Program, on_device
 from hpsearch.programs.signature import signature
+from hpsearch.rates import LossOfEach, Scheduling, Sweep
+from hpsearch.schedules import CONSTANT, Schedule
 from hpsearch.seeds import GLOBAL_GENERATOR, derive
 
 VAL_BATCH_SIZE = 1000
@@ -63,13 +65,40 @@ def check_monitor(model: keras.Model, monitor: str) -> None:
         raise ConfigError(f"training.monitor={monitor} is no metric of this model.{did_you_mean(monitor, valid)}")
 
 
+def finished(hypermodel: keras_tuner.HyperModel, model: keras.Model) -> keras.Model:
+    """Return a trained model as its HyperModel's own `finished(model)` wants it kept, if it has one."""
+    kept: keras.Model = hypermodel.finished(model) if hasattr(hypermodel, "finished") else model
+    return kept
+
+
+def companions(hypermodel: keras_tuner.HyperModel, epochs: Epochs) -> list[keras.callbacks.Callback]:
+    """Return the callbacks that a HyperModel's own `companions()` asks for, if it has them."""
+    found = list(getattr(hypermodel, "companions", tuple)())
+    ramps = [callback.ramp_is_over for callback in found if hasattr(callback, "ramp_is_over")]
+    return [*found, Ramp(epochs, ramps)] if ramps else found
+
+
+class Ramp(keras.callbacks.Callback):  # type: ignore[misc]
+    """Keeps epochs from being the best while the model is still becoming another one."""
+
+    def __init__(self, epochs: Epochs, ramps: Sequence[Callable[[int], bool]]) -> None:
+        super().__init__()
+        self.epochs, self.ramps = epochs, ramps
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Forget the best epoch where the last one was on the way, so that the next one is."""
+        if epoch and not all(is_over(epoch - 1) for is_over in self.ramps):
+            self.epochs.fitted.best_epoch = 0
+
+
 class Trainer:
     """Fits models on one data set, which it holds on the device for all trials of a study."""
 
     n_slots = 1  # how many fits go on at once
 
-    def __init__(self, settings: Training, data: SearchData) -> None:
+    def __init__(self, settings: Training, data: SearchData, schedule: Schedule = CONSTANT) -> None:
         self.settings = settings
+        self.schedule = schedule
         self.data = data
         self._tensors: dict[str, tuple[Any, ...]] = {}
         self._program: Program | None = None
@@ -107,21 +136,30 @@ class Trainer:
         program.load(model, lambda layer: derive(seed, "dropout", layer))
         goes_on = Continuation(slot, self._identity(program, seed), program.snapshot, program.restore) if slot else None
         epochs = self._epochs(listener, program.state, order=order, continuation=goes_on)
-        averaging = [Averaging()] if program.averaging else []
+        callbacks = [epochs, Scheduling(self.schedule, order, self.settings.epochs, program.drawn, epochs)]
+        callbacks += companions(hypermodel, epochs)
+        callbacks += [Averaging()] if program.averaging else []
         for n_epochs, metrics in enumerate(epochs.fitted.history, start=1):
             listener(n_epochs, metrics)
         if not epochs.patience_is_over:  # else its process died between the last epoch and the trial's end
-            hypermodel.fit(
-                hp,
-                program.model,
-                x=order,
-                shuffle=False,
-                initial_epoch=epochs.fitted.n_epochs,
-                callbacks=[epochs, *averaging],
-                **self._common(tensors),
-            )
+            rest = {"initial_epoch": epochs.fitted.n_epochs, "callbacks": callbacks, **self._common(tensors)}
+            hypermodel.fit(hp, program.model, x=order, shuffle=False, **rest)
         program.unload(model, epochs.best_state)
         return epochs.fitted
+
+    def sweep(self, model: keras.Model, seed: int, learning_rates: np.ndarray, steps_per_point: int) -> np.ndarray:
+        """Train a few steps at each learning rate in turn, and return the mean training loss at each, (n,).
+
+        It ends early where the loss explodes. `model` keeps its weights; the program is the one that `fit` uses.
+        """
+        tensors = self._on_device(labels_for(model))
+        order = self._order(lambda epoch: derive(seed, "order", epoch))
+        program = self._load_program(model, order.n_steps, tensors)
+        program.load(model, lambda layer: derive(seed, "dropout", layer))
+        sweep = Sweep(order, learning_rates, program.drawn[1], steps_per_point)
+        losses = LossOfEach()
+        program.model.fit(sweep, shuffle=False, verbose=0, callbacks=[losses])
+        return np.array(losses.found)
 
     def stop(self, error: BaseException) -> None:
         """End the fits that other threads wait in; here there are none."""
@@ -136,7 +174,7 @@ class Trainer:
         """Return what tells this fit from others, of other trials or settings."""
         settings = self.settings
         parts = (type(self).__name__, keras.backend.backend(), program.name, seed, self.data.fingerprint)
-        return " ".join(map(str, (*parts, settings.batch_size, settings.averaging_epochs)))
+        return " ".join(map(str, (*parts, settings.batch_size, settings.averaging_epochs, self.schedule)))
 
     def _epochs(self, listener: Listener, state: Callable[[], list[np.ndarray]], **more: Any) -> Epochs:
         settings = self.settings

@@ -9,11 +9,15 @@ import keras_tuner
 
 from hpsearch.architectures.compiling import OptimizerFactory
 from hpsearch.architectures.facts import DataFacts
+from hpsearch.architectures.sparsity import Sparsity
 from hpsearch.errors import ModelError
 
 
 def build_hypermodel(
-    factory: functools.partial[keras_tuner.HyperModel], facts: DataFacts, optimizer: OptimizerFactory
+    factory: functools.partial[keras_tuner.HyperModel],
+    facts: DataFacts,
+    optimizer: OptimizerFactory,
+    sparsity: Sparsity | None = None,
 ) -> keras_tuner.HyperModel:
     """Complete an architecture of conf, which is a partial of a HyperModel's class, and return the HyperModel.
 
@@ -24,6 +28,7 @@ def build_hypermodel(
         factory: What `_target_` with `_partial_: true` becomes.
         facts: Shape, classes and statistics of the train images.
         optimizer: Takes `learning_rate` and its momentum.
+        sparsity: A way to sparse nets, for architectures whose constructor names it.
 
     Raises:
         ModelError: The constructor needs more than that, or returns no HyperModel.
@@ -38,6 +43,10 @@ def build_hypermodel(
         **dict.fromkeys(("n_classes", "classes", "num_classes"), facts.n_classes),
     }
     accepted = inspect.signature(factory).parameters
+    if sparsity is not None:
+        known["sparsity"] = sparsity
+        if "sparsity" not in accepted:
+            raise ModelError(f"Expected an architecture of dense layers with sparsity=; {name} knows no sparse layers.")
     given = {key: value for key, value in known.items() if key in accepted and key not in factory.keywords}
     for key, parameter in accepted.items():
         named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)

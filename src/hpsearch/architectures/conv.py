@@ -13,10 +13,11 @@ from hpsearch.architectures.preprocessing import standardization
 from hpsearch.architectures.settings import (
     ActivationSetting,
     DropoutFactory,
+    activated,
     check_activation,
     check_count,
     check_known,
-    check_switch,
+    check_normalization,
     make_activation,
 )
 from hpsearch.errors import ConfigError
@@ -37,7 +38,7 @@ class ConvNet(keras_tuner.HyperModel):  # type: ignore[misc]
         n_units: Units of the dense layer.
         activation: A Keras activation's name, or a partial of an activation layer.
         kernel_initializer: A Keras initializer's name, for all layers but the last.
-        batch_norm: Whether BatchNormalization stands between each convolution and its activation.
+        normalization: `none`, `batch`, `batch_after` or `layer`, as `settings.activated` says.
         standardize: `channel`, `pixel` or `none`, as `preprocessing.standardization` says.
         dropout: Makes a dropout layer from a rate.
 
@@ -56,7 +57,7 @@ class ConvNet(keras_tuner.HyperModel):  # type: ignore[misc]
         n_units: int,
         activation: ActivationSetting,
         kernel_initializer: str,
-        batch_norm: bool,
+        normalization: str,
         standardize: str,
         dropout: DropoutFactory,
     ) -> None:
@@ -71,7 +72,7 @@ class ConvNet(keras_tuner.HyperModel):  # type: ignore[misc]
         self.n_units = check_count("arch.n_units", n_units)
         self.activation = check_activation("arch.activation", activation)
         self.kernel_initializer = check_known("arch.kernel_initializer", kernel_initializer, keras.initializers.get)
-        self.batch_norm = check_switch("arch.batch_norm", batch_norm)
+        self.normalization = check_normalization(normalization)
         self.standardize = standardize
         self.dropout = dropout
 
@@ -99,7 +100,6 @@ class ConvNet(keras_tuner.HyperModel):  # type: ignore[misc]
             self.kernel_size_px,
             padding="same",
             kernel_initializer=self.kernel_initializer,
-            use_bias=not self.batch_norm,  # BatchNormalization brings an offset of its own
+            use_bias=self.normalization != "batch",  # BatchNormalization brings an offset of its own
         )
-        between = [keras.layers.BatchNormalization()] if self.batch_norm else []
-        return [convolution, *between, make_activation(self.activation)]
+        return activated(convolution, self.normalization, self.activation)

@@ -7,8 +7,9 @@ from typing import Any
 
 import keras
 
-from hpsearch.errors import ConfigError
+from hpsearch.errors import ConfigError, did_you_mean
 
+NORMALIZATIONS = ("none", "batch", "batch_after", "layer")
 ActivationSetting = str | Callable[[], keras.Layer]
 DropoutFactory = Callable[[float], keras.Layer]
 
@@ -54,12 +55,33 @@ def check_activation(key: str, activation: Any) -> ActivationSetting:
     return known
 
 
-def check_switch(key: str, value: Any) -> bool:
-    """Return a setting that is on or off.
+def check_normalization(value: Any) -> str:
+    """Return what stands at each activation: one of NORMALIZATIONS.
 
     Raises:
-        ConfigError: It is neither true nor false.
+        ConfigError: It is none of them.
     """
-    if not isinstance(value, bool):
-        raise ConfigError(f"Expected {key} to be true or false; received {value!r}.")
-    return value
+    if value not in NORMALIZATIONS:
+        wrong = f"Expected arch.normalization to be a known kind; received {value!r}."
+        raise ConfigError(wrong + did_you_mean(str(value), NORMALIZATIONS))
+    return str(value)
+
+
+def activated(weights: keras.Layer, normalization: str, activation: ActivationSetting) -> list[keras.Layer]:
+    """Return a layer of weights, its activation, and the normalization before or after that.
+
+    `batch` and `layer` stand before the activation (Ioffe and Szegedy 2015; Ba et al. 2016), `batch_after` behind it.
+    """
+    activate = make_activation(activation)
+    if normalization == "batch":
+        return [weights, keras.layers.BatchNormalization(), activate]
+    if normalization == "batch_after":
+        return [weights, activate, keras.layers.BatchNormalization()]
+    if normalization == "layer":
+        return [weights, keras.layers.LayerNormalization(), activate]
+    return [weights, activate]
+
+
+def no_dropout(rate: float) -> keras.Layer:
+    """Return a layer that does nothing in the place of dropout, whatever the rate."""
+    return keras.layers.Identity()

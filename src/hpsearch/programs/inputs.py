@@ -75,6 +75,14 @@ def with_inputs(layer: keras.layers.Layer) -> keras.layers.Layer:
     return live.from_config(config | {"rate": 0.5})  # at rate 0 Keras makes no seed generator
 
 
+def rate_variables(optimizer: keras.optimizers.Optimizer) -> list[Any]:
+    """Return the variables of learning rate and momentum; None for one that a Keras schedule computes or that lacks."""
+    rate = getattr(optimizer, "_learning_rate", None)
+    momentums = (getattr(optimizer, name, None) for name in MOMENTUMS)
+    momentum = next((v for v in momentums if isinstance(v, ProgramInput)), None)
+    return [rate if isinstance(rate, keras.Variable) else None, momentum]
+
+
 def momentum_input(optimizer: keras.optimizers.Optimizer) -> ProgramInput | None:
     """Make the momentum of `optimizer` an input and return it; None where it has none."""
     for name in MOMENTUMS:

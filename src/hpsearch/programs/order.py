@@ -12,8 +12,9 @@ import numpy as np
 class Order(keras.utils.PyDataset):  # type: ignore[misc]
     """The order in which an epoch sees its examples: a new one each epoch.
 
-    Element i holds int32 indices of shape (steps_per_call, batch_size) and, of shape (1,), how many of the rows count.
-    Examples that do not fill a last batch wait for another epoch's order. `fit` must not shuffle the elements.
+    Element i holds int32 indices of shape (steps_per_call, batch_size), how many of the rows count, (1,), and learning
+    rate and momentum of each step, (steps_per_call, 2), NaN where `rates` is None and they stay as they are. Examples
+    that do not fill a last batch wait for another epoch's order. `fit` must not shuffle the elements.
     """
 
     def __init__(
@@ -25,14 +26,22 @@ class Order(keras.utils.PyDataset):  # type: ignore[misc]
         self.steps_per_call = min(steps_per_call, self.n_steps) or self.n_steps
         self.seed_of_epoch = seed_of_epoch
         self.epoch = 0
+        self.rates: np.ndarray | None = None  # (n_steps, 2), of this epoch
 
     def __len__(self) -> int:
         return math.ceil(self.n_steps / self.steps_per_call)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         order = np.random.default_rng(self.seed_of_epoch(self.epoch)).permutation(self.n_examples)
         rows = order[: self.n_steps * self.batch_size].reshape(self.n_steps, self.batch_size)
-        rows = rows[index * self.steps_per_call : (index + 1) * self.steps_per_call].astype(np.int32)
-        padded = np.zeros((self.steps_per_call, self.batch_size), np.int32)
-        padded[: len(rows)] = rows
-        return padded, np.array([len(rows)], np.int32)
+        mine = slice(index * self.steps_per_call, (index + 1) * self.steps_per_call)
+        return self.element(rows[mine], None if self.rates is None else self.rates[mine])
+
+    def element(self, rows: np.ndarray, rates: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return an element of `rows` (n, batch_size) and `rates` (n, 2), filled up to the shapes of them all."""
+        order = np.zeros((self.steps_per_call, self.batch_size), np.int32)
+        order[: len(rows)] = rows
+        table = np.full((self.steps_per_call, 2), np.nan, np.float32)
+        if rates is not None:
+            table[: len(rates)] = rates
+        return order, np.array([len(rows)], np.int32), table

@@ -43,6 +43,8 @@ class Program:
         if averaging:
             compiled["optimizer"]["config"].update(use_ema=True, ema_momentum=averaging)
         self.averaging = averaging
+        settings = compiled["optimizer"]["config"]
+        settings.update({key: 0.5 for key in MOMENTUMS if settings.get(key) == 0.0})  # at 0, SGD builds no velocities
         self.model.compile_from_config(compiled | {"jit_compile": jit})
         self.model.optimizer.build(self.model.trainable_variables)
         _build_metrics(self.model, images[:2], labels[:2])
@@ -61,10 +63,13 @@ class Program:
         for variable, value in zip(self.model.optimizer.variables, self.initial, strict=True):
             variable.assign(value)
         numbers = source.optimizer.get_config()
-        if isinstance(numbers["learning_rate"], float):  # a schedule is part of the program
-            self.model.optimizer.learning_rate = numbers["learning_rate"]
+        learning_rate = numbers["learning_rate"]
+        momentum = next((numbers[name] for name in MOMENTUMS if name in numbers), 0.0)
+        self.drawn = (learning_rate if isinstance(learning_rate, float) else None, momentum)
+        if isinstance(learning_rate, float):  # a Keras schedule is part of the program
+            self.model.optimizer.learning_rate = learning_rate
         if self.momentum is not None:
-            self.momentum.assign(next(numbers[name] for name in MOMENTUMS if name in numbers))
+            self.momentum.assign(momentum)
 
     def state(self) -> list[np.ndarray]:
         """Return the weights of all layers, dropout aside, averaged where the program averages them."""

@@ -119,7 +119,7 @@ def differences(found: Sequence[Difference], level: float) -> Figure:
 
 def under_shift(curves: Mapping[str, Mapping[str, Sequence[float]]], measures: Sequence[str]) -> Figure:
     """Draw measures over severity, averaged over corruptions: `curves[measure][arm]`, severities from 0."""
-    plot, axes = plt.subplots(1, len(measures), figsize=(4.0 * len(measures), 3.6), squeeze=False)
+    plot, axes = plt.subplots(1, len(measures), figsize=(4.0 * len(measures), 3.6), squeeze=False, layout="constrained")
     for axis, measure in zip(axes[0], measures, strict=True):
         for arm, values in curves[measure].items():
             axis.plot(range(len(values)), values, "o-", label=arm)

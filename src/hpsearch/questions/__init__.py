@@ -1,0 +1,1 @@
+"""Controlled experiments: ablations of one factor, and comparisons of studies."""

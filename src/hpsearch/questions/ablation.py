@@ -1,0 +1,144 @@
+"""The ablate job: one factor varies, all else stays, several seeds, and an answer with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+from rich.console import Console
+
+from hpsearch.data import Data
+from hpsearch.errors import ConfigError, did_you_mean
+from hpsearch.questions import answers, figures, pages
+from hpsearch.questions.answers import Claim, Results
+from hpsearch.questions.arms import Arm, Probe, Workbench
+from hpsearch.questions.records import Records, digest
+from hpsearch.questions.session import PARTS, Session, check_seeds, seeds_of
+from hpsearch.tracking import Tracking
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A question and how it is answered; see conf/ablation.
+
+    Attributes:
+        name: Its file's name.
+        question: One sentence.
+        levels: Overrides of the configuration for each level of the factor.
+        baseline: The level that the others are compared with.
+        across: A second factor: `setting`, `values`, and whether only the `best` value of each level is compared.
+        measures: Columns of the table; the first one decides.
+        panels: Of the figure, as `figures.draw` says.
+        inspect: Whether the layers are looked at before and after training.
+        claims: What textbooks say.
+        probes: Further measurements of each trained model.
+    """
+
+    name: str
+    question: str
+    levels: Mapping[str, Sequence[str]]
+    baseline: str
+    across: Mapping[str, Any] | None
+    measures: Sequence[str]
+    panels: Sequence[str]
+    inspect: bool
+    claims: Sequence[Mapping[str, str]]
+    probes: Sequence[Probe] = field(default_factory=tuple)
+
+    def chosen(self, wanted: Sequence[str] | None) -> dict[str, Sequence[str]]:
+        """Return the levels that are wanted, with their overrides; all where `wanted` is None.
+
+        Raises:
+            ConfigError: One of them is no level.
+        """
+        for name in wanted or ():
+            if name not in self.levels:
+                raise ConfigError(f"Ablation {self.name} has no level {name}.{did_you_mean(str(name), self.levels)}")
+        return {name: overrides for name, overrides in self.levels.items() if wanted is None or name in wanted}
+
+    def cells(self, wanted: Sequence[str] | None) -> list[tuple[str, str, Any, list[str]]]:
+        """Return name, level, second factor and overrides of each arm."""
+        found: list[tuple[str, str, Any, list[str]]] = []
+        for level, overrides in self.chosen(wanted).items():
+            if self.across is None:
+                found.append((level, level, None, list(overrides)))
+                continue
+            setting = str(self.across["setting"])
+            for value in self.across["values"]:
+                name = f"{level}, {setting.rpartition('.')[2]} {value}"
+                found.append((name, level, value, [*overrides, f"{setting}={value}"]))
+        return found
+
+
+@dataclass(frozen=True)
+class Ablate:
+    """Runs an ablation, or what is missing of it.
+
+    Attributes:
+        ablation: The question.
+        arms: What is trained, each with its composed configuration as plain data.
+        data: The data set.
+        tracking: The MLflow store.
+        seed: All randomness grows from it.
+        n_seeds: Trainings of each arm; the same seeds for all arms, so that results are paired.
+    """
+
+    ablation: Ablation
+    arms: Sequence[tuple[Arm, Mapping[str, Any]]]
+    data: Data
+    tracking: Tracking
+    seed: int
+    n_seeds: int
+
+    def __post_init__(self) -> None:
+        check_seeds("n_seeds", self.n_seeds)
+
+    def run(self, config: Mapping[str, Any], command: str, console: Console) -> str:
+        """Train what is missing, print the table, and return the verdict."""
+        data = self.data.for_search()
+        base = {key: config[key] for key in (*PARTS, "hyperparameters", "ablation") if key in config}
+        identity = digest(base, data.fingerprint, self.seed)
+        name = f"{data.name}-{self.ablation.name}"
+        tags = {"hpsearch.ablation": self.ablation.name, "hpsearch.fingerprint": data.fingerprint}
+        tags |= {"hpsearch.command": command, "hpsearch.data": data.name}
+        records = Records(self.tracking, name, "ablation", identity, tags)
+        status = "FAILED"
+        try:
+            records.parent.data(data, self.data.path or data.name)
+            ablation = self.ablation
+            seeds = seeds_of(self.seed, "ablation", self.n_seeds)
+            session = Session(self.arms, seeds, records, Workbench(data), ablation.inspect, ablation.probes)
+            answer = self._answer(session.measure(console), records, console)
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            records.parent.end(status)
+        return answer
+
+    def _answer(self, results: Results, records: Records, console: Console) -> str:
+        ablation, arms = self.ablation, [arm for arm, _ in self.arms]
+        first = ablation.measures[0]
+        results, target = answers.with_race(results)
+        shown = answers.best_across(arms, results, first) if ablation.across and ablation.across["best"] else arms
+        by_level = {arm.level: arm.name for arm in reversed(shown)}
+        baseline = by_level.get(ablation.baseline, shown[0].name)
+        table = answers.rows(shown, results, ablation.measures, baseline)
+        cells = pages.cells(table, ablation.measures, baseline)
+        judged = answers.judged([Claim(**claim) for claim in ablation.claims], results, by_level)
+        sentence = answers.verdict(table, first, baseline)
+        race = f"The race is to val/loss {target:.4f}." if target is not None else ""
+        text = "\n\n".join([f"## {ablation.question}", pages.markdown(cells), race, f"**{sentence}**", *judged])
+        picture = figures.draw(ablation.panels, arms if ablation.across else shown, results)
+        records.parent.file(f"figures/{ablation.name}.png", picture)
+        client, run_id = records.parent.client, records.parent.run_id
+        client.log_text(run_id, text, "answer.md")
+        client.log_text(run_id, pages.markdown(cells), "table.md")
+        records.parent.tag({MLFLOW_RUN_NOTE: text[:5000], "hpsearch.verdict": sentence[:5000]})
+        console.print(pages.terminal(cells, ablation.question))
+        for line in (race, sentence, *judged):
+            console.print(line, soft_wrap=True, markup=False)
+        return sentence

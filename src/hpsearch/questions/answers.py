@@ -1,0 +1,136 @@
+"""From what was measured to an answer: a row for each arm, and sentences that an interval stands behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hpsearch.questions import curves
+from hpsearch.questions.arms import Arm, Measured
+from hpsearch.questions.paired import Interval, difference, holm_of, interval
+
+HIGHER_IS_BETTER = ("accuracy", "rank", "distinct", "examples_per_s", "sparsity", "stable_learning_rate")
+RACE_EPOCHS, RACE_SECONDS = "race/epochs", "race/seconds"
+Results = Mapping[str, Mapping[int, Measured]]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What textbooks say: arm `lower` has less of `measure` than arm `than`."""
+
+    says: str
+    lower: str
+    than: str
+    measure: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """An arm in a table: each measure with its interval over seeds, and the first one's difference to the baseline."""
+
+    arm: Arm
+    measures: dict[str, Interval]
+    against: Interval
+    p: float
+    n_diverged: int
+    n_censored: int
+
+
+def with_race(results: Results, metric: str = "val/loss") -> tuple[Results, float | None]:
+    """Add epochs and seconds to a common target to each measurement; a training that never gets there has none."""
+    every = [m for seeds in results.values() for m in seeds.values()]
+    target = curves.common_target([m.curves.get(metric, []) for m in every])
+    if target is None:
+        return results, None
+    for measured in every:
+        losses = measured.curves.get(metric, [])
+        epochs = curves.epochs_to(losses, target)
+        if epochs is not None:
+            measured.scalars[RACE_EPOCHS] = float(epochs)
+            measured.scalars[RACE_SECONDS] = float(sum(measured.curves["time/epoch_s"][:epochs]))
+    return results, target
+
+
+def rows(arms: Sequence[Arm], results: Results, measures: Sequence[str], baseline: str) -> list[Row]:
+    """Return a row for each arm; differences are to the arm named `baseline`, with p values by Holm over all arms."""
+    first = measures[0]
+    base = values(results[baseline], first) if baseline in results else {}
+    against = {a.name: difference(values(results[a.name], first), base) for a in arms if a.name != baseline}
+    adjusted = holm_of({name: found.p for name, found in against.items()})
+    none = interval([])
+    return [
+        Row(
+            arm,
+            {key: interval(list(values(results[arm.name], key).values())) for key in measures},
+            against.get(arm.name, none),
+            adjusted.get(arm.name, float("nan")),
+            sum(bool(m.diverged) for m in results[arm.name].values()),
+            sum(RACE_EPOCHS not in m.scalars for m in results[arm.name].values()),
+        )
+        for arm in arms
+    ]
+
+
+def values(seeds: Mapping[int, Measured], measure: str) -> dict[int, float]:
+    """Return a measure by seed, of the trainings that have it."""
+    return {seed: m.scalars[measure] for seed, m in seeds.items() if measure in m.scalars}
+
+
+def sign(measure: str) -> int:
+    """Return 1 where less of a measure is better, -1 where more is."""
+    return -1 if measure.endswith(HIGHER_IS_BETTER) else 1
+
+
+def best_across(arms: Sequence[Arm], results: Results, measure: str) -> list[Arm]:
+    """Return for each level the arm whose second factor suits it best."""
+    chosen: dict[str, Arm] = {}
+    for arm in arms:
+        if arm.level not in chosen or mean(results, arm, measure) < mean(results, chosen[arm.level], measure):
+            chosen[arm.level] = arm
+    return list(chosen.values())
+
+
+def mean(results: Results, arm: Arm, measure: str) -> float:
+    """Return the mean of a measure over seeds, signed so that less is better; infinite where there is none."""
+    found = list(values(results[arm.name], measure).values())
+    return sign(measure) * interval(found).mean if found else float("inf")
+
+
+def verdict(table: Sequence[Row], measure: str, baseline: str) -> str:
+    """Return one sentence: who is best, and which differences to the baseline the seeds bear out."""
+    able = [row for row in table if row.measures[measure].n]
+    if not able:
+        return f"No arm reached a finite {measure}."
+    best = min(able, key=lambda row: sign(measure) * row.measures[measure].mean)
+    words = [f"{best.arm.name} has the best {measure}, {best.measures[measure].mean:.4g}"]
+    sure = [row for row in table if row.p < 0.05]
+    worse = [f"{r.arm.name} ({r.against})" for r in sure if sign(measure) * r.against.mean > 0]
+    better = [f"{r.arm.name} ({r.against})" for r in sure if sign(measure) * r.against.mean < 0]
+    words += [f"better than {baseline} beyond doubt: {', '.join(better)}"] if better else []
+    words += [f"worse: {', '.join(worse)}"] if worse else []
+    open_ = [r.arm.name for r in table if r.arm.name != baseline and r.arm.name not in {s.arm.name for s in sure}]
+    words += [f"not told apart from {baseline} by these seeds: {', '.join(open_)}"] if open_ else []
+    gone = [r.arm.name for r in table if r.n_diverged]
+    words += [f"diverged at least once: {', '.join(gone)}"] if gone else []
+    return "; ".join(words) + "."
+
+
+def judged(claims: Sequence[Claim], results: Results, by_level: Mapping[str, str]) -> list[str]:
+    """Return for each claim whether the measurements bear it out, with the interval of the difference.
+
+    Args:
+        claims: What textbooks say.
+        results: What was measured.
+        by_level: The arm that stands for a level.
+    """
+    sentences = []
+    for claim in claims:
+        pair = [by_level.get(claim.lower, ""), by_level.get(claim.than, "")]
+        if not all(name in results for name in pair):
+            continue
+        found = difference(*(values(results[name], claim.measure) for name in pair))
+        sure = "Confirmed" if found.mean < 0 else "**Contradicted**"
+        word = sure if found.excludes_zero else "Undecided"
+        text = f"{claim.measure} of {pair[0]} minus {pair[1]}: {found} over {found.n} seeds"
+        sentences.append(f'{word}: "{claim.says}" ({text}).')
+    return sentences

@@ -1,0 +1,129 @@
+"""The compare job: the best trials of several studies, trained again on fresh seeds, side by side."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+from rich.console import Console
+
+from hpsearch.data import Data
+from hpsearch.errors import ConfigError
+from hpsearch.questions import answers, figures, pages
+from hpsearch.questions.answers import Results, Row
+from hpsearch.questions.arms import Arm, Workbench
+from hpsearch.questions.probes import Latency, OnTest
+from hpsearch.questions.records import Records, digest
+from hpsearch.questions.session import Session, seeds_of
+from hpsearch.questions.studies import FinishedStudy
+from hpsearch.tracking import Tracking
+from hpsearch.uncertainty.mc_dropout import McDropout
+
+SELECTED_BY = "best/val/loss"  # of the k best trials of a study: never by the test set
+QUESTIONS = {
+    "Is it a better model?": ("test/plain/nll", "test/plain/accuracy", "test/plain/ece", "test/mc/nll", "test/mc/ece"),
+    "Does it converge faster?": ("race/epochs", "race/seconds", "best/epoch", "best/val/loss"),
+    "What does it do to training speed?": ("time/epoch_s", "time/examples_per_s", "time/step_ms"),
+    "What does the model cost?": ("latency/plain_ms", "latency/mc_100_ms", "parameters", "file_mb"),
+}
+PANELS = ("curve:val/loss", "clock:val/loss", "curve:val/accuracy")
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compares studies.
+
+    Attributes:
+        studies: Those that are compared.
+        arms: The best trials of each, `level` being the study, with their configurations as plain data.
+        data: The data set, which they must all have been searched on.
+        tracking: The MLflow store.
+        uncertainty: Settings of MC Dropout.
+        seed: Fresh seeds grow from it.
+        n_seeds: Trainings of each arm.
+    """
+
+    studies: Sequence[FinishedStudy]
+    arms: Sequence[tuple[Arm, Mapping[str, Any]]]
+    data: Data
+    tracking: Tracking
+    uncertainty: McDropout
+    seed: int
+    n_seeds: int
+
+    def run(self, console: Console) -> str:
+        """Train what is missing, print the tables and return the verdict."""
+        data = self.data.for_search()
+        check_data(self.studies, data.fingerprint, data.name)
+        names = [study.name for study in self.studies]
+        identity = digest("comparison", names, [arm.hyperparameters for arm, _ in self.arms], self.seed)
+        tags = {f"hpsearch.study.{s.name}": s.parent_run_id for s in self.studies}
+        tags["hpsearch.fingerprint"] = data.fingerprint
+        records = Records(self.tracking, f"{data.name}: {', '.join(names)}", "comparison", identity, tags)
+        status = "FAILED"
+        try:
+            records.parent.data(data, self.data.path or data.name)
+            latency = Latency(1000, (1, 100), 3, self.uncertainty)
+            probes = (OnTest(self.data.test(), self.uncertainty), latency)
+            seeds = seeds_of(self.seed, "confirm", self.n_seeds)
+            session = Session(self.arms, seeds, records, Workbench(data), inspect=False, probes=probes)
+            sentence = self._answer(session.measure(console), records, console)
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            records.parent.end(status)
+        return sentence
+
+    def _answer(self, results: Results, records: Records, console: Console) -> str:
+        results, target = answers.with_race(results)
+        shown = answers.best_across([arm for arm, _ in self.arms], results, SELECTED_BY)
+        best = min(shown, key=lambda arm: answers.mean(results, arm, SELECTED_BY)).name
+        race = "" if target is None else f"The race is to val/loss {target:.4f}; {self.n_seeds} fresh seeds each."
+        parts, sentence = [race], ""
+        for question, measures in QUESTIONS.items():
+            rows = answers.rows(shown, results, measures, best)
+            cells = pages.cells(rows, measures, best)
+            answer = answers.verdict(rows, measures[0], best)
+            sentence = sentence or answer
+            console.print(pages.terminal(cells, question))
+            console.print(answer, soft_wrap=True)
+            parts += [f"## {question}", pages.markdown(cells), f"**{answer}**"]
+        picture = figures.draw(PANELS, shown, results)
+        self._write(records, "\n\n".join(parts), self._page(results, shown, best, picture), picture, sentence)
+        return sentence
+
+    def _page(self, results: Results, shown: Sequence[Arm], best: str, picture: bytes) -> str:
+        parts = ["<!doctype html><meta charset=utf-8><title>Comparison</title>"]
+        parts += ["<style>body{font-family:sans-serif;max-width:70em;margin:auto}td,th{padding:.3em .6em}</style>"]
+        parts += [f'<img alt="learning curves" src="data:image/png;base64,{base64.b64encode(picture).decode()}">']
+        for question, measures in QUESTIONS.items():
+            rows: list[Row] = answers.rows(shown, results, measures, best)
+            parts += [f"<h2>{html.escape(question)}</h2>", pages.as_html(pages.cells(rows, measures, best))]
+            parts += [f"<p>{html.escape(answers.verdict(rows, measures[0], best))}</p>"]
+        runs = "".join(f"<li>{html.escape(s.name)}: run {html.escape(s.parent_run_id)}</li>" for s in self.studies)
+        return "\n".join([*parts, f"<h2>Studies</h2><ul>{runs}</ul>"])
+
+    @staticmethod
+    def _write(records: Records, text: str, page: str, picture: bytes, sentence: str) -> None:
+        client, run_id = records.parent.client, records.parent.run_id
+        client.log_text(run_id, text, "answer.md")
+        client.log_text(run_id, page, "comparison.html")
+        records.parent.file("figures/comparison.png", picture)
+        records.parent.tag({MLFLOW_RUN_NOTE: text[:5000], "hpsearch.verdict": sentence[:5000]})
+
+
+def check_data(studies: Sequence[FinishedStudy], fingerprint: str, name: str) -> None:
+    """Raise ConfigError unless all studies were searched on the data set with this fingerprint."""
+    for study in studies:
+        theirs = study.settings.get("data.fingerprint")
+        if theirs != fingerprint:
+            raise ConfigError(
+                f"Study {study.name} was searched on data {theirs}, but data={name} with these settings is "
+                f"{fingerprint}; a comparison needs one data set with one split."
+            )

@@ -1,0 +1,83 @@
+"""What an experiment leaves in MLflow: one parent run, a child run for each arm and seed, all read back from there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hpsearch.questions.arms import Arm, Measured
+from hpsearch.runs import ParentRun, TrackedRun
+from hpsearch.tracking import Tracking
+
+MEASURED = "measured.json"
+IDENTITY, CELL = "hpsearch.experiment", "hpsearch.cell"
+
+
+def digest(*parts: Any) -> str:
+    """Return 16 hexadecimal digits that change with any of the plain parts."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Records:
+    """The runs of one experiment; the same experiment again goes on in the same parent run.
+
+    Args:
+        tracking: The MLflow store.
+        name: The parent run's name.
+        kind: `ablation` or `comparison`.
+        identity: What `digest` says of all that may not change between two sessions.
+    """
+
+    def __init__(self, tracking: Tracking, name: str, kind: str, identity: str, tags: Mapping[str, str]) -> None:
+        self.tracking = tracking
+        known = self._known(identity)
+        self.parent: ParentRun = tracking.open_parent(name, known, {**tags, "hpsearch.kind": kind, IDENTITY: identity})
+        self._cells = {run.data.tags[CELL]: run for run in tracking.children(self.parent) if CELL in run.data.tags}
+
+    def _known(self, identity: str) -> str | None:
+        runs = self.tracking.client.search_runs([self.tracking.experiment_id], f"tags.`{IDENTITY}` = '{identity}'")
+        return runs[0].info.run_id if runs else None
+
+    def find(self, arm: Arm, seed: int) -> Measured | None:
+        """Return what an earlier session has measured."""
+        run = self._cells.get(_cell(arm, seed))
+        return read(self.tracking, run.info.run_id) if run is not None and run.info.status == "FINISHED" else None
+
+    def open(self, arm: Arm, seed: int, kind: str, settings: Mapping[str, object]) -> TrackedRun:
+        """Open the child run of an arm and a seed, the one that was cut off where there is one."""
+        known = self._cells.get(_cell(arm, seed))
+        tags = {"hpsearch.kind": kind, CELL: _cell(arm, seed), "hpsearch.seed": str(seed)}
+        child = self.tracking.open_cell(
+            self.parent, f"{arm.name} seed {seed}", known.info.run_id if known else None, tags
+        )
+        child.params({**arm.hyperparameters, "level": arm.level, "experiment_seed": seed, **settings})
+        return child
+
+    def close(self, child: TrackedRun, measured: Measured) -> None:
+        """Write what was measured; layers become curves over the layer's number."""
+        child.metrics({key: value for key, value in measured.scalars.items() if math.isfinite(value)})
+        for layer in range(max(map(len, measured.layers.values()), default=0)):
+            at = {f"layer/{k}": v[layer] for k, v in measured.layers.items() if layer < len(v)}
+            child.metrics({k: v for k, v in at.items() if math.isfinite(v)}, step=layer + 1)
+        child.client.log_text(child.run_id, json.dumps(asdict(measured)), MEASURED)
+        if measured.diverged:
+            child.tag({"hpsearch.reason": "diverged", "hpsearch.message": measured.diverged})
+        child.end("FINISHED")
+
+
+def read(tracking: Tracking, run_id: str) -> Measured:
+    """Return what a child run holds."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = tracking.client.download_artifacts(run_id, MEASURED, folder)
+        return Measured(**json.loads(Path(path).read_text()))
+
+
+def _cell(arm: Arm, seed: int) -> str:
+    return f"{arm.name}/{seed}"

@@ -1,0 +1,66 @@
+"""Studies that have been searched: their best trials, with the settings that those were trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+import yaml
+from optuna.trial import FrozenTrial, TrialState
+
+from hpsearch.errors import ConfigError, did_you_mean
+from hpsearch.space import Space
+from hpsearch.tracking import Tracking
+
+NO_BOUNDS = Space({})
+
+
+@dataclass(frozen=True)
+class FinishedStudy:
+    """A study with at least one finished trial.
+
+    Attributes:
+        name: The study's.
+        trials: Its finished trials, the best first.
+        parent_run_id: Its run.
+        settings: What its trials share, by path, such as `data.fingerprint`.
+    """
+
+    name: str
+    trials: list[FrozenTrial]
+    parent_run_id: str
+    settings: Mapping[str, Any]
+
+    def hyperparameters(self, trial: FrozenTrial) -> dict[str, float]:
+        """Return what a trial drew, as people read it."""
+        return {name: float(value) for name, value in NO_BOUNDS.values(trial).items() if not isinstance(value, str)}
+
+    def config(self, tracking: Tracking) -> dict[str, Any]:
+        """Return the composed configuration that the search was started with."""
+        text = tracking.client.download_artifacts(self.parent_run_id, "config.yaml")
+        with open(text) as file:
+            found: dict[str, Any] = yaml.safe_load(file)
+        return found
+
+
+def find(name: str, storage: optuna.storages.BaseStorage) -> FinishedStudy:
+    """Return a study that has finished trials.
+
+    Raises:
+        ConfigError: There is none; the sentence names those that there are.
+    """
+    known = sorted(optuna.get_all_study_names(storage))
+    if name not in known:
+        there = did_you_mean(name, known) if known else " There are no studies here at all."
+        data, _, arch = name.partition("-")
+        start = f" Start it with python -m hpsearch.search arch={arch} data={data}." if arch else ""
+        raise ConfigError(f"There is no study {name} in the storage.{there}{start}")
+    study = optuna.load_study(study_name=name, storage=storage)
+    sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if not complete:
+        raise ConfigError(f"No trial of study {name} has finished yet; the command that started it goes on with it.")
+    ranked = sorted(complete, key=lambda t: (sign * (t.value or 0.0), t.number))
+    return FinishedStudy(name, ranked, study.user_attrs.get("parent_run_id", ""), study.user_attrs.get("settings", {}))

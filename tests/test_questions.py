@@ -1,0 +1,193 @@
+"""Measures of curves, paired intervals and verdicts by hand; ablations and comparisons from the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from hpsearch.questions import answers, curves, pages
+from hpsearch.questions.answers import Claim
+from hpsearch.questions.arms import Arm, Measured
+from hpsearch.questions.paired import difference, holm_of, interval
+
+ROOT = Path(__file__).parents[1]
+SHORT = ("data=digits", "data.n_train=300", "training.epochs=2", "n_seeds=2")
+ABLATIONS = {
+    "initialization": ("levels=[he_normal,one_value]", "arch.n_hidden=2"),
+    "bias": ("levels=[zeros,positive]", "arch.n_hidden=2"),
+    "self_normalization": ("levels=[selu,relu_batch_norm]", "ablation.across.values=[3]"),
+    "activation": ("levels=[relu,prelu]", "ablation.across.values=[2]"),
+    "momentum": ("levels=[sgd_0.9,sgd_0,nadam_0.999]", "ablation.across.values=[1e-3]", "arch.n_hidden=2"),
+    "normalization": ("levels=[none,layer]", "ablation.across.values=[1e-3]", "arch.n_hidden=2"),
+    "dropout_cost": ("levels=[no_layer,all]", "arch.n_hidden=2"),
+    "schedule": ("levels=[constant,one_cycle]", "ablation.across.values=[1e-3]", "arch.n_hidden=2"),
+    "sparsity": ("levels=[dense,magnitude_90,units_50]", "arch.n_hidden=2"),
+}
+
+
+def run(folder, module, *overrides):
+    """Run an entry script in a folder and return its exit status and all that it said."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+    command = [sys.executable, "-m", f"hpsearch.{module}", *overrides]
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_overshoot_is_the_highest_loss_after_the_first_descent():
+    assert curves.overshoot([3, 2, 1]) == 0
+    assert curves.overshoot([3, 1, 2, 4, 1]) == 3
+    assert curves.oscillation([3, 1, 2, 4, 1]) == 3
+
+
+def test_a_race_counts_epochs_and_seconds_and_leaves_the_late_ones_out():
+    assert curves.epochs_to([3, 2, 1], 2) == 2
+    assert curves.seconds_to([3, 2, 1], [5, 7, 9], 2) == 12
+    assert curves.epochs_to([3, 2.5], 2) is None
+    assert curves.common_target([[1], [2, 0.5], [3], [4], [5]]) == 4
+    assert curves.common_target([]) is None
+
+
+def test_the_interval_is_students():
+    found = interval([1.0, 2.0, 3.0])
+    assert found.mean == 2
+    assert found.half == pytest.approx(4.3027 * 1 / np.sqrt(3), rel=1e-4)
+    assert interval([5.0]).n == 1
+    assert np.isnan(interval([5.0]).p)
+    assert interval([2.0, 2.0]).excludes_zero
+
+
+def test_differences_are_paired_by_seed():
+    found = difference({0: 1.0, 1: 10.0, 2: 5.0}, {0: 2.0, 1: 11.0})
+    assert (found.mean, found.n) == (-1.0, 2)
+    assert found.excludes_zero  # the spread between seeds cancels
+
+
+def test_holm_leaves_out_what_is_no_test():
+    found = holm_of({"a": 0.01, "b": 0.04, "c": float("nan")})
+    assert found["a"] == pytest.approx(0.02)
+    assert found["b"] == pytest.approx(0.04)
+    assert np.isnan(found["c"])
+
+
+def measured(loss):
+    return Measured(scalars={"best/val/loss": loss}, curves={"val/loss": [2.0, loss], "time/epoch_s": [1.0, 1.0]})
+
+
+ARMS = [Arm(name, {}, {}, level=name) for name in ("base", "good", "same")]
+RESULTS = {
+    "base": {0: measured(1.0), 1: measured(1.1), 2: measured(1.2)},
+    "good": {0: measured(0.5), 1: measured(0.61), 2: measured(0.7)},
+    "same": {0: measured(1.2), 1: measured(1.1), 2: measured(1.0)},
+}
+
+
+def test_the_verdict_names_the_best_and_only_what_the_seeds_bear_out():
+    table = answers.rows(ARMS, RESULTS, ["best/val/loss"], "base")
+    sentence = answers.verdict(table, "best/val/loss", "base")
+    assert sentence.startswith("good has the best best/val/loss, 0.6033; better than base beyond doubt: good (-0.4967")
+    assert sentence.endswith("not told apart from base by these seeds: same.")
+
+
+@pytest.mark.parametrize(
+    ("lower", "than", "word"),
+    [("good", "base", "Confirmed"), ("base", "good", "**Contradicted**"), ("same", "base", "Undecided")],
+)
+def test_claims_of_textbooks_are_judged_with_their_interval(lower, than, word):
+    by_level = {arm.level: arm.name for arm in ARMS}
+    found = answers.judged([Claim("It is so", lower, than, "best/val/loss")], RESULTS, by_level)
+    assert found[0].startswith(f'{word}: "It is so" (best/val/loss of {lower} minus {than}: ')
+    assert answers.judged([Claim("No such arm", "other", "base", "best/val/loss")], RESULTS, by_level) == []
+
+
+def test_censored_races_are_shown_as_such():
+    results, target = answers.with_race(RESULTS)
+    assert target == pytest.approx(1.1)
+    cells = pages.cells(answers.rows(ARMS, results, ["race/epochs"], "base"), ["race/epochs"], "base")
+    assert [row[1] for row in cells[1:]] == ["2 ± 0 (1 never)", "2 ± 0", "2 ± 0 (1 never)"]
+    assert pages.markdown(cells).splitlines()[1] == "|---|---|---|---|---|"
+    assert "<td>2 ± 0 (1 never)</td>" in pages.as_html(cells)
+
+
+def test_the_best_of_a_second_factor_stands_for_its_level():
+    arms = [Arm("x at 1", {}, {}, "x", 1), Arm("x at 2", {}, {}, "x", 2)]
+    results = {"x at 1": RESULTS["base"], "x at 2": RESULTS["good"]}
+    assert answers.best_across(arms, results, "best/val/loss") == [arms[1]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "overrides", "sentence"),
+    [
+        ("ablate", ["ablation=momentm"], "There is no ablation=momentm. Did you mean 'momentum'?"),
+        ("ablate", ["ablation=bias", "data=digits", "levels=[zero]"], "has no level zero. Did you mean 'zeros'?"),
+        ("ablate", ["ablation=bias", "data=digits", "n_seeds=1"], "n_seeds must be at least 2"),
+        ("ablate", ["ablation=bias", "data=digits", "from_study=digits-elu"], "There is no study digits-elu"),
+        ("compare", ["archs=[elu]", "data=digits"], "There is no study digits-elu in the storage."),
+        ("compare", ["archs=[elu]", "data=digits", "confirm.n_seeds=1"], "confirm.n_seeds must be at least 2"),
+        ("compare", ["missing=sy"], "missing must be say or start, but is sy."),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_status_2(tmp_path, module, overrides, sentence):
+    status, said = run(tmp_path, module, *overrides)
+    assert status == 2
+    assert sentence in said.replace("\n", " ")
+    assert "Traceback" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_every_ablation_runs_in_a_short_form(tmp_path, name):
+    status, said = run(tmp_path, "ablate", f"ablation={name}", *SHORT, *ABLATIONS[name])
+    assert status == 0, said
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    runs = client.search_runs(["0"])
+    parents = [r for r in runs if r.data.tags["hpsearch.kind"] == "ablation"]
+    cells = [r for r in runs if r.data.tags["hpsearch.kind"] == "cell"]
+    assert [r.info.status for r in parents] == ["FINISHED"]
+    assert "hpsearch.verdict" in parents[0].data.tags
+    assert {a.path for a in client.list_artifacts(parents[0].info.run_id)} == {"answer.md", "table.md", "figures"}
+    n_levels = ABLATIONS[name][0].count(",") + 1
+    assert [r.info.status for r in cells] == ["FINISHED"] * 2 * n_levels
+    assert all("best/val/loss" in r.data.metrics for r in cells)
+    text = Path(client.download_artifacts(cells[0].info.run_id, "measured.json", str(tmp_path))).read_text()
+    assert len(json.loads(text)["curves"]["val/loss"]) == 2
+
+
+def test_every_ablation_has_a_short_form():
+    assert set(ABLATIONS) == {path.stem for path in (ROOT / "conf" / "ablation").glob("*.yaml")}
+
+
+@pytest.mark.slow
+def test_the_same_ablation_again_trains_nothing(tmp_path):
+    command = ("ablate", "ablation=bias", *SHORT, *ABLATIONS["bias"])
+    first, again = run(tmp_path, *command), run(tmp_path, *command)
+    assert again[0] == 0
+    assert again[1].count("(measured before)") == 4
+    assert first[1].splitlines()[-1] == again[1].splitlines()[-1]
+    assert len(MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["0"])) == 5
+
+
+@pytest.mark.slow
+def test_compare_trains_the_champions_again_and_refuses_another_data_set(tmp_path):
+    small = ("data=digits", "arch.n_hidden=2", "training.epochs=2", "budget.n_trials=1", "uncertainty.n_samples=5")
+    for arch in ("elu", "batch_norm"):
+        status, said = run(tmp_path, "search", f"arch={arch}", *small)
+        assert status == 0, said
+    compare = ("compare", "archs=[elu,batch_norm]", "data=digits", "confirm.n_seeds=2", "uncertainty.n_samples=5")
+    status, said = run(tmp_path, *compare)
+    assert status == 0, said
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    parent = client.search_runs(["0"], "tags.`hpsearch.kind` = 'comparison'")[0]
+    assert {"hpsearch.study.digits-elu", "hpsearch.study.digits-batch_norm"} <= parent.data.tags.keys()
+    files = {a.path for a in client.list_artifacts(parent.info.run_id)}
+    assert {"answer.md", "comparison.html", "figures"} <= files
+    status, said = run(tmp_path, *compare, "data.n_val=200")
+    assert status == 2
+    assert "a comparison needs one data set with one split" in said.replace("\n", " ")
