@@ -62,7 +62,7 @@ def judge(trials: ShortTrials) -> dict[str, object]:
     spent = [t for t in study.trials() if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     tickets = {t.user_attrs["ticket"] for t in spent}
     result = replay(study.optuna, study.sampler)
-    tracking.close()
+    tracking.close(tracking.patience_s)
     return {
         "finished": states[TrialState.COMPLETE],
         "pruned": states[TrialState.PRUNED],

@@ -99,7 +99,7 @@ class ShortTrials:
             with open(self.folder / "claims", "ab") as claims:
                 claims.write(b".")
             self.run(study, tracking, parent, trial)
-        if not tracking.close():
+        if not tracking.close(tracking.patience_s):
             raise TimeoutError("MLflow has not taken all that was written")
 
     def run(self, study: SharedStudy, tracking: Tracking, parent: ParentRun, trial: optuna.Trial) -> None:

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -80,17 +81,17 @@ class PostgresServer:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory):
+def postgres_server():
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not found:
         pytest.skip("PostgreSQL is not installed (Debian's package postgresql)")
-    folder = tmp_path_factory.mktemp("postgres", numbered=True)
-    for parent in [folder, *folder.parents][:3]:
-        parent.chmod(0o755)
+    folder = Path(tempfile.mkdtemp())  # pytest's own folders are closed to the server's user
+    folder.chmod(0o755)
     server = PostgresServer(folder, found[-1])
     before, os.environ["PGPASSWORD"] = os.environ.get("PGPASSWORD"), server.password
     yield server
     server.stop()
+    shutil.rmtree(folder)
     os.environ.pop("PGPASSWORD")
     if before is not None:
         os.environ["PGPASSWORD"] = before

@@ -163,7 +163,7 @@ def search(folder: Path, pruner: Any) -> tuple[Objective, dict[int, list[tuple[s
     while (trial := study.claim()) is not None:
         objective.run(trial)
     objective.end_paused()
-    assert tracking.close()
+    assert tracking.close(60)
     runs = {int(run.data.tags["hpsearch.trial"]): run for run in tracking.children(objective.parent)}
     assert len(runs) == 6
     keys = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")

@@ -148,7 +148,7 @@ def tracking(tmp_path, monkeypatch, mlflow_tables):
         monkeypatch.delenv(name, raising=False)
     made = tracking_in(tmp_path)
     yield made
-    made.close()
+    made.close(60)
 
 
 def history(tracking, run_id, key="val/loss"):
@@ -242,7 +242,7 @@ def test_a_server_that_is_stopped_for_a_while_costs_nothing(mlflow_server, tmp_p
             time.sleep(0.02)
         run.end("FINISHED")
     mlflow_server.start()
-    assert tracking.close()
+    assert tracking.close(120)
     client = MlflowClient(mlflow_server.uri)
     runs = tracking.children(parent)
     assert [run.info.status for run in runs] == ["FINISHED"] * 3

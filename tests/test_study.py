@@ -229,7 +229,7 @@ def tracked(tmp_path, monkeypatch, mlflow_tables):
     assert tracking.spool.drain(60)
     parent.end("FINISHED")
     yield trials, study, tracking, parent
-    tracking.close()
+    tracking.close(60)
 
 
 def findings(tracked):

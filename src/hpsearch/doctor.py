@@ -122,7 +122,7 @@ def compare(config: DictConfig, given: argparse.Namespace, console: Console) -> 
         wrong += not given.repair
     if not seen and not n_removed:
         console.print(f"Study {config.study.name} and MLflow agree.")
-    tracking.close()
+    tracking.close(tracking.patience_s)
     return int(bool(wrong))
 
 

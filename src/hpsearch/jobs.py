@@ -140,18 +140,23 @@ class Search:
     @contextmanager
     def _closing(self, conclusion: Conclusion, progress: Progress) -> Iterator[None]:
         """Close study and runs as the block ends, unless other workers go on."""
-        status = "FAILED"
+        status, patience_s = "FAILED", conclusion.tracking.patience_s
         try:
             yield
             status = "FINISHED"
-        except (KeyboardInterrupt, Preempted):
+        except KeyboardInterrupt:
             status = "KILLED"
             raise
+        except Preempted:  # there are seconds left; whoever goes on describes the study
+            status, patience_s = "RUNNING", self.budget.grace_s
+            raise
         finally:
-            if not conclusion.study.is_running():
+            study, tracking = conclusion.study, conclusion.tracking
+            is_mine = not study.is_running() and (status != "FINISHED" or study.claim_conclusion())
+            if is_mine and status != "RUNNING" and tracking.wait():
                 conclusion.describe()
                 conclusion.parent.end(status)
-            if not conclusion.tracking.close():
+            if not tracking.close(patience_s):
                 progress.say("MLflow is away; send what waits for it with: python -m hpsearch.doctor sync")
 
     def _check(self, hypermodel: keras_tuner.HyperModel) -> None:
@@ -230,6 +235,7 @@ class Search:
             )
         version, evaluation = None, None
         if not conclusion.study.is_running() and conclusion.study.claim_conclusion():
+            conclusion.tracking.wait()
             model, version = conclusion.register(best, data)
             subject = Subject(model, self.uncertainty, data.val, self.data.test())
             evaluation = conclusion.evaluate(subject, version, progress)

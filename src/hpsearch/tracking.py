@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import requests
 from mlflow import MlflowClient
 from mlflow.entities import Run, RunStatus
 from mlflow.exceptions import MlflowException
@@ -48,6 +50,7 @@ class Tracking:
         self, uri: str | None, experiment: str | None, spool: str, flush_every_s: float, patience_s: float
     ) -> None:
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # we try again ourselves
         with tracking_errors(self.uri):
             check_reachable(self.uri)
             self.client = MlflowClient(self.uri, registry_uri=self.uri)
@@ -120,9 +123,19 @@ class Tracking:
         """Return the run of the trial that is called `number`, or None."""
         return find_child(self.client, self.experiment_id, parent.run_id, number)
 
-    def close(self) -> bool:
-        """Wait until all that waits has arrived; return whether it has after `patience_s` seconds."""
-        return self.spool.close(self.patience_s)
+    def wait(self) -> bool:
+        """Wait until MLflow answers; return whether it has within `patience_s` seconds."""
+        deadline = time.monotonic() + self.patience_s
+        while time.monotonic() < deadline:
+            with suppress(requests.RequestException):
+                check_reachable(self.uri)
+                return True
+            time.sleep(1.0)
+        return False
+
+    def close(self, timeout_s: float) -> bool:
+        """Wait until all that waits has arrived, and stop sending; return whether it has after `timeout_s` seconds."""
+        return self.spool.close(timeout_s)
 
     def open_run(self, name: str, kind: str, tags: Mapping[str, str]) -> TrackedRun:
         """Return the run of a job that has no trials: that of `mlflow run`, else a new one."""

@@ -120,7 +120,7 @@ class Evaluate:
             raise
         finally:
             run.end(status)
-            tracking.close()
+            tracking.close(tracking.patience_s)
         return Evaluated(name, run.run_id, tracking.uri, evaluation, sections)
 
     def _examined(self, subject: Subject) -> list[Section]:
