@@ -11,6 +11,7 @@ import optuna
 from mlflow import MlflowClient
 
 SRC = Path(__file__).parents[1] / "src"
+SET_BY_IMPORTS = ("MLFLOW", "TF_CPP")  # of MLflow and JAX in the tests' own process
 SMALL = ("data=digits", "arch.n_hidden=3", "arch.n_units=20", "training.epochs=6")
 
 
@@ -25,7 +26,9 @@ class Workplace:
         return subprocess.Popen(
             (sys.executable, "-m", f"hpsearch.{script}", *words),
             cwd=self.folder,
-            env={k: v for k, v in os.environ.items() if not k.startswith("MLFLOW")} | {"PYTHONPATH": str(SRC)} | env,
+            env={k: v for k, v in os.environ.items() if not k.startswith(SET_BY_IMPORTS)}
+            | {"PYTHONPATH": str(SRC)}
+            | env,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
