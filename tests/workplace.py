@@ -23,6 +23,8 @@ class Workplace:
 
     def start(self, *words: str, script: str = "search", **env: str) -> subprocess.Popen[str]:
         """Start `python -m hpsearch.<script>` with a group of processes of its own."""
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jobs, and theirs, ignore Ctrl-C
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         return subprocess.Popen(
             (sys.executable, "-m", f"hpsearch.{script}", *words),
             cwd=self.folder,
