@@ -11,9 +11,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import statistics
+import subprocess
+import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -26,6 +31,7 @@ from parts import composed, hypermodel, like_cifar, part
 from rows import Row, run
 
 ARCHS, OPTIMIZERS = ("elu", "batch_norm", "alpha_dropout"), ("sgd", "nadam")
+LEARNING_RATE, DROPOUT_RATE = 1e-4, 0.05
 MUST = {32: 2.5, 128: 1.7}
 Arm = Callable[[], float]
 
@@ -33,7 +39,7 @@ Arm = Callable[[], float]
 def hyperparameters(config: Any) -> keras_tuner.HyperParameters:
     """Return middling hyperparameters, a low learning rate so that SGD stays finite."""
     hp = keras_tuner.HyperParameters()
-    hp.values.update(learning_rate=1e-4, momentum=0.9, dropout_rate=0.05)
+    hp.values.update(learning_rate=LEARNING_RATE, momentum=0.9, dropout_rate=DROPOUT_RATE)
     return hp
 
 
@@ -104,46 +110,25 @@ def products_alone(config: Any, data: SearchData) -> Arm:
     return epoch
 
 
-def torch_net(config: Any, data: SearchData) -> Any:
-    """Return the same net in PyTorch."""
-    from torch import nn  # noqa: PLC0415 (may be missing)
-
-    arch, width, layers = config.arch, 3072, []
-    dropout = nn.AlphaDropout if "AlphaDropout" in arch.dropout._target_ else nn.Dropout
-    for number in range(arch.n_hidden):
-        layers.append(nn.Linear(width, arch.n_units, bias=not arch.batch_norm))
-        layers += [nn.BatchNorm1d(arch.n_units)] if arch.batch_norm else []
-        layers.append({"elu": nn.ELU, "selu": nn.SELU}[arch.activation]())
-        if arch.dropout_after == "all" or number == arch.n_hidden - 1:
-            layers.append(dropout(0.05))
-        width = arch.n_units
-    return nn.Sequential(*layers, nn.Linear(width, data.n_classes))
-
-
 def in_torch(config: Any, data: SearchData, compiled: bool) -> Arm:
     """The same net and steps in PyTorch, data held as tensors; validation is left out, to its favour."""
-    import torch  # noqa: PLC0415
-
-    net, size, n = torch_net(config, data), config.training.batch_size, len(data.train)
-    make = {"SGD": torch.optim.SGD, "Nadam": torch.optim.NAdam}[config.optimizer._target_.rpartition(".")[2]]
-    more = {"momentum": 0.9, "nesterov": True} if make is torch.optim.SGD else {}
-    optimizer = make(net.parameters(), lr=1e-4, foreach=True, **more)
-    images = torch.from_numpy(data.train.images.reshape(n, -1).astype(np.float32) / 128 - 1)
-    labels = torch.from_numpy(data.train.labels.astype(np.int64))
-    loss_of = torch.nn.CrossEntropyLoss()
-
-    def loss(x: Any, y: Any) -> Any:
-        return loss_of(net(x), y)
-
-    forward = torch.compile(loss) if compiled else loss
+    arch = config.arch
+    net = {key: arch[key] for key in ("n_hidden", "n_units", "activation", "dropout_after")}
+    net |= {"batch_norm": arch.normalization == "batch"}
+    net |= {"alpha_dropout": "AlphaDropout" in arch.dropout._target_, "dropout_rate": DROPOUT_RATE}
+    net |= {"optimizer": config.optimizer._target_.rpartition(".")[2].lower(), "learning_rate": LEARNING_RATE}
+    net |= {"batch_size": config.training.batch_size, "n_train": len(data.train), "compiled": compiled}
+    command = [sys.executable, str(Path(__file__).with_name("in_torch.py")), json.dumps(net)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    weakref.finalize(process, process.kill)
 
     def epoch() -> float:
-        begin = time.perf_counter()
-        for rows in torch.randperm(n)[: n // size * size].reshape(-1, size):
-            optimizer.zero_grad()
-            forward(images[rows], labels[rows]).backward()
-            optimizer.step()
-        return time.perf_counter() - begin
+        process.stdin.write("epoch\n")
+        process.stdin.flush()
+        answer = process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"it ended with status {process.wait()}")
+        return float(answer)
 
     return epoch
 
@@ -155,10 +140,10 @@ def take_turns(arms: dict[str, Arm], repeats: int) -> dict[str, float]:
         for name, arm in arms.items():
             try:
                 seconds = arm()
-            except Exception as error:
+            except (RuntimeError, OSError) as error:
                 if not name.startswith("torch"):
                     raise
-                print(f"{name} does not run here: {type(error).__name__}: {str(error)[:200]}")
+                print(f"{name} does not run here: {error}")
                 continue
             times[name] += [seconds] if turn else []
     return {name: statistics.median(found) for name, found in times.items() if found}

@@ -17,10 +17,10 @@ PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
 SAMPLE = {"registered_model": "digits-selu"}  # parameters without a default
 
 
-def command_of(name: str) -> tuple[str, list[str]]:
-    """Return the script and the overrides that an entry point runs with its defaults."""
+def command_of(name: str, **given: str) -> tuple[str, list[str]]:
+    """Return the script and the overrides that an entry point runs, with its defaults where nothing is given."""
     point = PROJECT["entry_points"][name]
-    values = {key: given.get("default", SAMPLE.get(key)) for key, given in point["parameters"].items()}
+    values = {key: rule.get("default", SAMPLE.get(key)) for key, rule in point["parameters"].items()} | given
     words = shlex.split(point["command"].format(**values))
     assert words[:3] == ["PYTHONPATH=src", "python", "-m"]
     return words[3].removeprefix("hpsearch."), words[4:]
@@ -78,9 +78,8 @@ def test_every_mlflow_command_of_the_readme_names_known_entries_and_keys(command
     name = words[words.index("-e") + 1] if "-e" in words else "main"
     given = dict(words[i + 1].split("=", 1) for i, word in enumerate(words) if word == "-P")
     known = PROJECT["entry_points"][name]["parameters"]
-    script, _ = command_of(name)
-    overrides = [f"{key}={value}" for key, value in given.items() if key not in known]
-    entry.check(script, overrides)
+    script, overrides = command_of(name, **{key: value for key, value in given.items() if key in known})
+    entry.check(script, overrides + [f"{key}={value}" for key, value in given.items() if key not in known])
 
 
 def test_nothing_that_belongs_to_a_machine_is_committed():

@@ -144,7 +144,7 @@ def test_ctrl_c_gives_the_trial_back_and_the_same_command_goes_on(workplace):
     process = workplace.start(*long)
     _wait_for_an_epoch(workplace, process)
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=180)
     assert process.returncode == 130
     assert "The same command goes on where this one stopped." in err
     (trial, waiting) = workplace.study("digits-selu").trials

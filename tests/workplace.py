@@ -11,6 +11,7 @@ import optuna
 from mlflow import MlflowClient
 
 SRC = Path(__file__).parents[1] / "src"
+SET_BY_IMPORTS = ("MLFLOW", "TF_CPP")  # of MLflow and JAX in the tests' own process
 SMALL = ("data=digits", "arch.n_hidden=3", "arch.n_units=20", "training.epochs=6")
 
 
@@ -22,10 +23,14 @@ class Workplace:
 
     def start(self, *words: str, script: str = "search", **env: str) -> subprocess.Popen[str]:
         """Start `python -m hpsearch.<script>` with a group of processes of its own."""
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jobs, and theirs, ignore Ctrl-C
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         return subprocess.Popen(
             (sys.executable, "-m", f"hpsearch.{script}", *words),
             cwd=self.folder,
-            env={k: v for k, v in os.environ.items() if not k.startswith("MLFLOW")} | {"PYTHONPATH": str(SRC)} | env,
+            env={k: v for k, v in os.environ.items() if not k.startswith(SET_BY_IMPORTS)}
+            | {"PYTHONPATH": str(SRC)}
+            | env,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
