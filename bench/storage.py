@@ -24,14 +24,19 @@ from optuna.trial import TrialState, create_trial
 from rich.console import Console
 from rich.table import Table
 
+from hpsearch.study import SharedStudy
 from short_trials import ShortTrials, fork, loss
 
 N_REPORTS = 10
 
 
 def ours(trials: ShortTrials) -> None:
-    """Claim trials, report, end them."""
-    study = trials.open_study(trials.open_storage())
+    """Be a worker."""
+    spend(trials.open_study(trials.open_storage()))
+
+
+def spend(study: SharedStudy) -> None:
+    """Claim trials, report, end them, until the budget is spent."""
     while (trial := study.claim()) is not None:
         rate = trial.suggest_float("learning_rate", 1e-4, 1e-1, log=True)
         momentum = trial.suggest_float("momentum", 0.8, 0.99)
@@ -81,18 +86,21 @@ def cost_at(trials: ShortTrials, n_before: int) -> float:
     """Return the seconds that a trial costs one worker in a study that holds `n_before` trials."""
     study = trials.open_study(trials.open_storage())
     rng = random.Random(0)
-    for _ in range(n_before):
+    for number in range(n_before):
         values = {"learning_rate": 10 ** rng.uniform(-4, -1), "momentum": rng.uniform(0.8, 0.99)}
         kinds = {
             "learning_rate": optuna.distributions.FloatDistribution(1e-4, 1e-1, log=True),
             "momentum": optuna.distributions.FloatDistribution(0.8, 0.99),
         }
-        study.optuna.add_trial(create_trial(params=values, distributions=kinds, value=rng.random()))
+        study.optuna.add_trial(
+            create_trial(params=values, distributions=kinds, value=rng.random(), user_attrs={"ticket": number})
+        )
     n_timed = 10
-    timed = replace(trials, n_trials=n_before + n_timed + 1)
-    ours(replace(timed, n_trials=n_before + 1))  # fills the caches that a worker has
+    study.budget = replace(study.budget, n_trials=n_before + 1)
+    spend(study)  # fills the caches that a worker has
+    study.budget = replace(study.budget, n_trials=n_before + 1 + n_timed)
     begin = time.monotonic()
-    ours(timed)
+    spend(study)
     return (time.monotonic() - begin) / n_timed
 
 
