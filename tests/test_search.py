@@ -156,7 +156,6 @@ def test_ctrl_c_gives_the_trial_back_and_the_same_command_goes_on(workplace):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="failed once, on a loaded machine, since retries go on from checkpoints; not yet understood")
 def test_killed_and_started_again_a_search_ends_as_one_that_was_not(tmp_path_factory):
     calm, killed = (Workplace(tmp_path_factory.mktemp(name)) for name in ("calm", "killed"))
     words = [*SMALL, "training.epochs=12", "budget.n_trials=6"]
@@ -167,7 +166,7 @@ def test_killed_and_started_again_a_search_ends_as_one_that_was_not(tmp_path_fac
             killed, process, after=len(killed.runs("trial")) if (killed.folder / "mlflow.db").exists() else 0
         )
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.communicate()
     assert killed.run(*words).returncode == 0
     ends = []
     for place in (calm, killed):
@@ -187,7 +186,7 @@ def test_anybodys_hypermodel_runs_the_same_path(workplace):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "No MC Dropout evaluation: " in done.stdout
-    assert workplace.client.get_model_version_by_alias("digits-hyper_resnet", "champion").version == "1"
+    assert str(workplace.client.get_model_version_by_alias("digits-hyper_resnet", "champion").version) == "1"
     (run,) = workplace.runs("trial")
     assert {"learning_rate", "version", "pooling"} <= run.data.params.keys()
 
