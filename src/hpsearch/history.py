@@ -69,6 +69,15 @@ class History:
 
 
 def _as_it_ran(trial: FrozenTrial, names: list[str]) -> FrozenTrial:
+    drawn = {name: value for name, value in trial.system_attrs.items() if name in names}
+    then = as_claimed(trial, user_attrs={}, system_attrs=drawn)
+    then.params = {name: value for name, value in trial.params.items() if name in names}
+    then.distributions = {name: value for name, value in trial.distributions.items() if name in names}
+    return then
+
+
+def as_claimed(trial: FrozenTrial, *, user_attrs: dict[str, Any], system_attrs: dict[str, Any]) -> FrozenTrial:
+    """Return a trial as it was when a worker had claimed it and nothing was drawn yet."""
     return FrozenTrial(
         number=trial.number,
         trial_id=trial._trial_id,
@@ -76,10 +85,10 @@ def _as_it_ran(trial: FrozenTrial, names: list[str]) -> FrozenTrial:
         value=None,
         datetime_start=trial.datetime_start,
         datetime_complete=None,
-        params={name: value for name, value in trial.params.items() if name in names},
-        distributions={name: value for name, value in trial.distributions.items() if name in names},
-        user_attrs={},
-        system_attrs={name: value for name, value in trial.system_attrs.items() if name in names},
+        params={},
+        distributions={},
+        user_attrs=user_attrs,
+        system_attrs=system_attrs,
         intermediate_values={},
     )
 

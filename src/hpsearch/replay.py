@@ -10,7 +10,7 @@ from optuna import Study
 from optuna.pruners import HyperbandPruner
 from optuna.trial import FrozenTrial, TrialState
 
-from hpsearch.history import History, PastStudy, from_ranges
+from hpsearch.history import History, PastStudy, as_claimed, from_ranges
 from hpsearch.sampling import SURPLUS, TICKET, SeededSampler
 from hpsearch.space import Space
 from hpsearch.study import number_of
@@ -50,7 +50,8 @@ def suggestions(study: Study, sampler: SeededSampler, trial: FrozenTrial, trials
     history = History.of(trial.user_attrs["history"], trials)
     past = PastStudy(study.study_name, study._study_id, study.direction, history, storage=None)
     fixed = trial.system_attrs.get("fixed_params", {})
-    fresh = _as_claimed(trial)
+    attrs = {TICKET: trial.user_attrs[TICKET]}
+    fresh = as_claimed(trial, user_attrs=attrs, system_attrs=dict(trial.system_attrs))
     made = sampler.prepare(study.study_name, fresh, history)
     made.before_trial(past, fresh)
     space = made.infer_relative_search_space(past, fresh)
@@ -68,22 +69,6 @@ def suggestions(study: Study, sampler: SeededSampler, trial: FrozenTrial, trials
         again[name] = distribution.to_external_repr(distribution.to_internal_repr(value))
         fresh.params[name], fresh.distributions[name] = value, distribution
     return again
-
-
-def _as_claimed(trial: FrozenTrial) -> FrozenTrial:
-    return FrozenTrial(
-        number=trial.number,
-        trial_id=trial._trial_id,
-        state=TrialState.RUNNING,
-        value=None,
-        datetime_start=trial.datetime_start,
-        datetime_complete=None,
-        params={},
-        distributions={},
-        user_attrs={TICKET: trial.user_attrs[TICKET]},
-        system_attrs=dict(trial.system_attrs),
-        intermediate_values={},
-    )
 
 
 def explain(study: Study, sampler: SeededSampler, space: Space, number: int) -> Iterator[str]:

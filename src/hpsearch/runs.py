@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,19 @@ class TrackedRun:
     def end(self, status: str) -> None:
         """Set the final status: FINISHED, KILLED or FAILED."""
         self.client.set_terminated(self.run_id, status)
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """End the run as the block ends: FINISHED, KILLED where the person stopped it, otherwise FAILED."""
+        status = "FAILED"
+        try:
+            yield
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            self.end(status)
 
 
 class ParentRun(TrackedRun):

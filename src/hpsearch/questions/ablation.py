@@ -104,20 +104,12 @@ class Ablate:
         tags = {"hpsearch.ablation": self.ablation.name, "hpsearch.fingerprint": data.fingerprint}
         tags |= {"hpsearch.command": command, "hpsearch.data": data.name}
         records = Records(self.tracking, name, "ablation", identity, tags)
-        status = "FAILED"
-        try:
+        with records.parent.ending():
             records.parent.data(data, self.data.path or data.name)
             ablation = self.ablation
             seeds = seeds_of(self.seed, "ablation", self.n_seeds)
             session = Session(self.arms, seeds, records, Workbench(data), ablation.inspect, ablation.probes)
-            answer = self._answer(session.measure(console), records, console)
-            status = "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
-        finally:
-            records.parent.end(status)
-        return answer
+            return self._answer(session.measure(console), records, console)
 
     def _answer(self, results: Results, records: Records, console: Console) -> str:
         ablation, arms = self.ablation, [arm for arm, _ in self.arms]

@@ -64,21 +64,13 @@ class Compare:
         tags = {f"hpsearch.study.{s.name}": s.parent_run_id for s in self.studies}
         tags["hpsearch.fingerprint"] = data.fingerprint
         records = Records(self.tracking, f"{data.name}: {', '.join(names)}", "comparison", identity, tags)
-        status = "FAILED"
-        try:
+        with records.parent.ending():
             records.parent.data(data, self.data.path or data.name)
             latency = Latency(1000, (1, 100), 3, self.uncertainty)
             probes = (OnTest(self.data.test(), self.uncertainty), latency)
             seeds = seeds_of(self.seed, "confirm", self.n_seeds)
             session = Session(self.arms, seeds, records, Workbench(data), inspect=False, probes=probes)
-            sentence = self._answer(session.measure(console), records, console)
-            status = "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
-        finally:
-            records.parent.end(status)
-        return sentence
+            return self._answer(session.measure(console), records, console)
 
     def _answer(self, results: Results, records: Records, console: Console) -> str:
         results, target = answers.with_race(results)

@@ -108,18 +108,13 @@ class Evaluate:
         name = f"{found.name} version {found.version}"
         tags = {"hpsearch.model": found.name, "hpsearch.version": found.version, "hpsearch.data": known.name}
         run = tracking.open_run(f"{found.name} v{found.version} evaluation", "evaluation", tags)
-        status = "FAILED"
         try:
-            sections = [evaluation.section(), *self._examined(subject)]
-            facts = _facts(name, found, known, subject, tracking)
-            _log(run, evaluation, sections, html(f"Evaluation of {name}", facts, sections), config)
-            _tag_version(tracking, found, sections)
-            status = "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
+            with run.ending():
+                sections = [evaluation.section(), *self._examined(subject)]
+                facts = _facts(name, found, known, subject, tracking)
+                _log(run, evaluation, sections, html(f"Evaluation of {name}", facts, sections), config)
+                _tag_version(tracking, found, sections)
         finally:
-            run.end(status)
             tracking.close(tracking.patience_s)
         return Evaluated(name, run.run_id, tracking.uri, evaluation, sections)
 
