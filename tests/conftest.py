@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import requests
@@ -219,6 +220,13 @@ def slurm(tmp_path_factory):
     cluster = SlurmCluster(folder)
     yield cluster
     cluster.stop()
+
+
+@pytest.fixture(autouse=True)
+def environment():
+    """Take back what a test sets, such as MLFLOW_EXPERIMENT_ID: the commands of later tests would inherit it."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture
