@@ -54,7 +54,8 @@ def test_a_sweep_survives_scancel_and_requeue(slurm, tmp_path):
     spent = {name: c[TrialState.COMPLETE] + c[TrialState.PRUNED] for name, c in states(tmp_path).items()}
     assert spent == {"digits-elu": N_TRIALS, "digits-cnn": N_TRIALS}
     assert not any(c[TrialState.RUNNING] for c in states(tmp_path).values())
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client = MlflowClient(uri, registry_uri=uri)
     runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
     kinds = Counter(run.data.tags.get("hpsearch.kind") for run in runs)
     assert kinds == {"study": 2, "trial": 2 * N_TRIALS}
