@@ -23,8 +23,8 @@ from optuna.trial import TrialState
 from rich.console import Console
 from rich.table import Table
 
-from hpsearch.diagnosis import Diagnosis
-from hpsearch.replay import replay
+from hpsearch.checkups.diagnosis import Diagnosis
+from hpsearch.checkups.replay import replay
 from short_trials import SPACE, ShortTrials, fork
 
 

@@ -21,8 +21,8 @@ import jax
 import keras
 import keras_tuner
 
-from hpsearch.fused import FusedTrainer
-from hpsearch.training import Trainer
+from hpsearch.training.fused import FusedTrainer
+from hpsearch.training.trainer import Trainer
 from parts import composed, hypermodel, like_cifar, part
 from rows import Row, run
 

@@ -24,11 +24,11 @@ import optuna
 import psutil
 from rich.console import Console
 
-from hpsearch.conclusion import Conclusion
-from hpsearch.data import SearchData
-from hpsearch.objective import Objective
-from hpsearch.progress import Progress
-from hpsearch.study import SharedStudy
+from hpsearch.data.split import SearchData
+from hpsearch.reports.conclusion import Conclusion
+from hpsearch.studies.study import SharedStudy
+from hpsearch.trials.objective import Objective
+from hpsearch.trials.progress import Progress
 from parts import composed, hypermodel, like_cifar, part
 from rows import Row, run
 

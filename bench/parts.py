@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from hpsearch.architectures.building import build_hypermodel
 from hpsearch.architectures.facts import measure
-from hpsearch.data import Examples, SearchData
+from hpsearch.data.split import Examples, SearchData
 from hpsearch.entry import CONF
 
 CIFAR_SHAPE, CIFAR_CLASSES = (32, 32, 3), 10

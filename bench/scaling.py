@@ -18,8 +18,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from hpsearch.budget import SPENT
-from hpsearch.storage import sqlite
+from hpsearch.studies.budget import SPENT
+from hpsearch.studies.storage import sqlite
 
 
 def trials_an_hour(n_workers: int, given: argparse.Namespace) -> float:

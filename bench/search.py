@@ -29,9 +29,9 @@ import keras_tuner
 import optuna
 from optuna.storages.journal import BaseJournalBackend
 
-from hpsearch.storage import SharedJournal
-from hpsearch.study import SharedStudy
-from hpsearch.training import Trainer
+from hpsearch.studies.storage import SharedJournal
+from hpsearch.studies.study import SharedStudy
+from hpsearch.training.trainer import Trainer
 from parts import composed, hypermodel, part
 from rows import Row, run
 

@@ -14,14 +14,14 @@ from typing import Any
 import optuna
 from optuna.samplers import TPESampler
 
-from hpsearch import storage
-from hpsearch.attempt import Attempt
-from hpsearch.budget import Budget
-from hpsearch.runs import ParentRun
-from hpsearch.sampling import Hyperband, SeededSampler
-from hpsearch.space import Space
-from hpsearch.study import SharedStudy
-from hpsearch.tracking import Tracking
+from hpsearch.spaces.space import Space
+from hpsearch.studies import storage
+from hpsearch.studies.budget import Budget
+from hpsearch.studies.sampling import Hyperband, SeededSampler
+from hpsearch.studies.study import SharedStudy
+from hpsearch.tracking.runs import ParentRun
+from hpsearch.tracking.tracking import Tracking
+from hpsearch.trials.attempt import Attempt
 
 SPACE = Space({"learning_rate": {"low": 1e-4, "high": 1e-1, "scale": "log"}, "momentum": {"low": 0.8, "high": 0.99}})
 MONITOR = "val/loss"

@@ -32,7 +32,10 @@ instantiate = entry.instantiate
 def instantiated(config):
     import keras; mark("Keras is imported")
     job = instantiate(config); mark("the job is built (all imports done)")
-    from hpsearch import data, epochs, study, tracking
+    from hpsearch.data import split as data
+    from hpsearch.training import epochs
+    from hpsearch.studies import study
+    from hpsearch.tracking import tracking
     def after(owner, name, label):
         plain = getattr(owner, name)
         def timed(*args, **kwargs):

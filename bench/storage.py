@@ -24,7 +24,7 @@ from optuna.trial import TrialState, create_trial
 from rich.console import Console
 from rich.table import Table
 
-from hpsearch.study import SharedStudy
+from hpsearch.studies.study import SharedStudy
 from short_trials import ShortTrials, fork, loss
 
 N_REPORTS = 10

@@ -25,8 +25,8 @@ import keras
 import keras_tuner
 import numpy as np
 
-from hpsearch.data import SearchData
-from hpsearch.training import Trainer
+from hpsearch.data.split import SearchData
+from hpsearch.training.trainer import Trainer
 from parts import composed, hypermodel, like_cifar, part
 from rows import Row, run
 

@@ -19,7 +19,7 @@ from hpsearch.architectures.compiling import labels_for, make_optimizer
 from hpsearch.architectures.facts import CHUNK, measure
 from hpsearch.architectures.preprocessing import VARIANCE_FLOOR, standardization
 from hpsearch.errors import ConfigError, ModelError
-from hpsearch.hyperparameters import OptunaHyperParameters
+from hpsearch.spaces.hyperparameters import OptunaHyperParameters
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

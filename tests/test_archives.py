@@ -8,7 +8,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from hpsearch import archives
+from hpsearch.data import archives
 from hpsearch.errors import DataError
 
 N = 20  # images a batch; the real ones hold 10,000

@@ -10,8 +10,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from hpsearch import entry
-from hpsearch.sampling import SeededSampler
-from hpsearch.space import Space
+from hpsearch.spaces.space import Space
+from hpsearch.studies.sampling import SeededSampler
 
 CONF = Path(__file__).parents[1] / "conf"
 NEEDED = {"data=npz": ["data.path=mine.npz"], "storage=postgres": ["storage.url=postgresql+psycopg://me@host/db"]}

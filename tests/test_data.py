@@ -12,9 +12,8 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from hpsearch import datasets
-from hpsearch.data import Data, Examples, SearchData, checked, fingerprint, split
-from hpsearch.datasets import Arrays
+from hpsearch.data.datasets import Arrays
+from hpsearch.data.split import Data, Examples, SearchData, checked, datasets, fingerprint, split
 from hpsearch.errors import DataError
 
 CONF = Path(__file__).parents[1] / "conf" / "data"
@@ -222,7 +221,8 @@ def test_fingerprint_is_the_same_in_another_process(tmp_path):
     given, path = arrays(), tmp_path / "a.npz"
     np.savez(path, x_train=given.x_train, y_train=given.y_train, x_test=given.x_test, y_test=given.y_test)
     code = (
-        "import sys\nfrom functools import partial\nfrom hpsearch.data import Data\nfrom hpsearch.datasets import npz\n"
+        "import sys\nfrom functools import partial\n"
+        "from hpsearch.data.split import Data\nfrom hpsearch.data.datasets import npz\n"
         "d = Data(name='a', load=partial(npz, sys.argv[1]), path=None, n_train=None, n_val=12, split_seed=0)\n"
         "print(d.for_search().fingerprint)"
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpsearch import datasets
+from hpsearch.data import datasets
 from hpsearch.errors import DataError
 
 ROOT = Path(__file__).parents[1]
@@ -43,7 +43,7 @@ def test_path_without_cifar_is_named(tmp_path, name, received):
 
 def test_without_a_network_the_sentence_names_the_ways_out(tmp_path):
     code = (
-        "from hpsearch.datasets import cifar10; from hpsearch.errors import DataError\n"
+        "from hpsearch.data.datasets import cifar10; from hpsearch.errors import DataError\n"
         "try: cifar10(None)\nexcept DataError as error: print(error)"
     )
     closed = {key: "http://127.0.0.1:9" for key in ("http_proxy", "https_proxy", "HTTPS_PROXY")}

@@ -15,7 +15,7 @@ import pytest
 
 from hpsearch.errors import ConfigError
 from hpsearch.seeds import GLOBAL_GENERATOR
-from hpsearch.training import Trainer, Training
+from hpsearch.training.trainer import Trainer, Training
 from test_training import SETTINGS, Net, OwnFit, StoppedError, search_data, slot_in, timeless
 
 N_TRIALS = 8
@@ -48,7 +48,7 @@ def fit(trainer: Trainer, number: int, stop_after: int = 0, slot: Any = None, ma
 
 
 def fused_trainer(n_slots: int, **changed: Any) -> Any:
-    from hpsearch.fused import FusedTrainer  # noqa: PLC0415 (imports JAX, which may be missing)
+    from hpsearch.training.fused import FusedTrainer  # noqa: PLC0415 (imports JAX, which may be missing)
 
     return FusedTrainer(Training(**SETTINGS | changed), search_data(), n_slots)
 

@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from hpsearch import progress
-from hpsearch.progress import Progress, in_words, time_left
+from hpsearch.trials import progress
+from hpsearch.trials.progress import Progress, in_words, time_left
 
 
 @pytest.mark.parametrize(

@@ -11,17 +11,17 @@ import pytest
 from optuna.trial import TrialState
 from rich.console import Console
 
-from hpsearch.budget import Budget
-from hpsearch.checkpoints import Checkpoints
 from hpsearch.errors import ConfigError
-from hpsearch.objective import Objective
-from hpsearch.progress import Progress
-from hpsearch.promotion import Promoting
-from hpsearch.sampling import SeededSampler
-from hpsearch.space import Space
-from hpsearch.storage import journal, sqlite
-from hpsearch.study import SharedStudy
-from hpsearch.tracking import Tracking
+from hpsearch.spaces.space import Space
+from hpsearch.studies.budget import Budget
+from hpsearch.studies.promotion import Promoting
+from hpsearch.studies.sampling import SeededSampler
+from hpsearch.studies.storage import journal, sqlite
+from hpsearch.studies.study import SharedStudy
+from hpsearch.tracking.tracking import Tracking
+from hpsearch.training.checkpoints import Checkpoints
+from hpsearch.trials.objective import Objective
+from hpsearch.trials.progress import Progress
 from test_training import SETTINGS, Net, trainer
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -185,7 +185,7 @@ def test_compare_trains_the_champions_again_and_refuses_another_data_set(tmp_pat
     assert status == 0, said
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     parent = client.search_runs(["0"], "tags.`hpsearch.kind` = 'comparison'")[0]
-    assert {"hpsearch.study.digits-elu", "hpsearch.study.digits-batch_norm"} <= parent.data.tags.keys()
+    assert {"hpsearch.studies.study.digits-elu", "hpsearch.studies.study.digits-batch_norm"} <= parent.data.tags.keys()
     files = {a.path for a in client.list_artifacts(parent.info.run_id)}
     assert {"answer.md", "comparison.html", "figures"} <= files
     status, said = run(tmp_path, *compare, "data.n_val=200")

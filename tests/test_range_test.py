@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hpsearch.errors import ConfigError
-from hpsearch.range_test import Curve, RangeTest, advice, below, middles
-from hpsearch.space import Space
+from hpsearch.spaces.space import Space
+from hpsearch.training.range_test import Curve, RangeTest, advice, below, middles
 
 SETTINGS = RangeTest(low=1e-6, high=1.0, n_points=80, steps_per_point=5, margin=1.0)
 BOUNDS = {

@@ -7,9 +7,9 @@ import pytest
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState
 
-from hpsearch.history import History, as_ranges, from_ranges
-from hpsearch.sampling import Grid, Hyperband, Qmc, SeededSampler, grid, ticket
-from hpsearch.space import Space
+from hpsearch.spaces.space import Space
+from hpsearch.studies.history import History, as_ranges, from_ranges
+from hpsearch.studies.sampling import Grid, Hyperband, Qmc, SeededSampler, grid, ticket
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE = Space({"x": {"low": 0.0, "high": 1.0}, "kind": {"choices": ["a", "b"]}})

@@ -9,7 +9,7 @@ import pytest
 from hpsearch.errors import ConfigError
 from hpsearch.programs.order import Order
 from hpsearch.programs.program import Program, on_device
-from hpsearch.schedules import Constant, Cosine, OneCycle, Place, ReduceOnPlateau
+from hpsearch.training.schedules import Constant, Cosine, OneCycle, Place, ReduceOnPlateau
 
 
 @keras.saving.register_keras_serializable("test_schedules")

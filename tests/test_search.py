@@ -13,8 +13,8 @@ import yaml
 from optuna.trial import TrialState
 
 from hpsearch import entry, search
-from hpsearch.bounds import COMPLEMENT
-from hpsearch.study import number_of
+from hpsearch.spaces.bounds import COMPLEMENT
+from hpsearch.studies.study import number_of
 from workplace import SMALL, Workplace
 
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED"}

@@ -16,7 +16,7 @@ from keras import layers
 
 from conftest import free_port, wait_until
 from hpsearch import metrics
-from hpsearch.data import Examples, SearchData
+from hpsearch.data.split import Examples, SearchData
 from hpsearch.errors import ConfigError
 from hpsearch.uncertainty.mc_dropout import McDropout
 from hpsearch.uncertainty.registration import Registration

@@ -10,8 +10,8 @@ import optuna
 import pytest
 
 from hpsearch.errors import SpaceError
-from hpsearch.hyperparameters import OptunaHyperParameters
-from hpsearch.space import Space
+from hpsearch.spaces.hyperparameters import OptunaHyperParameters
+from hpsearch.spaces.space import Space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -301,7 +301,9 @@ def test_grid_sampler_runs_through_the_whole_grid():
 
 
 def test_the_space_is_imported_without_keras_and_optuna(request):
-    code = "import sys, hpsearch.space; print([m for m in ('keras', 'keras_tuner', 'optuna') if m in sys.modules])"
+    code = (
+        "import sys, hpsearch.spaces.space; print([m for m in ('keras', 'keras_tuner', 'optuna') if m in sys.modules])"
+    )
     source = request.config.rootpath / "src"
     done = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -15,9 +15,9 @@ from hpsearch.architectures.export import export, n_weights, zero_shares
 from hpsearch.architectures.facts import measure
 from hpsearch.architectures.sparse import GroupLassoDense, MaskedDense
 from hpsearch.architectures.sparsity import L1, GroupLasso, Magnitude, mask
-from hpsearch.data import Examples, SearchData
+from hpsearch.data.split import Examples, SearchData
 from hpsearch.errors import ConfigError, ModelError
-from hpsearch.training import Trainer, Training
+from hpsearch.training.trainer import Trainer, Training
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 3, 300).astype("int32")

@@ -8,12 +8,12 @@ import time
 import pytest
 from mlflow import MlflowClient
 
-from hpsearch.delivery import Delivery
-from hpsearch.leases import Worker
-from hpsearch.runs import TrialName
-from hpsearch.spool import Spool
-from hpsearch.spool_file import Away, SpoolFile
-from hpsearch.tracking import Tracking
+from hpsearch.studies.leases import Worker
+from hpsearch.tracking.delivery import Delivery
+from hpsearch.tracking.runs import TrialName
+from hpsearch.tracking.spool import Spool
+from hpsearch.tracking.spool_file import Away, SpoolFile
+from hpsearch.tracking.tracking import Tracking
 
 
 class Ledger:

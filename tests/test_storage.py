@@ -11,10 +11,10 @@ import pytest
 from optuna.trial import TrialState
 from sqlalchemy.exc import OperationalError
 
-from hpsearch import storage
 from hpsearch.errors import ConfigError, StorageError
-from hpsearch.journal_file import FileLock, JournalFile
-from hpsearch.patience import impatient, patient
+from hpsearch.studies import storage
+from hpsearch.studies.journal_file import FileLock, JournalFile
+from hpsearch.studies.patience import impatient, patient
 
 
 def opened(kind, tmp_path):

@@ -16,13 +16,13 @@ from optuna.trial import TrialState
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 
 from conftest import SRC
-from hpsearch import machines
-from hpsearch.attempt import Attempt, reason_of
-from hpsearch.diagnosis import Diagnosis
+from hpsearch.checkups.diagnosis import Diagnosis
+from hpsearch.checkups.replay import explain, replay
 from hpsearch.errors import SearchError, TakenOverError
-from hpsearch.leases import Worker
-from hpsearch.machines import Preempted, leave_if_asked, leaving_on_signal
-from hpsearch.replay import explain, replay
+from hpsearch.studies import machines
+from hpsearch.studies.leases import Worker
+from hpsearch.studies.machines import Preempted, leave_if_asked, leaving_on_signal
+from hpsearch.trials.attempt import Attempt, reason_of
 from short_trials import SPACE, ShortTrials
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -15,11 +15,11 @@ import keras_tuner
 import numpy as np
 import pytest
 
-from hpsearch.checkpoints import Checkpoint, Checkpoints, Slot
-from hpsearch.data import Examples, SearchData
-from hpsearch.epochs import Fitted
+from hpsearch.data.split import Examples, SearchData
 from hpsearch.errors import ConfigError, DivergedError
-from hpsearch.training import Trainer, Training, check_monitor
+from hpsearch.training.checkpoints import Checkpoint, Checkpoints, Slot
+from hpsearch.training.epochs import Fitted
+from hpsearch.training.trainer import Trainer, Training, check_monitor
 
 SETTINGS: dict[str, Any] = {
     "epochs": 5,

@@ -36,8 +36,8 @@ def as_recorded(today: Any, recorded: Any) -> Any:
 
 def found_studies(config: DictConfig, storage: Any, console: Console) -> list[Any]:
     """Return the studies; those that are missing are searched first where the person wants it."""
-    from hpsearch.progress import Progress  # noqa: PLC0415 (seconds that a typo must not cost)
     from hpsearch.questions import studies  # noqa: PLC0415
+    from hpsearch.trials.progress import Progress  # noqa: PLC0415 (seconds that a typo must not cost)
 
     found = []
     for name in config.studies or [f"{config.data.name}-{arch}" for arch in config.archs]:

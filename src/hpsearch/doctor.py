@@ -26,7 +26,7 @@ from rich.console import Console
 
 from hpsearch import entry
 from hpsearch.errors import ConfigError, HpsearchError, TrackingError, UserError
-from hpsearch.spool_file import Away
+from hpsearch.tracking.spool_file import Away
 
 
 def main() -> None:
@@ -73,7 +73,7 @@ def open_study(config: DictConfig) -> Any:
     """Open the study that a configuration names; it must be there."""
     import optuna  # noqa: PLC0415 (after a mistake on the command line has been answered)
 
-    from hpsearch.study import SharedStudy  # noqa: PLC0415
+    from hpsearch.studies.study import SharedStudy  # noqa: PLC0415
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     built = {key: _build(config[key]) for key in ("space", "sampler", "pruner", "storage", "budget")}
@@ -98,8 +98,8 @@ def _build(node: Any) -> Any:
 
 def compare(config: DictConfig, given: argparse.Namespace, console: Console) -> int:
     """Say what disagrees, and put it right where that is asked for."""
-    from hpsearch.diagnosis import Diagnosis  # noqa: PLC0415
-    from hpsearch.runs import ParentRun  # noqa: PLC0415
+    from hpsearch.checkups.diagnosis import Diagnosis  # noqa: PLC0415
+    from hpsearch.tracking.runs import ParentRun  # noqa: PLC0415
 
     (study, space), tracking = open_study(config), _build(config.tracking)()
     run_id = study.optuna.user_attrs.get("parent_run_id")
@@ -159,7 +159,7 @@ def _send(tracking: Any) -> int:
 
 def replay(config: DictConfig, _given: argparse.Namespace, console: Console) -> int:
     """Compute every suggestion again."""
-    from hpsearch.replay import replay as again  # noqa: PLC0415
+    from hpsearch.checkups.replay import replay as again  # noqa: PLC0415
 
     study, _ = open_study(config)
     result = again(study.optuna, study.sampler)
@@ -171,7 +171,7 @@ def replay(config: DictConfig, _given: argparse.Namespace, console: Console) -> 
 
 def explain(config: DictConfig, given: argparse.Namespace, console: Console) -> int:
     """Say why a trial is as it is."""
-    from hpsearch.replay import explain as why  # noqa: PLC0415
+    from hpsearch.checkups.replay import explain as why  # noqa: PLC0415
 
     study, space = open_study(config)
     for sentence in why(study.optuna, study.sampler, space, given.number):

@@ -28,7 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from hpsearch.errors import ConfigError, HpsearchError, did_you_mean
-from hpsearch.machines import Preempted
+from hpsearch.studies.machines import Preempted
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 INTERRUPTED = 130

@@ -15,30 +15,30 @@ import keras_tuner
 import optuna
 import yaml
 
-from hpsearch import report
 from hpsearch.architectures.building import build_hypermodel
 from hpsearch.architectures.facts import measure
 from hpsearch.architectures.sparsity import Sparsity
-from hpsearch.budget import Budget
-from hpsearch.checkpoints import Checkpoints
-from hpsearch.conclusion import Conclusion, SearchResult
-from hpsearch.data import Data, SearchData
+from hpsearch.data.split import Data, SearchData
 from hpsearch.errors import ConfigError, SearchError
-from hpsearch.hyperparameters import OptunaHyperParameters
-from hpsearch.machines import Preempted, leaving_on_signal
-from hpsearch.objective import Objective, settings_shown
-from hpsearch.progress import Progress
-from hpsearch.range_test import RangeTest, advice, below
-from hpsearch.runs import ParentRun
-from hpsearch.sampling import SeededSampler
-from hpsearch.schedules import Schedule
+from hpsearch.reports import report
+from hpsearch.reports.conclusion import Conclusion, SearchResult
 from hpsearch.seeds import derive
-from hpsearch.slots import run_trials
-from hpsearch.space import Space
-from hpsearch.storage import SharedStorage
-from hpsearch.study import SharedStudy, number_of
-from hpsearch.tracking import Tracking
-from hpsearch.training import Trainer, Training, check_monitor
+from hpsearch.spaces.hyperparameters import OptunaHyperParameters
+from hpsearch.spaces.space import Space
+from hpsearch.studies.budget import Budget
+from hpsearch.studies.machines import Preempted, leaving_on_signal
+from hpsearch.studies.sampling import SeededSampler
+from hpsearch.studies.storage import SharedStorage
+from hpsearch.studies.study import SharedStudy, number_of
+from hpsearch.tracking.runs import ParentRun
+from hpsearch.tracking.tracking import Tracking
+from hpsearch.training.checkpoints import Checkpoints
+from hpsearch.training.range_test import RangeTest, advice, below
+from hpsearch.training.schedules import Schedule
+from hpsearch.training.trainer import Trainer, Training, check_monitor
+from hpsearch.trials.objective import Objective, settings_shown
+from hpsearch.trials.progress import Progress
+from hpsearch.trials.slots import run_trials
 from hpsearch.uncertainty.mc_dropout import McDropout
 from hpsearch.uncertainty.registration import Registration
 from hpsearch.uncertainty.subject import Subject

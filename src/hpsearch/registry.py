@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from hpsearch.errors import ModelError
-from hpsearch.runs import TrackedRun
+from hpsearch.tracking.runs import TrackedRun
 
 KEPT = "checkpoint/model.keras"
 RANKED_BY = "best/val/loss"

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from hpsearch import entry
 from hpsearch.errors import HpsearchError
-from hpsearch.machines import Preempted
-from hpsearch.progress import Progress
+from hpsearch.studies.machines import Preempted
+from hpsearch.trials.progress import Progress
 
 
 @hydra.main(config_path=str(entry.CONF), config_name="search", version_base="1.3")

@@ -9,14 +9,14 @@ from typing import Any
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from rich.console import Console
 
-from hpsearch.data import Data
+from hpsearch.data.split import Data
 from hpsearch.errors import ConfigError, did_you_mean
 from hpsearch.questions import answers, figures, pages
 from hpsearch.questions.answers import Claim, Results
 from hpsearch.questions.arms import Arm, Probe, Workbench
 from hpsearch.questions.records import Records, digest
 from hpsearch.questions.session import PARTS, Session, check_seeds, seeds_of
-from hpsearch.tracking import Tracking
+from hpsearch.tracking.tracking import Tracking
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from hpsearch.architectures.building import build_hypermodel
 from hpsearch.architectures.export import n_weights, zero_shares
 from hpsearch.architectures.facts import DataFacts, measure
-from hpsearch.data import SearchData
+from hpsearch.data.split import SearchData
 from hpsearch.errors import DivergedError
 from hpsearch.questions import curves
 from hpsearch.questions.layers import inspect_layers
-from hpsearch.schedules import Schedule
 from hpsearch.seeds import derive
-from hpsearch.training import Trainer, Training, finished
+from hpsearch.training.schedules import Schedule
+from hpsearch.training.trainer import Trainer, Training, finished
 
 N_INSPECTED = 1000  # validation images that the layers are looked at with
 

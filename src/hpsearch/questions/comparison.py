@@ -11,7 +11,7 @@ from typing import Any
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from rich.console import Console
 
-from hpsearch.data import Data
+from hpsearch.data.split import Data
 from hpsearch.errors import ConfigError
 from hpsearch.questions import answers, figures, pages
 from hpsearch.questions.answers import Results, Row
@@ -20,7 +20,7 @@ from hpsearch.questions.probes import Latency, OnTest
 from hpsearch.questions.records import Records, digest
 from hpsearch.questions.session import Session, seeds_of
 from hpsearch.questions.studies import FinishedStudy
-from hpsearch.tracking import Tracking
+from hpsearch.tracking.tracking import Tracking
 from hpsearch.uncertainty.mc_dropout import McDropout
 
 SELECTED_BY = "best/val/loss"  # of the k best trials of a study: never by the test set

@@ -13,10 +13,10 @@ import keras
 import numpy as np
 
 from hpsearch import metrics
-from hpsearch.data import Examples
+from hpsearch.data.split import Examples
 from hpsearch.errors import ModelError
 from hpsearch.questions.arms import Trained, Workbench
-from hpsearch.range_test import RangeTest
+from hpsearch.training.range_test import RangeTest
 from hpsearch.uncertainty.evaluation import evaluate
 from hpsearch.uncertainty.mc_dropout import McDropout
 from hpsearch.uncertainty.passes import Sampler

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from hpsearch.questions.arms import Arm, Measured
-from hpsearch.runs import ParentRun, TrackedRun
-from hpsearch.tracking import Tracking
+from hpsearch.tracking.runs import ParentRun, TrackedRun
+from hpsearch.tracking.tracking import Tracking
 
 MEASURED = "measured.json"
 IDENTITY, CELL = "hpsearch.experiment", "hpsearch.cell"

@@ -9,11 +9,11 @@ from typing import Any
 from rich.console import Console
 
 from hpsearch.errors import ConfigError
-from hpsearch.objective import settings_shown
 from hpsearch.questions.answers import Results
 from hpsearch.questions.arms import Arm, Measured, Probe, Workbench
 from hpsearch.questions.records import Records
 from hpsearch.seeds import derive
+from hpsearch.trials.objective import settings_shown
 
 PARTS = ("arch", "optimizer", "training", "schedule", "sparsity")
 

@@ -11,8 +11,8 @@ import yaml
 from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.errors import ConfigError, did_you_mean
-from hpsearch.space import Space
-from hpsearch.tracking import Tracking
+from hpsearch.spaces.space import Space
+from hpsearch.tracking.tracking import Tracking
 
 NO_BOUNDS = Space({})
 

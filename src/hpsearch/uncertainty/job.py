@@ -16,12 +16,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from rich.console import Console
 
-from hpsearch.data import Data, SearchData
+from hpsearch.data.split import Data, SearchData
 from hpsearch.errors import ConfigError, ModelError
 from hpsearch.registry import Registry
-from hpsearch.runs import TrackedRun
-from hpsearch.storage import without_password
-from hpsearch.tracking import Tracking
+from hpsearch.studies.storage import without_password
+from hpsearch.tracking.runs import TrackedRun
+from hpsearch.tracking.tracking import Tracking
 from hpsearch.uncertainty.evaluation import Evaluation, evaluate
 from hpsearch.uncertainty.mc_dropout import McDropout
 from hpsearch.uncertainty.page import html

@@ -15,7 +15,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.models.model import MLMODEL_FILE_NAME
 from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
-from hpsearch.data import Examples, SearchData
+from hpsearch.data.split import Examples, SearchData
 from hpsearch.errors import ConfigError, ModelError, did_you_mean
 from hpsearch.uncertainty.conformal import threshold
 from hpsearch.uncertainty.differences import MEASURES, compare

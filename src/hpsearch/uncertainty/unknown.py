@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from hpsearch import metrics
-from hpsearch.data import Data
+from hpsearch.data.split import Data
 from hpsearch.errors import ConfigError, DataError
 from hpsearch.metrics import Floats
 from hpsearch.uncertainty.section import Section

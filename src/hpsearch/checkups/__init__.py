@@ -1,0 +1,1 @@
+"""Do study, runs and queue agree; the same suggestions again, and why."""

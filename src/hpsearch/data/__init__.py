@@ -1,0 +1,1 @@
+"""Images and labels: read, named, checked, fingerprinted, split once."""

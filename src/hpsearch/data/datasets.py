@@ -1,0 +1,196 @@
+"""Where images and labels come from: Keras's loaders, files of the same form, scikit-learn's digits, an own .npz."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpsearch.data import archives
+from hpsearch.errors import DataError
+
+CIFAR10_SIZES = {f"data_batch_{i}": 10_000 for i in range(1, 6)} | {"test_batch": 10_000}
+CIFAR100_SIZES = {"train": 50_000, "test": 10_000}
+DIGITS = tuple("0123456789")
+CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+FASHION_NAMES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+CIFAR100_NAMES = tuple(
+    """
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+    caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant
+    flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree
+    motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate
+    poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider
+    squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
+    wardrobe whale willow_tree wolf woman worm
+    """.split()  # noqa: SIM905 (a hundred quoted names are harder to read)
+)
+ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """A data set as it came, unchecked.
+
+    Attributes:
+        x_train: Training images, (N, H, W, C) or grey (N, H, W).
+        y_train: Their labels, (N,) or (N, 1).
+        x_test: Test images, of the same form.
+        y_test: Their labels.
+        class_names: A name for each label from 0 on; None where the labels themselves are the names.
+    """
+
+    x_train: NDArray[Any]
+    y_train: NDArray[Any]
+    x_test: NDArray[Any]
+    y_test: NDArray[Any]
+    class_names: tuple[str, ...] | None
+
+
+def cifar10(path: str | None) -> Arrays:
+    """Load CIFAR-10, 50,000 + 10,000 images (32, 32, 3) of 10 classes (Krizhevsky, 2009).
+
+    Args:
+        path: A folder that holds `cifar-10-batches-py` or `cifar-10-python.tar.gz`, or either itself; None downloads.
+
+    Raises:
+        DataError: No network, or a file that is missing, truncated, altered or not CIFAR.
+    """
+    if path is None:
+        return _download("CIFAR-10", "cifar10", CIFAR10_NAMES)
+    where = _find(path, "cifar-10-batches-py", "cifar-10-python.tar.gz")
+    return _cifar(where, CIFAR10_SIZES, "labels", CIFAR10_NAMES)
+
+
+def cifar100(path: str | None) -> Arrays:
+    """Load CIFAR-100 with its fine labels, 50,000 + 10,000 images (32, 32, 3) of 100 classes (Krizhevsky, 2009).
+
+    Args:
+        path: A folder that holds `cifar-100-python` or `cifar-100-python.tar.gz`, or either itself; None downloads.
+
+    Raises:
+        DataError: As for `cifar10`.
+    """
+    if path is None:
+        return _download("CIFAR-100", "cifar100", CIFAR100_NAMES)
+    return _cifar(
+        _find(path, "cifar-100-python", "cifar-100-python.tar.gz"), CIFAR100_SIZES, "fine_labels", CIFAR100_NAMES
+    )
+
+
+def mnist(path: str | None) -> Arrays:
+    """Load MNIST, 60,000 + 10,000 grey images (28, 28) of the ten digits (LeCun et al., 1998).
+
+    Args:
+        path: Keras's `mnist.npz` or a folder that holds it; None downloads.
+
+    Raises:
+        DataError: No network, or a file that is missing or damaged.
+    """
+    if path is None:
+        return _download("MNIST", "mnist", DIGITS)
+    file = Path(path).expanduser()
+    if file.is_dir():
+        file = file / "mnist.npz"
+    return Arrays(**archives.read_npz(file, ARRAYS), class_names=DIGITS)
+
+
+def fashion_mnist(path: str | None) -> Arrays:
+    """Load Fashion-MNIST, 60,000 + 10,000 grey images (28, 28) of 10 kinds of clothing (Xiao et al., 2017).
+
+    Args:
+        path: A folder that holds its four files, such as `train-images-idx3-ubyte.gz`; None downloads.
+
+    Raises:
+        DataError: No network, or a file that is missing or damaged.
+    """
+    if path is None:
+        return _download("Fashion-MNIST", "fashion_mnist", FASHION_NAMES)
+    folder = Path(path).expanduser()
+    return Arrays(
+        x_train=archives.read_idx(folder / "train-images-idx3-ubyte.gz", 3),
+        y_train=archives.read_idx(folder / "train-labels-idx1-ubyte.gz", 1),
+        x_test=archives.read_idx(folder / "t10k-images-idx3-ubyte.gz", 3),
+        y_test=archives.read_idx(folder / "t10k-labels-idx1-ubyte.gz", 1),
+        class_names=FASHION_NAMES,
+    )
+
+
+def digits() -> Arrays:
+    """Load scikit-learn's 1,797 handwritten digits, grey images (8, 8), which need no download.
+
+    Every fifth image of a class is a test image. The 17 grey levels are spread over 0 to 255, so that a pixel
+    means the same as in the other data sets.
+    """
+    from sklearn.datasets import load_digits  # noqa: PLC0415 (a second that only this data set needs)
+
+    bunch = load_digits()
+    images, labels = (bunch.images * 255 // 16).astype(np.uint8), bunch.target
+    is_test = np.zeros(len(labels), bool)
+    for label in range(10):
+        is_test[np.flatnonzero(labels == label)[4::5]] = True
+    return Arrays(images[~is_test], labels[~is_test], images[is_test], labels[is_test], DIGITS)
+
+
+def npz(path: str) -> Arrays:
+    """Load a user's own .npz with x_train, y_train, x_test, y_test and, if they have names, class_names (C,).
+
+    Raises:
+        DataError: The file is missing, not an .npz, damaged, lacks an array, or its class_names are no text.
+    """
+    file = Path(path).expanduser()
+    arrays = archives.read_npz(file, ARRAYS, optional=("class_names",))
+    names = arrays.pop("class_names", None)
+    if names is None:
+        return Arrays(**arrays, class_names=None)
+    if names.ndim != 1 or names.dtype.kind != "U":
+        raise DataError(
+            f"Expected class_names in {file} to be one row of texts, received {names.dtype} of shape {names.shape}."
+        )
+    return Arrays(**arrays, class_names=tuple(str(name) for name in names))
+
+
+def _find(path: str, folder: str, archive: str) -> Path:
+    """Return the folder or the archive that `path` is or holds."""
+    here = Path(path).expanduser().resolve()
+    if here.is_file() or (here.is_dir() and here.name == folder):
+        return here
+    for inside in (here / folder, here / archive):
+        if inside.exists():
+            return inside
+    received = "a folder without them" if here.is_dir() else "nothing there"
+    raise DataError(f"Expected data.path={path} to be a folder that holds {folder} or {archive}, received {received}.")
+
+
+def _cifar(path: Path, sizes: dict[str, int], label_key: str, names: tuple[str, ...]) -> Arrays:
+    """Join the batches of a folder or an archive; the last of `sizes` is the test batch."""
+    batches = archives.read_cifar(path, sizes, label_key)
+    *train, test = (batches[name] for name in sizes)
+    x_train, y_train = (np.concatenate(parts) for parts in zip(*train, strict=True))
+    return Arrays(x_train, y_train, *test, names)
+
+
+def _download(title: str, module: str, names: tuple[str, ...]) -> Arrays:
+    """Call a loader of `keras.datasets`, which keeps what it downloads; its progress goes to stderr."""
+    import keras  # noqa: PLC0415 (seconds that only a download needs)
+
+    load: Callable[[], Any] = getattr(keras.datasets, module).load_data
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            (x_train, y_train), (x_test, y_test) = load()
+    except Exception as error:  # Keras raises a bare Exception where a download fails
+        raise DataError(
+            f"Expected to download {title}, received {archives.first_line(error)!r}; name a folder that holds it with "
+            "data.path=DIR, or choose data=digits, which needs no download."
+        ) from error
+    if x_train.ndim == 4 and keras.config.image_data_format() == "channels_first":
+        x_train, x_test = x_train.transpose(0, 2, 3, 1), x_test.transpose(0, 2, 3, 1)
+    return Arrays(x_train, y_train, x_test, y_test, names)

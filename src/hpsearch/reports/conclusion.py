@@ -1,0 +1,155 @@
+"""What a search leaves behind: the best model registered and evaluated, the parent run described."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import keras
+from mlflow.entities import Run
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+
+from hpsearch.data.split import SearchData
+from hpsearch.errors import ModelError, TrackingError
+from hpsearch.registry import Registry, Version
+from hpsearch.reports import report
+from hpsearch.spaces.space import Space
+from hpsearch.studies.storage import without_password
+from hpsearch.studies.study import SharedStudy, best_trial, number_of
+from hpsearch.tracking.runs import ChildRun, ParentRun
+from hpsearch.tracking.tracking import Tracking
+from hpsearch.training.trainer import Training
+from hpsearch.trials.progress import Progress
+from hpsearch.uncertainty.evaluation import Evaluation, evaluate
+from hpsearch.uncertainty.mc_dropout import McDropout
+from hpsearch.uncertainty.registration import Registration
+from hpsearch.uncertainty.subject import Subject
+
+N_KEPT = 5  # models of a study
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search came to; `version` and `evaluation` are None where another worker concludes the study."""
+
+    outcome: report.Outcome
+    version: Version | None
+    evaluation: Evaluation | None
+    parent_run_id: str
+    tracking_uri: str
+
+    def show(self, console: Console) -> None:
+        """Print what came out and what to do next."""
+        if self.evaluation is not None:
+            section = self.evaluation.section()
+            console.print(section.as_table())
+            console.print(section.text, soft_wrap=True, markup=False)
+        if self.version is not None:
+            alias = "champion" if self.version.is_champion else "challenger"
+            said = f"Registered as version {self.version.number} of {self.version.name}, alias {alias}"
+            console.print(f"{said} ({self.version.why}).", soft_wrap=True, markup=False)
+        uri = without_password(self.tracking_uri)
+        console.print(f"Look at it:  mlflow ui --backend-store-uri {uri}", soft_wrap=True, markup=False)
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """Keeps the best model while trials end, and concludes the study when they have.
+
+    Args:
+        name: The study's, and the registered model's.
+        study: Whose trials count.
+        tracking: The MLflow store.
+        parent: The study's run.
+        space: Shows hyperparameters as people see them.
+        training: Says what is monitored.
+        registration: How the best model becomes a version.
+        uncertainty: How MC Dropout is done.
+    """
+
+    name: str
+    study: SharedStudy
+    tracking: Tracking
+    parent: ParentRun
+    space: Space
+    training: Training
+    registration: Registration
+    uncertainty: McDropout
+
+    @property
+    def registry(self) -> Registry:
+        """The registry of the MLflow store."""
+        return Registry(self.tracking.client)
+
+    def best(self) -> FrozenTrial | None:
+        """Return the best finished trial of all workers."""
+        return best_trial(self.study.trials(), self.training.maximize)
+
+    def keep(self, model: keras.Model, run: ChildRun, value: float) -> None:
+        """Keep a trial's model where few finished trials are better: one is registered, all make ensembles."""
+        sign = -1 if self.training.maximize else 1
+        values = [t.value for t in self.study.trials() if t.state == TrialState.COMPLETE and t.value is not None]
+        if sum(sign * other <= sign * value for other in values) < N_KEPT:
+            self.registry.keep(model, run)
+
+    def register(self, best: FrozenTrial, data: SearchData) -> tuple[keras.Model, Version]:
+        """Make the best trial's model a version of the registered model, and return both."""
+        monitor, run = self.training.monitor, self._arrived(number_of(best))
+        run_id, measured = run.info.run_id, run.data.metrics
+        model = self.registry.kept(run_id)
+        tags: dict[str, object] = {
+            key.removeprefix("best/"): value for key, value in measured.items() if key.startswith("best/val/")
+        }
+        tags |= {"hpsearch.trial": number_of(best), "hpsearch.study": self.name, "parent_run": self.parent.run_id}
+        self.parent.metrics({f"best/{monitor}": best.value or 0.0})
+        return model, self.registry.register(
+            self.name,
+            run_id,
+            save=lambda folder: self.registration.save(model, folder, data, self.uncertainty),
+            tags=tags,
+            is_better=lambda champion: self.registration.compare(model, champion, data.val, self.uncertainty),
+        )
+
+    def _arrived(self, number: int) -> Run:
+        """Return a finished trial's run; another worker's may still be on its way.
+
+        Raises:
+            TrackingError: It has not arrived for `patience_s` seconds.
+        """
+        deadline = time.monotonic() + self.tracking.patience_s
+        while True:
+            run = self.tracking.find_child(self.parent, number)
+            if run is not None and run.info.status == "FINISHED":
+                return run
+            if time.monotonic() > deadline:
+                raise TrackingError(
+                    f"The run of trial {number}, the best one, has not arrived at MLflow; "
+                    "give python -m hpsearch.doctor sync where its worker ran, then this command again."
+                )
+            time.sleep(1.0)
+
+    def evaluate(self, subject: Subject, version: Version, progress: Progress) -> Evaluation | None:
+        """Ask the registered model plainly and with MC Dropout; None where it has no dropout at all."""
+        try:
+            evaluation = evaluate(subject)
+        except ModelError as error:  # somebody's HyperModel may have none
+            progress.say(f"No MC Dropout evaluation: {error}")
+            return None
+        self.parent.metrics(evaluation.metrics())
+        for key, value in evaluation.metrics().items():
+            self.tracking.client.set_model_version_tag(version.name, version.number, key, f"{value:.6g}")
+        return evaluation
+
+    def describe(self) -> None:
+        """Write summary and figures to the parent run, however the search ended."""
+        outcome = report.Outcome.of(self.study.trials(), self.training.maximize)
+        text = report.summary(self.name, outcome, self.space, self.training.monitor, {})
+        counts = {"trials/finished": outcome.n_finished, "trials/pruned": outcome.n_pruned}
+        self.parent.metrics({**counts, "trials/diverged": outcome.n_diverged, "trials/failed": outcome.n_failed})
+        self.parent.tag({MLFLOW_RUN_NOTE: text})
+        if outcome.best is not None:
+            self.parent.tag({"hpsearch.best_trial": number_of(outcome.best)})
+            for path, png in report.figures(self.study.optuna, self.space, self.training.monitor).items():
+                self.parent.file(path, png)

@@ -1,0 +1,1 @@
+"""The shared study: suggestions that can be replayed, storages, leases, an exact budget."""

@@ -1,0 +1,58 @@
+"""What a study may cost, and how much of that its trials hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from optuna.trial import FrozenTrial, TrialState
+
+from hpsearch.errors import SearchError
+from hpsearch.studies.sampling import SURPLUS
+
+SPENT = (TrialState.COMPLETE, TrialState.PRUNED)
+FAILED_REASONS = ("error", "out_of_memory")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a study may cost; see conf/budget for what each means."""
+
+    n_trials: int
+    timeout_s: float | None
+    max_failures: int
+    max_retries: int
+    lease_s: float
+    linger: bool
+    grace_s: float
+
+    def has_room(self, trials: list[FrozenTrial]) -> bool:
+        """Return whether these trials leave any of it; one that runs holds its place."""
+        return n_held(trials) < self.n_trials
+
+    def check_failures(self, trials: list[FrozenTrial]) -> None:
+        """Raise SearchError where more than `max_failures` trials have failed."""
+        failed = [t for t in trials if t.state == TrialState.FAIL and t.user_attrs.get("reason") in FAILED_REASONS]
+        if len(failed) > self.max_failures:
+            raise SearchError(
+                f"{len(failed)} trials failed, more than budget.max_failures={self.max_failures}; "
+                f"the last one: {failed[-1].user_attrs.get('message')}"
+            )
+
+
+def n_held(trials: list[FrozenTrial]) -> int:
+    """Return how many trials are spent or run."""
+    return sum(t.state in (*SPENT, TrialState.RUNNING) for t in trials)
+
+
+def n_tickets(trials: list[FrozenTrial]) -> int:
+    """Return how many tickets have been given out."""
+    n_others: int = sum("retry_of" in t.user_attrs or t.user_attrs.get("reason") == SURPLUS for t in trials)
+    return len(trials) - n_others
+
+
+def is_doubled(retry_after: int | None, before: list[FrozenTrial]) -> bool:
+    """Return whether one of the trials before is the retry of the same try.
+
+    Two workers may both have released one dead trial; the earlier retry counts.
+    """
+    return retry_after is not None and any(t.user_attrs.get("retry_after") == retry_after for t in before)

@@ -1,0 +1,181 @@
+"""The shared study: open it, claim trials within the budget, end them, and take over those of dead workers.
+
+Trial numbers are tickets. A worker asks for one, and whether it may use it follows from the states of the trials before
+it, so workers need nothing in common but the storage. What Optuna does not know stands in the trial's user attributes:
+
+    worker      the process that runs it
+    lease       until when (Unix time) the trial counts as alive without a word from its worker
+    job         the SLURM job that the worker is, if it is one
+    reason      why it did not complete: pruned, diverged, killed, preempted, interrupted, out_of_memory, error, surplus
+    message     the same, for people
+    history     what its suggestions were based on; see history.py
+    ticket      what it is called and seeded by: its number, had no trial before it been tried again
+    retry_of    Optuna's number of the first try, where it is one that was killed and is tried again
+    retry_after the same of the try before
+    against     the trials that it was compared with when it was pruned
+    paused      the epoch at which it waits to be promoted
+    promoted    the epoch until which it was promoted
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from hpsearch.studies.budget import SPENT, Budget, is_doubled, n_tickets
+from hpsearch.studies.leases import LEASE, WORKER, Lease, Worker, is_dead
+from hpsearch.studies.machines import job_id
+from hpsearch.studies.promotion import PAUSED, PausableStudy
+from hpsearch.studies.sampling import RETRIED_REASONS, SURPLUS, TICKET, SeededSampler, ticket
+from hpsearch.studies.storage import SharedStorage, storage_errors
+from hpsearch.studies.telling import PROMOTED, Telling
+
+CONCLUDED = "concluded"
+
+
+class SharedStudy(Telling):
+    """A study that many workers share through its storage."""
+
+    def __init__(self, study: PausableStudy, storage: SharedStorage, sampler: SeededSampler, budget: Budget) -> None:
+        super().__init__(study, storage)
+        self.sampler, self.budget = sampler, budget
+
+    @classmethod
+    def open(
+        cls,
+        name: str,
+        *,
+        storage: SharedStorage,
+        sampler: SeededSampler,
+        pruner: optuna.pruners.BasePruner,
+        maximize: bool,
+        budget: Budget,
+    ) -> SharedStudy:
+        """Open the study `name` in `storage`, or create it."""
+        with storage_errors(f"of study {name}"):
+            direction = StudyDirection.MAXIMIZE if maximize else StudyDirection.MINIMIZE
+            optuna.create_study(study_name=name, storage=storage, direction=direction, load_if_exists=True)
+            study = PausableStudy(name, storage, sampler, pruner)
+        return cls(study, storage, sampler, budget)
+
+    def n_spent(self) -> int:
+        """Return how many trials are finished or pruned."""
+        return sum(t.state in SPENT for t in self.trials())
+
+    def claim(self) -> optuna.Trial | None:
+        """Return a trial to run, or None where the budget is spent or other workers hold what is left.
+
+        Raises:
+            SearchError: More than `max_failures` trials have failed.
+        """
+        trials = self.release_dead()
+        self.budget.check_failures(trials)
+        self.optuna.closing = not self._has_room(trials)
+        if self.optuna.closing and not self.optuna.promotable():
+            return None
+        trial = self.optuna.ask()
+        if PAUSED in trial.user_attrs:  # it has its place in the budget, and what it was based on is recorded
+            self.write(trial, {**self._signature(), PROMOTED: trial.user_attrs[PAUSED]})
+            return trial
+        history = self.sampler.history.record()
+        self.write(trial, {TICKET: self.sampler.ticket, "history": history, **self._signature()})
+        before = [t for t in self.trials() if t.number < trial.number]
+        is_double = is_doubled(trial.user_attrs.get("retry_after"), before)
+        if not self.budget.has_room(before) or self.sampler.is_exhausted(self.sampler.ticket) or is_double:
+            self.fail(trial, SURPLUS, "another worker had claimed the last trial of the budget")
+            return None
+        return trial
+
+    def _signature(self) -> dict[str, Any]:
+        """A worker that dies before it has signed is found by the trial's age."""
+        signed: dict[str, Any] = {WORKER: str(self.worker), LEASE: time.time() + self.budget.lease_s}
+        return signed | ({"job": job} if (job := job_id()) else {})
+
+    def _has_room(self, trials: list[FrozenTrial]) -> bool:
+        if not self.budget.has_room(trials):
+            return False
+        return any(t.state == TrialState.WAITING for t in trials) or not self.sampler.is_exhausted(n_tickets(trials))
+
+    def lease(self, trial: optuna.Trial | FrozenTrial) -> Lease:
+        """Return the lease of a claimed trial."""
+        return Lease(trial, self.budget.lease_s)
+
+    def fail(self, trial: optuna.Trial | FrozenTrial, reason: str, message: str) -> bool:
+        """End a trial without a value; where only its process was at fault, it will be tried again.
+
+        Returns:
+            False where another worker was first to end it.
+        """
+        storage, trial_id = self.optuna._storage, trial._trial_id
+        self._unsent.clear()
+        try:
+            self.write(trial, {"reason": reason, "message": message})
+            if reason in RETRIED_REASONS:
+                self._retry(storage.get_trial(trial_id))  # first, so that nobody sees a gap in the budget
+            storage.set_trial_state_values(trial_id, TrialState.FAIL)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return False
+        return True
+
+    def release_dead(self) -> list[FrozenTrial]:
+        """Fail the running trials whose worker is dead, so that they are tried again; return all trials after that."""
+        trials = self.trials()
+        dead = [t for t in trials if t.state == TrialState.RUNNING and is_dead(t, self.budget.lease_s)]
+        for trial in dead:
+            self.fail(trial, "killed", f"its worker {trial.user_attrs.get(WORKER, '(unknown)')} died")
+        return self.trials() if dead else trials
+
+    def _retry(self, trial: FrozenTrial) -> None:
+        trials = self.trials()
+        first = trial.user_attrs.get("retry_of", trial.number)
+        if any(t.user_attrs.get("retry_after") == trial.number for t in trials):
+            return
+        n_tries = 1 + sum(t.user_attrs.get("retry_of") == first for t in trials)
+        if n_tries <= self.budget.max_retries:
+            again = {TICKET: ticket(trial, trials), "retry_of": first, "retry_after": trial.number}
+            again |= {PROMOTED: trial.user_attrs[PROMOTED]} if PROMOTED in trial.user_attrs else {}
+            self.optuna.enqueue_trial(trial.params, user_attrs=again)
+
+    def numbers_that_go_on(self) -> set[int]:
+        """Return what the trials are called that run, are paused, or wait to be tried again."""
+        trials = self.optuna._storage.get_all_trials(self.optuna._study_id, deepcopy=False)
+        return {number_of(t) for t in trials if not t.state.is_finished()}
+
+    def others_run(self) -> bool:
+        """Return whether trials of other workers run, or wait to be tried again."""
+        trials = self.trials()
+        waiting = any(t.state == TrialState.WAITING for t in trials)
+        return self.is_running() or (waiting and self._has_room(trials))
+
+    def claim_conclusion(self) -> bool:
+        """Return whether this worker is the one that registers the best model of the finished study and evaluates it.
+
+        It is the first that asks; another one where that worker has died, or where trials have come since.
+        """
+        with self.storage.exclusively():
+            n_spent, taken = self.n_spent(), self.optuna.user_attrs.get(CONCLUDED)
+            if taken and taken["n_spent"] == n_spent and self._is_others(Worker.of(taken[WORKER]), taken[LEASE]):
+                return False
+            lease = time.time() + 10 * self.budget.lease_s
+            self.optuna.set_user_attr(CONCLUDED, {"n_spent": n_spent, WORKER: str(self.worker), LEASE: lease})
+            return True
+
+    def _is_others(self, worker: Worker, lease: float) -> bool:
+        return str(worker) != str(self.worker) and time.time() < lease and not worker.is_seen_dead()
+
+
+def number_of(trial: optuna.Trial | FrozenTrial) -> int:
+    """Return the number that a trial is called and seeded by: a retry has that of its first try."""
+    number: int = trial.user_attrs.get(TICKET, trial.number)
+    return number
+
+
+def best_trial(trials: list[FrozenTrial], maximize: bool) -> FrozenTrial | None:
+    """Return the completed trial with the best value, the earliest of equals."""
+    complete = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
+    sign: Any = -1 if maximize else 1
+    return min(complete, key=lambda t: (sign * t.value, number_of(t)), default=None)

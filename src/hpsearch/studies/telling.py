@@ -1,0 +1,130 @@
+"""What a worker tells the study of a trial that it has claimed: values, a pause, an end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from hpsearch.errors import TakenOverError
+from hpsearch.studies.history import as_ranges
+from hpsearch.studies.leases import LEASE, WORKER, Worker
+from hpsearch.studies.patience import impatient, is_away
+from hpsearch.studies.promotion import PausableStudy, Promoting, is_paused
+from hpsearch.studies.storage import SharedStorage
+
+PROMOTED = "promoted"
+
+
+class Telling:
+    """Tells a study, which may be away for a while: values wait for it, ends are waited for."""
+
+    def __init__(self, study: PausableStudy, storage: SharedStorage) -> None:
+        self.optuna, self.storage = study, storage
+        self.worker = Worker.this()
+        self._unsent: list[tuple[int, float]] = []
+
+    def trials(self) -> list[FrozenTrial]:
+        """Return all trials, as they stand in the storage now."""
+        return self.optuna.get_trials(deepcopy=False)
+
+    def is_running(self) -> bool:
+        """Return whether a worker runs a trial of the study."""
+        return any(t.state == TrialState.RUNNING for t in self.trials())
+
+    def report(self, trial: optuna.Trial, value: float, epoch: int) -> None:
+        """Report an epoch's value, unless that was done before the trial was paused.
+
+        Where the storage is away, the value waits for the next call and the trial goes on.
+
+        Raises:
+            TakenOverError: Another worker has ended the trial, taking this one for dead.
+        """
+        self._unsent.append((epoch, value))
+        self._unless_away(lambda: self._send(trial))
+
+    def should_stop(self, trial: optuna.Trial, epoch: int) -> bool:
+        """Return whether the pruner stops a trial at an epoch; it was let go on at those before it was promoted."""
+        return epoch > trial.user_attrs.get(PROMOTED, 0) and bool(self._unless_away(trial.should_prune))
+
+    def _unless_away(self, call: Any) -> Any:
+        try:
+            with impatient():
+                return call()
+        except Exception as error:
+            if not is_away(error):
+                raise
+            return None
+
+    def _send(self, trial: optuna.Trial) -> None:
+        try:
+            while self._unsent:
+                epoch, value = self._unsent[0]
+                if epoch not in trial._cached_frozen_trial.intermediate_values:
+                    trial.report(value, epoch)
+                self._unsent.pop(0)
+        except optuna.exceptions.UpdateFinishedTrialError as error:
+            self._unsent.clear()
+            raise taken_over(trial) from error
+
+    @property
+    def pauses(self) -> bool:
+        """Whether a trial that the pruner stops is paused, not ended."""
+        return isinstance(self.optuna.pruner, Promoting)
+
+    def pause(self, trial: optuna.Trial) -> None:
+        """Let a trial wait until it is promoted; `claim` then returns it again."""
+        self._send(trial)
+        # Without a worker or a lease, or it would look dead to the others when it is taken up again.
+        self.write(trial, {WORKER: "", LEASE: None})
+        self.optuna.pause(trial)
+
+    def end_paused(self) -> list[FrozenTrial]:
+        """End the trials that are still paused, unless one that runs may yet promote them, and return them."""
+        if self.is_running():
+            return []
+        trials = self.optuna._storage.get_all_trials(self.optuna._study_id, deepcopy=False)
+        paused = [t for t in trials if is_paused(t)]
+        for trial in paused:
+            with suppress(optuna.exceptions.UpdateFinishedTrialError):  # another worker was first
+                self.write(trial, {"reason": "pruned"})
+                self.optuna._storage.set_trial_state_values(trial._trial_id, TrialState.PRUNED)
+        return paused
+
+    def complete(self, trial: optuna.Trial, value: float) -> None:
+        """End a trial with its value."""
+        self._tell(trial, TrialState.COMPLETE, {}, value)
+
+    def prune(self, trial: optuna.Trial, reason: str) -> None:
+        """End a trial that is not worth going on with; samplers learn from it."""
+        step = self.optuna._storage.get_trial(trial._trial_id).last_step
+        others = (t.number for t in self.trials() if t.number != trial.number and step in t.intermediate_values)
+        self._tell(trial, TrialState.PRUNED, {"reason": reason, "against": as_ranges(others)})
+
+    def _tell(self, trial: optuna.Trial, state: TrialState, attrs: dict[str, Any], value: float | None = None) -> None:
+        try:
+            self._send(trial)
+            self.write(trial, attrs)
+            self.optuna.tell(trial, value, state=state)
+        except (optuna.exceptions.UpdateFinishedTrialError, ValueError) as error:
+            # A call that was repeated because its answer was lost finds that it has succeeded.
+            ended = self.optuna._storage.get_trial(trial._trial_id)
+            if not ended.state.is_finished():
+                raise
+            if (ended.state, ended.user_attrs.get(WORKER)) != (state, str(self.worker)):
+                raise taken_over(trial) from error
+
+    def write(self, trial: optuna.Trial | FrozenTrial, attrs: Mapping[str, Any]) -> None:
+        """Set attributes of a trial, all or none."""
+        if attrs:
+            self.storage.set_trial_user_attrs(trial._trial_id, attrs)
+        if isinstance(trial, optuna.Trial):
+            trial._cached_frozen_trial.user_attrs.update(attrs)  # which Optuna reads instead of the storage
+
+
+def taken_over(trial: optuna.Trial) -> TakenOverError:
+    """Return the error of a trial that is another worker's now."""
+    return TakenOverError(f"another worker took trial {trial.number} over, since nothing was heard of this one")

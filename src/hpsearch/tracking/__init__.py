@@ -1,0 +1,1 @@
+"""MLflow's runs, and the spool through which everything reaches them."""

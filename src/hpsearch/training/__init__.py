@@ -1,0 +1,1 @@
+"""One model fitted, or many at once: epochs, schedules, checkpoints."""

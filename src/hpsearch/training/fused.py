@@ -1,0 +1,236 @@
+"""Many trials of one architecture in one program: a leading trial axis over weights, optimizer, seeds and data order.
+
+Learning rate, momentum and dropout rate change no tensor's shape, so `jax.vmap` turns the loop of one trial into that
+of many (Wang et al. 2021, "Horizontally Fused Training Array", MLSys). Each trial keeps a thread of its own, in which
+all is as for a trial alone: only `fit` meets the others, in a program that trains an epoch when all who sit in it ask.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import keras
+import keras_tuner
+import numpy as np
+
+from hpsearch.architectures.compiling import labels_for
+from hpsearch.data.split import SearchData
+from hpsearch.errors import ConfigError
+from hpsearch.programs.on_jax import metrics_of, steps_of
+from hpsearch.programs.order import Order
+from hpsearch.programs.program import Program
+from hpsearch.programs.signature import signature
+from hpsearch.seeds import derive
+from hpsearch.training.checkpoints import Slot
+from hpsearch.training.epochs import Continuation, Epochs, Fitted, Listener
+from hpsearch.training.rates import Scheduling
+from hpsearch.training.schedules import CONSTANT, Schedule
+from hpsearch.training.trainer import VAL_BATCH_SIZE, Trainer, Training
+
+State = list[list[Any]]
+
+
+class FusedProgram:
+    """A program with seats for `n_seats` trials; each is trained an epoch, and validated, in one compiled call.
+
+    Args:
+        program: Of a trial alone; what a seat holds passes through its variables on the way in and out.
+        tensors: Images and labels of train, then of val.
+        n_seats: How many trials.
+    """
+
+    def __init__(self, program: Program, tensors: tuple[Any, ...], n_seats: int) -> None:
+        self.program, self.n_seats = program, n_seats
+        self.state: State = [[jnp.stack([v.value] * n_seats) for v in part] for part in self._variables]
+        epoch = jax.vmap(_epoch_of(program, tensors), in_axes=(0, 0, None, 0))
+        self._epoch = jax.jit(epoch, donate_argnums=0)
+
+    @property
+    def _variables(self) -> list[list[Any]]:
+        model = self.program.model
+        return [
+            model.trainable_variables,
+            model.non_trainable_variables,
+            model.optimizer.variables,
+            model.metrics_variables,
+        ]
+
+    def put(self, seat: int) -> None:
+        """Take what the program's variables hold into a seat."""
+        for values, variables in zip(self.state, self._variables, strict=True):
+            values[:] = [all_of.at[seat].set(v.value) for all_of, v in zip(values, variables, strict=True)]
+
+    def get(self, seat: int) -> Program:
+        """Return the program with its variables as a seat holds them."""
+        for values, variables in zip(self.state, self._variables, strict=True):
+            for all_of, variable in zip(values, variables, strict=True):
+                variable.assign(all_of[seat])
+        return self.program
+
+    def run(self, orders: dict[int, Order]) -> dict[int, dict[str, float]]:
+        """Train an epoch in the seats of `orders`, whatever happens in the others; return the metrics of each."""
+        rows = {seat: order[0][0] for seat, order in orders.items()}
+        any_rows = next(iter(rows.values()))
+        all_rows = np.stack([rows.get(seat, any_rows) for seat in range(self.n_seats)])
+        tables = {seat: order[0][2] for seat, order in orders.items()}
+        any_table = next(iter(tables.values()))
+        all_tables = np.stack([tables.get(seat, any_table) for seat in range(self.n_seats)])
+        logs, state = self._epoch(self.state, all_rows, len(any_rows), all_tables)
+        self.state = [list(values) for values in state]
+        found = {name: np.asarray(values) for name, values in logs.items()}
+        return {seat: {name: float(values[seat]) for name, values in found.items()} for seat in orders}
+
+
+def _epoch_of(program: Program, tensors: tuple[Any, ...]) -> Callable[..., Any]:
+    """Return the epoch of one trial: training steps, then validation with the averaged weights."""
+    model, (images, labels, val_images, val_labels) = program.model, tensors
+    steps = steps_of(model, images, labels)
+    n_val, size = len(val_labels), min(VAL_BATCH_SIZE, len(val_labels))
+    averages = [id(v) for v in model.optimizer._model_variables_moving_average] if program.averaging else []
+    places = [next(i for i, v in enumerate(model.optimizer.variables) if id(v) == average) for average in averages]
+
+    def validate(trainable: Any, non_trainable: Any, fresh: Any) -> Any:
+        def batch(begin: Any, length: int, state: Any) -> Any:
+            part = [jax.lax.dynamic_slice_in_dim(a, begin, length) for a in (val_images, val_labels)]
+            return model.test_step(state, part)[1]
+
+        state = (trainable, non_trainable, fresh)
+        state = jax.lax.fori_loop(0, n_val // size, lambda i, state: batch(i * size, size, state), state)
+        if n_val % size:
+            state = batch(n_val - n_val % size, n_val % size, state)
+        return metrics_of(model, state[2])
+
+    def epoch(state: Any, order: Any, n_steps: Any, table: Any) -> Any:
+        fresh = [jnp.zeros_like(v) for v in state[3]]
+        logs, state = steps((*state[:3], fresh), order, n_steps, table)
+        trainable = [state[2][place] for place in places] or state[0]
+        val = validate(trainable, state[1], fresh)
+        return logs | {f"val_{name}": value for name, value in val.items()}, state
+
+    return epoch
+
+
+class FusedTrainer(Trainer):
+    """Fits up to `n_slots` models at once, each called for from a thread of its own.
+
+    A model that needs another program, or a HyperModel's own `fit`, is trained alone, while the others wait.
+
+    Raises:
+        ConfigError: Keras runs on another backend than JAX.
+    """
+
+    def __init__(self, settings: Training, data: SearchData, n_slots: int, schedule: Schedule = CONSTANT) -> None:
+        if keras.backend.backend() != "jax":
+            backend = keras.backend.backend()
+            raise ConfigError(f"trainer=fused needs Keras on JAX, which is on {backend} here: set KERAS_BACKEND=jax.")
+        super().__init__(settings, data, schedule)
+        self.n_slots = n_slots
+        self._meeting = threading.Condition()
+        self._fused: FusedProgram | None = None
+        self._seated: dict[int, Order] = {}
+        self._asked: set[int] = set()
+        self._logs: dict[int, dict[str, float]] = {}
+        self._stop: BaseException | None = None
+
+    def stop(self, error: BaseException) -> None:
+        """End all fits that wait for an epoch, with `error`."""
+        with self._meeting:
+            self._stop = error
+            self._meeting.notify_all()
+
+    def fit(
+        self,
+        hypermodel: keras_tuner.HyperModel,
+        hp: keras_tuner.HyperParameters,
+        model: keras.Model,
+        seed: int,
+        listener: Listener,
+        *,
+        slot: Slot | None = None,
+    ) -> Fitted:
+        """As `Trainer.fit`."""
+        with self._meeting:
+            fused = self._fused_for(hypermodel, model)
+            if fused is None:
+                return super().fit(hypermodel, hp, model, seed, listener, slot=slot)
+        order = Order(len(self.data.train), self.settings.batch_size, 0, lambda epoch: derive(seed, "order", epoch))
+        with self._seat(order) as seat:
+            epochs, scheduling = self._sit(fused, seat, model, seed, listener, slot)
+            for n_epochs, metrics in enumerate(epochs.fitted.history, start=1):
+                listener(n_epochs, metrics)
+            while not epochs.patience_is_over and epochs.fitted.n_epochs < self.settings.epochs:
+                epoch = epochs.fitted.n_epochs
+                epochs.on_epoch_begin(epoch)
+                scheduling.on_epoch_begin(epoch)
+                epochs.on_epoch_end(epoch, self._next_epoch(fused, seat))
+        fused.program.unload(model, epochs.best_state)
+        return epochs.fitted
+
+    def _fused_for(self, hypermodel: keras_tuner.HyperModel, model: keras.Model) -> FusedProgram | None:
+        """Return the program that can train `model`, None where it must be trained alone."""
+        name = signature(model)
+        own_way = type(hypermodel).fit is not keras_tuner.HyperModel.fit
+        if name is None or own_way or (hasattr(hypermodel, "companions") and hypermodel.companions()):
+            return None
+        if self._fused is None:
+            tensors = self._on_device(labels_for(model))
+            n_steps = Order(len(self.data.train), self.settings.batch_size, 0, int).n_steps
+            self._fused = FusedProgram(self._load_program(model, n_steps, tensors), tensors, self.n_slots)
+            self._program = None  # this one is taken; a trial alone gets another
+        return self._fused if self._fused.program.name == name else None
+
+    @contextmanager
+    def _seat(self, order: Order) -> Iterator[int]:
+        with self._meeting:
+            seat = next(seat for seat in range(self.n_slots) if seat not in self._seated)
+            self._seated[seat] = order
+        try:
+            yield seat
+        finally:
+            with self._meeting:
+                del self._seated[seat]
+                self._asked.discard(seat)
+                self._meeting.notify_all()  # the others need not wait for this one any more
+
+    def _sit(  # noqa: PLR0917
+        self, fused: FusedProgram, seat: int, model: keras.Model, seed: int, listener: Listener, slot: Slot | None
+    ) -> tuple[Epochs, Scheduling]:
+        """Put a trial, freshly built or as its checkpoint has it, into its seat."""
+
+        def state() -> list[np.ndarray]:
+            with self._meeting:
+                return fused.get(seat).state()
+
+        def snapshot() -> list[np.ndarray]:
+            with self._meeting:
+                return fused.get(seat).snapshot()
+
+        with self._meeting:
+            program = fused.program
+            program.load(model, lambda layer: derive(seed, "dropout", layer))
+            goes_on = Continuation(slot, self._identity(program, seed), snapshot, program.restore) if slot else None
+            epochs = self._epochs(listener, state, order=self._seated[seat], continuation=goes_on)
+            epochs.set_model(program.model)
+            scheduling = Scheduling(self.schedule, self._seated[seat], self.settings.epochs, program.drawn, epochs)
+            fused.put(seat)
+        return epochs, scheduling
+
+    def _next_epoch(self, fused: FusedProgram, seat: int) -> dict[str, float]:
+        """Ask for the next epoch, and return its metrics; whoever finds that all have asked runs it."""
+        with self._meeting:
+            self._asked.add(seat)
+            while seat in self._asked:
+                if self._stop is not None:
+                    raise self._stop
+                if self._asked == self._seated.keys():
+                    self._logs = fused.run(self._seated)
+                    self._asked.clear()
+                    self._meeting.notify_all()
+                else:
+                    self._meeting.wait()
+            return self._logs[seat]

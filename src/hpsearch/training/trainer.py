@@ -1,0 +1,227 @@
+"""Fit one model: tell a listener of each epoch, stop early, refuse NaN, keep the best weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import keras_tuner
+import numpy as np
+
+from hpsearch.architectures.compiling import labels_for
+from hpsearch.data.split import Examples, SearchData
+from hpsearch.errors import ConfigError, did_you_mean
+from hpsearch.programs.order import Order
+from hpsearch.programs.program import Averaging, Program, on_device
+from hpsearch.programs.signature import signature
+from hpsearch.seeds import GLOBAL_GENERATOR, derive
+from hpsearch.training.checkpoints import Slot
+from hpsearch.training.epochs import Continuation, Epochs, Fitted, Listener
+from hpsearch.training.rates import LossOfEach, Scheduling, Sweep
+from hpsearch.training.schedules import CONSTANT, Schedule
+
+VAL_BATCH_SIZE = 1000
+PRECISIONS = ("float32", "mixed_bfloat16")
+
+
+@dataclass(frozen=True)
+class Training:
+    """Settings of a fit; see conf/training for what each means."""
+
+    epochs: int
+    batch_size: int
+    patience_epochs: int
+    monitor: str
+    averaging_epochs: float
+    steps_per_call: int
+    precision: str
+    jit_compile: bool | None
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 1), ("patience_epochs", 1), ("steps_per_call", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"training.{name} must be at least {least}, but is {getattr(self, name)}.")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(
+                f"There is no training.precision={self.precision}.{did_you_mean(self.precision, PRECISIONS)}"
+            )
+        if self.averaging_epochs < 0:
+            raise ConfigError(f"training.averaging_epochs must be 0 or more, but is {self.averaging_epochs}.")
+
+    @property
+    def maximize(self) -> bool:
+        """Whether more of the monitored metric is better."""
+        return not self.monitor.endswith(("loss", "error"))
+
+
+def check_monitor(model: keras.Model, monitor: str) -> None:
+    """Raise ConfigError unless fitting `model` will report `monitor`."""
+    names = ["loss", *(m if isinstance(m, str) else m.name for m in model.get_compile_config()["metrics"] or [])]
+    valid = [f"{part}/{name}" for part in ("train", "val") for name in names]
+    if monitor not in valid:
+        raise ConfigError(f"training.monitor={monitor} is no metric of this model.{did_you_mean(monitor, valid)}")
+
+
+def finished(hypermodel: keras_tuner.HyperModel, model: keras.Model) -> keras.Model:
+    """Return a trained model as its HyperModel's own `finished(model)` wants it kept, if it has one."""
+    kept: keras.Model = hypermodel.finished(model) if hasattr(hypermodel, "finished") else model
+    return kept
+
+
+def companions(hypermodel: keras_tuner.HyperModel, epochs: Epochs) -> list[keras.callbacks.Callback]:
+    """Return the callbacks that a HyperModel's own `companions()` asks for, if it has them."""
+    found = list(getattr(hypermodel, "companions", tuple)())
+    ramps = [callback.ramp_is_over for callback in found if hasattr(callback, "ramp_is_over")]
+    return [*found, Ramp(epochs, ramps)] if ramps else found
+
+
+class Ramp(keras.callbacks.Callback):  # type: ignore[misc]
+    """Keeps epochs from being the best while the model is still becoming another one."""
+
+    def __init__(self, epochs: Epochs, ramps: Sequence[Callable[[int], bool]]) -> None:
+        super().__init__()
+        self.epochs, self.ramps = epochs, ramps
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Forget the best epoch where the last one was on the way, so that the next one is."""
+        if epoch and not all(is_over(epoch - 1) for is_over in self.ramps):
+            self.epochs.fitted.best_epoch = 0
+
+
+class Trainer:
+    """Fits models on one data set, which it holds on the device for all trials of a study."""
+
+    n_slots = 1  # how many fits go on at once
+
+    def __init__(self, settings: Training, data: SearchData, schedule: Schedule = CONSTANT) -> None:
+        self.settings = settings
+        self.schedule = schedule
+        self.data = data
+        self._tensors: dict[str, tuple[Any, ...]] = {}
+        self._program: Program | None = None
+
+    def fit(
+        self,
+        hypermodel: keras_tuner.HyperModel,
+        hp: keras_tuner.HyperParameters,
+        model: keras.Model,
+        seed: int,
+        listener: Listener,
+        *,
+        slot: Slot | None = None,
+    ) -> Fitted:
+        """Fit `model` and leave the weights of its best epoch in it.
+
+        Args:
+            hypermodel: Where the model comes from; its own `fit`, if it has one, is what runs.
+            hp: The hyperparameters that the model was built with.
+            model: A compiled model that takes raw pixels (N, H, W, C).
+            seed: Decides the order of the examples and the dropout masks.
+            listener: Called as `listener(n_epochs, metrics)` after each epoch, those before a checkpoint included;
+                what it raises ends the fit.
+            slot: Where the fit goes on from, if there is a checkpoint of this very fit, and leaves checkpoints: now and
+                then, and when the listener raises. A HyperModel's own `fit` has none, and begins anew.
+
+        Raises:
+            DivergedError: The training or validation loss is NaN or infinite.
+        """
+        tensors = self._on_device(labels_for(model))
+        if type(hypermodel).fit is not keras_tuner.HyperModel.fit:
+            return self._fit_its_own_way(hypermodel, hp, model, tensors, listener)
+        order = self._order(lambda epoch: derive(seed, "order", epoch))
+        program = self._load_program(model, order.n_steps, tensors)
+        program.load(model, lambda layer: derive(seed, "dropout", layer))
+        goes_on = Continuation(slot, self._identity(program, seed), program.snapshot, program.restore) if slot else None
+        epochs = self._epochs(listener, program.state, order=order, continuation=goes_on)
+        callbacks = [epochs, Scheduling(self.schedule, order, self.settings.epochs, program.drawn, epochs)]
+        callbacks += companions(hypermodel, epochs)
+        callbacks += [Averaging()] if program.averaging else []
+        for n_epochs, metrics in enumerate(epochs.fitted.history, start=1):
+            listener(n_epochs, metrics)
+        if not epochs.patience_is_over:  # else its process died between the last epoch and the trial's end
+            rest = {"initial_epoch": epochs.fitted.n_epochs, "callbacks": callbacks, **self._common(tensors)}
+            hypermodel.fit(hp, program.model, x=order, shuffle=False, **rest)
+        program.unload(model, epochs.best_state)
+        return epochs.fitted
+
+    def sweep(self, model: keras.Model, seed: int, learning_rates: np.ndarray, steps_per_point: int) -> np.ndarray:
+        """Train a few steps at each learning rate in turn, and return the mean training loss at each, (n,).
+
+        It ends early where the loss explodes. `model` keeps its weights; the program is the one that `fit` uses.
+        """
+        tensors = self._on_device(labels_for(model))
+        order = self._order(lambda epoch: derive(seed, "order", epoch))
+        program = self._load_program(model, order.n_steps, tensors)
+        program.load(model, lambda layer: derive(seed, "dropout", layer))
+        sweep = Sweep(order, learning_rates, program.drawn[1], steps_per_point)
+        losses = LossOfEach()
+        program.model.fit(sweep, shuffle=False, verbose=0, callbacks=[losses])
+        return np.array(losses.found)
+
+    def stop(self, error: BaseException) -> None:
+        """End the fits that other threads wait in; here there are none."""
+
+    def _fit_its_own_way(self, hypermodel: Any, hp: Any, model: Any, tensors: Any, listener: Listener) -> Fitted:
+        epochs = self._epochs(listener, model.get_weights)
+        hypermodel.fit(hp, model, x=tensors[0], y=tensors[1], callbacks=[epochs], **self._common(tensors))
+        model.set_weights(epochs.best_state)
+        return epochs.fitted
+
+    def _identity(self, program: Program, seed: int) -> str:
+        """Return what tells this fit from others, of other trials or settings."""
+        settings = self.settings
+        parts = (type(self).__name__, keras.backend.backend(), program.name, seed, self.data.fingerprint)
+        return " ".join(map(str, (*parts, settings.batch_size, settings.averaging_epochs, self.schedule)))
+
+    def _epochs(self, listener: Listener, state: Callable[[], list[np.ndarray]], **more: Any) -> Epochs:
+        settings = self.settings
+        return Epochs(
+            monitor=settings.monitor,
+            maximize=settings.maximize,
+            patience_epochs=settings.patience_epochs,
+            listener=listener,
+            state=state,
+            **more,
+        )
+
+    def _common(self, tensors: tuple[Any, ...]) -> dict[str, Any]:
+        val = {"validation_data": tensors[2:], "validation_batch_size": VAL_BATCH_SIZE}
+        return {"epochs": self.settings.epochs, "verbose": 0, **val}
+
+    def _on_device(self, form: str) -> tuple[Any, ...]:
+        if form not in self._tensors:
+            parts = [_arrays(part, form, self.data.n_classes) for part in (self.data.train, self.data.val)]
+            self._tensors = {form: tuple(on_device(array) for pair in parts for array in pair)}
+            self._program = None
+        return self._tensors[form]
+
+    def _order(self, seed_of_epoch: Callable[[int], int]) -> Order:
+        n = len(self.data.train.labels)
+        return Order(n, self.settings.batch_size, self.settings.steps_per_call, seed_of_epoch)
+
+    def _load_program(self, model: keras.Model, n_steps: int, tensors: tuple[Any, ...]) -> Program:
+        name = signature(model)
+        if self._program is None or name is None or self._program.name != name:
+            self._program = None  # one at a time: a program holds a copy of the weights and of the optimizer
+            jit = self.settings.jit_compile
+            jit = _is_compiled_faster(model) if jit is None else jit
+            averaged = self.settings.averaging_epochs * n_steps
+            averaging = math.exp(-1 / averaged) if averaged else 0.0
+            with GLOBAL_GENERATOR:
+                self._program = Program(name or "", model, *tensors[:2], averaging=averaging, jit=jit)
+        return self._program
+
+
+def _arrays(part: Examples, form: str, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    labels = keras.utils.to_categorical(part.labels, n_classes) if form == "onehot" else part.labels
+    return part.images, labels
+
+
+def _is_compiled_faster(model: keras.Model) -> bool:
+    """XLA for all, but for convolutions on a CPU, where TensorFlow's own kernels are faster."""
+    convolves = any("Conv" in type(layer).__name__ for layer in model.layers)
+    on_cpu = not keras.distribution.list_devices("gpu")
+    return not (convolves and on_cpu and keras.backend.backend() == "tensorflow")

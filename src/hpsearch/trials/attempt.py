@@ -1,0 +1,172 @@
+"""One try of one trial: its lease and its run, kept while it runs, and ended alike in the study and in MLflow."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from hpsearch.errors import DivergedError, TakenOverError, UserError
+from hpsearch.studies.leases import Lease
+from hpsearch.studies.machines import Preempted, leave_if_asked
+from hpsearch.studies.study import SharedStudy, number_of
+from hpsearch.tracking.runs import ChildRun, ParentRun
+from hpsearch.tracking.tracking import Tracking
+
+Ended = Callable[[str, float | None], None]
+HAND_OVER_S = 5.0  # what another worker may go on with at once should have arrived in MLflow, if that is there
+
+
+class OutOfTimeError(Exception):
+    """The search's time is over in the middle of a trial."""
+
+
+@dataclass
+class Attempt:
+    """A claimed trial that is being tried.
+
+    Args:
+        study: Where it was claimed, and is ended.
+        trial: It.
+        run: Its MLflow run.
+        number: What it is called and seeded by.
+        lease: Says whether another worker has taken it over.
+        ended: Called with what it came to, in a word or a sentence, and its value if it has one.
+        deadline: On `time.monotonic`'s clock; a trial that runs then is given back.
+        is_over: Whether it has ended for good: not given back, not paused.
+    """
+
+    study: SharedStudy
+    trial: Any
+    run: ChildRun
+    number: int
+    lease: Lease
+    ended: Ended
+    deadline: float
+    is_over: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        trial: optuna.Trial | FrozenTrial,
+        *,
+        study: SharedStudy,
+        tracking: Tracking,
+        parent: ParentRun,
+        ended: Ended,
+        deadline: float,
+    ) -> Attempt:
+        """Open the trial's run and lease."""
+        number, is_retry = number_of(trial), "retry_of" in trial.user_attrs
+        run = tracking.open_child(parent, number, is_retry)
+        return cls(study, trial, run, number, study.lease(trial), ended, deadline)
+
+    @contextmanager
+    def kept(self) -> Iterator[Attempt]:
+        """Keep the lease while the block runs and end the trial as that ends; what ends the search is raised.
+
+        Raises:
+            KeyboardInterrupt: The person stopped the search; the trial will be tried again.
+            Preempted: The same, by the cluster.
+            OutOfTimeError: The same, by the budget's clock.
+            UserError: No trial of this search could do better, such as an unknown metric.
+        """
+        with self.lease.kept():
+            try:
+                yield self
+            except TakenOverError as error:
+                self._taken_over(error)
+            except optuna.TrialPruned as error:
+                self._stop(str(error))
+            except DivergedError as error:
+                self._prune("diverged", str(error), "FAILED")
+            except Preempted as error:
+                self._give_back("preempted", str(error))
+                raise
+            except (KeyboardInterrupt, OutOfTimeError, SystemExit, UserError) as error:
+                self._give_back("interrupted", str(error) or type(error).__name__)
+                raise
+            except Exception as error:  # a trial may fail in any way; the search goes on until budget.max_failures
+                self._fail(reason_of(error), f"{type(error).__name__}: {error}")
+
+    def epoch(self, epoch: int, metrics: Mapping[str, float], value: float) -> None:
+        """Write an epoch's metrics (counted from 1), and tell the pruner the value that is monitored.
+
+        Raises:
+            TrialPruned: It is not among the best.
+            TakenOverError: Another worker took this one for dead and tries the trial again.
+            OutOfTimeError: The search's time is over.
+            Preempted: The cluster asked this worker to go.
+        """
+        if self.lease.is_lost.is_set():
+            raise TakenOverError("another worker has taken the trial over")
+        self.run.epoch(epoch, metrics)
+        self.study.report(self.trial, value, epoch)
+        leave_if_asked()
+        if time.monotonic() > self.deadline:
+            raise OutOfTimeError("budget.timeout_s is over")
+        if self.study.should_stop(self.trial, epoch):
+            raise optuna.TrialPruned(f"{value:.4g} at epoch {epoch} was not among the best at that epoch")
+
+    def finish(self, value: float) -> None:
+        """End it with its value.
+
+        The run's end is written first: what the study knows as complete, MLflow will know, whoever dies in between.
+        """
+        self.run.end("FINISHED")
+        self._tell(lambda: self.study.complete(self.trial, value), "finished", value)
+
+    def _stop(self, message: str) -> None:
+        if not self.study.pauses:
+            self._prune("pruned", message, "KILLED")
+            return
+        self.close("paused", message, "SCHEDULED")
+        self.run.arrive(HAND_OVER_S)
+        self.study.pause(self.trial)
+        self.ended("paused", None)
+
+    def _prune(self, reason: str, message: str, status: str) -> None:
+        self.close(reason, message, status)
+        self._tell(lambda: self.study.prune(self.trial, reason), reason, None)
+
+    def _tell(self, tell: Callable[[], None], outcome: str, value: float | None) -> None:
+        try:
+            tell()
+        except TakenOverError as error:
+            self._taken_over(error)
+        else:
+            self.is_over = True
+            self.ended(outcome, value)
+
+    def _fail(self, reason: str, message: str) -> None:
+        first_line = " ".join(re.sub(r"\x1b\[\d+m", "", message).split("\n\n")[:2])  # Keras says where, then what
+        self.close(reason, message[:5000], "FAILED")
+        self.study.fail(self.trial, reason, first_line)
+        self.is_over = True
+        self.ended(f"failed: {first_line}", None)
+
+    def _give_back(self, reason: str, message: str) -> None:
+        self.close(reason, message, "KILLED")
+        self.run.arrive(HAND_OVER_S)
+        self.study.fail(self.trial, reason, message)
+
+    def close(self, reason: str, message: str, status: str) -> None:
+        """End its run, with the reason."""
+        self.run.tag({"hpsearch.reason": reason, "hpsearch.message": message})
+        self.run.end(status)
+
+    def _taken_over(self, error: TakenOverError) -> None:
+        self.run.abandon()
+        self.ended(f"failed: {error}", None)
+
+
+def reason_of(error: Exception) -> str:
+    """Return the word for what went wrong in a trial."""
+    names = " ".join(cls.__name__ for cls in type(error).__mro__)
+    return "out_of_memory" if "ResourceExhausted" in names or "MemoryError" in names else "error"

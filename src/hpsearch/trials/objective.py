@@ -1,0 +1,134 @@
+"""One trial in, one number out: suggest, build, fit, report each epoch, and end with a reason."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import keras_tuner
+import optuna
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
+from optuna.trial import FrozenTrial
+
+from hpsearch.seeds import GLOBAL_GENERATOR, derive
+from hpsearch.spaces.hyperparameters import OptunaHyperParameters
+from hpsearch.spaces.space import Space
+from hpsearch.studies.study import SharedStudy
+from hpsearch.studies.telling import PROMOTED
+from hpsearch.tracking.runs import ChildRun, ParentRun, TrialName
+from hpsearch.tracking.tracking import Tracking
+from hpsearch.training.checkpoints import Checkpoints, Slot
+from hpsearch.training.epochs import Fitted
+from hpsearch.training.trainer import Trainer, finished
+from hpsearch.trials.attempt import Attempt, Ended
+from hpsearch.trials.progress import Progress
+
+KeepModel = Callable[[keras.Model, ChildRun, float], None]
+
+
+@dataclass
+class Objective:
+    """Runs the trials of one study.
+
+    Args:
+        hypermodel: Builds the model of a trial.
+        space: The bounds that a trial's hyperparameters are drawn from.
+        trainer: Fits it.
+        study: Where the trial was claimed, and is ended.
+        tracking: Writes its run, a child of `parent`.
+        keep_model: Called with each finished trial's model, its run and its value, before the trial is told.
+        checkpoints: Where running and paused trials leave what they go on from.
+        settings: Plain settings that each child run shows beside its hyperparameters.
+        root_seed: Seeds grow from it, the study's name and the trial's number.
+        deadline: On `time.monotonic`'s clock; a trial that runs then is given back.
+    """
+
+    hypermodel: keras_tuner.HyperModel
+    space: Space
+    trainer: Trainer
+    study: SharedStudy
+    tracking: Tracking
+    parent: ParentRun
+    keep_model: KeepModel
+    checkpoints: Checkpoints
+    progress: Progress
+    settings: Mapping[str, object]
+    root_seed: int
+    deadline: float = float("inf")
+    _claiming: threading.Lock = field(default_factory=threading.Lock)
+
+    def claim(self) -> optuna.Trial | None:
+        """Return a trial to run, or None, as `SharedStudy.claim` does."""
+        with self._claiming:
+            return self.study.claim()
+
+    def run(self, trial: optuna.Trial) -> None:
+        """Run a claimed trial to its end, whatever that is; see `Attempt.kept` for what is raised."""
+        attempt = self._attempt(trial, self.progress.end_trial)
+        slot = self.checkpoints.of(self.study.optuna.study_name, attempt.number)
+        seed = derive(self.root_seed, self.study.optuna.study_name, "trial", attempt.number)
+        with attempt.kept():
+            self._finish(attempt, *self._fit(attempt, seed, slot))
+        if attempt.is_over:
+            slot.remove()
+
+    def _attempt(self, trial: optuna.Trial | FrozenTrial, ended: Ended) -> Attempt:
+        return Attempt.of(
+            trial,
+            study=self.study,
+            tracking=self.tracking,
+            parent=self.parent,
+            ended=ended,
+            deadline=self.deadline,
+        )
+
+    def end_paused(self) -> None:
+        """End the trials that are paused for good, and remove the checkpoints that nobody goes on from."""
+        for trial in self.study.end_paused():
+            self._attempt(trial, lambda *_: None).close("pruned", "it was not promoted", "KILLED")
+        if not self.study.others_run():
+            self.checkpoints.clear(self.study.optuna.study_name)
+
+    def _fit(self, attempt: Attempt, seed: int, slot: Slot) -> tuple[keras.Model, Fitted]:
+        hp = OptunaHyperParameters(attempt.trial, self.space)
+        with GLOBAL_GENERATOR:
+            keras.utils.set_random_seed(derive(seed, "weights"))
+            model = self.hypermodel.build(hp)
+        name = TrialName(attempt.number, hp.values)
+        attempt.run.tag({MLFLOW_RUN_NAME: name})
+        attempt.run.params({**hp.values, **self.settings, "trial_seed": seed})
+        self.progress.begin_trial(str(name), is_promoted=PROMOTED in attempt.trial.user_attrs)
+
+        def listen(epoch: int, metrics: Mapping[str, float]) -> None:
+            value = metrics[self.trainer.settings.monitor]
+            self.progress.epoch(epoch, value)
+            attempt.epoch(epoch, metrics, value)
+
+        return model, self.trainer.fit(self.hypermodel, hp, model, derive(seed, "fit"), listen, slot=slot)
+
+    def _finish(self, attempt: Attempt, model: keras.Model, fitted: Fitted) -> None:
+        value = fitted.metrics[self.trainer.settings.monitor]
+        best = {f"best/{key}": number for key, number in fitted.metrics.items() if not key.startswith("time/")}
+        attempt.run.metrics({**best, "best/epoch": fitted.best_epoch})
+        self.keep_model(finished(self.hypermodel, model), attempt.run, value)
+        attempt.finish(value)
+
+
+def settings_shown(config: Mapping[str, Any], groups: tuple[str, ...]) -> dict[str, object]:
+    """Return the plain settings of `groups`, named by their path, as a run shows them."""
+    shown: dict[str, object] = {}
+
+    def walk(prefix: str, node: Any) -> None:
+        if isinstance(node, Mapping):
+            for key, value in node.items():
+                if not str(key).startswith("_") or key == "_target_":
+                    walk(f"{prefix}.{key}", value)
+        else:
+            shown[prefix.replace("._target_", ".class")] = node  # `arch` alone is a parameter of `mlflow run`
+
+    for group in groups:
+        walk(group, config.get(group, {}))
+    return shown
