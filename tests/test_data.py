@@ -12,8 +12,9 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from hpsearch.data import datasets
 from hpsearch.data.datasets import Arrays
-from hpsearch.data.split import Data, Examples, SearchData, checked, datasets, fingerprint, split
+from hpsearch.data.split import Data, Examples, SearchData, checked, fingerprint, split
 from hpsearch.errors import DataError
 
 CONF = Path(__file__).parents[1] / "conf" / "data"
