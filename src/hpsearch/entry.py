@@ -25,13 +25,14 @@ from hydra.core.override_parser.types import Transformer
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 
 from hpsearch.errors import ConfigError, HpsearchError, did_you_mean
 from hpsearch.studies.machines import Preempted
+from hpsearch.terminal import Terminal, take_flags
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 INTERRUPTED = 130
+AGAIN = "The same command goes on where this one stopped."
 Job = Callable[[DictConfig], None]
 UNDOTTED = {
     f"--{key}"
@@ -155,8 +156,7 @@ def usage(root: str) -> str:
 def run(root: str, script: Callable[[], Any]) -> None:
     """Check the command line of an entry script, run it under Hydra, and end with the right exit status."""
     quiet()
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    sys.argv[1:] = as_overrides(sys.argv[1:])
+    sys.argv[1:] = as_overrides(take_flags(sys.argv[1:]))
     if {"-m", "--multirun"} & set(sys.argv[1:]):
         os.environ.pop("MLFLOW_RUN_ID", None)  # one run of `mlflow run` cannot be the parent of several studies
     if {"-h", "--help"} & set(sys.argv[1:]):
@@ -166,12 +166,8 @@ def run(root: str, script: Callable[[], Any]) -> None:
         if not any(a in ("--hydra-help", "--version", "--info", "-i") for a in sys.argv[1:]):
             check(root, sys.argv[1:])
         script()
-    except HpsearchError as error:
-        console.print(f"Error: {error}")
-        sys.exit(error.exit_status)
-    except KeyboardInterrupt:
-        console.print("Interrupted. The same command goes on where this one stopped.")
-        sys.exit(INTERRUPTED)
+    except (HpsearchError, KeyboardInterrupt) as error:
+        raise ending(error) from None
 
 
 @contextmanager
@@ -212,15 +208,10 @@ def instantiate(config: DictConfig) -> Any:
 
 
 def ending(error: BaseException) -> SystemExit:
-    """Return the exit that a job ends with, after it has said why: Hydra would print a traceback."""
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    """Return the exit that a command ends with, after it has said why: Hydra would print a traceback."""
+    terminal = Terminal()
     if isinstance(error, KeyboardInterrupt):
-        console.print(
-            "\nInterrupted: the running trial is given back. The same command goes on where this one stopped."
-        )
-        return SystemExit(INTERRUPTED)
+        return terminal.end(f"\nInterrupted. {AGAIN}", INTERRUPTED)
     if isinstance(error, Preempted):
-        console.print(f"{error}: the running trial is given back. The same command goes on where this one stopped.")
-        return SystemExit(error.exit_status)
-    console.print(f"Error: {error}")
-    return SystemExit(error.exit_status if isinstance(error, HpsearchError) else 1)
+        return terminal.end(f"{error}. {AGAIN}", error.exit_status)
+    return terminal.end(f"Error: {error}", error.exit_status if isinstance(error, HpsearchError) else 1)

@@ -29,7 +29,7 @@ from hpsearch.studies.budget import Budget
 from hpsearch.studies.machines import Preempted, leaving_on_signal
 from hpsearch.studies.sampling import SeededSampler
 from hpsearch.studies.storage import SharedStorage
-from hpsearch.studies.study import SharedStudy, number_of
+from hpsearch.studies.study import SharedStudy
 from hpsearch.tracking.runs import ParentRun
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.training.checkpoints import Checkpoints
@@ -118,7 +118,7 @@ class Search:
             deadline=time.monotonic() + (self.budget.timeout_s or math.inf),
         )
         with leaving_on_signal(self.budget.grace_s), self._closing(conclusion, progress):
-            self._run_trials(study, objective, conclusion, progress)
+            self._run_trials(study, objective, progress)
             return self._conclude(conclusion, data, progress)
 
     def _open(self, data: SearchData, config: Mapping[str, Any]) -> tuple[SharedStudy, Tracking, ParentRun]:
@@ -214,15 +214,14 @@ class Search:
                 study.optuna.enqueue_trial(known["first"])
         return below(self.space, known["bounds"]["high"])
 
-    def _run_trials(self, study: SharedStudy, objective: Objective, conclusion: Conclusion, progress: Progress) -> None:
-        best, n_spent, n_trials = conclusion.best(), study.n_spent(), self.budget.n_trials
+    def _run_trials(self, study: SharedStudy, objective: Objective, progress: Progress) -> None:
+        n_spent, n_trials = study.n_spent(), self.budget.n_trials
         if n_spent:
             where = f"goes on: {min(n_spent, n_trials)} of {n_trials} trials done"
         else:
             where = f"begins: {n_trials} trials of at most {self.training.epochs} epochs"
         progress.say(f"Study {self.study['name']} {where}.")
-        label = f"#{number_of(best)} {best.value:.4f}" if best else ""
-        with progress.search(n_trials, n_spent, label, best.value if best else None):
+        with progress.search(self.study["name"], n_trials, study.trials):
             run_trials(objective)
 
     def _conclude(self, conclusion: Conclusion, data: SearchData, progress: Progress) -> SearchResult:
@@ -246,4 +245,5 @@ class Search:
         trials, training = conclusion.study.trials(), self.training
         progress.console.print(report.best_table(trials, self.space, training.monitor, training.maximize))
         outcome = report.Outcome.of(trials, training.maximize)
-        return SearchResult(outcome, version, evaluation, conclusion.parent.run_id, conclusion.tracking.uri)
+        store = (conclusion.parent.run_id, conclusion.tracking.uri)
+        return SearchResult(outcome, version, evaluation, *store, self.study["name"], training.monitor, self.space)

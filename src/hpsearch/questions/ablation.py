@@ -12,7 +12,7 @@ from rich.console import Console
 from hpsearch.data.split import Data
 from hpsearch.errors import ConfigError, did_you_mean
 from hpsearch.questions import answers, figures, pages
-from hpsearch.questions.answers import Claim, Results
+from hpsearch.questions.answers import Answer, Claim, Results
 from hpsearch.questions.arms import Arm, Probe, Workbench
 from hpsearch.questions.records import Records, digest
 from hpsearch.questions.session import PARTS, Session, check_seeds, seeds_of
@@ -95,8 +95,8 @@ class Ablate:
     def __post_init__(self) -> None:
         check_seeds("n_seeds", self.n_seeds)
 
-    def run(self, config: Mapping[str, Any], command: str, console: Console) -> str:
-        """Train what is missing, print the table, and return the verdict."""
+    def run(self, config: Mapping[str, Any], command: str, console: Console) -> Answer:
+        """Train what is missing, print the table, and return the answer."""
         data = self.data.for_search()
         base = {key: config[key] for key in (*PARTS, "hyperparameters", "ablation") if key in config}
         identity = digest(base, data.fingerprint, self.seed)
@@ -111,7 +111,7 @@ class Ablate:
             session = Session(self.arms, seeds, records, Workbench(data), ablation.inspect, ablation.probes)
             return self._answer(session.measure(console), records, console)
 
-    def _answer(self, results: Results, records: Records, console: Console) -> str:
+    def _answer(self, results: Results, records: Records, console: Console) -> Answer:
         ablation, arms = self.ablation, [arm for arm, _ in self.arms]
         first = ablation.measures[0]
         results, target = answers.with_race(results)
@@ -131,6 +131,6 @@ class Ablate:
         client.log_text(run_id, pages.markdown(cells), "table.md")
         records.parent.tag({MLFLOW_RUN_NOTE: text[:5000], "hpsearch.verdict": sentence[:5000]})
         console.print(pages.terminal(cells, ablation.question))
-        for line in (race, sentence, *judged):
+        for line in (race, sentence, *judged, *records.where_to_look()):
             console.print(line, soft_wrap=True, markup=False)
-        return sentence
+        return Answer(records.name, sentence, [table], judged, run_id, records.tracking_uri)

@@ -14,7 +14,7 @@ from rich.console import Console
 from hpsearch.data.split import Data
 from hpsearch.errors import ConfigError
 from hpsearch.questions import answers, figures, pages
-from hpsearch.questions.answers import Results, Row
+from hpsearch.questions.answers import Answer, Results, Row
 from hpsearch.questions.arms import Arm, Workbench
 from hpsearch.questions.probes import Latency, OnTest
 from hpsearch.questions.records import Records, digest
@@ -55,8 +55,8 @@ class Compare:
     seed: int
     n_seeds: int
 
-    def run(self, console: Console) -> str:
-        """Train what is missing, print the tables and return the verdict."""
+    def run(self, console: Console) -> Answer:
+        """Train what is missing, print the tables and return the answer."""
         data = self.data.for_search()
         check_data(self.studies, data.fingerprint, data.name)
         names = [study.name for study in self.studies]
@@ -72,14 +72,15 @@ class Compare:
             session = Session(self.arms, seeds, records, Workbench(data), inspect=False, probes=probes)
             return self._answer(session.measure(console), records, console)
 
-    def _answer(self, results: Results, records: Records, console: Console) -> str:
+    def _answer(self, results: Results, records: Records, console: Console) -> Answer:
         results, target = answers.with_race(results)
         shown = answers.best_across([arm for arm, _ in self.arms], results, SELECTED_BY)
         best = min(shown, key=lambda arm: answers.mean(results, arm, SELECTED_BY)).name
         race = "" if target is None else f"The race is to val/loss {target:.4f}; {self.n_seeds} fresh seeds each."
-        parts, sentence = [race], ""
+        parts, sentence, tables = [race], "", []
         for question, measures in QUESTIONS.items():
             rows = answers.rows(shown, results, measures, best)
+            tables.append(rows)
             cells = pages.cells(rows, measures, best)
             answer = answers.verdict(rows, measures[0], best)
             sentence = sentence or answer
@@ -88,7 +89,9 @@ class Compare:
             parts += [f"## {question}", pages.markdown(cells), f"**{answer}**"]
         picture = figures.draw(PANELS, shown, results)
         self._write(records, "\n\n".join(parts), self._page(results, shown, best, picture), picture, sentence)
-        return sentence
+        for line in records.where_to_look():
+            console.print(line, soft_wrap=True, markup=False)
+        return Answer(records.name, sentence, tables, (), records.parent.run_id, records.tracking_uri)
 
     def _page(self, results: Results, shown: Sequence[Arm], best: str, picture: bytes) -> str:
         parts = ["<!doctype html><meta charset=utf-8><title>Comparison</title>"]
