@@ -34,7 +34,7 @@ def arms(config: DictConfig, ablation: Any, champion: Mapping[str, float]) -> li
     return found
 
 
-@hydra.main(config_path="../../conf", config_name="ablate", version_base="1.3")
+@hydra.main(config_path=str(entry.CONF), config_name="ablate", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Run one ablation."""
     terminal = Terminal(WIDTH)

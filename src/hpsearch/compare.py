@@ -70,7 +70,7 @@ def arms(config: DictConfig, studies: list[Any], tracking: Any) -> list[tuple[An
     return made
 
 
-@hydra.main(config_path="../../conf", config_name="compare", version_base="1.3")
+@hydra.main(config_path=str(entry.CONF), config_name="compare", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Run one comparison."""
     terminal = Terminal(WIDTH)

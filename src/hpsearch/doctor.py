@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra import compose, initialize_config_dir
@@ -46,6 +46,7 @@ def arguments(words: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--repair", action="store_true", help="make study and MLflow agree")
     parser.add_argument("words", nargs="*", metavar="COMMAND KEY=VALUE")
+    parser.error = _refuse  # type: ignore[method-assign]
     given = parser.parse_args(words)
     plain = [word for word in given.words if "=" not in word] or ["compare"]
     given.command, given.overrides = plain[0], [word for word in given.words if "=" in word]
@@ -57,6 +58,11 @@ def arguments(words: list[str]) -> argparse.Namespace:
             raise ConfigError("explain needs the number of a trial, such as: explain 17.")
         given.number = int(plain[1])
     return given
+
+
+def _refuse(message: str) -> NoReturn:
+    """Take the place of argparse's own ending, which prints a page."""
+    raise ConfigError(f"Expected COMMAND [--repair] [KEY=VALUE ...], but {message}; see --help.")
 
 
 def run(given: argparse.Namespace, terminal: Terminal) -> int:

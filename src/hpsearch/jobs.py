@@ -43,6 +43,7 @@ from hpsearch.uncertainty.mc_dropout import McDropout
 from hpsearch.uncertainty.registration import Registration
 from hpsearch.uncertainty.subject import Subject
 
+FINGERPRINT = "data.fingerprint"
 SETTINGS_OF_A_STUDY = ("data", "arch", "optimizer", "training", "schedule", "sparsity", "seed")
 FREE_SETTINGS = ("data.path", "data.load.path", "training.steps_per_call", "training.jit_compile")
 
@@ -169,17 +170,18 @@ class Search:
 
     def _check_same_settings(self, study: SharedStudy, config: Mapping[str, Any], data: SearchData) -> None:
         """Trials are comparable only where data, architecture and training are the same; refuse to mix others in."""
-        mine = {"data.fingerprint": data.fingerprint, **settings_shown(config, SETTINGS_OF_A_STUDY)}
+        mine = {FINGERPRINT: data.fingerprint, **settings_shown(config, SETTINGS_OF_A_STUDY)}
         mine = {key: value for key, value in mine.items() if key not in FREE_SETTINGS}
         theirs = study.optuna.user_attrs.get("settings")
         if theirs is None:
             study.optuna.set_user_attr("settings", mine)
             return
-        for key in mine.keys() | theirs.keys():
+        for key in sorted(mine.keys() | theirs.keys(), key=lambda k: (k == FINGERPRINT, k)):
             if mine.get(key) != theirs.get(key):
+                back = "the same data" if key == FINGERPRINT else f"{key}={theirs.get(key)}"
                 raise ConfigError(
                     f"Study {self.study['name']} was made with {key}={theirs.get(key)}, not {mine.get(key)}; "
-                    f"give study.name=NAME to start another one, or {key}={theirs.get(key)} to go on with this one."
+                    f"give study.name=NAME to start another one, or {back} to go on with this one."
                 )
 
     def _open_parent(
@@ -216,10 +218,9 @@ class Search:
 
     def _run_trials(self, study: SharedStudy, objective: Objective, progress: Progress) -> None:
         n_spent, n_trials = study.n_spent(), self.budget.n_trials
+        where = f"begins: {n_trials} trials of at most {self.training.epochs} epochs"
         if n_spent:
             where = f"goes on: {min(n_spent, n_trials)} of {n_trials} trials done"
-        else:
-            where = f"begins: {n_trials} trials of at most {self.training.epochs} epochs"
         progress.say(f"Study {self.study['name']} {where}.")
         with progress.search(self.study["name"], n_trials, study.trials):
             run_trials(objective)
