@@ -18,14 +18,14 @@ from rich.console import Console
 
 from hpsearch.data.split import Data, SearchData
 from hpsearch.errors import ConfigError, ModelError
+from hpsearch.pages.page import html
+from hpsearch.pages.section import Section
 from hpsearch.registry import Registry
 from hpsearch.studies.storage import without_password
 from hpsearch.tracking.runs import TrackedRun
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.uncertainty.evaluation import Evaluation, evaluate
 from hpsearch.uncertainty.mc_dropout import McDropout
-from hpsearch.uncertainty.page import html
-from hpsearch.uncertainty.section import Section
 from hpsearch.uncertainty.subject import Subject
 
 MAX_METRICS = 1000  # MLflow's limit on a batch
