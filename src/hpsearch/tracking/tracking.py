@@ -154,7 +154,11 @@ class Tracking:
         except MlflowException:
             return None
 
+    def experiment_of(self, run: TrackedRun) -> str:
+        """Return the id of the experiment that a run is in."""
+        return str(self.client.get_run(run.run_id).info.experiment_id)
+
     def children(self, parent: ParentRun) -> list[Run]:
         """Return the trials' runs."""
         query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.run_id}'"
-        return list(self.client.search_runs([self.experiment_id], query, max_results=50000))
+        return list(self.client.search_runs([self.experiment_of(parent)], query, max_results=50000))
