@@ -8,8 +8,8 @@ from typing import Any
 
 from hpsearch.reports.searched import Searched
 from hpsearch.studies.storage import without_password
+from hpsearch.uncertainty.version_page import PORT
 
-PORT = 5077
 WHERE = "From the folder of the search, after export PYTHONPATH=src."
 
 

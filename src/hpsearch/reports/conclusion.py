@@ -28,6 +28,7 @@ from hpsearch.uncertainty.evaluation import Evaluation, evaluate
 from hpsearch.uncertainty.mc_dropout import McDropout
 from hpsearch.uncertainty.registration import Registration
 from hpsearch.uncertainty.subject import Subject
+from hpsearch.uncertainty.version_page import CERTIFICATE
 
 N_KEPT = 5  # models of a study
 DRAIN_S = 10.0  # a trial whose run has not arrived by then is not described
@@ -143,8 +144,9 @@ class Conclusion:
             progress.say(f"No MC Dropout evaluation: {error}")
             return None
         self.parent.metrics(evaluation.metrics())
-        for key, value in evaluation.metrics().items():
-            self.tracking.client.set_model_version_tag(version.name, version.number, key, f"{value:.6g}")
+        tags = {key: f"{value:.6g}" for key, value in evaluation.metrics().items()}
+        for key, value in {**tags, CERTIFICATE: evaluation.certificate.sentence()}.items():
+            self.tracking.client.set_model_version_tag(version.name, version.number, key, value)
         return evaluation
 
     def describe(self) -> None:

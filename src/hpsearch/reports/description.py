@@ -8,20 +8,14 @@ from dataclasses import dataclass
 from optuna.trial import FrozenTrial
 
 from hpsearch.checkups.replay import standing
-from hpsearch.pages.tables import markdown
 from hpsearch.reports import commands
 from hpsearch.reports.advice import Advice
 from hpsearch.reports.searched import Searched, end_of
 from hpsearch.reports.understanding import facts
 from hpsearch.studies.study import number_of
+from hpsearch.uncertainty.version_page import link, quality
 
 PAGE = "report.html"
-MEASURES = ("accuracy", "nll", "brier_score", "ece")
-
-
-def link(text: str, *path: str) -> str:
-    """Return a link within the MLflow UI, wherever it is served."""
-    return f"[{text}](#/{'/'.join(path)})"
 
 
 @dataclass(frozen=True)
@@ -55,9 +49,8 @@ def of_study(searched: Searched, advice: Advice, places: Places) -> str:
     if best is not None:
         title = places.run(searched.title(best), places.runs.get(number_of(best)))
         lines += ["", f"**Best trial:** {title}, {searched.monitor} {best.value:.4f}"]
-    quality = quality_table(places.measured)
-    if quality:
-        lines += ["", "Its model on the test set, asked plainly and with MC Dropout:", "", quality]
+    if quality(places.measured):
+        lines += ["", "Its model on the test set, asked plainly and with MC Dropout:", "", quality(places.measured)]
     lines += ["", "### Look at", "", *_looks(searched, advice, places)]
     lines += ["", "### Go on", "", f"{advice.next_step} {advice.outlook.text}", "", *_commands(searched, advice)]
     return "\n".join(lines)
@@ -87,16 +80,6 @@ def _commands(searched: Searched, advice: Advice) -> list[str]:
             lines.append(f"{commands.evaluate(searched)}   # how far can the champion be trusted?")
         lines += [*commands.serve(searched), f"{commands.report(searched)}   # {PAGE} again"]
     return [commands.WHERE, "", "```bash", *lines, "```"]
-
-
-def quality_table(measured: Mapping[str, str]) -> str:
-    """Return what a version's tags say of its quality, plain and MC; empty where they say nothing."""
-    rows = [
-        [name, *(f"{float(measured[f'test/{arm}/{name}']):.4f}" for arm in ("plain", "mc"))]
-        for name in MEASURES
-        if f"test/plain/{name}" in measured and f"test/mc/{name}" in measured
-    ]
-    return markdown([["on test", "plain", "MC Dropout"], *rows]) if rows else ""
 
 
 def of_trial(searched: Searched, trial: FrozenTrial, places: Places) -> str:

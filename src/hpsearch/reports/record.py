@@ -11,10 +11,12 @@ from hpsearch.reports import description
 from hpsearch.reports.advice import Advice, advise
 from hpsearch.reports.searched import Searched, end_of
 from hpsearch.reports.understanding import facts, sections
+from hpsearch.studies.storage import without_password
 from hpsearch.studies.study import number_of
 from hpsearch.tracking.delivery import TRIAL
 from hpsearch.tracking.runs import ParentRun
 from hpsearch.tracking.tracking import Tracking
+from hpsearch.uncertainty import version_page
 
 
 def record(searched: Searched, tracking: Tracking, parent: ParentRun) -> tuple[Advice, str]:
@@ -33,6 +35,8 @@ def record(searched: Searched, tracking: Tracking, parent: ParentRun) -> tuple[A
     places = _places(searched, tracking, parent)
     parent.tag({**tags, MLFLOW_RUN_NOTE: description.of_study(searched, advice, places)})
     _describe_trials(searched, tracking, places)
+    if places.version is not None:
+        version_page.describe(tracking.client, searched.name, places.version, without_password(tracking.uri))
     return advice, page
 
 

@@ -101,7 +101,8 @@ class Tracking:
         """
         key = f"{parent.run_id}-{number}"
         opening = {"experiment_id": self.experiment_id, "parent_run_id": parent.run_id, "number": number}
-        opening |= {"name": f"#{number}", "tags": {"hpsearch.kind": "trial"}}
+        note = f"Trial {number} of [its study](#/experiments/{self.experiment_id}/runs/{parent.run_id})."
+        opening |= {"name": f"#{number}", "tags": {"hpsearch.kind": "trial", MLFLOW_RUN_NOTE: note}}
         before = key if is_retry else None
         return ChildRun(
             self.client,

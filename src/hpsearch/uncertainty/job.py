@@ -27,6 +27,7 @@ from hpsearch.tracking.tracking import Tracking
 from hpsearch.uncertainty.evaluation import Evaluation, evaluate
 from hpsearch.uncertainty.mc_dropout import McDropout
 from hpsearch.uncertainty.subject import Subject
+from hpsearch.uncertainty.version_page import describe
 
 MAX_METRICS = 1000  # MLflow's limit on a batch
 
@@ -114,6 +115,7 @@ class Evaluate:
                 facts = _facts(name, found, known, subject, tracking)
                 _log(run, evaluation, sections, html(f"Evaluation of {name}", facts, sections), config)
                 _tag_version(tracking, found, sections)
+                describe(tracking.client, found.name, found.version, without_password(tracking.uri))
         finally:
             tracking.close(tracking.patience_s)
         return Evaluated(name, run.run_id, tracking.uri, evaluation, sections)
