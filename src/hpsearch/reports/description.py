@@ -43,16 +43,16 @@ class Places:
 
 def of_study(searched: Searched, advice: Advice, places: Places) -> str:
     """Return the parent run's description."""
-    lines = [f"## Study {searched.name}", ""]
-    lines += [f"- **{name}:** {value}" for name, value in facts(searched) if name != "best"]
-    best = searched.best
-    if best is not None:
+    lines, best = [], searched.best
+    if best is not None:  # first, for MLflow folds all but some four lines
         title = places.run(searched.title(best), places.runs.get(number_of(best)))
-        lines += ["", f"**Best trial:** {title}, {searched.monitor} {best.value:.4f}"]
+        lines += [f"**Best trial:** {title}, {searched.monitor} {best.value:.4f}.", ""]
+    lines += [f"**Next:** {advice.next_step}", ""]
+    lines += [f"- **{name}:** {value}" for name, value in facts(searched) if name != "best"]
     if quality(places.measured):
-        lines += ["", "Its model on the test set, asked plainly and with MC Dropout:", "", quality(places.measured)]
+        lines += ["", "On test, the best trial's model:", "", quality(places.measured)]
     lines += ["", "### Look at", "", *_looks(searched, advice, places)]
-    lines += ["", "### Go on", "", f"{advice.next_step} {advice.outlook.text}", "", *_commands(searched, advice)]
+    lines += ["", "### Go on", "", advice.outlook.text, "", *_commands(searched, advice)]
     return "\n".join(lines)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from hpsearch.pages.drawing import drawn
 from hpsearch.pages.section import Figure
@@ -20,7 +21,7 @@ MARKERS: dict[str, dict[str, Any]] = {
     "pruned": {"marker": "x", "color": "0.45", "markersize": 6},
     "diverged": {"marker": "^", "color": "0.45", "markersize": 6, "markerfacecolor": "white"},
 }
-BEST = {"marker": "*", "markersize": 15, "color": "tab:red", "markeredgecolor": "black", "linestyle": "none"}
+BEST = {"marker": "*", "markersize": 12, "color": "tab:red", "markeredgecolor": "black", "linestyle": "none"}
 COMPLEMENT_TICKS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 WIDTH_IN = 10.0
 
@@ -39,7 +40,7 @@ def history(searched: Searched) -> Figure:
     axis.set(xlabel="trial", ylabel=searched.label)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     _focus(axis, searched)
-    axis.legend()
+    _legend(plot, axis)
     return drawn(
         "history",
         plot,
@@ -59,7 +60,7 @@ def slices(searched: Searched) -> Figure:
         _scale(axis, dimension)
         _focus(axis, searched)
     axes[0][0].set_ylabel(searched.label)
-    axes[0][0].legend(fontsize="small")
+    _legend(plot, axes[0][0])
     return drawn(
         "slices",
         plot,
@@ -126,10 +127,8 @@ def learning_curves(searched: Searched) -> Figure:
         axis.plot(*zip(*curve, strict=True), color="tab:red", linewidth=2.5, label=label)
     axis.set(xlabel="epoch", ylabel=searched.label)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    drops = [v for t in searched.ranked for v in t.intermediate_values.values() if v > 0]
-    if drops and max(drops) > 10 * min(drops):
-        axis.set_yscale("log")
-    axis.legend()
+    _log_if_wide(axis, [v for t in searched.ranked for v in t.intermediate_values.values()])
+    _legend(plot, axis)
     return drawn(
         "learning_curves",
         plot,
@@ -178,6 +177,11 @@ def _marked(axis: Any, searched: Searched, place: Any) -> None:
         axis.plot([place(searched.best)], [searched.best.value], **BEST, label=label)
 
 
+def _legend(plot: Any, axis: Any) -> None:
+    """Put the legend where it covers no trial."""
+    plot.legend(*axis.get_legend_handles_labels(), loc="outside upper right", ncols=5, fontsize="small")
+
+
 def _place(dimension: Dimension, value: Any) -> float:
     if value is None:
         return float("nan")
@@ -191,6 +195,7 @@ def _scale(axis: Any, dimension: Dimension) -> None:
         return
     if dimension.scale == "log":
         axis.set_xscale("log")
+        _plain_numbers(axis.xaxis)
     elif dimension.scale == "log_complement":
         axis.set_xscale(
             "function", functions=(lambda x: -np.log(1 - np.minimum(x, 1 - 1e-9)), lambda y: 1 - np.exp(-y))
@@ -206,5 +211,17 @@ def _scale(axis: Any, dimension: Dimension) -> None:
 def _focus(axis: Any, searched: Searched) -> None:
     """One bad trial must not press all others into a line."""
     values = [v for t in searched.spent if (v := searched.reached(t)) is not None and np.isfinite(v)]
+    _log_if_wide(axis, values)
+
+
+def _log_if_wide(axis: Any, values: Sequence[float]) -> None:
     if values and min(values) > 0 and max(values) > 10 * min(values):
         axis.set_yscale("log")
+        _plain_numbers(axis.yaxis)
+
+
+def _plain_numbers(axis: Any) -> None:
+    """Label a log axis with 0.2 and 3, not with powers of ten."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mlflow.entities import DatasetInput
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
@@ -55,11 +56,19 @@ def _versions(name: str, tracking: Tracking) -> list[ModelVersion]:
         return []
 
 
+def _data_sets(tracking: Tracking, run_id: str) -> list[DatasetInput]:
+    inputs = tracking.client.get_run(run_id).inputs
+    return list(inputs.dataset_inputs) if inputs else []
+
+
 def _describe_trials(searched: Searched, tracking: Tracking, places: description.Places) -> None:
+    inputs = _data_sets(tracking, places.parent_run_id)
     for trial in searched.trials:
         run_id = places.runs.get(number_of(trial))
         if run_id is None:  # another worker's spool has yet to be sent
             continue
+        if inputs and not _data_sets(tracking, run_id):
+            tracking.client.log_inputs(run_id, datasets=inputs)
         tracking.client.set_tag(run_id, MLFLOW_RUN_NOTE, description.of_trial(searched, trial, places))
         if end_of(trial) == "finished":
             tracking.client.set_tag(run_id, "hpsearch.place", description.place_of(searched, trial))

@@ -8,8 +8,6 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
-from hpsearch.pages.tables import markdown
-
 STUDY, CERTIFICATE, PORT = "hpsearch.study", "hpsearch.certificate", 5077
 MEASURES = ("accuracy", "nll", "brier_score", "ece", "aurc")
 OF_THE_MODEL = (
@@ -24,13 +22,13 @@ def link(text: str, *path: str) -> str:
 
 
 def quality(tags: Mapping[str, str]) -> str:
-    """Return what a version's tags say of its quality, plain and MC, as a table; empty where they say nothing."""
-    rows = [
-        [name, *(f"{float(tags[f'test/{arm}/{name}']):.4f}" for arm in ("plain", "mc"))]
-        for name in MEASURES
-        if f"test/plain/{name}" in tags and f"test/mc/{name}" in tags
-    ]
-    return markdown([["on test", "plain", "MC Dropout"], *rows]) if rows else ""
+    """Return what a version's tags say of its quality on test, plain and MC, as a list; empty where they say nothing.
+
+    MLflow's pages crowd the columns of a table.
+    """
+    both = [name for name in MEASURES if f"test/plain/{name}" in tags and f"test/mc/{name}" in tags]
+    shown = {name: [f"{float(tags[f'test/{arm}/{name}']):.4f}" for arm in ("plain", "mc")] for name in both}
+    return "\n".join(f"- {name}: {plain} plain, {mc} with MC Dropout" for name, (plain, mc) in shown.items())
 
 
 def describe(client: MlflowClient, name: str, number: str, uri: str) -> None:
@@ -61,7 +59,7 @@ def text(client: MlflowClient, found: ModelVersion, uri: str) -> str:
         lines += ["", f"It became {alias}: {why}."]
     val = ", ".join(f"{key} {float(value):.4f}" for key, value in sorted(tags.items()) if key.startswith("val/"))
     lines += ["", "### What it is worth", "", f"On validation data: {val}."]
-    lines += ["", quality(tags)] if quality(tags) else []
+    lines += ["", "On test data, which no search has seen:", "", quality(tags)] if quality(tags) else []
     lines += ["", *(tags[key] + "\n" for key in ("hpsearch.verdict", CERTIFICATE) if key in tags)]
     return "\n".join([*lines, *_use(found, uri)])
 
