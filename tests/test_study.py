@@ -289,9 +289,19 @@ def test_an_error_in_a_trial_is_recorded_on_both_sides(tracked):
 @pytest.mark.parametrize("kind", ["journal", "postgres"])
 def test_chaos(kind, tmp_path, request):
     place = "journal" if kind == "journal" else request.getfixturevalue("postgres_server").new_database("chaos")
-    chaos = Path(__file__).parents[1] / "bench" / "chaos.py"
-    command = [sys.executable, str(chaos), "--storage", place, "--trials", "30", "--kills", "12", "--epoch-s", "0.1"]
-    command += ["--out", str(tmp_path / "chaos.json")]
+    run_bench("chaos", tmp_path, "--storage", place, "--trials", "30", "--kills", "12", "--epoch-s", "0.1")
+
+
+@pytest.mark.slow
+def test_suggestions_of_1_2_and_8_workers_can_be_computed_again_and_a_resumed_study_equals_a_whole_one(tmp_path):
+    said = run_bench("replay", tmp_path, "--trials", "30")
+    assert "13 trials and 11 more of a new process equal 24 in one go." in said
+
+
+def run_bench(name, tmp_path, *words):
+    script = Path(__file__).parents[1] / "bench" / f"{name}.py"
+    command = [sys.executable, str(script), *words, "--out", str(tmp_path / f"{name}.json")]
     environment = {**os.environ, "PYTHONPATH": str(SRC)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
