@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 from conftest import SRC
 from hpsearch.checkups.diagnosis import Diagnosis
 from hpsearch.checkups.replay import explain, replay
-from hpsearch.errors import SearchError, TakenOverError
+from hpsearch.errors import SearchError, TakenOverError, UserError
 from hpsearch.studies import machines
 from hpsearch.studies.leases import Worker
 from hpsearch.studies.machines import Preempted, leave_if_asked, leaving_on_signal
@@ -182,7 +182,12 @@ def test_a_trial_that_was_killed_between_two_draws_can_be_replayed_too(tmp_path,
 
 @pytest.mark.parametrize(
     ("error", "reason"),
-    [(MemoryError(), "out_of_memory"), (ValueError("bug"), "error"), (OSError(28, "full"), "error")],
+    [
+        (MemoryError(), "out_of_memory"),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 4 bytes."), "out_of_memory"),
+        (ValueError("bug"), "error"),
+        (OSError(28, "full"), "error"),
+    ],
 )
 def test_reasons(error, reason):
     assert reason_of(error) == reason
@@ -265,7 +270,8 @@ def test_the_doctor_explains(tracked):
     text = " ".join(explain(study.optuna, study.sampler, SPACE, pruned.number if pruned else 5))
     assert "Computed again from that, they are the same." in text
     assert "It was pruned at epoch" in text or "It finished with" in text
-    assert list(explain(study.optuna, study.sampler, SPACE, 99)) == ["Study short has no trial 99."]
+    with pytest.raises(UserError, match="There is no trial 99 in study short; it has 0 to 5"):
+        list(explain(study.optuna, study.sampler, SPACE, 99))
 
 
 def test_an_error_in_a_trial_is_recorded_on_both_sides(tracked):
