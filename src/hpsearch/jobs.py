@@ -142,7 +142,7 @@ class Search:
     @contextmanager
     def _closing(self, conclusion: Conclusion, progress: Progress) -> Iterator[None]:
         """Close study and runs as the block ends, unless other workers go on."""
-        status, patience_s = "FAILED", conclusion.tracking.patience_s
+        status = "FAILED"
         try:
             yield
             status = "FINISHED"
@@ -150,7 +150,7 @@ class Search:
             status = "KILLED"
             raise
         except Preempted:  # there are seconds left; whoever goes on describes the study
-            status, patience_s = "RUNNING", self.budget.grace_s
+            status, conclusion.tracking.patience_s = "RUNNING", self.budget.grace_s
             raise
         finally:
             study, tracking = conclusion.study, conclusion.tracking
@@ -158,7 +158,7 @@ class Search:
             if is_mine and status != "RUNNING" and tracking.wait():
                 conclusion.describe()
                 conclusion.parent.end(status)
-            if not tracking.close(patience_s):
+            if not tracking.close(tracking.patience_s):
                 progress.say("MLflow is away; send what waits for it with: python -m hpsearch.doctor sync")
 
     def _check(self, hypermodel: keras_tuner.HyperModel) -> None:
@@ -237,7 +237,6 @@ class Search:
             )
         version = evaluation = None
         if not conclusion.study.is_running() and conclusion.study.claim_conclusion():
-            conclusion.tracking.wait()
             model, version = conclusion.register(best, data)
             subject = Subject(model, self.uncertainty, data.val, self.data.test())
             evaluation = conclusion.evaluate(subject, version, progress)

@@ -101,7 +101,16 @@ class Conclusion:
             self.registry.keep(model, run)
 
     def register(self, best: FrozenTrial, data: SearchData) -> tuple[keras.Model, Version]:
-        """Make the best trial's model a version of the registered model, and return both."""
+        """Make the best trial's model a version of the registered model, and return both.
+
+        Raises:
+            TrackingError: MLflow has not answered for `tracking.patience_s` seconds.
+        """
+        if not self.tracking.wait():
+            raise TrackingError(
+                f"All trials are done, but MLflow does not answer at {without_password(self.tracking.uri)}; when it "
+                "does, the same command registers and evaluates the best model."
+            )
         monitor, run = self.training.monitor, self._arrived(number_of(best))
         run_id, measured = run.info.run_id, run.data.metrics
         model = self.registry.kept(run_id)

@@ -133,14 +133,16 @@ class Tracking:
         return find_child(self.client, self.experiment_id, parent.run_id, number)
 
     def wait(self) -> bool:
-        """Wait until MLflow answers; return whether it has within `patience_s` seconds."""
+        """Wait until MLflow answers; return whether it has within `patience_s` seconds, which are then spent."""
         deadline = time.monotonic() + self.patience_s
-        while time.monotonic() < deadline:
+        while True:
             with suppress(requests.RequestException):
                 check_reachable(self.uri)
                 return True
+            if time.monotonic() > deadline:
+                self.patience_s = 0.0
+                return False
             time.sleep(1.0)
-        return False
 
     def close(self, timeout_s: float) -> bool:
         """Wait until all that waits has arrived, and stop sending; return whether it has after `timeout_s` seconds."""
