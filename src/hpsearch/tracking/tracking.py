@@ -21,7 +21,7 @@ from hpsearch.tracking.delivery import Delivery, check_reachable, find_child
 from hpsearch.tracking.runs import ChildRun, ParentRun, TrackedRun, now_ms
 from hpsearch.tracking.spool import Spool
 
-KIND = "mlflow.experimentKind"
+KIND, TRAINING = "mlflow.experimentKind", "workflowType=machine_learning"
 
 
 @contextmanager
@@ -109,7 +109,7 @@ class Tracking:
         """
         key = f"{parent.run_id}-{number}"
         opening = {"experiment_id": self.experiment_id, "parent_run_id": parent.run_id, "number": number}
-        note = f"Trial {number} of [its study](#/experiments/{self.experiment_id}/runs/{parent.run_id})."
+        note = f"Trial {number} of [its study](#/experiments/{self.experiment_id}/runs/{parent.run_id}?{TRAINING})."
         opening |= {"name": f"#{number}", "tags": {"hpsearch.kind": "trial", MLFLOW_RUN_NOTE: note}}
         before = key if is_retry else None
         return ChildRun(
