@@ -14,16 +14,16 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF, PAGE = ROOT / "conf", ROOT / "docs" / "configuration.md"
-COMMANDS = ("search", "evaluate", "compare", "ablate")
+COMMANDS = ("search", "report", "evaluate", "compare", "ablate")
 SETTING = re.compile(r"^(?P<indent> *)(?P<key>[\w@/]+):(?P<value>[^#]*?)(?: +# (?P<comment>.*))?$")
 HIDDEN = ("_target_", "_partial_", "_self_")
 INTRODUCTION = """# Configuration
 
 Written by `python docs/configuration.py` from `conf/` and the constructors; not by hand.
 
-Every setting is a key, given as `KEY=VALUE` behind a command, or `-P KEY=VALUE` behind `mlflow run`. A group is chosen as
-`GROUP=CHOICE`, and its settings are `GROUP.KEY=VALUE`: `optimizer=sgd optimizer.weight_decay=1e-4`. A key that is not
-listed is added with `++KEY=VALUE`. `null` is none; `${key}` is the value of another key.
+Every setting is a key, given as `KEY=VALUE` behind a command, or `-P KEY=VALUE` behind `mlflow run`. A group is chosen
+as `GROUP=CHOICE`, and its settings are `GROUP.KEY=VALUE`: `optimizer=sgd optimizer.weight_decay=1e-4`. A key that is
+not listed is added with `++KEY=VALUE`. `null` is none; `${key}` is the value of another key.
 """
 
 
@@ -71,7 +71,7 @@ def told(doc: str, key: str) -> str:
 
 def cell(text: str) -> str:
     """Return text that cannot break a table."""
-    return text.replace("|", r"\|")
+    return text.replace("|", r"\|").replace("<", "&lt;")
 
 
 def table(path: Path, prefix: str) -> list[str]:
@@ -104,7 +104,9 @@ def page() -> str:
     lines = [INTRODUCTION, "## Commands"]
     for name in COMMANDS:
         path = CONF / f"{name}.yaml"
-        groups = [key for item in yaml.safe_load(path.read_text())["defaults"] if isinstance(item, dict) for key in item]
+        groups = [
+            key for item in yaml.safe_load(path.read_text())["defaults"] if isinstance(item, dict) for key in item
+        ]
         chosen = ", ".join(f"`{key.removeprefix('optional ')}`" for key in groups if not key.startswith("override"))
         lines += ["", f"### `python -m hpsearch.{name}`", "", head(path), "", f"Groups: {chosen}.", *table(path, "")]
     for folder in sorted(path for path in CONF.iterdir() if path.is_dir() and path.name != "hydra"):

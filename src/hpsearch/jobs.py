@@ -20,8 +20,10 @@ from hpsearch.architectures.facts import measure
 from hpsearch.architectures.sparsity import Sparsity
 from hpsearch.data.split import Data, SearchData
 from hpsearch.errors import ConfigError, SearchError
-from hpsearch.reports import report
+from hpsearch.pages.tables import terminal
 from hpsearch.reports.conclusion import Conclusion, SearchResult
+from hpsearch.reports.figures import range_test
+from hpsearch.reports.outcome import Outcome, best_rows
 from hpsearch.seeds import derive
 from hpsearch.spaces.hyperparameters import OptunaHyperParameters
 from hpsearch.spaces.space import Space
@@ -102,7 +104,7 @@ class Search:
         study, tracking, parent = self._open(data, config)
         trainer = self.trainer(settings=self.training, data=data, schedule=self.schedule)
         space = self._tested_space(study, parent, trainer, hypermodel)
-        settings = (space, self.training, self.registration, self.uncertainty)
+        settings = (space, self.training, self.registration, self.uncertainty, config)
         conclusion = Conclusion(self.study["name"], study, tracking, parent, *settings)
         objective = Objective(
             hypermodel=hypermodel,
@@ -141,7 +143,7 @@ class Search:
     @contextmanager
     def _closing(self, conclusion: Conclusion, progress: Progress) -> Iterator[None]:
         """Close study and runs as the block ends, unless other workers go on."""
-        status, patience_s = "FAILED", conclusion.tracking.patience_s
+        status = "FAILED"
         try:
             yield
             status = "FINISHED"
@@ -149,7 +151,7 @@ class Search:
             status = "KILLED"
             raise
         except Preempted:  # there are seconds left; whoever goes on describes the study
-            status, patience_s = "RUNNING", self.budget.grace_s
+            status, conclusion.tracking.patience_s = "RUNNING", self.budget.grace_s
             raise
         finally:
             study, tracking = conclusion.study, conclusion.tracking
@@ -157,7 +159,7 @@ class Search:
             if is_mine and status != "RUNNING" and tracking.wait():
                 conclusion.describe()
                 conclusion.parent.end(status)
-            if not tracking.close(patience_s):
+            if not tracking.close(tracking.patience_s):
                 progress.say("MLflow is away; send what waits for it with: python -m hpsearch.doctor sync")
 
     def _check(self, hypermodel: keras_tuner.HyperModel) -> None:
@@ -210,8 +212,8 @@ class Search:
             known = advice(self.range_test, self.space, curve)
             study.optuna.set_user_attr("lr_test", known)
             parent.params({f"lr_test.{name}": value for name, value in known["bounds"].items()})
-            for path, png in report.range_test_figure(curve).items():
-                parent.file(path, png)
+            picture = range_test(curve)
+            parent.file(f"figures/{picture.name}.png", picture.png)
             if known["first"] and not study.trials():
                 study.optuna.enqueue_trial(known["first"])
         return below(self.space, known["bounds"]["high"])
@@ -233,18 +235,15 @@ class Search:
                 f"No trial of study {self.study['name']} finished; give it more with budget.n_trials="
                 f"{self.budget.n_trials + 10}, or a narrower space.bounds.learning_rate."
             )
-        version, evaluation = None, None
+        version = evaluation = None
         if not conclusion.study.is_running() and conclusion.study.claim_conclusion():
-            conclusion.tracking.wait()
             model, version = conclusion.register(best, data)
             subject = Subject(model, self.uncertainty, data.val, self.data.test())
             evaluation = conclusion.evaluate(subject, version, progress)
         else:
-            progress.say(
-                "Other workers go on with this study; the last of them registers and evaluates its best model."
-            )
+            progress.say("Other workers go on with this study; the last of them registers its best model.")
         trials, training = conclusion.study.trials(), self.training
-        progress.console.print(report.best_table(trials, self.space, training.monitor, training.maximize))
-        outcome = report.Outcome.of(trials, training.maximize)
-        store = (conclusion.parent.run_id, conclusion.tracking.uri)
+        rows = best_rows(trials, self.space, training.monitor, training.maximize)
+        progress.console.print(terminal(rows, f"The best {len(rows) - 1} trials"))
+        outcome, store = Outcome.of(trials, training.maximize), (conclusion.parent.run_id, conclusion.tracking.uri)
         return SearchResult(outcome, version, evaluation, *store, self.study["name"], training.monitor, self.space)

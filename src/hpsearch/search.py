@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from hpsearch import entry
@@ -20,7 +22,8 @@ def main(config: DictConfig) -> float:
     terminal = Terminal()
     try:
         job = entry.instantiate(config)
-        plain = OmegaConf.to_container(config, resolve=True)
+        plain: Any = OmegaConf.to_container(config, resolve=True)
+        plain["overrides"] = list(HydraConfig.get().overrides.task)  # the record says what was typed
         result = job.run(plain, partial(Progress, console=terminal.console))
     except (HpsearchError, KeyboardInterrupt, Preempted) as error:
         raise entry.ending(error) from None

@@ -122,8 +122,8 @@ class Progress:
         return f"best so far #{number_of(best)} {best.value:.4f}" if best else ""
 
     def _left(self) -> str:
-        now, rules = datetime.now(), {"n_epochs": self.n_epochs, "prunes": self._prunes}
-        left = time_left(self._trials, self.n_trials, now, **rules)
+        now = datetime.now()
+        left = time_left(self._trials, self.n_trials, now, n_epochs=self.n_epochs, prunes=self._prunes)
         return f"about {in_words(left)} left" if left is not None else ""
 
     def _counts(self) -> str:
