@@ -73,7 +73,9 @@ def run(root: str, script: Callable[[], Any]) -> None:
         print(usage(root))
         return
     try:
-        if not any(a in ("--hydra-help", "--version", "--info", "-i") for a in sys.argv[1:]):
+        if not any(
+            a in ("--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc") for a in sys.argv[1:]
+        ):
             check(root, sys.argv[1:])
         script()
     except (HpsearchError, KeyboardInterrupt) as error:
