@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -30,7 +31,8 @@ def tracking_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError) as error:
-        cause = without_password(str(error).strip().splitlines()[0])
+        first = re.split(r"[.:] (?=[A-Z])", str(error).strip().splitlines()[0])[0].rstrip(".")
+        cause = "nothing answers there" if isinstance(error, requests.ConnectionError) else without_password(first)
         raise TrackingError(
             f"The MLflow store {without_password(uri)} cannot be used ({cause}); "
             "MLFLOW_TRACKING_URI must name a running server or a database file that can be written."
