@@ -220,11 +220,11 @@ class Search:
 
     def _run_trials(self, study: SharedStudy, objective: Objective, progress: Progress) -> None:
         n_spent, n_trials = study.n_spent(), self.budget.n_trials
-        begins = f"begins: {n_trials} trials of at most {self.training.epochs} epochs"
-        where = f"goes on: {min(n_spent, n_trials)} of {n_trials} trials done" if n_spent else begins
+        where = f"begins: {n_trials} trials of at most {self.training.epochs} epochs"
+        if n_spent:
+            where = f"goes on: {min(n_spent, n_trials)} of {n_trials} trials done"
         progress.say(f"Study {self.study['name']} {where}.")
-        prunes = not isinstance(self.pruner, optuna.pruners.NopPruner)
-        with progress.search(self.study["name"], n_trials, study.trials, prunes=prunes):
+        with progress.search(self.study["name"], n_trials, study.trials):
             run_trials(objective)
 
     def _conclude(self, conclusion: Conclusion, data: SearchData, progress: Progress) -> SearchResult:
@@ -245,5 +245,6 @@ class Search:
         trials, training = conclusion.study.trials(), self.training
         rows = best_rows(trials, self.space, training.monitor, training.maximize)
         progress.console.print(terminal(rows, f"The best {len(rows) - 1} trials"))
-        outcome, store = Outcome.of(trials, training.maximize), (conclusion.parent.run_id, conclusion.tracking.uri)
+        outcome = Outcome.of(trials, training.maximize)
+        store = (conclusion.parent.run_id, conclusion.tracking.uri)
         return SearchResult(outcome, version, evaluation, *store, self.study["name"], training.monitor, self.space)

@@ -80,7 +80,7 @@ class Compare:
         best = min(shown, key=lambda arm: answers.mean(results, arm, SELECTED_BY)).name
         race = "" if target is None else f"The race is to val/loss {target:.4f}; {self.n_seeds} fresh seeds each."
         tables = [answers.rows(shown, results, measures, best) for measures in QUESTIONS.values()]
-        sections = [self._section(*pair, best) for pair in zip(QUESTIONS, tables, strict=True)]
+        sections = [self._section(question, rows, best) for question, rows in zip(QUESTIONS, tables, strict=True)]
         for section in sections:
             console.print(section.as_table())
             console.print(section.text, soft_wrap=True)
@@ -90,8 +90,7 @@ class Compare:
             console.print(line, soft_wrap=True, markup=False)
         return Answer(records.name, sections[0].text, tables, (), records.parent.run_id, records.tracking_uri)
 
-    @staticmethod
-    def _section(question: str, rows: Sequence[Row], best: str) -> Section:
+    def _section(self, question: str, rows: list[Row], best: str) -> Section:
         measures = QUESTIONS[question]
         return Section(question, answers.verdict(rows, measures[0], best), cells(rows, measures, best))
 
