@@ -10,6 +10,7 @@ from optuna import Study
 from optuna.pruners import HyperbandPruner
 from optuna.trial import FrozenTrial, TrialState
 
+from hpsearch.errors import UserError
 from hpsearch.spaces.space import Space
 from hpsearch.studies.history import History, PastStudy, as_claimed, from_ranges
 from hpsearch.studies.sampling import SURPLUS, TICKET, SeededSampler
@@ -72,12 +73,17 @@ def suggestions(study: Study, sampler: SeededSampler, trial: FrozenTrial, trials
 
 
 def explain(study: Study, sampler: SeededSampler, space: Space, number: int) -> Iterator[str]:
-    """Yield sentences that say why the trial that is called `number` had its values, and why it ended as it did."""
+    """Yield sentences that say why the trial that is called `number` had its values, and why it ended as it did.
+
+    Raises:
+        UserError: There is no such trial.
+    """
     trials = study.get_trials(deepcopy=False)
     tries = [t for t in trials if number_of(t) == number and t.user_attrs.get("reason") != SURPLUS]
     if not tries:
-        yield f"Study {study.study_name} has no trial {number}."
-        return
+        last = max(map(number_of, trials), default=-1)
+        known = f"it has 0 to {last}" if trials else "it has none yet"
+        raise UserError(f"There is no trial {number} in study {study.study_name}; {known}.")
     trial = tries[-1]
     values = ", ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
                        for name, value in space.values(trial).items())  # fmt: skip

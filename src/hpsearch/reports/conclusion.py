@@ -43,6 +43,24 @@ class SearchResult:
     evaluation: Evaluation | None
     parent_run_id: str
     tracking_uri: str
+    study: str
+    monitor: str
+    space: Space
+
+    def facts(self) -> dict[str, Any]:
+        """Return what came out as plain data."""
+        best, version = self.outcome.best, self.version
+        found: dict[str, Any] = {"study": self.study}
+        counts = ("n_finished", "n_pruned", "n_diverged", "n_failed", "n_epochs")
+        found |= {name: getattr(self.outcome, name) for name in counts}
+        if best is not None:
+            trial = {"trial": number_of(best), "monitor": self.monitor, "value": best.value}
+            found["best"] = {**trial, "hyperparameters": self.space.values(best)}
+        if version is not None:
+            about = {"version": version.number, "is_champion": version.is_champion, "why": version.why}
+            found["registered"] = {"name": version.name, **about}
+        found["test"] = None if self.evaluation is None else self.evaluation.metrics()
+        return found | {"run_id": self.parent_run_id, "tracking_uri": without_password(self.tracking_uri)}
 
     def show(self, console: Console) -> None:
         """Print what came out and what to do next."""
@@ -54,8 +72,20 @@ class SearchResult:
             alias = "champion" if self.version.is_champion else "challenger"
             said = f"Registered as version {self.version.number} of {self.version.name}, alias {alias}"
             console.print(f"{said} ({self.version.why}).", soft_wrap=True, markup=False)
-        uri = without_password(self.tracking_uri)
-        console.print(f"Look at it:  mlflow ui --backend-store-uri {uri}", soft_wrap=True, markup=False)
+        for line in self.next_steps():
+            console.print(line, soft_wrap=True, markup=False)
+
+    def next_steps(self) -> list[str]:
+        """Return what a person may do next, a command a line."""
+        n_more = 2 * (self.outcome.n_finished + self.outcome.n_pruned + self.outcome.n_diverged)
+        lines = [f"Look at it:   mlflow ui --backend-store-uri {without_password(self.tracking_uri)}"]
+        lines += [f"Search on:    the same command with budget.n_trials={n_more}"]
+        if self.version is not None:
+            model = f"registered_model={self.version.name} version={self.version.number}"
+            lines += [f"Examine it:   python -m hpsearch.evaluate {model}"]
+            store = f"MLFLOW_TRACKING_URI={without_password(self.tracking_uri)}"
+            lines += [f"Serve it:     {store} mlflow models serve -m {self.version.uri} --env-manager local"]
+        return lines
 
 
 @dataclass(frozen=True)
@@ -101,7 +131,16 @@ class Conclusion:
             self.registry.keep(model, run)
 
     def register(self, best: FrozenTrial, data: SearchData) -> tuple[keras.Model, Version]:
-        """Make the best trial's model a version of the registered model, and return both."""
+        """Make the best trial's model a version of the registered model, and return both.
+
+        Raises:
+            TrackingError: MLflow has not answered for `tracking.patience_s` seconds.
+        """
+        if not self.tracking.wait():
+            raise TrackingError(
+                f"All trials are done, but MLflow does not answer at {without_password(self.tracking.uri)}; when it "
+                "does, the same command registers and evaluates the best model."
+            )
         monitor, run = self.training.monitor, self._arrived(number_of(best))
         run_id, measured = run.info.run_id, run.data.metrics
         model = self.registry.kept(run_id)

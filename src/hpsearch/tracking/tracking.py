@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -30,7 +31,8 @@ def tracking_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError) as error:
-        cause = without_password(str(error).strip().splitlines()[0])
+        first = re.split(r"[.:] (?=[A-Z])", str(error).strip().splitlines()[0])[0].rstrip(".")
+        cause = "nothing answers there" if isinstance(error, requests.ConnectionError) else without_password(first)
         raise TrackingError(
             f"The MLflow store {without_password(uri)} cannot be used ({cause}); "
             "MLFLOW_TRACKING_URI must name a running server or a database file that can be written."
@@ -133,14 +135,16 @@ class Tracking:
         return find_child(self.client, self.experiment_id, parent.run_id, number)
 
     def wait(self) -> bool:
-        """Wait until MLflow answers; return whether it has within `patience_s` seconds."""
+        """Wait until MLflow answers; return whether it has within `patience_s` seconds, which are then spent."""
         deadline = time.monotonic() + self.patience_s
-        while time.monotonic() < deadline:
+        while True:
             with suppress(requests.RequestException):
                 check_reachable(self.uri)
                 return True
+            if time.monotonic() > deadline:
+                self.patience_s = 0.0
+                return False
             time.sleep(1.0)
-        return False
 
     def close(self, timeout_s: float) -> bool:
         """Wait until all that waits has arrived, and stop sending; return whether it has after `timeout_s` seconds."""

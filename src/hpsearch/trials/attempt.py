@@ -172,4 +172,5 @@ class Attempt:
 def reason_of(error: Exception) -> str:
     """Return the word for what went wrong in a trial."""
     names = " ".join(cls.__name__ for cls in type(error).__mro__)
-    return "out_of_memory" if "ResourceExhausted" in names or "MemoryError" in names else "error"
+    marks = ("ResourceExhausted", "MemoryError", "RESOURCE_EXHAUSTED")  # XLA's errors say it in their text alone
+    return "out_of_memory" if any(mark in f"{names} {error}" for mark in marks) else "error"
