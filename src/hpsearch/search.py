@@ -13,7 +13,6 @@ from hpsearch import entry
 from hpsearch.errors import HpsearchError
 from hpsearch.studies.machines import Preempted
 from hpsearch.terminal import Terminal
-from hpsearch.trials.progress import Progress
 
 
 @hydra.main(config_path=str(entry.CONF), config_name="search", version_base="1.3")
@@ -22,6 +21,9 @@ def main(config: DictConfig) -> float:
     terminal = Terminal()
     try:
         job = entry.instantiate(config)
+
+        from hpsearch.trials.progress import Progress  # noqa: PLC0415 (seconds that a typo must not cost)
+
         plain: Any = OmegaConf.to_container(config, resolve=True)
         plain["overrides"] = list(HydraConfig.get().overrides.task)  # the record says what was typed
         result = job.run(plain, partial(Progress, console=terminal.console))
