@@ -220,11 +220,11 @@ class Search:
 
     def _run_trials(self, study: SharedStudy, objective: Objective, progress: Progress) -> None:
         n_spent, n_trials = study.n_spent(), self.budget.n_trials
-        where = f"begins: {n_trials} trials of at most {self.training.epochs} epochs"
-        if n_spent:
-            where = f"goes on: {min(n_spent, n_trials)} of {n_trials} trials done"
+        begins = f"begins: {n_trials} trials of at most {self.training.epochs} epochs"
+        where = f"goes on: {min(n_spent, n_trials)} of {n_trials} trials done" if n_spent else begins
         progress.say(f"Study {self.study['name']} {where}.")
-        with progress.search(self.study["name"], n_trials, study.trials):
+        prunes = not isinstance(self.pruner, optuna.pruners.NopPruner)
+        with progress.search(self.study["name"], n_trials, study.trials, prunes=prunes):
             run_trials(objective)
 
     def _conclude(self, conclusion: Conclusion, data: SearchData, progress: Progress) -> SearchResult:
