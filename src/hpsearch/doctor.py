@@ -19,8 +19,6 @@ from collections.abc import Callable
 from typing import Any
 
 import hydra
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -49,7 +47,7 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("words", nargs="*", metavar="COMMAND KEY=VALUE")
     given = parser.parse_args(words)
     plain = [word for word in given.words if "=" not in word] or ["compare"]
-    given.command, given.overrides = plain[0], [word for word in given.words if "=" in word]
+    given.command, given.overrides = plain[0], entry.as_overrides([word for word in given.words if "=" in word])
     if given.command not in COMMANDS:
         raise ConfigError(f"There is no command {given.command!r}; valid: {', '.join(COMMANDS)}.")
     given.number = None
@@ -62,11 +60,7 @@ def arguments(words: list[str]) -> argparse.Namespace:
 
 def run(given: argparse.Namespace, console: Console) -> int:
     """Do what is asked, print what comes out, and return the exit status."""
-    entry.check("search", given.overrides)
-    with initialize_config_dir(str(entry.CONF), version_base="1.3", job_name="doctor"):
-        config = compose("search", given.overrides, return_hydra_config=True)
-        HydraConfig.instance().set_config(config)
-        return COMMANDS[given.command](config, given, console)
+    return COMMANDS[given.command](entry.composed("search", given.overrides), given, console)
 
 
 def open_study(config: DictConfig) -> Any:

@@ -20,6 +20,7 @@ from typing import Any
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Transformer
 from hydra.errors import HydraException, InstantiationException
@@ -40,14 +41,17 @@ UNDOTTED = {
 
 
 def as_overrides(arguments: Sequence[str]) -> list[str]:
-    """Return Hydra's form of a command line on which `mlflow run` wrote `--a.b 1` for `-P a.b=1`."""
+    """Return Hydra's form of a command line.
+
+    `mlflow run` writes `--a.b 1` for `-P a.b=1`; and a bound may be set whether or not conf has one of its name.
+    """
     overrides: list[str] = []
     waiting = list(arguments)
     while waiting:
         word = waiting.pop(0)
         if waiting and (re.fullmatch(r"--\+{0,2}[a-z_]+(\.[\w@/]+)+", word) or word in UNDOTTED):
             word = f"{word[2:]}={waiting.pop(0)}"
-        overrides.append(word)
+        overrides.append(f"++{word}" if word.startswith("space.bounds.") else word)
     return overrides
 
 
@@ -72,6 +76,17 @@ def check(root: str, overrides: Sequence[str]) -> None:
     _refuse_passwords(plain)
     if missing:
         raise ConfigError(f"{missing[0]} must be given: {missing[0]}=VALUE.")
+
+
+def composed(root: str, overrides: Sequence[str]) -> DictConfig:
+    """Return `conf/<root>.yaml` with `overrides`, whole, checked and resolved, for who is not started by Hydra."""
+    check(root, overrides)
+    with initialize_config_dir(str(CONF), version_base="1.3", job_name=root):
+        config = compose(root, list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    OmegaConf.resolve(own)
+    return own
 
 
 def _refuse_passwords(overrides: Sequence[str]) -> None:
@@ -208,7 +223,13 @@ def instantiate(config: DictConfig) -> Any:
         if isinstance(cause, HpsearchError):
             raise cause from None
         path = re.search(r"full_key: (\S+)", str(error))
-        raise ConfigError(f"{path[1] if path else 'The configuration'} cannot be built: {cause or error}") from error
+        part = path[1] if path else "The configuration"
+        if isinstance(cause, ImportError | AttributeError):
+            raise ConfigError(
+                f"{part}._target_ cannot be imported: {cause}; a module of your own must lie in the current folder or "
+                "in one that PYTHONPATH names."
+            ) from error
+        raise ConfigError(f"{part} cannot be built: {cause or error}") from error
 
 
 def ending(error: BaseException) -> SystemExit:

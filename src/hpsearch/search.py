@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 from hpsearch import entry
+from hpsearch.api import Search
 from hpsearch.errors import HpsearchError
 from hpsearch.studies.machines import Preempted
-from hpsearch.trials.progress import Progress
 
 
 @hydra.main(config_path=str(entry.CONF), config_name="search", version_base="1.3")
@@ -19,13 +17,11 @@ def main(config: DictConfig) -> float:
     """Run one search; as a Hydra job it returns the best value."""
     console = Console(highlight=False)
     try:
-        job = entry.instantiate(config)
-        plain = OmegaConf.to_container(config, resolve=True)
-        result = job.run(plain, partial(Progress, console=console))
+        result = Search(config).run(console)
     except (HpsearchError, KeyboardInterrupt, Preempted) as error:
         raise entry.ending(error) from None
     result.show(console)
-    return float(result.outcome.best.value)
+    return result.value
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from hpsearch.programs.inputs import MOMENTUMS, is_dropout, momentum_input, with_inputs
+from hpsearch.architectures.compiling import MOMENTUMS
+from hpsearch.programs.inputs import is_dropout, momentum_input, with_inputs
 
 BACKENDS = {"tensorflow": "on_tensorflow", "jax": "on_jax"}
 

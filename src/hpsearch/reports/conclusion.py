@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import keras
 from mlflow.entities import Run
@@ -14,13 +18,14 @@ from rich.console import Console
 from hpsearch.data.split import SearchData
 from hpsearch.errors import ModelError, TrackingError
 from hpsearch.registry import Registry, Version
-from hpsearch.reports import report
+from hpsearch.reports import pareto, report
 from hpsearch.spaces.space import Space
 from hpsearch.studies.storage import without_password
-from hpsearch.studies.study import SharedStudy, best_trial, number_of
+from hpsearch.studies.study import SharedStudy, best_trial, number_of, value_of
 from hpsearch.tracking.runs import ChildRun, ParentRun
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.training.trainer import Training
+from hpsearch.trials.costs import Costs
 from hpsearch.trials.progress import Progress
 from hpsearch.uncertainty.evaluation import Evaluation, evaluate
 from hpsearch.uncertainty.mc_dropout import McDropout
@@ -32,13 +37,23 @@ N_KEPT = 5  # models of a study
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search came to; `version` and `evaluation` are None where another worker concludes the study."""
+    """What a search came to; `version` and `evaluation` are None where another worker concludes the study.
+
+    `cheapest` is the version at the other end of two objectives, where there are two.
+    """
 
     outcome: report.Outcome
     version: Version | None
+    cheapest: Version | None
     evaluation: Evaluation | None
     parent_run_id: str
     tracking_uri: str
+
+    @property
+    def value(self) -> float:
+        """The best trial's monitored value; NaN where none has finished."""
+        best = self.outcome.best
+        return best.values[0] if best else math.nan
 
     def show(self, console: Console) -> None:
         """Print what came out and what to do next."""
@@ -46,10 +61,10 @@ class SearchResult:
             section = self.evaluation.section()
             console.print(section.as_table())
             console.print(section.text, soft_wrap=True, markup=False)
-        if self.version is not None:
-            alias = "champion" if self.version.is_champion else "challenger"
-            said = f"Registered as version {self.version.number} of {self.version.name}, alias {alias}"
-            console.print(f"{said} ({self.version.why}).", soft_wrap=True, markup=False)
+        for version in (self.version, self.cheapest):
+            if version is not None:
+                said = f"Registered as version {version.number} of {version.name}, alias {version.alias}"
+                console.print(f"{said} ({version.why}).", soft_wrap=True, markup=False)
         uri = without_password(self.tracking_uri)
         console.print(f"Look at it:  mlflow ui --backend-store-uri {uri}", soft_wrap=True, markup=False)
 
@@ -65,6 +80,7 @@ class Conclusion:
         parent: The study's run.
         space: Shows hyperparameters as people see them.
         training: Says what is monitored.
+        costs: Says whether there is a second objective.
         registration: How the best model becomes a version.
         uncertainty: How MC Dropout is done.
     """
@@ -75,6 +91,7 @@ class Conclusion:
     parent: ParentRun
     space: Space
     training: Training
+    costs: Costs
     registration: Registration
     uncertainty: McDropout
 
@@ -87,30 +104,55 @@ class Conclusion:
         """Return the best finished trial of all workers."""
         return best_trial(self.study.trials(), self.training.maximize)
 
-    def keep(self, model: keras.Model, run: ChildRun, value: float) -> None:
-        """Keep a trial's model where few finished trials are better: one is registered, all make ensembles."""
+    def keep(self, model: keras.Model, run: ChildRun, values: Sequence[float]) -> None:
+        """Keep a trial's model where few finished trials are better, or none in both objectives.
+
+        One or two of those that are kept are registered, all make ensembles.
+        """
         sign = -1 if self.training.maximize else 1
-        values = [t.value for t in self.study.trials() if t.state == TrialState.COMPLETE and t.value is not None]
-        if sum(sign * other <= sign * value for other in values) < N_KEPT:
+        mine = (sign * values[0], *values[1:])
+        complete = [t.values for t in self.study.trials() if t.state == TrialState.COMPLETE]
+        others = [(sign * other[0], *other[1:]) for other in complete]
+        is_on_front = not any(all(a <= b for a, b in zip(other, mine, strict=True)) for other in others)
+        if is_on_front or sum(other[0] <= mine[0] for other in others) < N_KEPT:
             self.registry.keep(model, run)
 
     def register(self, best: FrozenTrial, data: SearchData) -> tuple[keras.Model, Version]:
         """Make the best trial's model a version of the registered model, and return both."""
-        monitor, run = self.training.monitor, self._arrived(number_of(best))
-        run_id, measured = run.info.run_id, run.data.metrics
-        model = self.registry.kept(run_id)
-        tags: dict[str, object] = {
-            key.removeprefix("best/"): value for key, value in measured.items() if key.startswith("best/val/")
-        }
-        tags |= {"hpsearch.trial": number_of(best), "hpsearch.study": self.name, "parent_run": self.parent.run_id}
-        self.parent.metrics({f"best/{monitor}": best.value or 0.0})
+        model, version = self._version_of(best, data)
+        self.parent.metrics({f"best/{self.training.monitor}": value_of(best) or 0.0})
         return model, self.registry.register(
             self.name,
-            run_id,
-            save=lambda folder: self.registration.save(model, folder, data, self.uncertainty),
-            tags=tags,
+            **version,
             is_better=lambda champion: self.registration.compare(model, champion, data.val, self.uncertainty),
         )
+
+    def register_cheapest(self, data: SearchData) -> Version | None:
+        """Give the cheapest trial that is nearly as good as the best its alias; None where there is one objective."""
+        objective, study = self.costs.second_objective, self.study.optuna
+        if objective is None:
+            return None
+        chosen = pareto.cheapest(study, self.costs.tolerance)
+        _, version = self._version_of(chosen, data)
+        best = self.best()
+        why = (
+            f"{objective} {chosen.values[1]:.4g} with {self.training.monitor} {chosen.values[0]:.4f}; "
+            f"the best has {best.values[1]:.4g} with {best.values[0]:.4f}"  # type: ignore[union-attr]
+        )
+        return self.registry.give_alias(self.costs.alias, self.name, **version, why=why)
+
+    def _version_of(self, trial: FrozenTrial, data: SearchData) -> tuple[keras.Model, dict[str, Any]]:
+        """Return a trial's model, and what the registry needs to make it a version."""
+        run = self._arrived(number_of(trial))
+        model = self.registry.kept(run.info.run_id)
+        shown = {key: value for key, value in run.data.metrics.items() if key.startswith(("best/val/", "model/"))}
+        tags: dict[str, object] = {key.removeprefix("best/"): value for key, value in shown.items()}
+        tags |= {"hpsearch.trial": number_of(trial), "hpsearch.study": self.name, "parent_run": self.parent.run_id}
+
+        def save(folder: Path) -> None:
+            self.registration.save(model, folder, data, self.uncertainty)
+
+        return model, {"run_id": run.info.run_id, "save": save, "tags": tags}
 
     def _arrived(self, number: int) -> Run:
         """Return a finished trial's run; another worker's may still be on its way.
@@ -147,9 +189,13 @@ class Conclusion:
         outcome = report.Outcome.of(self.study.trials(), self.training.maximize)
         text = report.summary(self.name, outcome, self.space, self.training.monitor, {})
         counts = {"trials/finished": outcome.n_finished, "trials/pruned": outcome.n_pruned}
-        self.parent.metrics({**counts, "trials/diverged": outcome.n_diverged, "trials/failed": outcome.n_failed})
+        counts |= {"trials/diverged": outcome.n_diverged, "trials/infeasible": outcome.n_infeasible}
+        self.parent.metrics({**counts, "trials/failed": outcome.n_failed})
         self.parent.tag({MLFLOW_RUN_NOTE: text})
         if outcome.best is not None:
             self.parent.tag({"hpsearch.best_trial": number_of(outcome.best)})
             for path, png in report.figures(self.study.optuna, self.space, self.training.monitor).items():
                 self.parent.file(path, png)
+            if self.costs.second_objective is not None:
+                front = pareto.figure(self.study.optuna, self.training.monitor, self.costs)
+                self.parent.file("figures/pareto.png", front)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from rich.table import Table
 from hpsearch.spaces.bounds import COMPLEMENT
 from hpsearch.spaces.space import Space
 from hpsearch.studies.budget import SPENT
-from hpsearch.studies.study import best_trial, number_of
+from hpsearch.studies.study import best_trial, number_of, ranked, value_of
 from hpsearch.tracking.runs import TrialName
 from hpsearch.training.range_test import Curve
 
@@ -33,6 +33,7 @@ class Outcome:
     n_finished: int
     n_pruned: int
     n_diverged: int
+    n_infeasible: int
     n_failed: int
     n_epochs: int
     best: FrozenTrial | None
@@ -46,6 +47,7 @@ class Outcome:
             n_finished=sum(t.state == TrialState.COMPLETE for t in trials),
             n_pruned=reasons.count("pruned"),
             n_diverged=reasons.count("diverged"),
+            n_infeasible=reasons.count("infeasible"),
             n_failed=len(failed),
             n_epochs=sum(len(t.intermediate_values) for t in trials),
             best=best_trial(trials, maximize),
@@ -55,20 +57,27 @@ class Outcome:
         """Return the counts in words."""
         parts = [f"{self.n_finished} finished", f"{self.n_pruned} pruned"]
         parts += [f"{self.n_diverged} diverged"] if self.n_diverged else []
+        parts += [f"{self.n_infeasible} beyond a constraint"] if self.n_infeasible else []
         parts += [f"{self.n_failed} failed"] if self.n_failed else []
         return ", ".join(parts)
 
 
-def best_table(trials: list[FrozenTrial], space: Space, monitor: str, maximize: bool, n_rows: int = 5) -> Table:
-    """Return the best trials as a table for the terminal."""
-    sign = -1 if maximize else 1
-    complete = sorted((t for t in trials if t.state == TrialState.COMPLETE), key=lambda t: sign * (t.value or 0))
-    rows = [(t, space.values(t)) for t in complete[:n_rows]]
-    names = list(dict.fromkeys(name for _, values in rows for name in values))
-    table = Table("trial", monitor, "epochs", *names, title=f"The best {len(rows)} trials", title_justify="left")
-    for trial, values in rows:
-        cells = [f"{values[n]:.4g}" if isinstance(values.get(n), float) else str(values.get(n, "")) for n in names]
-        table.add_row(f"#{number_of(trial)}", f"{trial.value:.4f}", str(len(trial.intermediate_values)), *cells)
+def best_table(
+    trials: list[FrozenTrial], space: Space, objectives: Sequence[str], maximize: bool, n_best: int = 5
+) -> Table:
+    """Return the best trials as a table for the terminal, a column each: there may be many hyperparameters."""
+    best = ranked(trials, maximize)[:n_best]
+    drawn = [space.values(trial) for trial in best]
+    table = Table("trial", title=f"The best {len(best)} trials", title_justify="left")
+    for trial in best:
+        table.add_column(f"#{number_of(trial)}", justify="right")
+    for place, objective in enumerate(objectives):
+        values = [trial.values[place] for trial in best]
+        table.add_row(objective, *(f"{value:.0f}" if value.is_integer() else f"{value:.4f}" for value in values))
+    table.add_row("epochs", *(str(len(trial.intermediate_values)) for trial in best), end_section=True)
+    for name in dict.fromkeys(name for values in drawn for name in values):
+        cells = (values.get(name, "") for values in drawn)
+        table.add_row(name, *(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells))
     return table
 
 
@@ -77,20 +86,20 @@ def summary(name: str, outcome: Outcome, space: Space, monitor: str, facts: Mapp
     lines = [f"## Study {name}", "", f"{outcome.counts()}; {outcome.n_epochs} epochs in all."]
     if outcome.best is not None:
         best = TrialName(number_of(outcome.best), space.values(outcome.best))
-        lines += ["", f"**Best trial:** {best}, {monitor} {outcome.best.value:.4f}"]
+        lines += ["", f"**Best trial:** {best}, {monitor} {value_of(outcome.best):.4f}"]
     lines += ["", *(f"- **{key}:** {value}" for key, value in facts.items())]
     return "\n".join(lines)
 
 
 def as_shown(study: optuna.Study, space: Space) -> optuna.Study:
     """Return a copy in memory whose hyperparameters have the names and values that people see (momentum itself)."""
-    copy = optuna.create_study(direction=study.direction, study_name=study.study_name)
+    copy = optuna.create_study(direction=study.directions[0], study_name=study.study_name)
     for trial in study.get_trials(deepcopy=False, states=SPENT):
         values = space.values(trial)
         copy.add_trial(
             optuna.trial.create_trial(
                 state=trial.state,
-                value=trial.value,
+                value=value_of(trial),
                 params=values,
                 distributions={name: _as_shown(name, value, trial) for name, value in values.items()},
                 intermediate_values=trial.intermediate_values,
