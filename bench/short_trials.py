@@ -49,7 +49,6 @@ class ShortTrials:
     epoch_s: float = 0.02
     lease_s: float = 60.0
     name: str = "short"
-    is_tracked: bool = True
 
     def open_storage(self) -> storage.SharedStorage:
         """Open the storage."""

@@ -8,8 +8,10 @@ from optuna.samplers import TPESampler
 
 from hpsearch.checkups.replay import replay
 from hpsearch.errors import ConfigError, InfeasibleError
-from hpsearch.reports.pareto import cheapest, figure, front
-from hpsearch.reports.report import Outcome
+from hpsearch.reports.outcome import Outcome, best_rows
+from hpsearch.reports.pareto import cheapest, front, section
+from hpsearch.reports.searched import Searched
+from hpsearch.spaces.space import Space
 from hpsearch.studies.budget import Budget
 from hpsearch.studies.sampling import SeededSampler
 from hpsearch.studies.storage import journal
@@ -84,9 +86,20 @@ def test_the_cheapest_is_nearly_as_good_as_the_best(tolerance, number):
     assert cheapest(study_of(*LOSSES), tolerance).number == number
 
 
-def test_the_figure_is_a_png_also_where_one_trial_is_all(tmp_path):
-    for values in (LOSSES, LOSSES[:1]):
-        assert figure(study_of(*values), "val/loss", costs("latency_ms")).startswith(b"\x89PNG")
+def test_the_page_shows_the_front_with_its_aliases():
+    config = {"costs": {"second_objective": "latency_ms", "tolerance": 0.06}}
+    for values, marks in ((LOSSES, ["best", "fastest", ""]), (LOSSES[:1], ["best and fastest"])):
+        study = study_of(*values)
+        shown = section(Searched("s", study, Space({}), "val/loss", False, config, ""))
+        assert shown.table[0] == ["trial", "val/loss", "latency_ms", ""]
+        assert [row[-1] for row in shown.table[1:]] == marks
+        assert shown.figures[0].png.startswith(b"\x89PNG")
+    rows = best_rows(study_of(*LOSSES).trials, Space({}), ["val/loss", "latency_ms"], False, 2)
+    assert rows == [
+        ["trial", "val/loss", "latency_ms", "epochs"],
+        ["#1", "1.0000", "8", "0"],
+        ["#2", "1.0500", "4", "0"],
+    ]
 
 
 def shared(tmp_path, has_cost, n_trials=12):

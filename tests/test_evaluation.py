@@ -14,11 +14,11 @@ from keras import layers
 
 from hpsearch import entry, metrics
 from hpsearch.errors import ModelError
+from hpsearch.pages.page import html
+from hpsearch.pages.section import Figure, Section
 from hpsearch.uncertainty.certificate import fingerprint
 from hpsearch.uncertainty.evaluation import evaluate
 from hpsearch.uncertainty.mc_dropout import McDropout
-from hpsearch.uncertainty.page import html
-from hpsearch.uncertainty.section import Figure, Section
 from hpsearch.uncertainty.subject import Subject
 
 SETTINGS = McDropout(n_samples=20, mask="example", seed=0, batch_size=64, memory_mb=64, from_logits=False)

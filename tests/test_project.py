@@ -14,7 +14,7 @@ from hpsearch import entry
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
-SAMPLE = {"registered_model": "digits-selu"}  # parameters without a default
+SAMPLE = {"study": "digits-selu"}  # parameters without a default
 
 
 def command_of(name: str, **given: str) -> tuple[str, list[str]]:

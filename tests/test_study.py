@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 from conftest import SRC
 from hpsearch.checkups.diagnosis import Diagnosis
 from hpsearch.checkups.replay import explain, replay
-from hpsearch.errors import SearchError, TakenOverError
+from hpsearch.errors import SearchError, TakenOverError, UserError
 from hpsearch.studies import machines
 from hpsearch.studies.leases import Worker
 from hpsearch.studies.machines import Preempted, leave_if_asked, leaving_on_signal
@@ -182,7 +182,12 @@ def test_a_trial_that_was_killed_between_two_draws_can_be_replayed_too(tmp_path,
 
 @pytest.mark.parametrize(
     ("error", "reason"),
-    [(MemoryError(), "out_of_memory"), (ValueError("bug"), "error"), (OSError(28, "full"), "error")],
+    [
+        (MemoryError(), "out_of_memory"),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 4 bytes."), "out_of_memory"),
+        (ValueError("bug"), "error"),
+        (OSError(28, "full"), "error"),
+    ],
 )
 def test_reasons(error, reason):
     assert reason_of(error) == reason
@@ -265,7 +270,8 @@ def test_the_doctor_explains(tracked):
     text = " ".join(explain(study.optuna, study.sampler, SPACE, pruned.number if pruned else 5))
     assert "Computed again from that, they are the same." in text
     assert "It was pruned at epoch" in text or "It finished with" in text
-    assert list(explain(study.optuna, study.sampler, SPACE, 99)) == ["Study short has no trial 99."]
+    with pytest.raises(UserError, match="There is no trial 99 in study short; it has 0 to 5"):
+        list(explain(study.optuna, study.sampler, SPACE, 99))
 
 
 def test_an_error_in_a_trial_is_recorded_on_both_sides(tracked):
@@ -289,9 +295,19 @@ def test_an_error_in_a_trial_is_recorded_on_both_sides(tracked):
 @pytest.mark.parametrize("kind", ["journal", "postgres"])
 def test_chaos(kind, tmp_path, request):
     place = "journal" if kind == "journal" else request.getfixturevalue("postgres_server").new_database("chaos")
-    chaos = Path(__file__).parents[1] / "bench" / "chaos.py"
-    command = [sys.executable, str(chaos), "--storage", place, "--trials", "30", "--kills", "12", "--epoch-s", "0.1"]
-    command += ["--out", str(tmp_path / "chaos.json")]
+    run_bench("chaos", tmp_path, "--storage", place, "--trials", "30", "--kills", "12", "--epoch-s", "0.1")
+
+
+@pytest.mark.slow
+def test_suggestions_of_1_2_and_8_workers_can_be_computed_again_and_a_resumed_study_equals_a_whole_one(tmp_path):
+    said = run_bench("replay", tmp_path, "--trials", "30")
+    assert "13 trials and 11 more of a new process equal 24 in one go." in said
+
+
+def run_bench(name, tmp_path, *words):
+    script = Path(__file__).parents[1] / "bench" / f"{name}.py"
+    command = [sys.executable, str(script), *words, "--out", str(tmp_path / f"{name}.json")]
     environment = {**os.environ, "PYTHONPATH": str(SRC)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

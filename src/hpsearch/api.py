@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,10 +21,11 @@ class Search:
 
     Args:
         config: The composed configuration of `conf/search.yaml`.
+        overrides: What was typed, for the record.
     """
 
-    def __init__(self, config: DictConfig) -> None:
-        self.config = config
+    def __init__(self, config: DictConfig, overrides: Sequence[str]) -> None:
+        self.config, self.overrides = config, overrides
 
     @classmethod
     def compose(cls, *overrides: str) -> Search:
@@ -33,7 +35,8 @@ class Search:
             ConfigError: An override names a key, a choice or a file that is not there.
         """
         entry.quiet()
-        return cls(entry.composed("search", entry.as_overrides(overrides)))
+        words = entry.as_overrides(overrides)
+        return cls(entry.composed("search", words), words)
 
     def run(self, console: Console | None = None) -> SearchResult:
         """Run the search, or what is missing of it, and return what it came to.
@@ -48,5 +51,6 @@ class Search:
         """
         job = entry.instantiate(self.config)
         plain = cast("dict[str, Any]", OmegaConf.to_container(self.config, resolve=True))
+        plain["overrides"] = list(self.overrides)
         result: SearchResult = job.run(plain, partial(Progress, console=console or Console(highlight=False)))
         return result

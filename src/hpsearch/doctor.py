@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -23,7 +24,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from hpsearch import entry
-from hpsearch.errors import ConfigError, HpsearchError, TrackingError, UserError
+from hpsearch.errors import ConfigError, HpsearchError, TrackingError, UserError, did_you_mean
 from hpsearch.tracking.spool_file import Away
 
 
@@ -49,7 +50,7 @@ def arguments(words: list[str]) -> argparse.Namespace:
     plain = [word for word in given.words if "=" not in word] or ["compare"]
     given.command, given.overrides = plain[0], entry.as_overrides([word for word in given.words if "=" in word])
     if given.command not in COMMANDS:
-        raise ConfigError(f"There is no command {given.command!r}; valid: {', '.join(COMMANDS)}.")
+        raise ConfigError(f"There is no command {given.command!r}.{did_you_mean(given.command, COMMANDS)}")
     given.number = None
     if given.command == "explain":
         if len(plain) != 2 or not plain[1].isdigit():
@@ -71,9 +72,10 @@ def open_study(config: DictConfig) -> Any:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     built = {key: _build(config[key]) for key in ("space", "sampler", "pruner", "storage", "budget")}
-    storage = built["storage"]()
-    names = [study.study_name for study in storage.get_all_studies()]
-    if config.study.name not in names:
+    is_there = "path" not in config.storage or Path(config.storage.path).exists()
+    storage = built["storage"]() if is_there else None  # which would make an empty one
+    names = [study.study_name for study in storage.get_all_studies()] if storage else []
+    if storage is None or config.study.name not in names:
         raise UserError(f"There is no study {config.study.name} in this storage; it has: {', '.join(names) or 'none'}.")
     study = SharedStudy.open(
         config.study.name,

@@ -20,8 +20,9 @@ from hpsearch.architectures.facts import measure
 from hpsearch.architectures.sparsity import Sparsity
 from hpsearch.data.split import Data, SearchData
 from hpsearch.errors import SearchError
-from hpsearch.reports import report
+from hpsearch.pages.tables import terminal
 from hpsearch.reports.conclusion import Conclusion, SearchResult
+from hpsearch.reports.outcome import Outcome, best_rows
 from hpsearch.seeds import derive
 from hpsearch.spaces.hyperparameters import OptunaHyperParameters
 from hpsearch.spaces.space import Space
@@ -106,7 +107,7 @@ class Search:
         trainer = self.trainer(settings=self.training, data=data, schedule=self.schedule)
         progress = make_progress(self.training.monitor, self.training.epochs, self.training.maximize)
         study, tracking, parent = self._open(data, config, asked)
-        settings = (self.space, self.training, self.costs, self.registration, self.uncertainty)
+        settings = (self.space, self.training, self.costs, self.registration, self.uncertainty, config)
         conclusion = Conclusion(self.study["name"], study, tracking, parent, *settings)
         shown = settings_shown(config, ("arch", "optimizer", "training"))
         objective = Objective(
@@ -155,7 +156,7 @@ class Search:
     @contextmanager
     def _closing(self, conclusion: Conclusion, progress: Progress) -> Iterator[None]:
         """Close study and runs as the block ends, unless other workers go on."""
-        status, patience_s = "FAILED", conclusion.tracking.patience_s
+        status = "FAILED"
         try:
             yield
             status = "FINISHED"
@@ -163,7 +164,7 @@ class Search:
             status = "KILLED"
             raise
         except Preempted:  # there are seconds left; whoever goes on describes the study
-            status, patience_s = "RUNNING", self.budget.grace_s
+            status, conclusion.tracking.patience_s = "RUNNING", self.budget.grace_s
             raise
         finally:
             study, tracking = conclusion.study, conclusion.tracking
@@ -171,7 +172,7 @@ class Search:
             if is_mine and status != "RUNNING" and tracking.wait():
                 conclusion.describe()
                 conclusion.parent.end(status)
-            if not tracking.close(patience_s):
+            if not tracking.close(tracking.patience_s):
                 progress.say("MLflow is away; send what waits for it with: python -m hpsearch.doctor sync")
 
     def _check(self, architecture: Architecture) -> Asked:
@@ -214,19 +215,17 @@ class Search:
                 f"No trial of study {self.study['name']} finished; give it more with budget.n_trials="
                 f"{self.budget.n_trials + 10}, or a narrower space.bounds.learning_rate."
             )
-        version, cheapest, evaluation = None, None, None
+        version = cheapest = evaluation = None
         if not conclusion.study.is_running() and conclusion.study.claim_conclusion():
-            conclusion.tracking.wait()
             model, version = conclusion.register(best, data)
             cheapest = conclusion.register_cheapest(data)
             subject = Subject(model, self.uncertainty, data.val, self.data.test())
             evaluation = conclusion.evaluate(subject, version, progress)
         else:
-            progress.say(
-                "Other workers go on with this study; the last of them registers and evaluates its best model."
-            )
-        trials, training, cost = conclusion.study.trials(), self.training, self.costs.second_objective
-        objectives = [training.monitor, *([cost] if cost else [])]
-        progress.console.print(report.best_table(trials, self.space, objectives, training.maximize))
-        outcome = report.Outcome.of(trials, training.maximize)
+            progress.say("Other workers go on with this study; the last of them registers its best model.")
+        trials, training = conclusion.study.trials(), self.training
+        rows = best_rows(trials, self.space, [training.monitor, *self.costs.objectives], training.maximize)
+        by_column = list(zip(*rows, strict=True))  # a column for each trial: there may be many hyperparameters
+        progress.console.print(terminal(by_column, f"The best {len(rows) - 1} trials"))
+        outcome = Outcome.of(trials, training.maximize)
         return SearchResult(outcome, version, cheapest, evaluation, conclusion.parent.run_id, conclusion.tracking.uri)

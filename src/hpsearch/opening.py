@@ -10,7 +10,7 @@ import yaml
 
 from hpsearch.data.split import SearchData
 from hpsearch.errors import ConfigError
-from hpsearch.reports import report
+from hpsearch.reports import figures
 from hpsearch.spaces.space import Space
 from hpsearch.studies.study import SharedStudy
 from hpsearch.studies.warm_start import WARM_START
@@ -106,8 +106,8 @@ def tested_space(
         known = advice(test, space, curve)
         study.optuna.set_user_attr("lr_test", known)
         parent.params({f"lr_test.{name}": value for name, value in known["bounds"].items()})
-        for path, png in report.range_test_figure(curve).items():
-            parent.file(path, png)
+        picture = figures.range_test(curve)
+        parent.file(f"figures/{picture.name}.png", picture.png)
         if known["first"] and not study.trials():
             study.optuna.enqueue_trial(known["first"])
     return below(space, known["bounds"]["high"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -17,7 +18,7 @@ def main(config: DictConfig) -> float:
     """Run one search; as a Hydra job it returns the best value."""
     console = Console(highlight=False)
     try:
-        result = Search(config).run(console)
+        result = Search(config, HydraConfig.get().overrides.task).run(console)
     except (HpsearchError, KeyboardInterrupt, Preempted) as error:
         raise entry.ending(error) from None
     result.show(console)

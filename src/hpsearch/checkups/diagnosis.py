@@ -84,8 +84,6 @@ class Diagnosis:
                 yield Finding(text, partial(self.study.fail, trial, SURPLUS, "the budget is spent"))
 
     def _of_trial(self, number: int, trial: FrozenTrial, runs: list[Run]) -> Iterator[Finding]:
-        if trial.state == TrialState.WAITING:
-            return
         for double in runs[1:]:
             text = f"Trial {number} has a second MLflow run {double.info.run_id}."
             yield Finding(text, self._delete(double))
@@ -163,5 +161,6 @@ def expected_status(trial: FrozenTrial) -> str:
 
 
 def _last_tries(trials: list[FrozenTrial]) -> dict[int, FrozenTrial]:
-    """Return the last try of each trial, by what it is called; surplus ones never ran."""
-    return {number_of(t): t for t in trials if t.user_attrs.get("reason") != SURPLUS}
+    """Return the last try of each trial that has begun, by what it is called; surplus ones never ran."""
+    begun = [t for t in trials if t.state != TrialState.WAITING and t.user_attrs.get("reason") != SURPLUS]
+    return {number_of(t): t for t in begun}

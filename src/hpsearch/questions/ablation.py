@@ -11,9 +11,11 @@ from rich.console import Console
 
 from hpsearch.data.split import Data
 from hpsearch.errors import ConfigError, did_you_mean
-from hpsearch.questions import answers, figures, pages
+from hpsearch.pages.tables import markdown, terminal
+from hpsearch.questions import answers, figures
 from hpsearch.questions.answers import Claim, Results
 from hpsearch.questions.arms import Arm, Probe, Workbench
+from hpsearch.questions.cells import cells
 from hpsearch.questions.records import Records, digest
 from hpsearch.questions.session import PARTS, Session, check_seeds, seeds_of
 from hpsearch.tracking.tracking import Tracking
@@ -119,18 +121,18 @@ class Ablate:
         by_level = {arm.level: arm.name for arm in reversed(shown)}
         baseline = by_level.get(ablation.baseline, shown[0].name)
         table = answers.rows(shown, results, ablation.measures, baseline)
-        cells = pages.cells(table, ablation.measures, baseline)
+        shown_cells = cells(table, ablation.measures, baseline)
         judged = answers.judged([Claim(**claim) for claim in ablation.claims], results, by_level)
         sentence = answers.verdict(table, first, baseline)
         race = f"The race is to val/loss {target:.4f}." if target is not None else ""
-        text = "\n\n".join([f"## {ablation.question}", pages.markdown(cells), race, f"**{sentence}**", *judged])
-        picture = figures.draw(ablation.panels, arms if ablation.across else shown, results)
-        records.parent.file(f"figures/{ablation.name}.png", picture)
+        text = "\n\n".join([f"## {ablation.question}", markdown(shown_cells), race, f"**{sentence}**", *judged])
+        picture = figures.draw(ablation.name, ablation.panels, arms if ablation.across else shown, results)
+        records.parent.file(f"figures/{picture.name}.png", picture.png)
         client, run_id = records.parent.client, records.parent.run_id
         client.log_text(run_id, text, "answer.md")
-        client.log_text(run_id, pages.markdown(cells), "table.md")
+        client.log_text(run_id, markdown(shown_cells), "table.md")
         records.parent.tag({MLFLOW_RUN_NOTE: text[:5000], "hpsearch.verdict": sentence[:5000]})
-        console.print(pages.terminal(cells, ablation.question))
+        console.print(terminal(shown_cells, ablation.question))
         for line in (race, sentence, *judged):
             console.print(line, soft_wrap=True, markup=False)
         return sentence

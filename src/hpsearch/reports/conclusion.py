@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
 from mlflow.entities import Run
-from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from hpsearch.data.split import SearchData
 from hpsearch.errors import ModelError, TrackingError
 from hpsearch.registry import Registry, Version
-from hpsearch.reports import pareto, report
+from hpsearch.reports import pareto
+from hpsearch.reports.outcome import Outcome
+from hpsearch.reports.searched import Searched
 from hpsearch.spaces.space import Space
 from hpsearch.studies.storage import without_password
 from hpsearch.studies.study import SharedStudy, best_trial, number_of, value_of
@@ -31,8 +32,10 @@ from hpsearch.uncertainty.evaluation import Evaluation, evaluate
 from hpsearch.uncertainty.mc_dropout import McDropout
 from hpsearch.uncertainty.registration import Registration
 from hpsearch.uncertainty.subject import Subject
+from hpsearch.uncertainty.version_page import CERTIFICATE
 
 N_KEPT = 5  # models of a study
+DRAIN_S = 10.0  # a trial whose run has not arrived by then is not described
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class SearchResult:
     `cheapest` is the version at the other end of two objectives, where there are two.
     """
 
-    outcome: report.Outcome
+    outcome: Outcome
     version: Version | None
     cheapest: Version | None
     evaluation: Evaluation | None
@@ -83,6 +86,7 @@ class Conclusion:
         costs: Says whether there is a second objective.
         registration: How the best model becomes a version.
         uncertainty: How MC Dropout is done.
+        config: The composed configuration, as plain data.
     """
 
     name: str
@@ -94,6 +98,7 @@ class Conclusion:
     costs: Costs
     registration: Registration
     uncertainty: McDropout
+    config: Mapping[str, Any]
 
     @property
     def registry(self) -> Registry:
@@ -118,7 +123,16 @@ class Conclusion:
             self.registry.keep(model, run)
 
     def register(self, best: FrozenTrial, data: SearchData) -> tuple[keras.Model, Version]:
-        """Make the best trial's model a version of the registered model, and return both."""
+        """Make the best trial's model a version of the registered model, and return both.
+
+        Raises:
+            TrackingError: MLflow has not answered for `tracking.patience_s` seconds.
+        """
+        if not self.tracking.wait():
+            raise TrackingError(
+                f"All trials are done, but MLflow does not answer at {without_password(self.tracking.uri)}; when it "
+                "does, the same command registers and evaluates the best model."
+            )
         model, version = self._version_of(best, data)
         self.parent.metrics({f"best/{self.training.monitor}": value_of(best) or 0.0})
         return model, self.registry.register(
@@ -180,22 +194,26 @@ class Conclusion:
             progress.say(f"No MC Dropout evaluation: {error}")
             return None
         self.parent.metrics(evaluation.metrics())
-        for key, value in evaluation.metrics().items():
-            self.tracking.client.set_model_version_tag(version.name, version.number, key, f"{value:.6g}")
+        tags = {key: f"{value:.6g}" for key, value in evaluation.metrics().items()}
+        for key, value in {**tags, CERTIFICATE: evaluation.certificate.sentence()}.items():
+            self.tracking.client.set_model_version_tag(version.name, version.number, key, value)
         return evaluation
 
     def describe(self) -> None:
-        """Write summary and figures to the parent run, however the search ended."""
-        outcome = report.Outcome.of(self.study.trials(), self.training.maximize)
-        text = report.summary(self.name, outcome, self.space, self.training.monitor, {})
-        counts = {"trials/finished": outcome.n_finished, "trials/pruned": outcome.n_pruned}
-        counts |= {"trials/diverged": outcome.n_diverged, "trials/infeasible": outcome.n_infeasible}
-        self.parent.metrics({**counts, "trials/failed": outcome.n_failed})
-        self.parent.tag({MLFLOW_RUN_NOTE: text})
-        if outcome.best is not None:
-            self.parent.tag({"hpsearch.best_trial": number_of(outcome.best)})
-            for path, png in report.figures(self.study.optuna, self.space, self.training.monitor).items():
-                self.parent.file(path, png)
-            if self.costs.second_objective is not None:
-                front = pareto.figure(self.study.optuna, self.training.monitor, self.costs)
-                self.parent.file("figures/pareto.png", front)
+        """Write page, figures and descriptions, however the search ended."""
+        from hpsearch.reports.record import record  # noqa: PLC0415 (seconds that the start of a search must not cost)
+
+        self.tracking.spool.drain(DRAIN_S)
+        record(self.searched(), self.tracking, self.parent)
+
+    def searched(self) -> Searched:
+        """Return the study as its reports see it."""
+        return Searched(
+            name=self.name,
+            study=self.study.optuna,
+            space=self.space,
+            monitor=self.training.monitor,
+            maximize=self.training.maximize,
+            config=self.config,
+            tracking_uri=self.tracking.uri,
+        )

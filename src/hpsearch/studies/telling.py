@@ -116,13 +116,13 @@ class Telling:
         """End a trial with the value of each objective."""
         self._tell(trial, TrialState.COMPLETE, {}, values)
 
-    def prune(self, trial: optuna.Trial, reason: str) -> None:
+    def prune(self, trial: optuna.Trial, reason: str, message: str = "") -> None:
         """End a trial that is not worth going on with; samplers learn from it."""
         if self.has_cost:  # Optuna's TPE ranks infeasible trials with two objectives, but no pruned ones
             self.constrain(trial, {reason: 1.0})
         step = self.optuna._storage.get_trial(trial._trial_id).last_step
         others = (t.number for t in self.trials() if t.number != trial.number and step in t.intermediate_values)
-        self._tell(trial, TrialState.PRUNED, {"reason": reason, "against": as_ranges(others)})
+        self._tell(trial, TrialState.PRUNED, {"reason": reason, "message": message, "against": as_ranges(others)})
 
     def _tell(
         self, trial: optuna.Trial, state: TrialState, attrs: dict[str, Any], values: Sequence[float] | None = None

@@ -58,7 +58,8 @@ class Spool:
     def drop(self, key: str) -> None:
         """Forget what waits for a run."""
         with self._changed:
-            self._files.pop(key).remove()
+            if key in self._files:
+                self._files.pop(key).remove()
 
     def state(self, key: str, timeout_s: float) -> Entry | None:
         """Return what the receiver knows of a run, as soon as it does; None after `timeout_s` seconds."""
@@ -113,7 +114,7 @@ class Spool:
         with self._changed:
             if state:
                 self._states[key] = state
-            if state and not file.path.exists():
+            if file.is_over:
                 self._files.pop(key, None)
 
     def send_abandoned(self, before: str | None = None) -> int:

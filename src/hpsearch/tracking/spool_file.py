@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -32,7 +33,7 @@ class Receiver(Protocol):
 
 
 class SpoolFile:
-    """The waiting entries of one run.
+    """The waiting entries of one run; on a full disk they wait in memory, and are sent from there.
 
     Args:
         folder: Where its worker's files are.
@@ -41,15 +42,18 @@ class SpoolFile:
     """
 
     def __init__(self, folder: Path, key: str, before: str | None = None) -> None:
-        self.path, self._sent_path, self.files = (folder / f"{key}.{part}" for part in ("jsonl", "sent", "files"))
+        self.path, self._sent_path, files = (folder / f"{key}.{part}" for part in ("jsonl", "sent", "files"))
+        self._folders_of_files = (files, Path(tempfile.gettempdir()) / f"hpsearch-{key}.files")
         self.before = before
-        self._unwritten: list[str] = []
+        self.is_over = False
+        self._sent: tuple[int, Entry] | None = None
+        self._unwritten: list[bytes] = []
         self._lock = threading.Lock()
 
     def append(self, entry: Entry) -> None:
         """Add an entry; on a full disk it waits in memory."""
         with self._lock:
-            self._unwritten.append(json.dumps(entry) + "\n")
+            self._unwritten.append(json.dumps(entry).encode() + b"\n")
         self._write()
 
     def _write(self) -> None:
@@ -58,30 +62,38 @@ class SpoolFile:
                 return
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "ab", buffering=0) as file:
-                end, lines = file.tell(), "".join(self._unwritten).encode()
+                end, lines = file.tell(), b"".join(self._unwritten)
                 if file.write(lines) < len(lines):
                     file.truncate(end)
                     return
             self._unwritten.clear()
 
     def keep_file(self, path: Path) -> Path:
-        """Move a file here until it is sent; return where it is now."""
-        self.files.mkdir(parents=True, exist_ok=True)
-        folder = self.files / str(len(list(self.files.iterdir())))
-        folder.mkdir()
-        return Path(shutil.move(path, folder / path.name))
+        """Move a file here until it is sent, or to the temporary folder where this disk is full; return where it is.
+
+        Raises:
+            OSError: That is full too.
+        """
+        here, elsewhere = self._folders_of_files
+        try:
+            return _move_into(here, path)
+        except OSError:
+            return _move_into(elsewhere, path)
 
     def sent(self) -> tuple[int, Entry]:
         """Return how many bytes have been sent, and what `Receiver.open` returned."""
-        try:
-            offset, state = json.loads(self._sent_path.read_text())
-            return int(offset), state
-        except (OSError, ValueError):
-            return 0, {}
+        if self._sent is None:
+            try:
+                offset, state = json.loads(self._sent_path.read_text())
+                self._sent = int(offset), state
+            except (OSError, ValueError):
+                self._sent = 0, {}
+        return self._sent
 
     def is_waiting(self) -> bool:
         """Return whether there is anything to send."""
-        return bool(self._unwritten) or (self.path.exists() and self.path.stat().st_size > self.sent()[0])
+        with self._lock:
+            return len(self._written()) + sum(map(len, self._unwritten)) > self.sent()[0]
 
     def send(self, receiver: Receiver, is_mine: bool) -> Entry:
         """Send what waits, and return the run's state.
@@ -106,22 +118,49 @@ class SpoolFile:
         return state
 
     def _whole_lines(self) -> tuple[list[bytes], Entry]:
-        try:
-            lines = [line for line in self.path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-        except FileNotFoundError:
-            return [], {}
+        """Return all lines, those that could not be written last, and the first one's entry."""
+        with self._lock:
+            lines = [line for line in self._written().splitlines(keepends=True) if line.endswith(b"\n")]
+            lines += self._unwritten
         return lines, json.loads(lines[0]) if lines else {}
 
+    def _written(self) -> bytes:
+        try:
+            return self.path.read_bytes()
+        except OSError:
+            return b""
+
     def _remember(self, offset: int, state: Entry) -> None:
+        self._sent = offset, state
         new = self._sent_path.with_suffix(".new")
-        new.write_text(json.dumps([offset, state]))
-        os.replace(new, self._sent_path)
+        with suppress(OSError):  # a full disk: should this process die, entries are sent again, which does no harm
+            try:
+                new.write_text(json.dumps([offset, state]))
+                os.replace(new, self._sent_path)
+            finally:
+                new.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Forget the run: all has arrived, or nothing of it counts any more."""
-        self.path.unlink(missing_ok=True)
-        self._sent_path.unlink(missing_ok=True)
-        shutil.rmtree(self.files, ignore_errors=True)
+        with self._lock:
+            self.is_over = True
+            self._unwritten.clear()
+            for path in (self.path, self._sent_path):
+                with suppress(OSError):
+                    path.unlink()
+        for folder in self._folders_of_files:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _move_into(folder: Path, path: Path) -> Path:
+    """Move a file into a new folder of `folder`; where that fails it stays where it was."""
+    place = folder / str(len(list(folder.iterdir())) if folder.is_dir() else 0)
+    try:
+        place.mkdir(parents=True)
+        return Path(shutil.move(path, place / path.name))
+    except OSError:
+        shutil.rmtree(place, ignore_errors=True)
+        raise
 
 
 def chunks(entries: list[Entry], kind: str, size: int) -> Iterator[list[Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import time
@@ -16,6 +17,7 @@ import numpy as np
 
 HEAD = "head"
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,14 @@ class Checkpoint:
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}.part")
-        with part.open("wb") as file:
-            np.savez(file, allow_pickle=False, **{HEAD: np.array(json.dumps(head))}, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        try:
+            with part.open("wb") as file:
+                np.savez(file, allow_pickle=False, **{HEAD: np.array(json.dumps(head))}, **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
     @classmethod
     def read(cls, path: Path) -> Checkpoint:
@@ -75,8 +80,11 @@ class Slot:
         return time.monotonic() - self._saved >= self._every_s
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Replace the trial's checkpoint."""
-        checkpoint.write(self.path)
+        """Replace the trial's checkpoint; on a full disk the older one stays, and the trial goes on."""
+        try:
+            checkpoint.write(self.path)
+        except OSError as error:
+            logger.warning("No checkpoint of trial %s could be written: %s", self.path.stem, error)
         self._saved = time.monotonic()
 
     def load(self) -> Checkpoint | None:

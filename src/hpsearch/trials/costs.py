@@ -13,7 +13,7 @@ from hpsearch.errors import ConfigError, InfeasibleError, did_you_mean
 
 WARM_UP = 3  # calls that compile and fill caches
 ALIASES = {"latency_ms": "fastest", "n_parameters": "smallest"}
-UNITS = {"latency_ms": "ms", "n_parameters": "parameters"}
+UNITS = {"latency_ms": "one prediction", "n_parameters": "weights"}
 
 
 def latency_ms(model: keras.Model, n_images: int, n_repeats: int) -> float:
@@ -63,6 +63,11 @@ class Costs:
     def limits(self) -> dict[str, float]:
         """The constraints that are given."""
         return {name: limit for name, limit in self.constraints.items() if limit is not None}
+
+    @property
+    def objectives(self) -> list[str]:
+        """The costs that are objectives: one or none."""
+        return [self.second_objective] if self.second_objective else []
 
     @property
     def alias(self) -> str:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from hpsearch.errors import ConfigError
 from hpsearch.metrics import Floats, Ints
+from hpsearch.pages.section import Section
 from hpsearch.uncertainty.calibration import GivenProbs
-from hpsearch.uncertainty.section import Section
 from hpsearch.uncertainty.subject import ARMS, Subject
 
 

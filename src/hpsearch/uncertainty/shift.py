@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from hpsearch import metrics
 from hpsearch.errors import ConfigError, DataError, did_you_mean
 from hpsearch.metrics import Floats, Ints
+from hpsearch.pages.section import Section
 from hpsearch.uncertainty import figures
 from hpsearch.uncertainty.corruptions import CORRUPTIONS, SEVERITIES, corrupt, stored
-from hpsearch.uncertainty.section import Section
 from hpsearch.uncertainty.subject import ARMS, Subject
 
 MEASURES = {"accuracy": metrics.accuracy, "nll": metrics.nll, "ece": metrics.ece}

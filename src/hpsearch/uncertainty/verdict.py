@@ -10,10 +10,10 @@ import numpy as np
 
 from hpsearch import metrics
 from hpsearch.errors import ConfigError
+from hpsearch.pages.section import Section
 from hpsearch.seeds import derive
 from hpsearch.uncertainty import figures
 from hpsearch.uncertainty.differences import MEASURES, Difference, compare
-from hpsearch.uncertainty.section import Section
 from hpsearch.uncertainty.subject import Subject
 
 
