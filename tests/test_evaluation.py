@@ -149,7 +149,7 @@ def test_mistakes_of_a_person_get_one_sentence_and_leave_no_run(workplace, monke
     with mlflow.start_run():
         mlflow.keras.log_model(net(), registered_model_name="theirs", pip_requirements=["keras"])
     for words, sentence in [
-        (("registered_model=nobody",), "Registered model nobody has no version with alias 'champion'"),
+        (("registered_model=nobody",), "There is no registered model nobody"),
         (("registered_model=theirs", "version=1"), "has no record of its data set: give the one it was trained on"),
         (
             ("registered_model=theirs", "version=1", "data=digits"),

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from hpsearch import entry
+from hpsearch.command_line import composed
 from hpsearch.trials.progress import Progress
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Search:
         """
         entry.quiet()
         words = entry.as_overrides(overrides)
-        return cls(entry.composed("search", words), words)
+        return cls(composed("search", words), words)
 
     def run(self, console: Console | None = None) -> SearchResult:
         """Run the search, or what is missing of it, and return what it came to.

@@ -30,7 +30,7 @@ from hpsearch.studies.budget import Budget
 from hpsearch.studies.machines import Preempted, leaving_on_signal
 from hpsearch.studies.sampling import SeededSampler
 from hpsearch.studies.storage import SharedStorage
-from hpsearch.studies.study import SharedStudy, number_of, value_of
+from hpsearch.studies.study import SharedStudy
 from hpsearch.studies.warm_start import Asked, WarmStart
 from hpsearch.tracking.runs import ParentRun
 from hpsearch.tracking.tracking import Tracking
@@ -128,7 +128,7 @@ class Search:
         with leaving_on_signal(self.budget.grace_s), self._closing(conclusion, progress):
             if self.lr_test:
                 objective.space = self._tested_space(objective)
-            self._run_trials(study, objective, conclusion, progress)
+            self._run_trials(study, objective, progress)
             return self._conclude(conclusion, data, progress)
 
     def _open(
@@ -193,18 +193,15 @@ class Search:
             self.range_test, self.space, study=study, parent=parent, trainer=trainer, make=objective.make, seed=seed
         )
 
-    def _run_trials(self, study: SharedStudy, objective: Objective, conclusion: Conclusion, progress: Progress) -> None:
-        best, n_spent, n_trials = conclusion.best(), study.n_spent(), self.budget.n_trials
+    def _run_trials(self, study: SharedStudy, objective: Objective, progress: Progress) -> None:
+        n_spent, n_trials = study.n_spent(), self.budget.n_trials
+        where = f"begins: {n_trials} trials of at most {self.training.epochs} epochs"
         if n_spent:
             where = f"goes on: {min(n_spent, n_trials)} of {n_trials} trials done"
-        else:
-            where = f"begins: {n_trials} trials of at most {self.training.epochs} epochs"
         progress.say(f"Study {self.study['name']} {where}.")
         if self.costs.second_objective:
             progress.say("No trial is pruned: one that is worse than others may be the cheapest.")
-        value = value_of(best) if best else None
-        label = f"#{number_of(best)} {value:.4f}" if best else ""
-        with progress.search(n_trials, n_spent, label, value):
+        with progress.search(self.study["name"], n_trials, study.trials):
             run_trials(objective)
 
     def _conclude(self, conclusion: Conclusion, data: SearchData, progress: Progress) -> SearchResult:
@@ -228,4 +225,6 @@ class Search:
         by_column = list(zip(*rows, strict=True))  # a column for each trial: there may be many hyperparameters
         progress.console.print(terminal(by_column, f"The best {len(rows) - 1} trials"))
         outcome = Outcome.of(trials, training.maximize)
-        return SearchResult(outcome, version, cheapest, evaluation, conclusion.parent.run_id, conclusion.tracking.uri)
+        store = (conclusion.parent.run_id, conclusion.tracking.uri)
+        about = (*store, self.study["name"], training.monitor, self.space)
+        return SearchResult(outcome, version, cheapest, evaluation, *about)

@@ -23,7 +23,7 @@ from hpsearch.trials.objective import settings_shown
 SETTINGS_OF_A_STUDY = ("data", "arch", "optimizer", "training", "schedule", "sparsity", "seed")
 SETTINGS_OF_A_SEARCH = (*SETTINGS_OF_A_STUDY, "space", "costs", "sampler", "pruner", "uncertainty")
 FREE_SETTINGS = ("data.path", "data.load.path", "training.steps_per_call", "training.jit_compile")
-OBJECTIVE = "costs.second_objective"
+FINGERPRINT, OBJECTIVE = "data.fingerprint", "costs.second_objective"
 
 
 def check_same_settings(study: SharedStudy, config: Mapping[str, Any], fingerprint: str) -> None:
@@ -32,7 +32,7 @@ def check_same_settings(study: SharedStudy, config: Mapping[str, Any], fingerpri
     Raises:
         ConfigError: The study was made with other settings, or for other objectives.
     """
-    mine = {"data.fingerprint": fingerprint, **settings_shown(config, SETTINGS_OF_A_STUDY)}
+    mine = {FINGERPRINT: fingerprint, **settings_shown(config, SETTINGS_OF_A_STUDY)}
     mine = {key: value for key, value in mine.items() if key not in FREE_SETTINGS}
     if config["costs"]["second_objective"] is not None:
         mine[OBJECTIVE] = config["costs"]["second_objective"]
@@ -41,12 +41,13 @@ def check_same_settings(study: SharedStudy, config: Mapping[str, Any], fingerpri
         study.optuna.set_user_attr("settings", mine)
         return
     name = study.optuna.study_name
-    for key in mine.keys() | theirs.keys():
+    for key in sorted(mine.keys() | theirs.keys(), key=lambda k: (k == FINGERPRINT, k)):
         if mine.get(key) != theirs.get(key):
             was, now = ("null" if value is None else value for value in (theirs.get(key), mine.get(key)))
+            back = "the same data" if key == FINGERPRINT else f"{key}={was}"
             raise ConfigError(
                 f"Study {name} was made with {key}={was}, not {now}; "
-                f"give study.name=NAME to start another one, or {key}={was} to go on with this one."
+                f"give study.name=NAME to start another one, or {back} to go on with this one."
             )
 
 

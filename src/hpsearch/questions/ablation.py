@@ -13,7 +13,7 @@ from hpsearch.data.split import Data
 from hpsearch.errors import ConfigError, did_you_mean
 from hpsearch.pages.tables import markdown, terminal
 from hpsearch.questions import answers, figures
-from hpsearch.questions.answers import Claim, Results
+from hpsearch.questions.answers import Answer, Claim, Results
 from hpsearch.questions.arms import Arm, Probe, Workbench
 from hpsearch.questions.cells import cells
 from hpsearch.questions.records import Records, digest
@@ -97,8 +97,8 @@ class Ablate:
     def __post_init__(self) -> None:
         check_seeds("n_seeds", self.n_seeds)
 
-    def run(self, config: Mapping[str, Any], command: str, console: Console) -> str:
-        """Train what is missing, print the table, and return the verdict."""
+    def run(self, config: Mapping[str, Any], command: str, console: Console) -> Answer:
+        """Train what is missing, print the table, and return the answer."""
         data = self.data.for_search()
         base = {key: config[key] for key in (*PARTS, "hyperparameters", "ablation") if key in config}
         identity = digest(base, data.fingerprint, self.seed)
@@ -113,7 +113,7 @@ class Ablate:
             session = Session(self.arms, seeds, records, Workbench(data), ablation.inspect, ablation.probes)
             return self._answer(session.measure(console), records, console)
 
-    def _answer(self, results: Results, records: Records, console: Console) -> str:
+    def _answer(self, results: Results, records: Records, console: Console) -> Answer:
         ablation, arms = self.ablation, [arm for arm, _ in self.arms]
         first = ablation.measures[0]
         results, target = answers.with_race(results)
@@ -133,6 +133,6 @@ class Ablate:
         client.log_text(run_id, markdown(shown_cells), "table.md")
         records.parent.tag({MLFLOW_RUN_NOTE: text[:5000], "hpsearch.verdict": sentence[:5000]})
         console.print(terminal(shown_cells, ablation.question))
-        for line in (race, sentence, *judged):
+        for line in (race, sentence, *judged, *records.where_to_look()):
             console.print(line, soft_wrap=True, markup=False)
-        return sentence
+        return Answer(records.name, sentence, [table], judged, run_id, records.tracking_uri)

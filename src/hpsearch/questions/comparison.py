@@ -15,7 +15,7 @@ from hpsearch.pages.page import html
 from hpsearch.pages.section import Figure, Section
 from hpsearch.pages.tables import markdown
 from hpsearch.questions import answers, figures
-from hpsearch.questions.answers import Results
+from hpsearch.questions.answers import Answer, Results, Row
 from hpsearch.questions.arms import Arm, Workbench
 from hpsearch.questions.cells import cells
 from hpsearch.questions.probes import Latency, OnTest
@@ -57,8 +57,8 @@ class Compare:
     seed: int
     n_seeds: int
 
-    def run(self, console: Console) -> str:
-        """Train what is missing, print the tables and return the verdict."""
+    def run(self, console: Console) -> Answer:
+        """Train what is missing, print the tables and return the answer."""
         data = self.data.for_search()
         check_data(self.studies, data.fingerprint, data.name)
         names = [study.name for study in self.studies]
@@ -74,22 +74,24 @@ class Compare:
             session = Session(self.arms, seeds, records, Workbench(data), inspect=False, probes=probes)
             return self._answer(session.measure(console), records, console)
 
-    def _answer(self, results: Results, records: Records, console: Console) -> str:
+    def _answer(self, results: Results, records: Records, console: Console) -> Answer:
         results, target = answers.with_race(results)
         shown = answers.best_across([arm for arm, _ in self.arms], results, SELECTED_BY)
         best = min(shown, key=lambda arm: answers.mean(results, arm, SELECTED_BY)).name
         race = "" if target is None else f"The race is to val/loss {target:.4f}; {self.n_seeds} fresh seeds each."
-        sections = [self._section(question, shown, results, best) for question in QUESTIONS]
+        tables = [answers.rows(shown, results, measures, best) for measures in QUESTIONS.values()]
+        sections = [self._section(question, rows, best) for question, rows in zip(QUESTIONS, tables, strict=True)]
         for section in sections:
             console.print(section.as_table())
             console.print(section.text, soft_wrap=True)
         picture = figures.draw("comparison", PANELS, shown, results)
         self._write(records, race, sections, picture)
-        return sections[0].text
+        for line in records.where_to_look():
+            console.print(line, soft_wrap=True, markup=False)
+        return Answer(records.name, sections[0].text, tables, (), records.parent.run_id, records.tracking_uri)
 
-    def _section(self, question: str, shown: Sequence[Arm], results: Results, best: str) -> Section:
+    def _section(self, question: str, rows: list[Row], best: str) -> Section:
         measures = QUESTIONS[question]
-        rows = answers.rows(shown, results, measures, best)
         return Section(question, answers.verdict(rows, measures[0], best), cells(rows, measures, best))
 
     def _write(self, records: Records, race: str, sections: Sequence[Section], picture: Figure) -> None:

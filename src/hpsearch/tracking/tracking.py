@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,7 +22,7 @@ from hpsearch.tracking.delivery import Delivery, check_reachable, find_child
 from hpsearch.tracking.runs import ChildRun, ParentRun, TrackedRun, now_ms
 from hpsearch.tracking.spool import Spool
 
-KIND = "mlflow.experimentKind"
+KIND, TRAINING = "mlflow.experimentKind", "workflowType=machine_learning"
 
 
 @contextmanager
@@ -30,7 +31,8 @@ def tracking_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError) as error:
-        cause = without_password(str(error).strip().splitlines()[0])
+        first = re.split(r"[.:] (?=[A-Z])", str(error).strip().splitlines()[0])[0].rstrip(".")
+        cause = "nothing answers there" if isinstance(error, requests.ConnectionError) else without_password(first)
         raise TrackingError(
             f"The MLflow store {without_password(uri)} cannot be used ({cause}); "
             "MLFLOW_TRACKING_URI must name a running server or a database file that can be written."
@@ -109,7 +111,7 @@ class Tracking:
         """
         key = f"{parent.run_id}-{number}"
         opening = {"experiment_id": self.experiment_id, "parent_run_id": parent.run_id, "number": number}
-        note = f"Trial {number} of [its study](#/experiments/{self.experiment_id}/runs/{parent.run_id})."
+        note = f"Trial {number} of [its study](#/experiments/{self.experiment_id}/runs/{parent.run_id}?{TRAINING})."
         opening |= {"name": f"#{number}", "tags": {"hpsearch.kind": "trial", MLFLOW_RUN_NOTE: note}}
         before = key if is_retry else None
         return ChildRun(

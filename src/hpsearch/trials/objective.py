@@ -17,7 +17,6 @@ from hpsearch.seeds import GLOBAL_GENERATOR, derive
 from hpsearch.spaces.hyperparameters import OptunaHyperParameters
 from hpsearch.spaces.space import Space
 from hpsearch.studies.study import SharedStudy
-from hpsearch.studies.telling import PROMOTED
 from hpsearch.studies.warm_start import WARM_START
 from hpsearch.tracking.runs import ChildRun, ParentRun, TrialName
 from hpsearch.tracking.tracking import Tracking
@@ -100,6 +99,7 @@ class Objective:
 
     def _fit(self, attempt: Attempt, seed: int, slot: Slot) -> tuple[Fitted, keras.Model, dict[str, float]]:
         """Return the fit of a trial, the model as it is kept, and what that costs."""
+        self.progress.begin_trial(attempt.number)
         hp = OptunaHyperParameters(attempt.trial, self.space)
         with GLOBAL_GENERATOR:
             keras.utils.set_random_seed(derive(seed, "weights"))
@@ -108,7 +108,7 @@ class Objective:
         name = TrialName(attempt.number, hp.values)
         attempt.run.tag({MLFLOW_RUN_NAME: name, **self._origin(attempt)})
         attempt.run.params({**self.settings, **hp.values, "trial_seed": seed})
-        self.progress.begin_trial(str(name), is_promoted=PROMOTED in attempt.trial.user_attrs)
+        self.progress.built(str(name))
 
         def listen(epoch: int, metrics: Mapping[str, float]) -> None:
             value = metrics[self.trainer.settings.monitor]

@@ -61,6 +61,16 @@ class Evaluated:
             markup=False,
         )
 
+    def facts(self) -> dict[str, Any]:
+        """Return the same as plain data."""
+        return {
+            "model": self.model,
+            "metrics": {key: value for section in self.sections for key, value in section.metrics.items()},
+            "says": {section.title: section.text for section in self.sections},
+            "run_id": self.run_id,
+            "tracking_uri": without_password(self.tracking_uri),
+        }
+
 
 @dataclass(frozen=True)
 class Evaluate:

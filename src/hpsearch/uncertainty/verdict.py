@@ -36,7 +36,7 @@ class Verdict:
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
         if not 0 < self.level < 1:
-            raise ConfigError(f"Expected a level between 0 and 1, received {self.level}.")
+            raise ConfigError(f"level must lie between 0 and 1, but is {self.level}.")
         fewest = math.ceil(len(MEASURES) / self.level)
         if self.n_resamples < fewest or self.n_seeds < 1:
             raise ConfigError(

@@ -8,6 +8,8 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
+from hpsearch.tracking.tracking import TRAINING
+
 STUDY, CERTIFICATE, PORT = "hpsearch.study", "hpsearch.certificate", 5077
 MEASURES = ("accuracy", "nll", "brier_score", "ece", "aurc")
 OF_THE_MODEL = (
@@ -17,8 +19,8 @@ OF_THE_MODEL = (
 
 
 def link(text: str, *path: str) -> str:
-    """Return a link within the MLflow UI, wherever it is served."""
-    return f"[{text}](#/{'/'.join(path)})"
+    """Return a link within the MLflow UI, wherever it is served, to its side for training (the other one is GenAI)."""
+    return f"[{text}](#/{'/'.join(path)}?{TRAINING})"
 
 
 def quality(tags: Mapping[str, str]) -> str:
