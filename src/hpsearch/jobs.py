@@ -95,14 +95,7 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         keras.config.set_dtype_policy(self.training.precision)
         data = self.data.for_search()
-        architecture = Architecture(
-            self.arch,
-            facts=measure(data.train.images, data.n_classes),
-            optimizer=self.optimizer,
-            sparsity=self.sparsity,
-            space=self.space,
-            others=(BATCH_SIZE,),
-        )
+        architecture = self._architecture(data)
         asked = self._check(architecture)
         trainer = self.trainer(settings=self.training, data=data, schedule=self.schedule)
         progress = make_progress(self.training.monitor, self.training.epochs, self.training.maximize)
@@ -130,6 +123,16 @@ class Search:
                 objective.space = self._tested_space(objective)
             self._run_trials(study, objective, progress)
             return self._conclude(conclusion, data, progress)
+
+    def _architecture(self, data: SearchData) -> Architecture:
+        return Architecture(
+            self.arch,
+            facts=measure(data.train.images, data.n_classes),
+            optimizer=self.optimizer,
+            sparsity=self.sparsity,
+            space=self.space,
+            others=(BATCH_SIZE,),
+        )
 
     def _open(
         self, data: SearchData, config: Mapping[str, Any], asked: Asked
