@@ -70,7 +70,9 @@ def open_parent(
     parent = tracking.open_parent(name, known, tags)
     if parent.run_id != known:
         study.optuna.set_user_attr("parent_run_id", parent.run_id)
-        parent.params(settings_shown(config, SETTINGS_OF_A_SEARCH))
+        typed = parent.client.get_run(parent.run_id).data.params  # by `mlflow run`, as `false` and 1e-3, for good
+        shown = settings_shown(config, SETTINGS_OF_A_SEARCH)
+        parent.params({key: value for key, value in shown.items() if key not in typed})
         parent.data(data, source)
     parent.client.log_text(parent.run_id, yaml.safe_dump(dict(config), sort_keys=False), "config.yaml")
     return parent

@@ -11,6 +11,7 @@ import yaml
 from optuna.trial import FrozenTrial
 
 from hpsearch.errors import ConfigError
+from hpsearch.spaces.bounds import Value
 from hpsearch.spaces.space import Space
 from hpsearch.studies.study import check_known, ranked
 from hpsearch.tracking.tracking import Tracking
@@ -34,9 +35,9 @@ class FinishedStudy:
     parent_run_id: str
     settings: Mapping[str, Any]
 
-    def hyperparameters(self, trial: FrozenTrial) -> dict[str, float]:
+    def hyperparameters(self, trial: FrozenTrial) -> dict[str, Value]:
         """Return what a trial drew, as people read it."""
-        return {name: float(value) for name, value in NO_BOUNDS.values(trial).items() if not isinstance(value, str)}
+        return NO_BOUNDS.values(trial)
 
     def config(self, tracking: Tracking) -> dict[str, Any]:
         """Return the composed configuration that the search was started with."""

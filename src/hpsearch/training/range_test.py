@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hpsearch.errors import ConfigError, ModelError
 from hpsearch.seeds import derive
-from hpsearch.spaces.bounds import COMPLEMENT, Fixed, Range, is_number
+from hpsearch.spaces.bounds import COMPLEMENT, Fixed, Range, Value, is_number
 from hpsearch.spaces.space import Space
 from hpsearch.training.trainer import Trainer
 
@@ -73,7 +73,7 @@ class RangeTest:
         return self.curve(trainer, hypermodel, middles(space), seed)
 
     def curve(
-        self, trainer: Trainer, hypermodel: keras_tuner.HyperModel, values: Mapping[str, float], seed: int
+        self, trainer: Trainer, hypermodel: keras_tuner.HyperModel, values: Mapping[str, Value], seed: int
     ) -> Curve:
         """Train a fresh model at ever larger rates.
 
