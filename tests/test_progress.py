@@ -44,10 +44,11 @@ def test_time_left_is_that_of_the_trials_to_come_and_the_last_ones_count_most():
     assert left(done, 2, 40) == 0
     expected = (10 + 2 * 30) / 3
     assert left(done, 4, 40) == pytest.approx(2 * expected)
-    running = ended(40, None, state=TrialState.RUNNING)
-    assert left([*done, running], 4, 46) == pytest.approx(2 * expected - 6)
-    assert left([*done, running], 4, 99) == pytest.approx(expected)  # a long one takes nothing from those after it
-    assert left([*done, running, running], 4, 46) == pytest.approx((2 * expected - 2 * 6) / 2)
+    new, old = (ended(40, None, state=TrialState.RUNNING, n_epochs=n) for n in (0, 20))
+    assert left([*done, new], 4, 46) == pytest.approx(2 * expected - 6)
+    assert left([*done, new], 4, 99) == pytest.approx(expected)  # a slow one takes nothing from those after it
+    assert left([*done, old], 4, 60) == pytest.approx(expected + 5)  # it goes on, for 5 of 10 epochs at least
+    assert left([*done, new, new], 4, 46) == pytest.approx((2 * expected - 2 * 6) / 2)
 
 
 def test_under_a_pruner_later_trials_are_expected_to_be_shorter_than_the_first():

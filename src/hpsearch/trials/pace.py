@@ -19,8 +19,8 @@ def time_left(
     """Return the seconds until `n_trials` are spent, or None before the first is.
 
     The epochs of a trial to come are expected to be the mean of those that ended, where the last one counts most and,
-    under a pruner, a few imagined ones beside them; an epoch takes as long as lately. Trials that run have done a part
-    of theirs, and as many will be done at once as run now.
+    under a pruner, a few imagined ones beside them; an epoch takes as long as lately. A trial that runs goes on at its
+    own pace, for half of what it may still take at least; and as many will be done at once as run now.
 
     Args:
         trials: All trials of the study, of all workers.
@@ -36,11 +36,17 @@ def time_left(
     epochs = sum(w * max(len(t.intermediate_values), 1) for w, t in zip(weights, ended, strict=True))
     seconds = sum(w * t.duration.total_seconds() for w, t in zip(weights, ended, strict=True) if t.duration)
     n_imagined = N_IMAGINED if prunes else 0
-    expected = (epochs + n_imagined * PRUNED_SHARE * n_epochs) / (len(ended) + n_imagined) * seconds / epochs
-    running = [t.datetime_start for t in trials if t.state == TrialState.RUNNING and t.datetime_start is not None]
-    done = sum(min((now - start).total_seconds(), expected) for start in running)
-    n_left = max(n_trials - sum(t.state in SPENT for t in trials), 0)
-    return max(n_left * expected - done, 0.0) / max(len(running), 1)
+    expected = (epochs + n_imagined * PRUNED_SHARE * n_epochs) / (len(ended) + n_imagined)
+    running = [t for t in trials if t.state == TrialState.RUNNING and t.datetime_start is not None]
+    n_to_come = max(n_trials - sum(t.state in SPENT for t in trials) - len(running), 0)
+    left = n_to_come * expected * seconds / epochs
+    for trial in running:
+        done, spent_s = len(trial.intermediate_values), (now - (trial.datetime_start or now)).total_seconds()
+        if done:
+            left += max(expected - done, (n_epochs - done) / 2) * spent_s / done
+        else:
+            left += max(expected * seconds / epochs - spent_s, 0.0)
+    return left / max(len(running), 1)
 
 
 def in_words(seconds: float) -> str:
