@@ -71,7 +71,7 @@ def test_the_parent_carries_config_data_best_trial_summary_and_figures(searched,
     assert parent.data.tags["hpsearch.best_trial"] == str(number_of(best))
     assert parent.data.metrics["best/val/loss"] == pytest.approx(best.value)
     assert parent.data.metrics["trials/finished"] + parent.data.metrics["trials/pruned"] == 7
-    assert f"**Best trial:** #{number_of(best)}" in parent.data.tags["mlflow.note.content"]
+    assert f"**Best trial:** [#{number_of(best)}" in parent.data.tags["mlflow.note.content"]
     figures = {f.path for f in place.client.list_artifacts(parent.info.run_id, "figures")}
     wanted = {f"figures/{name}.png" for name in ("history", "parallel_coordinates", "slices", "learning_curves")}
     assert wanted <= figures
