@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import sys
 import tempfile
 import warnings
@@ -20,19 +21,18 @@ from typing import Any
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Transformer
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import CompactHydraException, HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 
 from hpsearch.errors import ConfigError, HpsearchError, did_you_mean
-from hpsearch.studies.machines import Preempted
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-INTERRUPTED = 130
-Job = Callable[[DictConfig], None]
+INTERRUPTED, GOES_ON = 130, "The same command goes on where this one stopped."
+_was_interrupted: list[bool] = []  # this process, by Ctrl-C: it begins no other job of its sweep
 UNDOTTED = {
     f"--{key}"
     for key in ("study", "seed", "level", "registered_model", "arch", "data", "space", "sampler", "pruner", "storage")
@@ -155,23 +155,37 @@ def usage(root: str) -> str:
 def run(root: str, script: Callable[[], Any]) -> None:
     """Check the command line of an entry script, run it under Hydra, and end with the right exit status."""
     quiet()
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     sys.argv[1:] = as_overrides(sys.argv[1:])
     if {"-m", "--multirun"} & set(sys.argv[1:]):
         os.environ.pop("MLFLOW_RUN_ID", None)  # one run of `mlflow run` cannot be the parent of several studies
     if {"-h", "--help"} & set(sys.argv[1:]):
-        print(usage(root))
-        return
+        return print(usage(root))
     try:
         if not any(a in ("--hydra-help", "--version", "--info", "-i") for a in sys.argv[1:]):
             check(root, sys.argv[1:])
-        script()
+        _start(script)
     except HpsearchError as error:
-        console.print(f"Error: {error}")
+        print(f"Error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
-        console.print("Interrupted. The same command goes on where this one stopped.")
+        print(f"Interrupted. {GOES_ON}", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+def _start(script: Callable[[], Any]) -> None:
+    if "hydra/launcher=local" in sys.argv[1:]:
+        signal.signal(signal.SIGINT, _leave_it_to_the_workers)
+    try:
+        script()
+    finally:
+        if _was_interrupted:
+            raise KeyboardInterrupt
+
+
+def _leave_it_to_the_workers(_number: int, _frame: Any) -> None:
+    """A first Ctrl-C reaches the workers too: joblib, had it seen it, would kill them before they give trials back."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _was_interrupted.append(True)
 
 
 @contextmanager
@@ -197,6 +211,9 @@ def instantiate(config: DictConfig) -> Any:
     Raises:
         ConfigError: A key that a part does not take, or a value that it refuses.
     """
+    quiet()  # a launcher's processes have not come through `run`
+    if _was_interrupted:
+        raise KeyboardInterrupt
     try:
         with _native_noise_held_back():
             import keras  # noqa: F401, PLC0415 (seconds that a typo must not cost; TensorFlow's libraries write to the terminal while they load)
@@ -211,16 +228,20 @@ def instantiate(config: DictConfig) -> Any:
         raise ConfigError(f"{path[1] if path else 'The configuration'} cannot be built: {cause or error}") from error
 
 
-def ending(error: BaseException) -> SystemExit:
-    """Return the exit that a job ends with, after it has said why: Hydra would print a traceback."""
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+class JobEnded(CompactHydraException):  # type: ignore[misc]
+    """A job of a sweep has ended, and said why; the others go on, and Hydra then shows no traceback."""
+
+
+def ending(error: BaseException) -> BaseException:
+    """Return what a job ends with, after it has said why: an exit, or in a sweep what lets the other jobs go on."""
+    back = f"the running trial is given back. {GOES_ON}"
+    status, said = getattr(error, "exit_status", 1), f"Error: {error}"
     if isinstance(error, KeyboardInterrupt):
-        console.print(
-            "\nInterrupted: the running trial is given back. The same command goes on where this one stopped."
-        )
-        return SystemExit(INTERRUPTED)
-    if isinstance(error, Preempted):
-        console.print(f"{error}: the running trial is given back. The same command goes on where this one stopped.")
-        return SystemExit(error.exit_status)
-    console.print(f"Error: {error}")
-    return SystemExit(error.exit_status if isinstance(error, HpsearchError) else 1)
+        status, said = INTERRUPTED, f"\nInterrupted: {back}"
+    elif status > 128:
+        said = f"{error}: {back}"
+    print(said, file=sys.stderr)
+    if HydraConfig.initialized() and "joblib" in HydraConfig.get().launcher._target_:
+        _was_interrupted.extend([True] if status == INTERRUPTED else [])
+        return JobEnded(f"A job of this sweep ended with status {status}; see above.")
+    return SystemExit(status)
