@@ -17,27 +17,25 @@ import json
 import math
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import keras
 import keras_tuner
 import optuna
 from optuna.storages.journal import BaseJournalBackend
+from optuna_integration import MLflowCallback
 
+from curves import HYPERPARAMETERS, Count, Curves, ReachedError, Reality, Table
 from hpsearch.studies.storage import SharedJournal
 from hpsearch.studies.study import SharedStudy
-from hpsearch.training.trainer import Trainer
-from parts import composed, hypermodel, part
+from parts import composed, part
 from rows import Row, run
 
 N_RANDOM = 50  # trials of random search that set the target
 MOST = 4  # a search is given up after so many times the epochs of those
-HYPERPARAMETERS = ("learning_rate", "momentum", "dropout_rate")
 NOT_PRUNED = ("sampler=random", "pruner=none")
 OURS = {
     "random": NOT_PRUNED,
@@ -52,41 +50,6 @@ KERAS_TUNER = {
     "KerasTuner Hyperband": keras_tuner.oracles.HyperbandOracle,
 }
 BUDGET = ("budget.n_trials=1000000", "budget.lease_s=1000000")
-Curve = list[tuple[float, float]]  # validation loss and seconds of each epoch
-
-
-class ReachedError(Exception):
-    """The search has its target, or has spent all it may."""
-
-
-@dataclass
-class Count:
-    """Counts what a search spends until it reaches `target`, or `most` epochs."""
-
-    target: float
-    most: int
-    epochs: int = 0
-    train_s: float = 0.0
-    best: float = math.inf
-    begin: float = field(default_factory=time.perf_counter)
-
-    def epoch(self, loss: float, seconds: float) -> None:
-        """Count an epoch."""
-        self.epochs += 1
-        self.train_s += seconds
-        self.best = min(self.best, loss)
-        if self.best <= self.target or self.epochs >= self.most:
-            raise ReachedError
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of training and of searching."""
-        return self.train_s + time.perf_counter() - self.begin
-
-
-def unit(values: Mapping[str, float]) -> tuple[float, ...]:
-    """Return hyperparameters on the scales that they are searched on."""
-    return math.log(values["learning_rate"]), math.log(1 - values["momentum"]), values["dropout_rate"]
 
 
 class Memory(BaseJournalBackend):
@@ -102,47 +65,6 @@ class Memory(BaseJournalBackend):
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """As Optuna's."""
         self.logs += logs
-
-
-class Table:
-    """Learning curves that were recorded."""
-
-    def __init__(self, path: Path) -> None:
-        found = json.loads(path.read_text())
-        self.overrides, self.epochs = found["overrides"], found["epochs"]
-        self.curves = [[(e[0], e[1]) for e in record["curve"]] for record in found["records"]]
-        self.places = [unit(record["values"]) for record in found["records"]]
-        self.spans = [max(axis) - min(axis) or 1.0 for axis in zip(*self.places, strict=True)]
-
-    def curve(self, values: Mapping[str, float]) -> Curve:
-        """Return the curve of the nearest configuration."""
-        here = unit(values)
-        far = [
-            sum(((a - b) / span) ** 2 for a, b, span in zip(here, there, self.spans, strict=True))
-            for there in self.places
-        ]
-        return self.curves[far.index(min(far))]
-
-
-class Reality:
-    """Trains what is asked for."""
-
-    def __init__(self, overrides: list[str], epochs: int, seed: int) -> None:
-        self.overrides, self.epochs, self.seed = overrides, epochs, seed
-        config = composed(*overrides, f"training.epochs={epochs}", f"training.patience_epochs={epochs}")
-        data = part(config.data).for_search()
-        self.made, self.trainer = hypermodel(config, data), Trainer(part(config.training), data)
-
-    def curve(self, values: Mapping[str, float]) -> Curve:
-        """Train a configuration to the end; a search counts those of its epochs that it looks at."""
-        hp = keras_tuner.HyperParameters()
-        hp.values.update(values)
-        keras.utils.set_random_seed(self.seed)
-        fitted = self.trainer.fit(self.made, hp, self.made.build(hp), self.seed, lambda epoch, metrics: None)
-        return [(m["val/loss"], m["time/epoch_s"]) for m in fitted.history]
-
-
-Curves = Table | Reality
 
 
 def record(given: argparse.Namespace) -> None:
@@ -210,7 +132,7 @@ def search_keras_tuner(make: Callable[..., Any], curves: Curves, seed: int, coun
 
 
 def search_optuna(curves: Curves, seed: int, count: Count) -> None:
-    """Search as Optuna's documentation shows it; its MLflow callback would add seconds, not epochs."""
+    """Search as Optuna's documentation shows it, with its callback that writes each trial to MLflow."""
     space = part(composed(*curves.overrides).space)
 
     def objective(trial: optuna.Trial) -> float:
@@ -219,7 +141,11 @@ def search_optuna(curves: Curves, seed: int, count: Count) -> None:
             count.epoch(loss, seconds)
         return min(loss for loss, _ in curve)
 
-    optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed)).optimize(objective, n_trials=10**6)
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the callback is experimental and deprecated, as it says for each trial
+        told = MLflowCallback(tracking_uri=f"sqlite:///{folder}/mlflow.db", metric_name="val_loss")
+        study.optimize(objective, n_trials=10**6, callbacks=[told])
 
 
 def spend(search: Callable[..., None], *args: Any, target: float, most: int) -> Count:
@@ -241,7 +167,7 @@ def measure(given: argparse.Namespace) -> Iterator[Row]:
     )
     arms: dict[str, tuple[Any, ...]] = {f"ours: {name}": (search_ours, o) for name, o in OURS.items()}
     arms |= {name: (search_keras_tuner, make) for name, make in KERAS_TUNER.items()}
-    arms["Optuna as documented"] = (search_optuna,)
+    arms["Optuna with its MLflow callback"] = (search_optuna,)
     epochs = {}
     for name, (search, *first) in arms.items():
         found = [spend(search, *first, curves, seed, target=target, most=MOST * most) for seed in seeds]

@@ -69,7 +69,7 @@ def test_the_served_threshold_makes_mapies_sets_and_they_cover():
 
 
 def test_an_impossible_coverage_is_refused():
-    with pytest.raises(ConfigError, match=r"Expected a conformal coverage between 0 and 1, received 1.5"):
+    with pytest.raises(ConfigError, match=r"parts.conformal.coverage must lie between 0 and 1, but is 1.5"):
         Conformal(1.5)
 
 

@@ -14,11 +14,11 @@ from keras import layers
 
 from hpsearch import entry, metrics
 from hpsearch.errors import ModelError
+from hpsearch.pages.page import html
+from hpsearch.pages.section import Figure, Section
 from hpsearch.uncertainty.certificate import fingerprint
 from hpsearch.uncertainty.evaluation import evaluate
 from hpsearch.uncertainty.mc_dropout import McDropout
-from hpsearch.uncertainty.page import html
-from hpsearch.uncertainty.section import Figure, Section
 from hpsearch.uncertainty.subject import Subject
 
 SETTINGS = McDropout(n_samples=20, mask="example", seed=0, batch_size=64, memory_mb=64, from_logits=False)
@@ -149,7 +149,7 @@ def test_mistakes_of_a_person_get_one_sentence_and_leave_no_run(workplace, monke
     with mlflow.start_run():
         mlflow.keras.log_model(net(), registered_model_name="theirs", pip_requirements=["keras"])
     for words, sentence in [
-        (("registered_model=nobody",), "Registered model nobody has no version with alias 'champion'"),
+        (("registered_model=nobody",), "There is no registered model nobody"),
         (("registered_model=theirs", "version=1"), "has no record of its data set: give the one it was trained on"),
         (
             ("registered_model=theirs", "version=1", "data=digits"),

@@ -250,8 +250,8 @@ def test_logits_are_refused_unless_announced():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mask": "passs"}, "Unknown mask 'passs'. Did you mean 'pass'"),
-        ({"n_samples": 0}, "Expected a positive number for n_samples, received 0."),
+        ({"mask": "passs"}, "There is no uncertainty.mask=passs. Did you mean 'pass'"),
+        ({"n_samples": 0}, "uncertainty.n_samples must be above 0, but is 0."),
     ],
 )
 def test_impossible_settings_are_refused(changes, message):

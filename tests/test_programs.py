@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+from hpsearch.programs.averages import grow_window
 from hpsearch.programs.order import Order
 from hpsearch.programs.program import Program, on_device
 from hpsearch.programs.signature import signature
@@ -161,3 +162,26 @@ def test_live_dropout_drops_its_rate_and_keeps_the_mean(data: Any, dropout: Any)
 def test_trains_with_any_dropout_layer(data: Any, dropout: Any) -> None:
     shared = program(build(0.3, dropout=dropout), data)
     assert all(np.isfinite(v).all() for v in train(shared, build(0.3, dropout=dropout)))
+
+
+def test_averages_look_back_over_a_fifth_of_the_steps_then_over_their_window():
+    optimizer, weight = keras.optimizers.SGD(1.0, use_ema=True, ema_momentum=0.6), keras.Variable([0.0])
+    optimizer.build([weight])
+    grow_window(optimizer, 0.6)
+    averages = []
+    for _ in range(12):
+        optimizer.apply([keras.ops.array([-1.0])])  # the weight is 1, 2, 3, ...
+        averages.append(float(optimizer._model_variables_moving_average[0][0]))
+    assert averages[:3] == pytest.approx([1, 1 / 6 + 2 * 5 / 6, (11 / 6) * 2 / 7 + 3 * 5 / 7])
+    for step in range(8, 12):  # 8 / (8 + 5) is more than 0.6
+        assert averages[step] == pytest.approx(0.6 * averages[step - 1] + 0.4 * (step + 1))
+
+
+def test_the_initial_weights_have_faded_from_the_averages_after_an_epoch():
+    optimizer, weight = keras.optimizers.SGD(0.0, use_ema=True, ema_momentum=0.999), keras.Variable([1.0])
+    optimizer.build([weight])
+    grow_window(optimizer, 0.999)
+    for _ in range(100):
+        optimizer.apply([keras.ops.array([0.0])])
+        weight.assign([0.0])
+    assert float(optimizer._model_variables_moving_average[0][0]) < 1e-3

@@ -22,11 +22,15 @@ STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED"}
 
 def test_prints_progress_then_a_table_then_where_to_look_and_nothing_else(searched):
     _, done = searched
-    lines = done.stdout.splitlines()
+    *lines, look, on, understand, examine, serve = done.stdout.splitlines()
     assert lines[0] == "Study digits-selu begins: 7 trials of at most 6 epochs."
     assert sum(bool(re.match(r"trial \d/7  #\d lr=.*: (finished|pruned)", line)) for line in lines) == 7
-    assert lines[-1].startswith("Look at it:  mlflow ui --backend-store-uri sqlite:///")
-    assert re.match(r"Registered as version 1 of digits-selu, alias champion \(there was no champion\)\.", lines[-2])
+    assert re.match(r"Registered as version 1 of digits-selu, alias champion \(there was no champion\)\.", lines[-1])
+    assert look.startswith("Look at it:    mlflow ui --backend-store-uri sqlite:///")
+    assert on == "Search on:     the same command with budget.n_trials=14"
+    assert examine == "Examine it:    python -m hpsearch.evaluate registered_model=digits-selu version=1"
+    assert understand == "Understand it: python -m hpsearch.report study=digits-selu"
+    assert re.fullmatch(r"Serve it: .* mlflow models serve -m models:/digits-selu/1 --env-manager local", serve)
     assert done.stderr == ""
 
 

@@ -121,7 +121,7 @@ def test_the_champion_moves_only_for_more_than_luck(data):
 
 
 def test_impossible_settings_are_refused():
-    with pytest.raises(ConfigError, match=r"Unknown measure 'nil'. Did you mean 'nll'"):
+    with pytest.raises(ConfigError, match=r"There is no registration.measure=nil. Did you mean 'nll'"):
         Registration(0.9, "nil", 0.05, 100, 0)
     with pytest.raises(ConfigError, match="at least 1 / level resamples"):
         Registration(0.9, "nll", 0.05, 10, 0)

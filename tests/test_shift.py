@@ -66,7 +66,7 @@ def test_the_real_cifar_10_c_is_read_by_severity(tmp_path):
 
 
 def test_a_misspelt_corruption_is_answered_with_the_nearest():
-    with pytest.raises(ConfigError, match=r"Unknown corruption 'fogg'. Did you mean 'fog'"):
+    with pytest.raises(ConfigError, match=r"There is no corruption fogg for parts.shift.names. Did you mean 'fog'"):
         Shift(names=["fogg"], n_images=1, n_samples=1, path=None, seed=0)
 
 

@@ -280,7 +280,7 @@ def test_grid_points_are_even_on_each_scale():
         "activation": ["relu", "elu"],
     }
     assert Space({"dropout_rate": {"low": 0.0, "high": 0.5}}).grid(1) == {"dropout_rate": [0.25]}
-    with pytest.raises(SpaceError, match="at least 1 grid point"):
+    with pytest.raises(SpaceError, match="n_points to be at least 1"):
         Space({}).grid(0)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,10 +9,10 @@ import hydra
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from hpsearch import entry
 from hpsearch.errors import HpsearchError
+from hpsearch.terminal import Terminal
 
 WIDTH = 180  # of tables in a file or a pipe
 JOB = ("data", "tracking", "storage", "uncertainty", "range_test", "ablation")
@@ -35,16 +34,18 @@ def arms(config: DictConfig, ablation: Any, champion: Mapping[str, float]) -> li
     return found
 
 
-@hydra.main(config_path="../../conf", config_name="ablate", version_base="1.3")
+@hydra.main(config_path=str(entry.CONF), config_name="ablate", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Run one ablation."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    terminal = Terminal(WIDTH)
     try:
         job = entry.instantiate(OmegaConf.masked_copy(config, list(JOB)))
 
         from hpsearch.questions import studies  # noqa: PLC0415
         from hpsearch.questions.ablation import Ablate  # noqa: PLC0415
+        from hpsearch.questions.session import check_seeds  # noqa: PLC0415
 
+        check_seeds("n_seeds", config.n_seeds)
         champion: dict[str, float] = {}
         if config.from_study is not None:
             study = studies.find(config.from_study, job["storage"]())
@@ -60,9 +61,10 @@ def main(config: DictConfig) -> None:
         plain: Any = OmegaConf.to_container(config, resolve=True)
         plain["hyperparameters"] |= champion
         typed = [o for o in HydraConfig.get().overrides.task if not o.startswith("data.path=")]
-        ablate.run(plain, " ".join(["python -m hpsearch.ablate", *typed]), console)
+        answer = ablate.run(plain, " ".join(["python -m hpsearch.ablate", *typed]), terminal.console)
     except (HpsearchError, KeyboardInterrupt) as error:
         raise entry.ending(error) from None
+    terminal.result(answer.facts())
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from typing import Any
 
@@ -14,9 +13,20 @@ from rich.console import Console
 
 from hpsearch import entry
 from hpsearch.errors import ConfigError, HpsearchError
+from hpsearch.terminal import Terminal
 
 JOB = ("data", "tracking", "storage", "uncertainty")
 WIDTH = 180  # of tables in a file or a pipe
+
+
+def check_settings(config: DictConfig) -> None:
+    """Raise ConfigError where a setting is out of range."""
+    if config.missing not in ("say", "start"):
+        raise ConfigError(f"missing must be say or start, but is {config.missing}.")
+    if config.confirm.top_k < 1:
+        raise ConfigError(f"confirm.top_k must be at least 1, but is {config.confirm.top_k}.")
+    if not (config.studies or config.archs):
+        raise ConfigError("archs must name at least one architecture, such as archs=[elu,selu].")
 
 
 def search_config(config: DictConfig, study: str) -> DictConfig:
@@ -70,20 +80,19 @@ def arms(config: DictConfig, studies: list[Any], tracking: Any) -> list[tuple[An
     return made
 
 
-@hydra.main(config_path="../../conf", config_name="compare", version_base="1.3")
+@hydra.main(config_path=str(entry.CONF), config_name="compare", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Run one comparison."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    terminal = Terminal(WIDTH)
     try:
-        if config.missing not in ("say", "start"):
-            raise ConfigError(f"missing must be say or start, but is {config.missing}.")
+        check_settings(config)
         job = entry.instantiate(OmegaConf.masked_copy(config, list(JOB)))
 
         from hpsearch.questions.comparison import Compare  # noqa: PLC0415
         from hpsearch.questions.session import check_seeds  # noqa: PLC0415
 
         check_seeds("confirm.n_seeds", config.confirm.n_seeds)
-        studies = found_studies(config, job["storage"](), console)
+        studies = found_studies(config, job["storage"](), terminal.console)
         tracking = job["tracking"]()
         compare = Compare(
             studies=studies,
@@ -94,9 +103,10 @@ def main(config: DictConfig) -> None:
             seed=config.seed,
             n_seeds=config.confirm.n_seeds,
         )
-        compare.run(console)
+        answer = compare.run(terminal.console)
     except (HpsearchError, KeyboardInterrupt) as error:
         raise entry.ending(error) from None
+    terminal.result(answer.facts())
 
 
 if __name__ == "__main__":

@@ -17,28 +17,27 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
-from rich.console import Console
 
 from hpsearch import entry
 from hpsearch.errors import ConfigError, HpsearchError, TrackingError, UserError, did_you_mean
+from hpsearch.terminal import Terminal, take_flags
 from hpsearch.tracking.spool_file import Away
 
 
 def main() -> None:
     """Run one command."""
     entry.quiet()
-    console = Console(highlight=False, markup=False, soft_wrap=True)
     try:
-        sys.exit(run(arguments(sys.argv[1:]), console))
-    except HpsearchError as error:
-        Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(f"Error: {error}")
-        sys.exit(error.exit_status)
+        words = take_flags(sys.argv[1:])
+        sys.exit(run(arguments(words), Terminal()))
+    except (HpsearchError, KeyboardInterrupt) as error:
+        raise entry.ending(error) from None
 
 
 def arguments(words: list[str]) -> argparse.Namespace:
@@ -48,6 +47,7 @@ def arguments(words: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--repair", action="store_true", help="make study and MLflow agree")
     parser.add_argument("words", nargs="*", metavar="COMMAND KEY=VALUE")
+    parser.error = _refuse  # type: ignore[method-assign]
     given = parser.parse_args(words)
     plain = [word for word in given.words if "=" not in word] or ["compare"]
     given.command, given.overrides = plain[0], [word for word in given.words if "=" in word]
@@ -61,13 +61,18 @@ def arguments(words: list[str]) -> argparse.Namespace:
     return given
 
 
-def run(given: argparse.Namespace, console: Console) -> int:
+def _refuse(message: str) -> NoReturn:
+    """Take the place of argparse's own ending, which prints a page."""
+    raise ConfigError(f"Expected COMMAND [--repair] [KEY=VALUE ...], but {message}; see --help.")
+
+
+def run(given: argparse.Namespace, terminal: Terminal) -> int:
     """Do what is asked, print what comes out, and return the exit status."""
     entry.check("search", given.overrides)
     with initialize_config_dir(str(entry.CONF), version_base="1.3", job_name="doctor"):
         config = compose("search", given.overrides, return_hydra_config=True)
         HydraConfig.instance().set_config(config)
-        return COMMANDS[given.command](config, given, console)
+        return COMMANDS[given.command](config, given, terminal)
 
 
 def open_study(config: DictConfig) -> Any:
@@ -98,7 +103,7 @@ def _build(node: Any) -> Any:
     return hydra.utils.instantiate(node, _convert_="all")
 
 
-def compare(config: DictConfig, given: argparse.Namespace, console: Console) -> int:
+def compare(config: DictConfig, given: argparse.Namespace, terminal: Terminal) -> int:
     """Say what disagrees, and put it right where that is asked for."""
     from hpsearch.checkups.diagnosis import Diagnosis  # noqa: PLC0415
     from hpsearch.tracking.runs import ParentRun  # noqa: PLC0415
@@ -109,23 +114,24 @@ def compare(config: DictConfig, given: argparse.Namespace, console: Console) -> 
         raise UserError(f"Study {config.study.name} has no MLflow run yet.")
     _send(tracking)
     diagnosis = Diagnosis(study, tracking, ParentRun(tracking.client, run_id), space, slurm_queue())
-    seen, wrong = set(), 0
+    seen: dict[str, bool] = {}
     while findings := [f for f in diagnosis.findings() if f.text not in seen]:
         for finding in findings:
-            seen.add(finding.text)
-            repaired = given.repair and finding.repair is not None
+            repaired = seen[finding.text] = given.repair and finding.repair is not None
             if repaired and finding.repair is not None:
                 finding.repair()
-            wrong += not repaired
-            console.print(f"{finding.text}{' Put right.' if repaired else ''}")
+            terminal.say(f"{finding.text}{' Put right.' if repaired else ''}")
     n_removed = _remove_orphans(config, study, given.repair)
     if n_removed:
-        console.print(f"{n_removed} checkpoints are of no trial that goes on.{' Removed.' if given.repair else ''}")
-        wrong += not given.repair
-    if not seen and not n_removed:
-        console.print(f"Study {config.study.name} and MLflow agree.")
+        text = f"{n_removed} checkpoints are of no trial that goes on."
+        seen[text] = given.repair
+        terminal.say(f"{text}{' Removed.' if given.repair else ''}")
+    if not seen:
+        terminal.say(f"Study {config.study.name} and MLflow agree.")
     tracking.close(tracking.patience_s)
-    return int(bool(wrong))
+    told = [{"says": text, "is_repaired": repaired} for text, repaired in seen.items()]
+    terminal.result({"study": config.study.name, "findings": told})
+    return int(not all(seen.values()))
 
 
 def _remove_orphans(config: DictConfig, study: Any, remove: bool) -> int:
@@ -145,10 +151,11 @@ def slurm_queue() -> frozenset[str] | None:
     return frozenset(found.stdout.split()) if found.returncode == 0 else None
 
 
-def sync(config: DictConfig, _given: argparse.Namespace, console: Console) -> int:
+def sync(config: DictConfig, _given: argparse.Namespace, terminal: Terminal) -> int:
     """Send what waits in the spool."""
     n_sent = _send(_build(config.tracking)())
-    console.print(f"{n_sent} runs were sent." if n_sent else "Nothing waits.")
+    terminal.say(f"{n_sent} runs were sent." if n_sent else "Nothing waits.")
+    terminal.result({"n_sent": n_sent})
     return 0
 
 
@@ -159,25 +166,28 @@ def _send(tracking: Any) -> int:
         raise TrackingError(f"The MLflow store cannot be reached ({error.__cause__}); nothing is lost.") from error
 
 
-def replay(config: DictConfig, _given: argparse.Namespace, console: Console) -> int:
+def replay(config: DictConfig, _given: argparse.Namespace, terminal: Terminal) -> int:
     """Compute every suggestion again."""
     from hpsearch.checkups.replay import replay as again  # noqa: PLC0415
 
     study, _ = open_study(config)
     result = again(study.optuna, study.sampler)
     for text in result.differing:
-        console.print(text)
-    console.print(f"The suggestions of {result.n_same} trials are the same again, of {len(result.differing)} not.")
+        terminal.say(text)
+    terminal.say(f"The suggestions of {result.n_same} trials are the same again, of {len(result.differing)} not.")
+    terminal.result({"study": config.study.name, "n_same": result.n_same, "differing": result.differing})
     return int(bool(result.differing))
 
 
-def explain(config: DictConfig, given: argparse.Namespace, console: Console) -> int:
+def explain(config: DictConfig, given: argparse.Namespace, terminal: Terminal) -> int:
     """Say why a trial is as it is."""
     from hpsearch.checkups.replay import explain as why  # noqa: PLC0415
 
     study, space = open_study(config)
-    for sentence in why(study.optuna, study.sampler, space, given.number):
-        console.print(sentence)
+    sentences = list(why(study.optuna, study.sampler, space, given.number))
+    for sentence in sentences:
+        terminal.say(sentence)
+    terminal.result({"study": config.study.name, "trial": given.number, "says": sentences})
     return 0
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
 import hydra
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from hpsearch import entry
 from hpsearch.errors import HpsearchError
+from hpsearch.terminal import Terminal
 
 WIDTH = 140  # columns where there is no terminal that has a width
 
@@ -17,14 +15,15 @@ WIDTH = 140  # columns where there is no terminal that has a width
 @hydra.main(config_path=str(entry.CONF), config_name="evaluate", version_base="1.3")
 def main(config: DictConfig) -> float:
     """Run one evaluation; as a Hydra job it returns the NLL of MC Dropout on test."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    terminal = Terminal(WIDTH)
     try:
         job = entry.instantiate(config)
         plain = OmegaConf.to_container(config, resolve=True)
         result = job.run(plain, lambda settings: entry.instantiate(OmegaConf.create(dict(settings))))
     except (HpsearchError, KeyboardInterrupt) as error:
         raise entry.ending(error) from None
-    result.show(console)
+    result.show(terminal.console)
+    terminal.result(result.facts())
     return float(result.evaluation.mc["nll"])
 
 

@@ -20,8 +20,10 @@ from hpsearch.architectures.facts import measure
 from hpsearch.architectures.sparsity import Sparsity
 from hpsearch.data.split import Data, SearchData
 from hpsearch.errors import ConfigError, SearchError
-from hpsearch.reports import report
+from hpsearch.pages.tables import terminal
 from hpsearch.reports.conclusion import Conclusion, SearchResult
+from hpsearch.reports.figures import range_test
+from hpsearch.reports.outcome import Outcome, best_rows
 from hpsearch.seeds import derive
 from hpsearch.spaces.hyperparameters import OptunaHyperParameters
 from hpsearch.spaces.space import Space
@@ -29,7 +31,7 @@ from hpsearch.studies.budget import Budget
 from hpsearch.studies.machines import Preempted, leaving_on_signal
 from hpsearch.studies.sampling import SeededSampler
 from hpsearch.studies.storage import SharedStorage
-from hpsearch.studies.study import SharedStudy, number_of
+from hpsearch.studies.study import SharedStudy
 from hpsearch.tracking.runs import ParentRun
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.training.checkpoints import Checkpoints
@@ -43,6 +45,7 @@ from hpsearch.uncertainty.mc_dropout import McDropout
 from hpsearch.uncertainty.registration import Registration
 from hpsearch.uncertainty.subject import Subject
 
+FINGERPRINT = "data.fingerprint"
 SETTINGS_OF_A_STUDY = ("data", "arch", "optimizer", "training", "schedule", "sparsity", "seed")
 FREE_SETTINGS = ("data.path", "data.load.path", "training.steps_per_call", "training.jit_compile")
 
@@ -101,7 +104,7 @@ class Search:
         study, tracking, parent = self._open(data, config)
         trainer = self.trainer(settings=self.training, data=data, schedule=self.schedule)
         space = self._tested_space(study, parent, trainer, hypermodel)
-        settings = (space, self.training, self.registration, self.uncertainty)
+        settings = (space, self.training, self.registration, self.uncertainty, config)
         conclusion = Conclusion(self.study["name"], study, tracking, parent, *settings)
         objective = Objective(
             hypermodel=hypermodel,
@@ -118,7 +121,7 @@ class Search:
             deadline=time.monotonic() + (self.budget.timeout_s or math.inf),
         )
         with leaving_on_signal(self.budget.grace_s), self._closing(conclusion, progress):
-            self._run_trials(study, objective, conclusion, progress)
+            self._run_trials(study, objective, progress)
             return self._conclude(conclusion, data, progress)
 
     def _open(self, data: SearchData, config: Mapping[str, Any]) -> tuple[SharedStudy, Tracking, ParentRun]:
@@ -169,17 +172,18 @@ class Search:
 
     def _check_same_settings(self, study: SharedStudy, config: Mapping[str, Any], data: SearchData) -> None:
         """Trials are comparable only where data, architecture and training are the same; refuse to mix others in."""
-        mine = {"data.fingerprint": data.fingerprint, **settings_shown(config, SETTINGS_OF_A_STUDY)}
+        mine = {FINGERPRINT: data.fingerprint, **settings_shown(config, SETTINGS_OF_A_STUDY)}
         mine = {key: value for key, value in mine.items() if key not in FREE_SETTINGS}
         theirs = study.optuna.user_attrs.get("settings")
         if theirs is None:
             study.optuna.set_user_attr("settings", mine)
             return
-        for key in mine.keys() | theirs.keys():
+        for key in sorted(mine.keys() | theirs.keys(), key=lambda k: (k == FINGERPRINT, k)):
             if mine.get(key) != theirs.get(key):
+                back = "the same data" if key == FINGERPRINT else f"{key}={theirs.get(key)}"
                 raise ConfigError(
                     f"Study {self.study['name']} was made with {key}={theirs.get(key)}, not {mine.get(key)}; "
-                    f"give study.name=NAME to start another one, or {key}={theirs.get(key)} to go on with this one."
+                    f"give study.name=NAME to start another one, or {back} to go on with this one."
                 )
 
     def _open_parent(
@@ -208,21 +212,19 @@ class Search:
             known = advice(self.range_test, self.space, curve)
             study.optuna.set_user_attr("lr_test", known)
             parent.params({f"lr_test.{name}": value for name, value in known["bounds"].items()})
-            for path, png in report.range_test_figure(curve).items():
-                parent.file(path, png)
+            picture = range_test(curve)
+            parent.file(f"figures/{picture.name}.png", picture.png)
             if known["first"] and not study.trials():
                 study.optuna.enqueue_trial(known["first"])
         return below(self.space, known["bounds"]["high"])
 
-    def _run_trials(self, study: SharedStudy, objective: Objective, conclusion: Conclusion, progress: Progress) -> None:
-        best, n_spent, n_trials = conclusion.best(), study.n_spent(), self.budget.n_trials
+    def _run_trials(self, study: SharedStudy, objective: Objective, progress: Progress) -> None:
+        n_spent, n_trials = study.n_spent(), self.budget.n_trials
+        where = f"begins: {n_trials} trials of at most {self.training.epochs} epochs"
         if n_spent:
             where = f"goes on: {min(n_spent, n_trials)} of {n_trials} trials done"
-        else:
-            where = f"begins: {n_trials} trials of at most {self.training.epochs} epochs"
         progress.say(f"Study {self.study['name']} {where}.")
-        label = f"#{number_of(best)} {best.value:.4f}" if best else ""
-        with progress.search(n_trials, n_spent, label, best.value if best else None):
+        with progress.search(self.study["name"], n_trials, study.trials):
             run_trials(objective)
 
     def _conclude(self, conclusion: Conclusion, data: SearchData, progress: Progress) -> SearchResult:
@@ -233,16 +235,16 @@ class Search:
                 f"No trial of study {self.study['name']} finished; give it more with budget.n_trials="
                 f"{self.budget.n_trials + 10}, or a narrower space.bounds.learning_rate."
             )
-        version, evaluation = None, None
+        version = evaluation = None
         if not conclusion.study.is_running() and conclusion.study.claim_conclusion():
             model, version = conclusion.register(best, data)
             subject = Subject(model, self.uncertainty, data.val, self.data.test())
             evaluation = conclusion.evaluate(subject, version, progress)
         else:
-            progress.say(
-                "Other workers go on with this study; the last of them registers and evaluates its best model."
-            )
+            progress.say("Other workers go on with this study; the last of them registers its best model.")
         trials, training = conclusion.study.trials(), self.training
-        progress.console.print(report.best_table(trials, self.space, training.monitor, training.maximize))
-        outcome = report.Outcome.of(trials, training.maximize)
-        return SearchResult(outcome, version, evaluation, conclusion.parent.run_id, conclusion.tracking.uri)
+        rows = best_rows(trials, self.space, training.monitor, training.maximize)
+        progress.console.print(terminal(rows, f"The best {len(rows) - 1} trials"))
+        outcome = Outcome.of(trials, training.maximize)
+        store = (conclusion.parent.run_id, conclusion.tracking.uri)
+        return SearchResult(outcome, version, evaluation, *store, self.study["name"], training.monitor, self.space)

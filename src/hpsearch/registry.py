@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from hpsearch.errors import ModelError
+from hpsearch.errors import ModelError, did_you_mean
 from hpsearch.tracking.runs import TrackedRun
 
 KEPT = "checkpoint/model.keras"
@@ -125,12 +125,20 @@ class Registry:
         """
         try:
             found = self.client.get_model_version(name, which) if which.isdigit() else self._by_alias(name, which)
-            if found is None:
-                raise ModelError(f"Registered model {name} has no version with alias {which!r}.")
-            return _loaded(f"models:/{name}/{found.version}"), found
-        except MlflowException as error:
-            names = ", ".join(sorted(m.name for m in self.client.search_registered_models())) or "none"
-            raise ModelError(f"There is no version {which} of registered model {name}; registered: {names}.") from error
+        except MlflowException:
+            found = None
+        if found is None:
+            raise ModelError(self._no_version(name, which))
+        return _loaded(f"models:/{name}/{found.version}"), found
+
+    def _no_version(self, name: str, which: str) -> str:
+        models = {model.name: model for model in self.client.search_registered_models()}
+        if not models:
+            return f"There is no registered model {name}; none is registered yet: python -m hpsearch.search makes one."
+        if name not in models:
+            return f"There is no registered model {name}.{did_you_mean(name, models)}"
+        numbers = [str(found.version) for found in self.client.search_model_versions(f"name = '{name}'")]
+        return f"There is no version {which} of {name}.{did_you_mean(which, [*numbers, *models[name].aliases])}"
 
 
 def _loaded(uri: str) -> keras.Model:

@@ -47,7 +47,10 @@ def make_optimizer(factory: OptimizerFactory, learning_rate: float, momentum: fl
     keywords = inspect.signature(factory).parameters
     for keyword in ("beta_1", "momentum"):
         if keyword in keywords:
-            return factory(learning_rate=learning_rate, **{keyword: momentum})
+            try:
+                return factory(learning_rate=learning_rate, **{keyword: momentum})
+            except (TypeError, ValueError) as error:
+                raise ConfigError(f"The optimizer refuses its settings: {str(error).splitlines()[0]}.") from error
     name = getattr(getattr(factory, "func", factory), "__name__", repr(factory))
     raise ConfigError(f"Expected an optimizer with a setting beta_1 or momentum; {name} has neither: choose another.")
 

@@ -130,19 +130,49 @@ def _why_end(study: Study, tries: list[FrozenTrial], trials: list[FrozenTrial]) 
 
 
 def _why_pruned(study: Study, trial: FrozenTrial, step: int, trials: list[FrozenTrial]) -> Iterator[str]:
+    found = standing(study, trial, step, trials)
+    where = "" if found.bracket is None else f" of bracket {found.bracket}"
+    place = f"place {found.place} among {found.n}{where}"
+    yield f"It was pruned at epoch {step} with {found.value:.4g}, {place} at that epoch."
+    if found.others:
+        shown = ", ".join(f"#{number} {value:.4g}" for number, value in found.others[:5])
+        yield f"Against: {shown}{' and others' if len(found.others) > 5 else ''}."
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a trial stood when it was pruned.
+
+    Attributes:
+        value: What it had reached.
+        others: Number and value of those that it was compared with at that epoch, the best first.
+        place: Its own place among them, from 1.
+        bracket: Hyperband's, if that was the pruner.
+    """
+
+    value: float
+    others: list[tuple[int, float]]
+    place: int
+    bracket: int | None
+
+    @property
+    def n(self) -> int:
+        """How many were compared, itself included."""
+        return len(self.others) + 1
+
+
+def standing(study: Study, trial: FrozenTrial, step: int, trials: list[FrozenTrial]) -> Standing:
+    """Return how a pruned trial stood at epoch `step`; `study` has the pruner that stopped it."""
     mine = trial.intermediate_values[step]
     numbers = set(from_ranges(trial.user_attrs.get("against", "")))
     others = [t for t in trials if t.number in numbers and step in t.intermediate_values]
-    where = ""
+    bracket = None
     if isinstance(study.pruner, HyperbandPruner):
-        study.pruner.prune(study, trial)  # Optuna's Hyperband makes its brackets when it is asked first
+        if not study.pruner._pruners:  # Optuna's Hyperband makes its brackets when it is asked first
+            study.pruner._try_initialization(study)
         bracket = study.pruner._get_bracket_id(study, trial)
         others = [t for t in others if study.pruner._get_bracket_id(study, t) == bracket]
-        where = f" of bracket {bracket}"
     sign = -1 if study.direction.name == "MAXIMIZE" else 1
     better = sorted((sign * t.intermediate_values[step], number_of(t)) for t in others)
     place = 1 + sum(value < sign * mine for value, _ in better)
-    yield f"It was pruned at epoch {step} with {mine:.4g}, place {place} among {len(others) + 1}{where} at that epoch."
-    if better:
-        shown = ", ".join(f"#{number} {sign * value:.4g}" for value, number in better[:5])
-        yield f"Against: {shown}{' and others' if len(better) > 5 else ''}."
+    return Standing(mine, [(number, sign * value) for value, number in better], place, bracket)

@@ -17,6 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from hpsearch.programs.averages import grow_window
 from hpsearch.programs.inputs import MOMENTUMS, is_dropout, momentum_input, with_inputs
 
 BACKENDS = {"tensorflow": "on_tensorflow", "jax": "on_jax"}
@@ -30,7 +31,7 @@ class Program:
         source: One of them.
         images: Of the train part, on the device.
         labels: In the form that the loss takes.
-        averaging: What the averaged weights keep of themselves in each step, in [0, 1); 0 averages none.
+        averaging: What the averaged weights keep of themselves in a step in the long run, in [0, 1); 0 averages none.
         jit: Whether XLA compiles it.
     """
 
@@ -46,6 +47,8 @@ class Program:
         settings = compiled["optimizer"]["config"]
         settings.update({key: 0.5 for key in MOMENTUMS if settings.get(key) == 0.0})  # at 0, SGD builds no velocities
         self.model.compile_from_config(compiled | {"jit_compile": jit})
+        if averaging:
+            grow_window(self.model.optimizer, averaging)
         self.model.optimizer.build(self.model.trainable_variables)
         _build_metrics(self.model, images[:2], labels[:2])
         self.momentum = momentum_input(self.model.optimizer)

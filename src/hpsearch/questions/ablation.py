@@ -11,11 +11,13 @@ from rich.console import Console
 
 from hpsearch.data.split import Data
 from hpsearch.errors import ConfigError, did_you_mean
-from hpsearch.questions import answers, figures, pages
-from hpsearch.questions.answers import Claim, Results
+from hpsearch.pages.tables import markdown, terminal
+from hpsearch.questions import answers, figures
+from hpsearch.questions.answers import Answer, Claim, Results
 from hpsearch.questions.arms import Arm, Probe, Workbench
+from hpsearch.questions.cells import cells
 from hpsearch.questions.records import Records, digest
-from hpsearch.questions.session import PARTS, Session, check_seeds, seeds_of
+from hpsearch.questions.session import PARTS, Session, seeds_of
 from hpsearch.tracking.tracking import Tracking
 
 
@@ -53,6 +55,8 @@ class Ablation:
         Raises:
             ConfigError: One of them is no level.
         """
+        if isinstance(wanted, str):
+            raise ConfigError(f"levels must be a list, such as [{wanted}], but is {wanted}.")
         for name in wanted or ():
             if name not in self.levels:
                 raise ConfigError(f"Ablation {self.name} has no level {name}.{did_you_mean(str(name), self.levels)}")
@@ -92,11 +96,8 @@ class Ablate:
     seed: int
     n_seeds: int
 
-    def __post_init__(self) -> None:
-        check_seeds("n_seeds", self.n_seeds)
-
-    def run(self, config: Mapping[str, Any], command: str, console: Console) -> str:
-        """Train what is missing, print the table, and return the verdict."""
+    def run(self, config: Mapping[str, Any], command: str, console: Console) -> Answer:
+        """Train what is missing, print the table, and return the answer."""
         data = self.data.for_search()
         base = {key: config[key] for key in (*PARTS, "hyperparameters", "ablation") if key in config}
         identity = digest(base, data.fingerprint, self.seed)
@@ -111,7 +112,7 @@ class Ablate:
             session = Session(self.arms, seeds, records, Workbench(data), ablation.inspect, ablation.probes)
             return self._answer(session.measure(console), records, console)
 
-    def _answer(self, results: Results, records: Records, console: Console) -> str:
+    def _answer(self, results: Results, records: Records, console: Console) -> Answer:
         ablation, arms = self.ablation, [arm for arm, _ in self.arms]
         first = ablation.measures[0]
         results, target = answers.with_race(results)
@@ -119,18 +120,18 @@ class Ablate:
         by_level = {arm.level: arm.name for arm in reversed(shown)}
         baseline = by_level.get(ablation.baseline, shown[0].name)
         table = answers.rows(shown, results, ablation.measures, baseline)
-        cells = pages.cells(table, ablation.measures, baseline)
+        shown_cells = cells(table, ablation.measures, baseline)
         judged = answers.judged([Claim(**claim) for claim in ablation.claims], results, by_level)
         sentence = answers.verdict(table, first, baseline)
         race = f"The race is to val/loss {target:.4f}." if target is not None else ""
-        text = "\n\n".join([f"## {ablation.question}", pages.markdown(cells), race, f"**{sentence}**", *judged])
-        picture = figures.draw(ablation.panels, arms if ablation.across else shown, results)
-        records.parent.file(f"figures/{ablation.name}.png", picture)
+        text = "\n\n".join([f"## {ablation.question}", markdown(shown_cells), race, f"**{sentence}**", *judged])
+        picture = figures.draw(ablation.name, ablation.panels, arms if ablation.across else shown, results)
+        records.parent.file(f"figures/{picture.name}.png", picture.png)
         client, run_id = records.parent.client, records.parent.run_id
         client.log_text(run_id, text, "answer.md")
-        client.log_text(run_id, pages.markdown(cells), "table.md")
+        client.log_text(run_id, markdown(shown_cells), "table.md")
         records.parent.tag({MLFLOW_RUN_NOTE: text[:5000], "hpsearch.verdict": sentence[:5000]})
-        console.print(pages.terminal(cells, ablation.question))
-        for line in (race, sentence, *judged):
+        console.print(terminal(shown_cells, ablation.question))
+        for line in (race, sentence, *judged, *records.where_to_look()):
             console.print(line, soft_wrap=True, markup=False)
-        return sentence
+        return Answer(records.name, sentence, [table], judged, run_id, records.tracking_uri)

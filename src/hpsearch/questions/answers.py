@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hpsearch.questions import curves
 from hpsearch.questions.arms import Arm, Measured
@@ -34,6 +35,39 @@ class Row:
     p: float
     n_diverged: int
     n_censored: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an experiment came to.
+
+    Attributes:
+        name: The experiment's, which its run has too.
+        verdict: A sentence.
+        tables: Rows of each table that was shown.
+        claims: What came of those of textbooks.
+        run_id: The run that holds tables and figures.
+        tracking_uri: The MLflow store of that run.
+    """
+
+    name: str
+    verdict: str
+    tables: Sequence[Sequence[Row]]
+    claims: Sequence[str]
+    run_id: str
+    tracking_uri: str
+
+    def facts(self) -> dict[str, Any]:
+        """Return the same as plain data."""
+        arms: dict[str, dict[str, Any]] = {}
+        for row in (row for table in self.tables for row in table):
+            first = {"level": row.arm.level, "hyperparameters": row.arm.hyperparameters, "n_diverged": row.n_diverged}
+            measures = arms.setdefault(row.arm.name, {**first, "measures": {}})["measures"]
+            measures |= {
+                key: {"mean": m.mean, "low": m.low, "high": m.high, "n": m.n} for key, m in row.measures.items()
+            }
+        run = {"run_id": self.run_id, "tracking_uri": self.tracking_uri}
+        return {"name": self.name, "verdict": self.verdict, "arms": arms, "claims": list(self.claims), **run}
 
 
 def with_race(results: Results, metric: str = "val/loss") -> tuple[Results, float | None]:

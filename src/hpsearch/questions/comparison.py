@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +11,13 @@ from rich.console import Console
 
 from hpsearch.data.split import Data
 from hpsearch.errors import ConfigError
-from hpsearch.questions import answers, figures, pages
-from hpsearch.questions.answers import Results, Row
+from hpsearch.pages.page import html
+from hpsearch.pages.section import Figure, Section
+from hpsearch.pages.tables import markdown
+from hpsearch.questions import answers, figures
+from hpsearch.questions.answers import Answer, Results, Row
 from hpsearch.questions.arms import Arm, Workbench
+from hpsearch.questions.cells import cells
 from hpsearch.questions.probes import Latency, OnTest
 from hpsearch.questions.records import Records, digest
 from hpsearch.questions.session import Session, seeds_of
@@ -55,8 +57,8 @@ class Compare:
     seed: int
     n_seeds: int
 
-    def run(self, console: Console) -> str:
-        """Train what is missing, print the tables and return the verdict."""
+    def run(self, console: Console) -> Answer:
+        """Train what is missing, print the tables and return the answer."""
         data = self.data.for_search()
         check_data(self.studies, data.fingerprint, data.name)
         names = [study.name for study in self.studies]
@@ -72,42 +74,36 @@ class Compare:
             session = Session(self.arms, seeds, records, Workbench(data), inspect=False, probes=probes)
             return self._answer(session.measure(console), records, console)
 
-    def _answer(self, results: Results, records: Records, console: Console) -> str:
+    def _answer(self, results: Results, records: Records, console: Console) -> Answer:
         results, target = answers.with_race(results)
         shown = answers.best_across([arm for arm, _ in self.arms], results, SELECTED_BY)
         best = min(shown, key=lambda arm: answers.mean(results, arm, SELECTED_BY)).name
         race = "" if target is None else f"The race is to val/loss {target:.4f}; {self.n_seeds} fresh seeds each."
-        parts, sentence = [race], ""
-        for question, measures in QUESTIONS.items():
-            rows = answers.rows(shown, results, measures, best)
-            cells = pages.cells(rows, measures, best)
-            answer = answers.verdict(rows, measures[0], best)
-            sentence = sentence or answer
-            console.print(pages.terminal(cells, question))
-            console.print(answer, soft_wrap=True)
-            parts += [f"## {question}", pages.markdown(cells), f"**{answer}**"]
-        picture = figures.draw(PANELS, shown, results)
-        self._write(records, "\n\n".join(parts), self._page(results, shown, best, picture), picture, sentence)
-        return sentence
+        tables = [answers.rows(shown, results, measures, best) for measures in QUESTIONS.values()]
+        sections = [self._section(question, rows, best) for question, rows in zip(QUESTIONS, tables, strict=True)]
+        for section in sections:
+            console.print(section.as_table())
+            console.print(section.text, soft_wrap=True)
+        picture = figures.draw("comparison", PANELS, shown, results)
+        self._write(records, race, sections, picture)
+        for line in records.where_to_look():
+            console.print(line, soft_wrap=True, markup=False)
+        return Answer(records.name, sections[0].text, tables, (), records.parent.run_id, records.tracking_uri)
 
-    def _page(self, results: Results, shown: Sequence[Arm], best: str, picture: bytes) -> str:
-        parts = ["<!doctype html><meta charset=utf-8><title>Comparison</title>"]
-        parts += ["<style>body{font-family:sans-serif;max-width:70em;margin:auto}td,th{padding:.3em .6em}</style>"]
-        parts += [f'<img alt="learning curves" src="data:image/png;base64,{base64.b64encode(picture).decode()}">']
-        for question, measures in QUESTIONS.items():
-            rows: list[Row] = answers.rows(shown, results, measures, best)
-            parts += [f"<h2>{html.escape(question)}</h2>", pages.as_html(pages.cells(rows, measures, best))]
-            parts += [f"<p>{html.escape(answers.verdict(rows, measures[0], best))}</p>"]
-        runs = "".join(f"<li>{html.escape(s.name)}: run {html.escape(s.parent_run_id)}</li>" for s in self.studies)
-        return "\n".join([*parts, f"<h2>Studies</h2><ul>{runs}</ul>"])
+    def _section(self, question: str, rows: list[Row], best: str) -> Section:
+        measures = QUESTIONS[question]
+        return Section(question, answers.verdict(rows, measures[0], best), cells(rows, measures, best))
 
-    @staticmethod
-    def _write(records: Records, text: str, page: str, picture: bytes, sentence: str) -> None:
+    def _write(self, records: Records, race: str, sections: Sequence[Section], picture: Figure) -> None:
         client, run_id = records.parent.client, records.parent.run_id
+        parts = [f"## {s.title}\n\n{markdown(s.table)}\n\n**{s.text}**" for s in sections]
+        text = "\n\n".join([race, *parts])
+        curves = Section("Learning curves", race, figures=[picture])
+        facts = [(study.name, f"run {study.parent_run_id}") for study in self.studies]
         client.log_text(run_id, text, "answer.md")
-        client.log_text(run_id, page, "comparison.html")
-        records.parent.file("figures/comparison.png", picture)
-        records.parent.tag({MLFLOW_RUN_NOTE: text[:5000], "hpsearch.verdict": sentence[:5000]})
+        client.log_text(run_id, html("Comparison of studies", facts, [*sections, curves]), "comparison.html")
+        records.parent.file(f"figures/{picture.name}.png", picture.png)
+        records.parent.tag({MLFLOW_RUN_NOTE: text[:5000], "hpsearch.verdict": sections[0].text[:5000]})
 
 
 def check_data(studies: Sequence[FinishedStudy], fingerprint: str, name: str) -> None:

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from numpy.typing import NDArray
 
+from hpsearch.pages.drawing import drawn
+from hpsearch.pages.section import Figure
 from hpsearch.questions.answers import Results, values
 from hpsearch.questions.arms import Arm
 
-mpl.use("Agg")
 WIDTH_IN, HEIGHT_IN = 5.5, 4.0
+CAPTION = "Lines are means over seeds; bands reach from the lowest to the highest."
 
 
-def draw(panels: Sequence[str], arms: Sequence[Arm], results: Results) -> bytes:
+def draw(name: str, panels: Sequence[str], arms: Sequence[Arm], results: Results) -> Figure:
     """Return one picture with a panel for each of `panels`.
 
     A panel is `curve:METRIC` over epochs, `clock:METRIC` over seconds, `layers:MEASURE` over hidden layers,
-    `across:MEASURE` over the second factor, or `scatter:MEASURE,MEASURE`. Lines are means over seeds; bands reach from
-    the lowest to the highest.
+    `across:MEASURE` over the second factor, or `scatter:MEASURE,MEASURE`.
     """
     figure, axes = plt.subplots(
         1, len(panels), figsize=(WIDTH_IN * len(panels), HEIGHT_IN), layout="constrained", squeeze=False
@@ -34,10 +33,7 @@ def draw(panels: Sequence[str], arms: Sequence[Arm], results: Results) -> bytes:
         axis.grid(alpha=0.3)
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(6, max(1, len(labels))), fontsize="small")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=90)
-    plt.close(figure)
-    return buffer.getvalue()
+    return drawn(name, figure, CAPTION)
 
 
 def _curves(axis: Any, key: str, arms: Sequence[Arm], results: Results) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hpsearch.questions.arms import Arm, Measured
+from hpsearch.studies.storage import without_password
 from hpsearch.tracking.runs import ParentRun, TrackedRun
 from hpsearch.tracking.tracking import Tracking
 
@@ -36,10 +37,14 @@ class Records:
     """
 
     def __init__(self, tracking: Tracking, name: str, kind: str, identity: str, tags: Mapping[str, str]) -> None:
-        self.tracking = tracking
+        self.tracking, self.name, self.tracking_uri = tracking, name, without_password(tracking.uri)
         known = self._known(identity)
         self.parent: ParentRun = tracking.open_parent(name, known, {**tags, "hpsearch.kind": kind, IDENTITY: identity})
         self._cells = {run.data.tags[CELL]: run for run in tracking.children(self.parent) if CELL in run.data.tags}
+
+    def where_to_look(self) -> tuple[str, ...]:
+        """Return what a person may do next, a line each."""
+        return (f"Look at it:  mlflow ui --backend-store-uri {self.tracking_uri}  (run {self.parent.run_id})",)
 
     def _known(self, identity: str) -> str | None:
         runs = self.tracking.client.search_runs([self.tracking.experiment_id], f"tags.`{IDENTITY}` = '{identity}'")

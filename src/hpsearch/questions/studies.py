@@ -10,8 +10,9 @@ import optuna
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 
-from hpsearch.errors import ConfigError, did_you_mean
+from hpsearch.errors import ConfigError
 from hpsearch.spaces.space import Space
+from hpsearch.studies.study import check_known
 from hpsearch.tracking.tracking import Tracking
 
 NO_BOUNDS = Space({})
@@ -51,12 +52,7 @@ def find(name: str, storage: optuna.storages.BaseStorage) -> FinishedStudy:
     Raises:
         ConfigError: There is none; the sentence names those that there are.
     """
-    known = sorted(optuna.get_all_study_names(storage))
-    if name not in known:
-        there = did_you_mean(name, known) if known else " There are no studies here at all."
-        data, _, arch = name.partition("-")
-        start = f" Start it with python -m hpsearch.search arch={arch} data={data}." if arch else ""
-        raise ConfigError(f"There is no study {name} in the storage.{there}{start}")
+    check_known(name, storage)
     study = optuna.load_study(study_name=name, storage=storage)
     sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))

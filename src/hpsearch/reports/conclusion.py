@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 from mlflow.entities import Run
-from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from hpsearch.data.split import SearchData
 from hpsearch.errors import ModelError, TrackingError
 from hpsearch.registry import Registry, Version
-from hpsearch.reports import report
+from hpsearch.reports.outcome import Outcome
+from hpsearch.reports.searched import Searched
 from hpsearch.spaces.space import Space
 from hpsearch.studies.storage import without_password
 from hpsearch.studies.study import SharedStudy, best_trial, number_of
@@ -26,19 +28,39 @@ from hpsearch.uncertainty.evaluation import Evaluation, evaluate
 from hpsearch.uncertainty.mc_dropout import McDropout
 from hpsearch.uncertainty.registration import Registration
 from hpsearch.uncertainty.subject import Subject
+from hpsearch.uncertainty.version_page import CERTIFICATE
 
 N_KEPT = 5  # models of a study
+DRAIN_S = 10.0  # a trial whose run has not arrived by then is not described
 
 
 @dataclass(frozen=True)
 class SearchResult:
     """What a search came to; `version` and `evaluation` are None where another worker concludes the study."""
 
-    outcome: report.Outcome
+    outcome: Outcome
     version: Version | None
     evaluation: Evaluation | None
     parent_run_id: str
     tracking_uri: str
+    study: str
+    monitor: str
+    space: Space
+
+    def facts(self) -> dict[str, Any]:
+        """Return what came out as plain data."""
+        best, version = self.outcome.best, self.version
+        found: dict[str, Any] = {"study": self.study}
+        counts = ("n_finished", "n_pruned", "n_diverged", "n_failed", "n_epochs")
+        found |= {name: getattr(self.outcome, name) for name in counts}
+        if best is not None:
+            trial = {"trial": number_of(best), "monitor": self.monitor, "value": best.value}
+            found["best"] = {**trial, "hyperparameters": self.space.values(best)}
+        if version is not None:
+            about = {"version": version.number, "is_champion": version.is_champion, "why": version.why}
+            found["registered"] = {"name": version.name, **about}
+        found["test"] = None if self.evaluation is None else self.evaluation.metrics()
+        return found | {"run_id": self.parent_run_id, "tracking_uri": without_password(self.tracking_uri)}
 
     def show(self, console: Console) -> None:
         """Print what came out and what to do next."""
@@ -50,8 +72,21 @@ class SearchResult:
             alias = "champion" if self.version.is_champion else "challenger"
             said = f"Registered as version {self.version.number} of {self.version.name}, alias {alias}"
             console.print(f"{said} ({self.version.why}).", soft_wrap=True, markup=False)
-        uri = without_password(self.tracking_uri)
-        console.print(f"Look at it:  mlflow ui --backend-store-uri {uri}", soft_wrap=True, markup=False)
+        for line in self.next_steps():
+            console.print(line, soft_wrap=True, markup=False)
+
+    def next_steps(self) -> list[str]:
+        """Return what a person may do next, a command a line."""
+        n_more = 2 * (self.outcome.n_finished + self.outcome.n_pruned + self.outcome.n_diverged)
+        lines = [f"Look at it:    mlflow ui --backend-store-uri {without_password(self.tracking_uri)}"]
+        lines += [f"Search on:     the same command with budget.n_trials={n_more}"]
+        lines += [f"Understand it: python -m hpsearch.report study={self.study}"]
+        if self.version is not None:
+            model = f"registered_model={self.version.name} version={self.version.number}"
+            lines += [f"Examine it:    python -m hpsearch.evaluate {model}"]
+            store = f"MLFLOW_TRACKING_URI={without_password(self.tracking_uri)}"
+            lines += [f"Serve it:      {store} mlflow models serve -m {self.version.uri} --env-manager local"]
+        return lines
 
 
 @dataclass(frozen=True)
@@ -67,6 +102,7 @@ class Conclusion:
         training: Says what is monitored.
         registration: How the best model becomes a version.
         uncertainty: How MC Dropout is done.
+        config: The composed configuration, as plain data.
     """
 
     name: str
@@ -77,6 +113,7 @@ class Conclusion:
     training: Training
     registration: Registration
     uncertainty: McDropout
+    config: Mapping[str, Any]
 
     @property
     def registry(self) -> Registry:
@@ -147,18 +184,26 @@ class Conclusion:
             progress.say(f"No MC Dropout evaluation: {error}")
             return None
         self.parent.metrics(evaluation.metrics())
-        for key, value in evaluation.metrics().items():
-            self.tracking.client.set_model_version_tag(version.name, version.number, key, f"{value:.6g}")
+        tags = {key: f"{value:.6g}" for key, value in evaluation.metrics().items()}
+        for key, value in {**tags, CERTIFICATE: evaluation.certificate.sentence()}.items():
+            self.tracking.client.set_model_version_tag(version.name, version.number, key, value)
         return evaluation
 
     def describe(self) -> None:
-        """Write summary and figures to the parent run, however the search ended."""
-        outcome = report.Outcome.of(self.study.trials(), self.training.maximize)
-        text = report.summary(self.name, outcome, self.space, self.training.monitor, {})
-        counts = {"trials/finished": outcome.n_finished, "trials/pruned": outcome.n_pruned}
-        self.parent.metrics({**counts, "trials/diverged": outcome.n_diverged, "trials/failed": outcome.n_failed})
-        self.parent.tag({MLFLOW_RUN_NOTE: text})
-        if outcome.best is not None:
-            self.parent.tag({"hpsearch.best_trial": number_of(outcome.best)})
-            for path, png in report.figures(self.study.optuna, self.space, self.training.monitor).items():
-                self.parent.file(path, png)
+        """Write page, figures and descriptions, however the search ended."""
+        from hpsearch.reports.record import record  # noqa: PLC0415 (seconds that the start of a search must not cost)
+
+        self.tracking.spool.drain(DRAIN_S)
+        record(self.searched(), self.tracking, self.parent)
+
+    def searched(self) -> Searched:
+        """Return the study as its reports see it."""
+        return Searched(
+            name=self.name,
+            study=self.study.optuna,
+            space=self.space,
+            monitor=self.training.monitor,
+            maximize=self.training.maximize,
+            config=self.config,
+            tracking_uri=self.tracking.uri,
+        )

@@ -80,7 +80,7 @@ class Space:
         Points are evenly spaced on the scale; whole numbers and steps may give fewer; choices are all taken.
         """
         if n < 1:
-            raise SpaceError(f"Expected at least 1 grid point for each hyperparameter; received {n}.")
+            raise SpaceError(f"Expected sampler.make.n_points to be at least 1 for each hyperparameter; received {n}.")
         grid: dict[str, list[Value]] = {}
         for name, rule in self.rules.items():
             grid |= rule.points(name, n)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hpsearch.errors import SearchError
+from hpsearch.errors import ConfigError, SearchError
 from hpsearch.studies.sampling import SURPLUS
 
 SPENT = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -24,6 +24,13 @@ class Budget:
     lease_s: float
     linger: bool
     grace_s: float
+
+    def __post_init__(self) -> None:
+        for name, least in (("n_trials", 1), ("max_failures", 0), ("max_retries", 0), ("lease_s", 1), ("grace_s", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"budget.{name} must be at least {least}, but is {getattr(self, name)}.")
+        if self.timeout_s is not None and self.timeout_s <= 0:
+            raise ConfigError(f"budget.timeout_s must be above 0, or null for no limit, but is {self.timeout_s}.")
 
     def has_room(self, trials: list[FrozenTrial]) -> bool:
         """Return whether these trials leave any of it; one that runs holds its place."""

@@ -31,6 +31,13 @@ def is_seen_paused(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.PRUNED and trial.datetime_complete is None
 
 
+def check_rungs(min_resource: int, reduction_factor: int) -> None:
+    """Raise ConfigError where a pruner could not make rungs of these."""
+    for name, value, least in (("min_resource", min_resource, 1), ("reduction_factor", reduction_factor, 2)):
+        if value < least:
+            raise ConfigError(f"pruner.{name} must be at least {least}, but is {value}.")
+
+
 class Promoting(BasePruner):
     """Stops a trial at a rung unless it is among the best there, and names the paused trials that are by now.
 
@@ -41,9 +48,7 @@ class Promoting(BasePruner):
     """
 
     def __init__(self, min_resource: int, max_resource: int, reduction_factor: int) -> None:
-        for name, value, least in (("min_resource", min_resource, 1), ("reduction_factor", reduction_factor, 2)):
-            if value < least:
-                raise ConfigError(f"pruner.{name} must be at least {least}, but is {value}.")
+        check_rungs(min_resource, reduction_factor)
         self.reduction_factor = reduction_factor
         self.rungs = [min_resource]
         while self.rungs[-1] * reduction_factor**2 <= max_resource:  # the last one leaves a whole step to the end

@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpsearch.seeds import derive
 from hpsearch.spaces.space import Space
 from hpsearch.studies.history import History, PastStudy
+from hpsearch.studies.promotion import check_rungs
 
 TICKET = "ticket"
 SURPLUS = "surplus"
@@ -37,6 +38,10 @@ def ticket(trial: FrozenTrial, trials: Iterable[FrozenTrial]) -> int:
 
 class Hyperband(HyperbandPruner):
     """Optuna's Hyperband, in which a trial that was killed and tried again counts once, and keeps its bracket."""
+
+    def __init__(self, min_resource: int, max_resource: int, reduction_factor: int) -> None:
+        check_rungs(min_resource, reduction_factor)
+        super().__init__(min_resource, max_resource, reduction_factor)
 
     def _get_bracket_id(self, study: Study, trial: FrozenTrial) -> int:
         if trial.state == TrialState.FAIL and trial.user_attrs.get("reason") in RETRIED_REASONS:

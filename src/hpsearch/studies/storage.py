@@ -122,6 +122,8 @@ def postgres(url: str, patience_s: float) -> SharedStorage:
             f"storage.url={without_password(url)} must not hold the password, which everybody on this machine can see "
             "there; put it into PGPASSWORD or ~/.pgpass instead."
         )
+    if not url.startswith("postgresql+psycopg://"):
+        raise ConfigError(f"storage.url must read postgresql+psycopg://USER@HOST:PORT/DATABASE, but is {url}.")
     with storage_errors(url):
         # One connection for a worker, and a second while its lease is renewed: a server has 100 as it comes.
         engine: dict[str, Any] = {"pool_pre_ping": True, "pool_size": 1, "max_overflow": 1}

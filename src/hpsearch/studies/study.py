@@ -26,6 +26,7 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from hpsearch.errors import ConfigError, did_you_mean
 from hpsearch.studies.budget import SPENT, Budget, is_doubled, n_tickets
 from hpsearch.studies.leases import LEASE, WORKER, Lease, Worker, is_dead
 from hpsearch.studies.machines import job_id
@@ -166,6 +167,16 @@ class SharedStudy(Telling):
 
     def _is_others(self, worker: Worker, lease: float) -> bool:
         return str(worker) != str(self.worker) and time.time() < lease and not worker.is_seen_dead()
+
+
+def check_known(name: str, storage: optuna.storages.BaseStorage) -> None:
+    """Raise ConfigError where a storage has no study of that name; the sentence names those that there are."""
+    known = sorted(optuna.get_all_study_names(storage))
+    if name not in known:
+        there = did_you_mean(name, known) if known else " There are no studies here at all."
+        data, _, arch = name.partition("-")
+        start = f" Start it with python -m hpsearch.search arch={arch} data={data}." if arch else ""
+        raise ConfigError(f"There is no study {name} in the storage.{there}{start}")
 
 
 def number_of(trial: optuna.Trial | FrozenTrial) -> int:

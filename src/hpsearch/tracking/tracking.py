@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,6 +22,8 @@ from hpsearch.tracking.delivery import Delivery, check_reachable, find_child
 from hpsearch.tracking.runs import ChildRun, ParentRun, TrackedRun, now_ms
 from hpsearch.tracking.spool import Spool
 
+KIND, TRAINING = "mlflow.experimentKind", "workflowType=machine_learning"
+
 
 @contextmanager
 def tracking_errors(uri: str) -> Iterator[None]:
@@ -28,7 +31,8 @@ def tracking_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError) as error:
-        cause = without_password(str(error).strip().splitlines()[0])
+        first = re.split(r"[.:] (?=[A-Z])", str(error).strip().splitlines()[0])[0].rstrip(".")
+        cause = "nothing answers there" if isinstance(error, requests.ConnectionError) else without_password(first)
         raise TrackingError(
             f"The MLflow store {without_password(uri)} cannot be used ({cause}); "
             "MLFLOW_TRACKING_URI must name a running server or a database file that can be written."
@@ -56,6 +60,7 @@ class Tracking:
             self.client = MlflowClient(self.uri, registry_uri=self.uri)
             self.project_run_id = os.environ.pop("MLFLOW_RUN_ID", None)  # fluent calls must not adopt it by chance
             self.experiment_id = self._experiment_id(experiment)
+            self._show_as_training()
         self.spool = Spool(Path(spool).absolute(), Delivery(self.client, self.uri), flush_every_s)
         self.patience_s = patience_s
         os.environ["MLFLOW_TRACKING_URI"] = self.uri
@@ -69,6 +74,11 @@ class Tracking:
         name = given or os.environ.get("MLFLOW_EXPERIMENT_NAME", "Default")
         found = self.client.get_experiment_by_name(name)
         return str(found.experiment_id if found else self.client.create_experiment(name))
+
+    def _show_as_training(self) -> None:
+        """MLflow's UI takes an experiment for one of language models, and hides its runs, unless told otherwise."""
+        if KIND not in self.client.get_experiment(self.experiment_id).tags:
+            self.client.set_experiment_tag(self.experiment_id, KIND, "custom_model_development")
 
     def open_parent(self, name: str, known_run_id: str | None, tags: Mapping[str, str]) -> ParentRun:
         """Return the study's parent run: the known one, else the run of `mlflow run`, else a new one.
@@ -101,7 +111,8 @@ class Tracking:
         """
         key = f"{parent.run_id}-{number}"
         opening = {"experiment_id": self.experiment_id, "parent_run_id": parent.run_id, "number": number}
-        opening |= {"name": f"#{number}", "tags": {"hpsearch.kind": "trial"}}
+        note = f"Trial {number} of [its study](#/experiments/{self.experiment_id}/runs/{parent.run_id}?{TRAINING})."
+        opening |= {"name": f"#{number}", "tags": {"hpsearch.kind": "trial", MLFLOW_RUN_NOTE: note}}
         before = key if is_retry else None
         return ChildRun(
             self.client,
@@ -156,7 +167,11 @@ class Tracking:
         except MlflowException:
             return None
 
+    def experiment_of(self, run: TrackedRun) -> str:
+        """Return the id of the experiment that a run is in."""
+        return str(self.client.get_run(run.run_id).info.experiment_id)
+
     def children(self, parent: ParentRun) -> list[Run]:
         """Return the trials' runs."""
         query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.run_id}'"
-        return list(self.client.search_runs([self.experiment_id], query, max_results=50000))
+        return list(self.client.search_runs([self.experiment_of(parent)], query, max_results=50000))

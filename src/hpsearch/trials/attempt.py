@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
@@ -18,6 +18,7 @@ from hpsearch.studies.machines import Preempted, leave_if_asked
 from hpsearch.studies.study import SharedStudy, number_of
 from hpsearch.tracking.runs import ChildRun, ParentRun
 from hpsearch.tracking.tracking import Tracking
+from hpsearch.trials.load import Load
 
 Ended = Callable[[str, float | None], None]
 HAND_OVER_S = 5.0  # what another worker may go on with at once should have arrived in MLflow, if that is there
@@ -39,6 +40,7 @@ class Attempt:
         lease: Says whether another worker has taken it over.
         ended: Called with what it came to, in a word or a sentence, and its value if it has one.
         deadline: On `time.monotonic`'s clock; a trial that runs then is given back.
+        load: What the trial's process takes of its machine.
         is_over: Whether it has ended for good: not given back, not paused.
     """
 
@@ -49,6 +51,7 @@ class Attempt:
     lease: Lease
     ended: Ended
     deadline: float
+    load: Load = field(default_factory=Load)
     is_over: bool = False
 
     @classmethod
@@ -106,7 +109,7 @@ class Attempt:
         """
         if self.lease.is_lost.is_set():
             raise TakenOverError("another worker has taken the trial over")
-        self.run.epoch(epoch, metrics)
+        self.run.epoch(epoch, {**metrics, **self.load.now()})
         self.study.report(self.trial, value, epoch)
         leave_if_asked()
         if time.monotonic() > self.deadline:

@@ -17,7 +17,6 @@ from hpsearch.seeds import GLOBAL_GENERATOR, derive
 from hpsearch.spaces.hyperparameters import OptunaHyperParameters
 from hpsearch.spaces.space import Space
 from hpsearch.studies.study import SharedStudy
-from hpsearch.studies.telling import PROMOTED
 from hpsearch.tracking.runs import ChildRun, ParentRun, TrialName
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.training.checkpoints import Checkpoints, Slot
@@ -93,6 +92,7 @@ class Objective:
             self.checkpoints.clear(self.study.optuna.study_name)
 
     def _fit(self, attempt: Attempt, seed: int, slot: Slot) -> tuple[keras.Model, Fitted]:
+        self.progress.begin_trial(attempt.number)
         hp = OptunaHyperParameters(attempt.trial, self.space)
         with GLOBAL_GENERATOR:
             keras.utils.set_random_seed(derive(seed, "weights"))
@@ -100,7 +100,7 @@ class Objective:
         name = TrialName(attempt.number, hp.values)
         attempt.run.tag({MLFLOW_RUN_NAME: name})
         attempt.run.params({**hp.values, **self.settings, "trial_seed": seed})
-        self.progress.begin_trial(str(name), is_promoted=PROMOTED in attempt.trial.user_attrs)
+        self.progress.built(str(name))
 
         def listen(epoch: int, metrics: Mapping[str, float]) -> None:
             value = metrics[self.trainer.settings.monitor]

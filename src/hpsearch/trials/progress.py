@@ -1,113 +1,142 @@
-"""What the terminal says while a search runs: one live line, or a plain line now and then where it is no terminal."""
+"""What the terminal says while a search runs: one live view, or a plain line now and then where it is no terminal."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 
-from rich.console import Console
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console, Group
 from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as Bars
 from rich.text import Text
 
+from hpsearch.studies.budget import FAILED_REASONS, SPENT
+from hpsearch.studies.study import best_trial, number_of
+from hpsearch.trials.pace import in_words, time_left
+
 PLAIN_EVERY_S = 10.0
-
-
-def time_left(done: int, total: int, spent_s: float) -> float | None:
-    """Return the seconds that `total - done` more trials take at the pace so far; None before the first is done."""
-    return spent_s / done * (total - done) if done else None
-
-
-def in_words(seconds: float) -> str:
-    """Return a duration as people say it: `40 s`, `12 min`, `2 h 05 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+LOOK_EVERY_S = 1.0  # at the study, which other workers change too
+Look = Callable[[], Sequence[FrozenTrial]]
 
 
 class Progress:
-    """Shows the running trial, its epochs, the best so far and the time left.
+    """Shows the study, the running trials with their epochs, the best so far and the time left.
 
     Args:
         monitor: The metric whose values are shown.
         n_epochs: The most epochs that a trial takes.
         maximize: Whether more is better.
-        console: Where to; a silent one for `--quiet` and tests.
+        console: Where to; a quiet one for scripts and tests.
     """
 
     def __init__(self, monitor: str, n_epochs: int, maximize: bool, console: Console) -> None:
         self.monitor, self.n_epochs, self.maximize, self.console = monitor, n_epochs, maximize, console
-        self.n_trials = self.n_before = self.n_done = 0
-        self.best = ""
+        self.study, self.n_trials, self._prunes = "", 0, True
+        self._look: Look = tuple
+        self._trials: Sequence[FrozenTrial] = ()
         self._own = threading.local()  # each thread runs a trial of its own
-        self.best_value: float | None = None
         self._live: Live | None = None
-        self._begin = self._shown = time.monotonic()
+        self._bars = Bars(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("epochs  {task.fields[value]}", markup=False),
+            console=console,
+            auto_refresh=False,
+        )
+        self._looked = self._shown = time.monotonic()
 
     def say(self, sentence: str) -> None:
         """Print a line that stays."""
         self.console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
-    def search(self, n_trials: int, n_done: int, best: str, best_value: float | None) -> Iterator[None]:
-        """Show the search while the block runs."""
-        self.n_trials, self.n_before, self.n_done = n_trials, n_done, n_done
-        self.best, self.best_value = best, best_value
-        self._begin = time.monotonic()
-        if not self.console.is_terminal:
+    def search(self, study: str, n_trials: int, look: Look, *, prunes: bool) -> Iterator[None]:
+        """Show the search while the block runs.
+
+        Args:
+            study: Its name.
+            n_trials: Its budget.
+            look: Returns all its trials, of all workers.
+            prunes: Whether a pruner is at work.
+        """
+        self.study, self.n_trials, self._look, self._prunes = study, n_trials, look, prunes
+        self._trials = look()
+        if not self.console.is_terminal or self.console.quiet:
             yield
             return
-        with Live(Text(""), console=self.console, transient=True, refresh_per_second=4) as live:
+        with Live(get_renderable=self._view, console=self.console, transient=True, refresh_per_second=4) as live:
             self._live = live
             try:
                 yield
             finally:
                 self._live = None
 
-    @property
-    def trial(self) -> str:
-        """Name of the trial that this thread runs."""
-        return getattr(self._own, "trial", "")
+    def begin_trial(self, number: int) -> None:
+        """A trial starts, or one that was paused goes on; its model is built next."""
+        self._own.number, self._own.name = number, f"#{number}"
+        self._own.bar = self._bars.add_task(self._own.name, total=self.n_epochs, value="building")
+        self._look_again()
 
-    def begin_trial(self, name: str, is_promoted: bool = False) -> None:
-        """A trial starts, or one that was paused goes on.
-
-        Its first epoch includes compiling, so that it is shown before that.
-        """
-        self._own.trial = name
-        self.n_done -= is_promoted
-        self._show(f"{self._where()}  {name}: building", force=self._live is not None)
+    def built(self, name: str) -> None:
+        """The running trial's model is there, and so are its hyperparameters, which name it; compiling comes next."""
+        self._own.name = name
+        self._bars.update(self._own.bar, description=name, value="compiling")
 
     def epoch(self, epoch: int, value: float) -> None:
         """An epoch of the running trial ended with `value`."""
-        left = time_left(self.n_done - self.n_before, self.n_trials - self.n_before, time.monotonic() - self._begin)
-        parts = [
-            f"{self._where()}  {self.trial}: epoch {epoch}/{self.n_epochs} {self.monitor} {value:.4f}",
-            f"best so far {self.best}" if self.best else "",
-            f"about {in_words(left)} left" if left is not None else "",
-        ]
-        self._show("; ".join(p for p in parts if p), force=False)
+        shown = f"{self.monitor} {value:.4f}"
+        self._bars.update(self._own.bar, completed=epoch, value=shown)
+        if time.monotonic() - self._looked > LOOK_EVERY_S and self._live is not None:
+            self._look_again()
+        elif self._live is None and time.monotonic() - self._shown > PLAIN_EVERY_S:
+            self._look_again()
+            self._shown = time.monotonic()
+            parts = [f"{self._where()}  {self._own.name}: epoch {epoch}/{self.n_epochs} {shown}", self._best()]
+            self.say("; ".join(p for p in [*parts, self._left()] if p))
 
     def end_trial(self, outcome: str, value: float | None) -> None:
-        """The running trial ended."""
-        better = value is not None and (
-            self.best_value is None or (value > self.best_value if self.maximize else value < self.best_value)
-        )
-        if better and value is not None:
-            self.best_value, self.best = value, f"{self.trial.split(' ')[0]} {value:.4f}"
+        """The running trial ended: `finished` with its value, or in another way."""
+        where = self._where()
+        self._look_again()
+        best = best_trial(list(self._trials), self.maximize)
+        is_best = value is not None and best is not None and number_of(best) == self._own.number
         shown = f"{outcome}, {self.monitor} {value:.4f}" if value is not None else outcome
-        self.say(f"{self._where()}  {self.trial}: {shown}{'  (best so far)' if better else ''}")
-        if not outcome.startswith("failed"):
-            self.n_done += 1
+        self.say(f"{where}  {self._own.name}: {shown}{'  (best so far)' if is_best else ''}")
+        self._bars.remove_task(self._own.bar)
+
+    def _look_again(self) -> None:
+        self._trials, self._looked = self._look(), time.monotonic()
 
     def _where(self) -> str:
-        return f"trial {min(self.n_done + 1, self.n_trials)}/{self.n_trials}"
+        n_spent = sum(t.state in SPENT for t in self._trials)
+        return f"trial {min(n_spent + 1, self.n_trials)}/{self.n_trials}"
 
-    def _show(self, line: str, force: bool) -> None:
-        if self._live is not None:
-            self._live.update(Text(line, overflow="ellipsis", no_wrap=True), refresh=force)
-        elif force or time.monotonic() - self._shown > PLAIN_EVERY_S:
-            self.say(line)
-            self._shown = time.monotonic()
+    def _best(self) -> str:
+        best = best_trial(list(self._trials), self.maximize)
+        return f"best so far #{number_of(best)} {best.value:.4f}" if best else ""
+
+    def _left(self) -> str:
+        now = datetime.now()
+        left = time_left(self._trials, self.n_trials, now, n_epochs=self.n_epochs, prunes=self._prunes)
+        return f"about {in_words(left)} left" if left is not None else ""
+
+    def _counts(self) -> str:
+        states = [t.state for t in self._trials]
+        n_failed = sum(
+            t.state == TrialState.FAIL and t.user_attrs.get("reason") in FAILED_REASONS for t in self._trials
+        )
+        n_pruned = states.count(TrialState.PRUNED)
+        done = (
+            f"{n_pruned + states.count(TrialState.COMPLETE)} of {self.n_trials} trials done, {n_pruned} of them pruned"
+        )
+        return done + (f", {n_failed} failed" if n_failed else "")
+
+    def _view(self) -> Group:
+        parts = [f"Study {self.study}: {self._counts()}", self._best(), self._left()]
+        return Group(Text("; ".join(p for p in parts if p), overflow="ellipsis", no_wrap=True), self._bars)

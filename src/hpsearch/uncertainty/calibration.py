@@ -11,9 +11,9 @@ from sklearn.frozen import FrozenEstimator
 
 from hpsearch import metrics
 from hpsearch.metrics import Floats, Ints
+from hpsearch.pages.section import Section
 from hpsearch.seeds import derive
 from hpsearch.uncertainty import figures
-from hpsearch.uncertainty.section import Section
 from hpsearch.uncertainty.subject import ARMS, Subject
 
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from hpsearch.errors import ConfigError
 from hpsearch.metrics import Floats, Ints
+from hpsearch.pages.section import Section
 from hpsearch.uncertainty.calibration import GivenProbs
-from hpsearch.uncertainty.section import Section
 from hpsearch.uncertainty.subject import ARMS, Subject
 
 
@@ -46,7 +46,7 @@ class Conformal:
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
         if not 0 < self.coverage < 1:
-            raise ConfigError(f"Expected a conformal coverage between 0 and 1, received {self.coverage}.")
+            raise ConfigError(f"parts.conformal.coverage must lie between 0 and 1, but is {self.coverage}.")
 
     def examine(self, subject: Subject) -> Section:
         """Measure coverage and mean size on test of sets made on val."""

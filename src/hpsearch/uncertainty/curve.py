@@ -9,9 +9,9 @@ import numpy as np
 
 from hpsearch.errors import ConfigError
 from hpsearch.metrics import SMALLEST, Floats, Ints
+from hpsearch.pages.section import Section
 from hpsearch.uncertainty import figures
 from hpsearch.uncertainty.mc_dropout import McPrediction
-from hpsearch.uncertainty.section import Section
 from hpsearch.uncertainty.subject import Subject
 
 FIRST_FITTED = 4  # groups of passes from which on the law holds well

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from hpsearch import metrics
 from hpsearch.errors import ConfigError
 from hpsearch.metrics import Floats
+from hpsearch.pages.section import Section
 from hpsearch.seeds import derive
 from hpsearch.uncertainty.calibration import scaled, temperature
 from hpsearch.uncertainty.passes import Sampler
-from hpsearch.uncertainty.section import Section
 from hpsearch.uncertainty.subject import Subject, plain_probs
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hpsearch import metrics
+from hpsearch.pages.section import Section
 from hpsearch.uncertainty.certificate import Certificate, certify
 from hpsearch.uncertainty.mc_dropout import McPrediction
-from hpsearch.uncertainty.section import Section
 from hpsearch.uncertainty.subject import Subject
 
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.figure import Figure as Plot
 from numpy.typing import NDArray
 
 from hpsearch import metrics
 from hpsearch.metrics import Floats, Ints
+from hpsearch.pages.drawing import drawn
+from hpsearch.pages.section import Figure
 from hpsearch.uncertainty.differences import Difference
-from hpsearch.uncertainty.section import Figure
 
 N_BAND = 500  # simulations behind the band of a diagram
 N_SHOWN = 8  # images in a row
-plt.switch_backend("Agg")
 
 
 def reliability(confidences: Mapping[str, Floats], rights: Mapping[str, Any], seed: int, level: float) -> Figure:
@@ -37,7 +35,7 @@ def reliability(confidences: Mapping[str, Floats], rights: Mapping[str, Any], se
         axis.plot(bins.confidence[filled], bins.accuracy[filled], "o-", color="tab:blue", markersize=4)
         axis.set(title=f"{name} (ECE {bins.ece:.3f})", xlabel="confidence", xlim=(0, 1), ylim=(0, 1))
     axes[0][0].set_ylabel("accuracy")
-    return _figure(
+    return drawn(
         "reliability",
         plot,
         f"Accuracy of answers over their confidence, in {metrics.N_BINS} bins. A calibrated model's points fall into "
@@ -54,7 +52,7 @@ def risk_coverage(doubts: Mapping[str, Floats], rights: Mapping[str, Any]) -> Fi
     axis.set(xlabel="share of images answered, the most certain first", ylabel="error rate", xlim=(0, 1))
     axis.set_ylim(bottom=0)
     axis.legend()
-    return _figure(
+    return drawn(
         "risk_coverage",
         plot,
         "Error rate if the model answers only the images of which it is most certain. Lower is better; a curve that "
@@ -75,7 +73,7 @@ def entropies(entropy: Mapping[str, Floats], rights: Mapping[str, Any]) -> Figur
         axis.set(title=name, xlabel="predictive entropy, nats")
         axis.legend()
     axes[0][0].set_ylabel("share of answers")
-    return _figure(
+    return drawn(
         "entropy",
         plot,
         "Predictive entropy of right and of wrong answers, each group summing to one. The farther apart the two, the "
@@ -91,7 +89,7 @@ def over_passes(n_samples: Ints, nll: Floats, at_infinity: float, slope: float, 
     axis.axhspan(at_infinity, at_infinity + tolerance, color="grey", alpha=0.3, label=f"within {tolerance:g}")
     axis.set(xlabel="passes S", ylabel="NLL on test, nats", xscale="log")
     axis.legend()
-    return _figure(
+    return drawn(
         "nll_over_passes",
         plot,
         "NLL of the mean of S passes, averaged over orders of the passes. Where the curve has entered the grey band, "
@@ -109,7 +107,7 @@ def differences(found: Sequence[Difference], level: float) -> Figure:
     axis.axvline(0, color="grey", linewidth=1)
     axis.set_yticks(range(len(found)), [d.measure for d in reversed(found)])
     axis.set_xlabel("MC Dropout minus plain, in smallest detectable differences")
-    return _figure(
+    return drawn(
         "differences",
         plot,
         f"Differences with their {1 - level:.0%} bootstrap intervals. An interval that holds 0 is no difference; for "
@@ -125,7 +123,7 @@ def under_shift(curves: Mapping[str, Mapping[str, Sequence[float]]], measures: S
             axis.plot(range(len(values)), values, "o-", label=arm)
         axis.set(xlabel="severity", ylabel=measure, xticks=range(6))
         axis.legend()
-    return _figure(
+    return drawn(
         "shift",
         plot,
         "Measures as images get worse, averaged over kinds of corruption; severity 0 is the test set as it is. A model "
@@ -145,16 +143,9 @@ def extremes(images: NDArray[Any], titles: Sequence[str], doubt: Floats) -> Figu
             axis.imshow(shown if shown.shape[-1] == 3 else shown[..., 0], cmap="gray", vmin=0, vmax=1)
             axis.set_title(f"{titles[i]}\n{doubt[i]:.2g}", fontsize=7)
             axis.set_axis_off()
-    return _figure(
+    return drawn(
         "extremes",
         plot,
         "The test images of which MC Dropout is most (above) and least (below) certain, with the true class, "
         "the answer where it differs, and the predictive entropy in nats.",
     )
-
-
-def _figure(name: str, plot: Plot, caption: str) -> Figure:
-    buffer = io.BytesIO()
-    plot.savefig(buffer, dpi=90, bbox_inches="tight", metadata={"Software": None})
-    plt.close(plot)
-    return Figure(name, buffer.getvalue(), caption)

@@ -18,15 +18,16 @@ from rich.console import Console
 
 from hpsearch.data.split import Data, SearchData
 from hpsearch.errors import ConfigError, ModelError
+from hpsearch.pages.page import html
+from hpsearch.pages.section import Section
 from hpsearch.registry import Registry
 from hpsearch.studies.storage import without_password
 from hpsearch.tracking.runs import TrackedRun
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.uncertainty.evaluation import Evaluation, evaluate
 from hpsearch.uncertainty.mc_dropout import McDropout
-from hpsearch.uncertainty.page import html
-from hpsearch.uncertainty.section import Section
 from hpsearch.uncertainty.subject import Subject
+from hpsearch.uncertainty.version_page import describe
 
 MAX_METRICS = 1000  # MLflow's limit on a batch
 
@@ -59,6 +60,16 @@ class Evaluated:
             soft_wrap=True,
             markup=False,
         )
+
+    def facts(self) -> dict[str, Any]:
+        """Return the same as plain data."""
+        return {
+            "model": self.model,
+            "metrics": {key: value for section in self.sections for key, value in section.metrics.items()},
+            "says": {section.title: section.text for section in self.sections},
+            "run_id": self.run_id,
+            "tracking_uri": without_password(self.tracking_uri),
+        }
 
 
 @dataclass(frozen=True)
@@ -114,6 +125,7 @@ class Evaluate:
                 facts = _facts(name, found, known, subject, tracking)
                 _log(run, evaluation, sections, html(f"Evaluation of {name}", facts, sections), config)
                 _tag_version(tracking, found, sections)
+                describe(tracking.client, found.name, found.version, without_password(tracking.uri))
         finally:
             tracking.close(tracking.patience_s)
         return Evaluated(name, run.run_id, tracking.uri, evaluation, sections)

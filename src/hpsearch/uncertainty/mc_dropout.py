@@ -40,10 +40,10 @@ class McDropout:
             ConfigError: One of them is out of range.
         """
         if self.mask not in MASKS:
-            raise ConfigError(f"Unknown mask {self.mask!r}.{did_you_mean(str(self.mask), MASKS)}")
+            raise ConfigError(f"There is no uncertainty.mask={self.mask}.{did_you_mean(str(self.mask), MASKS)}")
         for name in ("n_samples", "batch_size", "memory_mb"):
             if getattr(self, name) <= 0:
-                raise ConfigError(f"Expected a positive number for {name}, received {getattr(self, name)}.")
+                raise ConfigError(f"uncertainty.{name} must be above 0, but is {getattr(self, name)}.")
 
 
 @dataclass(frozen=True)

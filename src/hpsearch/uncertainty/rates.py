@@ -9,8 +9,8 @@ import numpy as np
 
 from hpsearch import metrics
 from hpsearch.errors import ConfigError
+from hpsearch.pages.section import Section
 from hpsearch.uncertainty.differences import compare
-from hpsearch.uncertainty.section import Section
 from hpsearch.uncertainty.subject import Subject
 
 Choice = tuple[str, float | None]  # which layers, and at what rate: None is each layer's own

@@ -49,7 +49,7 @@ class Registration:
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
         if self.measure not in MEASURES:
-            raise ConfigError(f"Unknown measure {self.measure!r}.{did_you_mean(self.measure, MEASURES)}")
+            raise ConfigError(f"There is no registration.measure={self.measure}.{did_you_mean(self.measure, MEASURES)}")
         if not (0 < self.coverage < 1 and 0 < self.level < 1 and self.n_resamples * self.level >= 1):
             raise ConfigError(
                 "Expected coverage and level between 0 and 1 and at least 1 / level resamples, received "

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpsearch import metrics
+from hpsearch.pages.section import Section
 from hpsearch.uncertainty import figures
-from hpsearch.uncertainty.section import Section
 from hpsearch.uncertainty.subject import Subject
 from hpsearch.uncertainty.unknown import auroc
 

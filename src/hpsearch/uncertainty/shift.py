@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from hpsearch import metrics
 from hpsearch.errors import ConfigError, DataError, did_you_mean
 from hpsearch.metrics import Floats, Ints
+from hpsearch.pages.section import Section
 from hpsearch.uncertainty import figures
 from hpsearch.uncertainty.corruptions import CORRUPTIONS, SEVERITIES, corrupt, stored
-from hpsearch.uncertainty.section import Section
 from hpsearch.uncertainty.subject import ARMS, Subject
 
 MEASURES = {"accuracy": metrics.accuracy, "nll": metrics.nll, "ece": metrics.ece}
@@ -43,7 +43,9 @@ class Shift:
         """Refuse impossible settings."""
         for name in self.names:
             if name not in CORRUPTIONS:
-                raise ConfigError(f"Unknown corruption {name!r}.{did_you_mean(name, CORRUPTIONS)}")
+                raise ConfigError(
+                    f"There is no corruption {name} for parts.shift.names.{did_you_mean(name, CORRUPTIONS)}"
+                )
         if not self.names or self.n_images < 1 or self.n_samples < 1:
             raise ConfigError(
                 "Expected corruptions with positive n_images and n_samples, received "

@@ -15,7 +15,7 @@ from hpsearch import metrics
 from hpsearch.data.split import Data
 from hpsearch.errors import ConfigError, DataError
 from hpsearch.metrics import Floats
-from hpsearch.uncertainty.section import Section
+from hpsearch.pages.section import Section
 from hpsearch.uncertainty.subject import Subject
 
 CAUGHT = 0.95

@@ -10,10 +10,10 @@ import numpy as np
 
 from hpsearch import metrics
 from hpsearch.errors import ConfigError
+from hpsearch.pages.section import Section
 from hpsearch.seeds import derive
 from hpsearch.uncertainty import figures
 from hpsearch.uncertainty.differences import MEASURES, Difference, compare
-from hpsearch.uncertainty.section import Section
 from hpsearch.uncertainty.subject import Subject
 
 
@@ -36,7 +36,7 @@ class Verdict:
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
         if not 0 < self.level < 1:
-            raise ConfigError(f"Expected a level between 0 and 1, received {self.level}.")
+            raise ConfigError(f"level must lie between 0 and 1, but is {self.level}.")
         fewest = math.ceil(len(MEASURES) / self.level)
         if self.n_resamples < fewest or self.n_seeds < 1:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""What a part of an evaluation found, in the form in which it is logged and read."""
+"""A part of a page: what was found, in the form in which it is logged and read."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rich.table import Table
+
+from hpsearch.pages.tables import terminal
 
 Curve = Sequence[tuple[int, float]]
 
@@ -27,7 +29,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of an evaluation.
+    """A part of a page.
 
     Attributes:
         title: Its heading.
@@ -36,20 +38,17 @@ class Section:
         metrics: Numbers by their MLflow keys.
         curves: Numbers at steps, (step, value), by their MLflow keys.
         figures: Pictures.
+        commands: What to type next, each a line of a shell.
     """
 
     title: str
     text: str
-    table: Sequence[tuple[str, ...]] = ()
+    table: Sequence[Sequence[str]] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
     curves: Mapping[str, Curve] = field(default_factory=dict)
     figures: Sequence[Figure] = ()
+    commands: Sequence[str] = ()
 
     def as_table(self) -> Table | None:
         """Return the table for a terminal; None where there is none."""
-        if not self.table:
-            return None
-        shown = Table(*self.table[0], title=self.title, title_justify="left")
-        for row in self.table[1:]:
-            shown.add_row(*row)
-        return shown
+        return terminal(self.table, self.title) if self.table else None

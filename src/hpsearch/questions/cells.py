@@ -1,11 +1,8 @@
-"""Tables of experiments, for terminals and in Markdown."""
+"""What an experiment measured, as the cells of a table."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
-
-from rich.table import Table
 
 from hpsearch.questions.answers import RACE_EPOCHS, RACE_SECONDS, Row
 from hpsearch.questions.paired import Interval
@@ -30,26 +27,3 @@ def _measure(found: Interval, key: str, n_censored: int) -> str:
         return f"never{late}" if late else ""
     half = f" ± {found.half:.2g}" if found.n > 1 else ""
     return f"{found.mean:.4g}{half}{late}"
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table; the first row is the head."""
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([lines[0], f"|{'---|' * len(rows[0])}", *lines[1:]])
-
-
-def terminal(rows: Sequence[Sequence[str]], title: str) -> Table:
-    """Return the same for a terminal."""
-    table = Table(*rows[0], title=title, title_justify="left")
-    for row in rows[1:]:
-        table.add_row(*row)
-    return table
-
-
-def as_html(rows: Sequence[Sequence[str]]) -> str:
-    """Return the same for a browser."""
-    lines = [
-        "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
-        for row, tag in zip(rows, ["th", *["td"] * (len(rows) - 1)], strict=True)
-    ]
-    return f"<table>{''.join(lines)}</table>"
