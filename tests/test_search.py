@@ -143,6 +143,14 @@ def test_a_mistake_costs_one_sentence_and_leaves_no_run_and_no_study(words, sent
     assert not (workplace.folder / "mlflow.db").exists() or workplace.runs("study") == []
 
 
+def test_a_search_that_ends_in_its_learning_rate_test_ends_its_run(workplace, mlflow_tables, monkeypatch, capsys):
+    (workplace.folder / "mlflow.db").write_bytes(mlflow_tables.read_bytes())
+    monkeypatch.chdir(workplace.folder)
+    told = refused([*SMALL, "lr_test=true", "range_test.low=1e6", "range_test.high=1e8"], monkeypatch, capsys)
+    assert "The learning rate test diverged at 1e+06" in told
+    assert [run.info.status for run in workplace.runs("study")] == ["FAILED"]
+
+
 def test_ctrl_c_gives_the_trial_back_and_the_same_command_goes_on(workplace):
     long = [*SMALL, "training.epochs=400", "training.patience_epochs=400", "budget.n_trials=2", "pruner=none"]
     process = workplace.start(*long)

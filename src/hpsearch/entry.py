@@ -139,6 +139,11 @@ def instantiate(config: DictConfig) -> Any:
             raise cause from None
         path = re.search(r"full_key: (\S+)", str(error))
         place = path[1] if path else "The configuration"
+        if isinstance(cause, ImportError | AttributeError):
+            raise ConfigError(
+                f"{place}._target_ cannot be imported: {cause}; a module of your own must lie in the current folder or "
+                "in one that PYTHONPATH names."
+            ) from error
         lacking = re.search(r"missing \d+ required (?:positional|keyword-only) arguments?: (.+)", str(cause))
         if lacking:
             raise ConfigError(f"{place} needs {lacking[1]}, which nothing sets.") from error

@@ -21,8 +21,9 @@ from hpsearch.errors import DivergedError
 from hpsearch.questions import curves
 from hpsearch.questions.layers import inspect_layers
 from hpsearch.seeds import derive
+from hpsearch.training.brought import finished
 from hpsearch.training.schedules import Schedule
-from hpsearch.training.trainer import Trainer, Training, finished
+from hpsearch.training.trainer import Trainer, Training
 
 N_INSPECTED = 1000  # validation images that the layers are looked at with
 
