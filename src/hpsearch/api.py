@@ -13,7 +13,7 @@ from hpsearch import entry
 from hpsearch.command_line import composed
 
 if TYPE_CHECKING:
-    from hpsearch.reports.conclusion import SearchResult  # imports Keras, which a typo must not wait for
+    from hpsearch.reports.result import SearchResult  # imports Keras, which a typo must not wait for
 
 
 class Search:

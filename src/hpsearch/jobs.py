@@ -21,8 +21,9 @@ from hpsearch.architectures.sparsity import Sparsity
 from hpsearch.data.split import Data, SearchData
 from hpsearch.errors import SearchError
 from hpsearch.pages.tables import terminal
-from hpsearch.reports.conclusion import Conclusion, SearchResult
+from hpsearch.reports.conclusion import Conclusion
 from hpsearch.reports.outcome import Outcome, best_rows
+from hpsearch.reports.result import SearchResult
 from hpsearch.seeds import derive
 from hpsearch.spaces.hyperparameters import OptunaHyperParameters
 from hpsearch.spaces.space import Space
