@@ -100,9 +100,9 @@ class Search:
             self.arch, measure(data.train.images, data.n_classes), self.optimizer, self.sparsity
         )
         self._check(hypermodel)
+        trainer = self.trainer(settings=self.training, data=data, schedule=self.schedule)
         progress = make_progress(self.training.monitor, self.training.epochs, self.training.maximize)
         study, tracking, parent = self._open(data, config)
-        trainer = self.trainer(settings=self.training, data=data, schedule=self.schedule)
         space = self._tested_space(study, parent, trainer, hypermodel)
         settings = (space, self.training, self.registration, self.uncertainty, config)
         conclusion = Conclusion(self.study["name"], study, tracking, parent, *settings)
