@@ -56,7 +56,7 @@ def test_every_other_command_is_run_by_a_test_or_says_what_it_needs(page):
     for mark, block in BLOCK.findall(page.read_text()):
         others = [line for line in lines(block) if not re.match(r"python -m hpsearch\.|mlflow run |export ", line)]
         if others and not mark.endswith(tuple(f"needs {what}" for what in NEEDS)):
-            runner = re.search(r"run by (\S+)", mark)
+            runner = re.search(r"run by ([\w./]+)", mark)
             assert runner, f"{page.name}: which test runs {others}?"
             assert (ROOT / runner[1]).exists()
 
