@@ -22,13 +22,14 @@ STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED"}
 
 def test_prints_progress_then_a_table_then_where_to_look_and_nothing_else(searched):
     _, done = searched
-    *lines, look, on, examine, serve = done.stdout.splitlines()
+    *lines, look, on, understand, examine, serve = done.stdout.splitlines()
     assert lines[0] == "Study digits-selu begins: 7 trials of at most 6 epochs."
     assert sum(bool(re.match(r"trial \d/7  #\d lr=.*: (finished|pruned)", line)) for line in lines) == 7
     assert re.match(r"Registered as version 1 of digits-selu, alias champion \(there was no champion\)\.", lines[-1])
-    assert look.startswith("Look at it:   mlflow ui --backend-store-uri sqlite:///")
-    assert on == "Search on:    the same command with budget.n_trials=14"
-    assert examine == "Examine it:   python -m hpsearch.evaluate registered_model=digits-selu version=1"
+    assert look.startswith("Look at it:    mlflow ui --backend-store-uri sqlite:///")
+    assert on == "Search on:     the same command with budget.n_trials=14"
+    assert examine == "Examine it:    python -m hpsearch.evaluate registered_model=digits-selu version=1"
+    assert understand == "Understand it: python -m hpsearch.report study=digits-selu"
     assert re.fullmatch(r"Serve it: .* mlflow models serve -m models:/digits-selu/1 --env-manager local", serve)
     assert done.stderr == ""
 
@@ -140,6 +141,14 @@ def test_a_mistake_costs_one_sentence_and_leaves_no_run_and_no_study(words, sent
     database = workplace.folder / "optuna.db"
     assert not database.exists() or optuna.get_all_study_names(f"sqlite:///{database}") == []
     assert not (workplace.folder / "mlflow.db").exists() or workplace.runs("study") == []
+
+
+def test_a_search_that_ends_in_its_learning_rate_test_ends_its_run(workplace, mlflow_tables, monkeypatch, capsys):
+    (workplace.folder / "mlflow.db").write_bytes(mlflow_tables.read_bytes())
+    monkeypatch.chdir(workplace.folder)
+    told = refused([*SMALL, "lr_test=true", "range_test.low=1e6", "range_test.high=1e8"], monkeypatch, capsys)
+    assert "The learning rate test diverged at 1e+06" in told
+    assert [run.info.status for run in workplace.runs("study")] == ["FAILED"]
 
 
 def test_ctrl_c_gives_the_trial_back_and_the_same_command_goes_on(workplace):
