@@ -14,7 +14,7 @@ from hpsearch.command_line import composed
 from hpsearch.trials.progress import Progress
 
 if TYPE_CHECKING:
-    from hpsearch.reports.conclusion import SearchResult  # imports Keras, which a typo must not wait for
+    from hpsearch.reports.result import SearchResult  # imports Keras, which a typo must not wait for
 
 
 class Search:

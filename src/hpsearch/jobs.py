@@ -21,8 +21,9 @@ from hpsearch.architectures.sparsity import Sparsity
 from hpsearch.data.split import Data, SearchData
 from hpsearch.errors import SearchError
 from hpsearch.pages.tables import terminal
-from hpsearch.reports.conclusion import Conclusion, SearchResult
+from hpsearch.reports.conclusion import Conclusion
 from hpsearch.reports.outcome import Outcome, best_rows
+from hpsearch.reports.result import SearchResult
 from hpsearch.seeds import derive
 from hpsearch.spaces.hyperparameters import OptunaHyperParameters
 from hpsearch.spaces.space import Space
@@ -107,8 +108,7 @@ class Search:
         trainer = self.trainer(settings=self.training, data=data, schedule=self.schedule)
         progress = make_progress(self.training.monitor, self.training.epochs, self.training.maximize)
         study, tracking, parent = self._open(data, config, asked)
-        settings = (self.space, self.training, self.costs, self.registration, self.uncertainty, config)
-        conclusion = Conclusion(self.study["name"], study, tracking, parent, *settings)
+        conclusion = self._conclusion(study, tracking, parent, config)
         shown = settings_shown(config, ("arch", "optimizer", "training"))
         objective = Objective(
             make=architecture.hypermodel,
@@ -130,6 +130,12 @@ class Search:
                 objective.space = self._tested_space(objective)
             self._run_trials(study, objective, progress)
             return self._conclude(conclusion, data, progress)
+
+    def _conclusion(
+        self, study: SharedStudy, tracking: Tracking, parent: ParentRun, config: Mapping[str, Any]
+    ) -> Conclusion:
+        settings = (self.space, self.training, self.costs, self.registration, self.uncertainty, config)
+        return Conclusion(self.study["name"], study, tracking, parent, *settings)
 
     def _open(
         self, data: SearchData, config: Mapping[str, Any], asked: Asked
