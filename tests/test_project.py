@@ -60,28 +60,6 @@ def test_readmes_table_lists_the_choices_that_conf_has():
         assert names <= set(re.findall(r"\w+", rows[group])), f"README.md does not name every {group}"
 
 
-def commands(text: str) -> list[str]:
-    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
-    joined = "\n".join(blocks).replace("\\\n", " ").replace("&&\n", "\n")
-    return [line.split("#")[0].strip() for line in joined.splitlines()]
-
-
-@pytest.mark.parametrize("command", [c for c in commands(README) if c.startswith("python -m hpsearch.")])
-def test_every_hpsearch_command_of_the_readme_composes(command):
-    words = shlex.split(command)
-    entry.check(words[2].removeprefix("hpsearch."), entry.as_overrides(words[3:]))
-
-
-@pytest.mark.parametrize("command", [c for c in commands(README) if c.startswith("mlflow run")])
-def test_every_mlflow_command_of_the_readme_names_known_entries_and_keys(command):
-    words = shlex.split(command)
-    name = words[words.index("-e") + 1] if "-e" in words else "main"
-    given = dict(words[i + 1].split("=", 1) for i, word in enumerate(words) if word == "-P")
-    known = PROJECT["entry_points"][name]["parameters"]
-    script, overrides = command_of(name, **{key: value for key, value in given.items() if key in known})
-    entry.check(script, overrides + [f"{key}={value}" for key, value in given.items() if key not in known])
-
-
 def test_nothing_that_belongs_to_a_machine_is_committed():
     done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -22,13 +22,14 @@ STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED"}
 
 def test_prints_progress_then_a_table_then_where_to_look_and_nothing_else(searched):
     _, done = searched
-    *lines, look, on, examine, serve = done.stdout.splitlines()
+    *lines, look, on, understand, examine, serve = done.stdout.splitlines()
     assert lines[0] == "Study digits-selu begins: 7 trials of at most 6 epochs."
     assert sum(bool(re.match(r"trial \d/7  #\d lr=.*: (finished|pruned)", line)) for line in lines) == 7
     assert re.match(r"Registered as version 1 of digits-selu, alias champion \(there was no champion\)\.", lines[-1])
-    assert look.startswith("Look at it:   mlflow ui --backend-store-uri sqlite:///")
-    assert on == "Search on:    the same command with budget.n_trials=14"
-    assert examine == "Examine it:   python -m hpsearch.evaluate registered_model=digits-selu version=1"
+    assert look.startswith("Look at it:    mlflow ui --backend-store-uri sqlite:///")
+    assert on == "Search on:     the same command with budget.n_trials=14"
+    assert examine == "Examine it:    python -m hpsearch.evaluate registered_model=digits-selu version=1"
+    assert understand == "Understand it: python -m hpsearch.report study=digits-selu"
     assert re.fullmatch(r"Serve it: .* mlflow models serve -m models:/digits-selu/1 --env-manager local", serve)
     assert done.stderr == ""
 
@@ -70,7 +71,7 @@ def test_the_parent_carries_config_data_best_trial_summary_and_figures(searched,
     assert parent.data.tags["hpsearch.best_trial"] == str(number_of(best))
     assert parent.data.metrics["best/val/loss"] == pytest.approx(best.value)
     assert parent.data.metrics["trials/finished"] + parent.data.metrics["trials/pruned"] == 7
-    assert f"**Best trial:** #{number_of(best)}" in parent.data.tags["mlflow.note.content"]
+    assert f"**Best trial:** [#{number_of(best)}" in parent.data.tags["mlflow.note.content"]
     figures = {f.path for f in place.client.list_artifacts(parent.info.run_id, "figures")}
     wanted = {f"figures/{name}.png" for name in ("history", "parallel_coordinates", "slices", "learning_curves")}
     assert wanted <= figures

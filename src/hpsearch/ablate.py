@@ -43,7 +43,9 @@ def main(config: DictConfig) -> None:
 
         from hpsearch.questions import studies  # noqa: PLC0415
         from hpsearch.questions.ablation import Ablate  # noqa: PLC0415
+        from hpsearch.questions.session import check_seeds  # noqa: PLC0415
 
+        check_seeds("n_seeds", config.n_seeds)
         champion: dict[str, Any] = {}
         if config.from_study is not None:
             study = studies.find(config.from_study, job["storage"]())

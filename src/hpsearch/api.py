@@ -11,7 +11,6 @@ from rich.console import Console
 
 from hpsearch import entry
 from hpsearch.command_line import composed
-from hpsearch.trials.progress import Progress
 
 if TYPE_CHECKING:
     from hpsearch.reports.result import SearchResult  # imports Keras, which a typo must not wait for
@@ -51,6 +50,9 @@ class Search:
             KeyboardInterrupt: The person stopped it; the same search goes on.
         """
         job = entry.instantiate(self.config)
+
+        from hpsearch.trials.progress import Progress  # noqa: PLC0415 (seconds that a typo must not cost)
+
         plain = cast("dict[str, Any]", OmegaConf.to_container(self.config, resolve=True))
         plain["overrides"] = list(self.overrides)
         result: SearchResult = job.run(plain, partial(Progress, console=console or Console(highlight=False)))

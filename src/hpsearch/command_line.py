@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Transformer
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hpsearch.errors import ConfigError, did_you_mean
@@ -142,6 +142,9 @@ def _refuse_wrong_kinds(root: str, plain: Sequence[str]) -> None:
     for override in suspects:
         key, value = override.get_key_element().lstrip("+"), override.value()
         default = OmegaConf.select(defaults, key, throw_on_missing=False)
+        if isinstance(default, ListConfig) and not isinstance(value, list):
+            text = override.get_value_string()
+            raise ConfigError(f"{key} must be a list, such as [{text}], but is {text}.")
         if type(default) in KINDS and not _is_a(type(default), value) and "${" not in str(value):
             raise ConfigError(f"{key} must be {KINDS[type(default)]}, but is {override.get_value_string() or 'empty'}.")
 

@@ -19,6 +19,16 @@ JOB = ("data", "tracking", "storage", "uncertainty")
 WIDTH = 180  # of tables in a file or a pipe
 
 
+def check_settings(config: DictConfig) -> None:
+    """Raise ConfigError where a setting is out of range."""
+    if config.missing not in ("say", "start"):
+        raise ConfigError(f"missing must be say or start, but is {config.missing}.")
+    if config.confirm.top_k < 1:
+        raise ConfigError(f"confirm.top_k must be at least 1, but is {config.confirm.top_k}.")
+    if not (config.studies or config.archs):
+        raise ConfigError("archs must name at least one architecture, such as archs=[elu,selu].")
+
+
 def search_config(config: DictConfig, study: str) -> DictConfig:
     """Compose the search that makes `study`, with the data set, storage and tracking of this comparison."""
     arch = study.partition("-")[2]
@@ -75,8 +85,7 @@ def main(config: DictConfig) -> None:
     """Run one comparison."""
     terminal = Terminal(WIDTH)
     try:
-        if config.missing not in ("say", "start"):
-            raise ConfigError(f"missing must be say or start, but is {config.missing}.")
+        check_settings(config)
         job = entry.instantiate(OmegaConf.masked_copy(config, list(JOB)))
 
         from hpsearch.questions.comparison import Compare  # noqa: PLC0415

@@ -96,19 +96,13 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         keras.config.set_dtype_policy(self.training.precision)
         data = self.data.for_search()
-        architecture = Architecture(
-            self.arch,
-            facts=measure(data.train.images, data.n_classes),
-            optimizer=self.optimizer,
-            sparsity=self.sparsity,
-            space=self.space,
-            others=(BATCH_SIZE,),
-        )
+        architecture = self._architecture(data)
         asked = self._check(architecture)
         trainer = self.trainer(settings=self.training, data=data, schedule=self.schedule)
         progress = make_progress(self.training.monitor, self.training.epochs, self.training.maximize)
         study, tracking, parent = self._open(data, config, asked)
-        conclusion = self._conclusion(study, tracking, parent, config)
+        settings = (self.space, self.training, self.costs, self.registration, self.uncertainty, config)
+        conclusion = Conclusion(self.study["name"], study, tracking, parent, *settings)
         shown = settings_shown(config, ("arch", "optimizer", "training"))
         objective = Objective(
             make=architecture.hypermodel,
@@ -131,11 +125,15 @@ class Search:
             self._run_trials(study, objective, progress)
             return self._conclude(conclusion, data, progress)
 
-    def _conclusion(
-        self, study: SharedStudy, tracking: Tracking, parent: ParentRun, config: Mapping[str, Any]
-    ) -> Conclusion:
-        settings = (self.space, self.training, self.costs, self.registration, self.uncertainty, config)
-        return Conclusion(self.study["name"], study, tracking, parent, *settings)
+    def _architecture(self, data: SearchData) -> Architecture:
+        return Architecture(
+            self.arch,
+            facts=measure(data.train.images, data.n_classes),
+            optimizer=self.optimizer,
+            sparsity=self.sparsity,
+            space=self.space,
+            others=(BATCH_SIZE,),
+        )
 
     def _open(
         self, data: SearchData, config: Mapping[str, Any], asked: Asked
@@ -201,13 +199,13 @@ class Search:
 
     def _run_trials(self, study: SharedStudy, objective: Objective, progress: Progress) -> None:
         n_spent, n_trials = study.n_spent(), self.budget.n_trials
-        where = f"begins: {n_trials} trials of at most {self.training.epochs} epochs"
-        if n_spent:
-            where = f"goes on: {min(n_spent, n_trials)} of {n_trials} trials done"
+        begins = f"begins: {n_trials} trials of at most {self.training.epochs} epochs"
+        where = f"goes on: {min(n_spent, n_trials)} of {n_trials} trials done" if n_spent else begins
         progress.say(f"Study {self.study['name']} {where}.")
         if self.costs.second_objective:
             progress.say("No trial is pruned: one that is worse than others may be the cheapest.")
-        with progress.search(self.study["name"], n_trials, study.trials):
+        prunes = not (self.costs.second_objective or isinstance(self.pruner, optuna.pruners.NopPruner))
+        with progress.search(self.study["name"], n_trials, study.trials, prunes=prunes):
             run_trials(objective)
 
     def _conclude(self, conclusion: Conclusion, data: SearchData, progress: Progress) -> SearchResult:

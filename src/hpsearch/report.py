@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from hpsearch import entry
 from hpsearch.errors import HpsearchError
+from hpsearch.terminal import Terminal
 
 
 @hydra.main(config_path=str(entry.CONF), config_name="report", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Write one report."""
+    terminal = Terminal()
     try:
         job = entry.instantiate(config)
         reported = job.run(lambda settings: entry.instantiate(OmegaConf.create(dict(settings))))
     except (HpsearchError, KeyboardInterrupt) as error:
         raise entry.ending(error) from None
-    reported.show(Console(highlight=False))
+    reported.show(terminal.console)
+    terminal.result(reported.facts())
 
 
 if __name__ == "__main__":

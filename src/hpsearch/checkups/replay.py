@@ -167,7 +167,8 @@ def standing(study: Study, trial: FrozenTrial, step: int, trials: list[FrozenTri
     others = [t for t in trials if t.number in numbers and step in t.intermediate_values]
     bracket = None
     if isinstance(study.pruner, HyperbandPruner):
-        study.pruner.prune(study, trial)  # Optuna's Hyperband makes its brackets when it is asked first
+        if not study.pruner._pruners:  # Optuna's Hyperband makes its brackets when it is asked first
+            study.pruner._try_initialization(study)
         bracket = study.pruner._get_bracket_id(study, trial)
         others = [t for t in others if study.pruner._get_bracket_id(study, t) == bracket]
     sign = -1 if study.directions[0].name == "MAXIMIZE" else 1

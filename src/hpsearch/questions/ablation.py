@@ -17,7 +17,7 @@ from hpsearch.questions.answers import Answer, Claim, Results
 from hpsearch.questions.arms import Arm, Probe, Workbench
 from hpsearch.questions.cells import cells
 from hpsearch.questions.records import Records, digest
-from hpsearch.questions.session import PARTS, Session, check_seeds, seeds_of
+from hpsearch.questions.session import PARTS, Session, seeds_of
 from hpsearch.tracking.tracking import Tracking
 
 
@@ -55,6 +55,8 @@ class Ablation:
         Raises:
             ConfigError: One of them is no level.
         """
+        if isinstance(wanted, str):
+            raise ConfigError(f"levels must be a list, such as [{wanted}], but is {wanted}.")
         for name in wanted or ():
             if name not in self.levels:
                 raise ConfigError(f"Ablation {self.name} has no level {name}.{did_you_mean(str(name), self.levels)}")
@@ -93,9 +95,6 @@ class Ablate:
     tracking: Tracking
     seed: int
     n_seeds: int
-
-    def __post_init__(self) -> None:
-        check_seeds("n_seeds", self.n_seeds)
 
     def run(self, config: Mapping[str, Any], command: str, console: Console) -> Answer:
         """Train what is missing, print the table, and return the answer."""

@@ -72,13 +72,16 @@ def _looks(searched: Searched, advice: Advice, places: Places) -> list[str]:
 
 
 def _commands(searched: Searched, advice: Advice) -> list[str]:
-    lines = [f"{advice.command}   # the next step"]
-    if commands.resume(searched) != advice.command:
-        lines.append(f"{commands.resume(searched)}   # the same search, or what is missing of it")
+    lines = [
+        "# the next step",
+        advice.command,
+        "# this search again, or what is missing of it",
+        commands.resume(searched),
+    ]
     if searched.best is not None:
-        if commands.evaluate(searched) != advice.command:
-            lines.append(f"{commands.evaluate(searched)}   # how far can the champion be trusted?")
-        lines += [*commands.serve(searched), f"{commands.report(searched)}   # {PAGE} again"]
+        lines += ["# how far can the champion be trusted?", commands.evaluate(searched)]
+        lines += ["# serve it", *commands.serve(searched)]
+    lines += [f"# {PAGE} again", commands.report(searched)]
     return [commands.WHERE, "", "```bash", *lines, "```"]
 
 

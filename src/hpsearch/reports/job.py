@@ -47,6 +47,12 @@ class Reported:
         ):
             console.print(line, soft_wrap=True, markup=False)
 
+    def facts(self) -> dict[str, Any]:
+        """Return the same as plain data."""
+        said = {"outlook": self.advice.outlook.text, "next_step": self.advice.next_step, "command": self.advice.command}
+        store = {"run_id": self.run_id, "tracking_uri": without_password(self.searched.tracking_uri)}
+        return {"study": self.searched.name, **said, "page": self.path, **store}
+
 
 @dataclass(frozen=True)
 class Report:

@@ -22,6 +22,7 @@ from scipy.stats import qmc
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+from threadpoolctl import threadpool_limits
 
 from hpsearch.reports.searched import Searched, end_of
 from hpsearch.studies.study import value_of
@@ -67,6 +68,10 @@ class Prospects:
     """
 
     def __init__(self, searched: Searched, seed: int) -> None:
+        with threadpool_limits(1):  # matrices this small are slower on many threads, by far where the machine is busy
+            self._fit(searched, seed)
+
+    def _fit(self, searched: Searched, seed: int) -> None:
         rng = self._rng = np.random.default_rng(seed)
         x, y = _examples(searched)
         self._best = searched.signed(value_of(searched.ranked[0]))

@@ -1,4 +1,4 @@
-"""What a search came to: for people, for scripts and for Hydra."""
+"""What a search came to, for who started it."""
 
 from __future__ import annotations
 
@@ -74,11 +74,12 @@ class SearchResult:
     def next_steps(self) -> list[str]:
         """Return what a person may do next, a command a line."""
         n_more = 2 * (self.outcome.n_finished + self.outcome.n_pruned + self.outcome.n_diverged)
-        lines = [f"Look at it:   mlflow ui --backend-store-uri {without_password(self.tracking_uri)}"]
-        lines += [f"Search on:    the same command with budget.n_trials={n_more}"]
+        lines = [f"Look at it:    mlflow ui --backend-store-uri {without_password(self.tracking_uri)}"]
+        lines += [f"Search on:     the same command with budget.n_trials={n_more}"]
+        lines += [f"Understand it: python -m hpsearch.report study={self.study}"]
         if self.version is not None:
             model = f"registered_model={self.version.name} version={self.version.number}"
-            lines += [f"Examine it:   python -m hpsearch.evaluate {model}"]
+            lines += [f"Examine it:    python -m hpsearch.evaluate {model}"]
             store = f"MLFLOW_TRACKING_URI={without_password(self.tracking_uri)}"
-            lines += [f"Serve it:     {store} mlflow models serve -m {self.version.uri} --env-manager local"]
+            lines += [f"Serve it:      {store} mlflow models serve -m {self.version.uri} --env-manager local"]
         return lines

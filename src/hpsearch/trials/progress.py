@@ -36,7 +36,7 @@ class Progress:
 
     def __init__(self, monitor: str, n_epochs: int, maximize: bool, console: Console) -> None:
         self.monitor, self.n_epochs, self.maximize, self.console = monitor, n_epochs, maximize, console
-        self.study, self.n_trials = "", 0
+        self.study, self.n_trials, self._prunes = "", 0, True
         self._look: Look = tuple
         self._trials: Sequence[FrozenTrial] = ()
         self._own = threading.local()  # each thread runs a trial of its own
@@ -56,15 +56,16 @@ class Progress:
         self.console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
-    def search(self, study: str, n_trials: int, look: Look) -> Iterator[None]:
+    def search(self, study: str, n_trials: int, look: Look, *, prunes: bool) -> Iterator[None]:
         """Show the search while the block runs.
 
         Args:
             study: Its name.
             n_trials: Its budget.
             look: Returns all its trials, of all workers.
+            prunes: Whether a pruner is at work.
         """
-        self.study, self.n_trials, self._look = study, n_trials, look
+        self.study, self.n_trials, self._look, self._prunes = study, n_trials, look, prunes
         self._trials = look()
         if not self.console.is_terminal or self.console.quiet:
             yield
@@ -121,7 +122,8 @@ class Progress:
         return f"best so far #{number_of(best)} {value_of(best):.4f}" if best else ""
 
     def _left(self) -> str:
-        left = time_left(self._trials, self.n_trials, datetime.now())
+        now = datetime.now()
+        left = time_left(self._trials, self.n_trials, now, n_epochs=self.n_epochs, prunes=self._prunes)
         return f"about {in_words(left)} left" if left is not None else ""
 
     def _counts(self) -> str:
