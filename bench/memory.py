@@ -45,15 +45,17 @@ def objective(config: Any, data: SearchData) -> Objective:
     )
     tracking, training, space = part(config.tracking)(), part(config.training), part(config.space)
     parent = tracking.open_parent("bench", None, {})
-    conclusion = Conclusion("bench", study, tracking, parent, space, training)
+    costs, registration, uncertainty = part(config.costs), part(config.registration), part(config.uncertainty)
+    conclusion = Conclusion("bench", study, tracking, parent, space, training, costs, registration, uncertainty)
     return Objective(
-        hypermodel=hypermodel(config, data),
+        make=lambda hp: hypermodel(config, data),
         space=space,
         trainer=part(config.trainer, settings=training, data=data),
         study=study,
         tracking=tracking,
         parent=parent,
         keep_model=conclusion.keep,
+        costs=costs,
         checkpoints=part(config.checkpoints),
         progress=Progress(training.monitor, training.epochs, False, Console(file=io.StringIO())),
         settings={},

@@ -123,7 +123,11 @@ class MlflowServer:
             self.process = subprocess.Popen(
                 command, cwd=self.folder, env=env, stdout=log, stderr=log, start_new_session=True
             )
-        wait_until(self.answers, "the MLflow server's start", 120)
+        try:
+            wait_until(self.answers, "the MLflow server's start", 300)
+        except BaseException:
+            self.stop()
+            raise
 
     def answers(self):
         try:

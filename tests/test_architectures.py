@@ -14,12 +14,14 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import ConfigCompositionException
 from hydra.utils import instantiate
 
+from hpsearch.architectures.architecture import Architecture
 from hpsearch.architectures.building import build_hypermodel
 from hpsearch.architectures.compiling import labels_for, make_optimizer
 from hpsearch.architectures.facts import CHUNK, measure
 from hpsearch.architectures.preprocessing import VARIANCE_FLOOR, standardization
-from hpsearch.errors import ConfigError, ModelError
+from hpsearch.errors import ConfigError, ModelError, SpaceError
 from hpsearch.spaces.hyperparameters import OptunaHyperParameters
+from hpsearch.spaces.space import Space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -352,6 +354,50 @@ def test_facts_are_passed_under_the_names_that_a_hypermodel_gives_them(facts):
 def test_what_cannot_become_a_hypermodel_is_refused(facts, factory, sentence):
     with pytest.raises(ModelError, match=sentence):
         build_hypermodel(factory, facts, keras.optimizers.SGD)
+
+
+def drawn_by(conf, facts, bounds, others=("batch_size",)):
+    """Return the model of a trial whose space has these bounds too, and the trial's hyperparameters."""
+    parts = instantiate(conf("arch=selu"))
+    space = Space({"learning_rate": 0.01, "momentum": 0.9, "dropout_rate": 0.1, **bounds})
+    architecture = Architecture(parts.arch, facts=facts, optimizer=parts.optimizer, space=space, others=others)
+    hp = OptunaHyperParameters(optuna.create_study().ask(), space)
+    model = architecture.hypermodel(hp).build(hp)
+    space.check_used(hp.asked)
+    return model, hp, architecture
+
+
+def test_a_bound_with_the_name_of_a_setting_draws_it(conf, facts):
+    bounds = {
+        "n_hidden": {"low": 1, "high": 2},
+        "activation": {"choices": ["elu", "tanh"]},
+        "weight_decay": {"low": 1e-4, "high": 1e-3, "scale": "log"},
+        "batch_size": {"choices": [8, 16]},
+        "n_units": 7,
+    }
+    model, hp, architecture = drawn_by(conf, facts, bounds)
+    dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
+    assert len(dense) - 1 == hp.values["n_hidden"] in (1, 2)
+    assert dense[0].units == 7
+    assert layers_of(model, keras.layers.Activation)[0].activation.__name__ == hp.values["activation"]
+    assert model.optimizer.weight_decay == hp.values["weight_decay"]
+    assert hp.values["batch_size"] in (8, 16)
+    assert sorted(architecture.drawn) == sorted(bounds)
+
+
+@pytest.mark.parametrize("name", ["facts", "optimizer", "batch_size", "depth"])
+def test_a_bound_that_names_nothing_is_refused(conf, facts, name):
+    with pytest.raises(SpaceError, match=f"it asks for no '{name}'"):
+        drawn_by(conf, facts, {name: {"choices": [1, 2]}}, others=())
+
+
+def test_settings_are_drawn_from_plain_hyperparameters_too(conf, facts):
+    parts = instantiate(conf("arch=selu"))
+    space = Space({"n_hidden": {"low": 1, "high": 4}, "activation": {"choices": ["elu", "tanh"]}})
+    hp = keras_tuner.HyperParameters()
+    hp.values["n_hidden"] = 2
+    made = Architecture(parts.arch, facts=facts, optimizer=parts.optimizer, space=space).hypermodel(hp)
+    assert (made.n_hidden, made.activation) == (2, "elu")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,11 @@ from hpsearch.spaces.space import Space
 from hpsearch.studies.sampling import SeededSampler
 
 CONF = Path(__file__).parents[1] / "conf"
-NEEDED = {"data=npz": ["data.path=mine.npz"], "storage=postgres": ["storage.url=postgresql+psycopg://me@host/db"]}
+NEEDED = {
+    "data=npz": ["data.path=mine.npz"],
+    "arch=own": ["arch._target_=mine.Net"],
+    "storage=postgres": ["storage.url=postgresql+psycopg://me@host/db"],
+}
 
 ROOTS = {"ablation": "ablate"}  # groups that the search does not have
 
@@ -36,7 +40,7 @@ def test_every_choice_of_every_group_composes_whole(choice):
     entry.check(root, [choice, *NEEDED.get(choice, [])])
 
 
-@pytest.mark.parametrize("arch", [name for name in choices("arch") if name != "dense"])
+@pytest.mark.parametrize("arch", [name for name in choices("arch") if name not in ("dense", "own")])
 def test_every_architecture_is_a_hypermodel_with_bounds_of_its_own_space(arch):
     config = composed(f"arch={arch}")
     assert issubclass(instantiate(config.arch).func, keras_tuner.HyperModel)

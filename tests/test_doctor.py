@@ -110,7 +110,7 @@ def epochs_of(place):
 
 @pytest.mark.slow
 def test_after_kill_9_the_doctor_gives_the_trial_back_and_the_search_goes_on_from_its_checkpoint(workplace):
-    words = [*SMALL, "training.epochs=400", "training.patience_epochs=400", "budget.n_trials=1", "pruner=none"]
+    words = [*SMALL, "training.epochs=60", "training.patience_epochs=60", "budget.n_trials=1", "pruner=none"]
     words += ["checkpoints.every_s=0"]
     worker = workplace.start(*words)
     assert worker.stdout.readline().startswith("Study ")
@@ -128,14 +128,14 @@ def test_after_kill_9_the_doctor_gives_the_trial_back_and_the_search_goes_on_fro
     assert [run.info.status for run in workplace.runs("study")] == ["KILLED"]
     assert workplace.run(*words, script="doctor").stdout == AGREE
     assert [path.name for path in (workplace.folder / "checkpoints" / "digits-selu").iterdir()] == ["0.npz"]
-    assert n_epochs < 400
+    assert n_epochs < 60
     done = workplace.run(*words)
     assert done.returncode == 0, done.stderr
     killed, again = workplace.study("digits-selu").trials
     assert (killed.state, again.state, number_of(again)) == (TrialState.FAIL, TrialState.COMPLETE, 0)
     (run,) = workplace.runs("trial")
     durations = workplace.client.get_metric_history(run.info.run_id, "time/epoch_s")
-    assert [m.step for m in durations] == list(range(1, 401))
+    assert [m.step for m in durations] == list(range(1, 61))
 
 
 @pytest.mark.slow

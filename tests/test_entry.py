@@ -17,7 +17,7 @@ SRC = Path(__file__).parents[1] / "src"
     ("given", "expected"),
     [
         (["arch=selu", "--training.epochs", "3"], ["arch=selu", "training.epochs=3"]),
-        (["--space.bounds.momentum", "0.9"], ["space.bounds.momentum=0.9"]),
+        (["--space.bounds.momentum", "0.9"], ["++space.bounds.momentum=0.9"]),
         (["--++study.note", "a b"], ["++study.note=a b"]),
         (["--seed", "7", "--arch", "elu"], ["seed=7", "arch=elu"]),
         (["--cfg", "job", "-p", "space"], ["--cfg", "job", "-p", "space"]),

@@ -22,7 +22,7 @@ def command_of(name: str, **given: str) -> tuple[str, list[str]]:
     point = PROJECT["entry_points"][name]
     values = {key: rule.get("default", SAMPLE.get(key)) for key, rule in point["parameters"].items()} | given
     words = shlex.split(point["command"].format(**values))
-    assert words[:3] == ["PYTHONPATH=src", "python", "-m"]
+    assert words[:3] == ["PYTHONPATH=src:$PYTHONPATH", "python", "-m"]
     return words[3].removeprefix("hpsearch."), words[4:]
 
 

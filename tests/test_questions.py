@@ -8,16 +8,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
+from hydra.utils import instantiate
 from mlflow import MlflowClient
 
+from hpsearch.command_line import composed
 from hpsearch.pages.tables import markdown
 from hpsearch.questions import answers, curves
 from hpsearch.questions.answers import Claim
-from hpsearch.questions.arms import Arm, Measured
+from hpsearch.questions.arms import Arm, Measured, Workbench
 from hpsearch.questions.cells import cells
 from hpsearch.questions.paired import difference, holm_of, interval
+from test_training import search_data
 
 ROOT = Path(__file__).parents[1]
 SHORT = ("data=digits", "data.n_train=300", "training.epochs=2", "n_seeds=2")
@@ -120,6 +124,16 @@ def test_the_best_of_a_second_factor_stands_for_its_level():
     arms = [Arm("x at 1", {}, {}, "x", 1), Arm("x at 2", {}, {}, "x", 2)]
     results = {"x at 1": RESULTS["base"], "x at 2": RESULTS["good"]}
     assert answers.best_across(arms, results, "best/val/loss") == [arms[1]]
+
+
+def test_an_arm_is_built_with_the_settings_that_a_study_drew():
+    config = composed("search", ["arch=selu", "data=digits"])
+    parts = {name: instantiate(config[name], _convert_="all") for name in ("arch", "optimizer")}
+    rates = {"learning_rate": 1e-3, "momentum": 0.9, "dropout_rate": 0.0}
+    arm = Arm("deep", parts, {"n_hidden": 2, "activation": "elu", "weight_decay": 1e-4, **rates})
+    _, _, model = Workbench(search_data()).build(arm, seed=1)
+    assert sum(isinstance(layer, keras.layers.Dense) for layer in model.layers) == 3
+    assert model.optimizer.weight_decay == 1e-4
 
 
 @pytest.mark.slow

@@ -71,7 +71,7 @@ def test_the_parent_carries_config_data_best_trial_summary_and_figures(searched,
     assert parent.data.tags["hpsearch.best_trial"] == str(number_of(best))
     assert parent.data.metrics["best/val/loss"] == pytest.approx(best.value)
     assert parent.data.metrics["trials/finished"] + parent.data.metrics["trials/pruned"] == 7
-    assert f"**Best trial:** #{number_of(best)}" in parent.data.tags["mlflow.note.content"]
+    assert f"**Best trial:** [#{number_of(best)}" in parent.data.tags["mlflow.note.content"]
     figures = {f.path for f in place.client.list_artifacts(parent.info.run_id, "figures")}
     wanted = {f"figures/{name}.png" for name in ("history", "parallel_coordinates", "slices", "learning_curves")}
     assert wanted <= figures
@@ -141,6 +141,14 @@ def test_a_mistake_costs_one_sentence_and_leaves_no_run_and_no_study(words, sent
     database = workplace.folder / "optuna.db"
     assert not database.exists() or optuna.get_all_study_names(f"sqlite:///{database}") == []
     assert not (workplace.folder / "mlflow.db").exists() or workplace.runs("study") == []
+
+
+def test_a_search_that_ends_in_its_learning_rate_test_ends_its_run(workplace, mlflow_tables, monkeypatch, capsys):
+    (workplace.folder / "mlflow.db").write_bytes(mlflow_tables.read_bytes())
+    monkeypatch.chdir(workplace.folder)
+    told = refused([*SMALL, "lr_test=true", "range_test.low=1e6", "range_test.high=1e8"], monkeypatch, capsys)
+    assert "The learning rate test diverged at 1e+06" in told
+    assert [run.info.status for run in workplace.runs("study")] == ["FAILED"]
 
 
 def test_ctrl_c_gives_the_trial_back_and_the_same_command_goes_on(workplace):

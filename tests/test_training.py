@@ -254,6 +254,30 @@ def test_a_hypermodels_own_fit_is_what_runs() -> None:
     assert model.optimizer.iterations == 2 * 96 // 24
 
 
+class PlainFit(Net):
+    """A HyperModel whose own fit leaves the batch size to whoever calls it."""
+
+    def fit(self, hp: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+        return model.fit(*args, **kwargs)
+
+
+@pytest.mark.parametrize(("values", "batch_size"), [({}, 16), ({"batch_size": 32}, 32)])
+def test_a_hypermodels_own_fit_gets_the_batch_size(values: dict[str, int], batch_size: int) -> None:
+    hypermodel, hp = PlainFit(), keras_tuner.HyperParameters()
+    hp.values.update(values)
+    model = hypermodel.build(hp)
+    trainer(epochs=1).fit(hypermodel, hp, model, 7, lambda epoch, metrics: None)
+    assert model.optimizer.iterations == 96 // batch_size
+    assert "batch_size" not in vars(model.fit)
+
+
+def test_a_batch_size_that_is_drawn_is_that_of_the_fit() -> None:
+    shared = trainer(epochs=2)
+    before = fit(shared)
+    assert_same(fit(shared, batch_size=32), fit(trainer(epochs=2, batch_size=32)))
+    assert_same(fit(shared), before)
+
+
 def test_mixed_precision_computes_in_bfloat16_and_keeps_float32() -> None:
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:

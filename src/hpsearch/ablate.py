@@ -18,12 +18,12 @@ WIDTH = 180  # of tables in a file or a pipe
 JOB = ("data", "tracking", "storage", "uncertainty", "range_test", "ablation")
 
 
-def arms(config: DictConfig, ablation: Any, champion: Mapping[str, float]) -> list[tuple[Any, dict[str, Any]]]:
+def arms(config: DictConfig, ablation: Any, champion: Mapping[str, Any]) -> list[tuple[Any, dict[str, Any]]]:
     """Return each arm with its composed configuration: the person's overrides, then those of its level."""
     from hpsearch.questions.arms import Arm  # noqa: PLC0415
     from hpsearch.questions.session import PARTS  # noqa: PLC0415 (seconds that a typo must not cost)
 
-    mine = [f"hyperparameters.{name}={value}" for name, value in champion.items()]
+    mine = [f"++hyperparameters.{name}={value}" for name, value in champion.items()]
     mine += [o for o in HydraConfig.get().overrides.task if not o.startswith("levels=")]
     found = []
     for name, level, across, overrides in ablation.cells(config.levels):
@@ -46,7 +46,7 @@ def main(config: DictConfig) -> None:
         from hpsearch.questions.session import check_seeds  # noqa: PLC0415
 
         check_seeds("n_seeds", config.n_seeds)
-        champion: dict[str, float] = {}
+        champion: dict[str, Any] = {}
         if config.from_study is not None:
             study = studies.find(config.from_study, job["storage"]())
             champion = study.hyperparameters(study.trials[0])

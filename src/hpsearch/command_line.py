@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Transformer
 from hydra.errors import HydraException
@@ -30,14 +31,17 @@ KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
 def as_overrides(arguments: Sequence[str]) -> list[str]:
-    """Return Hydra's form of a command line on which `mlflow run` wrote `--a.b 1` for `-P a.b=1`."""
+    """Return Hydra's form of a command line.
+
+    `mlflow run` writes `--a.b 1` for `-P a.b=1`; and a bound may be set whether or not conf has one of its name.
+    """
     overrides: list[str] = []
     waiting = list(arguments)
     while waiting:
         word = waiting.pop(0)
         if waiting and (re.fullmatch(r"--\+{0,2}[a-z_]+(\.[\w@/]+)+", word) or word in UNDOTTED):
             word = f"{word[2:]}={waiting.pop(0)}"
-        overrides.append(word)
+        overrides.append(f"++{word}" if word.startswith("space.bounds.") else word)
     return overrides
 
 
@@ -101,6 +105,17 @@ def _single(word: str) -> str:
     if override.is_sweep_override():
         raise ConfigError(f"{word} gives several values: add -m to run one search for each, or [...] for a list.")
     return word
+
+
+def composed(root: str, overrides: Sequence[str]) -> DictConfig:
+    """Return `conf/<root>.yaml` with `overrides`, whole, checked and resolved, for who is not started by Hydra."""
+    check(root, overrides)
+    with initialize_config_dir(str(CONF), version_base="1.3", job_name=root):
+        config = compose(root, list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    OmegaConf.resolve(own)
+    return own
 
 
 def _first_choice(word: str) -> str:

@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from hpsearch import entry
+from hpsearch.command_line import composed
 from hpsearch.errors import ConfigError, HpsearchError, TrackingError, UserError, did_you_mean
 from hpsearch.terminal import Terminal, take_flags
 from hpsearch.tracking.spool_file import Away
@@ -50,7 +49,7 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser.error = _refuse  # type: ignore[method-assign]
     given = parser.parse_args(words)
     plain = [word for word in given.words if "=" not in word] or ["compare"]
-    given.command, given.overrides = plain[0], [word for word in given.words if "=" in word]
+    given.command, given.overrides = plain[0], entry.as_overrides([word for word in given.words if "=" in word])
     if given.command not in COMMANDS:
         raise ConfigError(f"There is no command {given.command!r}.{did_you_mean(given.command, COMMANDS)}")
     given.number = None
@@ -68,11 +67,7 @@ def _refuse(message: str) -> NoReturn:
 
 def run(given: argparse.Namespace, terminal: Terminal) -> int:
     """Do what is asked, print what comes out, and return the exit status."""
-    entry.check("search", given.overrides)
-    with initialize_config_dir(str(entry.CONF), version_base="1.3", job_name="doctor"):
-        config = compose("search", given.overrides, return_hydra_config=True)
-        HydraConfig.instance().set_config(config)
-        return COMMANDS[given.command](config, given, terminal)
+    return COMMANDS[given.command](composed("search", given.overrides), given, terminal)
 
 
 def open_study(config: DictConfig) -> Any:

@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import warnings
@@ -22,7 +23,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
+from hydra.errors import CompactHydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -35,7 +36,7 @@ from hpsearch.terminal import Terminal, take_flags
 __all__ = ["CONF", "as_overrides", "check", "ending", "instantiate", "quiet", "run", "usage"]
 INTERRUPTED = 130
 AGAIN = "The same command goes on where this one stopped."
-Job = Callable[[DictConfig], None]
+_was_interrupted: list[bool] = []  # this process, by Ctrl-C: it begins no other job of its sweep
 
 
 def quiet() -> None:
@@ -77,9 +78,25 @@ def run(root: str, script: Callable[[], Any]) -> None:
             a in ("--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc") for a in sys.argv[1:]
         ):
             check(root, sys.argv[1:])
-        script()
+        _start(script)
     except (HpsearchError, KeyboardInterrupt) as error:
-        raise ending(error) from None
+        raise _exit(error) from None
+
+
+def _start(script: Callable[[], Any]) -> None:
+    if "hydra/launcher=local" in sys.argv[1:]:
+        signal.signal(signal.SIGINT, _leave_it_to_the_workers)
+    try:
+        script()
+    finally:
+        if _was_interrupted:
+            raise KeyboardInterrupt
+
+
+def _leave_it_to_the_workers(_number: int, _frame: Any) -> None:
+    """A first Ctrl-C reaches the workers too: joblib, had it seen it, would kill them before they give trials back."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _was_interrupted.append(True)
 
 
 @contextmanager
@@ -105,6 +122,9 @@ def instantiate(config: DictConfig) -> Any:
     Raises:
         ConfigError: A key that a part does not take, or a value that it refuses.
     """
+    quiet()  # a launcher's processes have not come through `run`
+    if _was_interrupted:
+        raise KeyboardInterrupt
     try:
         with _native_noise_held_back():
             import keras  # noqa: F401, PLC0415 (seconds that a typo must not cost; TensorFlow's libraries write to the terminal while they load)
@@ -119,6 +139,11 @@ def instantiate(config: DictConfig) -> Any:
             raise cause from None
         path = re.search(r"full_key: (\S+)", str(error))
         place = path[1] if path else "The configuration"
+        if isinstance(cause, ImportError | AttributeError):
+            raise ConfigError(
+                f"{place}._target_ cannot be imported: {cause}; a module of your own must lie in the current folder or "
+                "in one that PYTHONPATH names."
+            ) from error
         lacking = re.search(r"missing \d+ required (?:positional|keyword-only) arguments?: (.+)", str(cause))
         if lacking:
             raise ConfigError(f"{place} needs {lacking[1]}, which nothing sets.") from error
@@ -148,7 +173,20 @@ def _forget() -> None:
             empty.rmdir()
 
 
-def ending(error: BaseException) -> SystemExit:
+class JobEnded(CompactHydraException):
+    """A job of a sweep has ended, and said why; the others go on, and Hydra then shows no traceback."""
+
+
+def ending(error: BaseException) -> BaseException:
+    """Return what a job ends with, after it has said why: an exit, or in a local sweep what lets the others go on."""
+    end = _exit(error)
+    if HydraConfig.initialized() and "joblib" in HydraConfig.get().launcher._target_:
+        _was_interrupted.extend([True] if end.code == INTERRUPTED else [])
+        return JobEnded(f"A job of this sweep ended with status {end.code}; see above.")
+    return end
+
+
+def _exit(error: BaseException) -> SystemExit:
     """Return the exit that a command ends with, after it has said why: Hydra would print a traceback."""
     terminal = Terminal()
     if isinstance(error, KeyboardInterrupt):

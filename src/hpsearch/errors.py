@@ -11,6 +11,7 @@
     ├── SearchError          the search ended without a usable model: exit status 1
     └── TrialError           one trial ended without a value; the search goes on
         ├── DivergedError    its loss is NaN, infinite or beyond recovery
+        ├── InfeasibleError  its model costs more than a constraint allows
         └── TakenOverError   another worker has taken it over, since this one had not been heard of
 
 An error for programmers is a ValueError or TypeError that reads `Expected <rule>. Received: name=value.`
@@ -72,6 +73,12 @@ class DivergedError(TrialError):
     """The loss of a trial became NaN or infinite."""
 
     reason = "diverged"
+
+
+class InfeasibleError(TrialError):
+    """The model of a trial costs more than a constraint allows."""
+
+    reason = "infeasible"
 
 
 class TakenOverError(TrialError):

@@ -24,11 +24,11 @@ IsBetter = Callable[[keras.Model], tuple[bool, str]]
 
 @dataclass(frozen=True)
 class Version:
-    """A version of a registered model, and whether it became champion."""
+    """A version of a registered model, the alias that it was given, and why."""
 
     name: str
     number: str
-    is_champion: bool
+    alias: str
     why: str
 
     @property
@@ -77,12 +77,25 @@ class Registry:
             tags: Of the version.
             is_better: Told the champion, says whether the challenger takes its place, and why.
         """
+        number = self._version(name, run_id, save, tags)
+        self.client.set_registered_model_alias(name, CHALLENGER, number)
+        return self._promote(name, number, is_better)
+
+    def give_alias(
+        self, alias: str, name: str, run_id: str, *, save: Callable[[Path], None], tags: Mapping[str, object], why: str
+    ) -> Version:
+        """Make the model of a trial's run a version, as `register` does, and give it an alias that none contests."""
+        number = self._version(name, run_id, save, tags)
+        self.client.set_registered_model_alias(name, alias, number)
+        self.client.set_model_version_tag(name, number, f"hpsearch.{alias}_because", why)
+        return Version(name, number, alias, why)
+
+    def _version(self, name: str, run_id: str, save: Callable[[Path], None], tags: Mapping[str, object]) -> str:
         known = [v for v in self.client.search_model_versions(f"name='{name}'") if v.run_id == run_id]
-        number = known[0].version if known else self._log(name, run_id, save)
+        number = str(known[0].version) if known else self._log(name, run_id, save)
         for key, value in tags.items():
             self.client.set_model_version_tag(name, number, key, str(value))
-        self.client.set_registered_model_alias(name, CHALLENGER, number)
-        return self._promote(name, str(number), is_better)
+        return number
 
     def _log(self, name: str, run_id: str, save: Callable[[Path], None]) -> str:
         """Write the model as an artifact of its run and make that a version: by ids, so that no run is active."""
@@ -100,7 +113,7 @@ class Registry:
     def _promote(self, name: str, number: str, is_better: IsBetter) -> Version:
         champion = self._by_alias(name, CHAMPION)
         if champion is not None and champion.version == number:
-            return Version(name, number, True, "it is the champion already")
+            return Version(name, number, CHAMPION, "it is the champion already")
         promoted, why = True, "there was no champion"
         if champion is not None:
             promoted, why = is_better(self.load(name, CHAMPION)[0])
@@ -109,7 +122,7 @@ class Registry:
             self.client.set_registered_model_alias(name, CHAMPION, number)
         tag = "hpsearch.champion_because" if promoted else "hpsearch.not_champion_because"
         self.client.set_model_version_tag(name, number, tag, why)
-        return Version(name, number, promoted, why)
+        return Version(name, number, CHAMPION if promoted else CHALLENGER, why)
 
     def _by_alias(self, name: str, alias: str) -> mlflow.entities.model_registry.ModelVersion | None:
         try:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
-
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from hpsearch import entry
+from hpsearch.api import Search
 from hpsearch.errors import HpsearchError
 from hpsearch.studies.machines import Preempted
 from hpsearch.terminal import Terminal
@@ -20,18 +18,12 @@ def main(config: DictConfig) -> float:
     """Run one search; as a Hydra job it returns the best value."""
     terminal = Terminal()
     try:
-        job = entry.instantiate(config)
-
-        from hpsearch.trials.progress import Progress  # noqa: PLC0415 (seconds that a typo must not cost)
-
-        plain: Any = OmegaConf.to_container(config, resolve=True)
-        plain["overrides"] = list(HydraConfig.get().overrides.task)  # the record says what was typed
-        result = job.run(plain, partial(Progress, console=terminal.console))
+        result = Search(config, HydraConfig.get().overrides.task).run(terminal.console)
     except (HpsearchError, KeyboardInterrupt, Preempted) as error:
         raise entry.ending(error) from None
     result.show(terminal.console)
     terminal.result(result.facts())
-    return float(result.outcome.best.value)
+    return result.value
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import keras_tuner
 from hpsearch.errors import ConfigError, ModelError
 
 OptimizerFactory = Callable[..., keras.Optimizer]
+MOMENTUMS = ("beta_1", "momentum")  # what optimizers call their momentum
 
 
 def draw_dropout_rate(hp: keras_tuner.HyperParameters) -> float:
@@ -45,7 +46,7 @@ def make_optimizer(factory: OptimizerFactory, learning_rate: float, momentum: fl
     if not callable(factory):
         raise ConfigError(f"Expected the conf of the optimizer to say _partial_: true; received {factory!r}.")
     keywords = inspect.signature(factory).parameters
-    for keyword in ("beta_1", "momentum"):
+    for keyword in MOMENTUMS:
         if keyword in keywords:
             try:
                 return factory(learning_rate=learning_rate, **{keyword: momentum})

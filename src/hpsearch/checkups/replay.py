@@ -14,7 +14,7 @@ from hpsearch.errors import UserError
 from hpsearch.spaces.space import Space
 from hpsearch.studies.history import History, PastStudy, as_claimed, from_ranges
 from hpsearch.studies.sampling import SURPLUS, TICKET, SeededSampler
-from hpsearch.studies.study import number_of
+from hpsearch.studies.study import number_of, ranked, value_of
 
 
 @dataclass
@@ -49,7 +49,7 @@ def replay(study: Study, sampler: SeededSampler) -> Replay:
 def suggestions(study: Study, sampler: SeededSampler, trial: FrozenTrial, trials: list[FrozenTrial]) -> dict[str, Any]:
     """Return what the sampler suggests for `trial`, given the history that it saw."""
     history = History.of(trial.user_attrs["history"], trials)
-    past = PastStudy(study.study_name, study._study_id, study.direction, history, storage=None)
+    past = PastStudy(study.study_name, study._study_id, study.directions, history, storage=None)
     fixed = trial.system_attrs.get("fixed_params", {})
     attrs = {TICKET: trial.user_attrs[TICKET]}
     fresh = as_claimed(trial, user_attrs=attrs, system_attrs=dict(trial.system_attrs))
@@ -110,10 +110,9 @@ def _why_values(
     again = suggestions(study, sampler, trial, trials)
     if all(trial.params[name] == value for name, value in again.items()):
         yield "Computed again from that, they are the same."
-    complete = sorted((t for t in spent if t.value is not None), key=lambda t: t.value or 0.0)
-    best = complete[::-1][:3] if study.direction.name == "MAXIMIZE" else complete[:3]
+    best = ranked(spent, study.directions[0].name == "MAXIMIZE")[:3]
     if best:
-        yield "The best that it could see: " + ", ".join(f"#{number_of(t)} {t.value:.4g}" for t in best) + "."
+        yield "The best that it could see: " + ", ".join(f"#{number_of(t)} {value_of(t):.4g}" for t in best) + "."
 
 
 def _why_end(study: Study, tries: list[FrozenTrial], trials: list[FrozenTrial]) -> Iterator[str]:
@@ -122,7 +121,7 @@ def _why_end(study: Study, tries: list[FrozenTrial], trials: list[FrozenTrial]) 
     trial = tries[-1]
     reason = trial.user_attrs.get("reason", "finished")
     if trial.state == TrialState.COMPLETE:
-        yield f"It finished with {trial.value:.4g}."
+        yield f"It finished with {value_of(trial):.4g}."
     elif reason != "pruned" or trial.last_step is None:
         yield f"It is {trial.state.name}: {reason} {trial.user_attrs.get('message', '')}".rstrip() + "."
     else:
@@ -168,10 +167,11 @@ def standing(study: Study, trial: FrozenTrial, step: int, trials: list[FrozenTri
     others = [t for t in trials if t.number in numbers and step in t.intermediate_values]
     bracket = None
     if isinstance(study.pruner, HyperbandPruner):
-        study.pruner.prune(study, trial)  # Optuna's Hyperband makes its brackets when it is asked first
+        if not study.pruner._pruners:  # Optuna's Hyperband makes its brackets when it is asked first
+            study.pruner._try_initialization(study)
         bracket = study.pruner._get_bracket_id(study, trial)
         others = [t for t in others if study.pruner._get_bracket_id(study, t) == bracket]
-    sign = -1 if study.direction.name == "MAXIMIZE" else 1
+    sign = -1 if study.directions[0].name == "MAXIMIZE" else 1
     better = sorted((sign * t.intermediate_values[step], number_of(t)) for t in others)
     place = 1 + sum(value < sign * mine for value, _ in better)
     return Standing(mine, [(number, sign * value) for value, number in better], place, bracket)

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-MOMENTUMS = ("momentum", "beta_1")
+from hpsearch.architectures.compiling import MOMENTUMS
 
 
 class ProgramInput(keras.Variable):  # type: ignore[misc]

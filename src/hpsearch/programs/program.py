@@ -17,8 +17,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from hpsearch.architectures.compiling import MOMENTUMS
 from hpsearch.programs.averages import grow_window
-from hpsearch.programs.inputs import MOMENTUMS, is_dropout, momentum_input, with_inputs
+from hpsearch.programs.inputs import is_dropout, momentum_input, with_inputs
 
 BACKENDS = {"tensorflow": "on_tensorflow", "jax": "on_jax"}
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import keras
 
-from hpsearch.programs.inputs import MOMENTUMS, is_dropout
+from hpsearch.architectures.compiling import MOMENTUMS
+from hpsearch.programs.inputs import is_dropout
 
 
 def signature(model: keras.Model) -> str | None:

@@ -13,7 +13,7 @@ import keras_tuner
 import numpy as np
 from numpy.typing import NDArray
 
-from hpsearch.architectures.building import build_hypermodel
+from hpsearch.architectures.architecture import Architecture
 from hpsearch.architectures.export import n_weights, zero_shares
 from hpsearch.architectures.facts import DataFacts, measure
 from hpsearch.data.split import SearchData
@@ -21,8 +21,11 @@ from hpsearch.errors import DivergedError
 from hpsearch.questions import curves
 from hpsearch.questions.layers import inspect_layers
 from hpsearch.seeds import derive
+from hpsearch.spaces.bounds import Value
+from hpsearch.spaces.space import Space
+from hpsearch.training.brought import finished
 from hpsearch.training.schedules import Schedule
-from hpsearch.training.trainer import Trainer, Training, finished
+from hpsearch.training.trainer import Trainer, Training
 
 N_INSPECTED = 1000  # validation images that the layers are looked at with
 
@@ -41,7 +44,7 @@ class Arm:
 
     name: str
     parts: Mapping[str, Any]
-    hyperparameters: Mapping[str, float]
+    hyperparameters: Mapping[str, Value]
     level: str = ""
     across: float | str | None = None
 
@@ -100,15 +103,19 @@ class Workbench:
         return self.data.val.images[:N_INSPECTED], self.data.val.labels[:N_INSPECTED]
 
     def hypermodel(self, arm: Arm) -> keras_tuner.HyperModel:
-        """Return an arm's HyperModel, completed."""
-        return build_hypermodel(arm.parts["arch"], self.facts, arm.parts["optimizer"], arm.parts.get("sparsity"))
+        """Return an arm's HyperModel, completed; with the settings of it that are hyperparameters here."""
+        return self._drawn(arm)[0]
+
+    def _drawn(self, arm: Arm) -> tuple[keras_tuner.HyperModel, keras_tuner.HyperParameters]:
+        parts, hp = arm.parts, keras_tuner.HyperParameters()
+        hp.values.update(arm.hyperparameters)
+        given = {"facts": self.facts, "optimizer": parts["optimizer"], "sparsity": parts.get("sparsity")}
+        return Architecture(parts["arch"], **given, space=Space(arm.hyperparameters)).hypermodel(hp), hp
 
     def build(self, arm: Arm, seed: int) -> tuple[keras_tuner.HyperModel, keras_tuner.HyperParameters, keras.Model]:
         """Return a fresh model of an arm, the same for the same seed."""
         keras.utils.set_random_seed(derive(seed, "weights"))
-        hp = keras_tuner.HyperParameters()
-        hp.values.update(arm.hyperparameters)
-        hypermodel = self.hypermodel(arm)
+        hypermodel, hp = self._drawn(arm)
         return hypermodel, hp, hypermodel.build(hp)
 
     def trainer(self, arm: Arm) -> Trainer:

@@ -8,11 +8,12 @@ from typing import Any
 
 import optuna
 import yaml
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from hpsearch.errors import ConfigError
+from hpsearch.spaces.bounds import Value
 from hpsearch.spaces.space import Space
-from hpsearch.studies.study import check_known
+from hpsearch.studies.study import check_known, ranked
 from hpsearch.tracking.tracking import Tracking
 
 NO_BOUNDS = Space({})
@@ -34,9 +35,9 @@ class FinishedStudy:
     parent_run_id: str
     settings: Mapping[str, Any]
 
-    def hyperparameters(self, trial: FrozenTrial) -> dict[str, float]:
+    def hyperparameters(self, trial: FrozenTrial) -> dict[str, Value]:
         """Return what a trial drew, as people read it."""
-        return {name: float(value) for name, value in NO_BOUNDS.values(trial).items() if not isinstance(value, str)}
+        return NO_BOUNDS.values(trial)
 
     def config(self, tracking: Tracking) -> dict[str, Any]:
         """Return the composed configuration that the search was started with."""
@@ -54,9 +55,8 @@ def find(name: str, storage: optuna.storages.BaseStorage) -> FinishedStudy:
     """
     check_known(name, storage)
     study = optuna.load_study(study_name=name, storage=storage)
-    sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if not complete:
+    maximize = study.directions[0] == optuna.study.StudyDirection.MAXIMIZE
+    best = ranked(study.get_trials(deepcopy=False), maximize)
+    if not best:
         raise ConfigError(f"No trial of study {name} has finished yet; the command that started it goes on with it.")
-    ranked = sorted(complete, key=lambda t: (sign * (t.value or 0.0), t.number))
-    return FinishedStudy(name, ranked, study.user_attrs.get("parent_run_id", ""), study.user_attrs.get("settings", {}))
+    return FinishedStudy(name, best, study.user_attrs.get("parent_run_id", ""), study.user_attrs.get("settings", {}))

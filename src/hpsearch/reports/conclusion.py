@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
 from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
-from rich.console import Console
 
 from hpsearch.data.split import SearchData
 from hpsearch.errors import ModelError, TrackingError
 from hpsearch.registry import Registry, Version
-from hpsearch.reports.outcome import Outcome
+from hpsearch.reports import pareto
 from hpsearch.reports.searched import Searched
 from hpsearch.spaces.space import Space
 from hpsearch.studies.storage import without_password
-from hpsearch.studies.study import SharedStudy, best_trial, number_of
+from hpsearch.studies.study import SharedStudy, best_trial, number_of, value_of
 from hpsearch.tracking.runs import ChildRun, ParentRun
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.training.trainer import Training
+from hpsearch.trials.costs import Costs
 from hpsearch.trials.progress import Progress
 from hpsearch.uncertainty.evaluation import Evaluation, evaluate
 from hpsearch.uncertainty.mc_dropout import McDropout
@@ -32,61 +33,6 @@ from hpsearch.uncertainty.version_page import CERTIFICATE
 
 N_KEPT = 5  # models of a study
 DRAIN_S = 10.0  # a trial whose run has not arrived by then is not described
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What a search came to; `version` and `evaluation` are None where another worker concludes the study."""
-
-    outcome: Outcome
-    version: Version | None
-    evaluation: Evaluation | None
-    parent_run_id: str
-    tracking_uri: str
-    study: str
-    monitor: str
-    space: Space
-
-    def facts(self) -> dict[str, Any]:
-        """Return what came out as plain data."""
-        best, version = self.outcome.best, self.version
-        found: dict[str, Any] = {"study": self.study}
-        counts = ("n_finished", "n_pruned", "n_diverged", "n_failed", "n_epochs")
-        found |= {name: getattr(self.outcome, name) for name in counts}
-        if best is not None:
-            trial = {"trial": number_of(best), "monitor": self.monitor, "value": best.value}
-            found["best"] = {**trial, "hyperparameters": self.space.values(best)}
-        if version is not None:
-            about = {"version": version.number, "is_champion": version.is_champion, "why": version.why}
-            found["registered"] = {"name": version.name, **about}
-        found["test"] = None if self.evaluation is None else self.evaluation.metrics()
-        return found | {"run_id": self.parent_run_id, "tracking_uri": without_password(self.tracking_uri)}
-
-    def show(self, console: Console) -> None:
-        """Print what came out and what to do next."""
-        if self.evaluation is not None:
-            section = self.evaluation.section()
-            console.print(section.as_table())
-            console.print(section.text, soft_wrap=True, markup=False)
-        if self.version is not None:
-            alias = "champion" if self.version.is_champion else "challenger"
-            said = f"Registered as version {self.version.number} of {self.version.name}, alias {alias}"
-            console.print(f"{said} ({self.version.why}).", soft_wrap=True, markup=False)
-        for line in self.next_steps():
-            console.print(line, soft_wrap=True, markup=False)
-
-    def next_steps(self) -> list[str]:
-        """Return what a person may do next, a command a line."""
-        n_more = 2 * (self.outcome.n_finished + self.outcome.n_pruned + self.outcome.n_diverged)
-        lines = [f"Look at it:    mlflow ui --backend-store-uri {without_password(self.tracking_uri)}"]
-        lines += [f"Search on:     the same command with budget.n_trials={n_more}"]
-        lines += [f"Understand it: python -m hpsearch.report study={self.study}"]
-        if self.version is not None:
-            model = f"registered_model={self.version.name} version={self.version.number}"
-            lines += [f"Examine it:    python -m hpsearch.evaluate {model}"]
-            store = f"MLFLOW_TRACKING_URI={without_password(self.tracking_uri)}"
-            lines += [f"Serve it:      {store} mlflow models serve -m {self.version.uri} --env-manager local"]
-        return lines
 
 
 @dataclass(frozen=True)
@@ -100,6 +46,7 @@ class Conclusion:
         parent: The study's run.
         space: Shows hyperparameters as people see them.
         training: Says what is monitored.
+        costs: Says whether there is a second objective.
         registration: How the best model becomes a version.
         uncertainty: How MC Dropout is done.
         config: The composed configuration, as plain data.
@@ -111,6 +58,7 @@ class Conclusion:
     parent: ParentRun
     space: Space
     training: Training
+    costs: Costs
     registration: Registration
     uncertainty: McDropout
     config: Mapping[str, Any]
@@ -124,11 +72,17 @@ class Conclusion:
         """Return the best finished trial of all workers."""
         return best_trial(self.study.trials(), self.training.maximize)
 
-    def keep(self, model: keras.Model, run: ChildRun, value: float) -> None:
-        """Keep a trial's model where few finished trials are better: one is registered, all make ensembles."""
+    def keep(self, model: keras.Model, run: ChildRun, values: Sequence[float]) -> None:
+        """Keep a trial's model where few finished trials are better, or none in both objectives.
+
+        One or two of those that are kept are registered, all make ensembles.
+        """
         sign = -1 if self.training.maximize else 1
-        values = [t.value for t in self.study.trials() if t.state == TrialState.COMPLETE and t.value is not None]
-        if sum(sign * other <= sign * value for other in values) < N_KEPT:
+        mine = (sign * values[0], *values[1:])
+        complete = [t.values for t in self.study.trials() if t.state == TrialState.COMPLETE]
+        others = [(sign * other[0], *other[1:]) for other in complete]
+        is_on_front = not any(all(a <= b for a, b in zip(other, mine, strict=True)) for other in others)
+        if is_on_front or sum(other[0] <= mine[0] for other in others) < N_KEPT:
             self.registry.keep(model, run)
 
     def register(self, best: FrozenTrial, data: SearchData) -> tuple[keras.Model, Version]:
@@ -142,21 +96,40 @@ class Conclusion:
                 f"All trials are done, but MLflow does not answer at {without_password(self.tracking.uri)}; when it "
                 "does, the same command registers and evaluates the best model."
             )
-        monitor, run = self.training.monitor, self._arrived(number_of(best))
-        run_id, measured = run.info.run_id, run.data.metrics
-        model = self.registry.kept(run_id)
-        tags: dict[str, object] = {
-            key.removeprefix("best/"): value for key, value in measured.items() if key.startswith("best/val/")
-        }
-        tags |= {"hpsearch.trial": number_of(best), "hpsearch.study": self.name, "parent_run": self.parent.run_id}
-        self.parent.metrics({f"best/{monitor}": best.value or 0.0})
+        model, version = self._version_of(best, data)
+        self.parent.metrics({f"best/{self.training.monitor}": value_of(best) or 0.0})
         return model, self.registry.register(
             self.name,
-            run_id,
-            save=lambda folder: self.registration.save(model, folder, data, self.uncertainty),
-            tags=tags,
+            **version,
             is_better=lambda champion: self.registration.compare(model, champion, data.val, self.uncertainty),
         )
+
+    def register_cheapest(self, data: SearchData) -> Version | None:
+        """Give the cheapest trial that is nearly as good as the best its alias; None where there is one objective."""
+        objective, study = self.costs.second_objective, self.study.optuna
+        if objective is None:
+            return None
+        chosen = pareto.cheapest(study, self.costs.tolerance)
+        _, version = self._version_of(chosen, data)
+        best = self.best()
+        why = (
+            f"{objective} {chosen.values[1]:.4g} with {self.training.monitor} {chosen.values[0]:.4f}; "
+            f"the best has {best.values[1]:.4g} with {best.values[0]:.4f}"  # type: ignore[union-attr]
+        )
+        return self.registry.give_alias(self.costs.alias, self.name, **version, why=why)
+
+    def _version_of(self, trial: FrozenTrial, data: SearchData) -> tuple[keras.Model, dict[str, Any]]:
+        """Return a trial's model, and what the registry needs to make it a version."""
+        run = self._arrived(number_of(trial))
+        model = self.registry.kept(run.info.run_id)
+        shown = {key: value for key, value in run.data.metrics.items() if key.startswith(("best/val/", "model/"))}
+        tags: dict[str, object] = {key.removeprefix("best/"): value for key, value in shown.items()}
+        tags |= {"hpsearch.trial": number_of(trial), "hpsearch.study": self.name, "parent_run": self.parent.run_id}
+
+        def save(folder: Path) -> None:
+            self.registration.save(model, folder, data, self.uncertainty)
+
+        return model, {"run_id": run.info.run_id, "save": save, "tags": tags}
 
     def _arrived(self, number: int) -> Run:
         """Return a finished trial's run; another worker's may still be on its way.

@@ -12,7 +12,7 @@ from hpsearch.reports import commands
 from hpsearch.reports.advice import Advice
 from hpsearch.reports.searched import Searched, end_of
 from hpsearch.reports.understanding import facts
-from hpsearch.studies.study import number_of
+from hpsearch.studies.study import number_of, value_of
 from hpsearch.uncertainty.version_page import link, quality
 
 PAGE = "report.html"
@@ -46,7 +46,7 @@ def of_study(searched: Searched, advice: Advice, places: Places) -> str:
     lines, best = [], searched.best
     if best is not None:  # first, for MLflow folds all but some four lines
         title = places.run(searched.title(best), places.runs.get(number_of(best)))
-        lines += [f"**Best trial:** {title}, {searched.monitor} {best.value:.4f}.", ""]
+        lines += [f"**Best trial:** {title}, {searched.monitor} {value_of(best):.4f}.", ""]
     lines += [f"**Next:** {advice.next_step}", ""]
     lines += [f"- **{name}:** {value}" for name, value in facts(searched) if name != "best"]
     if quality(places.measured):
@@ -72,13 +72,16 @@ def _looks(searched: Searched, advice: Advice, places: Places) -> list[str]:
 
 
 def _commands(searched: Searched, advice: Advice) -> list[str]:
-    lines = [f"{advice.command}   # the next step"]
-    if commands.resume(searched) != advice.command:
-        lines.append(f"{commands.resume(searched)}   # the same search, or what is missing of it")
+    lines = [
+        "# the next step",
+        advice.command,
+        "# this search again, or what is missing of it",
+        commands.resume(searched),
+    ]
     if searched.best is not None:
-        if commands.evaluate(searched) != advice.command:
-            lines.append(f"{commands.evaluate(searched)}   # how far can the champion be trusted?")
-        lines += [*commands.serve(searched), f"{commands.report(searched)}   # {PAGE} again"]
+        lines += ["# how far can the champion be trusted?", commands.evaluate(searched)]
+        lines += ["# serve it", *commands.serve(searched)]
+    lines += [f"# {PAGE} again", commands.report(searched)]
     return [commands.WHERE, "", "```bash", *lines, "```"]
 
 

@@ -13,13 +13,14 @@ from hpsearch.pages.drawing import drawn
 from hpsearch.pages.section import Figure
 from hpsearch.reports.dimensions import Dimension
 from hpsearch.reports.searched import Searched, end_of
-from hpsearch.studies.study import number_of
+from hpsearch.studies.study import number_of, value_of
 from hpsearch.training.range_test import Curve
 
 MARKERS: dict[str, dict[str, Any]] = {
     "finished": {"marker": "o", "color": "black", "markersize": 5},
     "pruned": {"marker": "x", "color": "0.45", "markersize": 6},
     "diverged": {"marker": "^", "color": "0.45", "markersize": 6, "markerfacecolor": "white"},
+    "infeasible": {"marker": "s", "color": "0.45", "markersize": 5, "markerfacecolor": "white"},
 }
 BEST = {"marker": "*", "markersize": 12, "color": "tab:red", "markeredgecolor": "black", "linestyle": "none"}
 COMPLEMENT_TICKS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
@@ -33,7 +34,7 @@ def history(searched: Searched) -> Figure:
     best, steps = float("inf"), []
     for trial in searched.trials:
         if end_of(trial) == "finished":
-            best = min(best, searched.signed(trial.value))
+            best = min(best, searched.signed(value_of(trial)))
         steps.append((number_of(trial), best))
     shown = [(number, searched.signed(value)) for number, value in steps if np.isfinite(value)]
     axis.step(*zip(*shown, strict=True), where="post", color="tab:red", label="best so far")
@@ -73,7 +74,7 @@ def parallel(searched: Searched) -> Figure:
     """Draw each finished trial as a line through its hyperparameters; the darker, the better."""
     plot, axis = plt.subplots(figsize=(WIDTH_IN, 4.4), layout="constrained")
     ranked, found = searched.ranked, searched.dimensions
-    values = np.array([searched.signed(t.value) for t in ranked])
+    values = np.array([searched.signed(value_of(t)) for t in ranked])
     spread = values[-1] - values[0] or 1.0
     places = np.column_stack([searched.positions(ranked), 1 - (values - values[0]) / spread])
     for rank in reversed(range(len(ranked))):
@@ -84,7 +85,7 @@ def parallel(searched: Searched) -> Figure:
         axis.axvline(column, color="0.6", linewidth=0.8)
         axis.text(column, -0.04, dimension.shown(_end(dimension, 0)), ha="center", va="top")
         axis.text(column, 1.04, dimension.shown(_end(dimension, 1)), ha="center", va="bottom")
-    for at, value, side in ((1.04, ranked[0].value, "bottom"), (-0.04, ranked[-1].value, "top")):
+    for at, value, side in ((1.04, value_of(ranked[0]), "bottom"), (-0.04, value_of(ranked[-1]), "top")):
         axis.text(len(found), at, f"{value:.4g}", ha="center", va=side)
     axis.set_xticks(range(len(found) + 1), [*(d.name for d in found), searched.label])
     axis.tick_params(axis="x", pad=18, length=0)
@@ -111,6 +112,7 @@ def learning_curves(searched: Searched) -> Figure:
         "finished": {"color": "black", "linewidth": 1.1, "alpha": 0.7},
         "pruned": {"color": "0.5", "linewidth": 0.9, "linestyle": "--"},
         "diverged": {"color": "0.5", "linewidth": 0.9, "linestyle": ":"},
+        "infeasible": {"color": "0.5", "linewidth": 0.9, "linestyle": "-."},
     }
     told = set()
     for trial in searched.spent:
@@ -174,7 +176,7 @@ def _marked(axis: Any, searched: Searched, place: Any) -> None:
             )
     if searched.best is not None:
         label = f"best, #{number_of(searched.best)}"
-        axis.plot([place(searched.best)], [searched.best.value], **BEST, label=label)
+        axis.plot([place(searched.best)], [value_of(searched.best)], **BEST, label=label)
 
 
 def _legend(plot: Any, axis: Any) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.spaces.space import Space
 from hpsearch.studies.budget import SPENT
-from hpsearch.studies.study import best_trial, number_of
+from hpsearch.studies.study import best_trial, number_of, ranked
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Outcome:
     n_finished: int
     n_pruned: int
     n_diverged: int
+    n_infeasible: int
     n_failed: int
     n_epochs: int
     best: FrozenTrial | None
@@ -31,6 +33,7 @@ class Outcome:
             n_finished=sum(t.state == TrialState.COMPLETE for t in trials),
             n_pruned=reasons.count("pruned"),
             n_diverged=reasons.count("diverged"),
+            n_infeasible=reasons.count("infeasible"),
             n_failed=len(failed),
             n_epochs=sum(len(t.intermediate_values) for t in trials),
             best=best_trial(trials, maximize),
@@ -40,20 +43,25 @@ class Outcome:
         """Return the counts in words."""
         parts = [f"{self.n_finished} finished", f"{self.n_pruned} pruned"]
         parts += [f"{self.n_diverged} diverged"] if self.n_diverged else []
+        parts += [f"{self.n_infeasible} beyond a constraint"] if self.n_infeasible else []
         parts += [f"{self.n_failed} failed"] if self.n_failed else []
         return ", ".join(parts)
 
 
+def numbers(trial: FrozenTrial) -> list[str]:
+    """Return the values of a finished trial as people read them: weights are counted, all else is measured."""
+    value, *costs = trial.values
+    return [f"{value:.4f}", *(f"{cost:.0f}" if cost.is_integer() else f"{cost:.4f}" for cost in costs)]
+
+
 def best_rows(
-    trials: list[FrozenTrial], space: Space, monitor: str, maximize: bool, n_rows: int = 5
+    trials: list[FrozenTrial], space: Space, objectives: Sequence[str], maximize: bool, n_rows: int = 5
 ) -> list[list[str]]:
     """Return the best trials as rows of a table, the first being the head."""
-    sign = -1 if maximize else 1
-    complete = sorted((t for t in trials if t.state == TrialState.COMPLETE), key=lambda t: sign * (t.value or 0))
-    rows = [(t, space.values(t)) for t in complete[:n_rows]]
+    rows = [(t, space.values(t)) for t in ranked(trials, maximize)[:n_rows]]
     names = list(dict.fromkeys(name for _, values in rows for name in values))
-    table = [["trial", monitor, "epochs", *names]]
+    table = [["trial", *objectives, "epochs", *names]]
     for trial, values in rows:
         cells = [f"{values[n]:.4g}" if isinstance(values.get(n), float) else str(values.get(n, "")) for n in names]
-        table.append([f"#{number_of(trial)}", f"{trial.value:.4f}", str(len(trial.intermediate_values)), *cells])
+        table.append([f"#{number_of(trial)}", *numbers(trial), str(len(trial.intermediate_values)), *cells])
     return table

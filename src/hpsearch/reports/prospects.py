@@ -22,8 +22,10 @@ from scipy.stats import qmc
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+from threadpoolctl import threadpool_limits
 
 from hpsearch.reports.searched import Searched, end_of
+from hpsearch.studies.study import value_of
 
 MIN_FINISHED = 5
 MAX_FITTED = 200  # the best trials alone: the fit takes the third power of their number
@@ -66,9 +68,13 @@ class Prospects:
     """
 
     def __init__(self, searched: Searched, seed: int) -> None:
+        with threadpool_limits(1):  # matrices this small are slower on many threads, by far where the machine is busy
+            self._fit(searched, seed)
+
+    def _fit(self, searched: Searched, seed: int) -> None:
         rng = self._rng = np.random.default_rng(seed)
         x, y = _examples(searched)
-        self._best = searched.signed(searched.ranked[0].value)
+        self._best = searched.signed(value_of(searched.ranked[0]))
         self._centre, self._unit = float(y.mean()), float(y.std()) or 1.0
         kernel = ConstantKernel(1.0, (0.1, 10.0)) * Matern(np.ones(x.shape[1]), (0.1, 10.0), nu=2.5)
         process = GaussianProcessRegressor(
@@ -130,12 +136,12 @@ def _examples(searched: Searched) -> tuple[Floats, Floats]:
 def _final(trial: FrozenTrial, searched: Searched) -> float | None:
     """A stopped trial counts as if it had gone on as the finished ones did, in the median, from that epoch."""
     if trial.state == TrialState.COMPLETE:
-        return searched.signed(trial.value)
+        return searched.signed(value_of(trial))
     if end_of(trial) == "diverged" or trial.last_step is None:
         return None
     step = trial.last_step
     rests = [
-        searched.signed(t.value) - searched.signed(t.intermediate_values[step])
+        searched.signed(value_of(t)) - searched.signed(t.intermediate_values[step])
         for t in searched.ranked
         if step in t.intermediate_values
     ]

@@ -29,7 +29,8 @@ def record(searched: Searched, tracking: Tracking, parent: ParentRun) -> tuple[A
     for figure in (figure for section in found for figure in section.figures):
         parent.file(f"figures/{figure.name}.png", figure.png)
     counts = {"trials/finished": outcome.n_finished, "trials/pruned": outcome.n_pruned}
-    parent.metrics({**counts, "trials/diverged": outcome.n_diverged, "trials/failed": outcome.n_failed})
+    counts |= {"trials/diverged": outcome.n_diverged, "trials/infeasible": outcome.n_infeasible}
+    parent.metrics({**counts, "trials/failed": outcome.n_failed})
     tags: dict[str, object] = {"hpsearch.next_step": advice.next_step}
     if searched.best is not None:
         tags["hpsearch.best_trial"] = number_of(searched.best)

@@ -18,10 +18,10 @@ from hpsearch.spaces.bounds import Value
 from hpsearch.spaces.space import Space
 from hpsearch.studies.budget import SPENT
 from hpsearch.studies.sampling import RETRIED_REASONS, SURPLUS
-from hpsearch.studies.study import number_of
+from hpsearch.studies.study import number_of, ranked, value_of
 from hpsearch.tracking.runs import TrialName
 
-ENDS = ("finished", "pruned", "diverged", "failed", "running")
+ENDS = ("finished", "pruned", "diverged", "infeasible", "failed", "running")
 UNITS = {"loss": "nats", "accuracy": "share of images", "error": "share of images"}
 
 
@@ -67,7 +67,7 @@ class Searched:
     @cached_property
     def ranked(self) -> list[FrozenTrial]:
         """Those that finished, the best first."""
-        return sorted((t for t in self.trials if t.state == TrialState.COMPLETE), key=lambda t: self.signed(t.value))
+        return ranked(self.trials, self.maximize)
 
     @property
     def best(self) -> FrozenTrial | None:
@@ -83,6 +83,12 @@ class Searched:
     def dimensions(self) -> list[Dimension]:
         """The hyperparameters that varied."""
         return dimensions(self.spent)
+
+    @property
+    def objectives(self) -> list[str]:
+        """The metric, and a second objective where there is one."""
+        second = self.config.get("costs", {}).get("second_objective")
+        return [self.monitor, second] if second else [self.monitor]
 
     @property
     def label(self) -> str:
@@ -105,7 +111,7 @@ class Searched:
     def reached(self, trial: FrozenTrial) -> float | None:
         """Return a trial's value; of one that was stopped, its last."""
         if trial.state == TrialState.COMPLETE:
-            return trial.value
+            return value_of(trial)
         return trial.intermediate_values.get(trial.last_step) if trial.last_step is not None else None
 
     def positions(self, trials: Sequence[FrozenTrial]) -> NDArray[np.float64]:
@@ -118,5 +124,6 @@ class Searched:
 def end_of(trial: FrozenTrial) -> str:
     """Return how a trial ended, in one of the words of ENDS."""
     if trial.state == TrialState.PRUNED:
-        return "diverged" if trial.user_attrs.get("reason") == "diverged" else "pruned"
+        reason = str(trial.user_attrs.get("reason"))
+        return reason if reason in ENDS else "pruned"
     return {TrialState.COMPLETE: "finished", TrialState.RUNNING: "running"}.get(trial.state, "failed")

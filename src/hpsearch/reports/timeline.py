@@ -22,6 +22,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "finished": {"facecolor": "0.85"},
     "pruned": {"facecolor": "white", "hatch": "//"},
     "diverged": {"facecolor": "white", "hatch": "xx"},
+    "infeasible": {"facecolor": "white", "hatch": ".."},
     "failed": {"facecolor": "0.4"},
     "running": {"facecolor": "white", "linestyle": "--"},
 }

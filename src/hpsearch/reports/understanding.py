@@ -11,13 +11,14 @@ from optuna.importance import FanovaImportanceEvaluator
 
 from hpsearch.checkups.replay import standing
 from hpsearch.pages.section import Section
-from hpsearch.reports import commands, figures
+from hpsearch.reports import commands, figures, pareto
 from hpsearch.reports.advice import Advice
 from hpsearch.reports.edges import N_BEST, NEAR, Edge
 from hpsearch.reports.outcome import best_rows
 from hpsearch.reports.prospects import LEVEL
 from hpsearch.reports.searched import Searched, end_of
 from hpsearch.reports.timeline import clock, timeline
+from hpsearch.studies.study import value_of
 
 MIN_RANKED = 4  # finished trials below which importances are left out
 MAX_ROWS = 60
@@ -43,7 +44,7 @@ def facts(searched: Searched) -> list[tuple[str, str]]:
         ("took", f"{duration(clock(searched).total_s)} of work"),
     ]
     if searched.best is not None:
-        found.append(("best", f"{searched.title(searched.best)}: {searched.monitor} {searched.best.value:.4f}"))
+        found.append(("best", f"{searched.title(searched.best)}: {searched.monitor} {value_of(searched.best):.4f}"))
     return [(name, value) for name, value in found if value]
 
 
@@ -56,8 +57,9 @@ def sections(searched: Searched, advice: Advice) -> list[Section]:
     made = [_next(searched, advice)]
     if searched.best is None:
         return [*made, *_stopped(searched), *_workers(searched)]
-    rows = best_rows(searched.trials, searched.space, searched.monitor, searched.maximize, 10)
+    rows = best_rows(searched.trials, searched.space, searched.objectives, searched.maximize, 10)
     made += [Section("How it went", "", figures=[figures.history(searched)])]
+    made += [pareto.section(searched)] if len(searched.objectives) > 1 else []
     made += [Section("The best trials", "", rows), _prospects(searched, advice), _bounds(advice)]
     if searched.dimensions:
         made += _hyperparameters(searched)
@@ -131,7 +133,7 @@ def _hyperparameters(searched: Searched) -> list[Section]:
 
 def importances(searched: Searched) -> dict[str, float]:
     """Return each hyperparameter's share of the variance, the largest first; empty where there are too few trials."""
-    if len(searched.ranked) < MIN_RANKED or len({t.value for t in searched.ranked}) < 2 or not searched.dimensions:
+    if len(searched.ranked) < MIN_RANKED or len({value_of(t) for t in searched.ranked}) < 2 or not searched.dimensions:
         return {}
     names = [d.name for d in searched.dimensions]
     shown = optuna.create_study()
@@ -139,7 +141,7 @@ def importances(searched: Searched) -> dict[str, float]:
         drawn = {name: float(min(max(x, 0.0), 1.0)) for name, x in zip(names, row, strict=True) if np.isfinite(x)}
         distributions = {name: FloatDistribution(0.0, 1.0) for name in drawn}
         shown.add_trial(
-            optuna.trial.create_trial(value=trial.value, params=drawn, distributions=distributions)  # type: ignore[arg-type]
+            optuna.trial.create_trial(value=value_of(trial), params=drawn, distributions=distributions)  # type: ignore[arg-type]
         )
     found = optuna.importance.get_param_importances(shown, evaluator=FanovaImportanceEvaluator(seed=0))
     return dict(found)
@@ -151,7 +153,7 @@ def _stopped(searched: Searched) -> list[Section]:
         return []
     head = ["trial", "end", "after epoch", searched.label, "place at that epoch", "the best of those", "why"]
     rows = [_stopped_row(searched, trial) for trial in trials[:MAX_ROWS]]
-    text = "A trial is pruned when too many others were better at the same epoch; one that diverged or failed says why."
+    text = "A trial is pruned when too many others were better at the same epoch; any other says why."
     if len(trials) > MAX_ROWS:
         text += f" The first {MAX_ROWS} of {len(trials)}."
     return [Section("Why trials were stopped", text, [head, *rows])]

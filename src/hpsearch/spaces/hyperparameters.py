@@ -52,6 +52,18 @@ class OptunaHyperParameters(keras_tuner.HyperParameters):  # type: ignore[misc]
         return proposal(hp) if bound is None else fitted(bound, hp)
 
 
+def ask(hp: keras_tuner.HyperParameters, name: str, rule: Rule) -> Value:
+    """Ask for a hyperparameter that a bound alone proposes, and return its value."""
+    if isinstance(rule, Fixed):
+        value: Value = hp.Fixed(name, rule.value)
+    elif isinstance(rule, Choices):
+        value = hp.Choice(name, list(rule.values))
+    else:
+        kind = hp.Int if rule.integer else hp.Float
+        value = kind(name, rule.low, rule.high, step=rule.step, sampling="log" if rule.scale == "log" else "linear")
+    return value
+
+
 def proposal(hp: Any) -> Rule:
     """Return what the HyperModel itself proposes for a hyperparameter.
 

@@ -123,15 +123,15 @@ class PastStudy(Study):
     Args:
         name: The study's.
         study_id: The storage's key of the study.
-        direction: Whether values are to be small or large.
+        directions: Whether values are to be small or large, of each objective.
         history: The trials that can be seen.
         storage: Where anything else is asked for and written; None where nothing may change.
     """
 
     def __init__(
-        self, name: str, study_id: int, direction: StudyDirection, history: History, storage: BaseStorage | None
+        self, name: str, study_id: int, directions: list[StudyDirection], history: History, storage: BaseStorage | None
     ) -> None:
-        self.study_name, self._study_id, self._directions = name, study_id, [direction]
+        self.study_name, self._study_id, self._directions = name, study_id, directions
         self._storage: Any = _PastStorage(history, storage)
         super().__setstate__(self.__dict__)  # as after unpickling: the rest is what each thread has of its own
 
@@ -139,7 +139,7 @@ class PastStudy(Study):
     def of(cls, study: Study, history: History) -> PastStudy:
         """Return `study` with the trials of `history`."""
         storage: Any = study._storage
-        return cls(study.study_name, study._study_id, study.direction, history, storage)
+        return cls(study.study_name, study._study_id, study.directions, history, storage)
 
 
 class _PastStorage:

@@ -6,7 +6,8 @@ it, so workers need nothing in common but the storage. What Optuna does not know
     worker      the process that runs it
     lease       until when (Unix time) the trial counts as alive without a word from its worker
     job         the SLURM job that the worker is, if it is one
-    reason      why it did not complete: pruned, diverged, killed, preempted, interrupted, out_of_memory, error, surplus
+    reason      why it did not complete: pruned, diverged, infeasible, killed, preempted, interrupted, out_of_memory,
+                error, surplus
     message     the same, for people
     history     what its suggestions were based on; see history.py
     ticket      what it is called and seeded by: its number, had no trial before it been tried again
@@ -15,6 +16,7 @@ it, so workers need nothing in common but the storage. What Optuna does not know
     against     the trials that it was compared with when it was pruned
     paused      the epoch at which it waits to be promoted
     promoted    the epoch until which it was promoted
+    warm_start  the trial of another study that it has its values from
 """
 
 from __future__ import annotations
@@ -55,11 +57,13 @@ class SharedStudy(Telling):
         pruner: optuna.pruners.BasePruner,
         maximize: bool,
         budget: Budget,
+        has_cost: bool = False,
     ) -> SharedStudy:
-        """Open the study `name` in `storage`, or create it."""
+        """Open the study `name` in `storage`, or create it; `has_cost` adds a second objective that is to be small."""
         with storage_errors(f"of study {name}"):
-            direction = StudyDirection.MAXIMIZE if maximize else StudyDirection.MINIMIZE
-            optuna.create_study(study_name=name, storage=storage, direction=direction, load_if_exists=True)
+            directions = [StudyDirection.MAXIMIZE if maximize else StudyDirection.MINIMIZE]
+            directions += [StudyDirection.MINIMIZE] if has_cost else []
+            optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
             study = PausableStudy(name, storage, sampler, pruner)
         return cls(study, storage, sampler, budget)
 
@@ -185,8 +189,18 @@ def number_of(trial: optuna.Trial | FrozenTrial) -> int:
     return number
 
 
+def value_of(trial: FrozenTrial) -> float | None:
+    """Return the monitored value of a trial, which is its first where the study has two objectives."""
+    return trial.values[0] if trial.values else None
+
+
+def ranked(trials: list[FrozenTrial], maximize: bool) -> list[FrozenTrial]:
+    """Return the completed trials, the best value first, the earliest of equals."""
+    complete = [t for t in trials if t.state == TrialState.COMPLETE]
+    sign = -1 if maximize else 1
+    return sorted(complete, key=lambda t: (sign * t.values[0], number_of(t)))
+
+
 def best_trial(trials: list[FrozenTrial], maximize: bool) -> FrozenTrial | None:
     """Return the completed trial with the best value, the earliest of equals."""
-    complete = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
-    sign: Any = -1 if maximize else 1
-    return min(complete, key=lambda t: (sign * t.value, number_of(t)), default=None)
+    return next(iter(ranked(trials, maximize)), None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -48,7 +48,9 @@ class Telling:
 
     def should_stop(self, trial: optuna.Trial, epoch: int) -> bool:
         """Return whether the pruner stops a trial at an epoch; it was let go on at those before it was promoted."""
-        return epoch > trial.user_attrs.get(PROMOTED, 0) and bool(self._unless_away(trial.should_prune))
+        if self.has_cost or epoch <= trial.user_attrs.get(PROMOTED, 0):
+            return False
+        return bool(self._unless_away(trial.should_prune))
 
     def _unless_away(self, call: Any) -> Any:
         try:
@@ -64,11 +66,22 @@ class Telling:
             while self._unsent:
                 epoch, value = self._unsent[0]
                 if epoch not in trial._cached_frozen_trial.intermediate_values:
-                    trial.report(value, epoch)
+                    self._report(trial, value, epoch)
                 self._unsent.pop(0)
         except optuna.exceptions.UpdateFinishedTrialError as error:
             self._unsent.clear()
             raise taken_over(trial) from error
+
+    def _report(self, trial: optuna.Trial, value: float, epoch: int) -> None:
+        if self.has_cost:  # Optuna has no pruner for two objectives, and so refuses; people want the curves
+            self.optuna._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
+        else:
+            trial.report(value, epoch)
+
+    @property
+    def has_cost(self) -> bool:
+        """Whether the study has a second objective."""
+        return len(self.optuna.directions) > 1
 
     @property
     def pauses(self) -> bool:
@@ -94,21 +107,30 @@ class Telling:
                 self.optuna._storage.set_trial_state_values(trial._trial_id, TrialState.PRUNED)
         return paused
 
-    def complete(self, trial: optuna.Trial, value: float) -> None:
-        """End a trial with its value."""
-        self._tell(trial, TrialState.COMPLETE, {}, value)
+    def constrain(self, trial: optuna.Trial, excess: Mapping[str, float]) -> None:
+        """Tell samplers how far a trial is beyond each constraint; 0 or less is within it."""
+        for name in excess.keys() - trial.constraints.keys():
+            trial.set_constraint(name, excess[name])
 
-    def prune(self, trial: optuna.Trial, reason: str) -> None:
+    def complete(self, trial: optuna.Trial, *values: float) -> None:
+        """End a trial with the value of each objective."""
+        self._tell(trial, TrialState.COMPLETE, {}, values)
+
+    def prune(self, trial: optuna.Trial, reason: str, message: str = "") -> None:
         """End a trial that is not worth going on with; samplers learn from it."""
+        if self.has_cost:  # Optuna's TPE ranks infeasible trials with two objectives, but no pruned ones
+            self.constrain(trial, {reason: 1.0})
         step = self.optuna._storage.get_trial(trial._trial_id).last_step
         others = (t.number for t in self.trials() if t.number != trial.number and step in t.intermediate_values)
-        self._tell(trial, TrialState.PRUNED, {"reason": reason, "against": as_ranges(others)})
+        self._tell(trial, TrialState.PRUNED, {"reason": reason, "message": message, "against": as_ranges(others)})
 
-    def _tell(self, trial: optuna.Trial, state: TrialState, attrs: dict[str, Any], value: float | None = None) -> None:
+    def _tell(
+        self, trial: optuna.Trial, state: TrialState, attrs: dict[str, Any], values: Sequence[float] | None = None
+    ) -> None:
         try:
             self._send(trial)
             self.write(trial, attrs)
-            self.optuna.tell(trial, value, state=state)
+            self.optuna.tell(trial, values, state=state)
         except (optuna.exceptions.UpdateFinishedTrialError, ValueError) as error:
             # A call that was repeated because its answer was lost finds that it has succeeded.
             ended = self.optuna._storage.get_trial(trial._trial_id)

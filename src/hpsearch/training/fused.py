@@ -26,6 +26,7 @@ from hpsearch.programs.order import Order
 from hpsearch.programs.program import Program
 from hpsearch.programs.signature import signature
 from hpsearch.seeds import derive
+from hpsearch.training.brought import becomes_another, owns_fit
 from hpsearch.training.checkpoints import Slot
 from hpsearch.training.epochs import Continuation, Epochs, Fitted, Listener
 from hpsearch.training.rates import Scheduling
@@ -132,6 +133,7 @@ class FusedTrainer(Trainer):
         self.n_slots = n_slots
         self._meeting = threading.Condition()
         self._fused: FusedProgram | None = None
+        self._fused_batch_size = 0
         self._seated: dict[int, Order] = {}
         self._asked: set[int] = set()
         self._logs: dict[int, dict[str, float]] = {}
@@ -155,12 +157,12 @@ class FusedTrainer(Trainer):
     ) -> Fitted:
         """As `Trainer.fit`."""
         with self._meeting:
-            fused = self._fused_for(hypermodel, model)
+            fused = self._fused_for(hypermodel, hp, model)
             if fused is None:
                 return super().fit(hypermodel, hp, model, seed, listener, slot=slot)
-        order = Order(len(self.data.train), self.settings.batch_size, 0, lambda epoch: derive(seed, "order", epoch))
+        order = Order(len(self.data.train), self.batch_size(hp), 0, lambda epoch: derive(seed, "order", epoch))
         with self._seat(order) as seat:
-            epochs, scheduling = self._sit(fused, seat, model, seed, listener, slot)
+            epochs, scheduling = self._sit(fused, seat, hp, model, seed, listener, slot)
             for n_epochs, metrics in enumerate(epochs.fitted.history, start=1):
                 listener(n_epochs, metrics)
             while not epochs.patience_is_over and epochs.fitted.n_epochs < self.settings.epochs:
@@ -171,18 +173,22 @@ class FusedTrainer(Trainer):
         fused.program.unload(model, epochs.best_state)
         return epochs.fitted
 
-    def _fused_for(self, hypermodel: keras_tuner.HyperModel, model: keras.Model) -> FusedProgram | None:
+    def _fused_for(
+        self, hypermodel: keras_tuner.HyperModel, hp: keras_tuner.HyperParameters, model: keras.Model
+    ) -> FusedProgram | None:
         """Return the program that can train `model`, None where it must be trained alone."""
         name = signature(model)
-        own_way = type(hypermodel).fit is not keras_tuner.HyperModel.fit
-        if name is None or own_way or (hasattr(hypermodel, "companions") and hypermodel.companions()):
+        if name is None or owns_fit(hypermodel) or becomes_another(hypermodel):
             return None
         if self._fused is None:
             tensors = self._on_device(labels_for(model))
-            n_steps = Order(len(self.data.train), self.settings.batch_size, 0, int).n_steps
+            n_steps = Order(len(self.data.train), self.batch_size(hp), 0, int).n_steps
             self._fused = FusedProgram(self._load_program(model, n_steps, tensors), tensors, self.n_slots)
+            self._fused_batch_size = self.batch_size(hp)
             self._program = None  # this one is taken; a trial alone gets another
-        return self._fused if self._fused.program.name == name else None
+        return (
+            self._fused if (self._fused.program.name, self._fused_batch_size) == (name, self.batch_size(hp)) else None
+        )
 
     @contextmanager
     def _seat(self, order: Order) -> Iterator[int]:
@@ -198,7 +204,14 @@ class FusedTrainer(Trainer):
                 self._meeting.notify_all()  # the others need not wait for this one any more
 
     def _sit(  # noqa: PLR0917
-        self, fused: FusedProgram, seat: int, model: keras.Model, seed: int, listener: Listener, slot: Slot | None
+        self,
+        fused: FusedProgram,
+        seat: int,
+        hp: keras_tuner.HyperParameters,
+        model: keras.Model,
+        seed: int,
+        listener: Listener,
+        slot: Slot | None,
     ) -> tuple[Epochs, Scheduling]:
         """Put a trial, freshly built or as its checkpoint has it, into its seat."""
 
@@ -213,7 +226,7 @@ class FusedTrainer(Trainer):
         with self._meeting:
             program = fused.program
             program.load(model, lambda layer: derive(seed, "dropout", layer))
-            goes_on = Continuation(slot, self._identity(program, seed), snapshot, program.restore) if slot else None
+            goes_on = Continuation(slot, self._identity(program, hp, seed), snapshot, program.restore) if slot else None
             epochs = self._epochs(listener, state, order=self._seated[seat], continuation=goes_on)
             epochs.set_model(program.model)
             scheduling = Scheduling(self.schedule, self._seated[seat], self.settings.epochs, program.drawn, epochs)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hpsearch.errors import ConfigError, ModelError
 from hpsearch.seeds import derive
-from hpsearch.spaces.bounds import COMPLEMENT, Fixed, Range, is_number
+from hpsearch.spaces.bounds import COMPLEMENT, Fixed, Range, Value, is_number
 from hpsearch.spaces.space import Space
 from hpsearch.training.trainer import Trainer
 
@@ -73,7 +73,7 @@ class RangeTest:
         return self.curve(trainer, hypermodel, middles(space), seed)
 
     def curve(
-        self, trainer: Trainer, hypermodel: keras_tuner.HyperModel, values: Mapping[str, float], seed: int
+        self, trainer: Trainer, hypermodel: keras_tuner.HyperModel, values: Mapping[str, Value], seed: int
     ) -> Curve:
         """Train a fresh model at ever larger rates.
 
@@ -90,7 +90,7 @@ class RangeTest:
         keras.utils.set_random_seed(derive(seed, "weights"))
         hp = keras_tuner.HyperParameters()
         hp.values.update({**values, "learning_rate": self.low})
-        losses = trainer.sweep(hypermodel.build(hp), derive(seed, "fit"), rates, self.steps_per_point)
+        losses = trainer.sweep(hp, hypermodel.build(hp), derive(seed, "fit"), rates, self.steps_per_point)
         if len(losses) < 3:
             raise ModelError(f"The learning rate test diverged at {self.low:g}; give a smaller range_test.low.")
         return Curve(rates[: len(losses)], losses)
@@ -125,7 +125,7 @@ def below(space: Space, high: float) -> Space:
 
 def middles(space: Space) -> dict[str, float]:
     """Return the middle of each bound, on its scale; a fixed hyperparameter has its value."""
-    fixed = {name: float(r.value) for name, r in space.rules.items() if isinstance(r, Fixed) and is_number(r.value)}
+    fixed = {name: r.value for name, r in space.rules.items() if isinstance(r, Fixed) and is_number(r.value)}
     points = {stored: values[0] for stored, values in space.grid(1).items()}
     drawn = {
         stored.removeprefix(COMPLEMENT): 1 - value if stored.startswith(COMPLEMENT) else value

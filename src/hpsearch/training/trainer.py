@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import keras
 import keras_tuner
@@ -18,11 +19,13 @@ from hpsearch.programs.order import Order
 from hpsearch.programs.program import Averaging, Program, on_device
 from hpsearch.programs.signature import signature
 from hpsearch.seeds import GLOBAL_GENERATOR, derive
+from hpsearch.training.brought import companions, owns_fit
 from hpsearch.training.checkpoints import Slot
 from hpsearch.training.epochs import Continuation, Epochs, Fitted, Listener
 from hpsearch.training.rates import LossOfEach, Scheduling, Sweep
 from hpsearch.training.schedules import CONSTANT, Schedule
 
+BATCH_SIZE = "batch_size"  # the one hyperparameter that is the fit's and not the model's
 VAL_BATCH_SIZE = 1000
 PRECISIONS = ("float32", "mixed_bfloat16")
 
@@ -65,32 +68,6 @@ def check_monitor(model: keras.Model, monitor: str) -> None:
         raise ConfigError(f"training.monitor={monitor} is no metric of this model.{did_you_mean(monitor, valid)}")
 
 
-def finished(hypermodel: keras_tuner.HyperModel, model: keras.Model) -> keras.Model:
-    """Return a trained model as its HyperModel's own `finished(model)` wants it kept, if it has one."""
-    kept: keras.Model = hypermodel.finished(model) if hasattr(hypermodel, "finished") else model
-    return kept
-
-
-def companions(hypermodel: keras_tuner.HyperModel, epochs: Epochs) -> list[keras.callbacks.Callback]:
-    """Return the callbacks that a HyperModel's own `companions()` asks for, if it has them."""
-    found = list(getattr(hypermodel, "companions", tuple)())
-    ramps = [callback.ramp_is_over for callback in found if hasattr(callback, "ramp_is_over")]
-    return [*found, Ramp(epochs, ramps)] if ramps else found
-
-
-class Ramp(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keeps epochs from being the best while the model is still becoming another one."""
-
-    def __init__(self, epochs: Epochs, ramps: Sequence[Callable[[int], bool]]) -> None:
-        super().__init__()
-        self.epochs, self.ramps = epochs, ramps
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Forget the best epoch where the last one was on the way, so that the next one is."""
-        if epoch and not all(is_over(epoch - 1) for is_over in self.ramps):
-            self.epochs.fitted.best_epoch = 0
-
-
 class Trainer:
     """Fits models on one data set, which it holds on the device for all trials of a study."""
 
@@ -102,6 +79,7 @@ class Trainer:
         self.data = data
         self._tensors: dict[str, tuple[Any, ...]] = {}
         self._program: Program | None = None
+        self._n_steps = 0  # of an epoch of the program
 
     def fit(
         self,
@@ -129,12 +107,14 @@ class Trainer:
             DivergedError: The training or validation loss is NaN or infinite.
         """
         tensors = self._on_device(labels_for(model))
-        if type(hypermodel).fit is not keras_tuner.HyperModel.fit:
+        if owns_fit(hypermodel):
             return self._fit_its_own_way(hypermodel, hp, model, tensors, listener)
-        order = self._order(lambda epoch: derive(seed, "order", epoch))
+        order = self._order(hp, lambda epoch: derive(seed, "order", epoch))
         program = self._load_program(model, order.n_steps, tensors)
         program.load(model, lambda layer: derive(seed, "dropout", layer))
-        goes_on = Continuation(slot, self._identity(program, seed), program.snapshot, program.restore) if slot else None
+        goes_on = (
+            Continuation(slot, self._identity(program, hp, seed), program.snapshot, program.restore) if slot else None
+        )
         epochs = self._epochs(listener, program.state, order=order, continuation=goes_on)
         callbacks = [epochs, Scheduling(self.schedule, order, self.settings.epochs, program.drawn, epochs)]
         callbacks += companions(hypermodel, epochs)
@@ -147,13 +127,20 @@ class Trainer:
         program.unload(model, epochs.best_state)
         return epochs.fitted
 
-    def sweep(self, model: keras.Model, seed: int, learning_rates: np.ndarray, steps_per_point: int) -> np.ndarray:
+    def sweep(
+        self,
+        hp: keras_tuner.HyperParameters,
+        model: keras.Model,
+        seed: int,
+        learning_rates: np.ndarray,
+        steps_per_point: int,
+    ) -> np.ndarray:
         """Train a few steps at each learning rate in turn, and return the mean training loss at each, (n,).
 
         It ends early where the loss explodes. `model` keeps its weights; the program is the one that `fit` uses.
         """
         tensors = self._on_device(labels_for(model))
-        order = self._order(lambda epoch: derive(seed, "order", epoch))
+        order = self._order(hp, lambda epoch: derive(seed, "order", epoch))
         program = self._load_program(model, order.n_steps, tensors)
         program.load(model, lambda layer: derive(seed, "dropout", layer))
         sweep = Sweep(order, learning_rates, program.drawn[1], steps_per_point)
@@ -166,15 +153,19 @@ class Trainer:
 
     def _fit_its_own_way(self, hypermodel: Any, hp: Any, model: Any, tensors: Any, listener: Listener) -> Fitted:
         epochs = self._epochs(listener, model.get_weights)
-        hypermodel.fit(hp, model, x=tensors[0], y=tensors[1], callbacks=[epochs], **self._common(tensors))
+        fit, model.fit = model.fit, partial(model.fit, batch_size=self.batch_size(hp))  # unless its way names another
+        try:
+            hypermodel.fit(hp, model, x=tensors[0], y=tensors[1], callbacks=[epochs], **self._common(tensors))
+        finally:
+            model.fit = fit
         model.set_weights(epochs.best_state)
         return epochs.fitted
 
-    def _identity(self, program: Program, seed: int) -> str:
+    def _identity(self, program: Program, hp: keras_tuner.HyperParameters, seed: int) -> str:
         """Return what tells this fit from others, of other trials or settings."""
         settings = self.settings
         parts = (type(self).__name__, keras.backend.backend(), program.name, seed, self.data.fingerprint)
-        return " ".join(map(str, (*parts, settings.batch_size, settings.averaging_epochs, self.schedule)))
+        return " ".join(map(str, (*parts, self.batch_size(hp), settings.averaging_epochs, self.schedule)))
 
     def _epochs(self, listener: Listener, state: Callable[[], list[np.ndarray]], **more: Any) -> Epochs:
         settings = self.settings
@@ -198,13 +189,18 @@ class Trainer:
             self._program = None
         return self._tensors[form]
 
-    def _order(self, seed_of_epoch: Callable[[int], int]) -> Order:
+    def batch_size(self, hp: keras_tuner.HyperParameters) -> int:
+        """Return the batch size of a fit: a hyperparameter of this name comes before the setting."""
+        return int(hp.values.get(BATCH_SIZE, self.settings.batch_size))
+
+    def _order(self, hp: keras_tuner.HyperParameters, seed_of_epoch: Callable[[int], int]) -> Order:
         n = len(self.data.train.labels)
-        return Order(n, self.settings.batch_size, self.settings.steps_per_call, seed_of_epoch)
+        return Order(n, self.batch_size(hp), self.settings.steps_per_call, seed_of_epoch)
 
     def _load_program(self, model: keras.Model, n_steps: int, tensors: tuple[Any, ...]) -> Program:
         name = signature(model)
-        if self._program is None or name is None or self._program.name != name:
+        known = (self._program.name, self._n_steps) if self._program else None
+        if name is None or known != (name, n_steps):  # how fast the averages forget depends on the steps of an epoch
             self._program = None  # one at a time: a program holds a copy of the weights and of the optimizer
             jit = self.settings.jit_compile
             jit = _is_compiled_faster(model) if jit is None else jit
@@ -212,7 +208,8 @@ class Trainer:
             averaging = math.exp(-1 / averaged) if averaged else 0.0
             with GLOBAL_GENERATOR:
                 self._program = Program(name or "", model, *tensors[:2], averaging=averaging, jit=jit)
-        return self._program
+            self._n_steps = n_steps
+        return cast("Program", self._program)
 
 
 def _arrays(part: Examples, form: str, n_classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from hpsearch.errors import DivergedError, TakenOverError, UserError
+from hpsearch.errors import DivergedError, InfeasibleError, TakenOverError, UserError
 from hpsearch.studies.leases import Lease
 from hpsearch.studies.machines import Preempted, leave_if_asked
 from hpsearch.studies.study import SharedStudy, number_of
@@ -88,7 +88,9 @@ class Attempt:
             except optuna.TrialPruned as error:
                 self._stop(str(error))
             except DivergedError as error:
-                self._prune("diverged", str(error), "FAILED")
+                self._prune(error.reason, str(error), "FAILED")
+            except InfeasibleError as error:
+                self._prune(error.reason, str(error), "KILLED")
             except Preempted as error:
                 self._give_back("preempted", str(error))
                 raise
@@ -117,13 +119,13 @@ class Attempt:
         if self.study.should_stop(self.trial, epoch):
             raise optuna.TrialPruned(f"{value:.4g} at epoch {epoch} was not among the best at that epoch")
 
-    def finish(self, value: float) -> None:
-        """End it with its value.
+    def finish(self, value: float, *more: float) -> None:
+        """End it with its value, and that of a second objective.
 
         The run's end is written first: what the study knows as complete, MLflow will know, whoever dies in between.
         """
         self.run.end("FINISHED")
-        self._tell(lambda: self.study.complete(self.trial, value), "finished", value)
+        self._tell(lambda: self.study.complete(self.trial, value, *more), "finished", value)
 
     def _stop(self, message: str) -> None:
         if not self.study.pauses:
@@ -136,7 +138,7 @@ class Attempt:
 
     def _prune(self, reason: str, message: str, status: str) -> None:
         self.close(reason, message, status)
-        self._tell(lambda: self.study.prune(self.trial, reason), reason, None)
+        self._tell(lambda: self.study.prune(self.trial, reason, message), reason, None)
 
     def _tell(self, tell: Callable[[], None], outcome: str, value: float | None) -> None:
         try:

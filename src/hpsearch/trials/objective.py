@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,15 +17,19 @@ from hpsearch.seeds import GLOBAL_GENERATOR, derive
 from hpsearch.spaces.hyperparameters import OptunaHyperParameters
 from hpsearch.spaces.space import Space
 from hpsearch.studies.study import SharedStudy
+from hpsearch.studies.warm_start import WARM_START
 from hpsearch.tracking.runs import ChildRun, ParentRun, TrialName
 from hpsearch.tracking.tracking import Tracking
+from hpsearch.training.brought import becomes_another, finished, owns_fit
 from hpsearch.training.checkpoints import Checkpoints, Slot
 from hpsearch.training.epochs import Fitted
-from hpsearch.training.trainer import Trainer, finished
+from hpsearch.training.trainer import Trainer
 from hpsearch.trials.attempt import Attempt, Ended
+from hpsearch.trials.costs import Costs
 from hpsearch.trials.progress import Progress
 
-KeepModel = Callable[[keras.Model, ChildRun, float], None]
+MakeHyperModel = Callable[[keras_tuner.HyperParameters], keras_tuner.HyperModel]
+KeepModel = Callable[[keras.Model, ChildRun, Sequence[float]], None]
 
 
 @dataclass
@@ -33,25 +37,27 @@ class Objective:
     """Runs the trials of one study.
 
     Args:
-        hypermodel: Builds the model of a trial.
+        make: Makes the HyperModel of a trial, which builds its model.
         space: The bounds that a trial's hyperparameters are drawn from.
         trainer: Fits it.
         study: Where the trial was claimed, and is ended.
         tracking: Writes its run, a child of `parent`.
-        keep_model: Called with each finished trial's model, its run and its value, before the trial is told.
+        keep_model: Called with each finished trial's model, its run and its values, before the trial is told.
+        costs: What is measured of each model.
         checkpoints: Where running and paused trials leave what they go on from.
         settings: Plain settings that each child run shows beside its hyperparameters.
         root_seed: Seeds grow from it, the study's name and the trial's number.
         deadline: On `time.monotonic`'s clock; a trial that runs then is given back.
     """
 
-    hypermodel: keras_tuner.HyperModel
+    make: MakeHyperModel
     space: Space
     trainer: Trainer
     study: SharedStudy
     tracking: Tracking
     parent: ParentRun
     keep_model: KeepModel
+    costs: Costs
     checkpoints: Checkpoints
     progress: Progress
     settings: Mapping[str, object]
@@ -91,15 +97,17 @@ class Objective:
         if not self.study.others_run():
             self.checkpoints.clear(self.study.optuna.study_name)
 
-    def _fit(self, attempt: Attempt, seed: int, slot: Slot) -> tuple[keras.Model, Fitted]:
+    def _fit(self, attempt: Attempt, seed: int, slot: Slot) -> tuple[Fitted, keras.Model, dict[str, float]]:
+        """Return the fit of a trial, the model as it is kept, and what that costs."""
         self.progress.begin_trial(attempt.number)
         hp = OptunaHyperParameters(attempt.trial, self.space)
         with GLOBAL_GENERATOR:
             keras.utils.set_random_seed(derive(seed, "weights"))
-            model = self.hypermodel.build(hp)
+            hypermodel = self.make(hp)
+            model = hypermodel.build(hp)
         name = TrialName(attempt.number, hp.values)
-        attempt.run.tag({MLFLOW_RUN_NAME: name})
-        attempt.run.params({**hp.values, **self.settings, "trial_seed": seed})
+        attempt.run.tag({MLFLOW_RUN_NAME: name, **self._origin(attempt)})
+        attempt.run.params({**self.settings, **hp.values, "trial_seed": seed})
         self.progress.built(str(name))
 
         def listen(epoch: int, metrics: Mapping[str, float]) -> None:
@@ -107,14 +115,35 @@ class Objective:
             self.progress.epoch(epoch, value)
             attempt.epoch(epoch, metrics, value)
 
-        return model, self.trainer.fit(self.hypermodel, hp, model, derive(seed, "fit"), listen, slot=slot)
+        costs = {} if becomes_another(hypermodel) else self._weigh(attempt, model)
+        fitted = self.trainer.fit(hypermodel, hp, model, derive(seed, "fit"), listen, slot=slot)
+        if owns_fit(hypermodel):  # which may have asked for more than its build
+            self.space.check_used(hp.asked)
+            attempt.run.params(hp.values)
+        kept = finished(hypermodel, model)
+        return fitted, kept, costs or self._weigh(attempt, kept)
 
-    def _finish(self, attempt: Attempt, model: keras.Model, fitted: Fitted) -> None:
-        value = fitted.metrics[self.trainer.settings.monitor]
+    def _weigh(self, attempt: Attempt, model: keras.Model) -> dict[str, float]:
+        """Measure what a model costs; InfeasibleError ends the trial where that is too much."""
+        found = self.costs.of(model)
+        if not found:
+            return found
+        attempt.run.metrics({f"model/{name}": value for name, value in found.items()})
+        self.study.constrain(attempt.trial, self.costs.excess(found))
+        self.costs.check(found)
+        return found
+
+    def _finish(self, attempt: Attempt, fitted: Fitted, model: keras.Model, costs: Mapping[str, float]) -> None:
         best = {f"best/{key}": number for key, number in fitted.metrics.items() if not key.startswith("time/")}
         attempt.run.metrics({**best, "best/epoch": fitted.best_epoch})
-        self.keep_model(finished(self.hypermodel, model), attempt.run, value)
-        attempt.finish(value)
+        values = [fitted.metrics[self.trainer.settings.monitor]]
+        values += [costs[self.costs.second_objective]] if self.costs.second_objective else []
+        self.keep_model(model, attempt.run, values)
+        attempt.finish(*values)
+
+    def _origin(self, attempt: Attempt) -> dict[str, object]:
+        begun = attempt.trial.user_attrs.get(WARM_START)
+        return {f"hpsearch.{WARM_START}": begun} if begun else {}
 
 
 def settings_shown(config: Mapping[str, Any], groups: tuple[str, ...]) -> dict[str, object]:

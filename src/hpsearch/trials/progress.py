@@ -16,7 +16,7 @@ from rich.progress import Progress as Bars
 from rich.text import Text
 
 from hpsearch.studies.budget import FAILED_REASONS, SPENT
-from hpsearch.studies.study import best_trial, number_of
+from hpsearch.studies.study import best_trial, number_of, value_of
 from hpsearch.trials.pace import in_words, time_left
 
 PLAIN_EVERY_S = 10.0
@@ -119,7 +119,7 @@ class Progress:
 
     def _best(self) -> str:
         best = best_trial(list(self._trials), self.maximize)
-        return f"best so far #{number_of(best)} {best.value:.4f}" if best else ""
+        return f"best so far #{number_of(best)} {value_of(best):.4f}" if best else ""
 
     def _left(self) -> str:
         now = datetime.now()
