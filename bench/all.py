@@ -28,7 +28,7 @@ def main() -> int:
     """Run what the command line names; 1 where a benchmark did not end well."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", nargs="+", default=["start", "training", "memory", "search", "fused"])
+    parser.add_argument("--only", nargs="+", default=["start", "training", "memory", "tracking", "search", "fused"])
     parser.add_argument("--output", type=Path, default=HERE / "output")
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
-"""Print the champions of an MLflow store as the README's table, and write them as JSON.
+"""Print the champions of an MLflow store as the README's tables, and write them as JSON.
 
     python bench/results.py sqlite:///mlflow.db --data cifar10 --json docs/results/cifar10.json
 
-Run it where the searches ran; nothing is trained.
+Run it where the searches ran; nothing is trained. The second table needs `python -m hpsearch.evaluate` for each model.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ COLUMNS = (
     "trials finished + pruned",
     "minutes",
 )
+
+QUALITIES = ("accuracy", "nll", "ece")
+EXAMINED = ("arch", *(f"{name}, plain / MC" for name in QUALITIES), "NLL after temperature scaling", "MC Dropout is")
 
 
 def champion(client: MlflowClient, name: str) -> dict[str, Any]:
@@ -66,6 +69,25 @@ def row(found: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def examined(client: MlflowClient, found: dict[str, Any]) -> str | None:
+    """Return the latest evaluation of a champion as a row of Markdown; None where there is none."""
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    whose = {"kind": "evaluation", "model": found["model"], "version": found["version"]}
+    asked = " and ".join(f"tags.`hpsearch.{key}` = '{value}'" for key, value in whose.items())
+    runs = client.search_runs(experiments, f"{asked} and status = 'FINISHED'", order_by=["start_time DESC"])
+    if not runs:
+        return None
+    measured = runs[0].data.metrics
+    found["evaluation"] = {key: value for key, value in measured.items() if key.count("/") == 2}
+    found["verdict"] = client.get_model_version(found["model"], found["version"]).tags["hpsearch.verdict"]
+    pairs = [*(("", name) for name in QUALITIES), ("_scaled", "nll")]
+    cells = [
+        " / ".join(f"{measured[f'test/{arm}{form}/{name}']:.4f}" for arm in ("plain", "mc")) for form, name in pairs
+    ]
+    said = found["verdict"].partition(": ")[2].rstrip(".").replace("_score", "")
+    return f"| `{found['model'].partition('-')[2]}` | {' | '.join(cells)} | {said} |"
+
+
 def main() -> None:
     """Read the store that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -79,6 +101,8 @@ def main() -> None:
     print(f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}", sep="\n")
     for found in champions:
         print(row(found))
+    rows = [line for line in (examined(client, found) for found in champions) if line]
+    print("", f"| {' | '.join(EXAMINED)} |", f"|{'---|' * len(EXAMINED)}", *rows, sep="\n")
     if given.json:
         machine = {"python": platform.python_version(), "tensorflow": version("tensorflow"), "keras": version("keras")}
         given.json.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,8 @@
 """What tracking and storage cost the trials of a real search on SQLite, whose images have CIFAR-10's number and shape.
 
-    PYTHONPATH=src python bench/tracking.py --arch selu elu --trials 2 --epochs 10      about ten minutes on two cores
+    TF_CPP_MIN_LOG_LEVEL=3 PYTHONPATH=src python bench/tracking.py --arch selu elu --trials 2 --epochs 10
 
+It takes some six minutes on two cores.
 Counted are the seconds that a trial's own thread spends in claims, draws, reports, its run's entries and keeping its
 model, and the CPU seconds of the threads that send entries and renew leases meanwhile.
 """
@@ -100,7 +101,6 @@ def write_images(path: Path, n_train: int) -> None:
 
 def measure(given: argparse.Namespace) -> Iterator[Row]:
     """Search each architecture in a folder of its own."""
-    entry.quiet()
     clock = Clock()
     for cls, names in COUNTED.items():
         for name in names:

@@ -103,7 +103,7 @@ def best_of(site):
 
 
 def test_the_experiment_page_lists_studies_with_their_trials_below(site):
-    told = site.browser.open("experiment", "experiments/0", "digits-selu", "Training runs")
+    told = site.browser.open("experiment", "experiments/0/runs", "digits-selu", "Run Name")
     assert "#0 lr=" not in told  # trials are folded away under their study
     site.browser.press("[data-testid='expander-button'], button[aria-label*='xpand'], .anticon-plus-square")
     told = site.browser.wait("trials", "#0 lr=", "#7 lr=")

@@ -197,7 +197,7 @@ def _scale(axis: Any, dimension: Dimension) -> None:
         return
     if dimension.scale == "log":
         axis.set_xscale("log")
-        _plain_numbers(axis.xaxis)
+        _plain_numbers(axis.xaxis, (1.0, 3.0))
     elif dimension.scale == "log_complement":
         axis.set_xscale(
             "function", functions=(lambda x: -np.log(1 - np.minimum(x, 1 - 1e-9)), lambda y: 1 - np.exp(-y))
@@ -219,11 +219,11 @@ def _focus(axis: Any, searched: Searched) -> None:
 def _log_if_wide(axis: Any, values: Sequence[float]) -> None:
     if values and min(values) > 0 and max(values) > 10 * min(values):
         axis.set_yscale("log")
-        _plain_numbers(axis.yaxis)
+        _plain_numbers(axis.yaxis, (1.0, 2.0, 5.0))
 
 
-def _plain_numbers(axis: Any) -> None:
+def _plain_numbers(axis: Any, digits: Sequence[float]) -> None:
     """Label a log axis with 0.2 and 3, not with powers of ten."""
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_locator(LogLocator(subs=digits))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
