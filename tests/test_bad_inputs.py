@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import yaml
 
-from hpsearch import ablate, compare, doctor, entry, evaluate, search
+from hpsearch import ablate, compare, doctor, entry, evaluate, report, search
 from workplace import Workplace
 
 CASES = yaml.safe_load(Path(__file__).with_name("bad_inputs.yaml").read_text())
-MAINS = {"search": search.main, "evaluate": evaluate.main, "ablate": ablate.main, "compare": compare.main}
+MAINS = {module.__name__.split(".")[1]: module.main for module in (search, report, evaluate, ablate, compare)}
 OPENED = {"optuna.db", "optuna.db.lock"}  # an empty storage, which was opened before the mistake was found
 
 

@@ -47,6 +47,11 @@ def test_a_mistake_is_one_sentence_that_says_what_would_be_right(override, sente
     assert "\n" not in str(caught.value)
 
 
+def test_values_of_the_right_kind_are_taken_whatever_their_default_follows_from():
+    entry.check("search", ["study.name=mine", "pruner.max_resource=9", "optimizer.beta_2=1", "budget.timeout_s=1.5"])
+    entry.check("search", ["space.bounds.momentum=0.9", "data.n_train=100", "tracking.uri=sqlite:///a.db"])
+
+
 def test_each_choice_of_a_sweep_may_be_first_but_must_exist():
     entry.check("search", ["-m", "arch=elu,selu", "seed=1,2", "data=digits"])
     with pytest.raises(ConfigError, match="There is no arch=ellu"):

@@ -141,12 +141,21 @@ def _refuse_wrong_kinds(root: str, plain: Sequence[str]) -> None:
     defaults = compose(root, [word for word, group in zip(plain, is_group, strict=True) if group])
     for override in suspects:
         key, value = override.get_key_element().lstrip("+"), override.value()
-        default = OmegaConf.select(defaults, key, throw_on_missing=False)
+        default = _default(defaults, key)
         if isinstance(default, ListConfig) and not isinstance(value, list):
             text = override.get_value_string()
             raise ConfigError(f"{key} must be a list, such as [{text}], but is {text}.")
         if type(default) in KINDS and not _is_a(type(default), value) and "${" not in str(value):
             raise ConfigError(f"{key} must be {KINDS[type(default)]}, but is {override.get_value_string() or 'empty'}.")
+
+
+def _default(config: DictConfig, key: str) -> Any:
+    """Return what conf sets a key to; None where that follows from another key."""
+    parent, _, last = key.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    if not isinstance(node, DictConfig) or last not in node or OmegaConf.is_missing(node, last):
+        return None
+    return None if OmegaConf.is_interpolation(node, last) else node[last]
 
 
 def _is_a(kind: type, value: Any) -> bool:
