@@ -47,7 +47,8 @@ def test_every_mlflow_command_names_known_entries_and_keys(page, command):
     given = dict(words[i + 1].split("=", 1) for i, word in enumerate(words) if word == "-P")
     known = PROJECT["entry_points"][name]["parameters"]
     script, overrides = command_of(name, **{key: value for key, value in given.items() if key in known})
-    entry.check(script, overrides + [f"{key}={value}" for key, value in given.items() if key not in known])
+    others = [f"{key}={value}" for key, value in given.items() if key not in known]
+    entry.check(script, entry.as_overrides([*overrides, *others]))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -83,7 +84,8 @@ def test_every_error_that_a_person_can_meet_has_a_cure():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_between_pages_lead_somewhere(page):
-    for target in re.findall(r"\]\((?!https?://)([^)#]+)[^)]*\)", page.read_text()):
+    prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)[^)]*\)", prose):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
