@@ -20,6 +20,7 @@ from hpsearch.studies.storage import journal, sqlite
 from hpsearch.studies.study import SharedStudy
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.training.checkpoints import Checkpoints
+from hpsearch.trials.costs import Costs
 from hpsearch.trials.objective import Objective
 from hpsearch.trials.progress import Progress
 from test_training import SETTINGS, Net, trainer
@@ -148,13 +149,14 @@ def search(folder: Path, pruner: Any) -> tuple[Objective, dict[int, list[tuple[s
         f"sqlite:///{folder}/mlflow.db", None, str(folder / "spool"), flush_every_s=1.0, patience_s=60.0
     )
     objective = Objective(
-        hypermodel=Net(),
+        make=lambda hp: Net(),
         space=Space({"learning_rate": {"low": 1e-3, "high": 0.1, "scale": "log"}, "dropout_rate": 0.2}),
         trainer=trainer(),
         study=study,
         tracking=tracking,
         parent=tracking.open_parent("made-net", None, {}),
-        keep_model=lambda model, run, value: None,
+        keep_model=lambda model, run, values: None,
+        costs=Costs(None, {}, tolerance=0.1, n_images=1, n_repeats=1),
         checkpoints=Checkpoints(str(folder / "checkpoints"), 1e9),
         progress=Progress("val/loss", 5, False, Console(file=io.StringIO())),
         settings={},

@@ -89,6 +89,7 @@ def _parsed(word: str) -> Override:
     try:
         override = OverridesParser.create().parse_override(word)
     except HydraException as error:
+        word = word.lstrip("+")
         key, cause = word.partition("=")[0], str(error.__cause__ or error).splitlines()[0]
         raise ConfigError(
             f"{word} cannot be read ({cause}); a text stands between quotes: \"{key}='TEXT'\"."

@@ -26,9 +26,11 @@ class Budget:
     grace_s: float
 
     def __post_init__(self) -> None:
-        for name, least in (("n_trials", 1), ("max_failures", 0), ("max_retries", 0), ("lease_s", 1), ("grace_s", 0)):
+        for name, least in (("n_trials", 1), ("max_failures", 0), ("max_retries", 0), ("grace_s", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"budget.{name} must be at least {least}, but is {getattr(self, name)}.")
+        if self.lease_s <= 0:
+            raise ConfigError(f"budget.lease_s must be above 0, but is {self.lease_s}.")
         if self.timeout_s is not None and self.timeout_s <= 0:
             raise ConfigError(f"budget.timeout_s must be above 0, or null for no limit, but is {self.timeout_s}.")
 
