@@ -46,7 +46,7 @@ def objective(config: Any, data: SearchData) -> Objective:
     tracking, training, space = part(config.tracking)(), part(config.training), part(config.space)
     parent = tracking.open_parent("bench", None, {})
     costs, registration, uncertainty = part(config.costs), part(config.registration), part(config.uncertainty)
-    conclusion = Conclusion("bench", study, tracking, parent, space, training, costs, registration, uncertainty)
+    conclusion = Conclusion("bench", study, tracking, parent, space, training, costs, registration, uncertainty, {})
     return Objective(
         make=lambda hp: hypermodel(config, data),
         space=space,
