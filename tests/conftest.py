@@ -82,20 +82,22 @@ class PostgresServer:
 
 
 @pytest.fixture(scope="session")
-def postgres_server():
+def running_postgres():
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not found:
         pytest.skip("PostgreSQL is not installed (Debian's package postgresql)")
     folder = Path(tempfile.mkdtemp())  # pytest's own folders are closed to the server's user
     folder.chmod(0o755)
     server = PostgresServer(folder, found[-1])
-    before, os.environ["PGPASSWORD"] = os.environ.get("PGPASSWORD"), server.password
     yield server
     server.stop()
     shutil.rmtree(folder)
-    os.environ.pop("PGPASSWORD")
-    if before is not None:
-        os.environ["PGPASSWORD"] = before
+
+
+@pytest.fixture
+def postgres_server(running_postgres, monkeypatch):
+    monkeypatch.setenv("PGPASSWORD", running_postgres.password)
+    return running_postgres
 
 
 @pytest.fixture(scope="session")

@@ -128,7 +128,7 @@ def test_after_kill_9_the_doctor_gives_the_trial_back_and_the_search_goes_on_fro
     assert (run.info.status, run.data.tags["hpsearch.reason"]) == ("KILLED", "killed")
     assert [run.info.status for run in workplace.runs("study")] == ["KILLED"]
     assert workplace.run(*words, script="doctor").stdout == AGREE
-    assert [path.name for path in (workplace.folder / "checkpoints" / "digits-selu").iterdir()] == ["0.npz"]
+    assert [path.name for path in (workplace.folder / "checkpoints" / "digits-selu").glob("*.npz")] == ["0.npz"]
     assert n_epochs < 60
     done = workplace.run(*words)
     assert done.returncode == 0, done.stderr

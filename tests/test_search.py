@@ -146,7 +146,9 @@ def test_a_mistake_costs_one_sentence_and_leaves_no_run_and_no_study(words, sent
 def test_a_search_that_ends_in_its_learning_rate_test_ends_its_run(workplace, mlflow_tables, monkeypatch, capsys):
     (workplace.folder / "mlflow.db").write_bytes(mlflow_tables.read_bytes())
     monkeypatch.chdir(workplace.folder)
-    told = refused([*SMALL, "lr_test=true", "range_test.low=1e6", "range_test.high=1e8"], monkeypatch, capsys)
+    store = f"tracking.uri=sqlite:///{workplace.folder}/mlflow.db"  # MLflow keeps connections by name in a process
+    too_high = ("lr_test=true", "range_test.low=1e6", "range_test.high=1e8")
+    told = refused([*SMALL, *too_high, store], monkeypatch, capsys)
     assert "The learning rate test diverged at 1e+06" in told
     assert [run.info.status for run in workplace.runs("study")] == ["FAILED"]
 

@@ -61,7 +61,9 @@ def test_a_quiet_mistake_is_still_told(monkeypatch, capsys):
 @pytest.mark.slow
 def test_a_search_is_one_object(workplace, monkeypatch, capsys):
     monkeypatch.chdir(workplace.folder)
-    status, out, err = run("search", [*TINY, "budget.n_trials=2", "pruner=none", "--json"], monkeypatch, capsys)
+    store = f"tracking.uri=sqlite:///{workplace.folder}/mlflow.db"  # MLflow keeps connections by name in a process
+    words = [*TINY, "budget.n_trials=2", "pruner=none", store, "--json"]
+    status, out, err = run("search", words, monkeypatch, capsys)
     told = json.loads(out)
     assert (status, err) == (0, "")
     assert (told["study"], told["n_finished"], told["n_epochs"]) == ("digits-selu", 2, 4)
