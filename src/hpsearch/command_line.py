@@ -27,6 +27,7 @@ UNDOTTED = {
     f"--{key}"
     for key in ("study", "seed", "level", "registered_model", "arch", "data", "space", "sampler", "pruner", "storage")
 }
+MULTIRUN = ("-m", "--multirun")
 KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
@@ -42,7 +43,7 @@ def as_overrides(arguments: Sequence[str]) -> list[str]:
         if waiting and (re.fullmatch(r"--\+{0,2}[a-z_]+(\.[\w@/]+)+", word) or word in UNDOTTED):
             word = f"{word[2:]}={waiting.pop(0)}"
         overrides.append(f"++{word}" if word.startswith("space.bounds.") else word)
-    return overrides
+    return sorted(overrides, key=lambda word: word not in MULTIRUN)  # Hydra wants its overrides in one piece
 
 
 def check(root: str, words: Sequence[str]) -> None:
