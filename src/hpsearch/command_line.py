@@ -115,7 +115,7 @@ def composed(root: str, overrides: Sequence[str]) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3", job_name=root):
         config = compose(root, list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(config)
-    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    own = OmegaConf.masked_copy(config, _own_keys(config))
     OmegaConf.resolve(own)
     return own
 
