@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from unittest import mock
 
+import mlflow
 import pytest
 import requests
 from mlflow import MlflowClient
@@ -233,9 +234,11 @@ def slurm(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def environment():
-    """Take back what a test sets, such as MLFLOW_EXPERIMENT_ID: the commands of later tests would inherit it."""
+    """Take back what a test sets, such as MLFLOW_EXPERIMENT_ID or MLflow's address: later tests would inherit it."""
     with mock.patch.dict(os.environ):
         yield
+        mlflow.set_tracking_uri(None)
+        mlflow.set_registry_uri(None)
 
 
 @pytest.fixture

@@ -145,7 +145,6 @@ def test_mistakes_of_a_person_get_one_sentence_and_leave_no_run(workplace, monke
     monkeypatch.chdir(workplace.folder)
     uri = f"sqlite:///{workplace.folder}/mlflow.db"
     mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
     with mlflow.start_run():
         mlflow.keras.log_model(net(), registered_model_name="theirs", pip_requirements=["keras"])
     for words, sentence in [

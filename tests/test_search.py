@@ -48,6 +48,7 @@ def test_one_parent_and_a_child_for_each_trial_with_the_status_of_its_end(search
         assert float(run.data.params["learning_rate"]) == trial.params["learning_rate"]
         assert float(run.data.params["momentum"]) == pytest.approx(1 - trial.params[f"{COMPLEMENT}momentum"])
         assert run.info.run_name.startswith(f"#{number_of(trial)} lr=")
+        assert run.info.run_name.endswith(" · pruned") == (run.info.status != "FINISHED")
 
 
 def test_each_epoch_of_a_trial_stands_in_mlflow_once_as_optuna_saw_it(searched):
@@ -87,7 +88,6 @@ def test_the_best_model_is_a_version_that_mlflow_loads_and_that_says_what_it_is(
     assert {"test/plain/accuracy", "test/mc/nll", "val/accuracy", "hpsearch.trial"} <= version.tags.keys()
     uri = f"sqlite:///{place.folder}/mlflow.db"
     mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
     model = mlflow.pyfunc.load_model("models:/digits-selu@champion")
     images = (
         np.random.default_rng(0).integers(0, 17, (5, 8, 8, 1)).astype(model.metadata.signature.inputs.inputs[0].type)
@@ -103,6 +103,7 @@ def _requirements(place, version):
     return [line for line in open(path).read().split() if line]
 
 
+@pytest.mark.slow
 def test_the_same_command_again_runs_only_what_is_missing(searched):
     place, _ = searched
     before = place.study("digits-selu").trials
@@ -153,6 +154,7 @@ def test_a_search_that_ends_in_its_learning_rate_test_ends_its_run(workplace, ml
     assert [run.info.status for run in workplace.runs("study")] == ["FAILED"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_gives_the_trial_back_and_the_same_command_goes_on(workplace):
     long = [*SMALL, "training.epochs=400", "training.patience_epochs=400", "budget.n_trials=2", "pruner=none"]
     process = workplace.start(*long)

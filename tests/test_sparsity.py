@@ -83,7 +83,11 @@ def test_masks_take_the_smallest_weights_or_units():
 
 @pytest.mark.parametrize(
     ("scope", "normalization"),
-    [("weight", "none"), ("unit", "none"), ("unit", "batch"), ("unit", "batch_after"), ("unit", "layer")],
+    [
+        ("weight", "none"),
+        ("unit", "batch"),
+        *(pytest.param("unit", name, marks=pytest.mark.slow) for name in ("none", "batch_after", "layer")),
+    ],
 )
 def test_pruned_and_exported_nets_give_the_same_probabilities(scope, normalization):
     _, model, fitted = trained(Magnitude(0.5, 0.0, 0.5, scope), normalization=normalization)
@@ -96,7 +100,7 @@ def test_pruned_and_exported_nets_give_the_same_probabilities(scope, normalizati
     assert smaller == (scope == "unit" and normalization != "layer")
 
 
-@pytest.mark.parametrize("activation", ["sigmoid", "gelu"])
+@pytest.mark.parametrize("activation", ["sigmoid", pytest.param("gelu", marks=pytest.mark.slow)])
 def test_units_whose_constant_output_is_not_zero_are_folded_into_biases(activation):
     hypermodel, model, _ = trained(Magnitude(0.5, 0.0, 0.5, "unit"), activation=activation)
     exported = hypermodel.finished(model)
@@ -104,6 +108,7 @@ def test_units_whose_constant_output_is_not_zero_are_folded_into_biases(activati
     np.testing.assert_allclose(probs(exported), probs(model), atol=2e-6)
 
 
+@pytest.mark.slow
 def test_l1_makes_more_zeros_where_it_is_stronger():
     shares = []
     for strength in (1e-6, 1e-2):

@@ -128,6 +128,7 @@ def test_a_fit_that_goes_on_equals_one_never_stopped(tmp_path: Path, averaging_e
     assert_same(again, never)
 
 
+@pytest.mark.slow
 def test_a_fit_goes_on_in_another_process(tmp_path: Path) -> None:
     """The other process has trained another trial before, in the same program."""
     never = fit(trainer())
@@ -271,6 +272,7 @@ def test_a_hypermodels_own_fit_gets_the_batch_size(values: dict[str, int], batch
     assert "batch_size" not in vars(model.fit)
 
 
+@pytest.mark.slow
 def test_a_batch_size_that_is_drawn_is_that_of_the_fit() -> None:
     shared = trainer(epochs=2)
     before = fit(shared)
@@ -278,6 +280,7 @@ def test_a_batch_size_that_is_drawn_is_that_of_the_fit() -> None:
     assert_same(fit(shared), before)
 
 
+@pytest.mark.slow
 def test_mixed_precision_computes_in_bfloat16_and_keeps_float32() -> None:
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import mlflow
 import requests
 from mlflow import MlflowClient
 from mlflow.entities import Run, RunStatus
@@ -63,7 +64,8 @@ class Tracking:
             self._show_as_training()
         self.spool = Spool(Path(spool).absolute(), Delivery(self.client, self.uri), flush_every_s)
         self.patience_s = patience_s
-        os.environ["MLFLOW_TRACKING_URI"] = self.uri
+        mlflow.set_tracking_uri(self.uri)  # whatever loads `models:/…` means this store, here and in child processes
+        mlflow.set_registry_uri(self.uri)
         os.environ["MLFLOW_EXPERIMENT_ID"] = self.experiment_id
 
     def _experiment_id(self, given: str | None) -> str:

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 from optuna.trial import FrozenTrial
 
 from hpsearch.errors import DivergedError, InfeasibleError, TakenOverError, UserError
 from hpsearch.studies.leases import Lease
 from hpsearch.studies.machines import Preempted, leave_if_asked
 from hpsearch.studies.study import SharedStudy, number_of
-from hpsearch.tracking.runs import ChildRun, ParentRun
+from hpsearch.tracking.runs import ChildRun, ParentRun, TrialName
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.trials.load import Load
 
@@ -42,6 +43,7 @@ class Attempt:
         deadline: On `time.monotonic`'s clock; a trial that runs then is given back.
         load: What the trial's process takes of its machine.
         is_over: Whether it has ended for good: not given back, not paused.
+        name: What its run is called; the reason is added where it does not finish.
     """
 
     study: SharedStudy
@@ -53,6 +55,7 @@ class Attempt:
     deadline: float
     load: Load = field(default_factory=Load)
     is_over: bool = False
+    name: TrialName | None = None
 
     @classmethod
     def of(
@@ -162,8 +165,9 @@ class Attempt:
         self.study.fail(self.trial, reason, message)
 
     def close(self, reason: str, message: str, status: str) -> None:
-        """End its run, with the reason."""
-        self.run.tag({"hpsearch.reason": reason, "hpsearch.message": message})
+        """End its run, with the reason, which a list of runs shows in its name."""
+        name = self.name or f"#{self.number}"
+        self.run.tag({"hpsearch.reason": reason, "hpsearch.message": message, MLFLOW_RUN_NAME: f"{name} · {reason}"})
         self.run.end(status)
 
     def _taken_over(self, error: TakenOverError) -> None:

@@ -93,7 +93,9 @@ class Objective:
     def end_paused(self) -> None:
         """End the trials that are paused for good, and remove the checkpoints that nobody goes on from."""
         for trial in self.study.end_paused():
-            self._attempt(trial, lambda *_: None).close("pruned", "it was not promoted", "KILLED")
+            attempt = self._attempt(trial, lambda *_: None)
+            attempt.name = TrialName(attempt.number, self.space.values(trial))
+            attempt.close("pruned", "it was not promoted", "KILLED")
         if not self.study.others_run():
             self.checkpoints.clear(self.study.optuna.study_name)
 
@@ -105,10 +107,10 @@ class Objective:
             keras.utils.set_random_seed(derive(seed, "weights"))
             hypermodel = self.make(hp)
             model = hypermodel.build(hp)
-        name = TrialName(attempt.number, hp.values)
-        attempt.run.tag({MLFLOW_RUN_NAME: name, **self._origin(attempt)})
+        attempt.name = TrialName(attempt.number, hp.values)
+        attempt.run.tag({MLFLOW_RUN_NAME: attempt.name, **self._origin(attempt)})
         attempt.run.params({**self.settings, **hp.values, "trial_seed": seed})
-        self.progress.built(str(name))
+        self.progress.built(str(attempt.name))
 
         def listen(epoch: int, metrics: Mapping[str, float]) -> None:
             value = metrics[self.trainer.settings.monitor]
