@@ -45,7 +45,7 @@ class Browser:
         from selenium.common.exceptions import WebDriverException  # noqa: PLC0415
 
         try:
-            return self.driver.find_element("tag name", "body").text
+            return " ".join(self.driver.find_element("tag name", "body").text.split())
         except WebDriverException:  # the page is being written anew
             return ""
 

@@ -165,15 +165,16 @@ class ChildRun(TrackedRun):
 
 @dataclass(frozen=True)
 class TrialName:
-    """A trial's name for people: `#7 lr=0.0012 m=0.95 d=0.11`."""
+    """A trial's name for people: `#7 lr=0.0012 m=0.95 d=0.11`, or `#8 pruned lr=…` where lists cut long names."""
 
     number: int
     values: Mapping[str, Any]
+    reason: str = ""
 
     def __str__(self) -> str:
         names = sorted(self.values, key=lambda name: list(SHORT).index(name) if name in SHORT else len(SHORT))
         shown = (f"{SHORT.get(name, name)}={_shown(self.values[name])}" for name in names)
-        return " ".join([f"#{self.number}", *shown])
+        return " ".join([f"#{self.number}", *([self.reason] if self.reason else []), *shown])
 
 
 def _shown(value: object) -> str:

@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import optuna
@@ -41,9 +41,9 @@ class Attempt:
         lease: Says whether another worker has taken it over.
         ended: Called with what it came to, in a word or a sentence, and its value if it has one.
         deadline: On `time.monotonic`'s clock; a trial that runs then is given back.
+        name: What its run is called; the reason is added where it does not finish.
         load: What the trial's process takes of its machine.
         is_over: Whether it has ended for good: not given back, not paused.
-        name: What its run is called; the reason is added where it does not finish.
     """
 
     study: SharedStudy
@@ -53,9 +53,9 @@ class Attempt:
     lease: Lease
     ended: Ended
     deadline: float
+    name: TrialName
     load: Load = field(default_factory=Load)
     is_over: bool = False
-    name: TrialName | None = None
 
     @classmethod
     def of(
@@ -71,7 +71,7 @@ class Attempt:
         """Open the trial's run and lease."""
         number, is_retry = number_of(trial), "retry_of" in trial.user_attrs
         run = tracking.open_child(parent, number, is_retry)
-        return cls(study, trial, run, number, study.lease(trial), ended, deadline)
+        return cls(study, trial, run, number, study.lease(trial), ended, deadline, TrialName(number, {}))
 
     @contextmanager
     def kept(self) -> Iterator[Attempt]:
@@ -166,8 +166,8 @@ class Attempt:
 
     def close(self, reason: str, message: str, status: str) -> None:
         """End its run, with the reason, which a list of runs shows in its name."""
-        name = self.name or f"#{self.number}"
-        self.run.tag({"hpsearch.reason": reason, "hpsearch.message": message, MLFLOW_RUN_NAME: f"{name} · {reason}"})
+        name = replace(self.name, reason=reason)
+        self.run.tag({"hpsearch.reason": reason, "hpsearch.message": message, MLFLOW_RUN_NAME: name})
         self.run.end(status)
 
     def _taken_over(self, error: TakenOverError) -> None:
