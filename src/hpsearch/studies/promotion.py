@@ -61,15 +61,15 @@ class Promoting(BasePruner):
         trials = study.get_trials(deepcopy=False)
         return trial.number not in self._best(study, trials, trial.last_step, self._n_promoted(trials, trial.last_step))
 
-    def promotable(self, study: optuna.Study, *, closing: bool) -> list[FrozenTrial]:
+    def promotable(self, study: optuna.Study, trials: list[FrozenTrial], *, closing: bool) -> list[FrozenTrial]:
         """Return the paused trials that may go on, those of the highest rung first, the best of a rung first.
 
         Args:
             study: Whose trials.
+            trials: They, as the storage has them.
             closing: Whether no new trial will come. Then one may go on however few have reached its rung, unless
                 another trial has finished or is running.
         """
-        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
         paused = {t.number: t for t in trials if is_paused(t)}
         found: list[int] = []
         for rung in reversed(self.rungs):
@@ -110,9 +110,11 @@ class PausableStudy(optuna.Study):
 
     def promotable(self) -> list[FrozenTrial]:
         """Return the paused trials that may go on; all of them where the pruner does not pause."""
+        return self._promotable(self._storage.get_all_trials(self._study_id, deepcopy=False))
+
+    def _promotable(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
         if isinstance(self.pruner, Promoting):
-            return self.pruner.promotable(self, closing=self.closing)
-        trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
+            return self.pruner.promotable(self, trials, closing=self.closing)
         return [t for t in trials if is_paused(t)]
 
     def _get_trials(
@@ -123,8 +125,9 @@ class PausableStudy(optuna.Study):
 
     def _pop_waiting_trial_id(self) -> int | None:
         """As Optuna's, which takes any trial that waits: here a paused one only when it is promoted."""
-        waiting = self._storage.get_all_trials(self._study_id, deepcopy=False, states=(TrialState.WAITING,))
-        for trial in [*(t for t in waiting if not is_paused(t)), *self.promotable()]:
+        trials = self._storage.get_all_trials(self._study_id, deepcopy=False)  # once: it costs more than all else
+        waiting = [t for t in trials if t.state == TrialState.WAITING and not is_paused(t)]
+        for trial in [*waiting, *self._promotable(trials)]:
             try:
                 if self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
                     return int(trial._trial_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from optuna import Study
 from optuna.distributions import BaseDistribution
@@ -36,6 +36,12 @@ def ticket(trial: FrozenTrial, trials: Iterable[FrozenTrial]) -> int:
     return trial.number - n_others
 
 
+class _Numbered(NamedTuple):
+    """All that Hyperband asks of a trial: in a study of thousands, copies cost more than the rest of its work."""
+
+    number: int
+
+
 class Hyperband(HyperbandPruner):
     """Optuna's Hyperband, in which a trial that was killed and tried again counts once, and keeps its bracket."""
 
@@ -46,11 +52,10 @@ class Hyperband(HyperbandPruner):
     def _get_bracket_id(self, study: Study, trial: FrozenTrial) -> int:
         if trial.state == TrialState.FAIL and trial.user_attrs.get("reason") in RETRIED_REASONS:
             return NO_BRACKET
-        numbered = copy.copy(trial)
-        if TICKET in trial.user_attrs:
-            numbered.number = trial.user_attrs[TICKET]
-        else:
-            numbered.number = ticket(trial, study._storage.get_all_trials(study._study_id, deepcopy=False))
+        number = trial.user_attrs.get(TICKET)
+        if number is None:
+            number = ticket(trial, study._storage.get_all_trials(study._study_id, deepcopy=False))
+        numbered: Any = _Numbered(number)
         return super()._get_bracket_id(study, numbered)
 
 

@@ -88,7 +88,7 @@ class SharedStudy(Telling):
             return trial
         history = self.sampler.history.record()
         self.write(trial, {TICKET: self.sampler.ticket, "history": history, **self._signature()})
-        before = [t for t in self.trials() if t.number < trial.number]
+        before = [t for t in self.sampler.history.trials if t.number < trial.number]  # read when `trial` was there
         is_double = is_doubled(trial.user_attrs.get("retry_after"), before)
         if not self.budget.has_room(before) or self.sampler.is_exhausted(self.sampler.ticket) or is_double:
             self.fail(trial, SURPLUS, "another worker had claimed the last trial of the budget")
