@@ -38,13 +38,14 @@ def ours(trials: ShortTrials) -> None:
 def spend(study: SharedStudy) -> None:
     """Claim trials, report, end them, until the budget is spent."""
     while (trial := study.claim()) is not None:
-        rate = trial.suggest_float("learning_rate", 1e-4, 1e-1, log=True)
-        momentum = trial.suggest_float("momentum", 0.8, 0.99)
-        trial.suggest_float("dropout_rate", 0.0, 0.5)
-        for epoch in range(1, N_REPORTS + 1):
-            study.report(trial, loss(rate, momentum, epoch), epoch)
-            study.should_stop(trial, epoch)
-        study.complete(trial, loss(rate, momentum, N_REPORTS))
+        with study.lease(trial).kept():
+            rate = trial.suggest_float("learning_rate", 1e-4, 1e-1, log=True)
+            momentum = trial.suggest_float("momentum", 0.8, 0.99)
+            trial.suggest_float("dropout_rate", 0.0, 0.5)
+            for epoch in range(1, N_REPORTS + 1):
+                study.report(trial, loss(rate, momentum, epoch), epoch)
+                study.should_stop(trial, epoch)
+            study.complete(trial, loss(rate, momentum, N_REPORTS))
 
 
 def plain(trials: ShortTrials) -> None:

@@ -123,6 +123,9 @@ def test_a_worker_that_was_taken_for_dead_leaves_the_trial_to_the_other(tmp_path
     other.fail(other.trials()[0], "killed", "its lease was over")
     with pytest.raises(TakenOverError):
         zombie.report(trial, 1.0, 2)
+    zombie.optuna.pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1)  # it writes down what it sees
+    with pytest.raises(TakenOverError):
+        zombie.should_stop(trial, 1)
     with pytest.raises(TakenOverError):
         zombie.complete(trial, 1.0)
     assert zombie.fail(trial, "error", "late") is False

@@ -47,10 +47,17 @@ class Telling:
         self._unless_away(lambda: self._send(trial))
 
     def should_stop(self, trial: optuna.Trial, epoch: int) -> bool:
-        """Return whether the pruner stops a trial at an epoch; it was let go on at those before it was promoted."""
+        """Return whether the pruner stops a trial at an epoch; it was let go on at those before it was promoted.
+
+        Raises:
+            TakenOverError: As for `report`.
+        """
         if self.has_cost or epoch <= trial.user_attrs.get(PROMOTED, 0):
             return False
-        return bool(self._unless_away(trial.should_prune))
+        try:
+            return bool(self._unless_away(trial.should_prune))
+        except optuna.exceptions.UpdateFinishedTrialError as error:  # pruners write down what they have seen
+            raise taken_over(trial) from error
 
     def _unless_away(self, call: Any) -> Any:
         try:
