@@ -15,7 +15,7 @@ from test_project import PROJECT, ROOT, command_of
 from workplace import SRC
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"(?:<!-- (.+) -->\n)?```bash\n(.*?)```", re.DOTALL)
+BLOCK = re.compile(r"(?:<!-- ([^\n]+) -->\n)?```bash\n(.*?)```", re.DOTALL)
 NEEDS = ("a cluster", "a network", "a browser", "a quiet machine")
 QUICKSTART = (ROOT / "docs" / "quickstart.md").read_text()
 
