@@ -8,7 +8,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import mlflow
@@ -150,6 +152,32 @@ def mlflow_server(tmp_path):
     server = MlflowServer(folder)
     yield server
     server.stop()
+
+
+@contextmanager
+def serving(command, folder, port, env, timeout_s):
+    """Run a shell command that ends in serving a model on a port, until the end of the block."""
+    with open(folder / "serve.log", "wb") as log:
+        process = subprocess.Popen(
+            ["bash", "-c", command], stdout=log, stderr=log, env=env, cwd=folder, start_new_session=True
+        )
+    url = f"http://127.0.0.1:{port}"
+
+    def answers():
+        if process.poll() is not None:
+            pytest.fail((folder / "serve.log").read_text())
+        try:
+            return requests.get(f"{url}/ping", timeout=2).ok
+        except requests.RequestException:
+            return False
+
+    try:
+        wait_until(answers, "the model server's start", timeout_s)
+        yield SimpleNamespace(url=f"{url}/invocations", answers=answers)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 class SlurmCluster:

@@ -1,13 +1,8 @@
 """A registered model as `mlflow models serve` runs it: answers with their uncertainty, and sentences for mistakes."""
 
 import json
-import os
 import re
-import signal
 import subprocess
-import sys
-from contextlib import contextmanager
-from types import SimpleNamespace
 
 import keras
 import mlflow
@@ -16,21 +11,18 @@ import pytest
 import requests
 from keras import layers
 
-from conftest import free_port, wait_until
+from conftest import free_port, serving
 from hpsearch import metrics
 from hpsearch.data.split import Examples, SearchData
 from hpsearch.errors import ConfigError
 from hpsearch.uncertainty.mc_dropout import McDropout
 from hpsearch.uncertainty.registration import Registration
-from workplace import SET_BY_IMPORTS, SRC
+from test_documentation import BLOCK
+from workplace import SRC, shell_environment
 
 SETTINGS = McDropout(n_samples=30, mask="example", seed=0, batch_size=64, memory_mb=64, from_logits=False)
 REGISTRATION = Registration(coverage=0.9, measure="nll", level=0.05, n_resamples=200, seed=0)
 NAMES = ("ant", "bee", "cow")
-ENV = {key: value for key, value in os.environ.items() if not key.startswith(SET_BY_IMPORTS)} | {
-    "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}",
-    "PYTHONPATH": str(SRC),
-}
 PAGE = (SRC.parent / "docs" / "uncertainty.md").read_text()
 
 
@@ -139,35 +131,10 @@ def test_impossible_settings_are_refused():
 def server(folder):
     """The model as a stranger's machine would serve it: only what is in its folder is on the path."""
     port = free_port()
-    command = f"{sys.executable} -m mlflow models serve -m {folder} --env-manager local --port {port}"
-    env = {key: value for key, value in ENV.items() if key != "PYTHONPATH"}
-    with serving(command, folder.parent, port, env) as running:
+    command = f"mlflow models serve -m '{folder}' --env-manager local --host 127.0.0.1 --port {port}"
+    env = {key: value for key, value in shell_environment().items() if key != "PYTHONPATH"}
+    with serving(command, folder.parent, port, env, timeout_s=240) as running:
         yield running
-
-
-@contextmanager
-def serving(command, place, port, env):
-    """Run a command that serves a model on a port, until the end of the block."""
-    with open(place / "serve.log", "wb") as log:
-        process = subprocess.Popen(
-            ["bash", "-c", command], stdout=log, stderr=log, env=env, cwd=place, start_new_session=True
-        )
-    url = f"http://127.0.0.1:{port}"
-
-    def answers():
-        if process.poll() is not None:
-            pytest.fail((place / "serve.log").read_text())
-        try:
-            return requests.get(f"{url}/ping", timeout=2).ok
-        except requests.RequestException:
-            return False
-
-    try:
-        wait_until(answers, "the model server's start", 300)
-        yield SimpleNamespace(url=f"{url}/invocations", answers=answers)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 GOOD = np.full((1, 4, 4, 1), 100).tolist()
@@ -224,10 +191,11 @@ def test_http_answers_with_all_parts_and_repeats_itself(server):
 @pytest.mark.slow
 def test_the_page_on_uncertainty_serves_and_asks_as_it_says(tmp_path):
     port = free_port()
-    marked = re.findall(r"<!-- run by tests/test_serving.py -->\n```bash\n(.*?)```", PAGE, re.DOTALL)
+    marked = [block for mark, block in BLOCK.findall(PAGE) if mark == "run by tests/test_serving.py"]
     start, ask = (block.replace("5077", str(port)) for block in marked)
-    with serving(start, tmp_path, port, ENV):
-        done = subprocess.run(["bash", "-c", ask], cwd=tmp_path, env=ENV, capture_output=True, text=True, check=True)
+    env = shell_environment() | {"PYTHONPATH": str(SRC)}
+    with serving(start, tmp_path, port, env, timeout_s=300):  # it searches first
+        done = subprocess.run(["bash", "-c", ask], cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
     answers = json.loads(done.stdout)["predictions"]
     (shown,) = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
     shown = json.loads(shown)["predictions"]

@@ -9,10 +9,9 @@ from types import SimpleNamespace
 from urllib.parse import quote
 
 import pytest
-import requests
 
-from conftest import MlflowServer, free_port, wait_until
-from workplace import SMALL, Workplace
+from conftest import MlflowServer, free_port, serving, wait_until
+from workplace import SMALL, Workplace, shell_environment
 
 pytestmark = pytest.mark.slow
 OUTPUT = Path(__file__).parent / "output" / "ui"
@@ -190,25 +189,10 @@ def test_the_snippet_that_loads_a_version_runs(searched_on_a_server):
 
 def test_the_snippets_that_serve_a_version_and_ask_it_run(searched_on_a_server, tmp_path):
     _, serve, ask = snippets(searched_on_a_server)
-    port = str(free_port())
-    path = f"PATH={Path(sys.executable).parent}:$PATH\n"
-    with open(tmp_path / "serve.log", "wb") as log:
-        command = ["bash", "-c", path + serve.replace("5077", port).replace("mlflow models", "exec mlflow models")]
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path, start_new_session=True)
-    try:
-        wait_until(lambda: _answers(f"http://127.0.0.1:{port}/ping"), "the model server's start", PATIENCE_S)
+    port, env = str(free_port()), shell_environment()
+    with serving(serve.replace("5077", port), tmp_path, port, env, timeout_s=PATIENCE_S):
         asked = subprocess.run(
-            ["bash", "-c", path + ask.replace("5077", port)],
-            cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True,
+            ["bash", "-c", ask.replace("5077", port)],
+            cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=True,
         )  # fmt: skip
-    finally:
-        process.terminate()
-        process.wait(60)
     assert '"conformal_set"' in asked.stdout
-
-
-def _answers(url):
-    try:
-        return requests.get(url, timeout=2).ok
-    except requests.RequestException:
-        return False

@@ -15,6 +15,12 @@ SET_BY_IMPORTS = ("MLFLOW", "TF_CPP")  # of MLflow and JAX in the tests' own pro
 SMALL = ("data=digits", "arch.n_hidden=3", "arch.n_units=20", "training.epochs=6")
 
 
+def shell_environment() -> dict[str, str]:
+    """Return what a shell has in which this Python is the first, without what imports have set here."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(SET_BY_IMPORTS)}
+    return kept | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
 @dataclass(frozen=True)
 class Workplace:
     """A folder in which hpsearch's commands run, with the study storage and the MLflow store that they leave there."""
@@ -28,9 +34,7 @@ class Workplace:
         return subprocess.Popen(
             (sys.executable, "-m", f"hpsearch.{script}", *words),
             cwd=self.folder,
-            env={k: v for k, v in os.environ.items() if not k.startswith(SET_BY_IMPORTS)}
-            | {"PYTHONPATH": str(SRC)}
-            | env,
+            env=shell_environment() | {"PYTHONPATH": str(SRC)} | env,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
