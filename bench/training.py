@@ -1,10 +1,10 @@
 """Time an epoch of a trial against Keras's fit as it comes, against PyTorch, and against the matrix products alone.
 
-    PYTHONPATH=src python bench/training.py            all rows, about 10 minutes on two quiet cores
+    PYTHONPATH=src python bench/training.py            all rows, some ten minutes by estimate
     PYTHONPATH=src python bench/training.py --quick    to see that it runs
 
-All arms of a row take turns in one process, on images of CIFAR-10's shape, a third of its number: an epoch's ratio is
-the same. Each is timed without its first epoch, which compiles. The median is quoted.
+All arms of a row take turns in one process, on images of CIFAR-10's shape, a third of its number, which
+should leave ratios as they are. Each is timed without its first epoch, which compiles. The median is quoted.
 """
 
 from __future__ import annotations
