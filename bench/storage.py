@@ -1,4 +1,4 @@
-"""Workers whose trials train nothing, against plain Optuna with the same storage, sampler, pruner and workers.
+"""Workers whose trials train nothing, against plain Optuna: same database or file, sampler, pruner, workers.
 
     PYTHONPATH=src python bench/storage.py --storage postgresql+psycopg://user@host:port/database --workers 64
     PYTHONPATH=src python bench/storage.py --storage journal --workers 8 --history 100 5000
@@ -20,6 +20,8 @@ from pathlib import Path
 
 import optuna
 from optuna.samplers import TPESampler
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 from rich.console import Console
 from rich.table import Table
@@ -48,9 +50,19 @@ def spend(study: SharedStudy) -> None:
             study.complete(trial, loss(rate, momentum, N_REPORTS))
 
 
+def storage_of_optuna(place: str) -> BaseStorage:
+    """Open Optuna's own storage in the same place."""
+    kind, _, path = place.partition(":")
+    if kind == "journal":
+        return JournalStorage(JournalFileBackend(path))
+    # The tables are there; each worker's check of them needs a second connection, and a server has 100 as it comes.
+    url = f"sqlite:///{path}" if kind == "sqlite" else place
+    return RDBStorage(url, skip_compatibility_check=True, skip_table_creation=True)
+
+
 def plain(trials: ShortTrials) -> None:
     """The same with Optuna alone, whose callback stops it near the budget."""
-    storage = trials.open_storage()
+    storage = storage_of_optuna(trials.place)
     study = optuna.load_study(
         study_name=trials.name,
         storage=storage,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,13 @@ from optuna.storages._rdb.models import TrialUserAttributeModel
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.storages.journal import BaseJournalBackend
 from optuna.storages.journal._storage import JournalOperation
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from hpsearch.errors import ConfigError, StorageError
 from hpsearch.studies.journal_file import FileLock, JournalFile
 from hpsearch.studies.patience import patient
+from hpsearch.studies.reading import read_trials
 
 SETUP_LOCK = 0x68707365  # PostgreSQL's advisory locks are numbers: the letters `hpse`
 CONNECT_TIMEOUT_S = 5
@@ -56,6 +58,17 @@ class SharedRdb(RDBStorage):
         self.exclusively, self.patience_s = exclusively, patience_s
         with exclusively():
             super().__init__(url, engine_kwargs=engine_kwargs)
+
+    def _get_trials(
+        self,
+        study_id: int,
+        states: Container[TrialState] | None,
+        included_trial_ids: set[int],
+        trial_id_greater_than: int,
+    ) -> list[FrozenTrial]:
+        """As Optuna's, and several times as fast."""
+        with _create_scoped_session(self.scoped_session) as session:
+            return read_trials(session, study_id, states, included_trial_ids, trial_id_greater_than)
 
     def set_trial_user_attrs(self, trial_id: int, attrs: Mapping[str, Any]) -> None:
         """Set several attributes at once, all or none."""
