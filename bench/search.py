@@ -1,14 +1,16 @@
 """Count the epochs and seconds that searches take to a validation loss, with learning curves that are replayed.
 
     PYTHONPATH=src python bench/search.py                    replay the curves of bench/curves.json, 10 seeds
-    PYTHONPATH=src python bench/search.py --real --seeds 1   the same with real training in place of the table
+    PYTHONPATH=src python bench/search.py --real --seeds 1 --overrides data=digits arch=elu
+                                                             the same with real training in place of the table
     PYTHONPATH=src python bench/search.py --record 112 --overrides data=cifar10 data.path=FOLDER \\
         data.n_train=5000 data.n_val=5000 training.batch_size=128 arch=elu arch.n_hidden=5
                                                              train and write those curves, half an hour
 
 A replayed trial has the curve of the recorded configuration that lies nearest. Everything else is real: this project's
 studies, samplers and pruners as conf makes them, KerasTuner's oracles, Optuna as its documentation shows it. The target
-is the loss that random search without pruning reaches with 50 trials (median over the seeds). Seconds are those of the
+is the loss that random search without pruning reaches with 50 trials (median over the seeds), or as many as
+--random-trials says. Seconds are those of the
 epochs when they were recorded, and those that the searcher itself takes now.
 """
 
@@ -36,7 +38,6 @@ from hpsearch.studies.study import SharedStudy
 from parts import composed, part
 from rows import Row, run
 
-N_RANDOM = 50  # trials of random search that set the target
 MOST = 2  # a search is given up after so many times the epochs of those
 NOT_PRUNED = ("sampler=random", "pruner=none")
 OURS = {
@@ -167,10 +168,8 @@ def spend(search: Callable[..., None], *args: Any, target: float, most: int) -> 
 def measure(given: argparse.Namespace) -> Iterator[Row]:
     """Return all rows."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    table = Table(given.curves)
-    places = [override for override in given.overrides if is_place(override)]
-    curves = Reality([*table.overrides, *places], table.epochs, given.seed) if given.real else table
-    most, seeds = N_RANDOM * curves.epochs, range(given.seed, given.seed + given.seeds)
+    curves = Reality(given.overrides, given.epochs, given.seed) if given.real else Table(given.curves)
+    most, seeds = given.random_trials * curves.epochs, range(given.seed, given.seed + given.seeds)
     target = statistics.median(
         spend(search_ours, NOT_PRUNED, curves, seed, target=-math.inf, most=most).best for seed in seeds
     )
@@ -185,19 +184,22 @@ def measure(given: argparse.Namespace) -> Iterator[Row]:
         note = f"{statistics.median(c.seconds for c in found):.3g} s; {missed} of {len(found)} seeds never reached it"
         yield Row(f"epochs to val/loss {target:.4f}: {name}", epochs[name], "epochs", note=note)
     tuner = min(KERAS_TUNER, key=lambda name: epochs[name])
-    ours = epochs["ours: tpe + hyperband"]
-    yield Row("random without pruning / ours (tpe + hyperband)", epochs["ours: random"] / ours, "x", 3, True)
-    yield Row(f"{tuner}, the best of KerasTuner / ours (tpe + hyperband)", epochs[tuner] / ours, "x", 1.5, True)
-    yield Row("ours, hyperband that stops / promoting", ours / epochs["ours: tpe + promoting"], "x", 1, True)
+    for pruner in ("hyperband", "promoting"):
+        ours = epochs[f"ours: tpe + {pruner}"]
+        yield Row(f"random without pruning / ours (tpe + {pruner})", epochs["ours: random"] / ours, "x", 3, True)
+        yield Row(f"{tuner}, the best of KerasTuner / ours (tpe + {pruner})", epochs[tuner] / ours, "x", 1.5, True)
+    stopping, promoting = (epochs[f"ours: tpe + {pruner}"] for pruner in ("hyperband", "promoting"))
+    yield Row("ours, hyperband that stops / promoting", stopping / promoting, "x", 1, True)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--curves", type=Path, default=Path(__file__).with_name("curves.json"))
     parser.add_argument("--record", type=int, default=0, help="train so many configurations first")
-    parser.add_argument("--overrides", nargs="+", default=["data=digits", "arch=elu"], help="what to record")
+    parser.add_argument("--overrides", nargs="+", default=["data=digits", "arch=elu"], help="what to train")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--random-trials", type=int, default=50, help="set the target")
     parser.add_argument("--real", action="store_true")
     known, _ = parser.parse_known_args()
     if known.record:

@@ -5,10 +5,10 @@ from keras import layers, ops
 
 from hpsearch import metrics
 from hpsearch.errors import ConfigError, ModelError
+from hpsearch.noise.draws import random_bits, row_keys
 from hpsearch.uncertainty import always_on
 from hpsearch.uncertainty.certificate import certify, fingerprint
 from hpsearch.uncertainty.conversion import split
-from hpsearch.uncertainty.draws import random_bits, row_keys
 from hpsearch.uncertainty.mc_dropout import McDropout
 from hpsearch.uncertainty.passes import Sampler
 

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 
 from hpsearch.architectures.compiling import MOMENTUMS
+from hpsearch.noise.draws import uniform_like
+from hpsearch.noise.masks import alpha_dropped, dropped
 
 
 class ProgramInput(keras.Variable):  # type: ignore[misc]
@@ -44,18 +46,20 @@ class _RateInput:
 
 
 class _LiveDropout(_RateInput, keras.layers.Dropout):  # type: ignore[misc]
-    """Keras's own asks in Python whether its rate is 0 or 1, which a number that is read at each call cannot answer."""
+    """Keras's own asks in Python whether its rate is 0 or 1, which a number that is read at each call cannot answer.
+
+    And it draws by TensorFlow's generator, of which XLA makes code so slow on a CPU that it took most of a step.
+    """
 
     def call(self, inputs: Any, training: bool = False) -> Any:
-        if not training:
-            return inputs
-        rate = keras.ops.cast(self.rate, inputs.dtype)
-        kept = keras.random.uniform(keras.ops.shape(inputs), dtype=inputs.dtype, seed=self.seed_generator) >= rate
-        return keras.ops.where(kept, inputs / (1 - rate), keras.ops.zeros_like(inputs))
+        return dropped(inputs, uniform_like(inputs, self.seed_generator.next()), self.rate) if training else inputs
 
 
 class _LiveAlphaDropout(_RateInput, keras.layers.AlphaDropout):  # type: ignore[misc]
-    pass
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        return (
+            alpha_dropped(inputs, uniform_like(inputs, self.seed_generator.next()), self.rate) if training else inputs
+        )
 
 
 LIVE = {keras.layers.Dropout: _LiveDropout, keras.layers.AlphaDropout: _LiveAlphaDropout}

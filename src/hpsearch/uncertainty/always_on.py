@@ -10,9 +10,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from hpsearch.uncertainty.draws import random_bits
+from hpsearch.noise.draws import random_bits, uniform_of
+from hpsearch.noise.masks import alpha_dropped, dropped
 
-SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 SPATIAL = (keras.layers.SpatialDropout1D, keras.layers.SpatialDropout2D, keras.layers.SpatialDropout3D)
 DROPOUTS = (keras.layers.Dropout, *SPATIAL, keras.layers.AlphaDropout, keras.layers.GaussianDropout)
 
@@ -49,7 +49,7 @@ class AlwaysOn(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
         shared = _shared_axes(self.site.layer, len(inputs.shape))
         shape = [1 if axis in shared else size for axis, size in enumerate(ops.shape(inputs))][1:]
         words = random_bits(keys, self.site.position, math.prod(shape))
-        uniform = ops.bitwise_and(ops.reshape(words, (-1, *shape)), 2**24 - 1)
+        uniform = uniform_of(ops.reshape(words, (-1, *shape)))
         inputs = ops.cast(inputs, self.compute_dtype)
         return self.noisy(inputs, uniform, rates[self.site.position])
 
@@ -63,24 +63,19 @@ class AlwaysOn(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
 
 
 class AlwaysOnDropout(AlwaysOn):
-    """Inverted dropout (Srivastava et al., 2014)."""
+    """Inverted dropout."""
 
     def noisy(self, inputs: Any, uniform: Any, rate: Any) -> Any:
         """Return the input where kept, over 1 - rate, and 0 elsewhere."""
-        scale = ops.cast(1.0 / (1.0 - rate), inputs.dtype)
-        return ops.where(_kept(uniform, rate), inputs * scale, ops.zeros((), inputs.dtype))
+        return dropped(inputs, uniform, rate)
 
 
 class AlwaysOnAlphaDropout(AlwaysOn):
-    """Dropout to SELU's negative saturation that keeps mean 0 and variance 1 (Klambauer et al., 2017)."""
+    """Dropout to SELU's negative saturation that keeps mean 0 and variance 1."""
 
     def noisy(self, inputs: Any, uniform: Any, rate: Any) -> Any:
-        """Return a * (the input where kept, -alpha * scale elsewhere) + b."""
-        saturated = -SELU_ALPHA * SELU_SCALE
-        a = ops.rsqrt((1.0 - rate) * (1.0 + rate * saturated**2))
-        b = -a * saturated * rate
-        a, b = ops.cast(a, inputs.dtype), ops.cast(b, inputs.dtype)
-        return ops.where(_kept(uniform, rate), a * inputs + b, a * saturated + b)
+        """Return the input where kept and the saturation elsewhere, scaled and shifted."""
+        return alpha_dropped(inputs, uniform, rate)
 
 
 class AlwaysOnGaussianDropout(AlwaysOn):
@@ -91,10 +86,6 @@ class AlwaysOnGaussianDropout(AlwaysOn):
         centred = (ops.cast(uniform, "float32") + 0.5) * 2.0**-23 - 1.0
         noise = 1.0 + ops.sqrt(2.0 * rate / (1.0 - rate)) * ops.erfinv(centred)
         return inputs * ops.cast(noise, inputs.dtype)
-
-
-def _kept(uniform: Any, rate: Any) -> Any:
-    return uniform >= ops.cast(rate * 2.0**24, "int32")
 
 
 def _shared_axes(layer: keras.layers.Layer, n_axes: int) -> Sequence[int]:

@@ -12,8 +12,8 @@ from keras import ops
 from numpy.typing import NDArray
 
 from hpsearch.errors import ModelError
+from hpsearch.noise.draws import row_keys
 from hpsearch.uncertainty.always_on import AlwaysOnAlphaDropout, Site, always_on
-from hpsearch.uncertainty.draws import row_keys
 from hpsearch.uncertainty.passes import Sampler
 
 N_PROBES = 64

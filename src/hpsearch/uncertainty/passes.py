@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from hpsearch.errors import ModelError
 from hpsearch.metrics import SUM_TOLERANCE, Floats
+from hpsearch.noise.draws import row_keys
 from hpsearch.seeds import derive
 from hpsearch.uncertainty.conversion import Split, split
-from hpsearch.uncertainty.draws import row_keys
 from hpsearch.uncertainty.mc_dropout import McDropout, McPrediction
 
 N_GROUPS = 128  # passes are told apart in at most this many groups, whatever S is

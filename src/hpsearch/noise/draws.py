@@ -1,9 +1,11 @@
-"""Random words that depend on (seed, pass, layer, row) alone: the same numbers at any batch size."""
+"""Random words that depend on (seed, pass, layer, row) alone: the same numbers at any batch size, on every backend."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 from keras import ops
 
 GOLDEN = 0x9E3779B9 - 2**32  # 2**32 / golden ratio, odd: spreads counters over all 32 bits
@@ -33,6 +35,26 @@ def random_bits(keys: Any, position: int, n_words: Any) -> Any:
     keys = _mix(keys + of_layer)
     counter = ops.arange(n_words, dtype="int32") * GOLDEN
     return _mix(keys[:, :1] + counter[None, :], keys[:, 1:])
+
+
+def uniform_of(words: Any) -> Any:
+    """Return whole numbers in [0, 2**24), as many as there are words."""
+    return ops.bitwise_and(words, 2**24 - 1)
+
+
+def uniform_like(inputs: Any, state: Any) -> Any:
+    """Return whole numbers in [0, 2**24) of the shape of `inputs` (B, ...).
+
+    Args:
+        inputs: Whose shape counts.
+        state: Of a `keras.random.SeedGenerator`: a seed and how often it was drawn from, (2,) uint32.
+    """
+    n_rows, *shape = ops.shape(inputs)
+    state = ops.cast(state, "int32")
+    keys = row_keys(
+        ops.bitwise_xor(state[0], np.array([0, MIX_1], np.int32)), state[1], ops.arange(n_rows, dtype="int32")
+    )
+    return uniform_of(ops.reshape(random_bits(keys, 0, math.prod(shape)), (n_rows, *shape)))
 
 
 def _mix(words: Any, key: Any = 0) -> Any:
