@@ -1,6 +1,6 @@
 """Run all benchmarks of speed, each in a process of its own, and print every row in one table.
 
-    python bench/all.py            some fifty minutes on two quiet cores, by estimate
+    python bench/all.py            some forty minutes on two quiet cores
     python bench/all.py --quick    to see that all of it runs; its numbers mean nothing
 
 A row that falls short says so. bench/output/all.json holds the rows with machine, versions and seeds.
@@ -28,7 +28,7 @@ def main() -> int:
     """Run what the command line names; 1 where a benchmark did not end well."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", nargs="+", default=["start", "training", "memory", "tracking", "search", "fused"])
+    parser.add_argument("--only", nargs="+", default=["start", "search", "memory", "tracking", "fused", "training"])
     parser.add_argument("--output", type=Path, default=HERE / "output")
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)

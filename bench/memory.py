@@ -26,7 +26,7 @@ from rich.console import Console
 
 from hpsearch.data.split import SearchData
 from hpsearch.reports.conclusion import Conclusion
-from hpsearch.studies.study import SharedStudy
+from hpsearch.studies.study import SharedStudy, number_of
 from hpsearch.trials.objective import Objective
 from hpsearch.trials.progress import Progress
 from parts import composed, hypermodel, like_cifar, part
@@ -69,7 +69,9 @@ def run_trials(made: Objective) -> Iterator[tuple[float, float]]:
         begin = time.perf_counter()
         made.run(trial)
         spent = time.perf_counter() - begin
-        history = made.tracking.client.get_metric_history(trial.user_attrs["run_id"], "time/epoch_s")
+        made.tracking.spool.drain(60)
+        child = made.tracking.find_child(made.parent, number_of(trial))
+        history = made.tracking.client.get_metric_history(child.info.run_id, "time/epoch_s")
         yield spent, sum(metric.value for metric in history)
     made.end_paused()
 
@@ -84,7 +86,7 @@ def memory_rows(given: argparse.Namespace) -> Iterator[Row]:
     process, sizes = psutil.Process(), []
     for _ in run_trials(objective(config, part(config.data).for_search())):
         sizes.append(process.memory_info().rss / 2**20)
-    early, late = (statistics.median(sizes[n - max(3, few // 4) : n]) for n in (few, len(sizes)))
+    early, late = (statistics.median(sizes[max(0, n - max(3, few // 4)) : n]) for n in (few, len(sizes)))
     yield Row(
         f"memory after {many} trials / after {few}", late / early, "x", 1.1, note=f"{late:.0f} and {early:.0f} MiB"
     )

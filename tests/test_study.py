@@ -294,6 +294,22 @@ def test_an_error_in_a_trial_is_recorded_on_both_sides(tracked):
     assert states(study)[-1] == ("FAIL", "out_of_memory")
 
 
+def test_a_trial_that_is_taken_over_while_it_draws_is_no_failure_of_its_own(tracked):
+    trials, study, tracking, parent = tracked
+    object.__setattr__(study.budget, "n_trials", 7)
+    other, trial, ended = trials.open_study(trials.open_storage()), study.claim(), []
+    attempt = Attempt.of(
+        trial, study=study, tracking=tracking, parent=parent, ended=lambda *o: ended.append(o), deadline=math.inf
+    )
+    with attempt.kept():
+        other.fail(other.trials()[trial.number], "killed", "its lease was over")
+        suggested(trial)
+    assert ended == [
+        (f"failed: another worker took trial {trial.number} over, since nothing was heard of this one", None)
+    ]
+    assert states(other)[-2:] == [("FAIL", "killed"), ("WAITING", None)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["journal", "postgres"])
 def test_chaos(kind, tmp_path, request):

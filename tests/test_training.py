@@ -29,7 +29,7 @@ SETTINGS: dict[str, Any] = {
     "averaging_epochs": 1.0,
     "steps_per_call": 4,
     "precision": "float32",
-    "jit_compile": True,
+    "jit_compile": None,
 }
 
 

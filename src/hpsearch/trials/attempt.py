@@ -17,6 +17,7 @@ from hpsearch.errors import DivergedError, InfeasibleError, TakenOverError, User
 from hpsearch.studies.leases import Lease
 from hpsearch.studies.machines import Preempted, leave_if_asked
 from hpsearch.studies.study import SharedStudy, number_of
+from hpsearch.studies.telling import taken_over
 from hpsearch.tracking.runs import ChildRun, ParentRun, TrialName
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.trials.load import Load
@@ -86,7 +87,7 @@ class Attempt:
         with self.lease.kept():
             try:
                 yield self
-            except TakenOverError as error:
+            except (TakenOverError, optuna.exceptions.UpdateFinishedTrialError) as error:  # the second while it draws
                 self._taken_over(error)
             except optuna.TrialPruned as error:
                 self._stop(str(error))
@@ -113,7 +114,7 @@ class Attempt:
             Preempted: The cluster asked this worker to go.
         """
         if self.lease.is_lost.is_set():
-            raise TakenOverError("another worker has taken the trial over")
+            raise taken_over(self.trial)
         self.run.epoch(epoch, {**metrics, **self.load.now()})
         self.study.report(self.trial, value, epoch)
         leave_if_asked()
@@ -170,9 +171,9 @@ class Attempt:
         self.run.tag({"hpsearch.reason": reason, "hpsearch.message": message, MLFLOW_RUN_NAME: name})
         self.run.end(status)
 
-    def _taken_over(self, error: TakenOverError) -> None:
+    def _taken_over(self, error: Exception) -> None:
         self.run.abandon()
-        self.ended(f"failed: {error}", None)
+        self.ended(f"failed: {error if isinstance(error, TakenOverError) else taken_over(self.trial)}", None)
 
 
 def reason_of(error: Exception) -> str:
