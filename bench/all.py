@@ -18,6 +18,7 @@ from pathlib import Path
 from rows import Row, machine, show
 
 HERE = Path(__file__).resolve().parent
+ALL = ("start", "search", "memory", "tracking", "fused", "training")
 QUICK_SEARCH = (
     "--record", "6", "--epochs", "4", "--seeds", "2", "--overrides", "data=digits", "arch=elu", "arch.n_hidden=1",
     "--curves",
@@ -28,7 +29,7 @@ def main() -> int:
     """Run what the command line names; 1 where a benchmark did not end well."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", nargs="+", default=["start", "search", "memory", "tracking", "fused", "training"])
+    parser.add_argument("--only", nargs="+", choices=ALL, default=ALL, help="the others' rows stay as last measured")
     parser.add_argument("--output", type=Path, default=HERE / "output")
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
@@ -44,10 +45,10 @@ def main() -> int:
         command = [sys.executable, str(HERE / f"{name}.py"), "--json", str(path), *more]
         if subprocess.run(command, env=environment, check=False).returncode:
             failed.append(name)
-            continue
-        found = json.loads(path.read_text())
-        written["benchmarks"][name] = found
-        rows += [Row(**{key: value for key, value in row.items() if key != "holds"}) for row in found["rows"]]
+    for name in ALL:
+        if (path := given.output / f"{name}.json").exists():
+            written["benchmarks"][name] = found = json.loads(path.read_text())
+            rows += [Row(**{key: value for key, value in row.items() if key != "holds"}) for row in found["rows"]]
     print()
     show(rows)
     (given.output / "all.json").write_text(json.dumps(written, indent=1) + "\n")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import keras
@@ -31,8 +32,8 @@ class Count:
     most: int
     epochs: int = 0
     train_s: float = 0.0
+    search_s: float = 0.0  # what the searcher itself takes, without training
     best: float = math.inf
-    begin: float = field(default_factory=time.perf_counter)
 
     def epoch(self, loss: float, seconds: float) -> None:
         """Count an epoch."""
@@ -45,7 +46,7 @@ class Count:
     @property
     def seconds(self) -> float:
         """Seconds of training and of searching."""
-        return self.train_s + time.perf_counter() - self.begin
+        return self.train_s + self.search_s
 
 
 def unit(values: Mapping[str, float]) -> tuple[float, ...]:
@@ -54,12 +55,15 @@ def unit(values: Mapping[str, float]) -> tuple[float, ...]:
 
 
 class Table:
-    """Learning curves that were recorded."""
+    """Learning curves that were recorded; each epoch takes the seconds of the median one."""
+
+    trained_s = 0.0  # spent on training since it was made
 
     def __init__(self, path: Path) -> None:
         found = json.loads(path.read_text())
         self.overrides, self.epochs = found["overrides"], found["epochs"]
-        self.curves = [[(e[0], e[1]) for e in record["curve"]] for record in found["records"]]
+        epoch_s = statistics.median(seconds for record in found["records"] for _, seconds in record["curve"])
+        self.curves = [[(loss, epoch_s) for loss, _ in record["curve"]] for record in found["records"]]
         self.places = [unit(record["values"]) for record in found["records"]]
         self.spans = [max(axis) - min(axis) or 1.0 for axis in zip(*self.places, strict=True)]
 
@@ -77,7 +81,7 @@ class Reality:
     """Trains what is asked for."""
 
     def __init__(self, overrides: list[str], epochs: int, seed: int) -> None:
-        self.overrides, self.epochs, self.seed = overrides, epochs, seed
+        self.overrides, self.epochs, self.seed, self.trained_s = overrides, epochs, seed, 0.0
         config = composed(*overrides, f"training.epochs={epochs}", f"training.patience_epochs={epochs}")
         data = part(config.data).for_search()
         self.made, self.trainer = hypermodel(config, data), Trainer(part(config.training), data)
@@ -86,8 +90,10 @@ class Reality:
         """Train a configuration to the end; a search counts those of its epochs that it looks at."""
         hp = keras_tuner.HyperParameters()
         hp.values.update(values)
+        begin = time.perf_counter()
         keras.utils.set_random_seed(self.seed)
         fitted = self.trainer.fit(self.made, hp, self.made.build(hp), self.seed, lambda epoch, metrics: None)
+        self.trained_s += time.perf_counter() - begin
         return [(m["val/loss"], m["time/epoch_s"]) for m in fitted.history]
 
 

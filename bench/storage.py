@@ -134,15 +134,19 @@ def main() -> None:
         stamp = int(time.time())
         for n_workers in given.workers:
             mine = rate_of(ours, replace(base, name=f"ours-{n_workers}-{stamp}"), n_workers)
-            theirs = rate_of(plain, replace(base, name=f"plain-{n_workers}-{stamp}"), n_workers)
+            other = (
+                f"{place}-plain" if given.storage == "journal" else place
+            )  # whose reader goes through the whole file
+            theirs = rate_of(plain, replace(base, name=f"plain-{n_workers}-{stamp}", place=other), n_workers)
             ratio = mine["per_s"] / theirs["per_s"]
             rows.append({"workers": n_workers, "ours": mine, "plain Optuna": theirs, "ratio": ratio})
         costs = {n: cost_at(replace(base, name=f"history-{n}-{stamp}"), n) for n in given.history}
-    table = Table("workers", "ours, trials/s", "plain Optuna", "ratio", "spent", "failed workers")
+    table = Table("workers", "ours, trials/s", "plain Optuna", "ratio", "spent", "failed workers, ours and theirs")
     for row in rows:
         mine, theirs = row["ours"], row["plain Optuna"]
         cells = [f"{mine['per_s']:.1f}", f"{theirs['per_s']:.1f}", f"{row['ratio']:.2f}"]  # type: ignore[index]
-        table.add_row(str(row["workers"]), *cells, f"{mine['spent']} of {given.trials}", str(mine["failed workers"]))  # type: ignore[index]
+        failed = f"{mine['failed workers']}, {theirs['failed workers']}"  # type: ignore[index]
+        table.add_row(str(row["workers"]), *cells, f"{mine['spent']} of {given.trials}", failed)  # type: ignore[index]
     console = Console()
     console.print(table)
     for n, seconds in costs.items():

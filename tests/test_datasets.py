@@ -41,6 +41,7 @@ def test_path_without_cifar_is_named(tmp_path, name, received):
         datasets.cifar10(str(tmp_path / name))
 
 
+@pytest.mark.slow
 def test_without_a_network_the_sentence_names_the_ways_out(tmp_path):
     code = (
         "from hpsearch.data.datasets import cifar10; from hpsearch.errors import DataError\n"

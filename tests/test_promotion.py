@@ -181,6 +181,7 @@ def search(folder: Path, pruner: Any) -> tuple[Objective, dict[int, list[tuple[s
     return objective, epochs
 
 
+@pytest.mark.slow
 def test_a_paused_and_promoted_trial_equals_the_same_trial_never_paused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

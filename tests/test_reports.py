@@ -207,6 +207,7 @@ def test_a_trials_description_has_its_end_and_its_place():
     assert told[4].endswith("diverged: train/loss is nan")
 
 
+@pytest.mark.slow
 def test_a_search_leaves_its_report_and_the_command_writes_it_again(searched):
     place, _ = searched
     (parent,), trials = place.runs("study"), place.runs("trial")
@@ -237,6 +238,7 @@ def test_a_version_says_where_it_is_from_and_what_it_is_worth(searched):
     assert "`champion` is the one to use" in place.client.get_registered_model("digits-selu").description
 
 
+@pytest.mark.slow
 def test_a_study_that_is_not_there_is_one_sentence_and_leaves_no_page(searched):
     place, _ = searched
     done = place.run("study=digits-elu", script="report")

@@ -136,7 +136,9 @@ class Diagnosis:
     def _write(self, number: int, trial: FrozenTrial) -> None:
         values = self.space.values(trial)
         run = self.tracking.open_child(self.parent, number, is_retry=True)
-        run.tag({"mlflow.runName": TrialName(number, values), "hpsearch.written_by": "hpsearch.doctor"})
+        reason = "paused" if is_seen_paused(trial) else trial.user_attrs.get("reason", "")
+        tags = {"mlflow.runName": TrialName(number, values, reason), "hpsearch.written_by": "hpsearch.doctor"}
+        run.tag(tags | ({"hpsearch.reason": reason} if reason else {}))
         run.params(values)
         for step, value in trial.intermediate_values.items():
             run.metrics({self._monitor(): value}, step)

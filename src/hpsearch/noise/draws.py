@@ -47,7 +47,7 @@ def uniform_like(inputs: Any, state: Any) -> Any:
 
     Args:
         inputs: Whose shape counts.
-        state: Of a `keras.random.SeedGenerator`: a seed and how often it was drawn from, (2,) uint32.
+        state: Of a `keras.random.SeedGenerator`: a seed and how often it was drawn from, (2,) integers.
     """
     n_rows, *shape = ops.shape(inputs)
     state = ops.cast(state, "int32")

@@ -19,7 +19,7 @@ class ProgramInput(keras.Variable):  # type: ignore[misc]
     """
 
     def __init__(self, value: float, name: str) -> None:
-        super().__init__(value, trainable=False, dtype="float32", name=name)
+        super().__init__(value, trainable=False, autocast=False, dtype="float32", name=name)
 
     def __gt__(self, other: object) -> bool:
         return True

@@ -32,9 +32,10 @@ def read_trials(
     """
     trial = models.TrialModel
     chosen = sqlalchemy.select(trial).where(trial.study_id == study_id)
-    found = [*session.scalars(chosen.where(trial.trial_id > after))]
-    for keys in _batches([key for key in known if key <= after]):
-        found += session.scalars(chosen.where(trial.trial_id.in_(keys)))
+    *batches, last = [*_batches([key for key in known if key <= after])] or [[]]
+    found: list[Any] = [row for keys in batches for row in session.scalars(chosen.where(trial.trial_id.in_(keys)))]
+    # The new ones last: a trial that is to be tried again has its successor before it ends.
+    found += session.scalars(chosen.where(trial.trial_id.in_(last) | (trial.trial_id > after)))
     if not found:
         models.StudyModel.find_or_raise_by_id(study_id, session)
     if states is not None:

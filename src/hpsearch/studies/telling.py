@@ -14,6 +14,7 @@ from hpsearch.studies.history import as_ranges
 from hpsearch.studies.leases import LEASE, WORKER, Worker
 from hpsearch.studies.patience import impatient, is_away
 from hpsearch.studies.promotion import PausableStudy, Promoting, is_paused
+from hpsearch.studies.sampling import TICKET
 from hpsearch.studies.storage import SharedStorage
 
 PROMOTED = "promoted"
@@ -156,4 +157,5 @@ class Telling:
 
 def taken_over(trial: optuna.Trial) -> TakenOverError:
     """Return the error of a trial that is another worker's now."""
-    return TakenOverError(f"another worker took trial {trial.number} over, since nothing was heard of this one")
+    number = trial.user_attrs.get(TICKET, trial.number)
+    return TakenOverError(f"another worker took trial {number} over, since nothing was heard of this one")

@@ -23,6 +23,7 @@ from hpsearch.tracking.tracking import Tracking
 from hpsearch.trials.load import Load
 
 Ended = Callable[[str, float | None], None]
+TAKEN_OVER = (TakenOverError, optuna.exceptions.UpdateFinishedTrialError)  # the second where Optuna itself writes
 HAND_OVER_S = 5.0  # what another worker may go on with at once should have arrived in MLflow, if that is there
 
 
@@ -87,7 +88,7 @@ class Attempt:
         with self.lease.kept():
             try:
                 yield self
-            except (TakenOverError, optuna.exceptions.UpdateFinishedTrialError) as error:  # the second while it draws
+            except TAKEN_OVER as error:
                 self._taken_over(error)
             except optuna.TrialPruned as error:
                 self._stop(str(error))
@@ -137,8 +138,12 @@ class Attempt:
             return
         self.close("paused", message, "SCHEDULED")
         self.run.arrive(HAND_OVER_S)
-        self.study.pause(self.trial)
-        self.ended("paused", None)
+        try:
+            self.study.pause(self.trial)
+        except TAKEN_OVER as error:
+            self._taken_over(error)
+        else:
+            self.ended("paused", None)
 
     def _prune(self, reason: str, message: str, status: str) -> None:
         self.close(reason, message, status)
@@ -147,7 +152,7 @@ class Attempt:
     def _tell(self, tell: Callable[[], None], outcome: str, value: float | None) -> None:
         try:
             tell()
-        except TakenOverError as error:
+        except TAKEN_OVER as error:
             self._taken_over(error)
         else:
             self.is_over = True

@@ -42,7 +42,7 @@ class Evaluation:
         before, after = self.plain.get(name), self.mc[name]
         if before is None:
             return name, "", f"{after:.4f}", ""
-        return name, f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}"
+        return name, f"{before:.4f}", f"{after:.4f}", f"{after - before:+z.4f}"
 
 
 def evaluate(subject: Subject) -> Evaluation:

@@ -75,7 +75,7 @@ class Rates:
         )
         rows = [("layers", "rate", "NLL on val")]
         rows += [(*_shown(c), f"{on_val[c]:.4f}") for c in sorted(on_val, key=lambda choice: on_val[choice])[:8]]
-        said = "; ".join(f"{d.measure} {d.value:+.4f} ({d.verdict(self.level)})" for d in found)
+        said = "; ".join(f"{d.measure} {d.value:+z.4f} ({d.verdict(self.level)})" for d in found)
         layers, rate = _shown(best)
         text = (
             f"Best of {len(tried)} choices on validation data: layers {layers}, rate {rate}. "

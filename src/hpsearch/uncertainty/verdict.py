@@ -71,7 +71,7 @@ class Verdict:
         return f"MC Dropout against the plain prediction: {'; '.join(parts)}."
 
     def _row(self, d: Difference, spread: float) -> tuple[str, ...]:
-        numbers = (f"{d.values[0]:.4f}", f"{d.values[1]:.4f}", f"{d.value:+.4f}", f"{d.low:+.4f} to {d.high:+.4f}")
+        numbers = (f"{d.values[0]:.4f}", f"{d.values[1]:.4f}", f"{d.value:+z.4f}", f"{d.low:+z.4f} to {d.high:+z.4f}")
         return (d.measure, *numbers, f"{d.p:.3g}", f"{spread:.4f}", f"{d.detectable:.4f}", d.verdict(self.level))
 
     def _spread(self, subject: Subject, measures: list[str]) -> dict[str, float]:
