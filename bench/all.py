@@ -1,6 +1,6 @@
 """Run all benchmarks of speed, each in a process of its own, and print every row in one table.
 
-    python bench/all.py            some forty minutes on two quiet cores
+    python bench/all.py            some fifty minutes on two quiet cores
     python bench/all.py --quick    to see that all of it runs; its numbers mean nothing
 
 A row that falls short says so. bench/output/all.json holds the rows with machine, versions and seeds.

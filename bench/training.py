@@ -1,9 +1,9 @@
 """Time an epoch of a trial against Keras's fit as it comes, against PyTorch, and against the matrix products alone.
 
-    PYTHONPATH=src python bench/training.py            all rows, some twenty minutes
+    PYTHONPATH=src python bench/training.py            all rows, half an hour
     PYTHONPATH=src python bench/training.py --quick    to see that it runs
 
-All arms of a row take turns in one process, on images of CIFAR-10's shape, a fifth of its number, which
+All arms of a row take turns in one process, on images of CIFAR-10's shape, a third of its number, which
 should leave ratios as they are. Each is timed without its first epoch, which compiles. The median is quoted.
 """
 
@@ -120,7 +120,6 @@ def in_torch(config: Any, data: SearchData, compiled: bool) -> Arm:
     net |= {"batch_size": config.training.batch_size, "n_train": len(data.train), "compiled": compiled}
     command = [sys.executable, str(Path(__file__).with_name("in_torch.py")), json.dumps(net)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    weakref.finalize(process, process.kill)
 
     def epoch() -> float:
         process.stdin.write("epoch\n")
@@ -130,6 +129,7 @@ def in_torch(config: Any, data: SearchData, compiled: bool) -> Arm:
             raise RuntimeError(f"it ended with status {process.wait()}")
         return float(answer)
 
+    weakref.finalize(epoch, process.kill)
     return epoch
 
 
@@ -214,7 +214,7 @@ def measure(given: argparse.Namespace) -> Iterator[Row]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n-train", type=int, default=9000)
+    parser.add_argument("--n-train", type=int, default=15000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--archs", nargs="+", default=ARCHS)
     parser.add_argument("--optimizers", nargs="+", default=OPTIMIZERS)
