@@ -77,7 +77,7 @@ def run(name: str, parser: argparse.ArgumentParser, measure: Callable[[argparse.
     for row in measure(given):
         print(row, flush=True)
         rows.append(row)
-    settings = {key: str(value) for key, value in vars(given).items() if key != "json"}
+    settings = {k: v.name if isinstance(v, Path) else str(v) for k, v in vars(given).items() if k != "json"}
     written = {"machine": where, "settings": settings, "rows": [asdict(r) | {"holds": r.holds} for r in rows]}
     given.json.parent.mkdir(parents=True, exist_ok=True)
     given.json.write_text(json.dumps(written, indent=1) + "\n")
