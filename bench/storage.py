@@ -134,9 +134,8 @@ def main() -> None:
         stamp = int(time.time())
         for n_workers in given.workers:
             mine = rate_of(ours, replace(base, name=f"ours-{n_workers}-{stamp}"), n_workers)
-            other = (
-                f"{place}-plain" if given.storage == "journal" else place
-            )  # whose reader goes through the whole file
+            # A journal of its own: its reader goes through the whole file.
+            other = f"{place}-plain" if given.storage == "journal" else place
             theirs = rate_of(plain, replace(base, name=f"plain-{n_workers}-{stamp}", place=other), n_workers)
             ratio = mine["per_s"] / theirs["per_s"]
             rows.append({"workers": n_workers, "ours": mine, "plain Optuna": theirs, "ratio": ratio})
