@@ -56,7 +56,8 @@ def test_several_attributes_are_set_at_once_and_never_of_a_finished_trial(kind, 
     assert study.get_trials()[0].user_attrs == {"a": 1, "b": [2]}
     study.tell(trial, state=TrialState.FAIL)
     with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
-        place.set_trial_user_attrs(trial._trial_id, {"a": 2})
+        place.set_trial_user_attrs(trial._trial_id, {"a": 2, "b": [], "c": 0})
+    assert study.get_trials()[0].user_attrs == {"a": 1, "b": [2]}
 
 
 def make_study(kind, tmp_path, barrier):

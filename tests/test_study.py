@@ -1,6 +1,7 @@
 """The shared budget: exact, whoever joins, dies, is slow or comes back from the dead."""
 
 import math
+import multiprocessing
 import os
 import shutil
 import signal
@@ -82,17 +83,26 @@ def test_a_dead_workers_trial_is_tried_again_with_its_ticket_and_its_values(tmp_
     assert study.claim().user_attrs["ticket"] == 1
 
 
-def test_two_workers_that_find_one_dead_trial_try_it_again_once(tmp_path):
-    one, other = study_in(tmp_path), study_in(tmp_path)
-    trial, _ = kill_claimed(one)
-    frozen = one.trials()[0]
-    one._retry(frozen)
-    other.optuna.enqueue_trial({}, user_attrs={"ticket": 0, "retry_of": 0, "retry_after": trial.number})
-    one.fail(frozen, "killed", "its worker died")
-    claimed = [one.claim(), other.claim()]
-    assert claimed[0].user_attrs["ticket"] == 0
-    assert claimed[1] is None
-    assert states(one)[2] == ("FAIL", "surplus")
+def release(folder, barrier):
+    study = study_in(folder)
+    barrier.wait()
+    study.release_dead()
+
+
+def test_workers_that_find_one_dead_trial_at_once_try_it_again_once(tmp_path):
+    study, context = study_in(tmp_path), multiprocessing.get_context("fork")
+    for _ in range(5):
+        kill_claimed(study)
+        barrier = context.Barrier(8)
+        workers = [context.Process(target=release, args=(tmp_path, barrier)) for _ in range(8)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        assert [worker.exitcode for worker in workers] == [0] * 8
+    after = [t.user_attrs["retry_after"] for t in study.trials() if "retry_after" in t.user_attrs]
+    assert len(after) == len(set(after)) == 5
+    assert [state for state, _ in states(study)].count("WAITING") == 1
 
 
 @pytest.mark.parametrize("elsewhere", [True, False])

@@ -57,11 +57,3 @@ def n_tickets(trials: list[FrozenTrial]) -> int:
     """Return how many tickets have been given out."""
     n_others: int = sum("retry_of" in t.user_attrs or t.user_attrs.get("reason") == SURPLUS for t in trials)
     return len(trials) - n_others
-
-
-def is_doubled(retry_after: int | None, before: list[FrozenTrial]) -> bool:
-    """Return whether one of the trials before is the retry of the same try.
-
-    Two workers may both have released one dead trial; the earlier retry counts.
-    """
-    return retry_after is not None and any(t.user_attrs.get("retry_after") == retry_after for t in before)

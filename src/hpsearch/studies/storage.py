@@ -6,10 +6,9 @@ that is away for a while is waited for, and a process that dies while it writes 
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable, Container, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from hpsearch.errors import ConfigError, StorageError
 from hpsearch.studies.journal_file import FileLock, JournalFile
-from hpsearch.studies.patience import patient
+from hpsearch.studies.patience import impatient, patient
 from hpsearch.studies.reading import read_trials
 
 SETUP_LOCK = 0x68707365  # PostgreSQL's advisory locks are numbers: the letters `hpse`
@@ -56,7 +55,7 @@ class SharedRdb(RDBStorage):
 
     def __init__(self, url: str, exclusively: Lock, patience_s: float, engine_kwargs: dict[str, Any]) -> None:
         self.exclusively, self.patience_s = exclusively, patience_s
-        with exclusively():
+        with impatient(), exclusively():
             super().__init__(url, engine_kwargs=engine_kwargs)
 
     def _get_trials(
@@ -103,7 +102,16 @@ class SharedJournal(JournalStorage):
             log: dict[str, Any] = {"op_code": JournalOperation.SET_TRIAL_USER_ATTR, "trial_id": trial_id}
             log["worker_id"] = self._replay_result.worker_id
             self._backend.append_logs([{**log, "user_attr": {key: value}} for key, value in attrs.items()])
+            self._sync_all()
+
+    def _sync_all(self) -> None:
+        """Optuna stops at the first line that it refuses, and would refuse the next at the next read."""
+        try:
             self._sync_with_backend()
+        except optuna.exceptions.UpdateFinishedTrialError:
+            with suppress(optuna.exceptions.UpdateFinishedTrialError):
+                self._sync_all()
+            raise
 
 
 SharedStorage = SharedRdb | SharedJournal
@@ -141,13 +149,24 @@ def postgres(url: str, patience_s: float) -> SharedStorage:
         # One connection for a worker, and a second while its lease is renewed: a server has 100 as it comes.
         engine: dict[str, Any] = {"pool_pre_ping": True, "pool_size": 1, "max_overflow": 1}
         engine["connect_args"] = {"connect_timeout": CONNECT_TIMEOUT_S}
-        return SharedRdb(url, functools.partial(_advisory_lock, url), patience_s, engine)
+        return SharedRdb(url, AdvisoryLock(url, patience_s), patience_s, engine)
 
 
-@contextmanager
-def _advisory_lock(url: str) -> Iterator[None]:
-    """Hold a lock of the database while the block runs; the server frees it when the connection ends."""
-    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
+class AdvisoryLock:
+    """A lock of a PostgreSQL database, which the server frees when its holder's connection ends."""
+
+    def __init__(self, url: str, patience_s: float) -> None:
+        self.patience_s = patience_s
+        self._engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT")
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Hold the lock while the block runs."""
+        with self._acquired():
+            yield
+
+    @patient
+    def _acquired(self) -> sqlalchemy.Connection:
+        connection = self._engine.connect()
         connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": SETUP_LOCK})
-        yield
+        return connection

@@ -29,7 +29,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.errors import ConfigError, did_you_mean
-from hpsearch.studies.budget import SPENT, Budget, is_doubled, n_tickets
+from hpsearch.studies.budget import SPENT, Budget, n_tickets
 from hpsearch.studies.leases import LEASE, WORKER, Lease, Worker, is_dead
 from hpsearch.studies.machines import job_id
 from hpsearch.studies.promotion import PAUSED, PausableStudy
@@ -89,8 +89,7 @@ class SharedStudy(Telling):
         history = self.sampler.history.record()
         self.write(trial, {TICKET: self.sampler.ticket, "history": history, **self._signature()})
         before = [t for t in self.sampler.history.trials if t.number < trial.number]  # read when `trial` was there
-        is_double = is_doubled(trial.user_attrs.get("retry_after"), before)
-        if not self.budget.has_room(before) or self.sampler.is_exhausted(self.sampler.ticket) or is_double:
+        if not self.budget.has_room(before) or self.sampler.is_exhausted(self.sampler.ticket):
             self.fail(trial, SURPLUS, "another worker had claimed the last trial of the budget")
             return None
         return trial
@@ -135,15 +134,16 @@ class SharedStudy(Telling):
         return self.trials() if dead else trials
 
     def _retry(self, trial: FrozenTrial) -> None:
-        trials = self.trials()
-        first = trial.user_attrs.get("retry_of", trial.number)
-        if any(t.user_attrs.get("retry_after") == trial.number for t in trials):
-            return
-        n_tries = 1 + sum(t.user_attrs.get("retry_of") == first for t in trials)
-        if n_tries <= self.budget.max_retries:
-            again = {TICKET: ticket(trial, trials), "retry_of": first, "retry_after": trial.number}
-            again |= {PROMOTED: trial.user_attrs[PROMOTED]} if PROMOTED in trial.user_attrs else {}
-            self.optuna.enqueue_trial(trial.params, user_attrs=again)
+        with self.storage.exclusively():  # all who wait for the end of one lease find the same dead trial
+            trials = self.trials()
+            first = trial.user_attrs.get("retry_of", trial.number)
+            if any(t.user_attrs.get("retry_after") == trial.number for t in trials):
+                return
+            n_tries = 1 + sum(t.user_attrs.get("retry_of") == first for t in trials)
+            if n_tries <= self.budget.max_retries:
+                again = {TICKET: ticket(trial, trials), "retry_of": first, "retry_after": trial.number}
+                again |= {PROMOTED: trial.user_attrs[PROMOTED]} if PROMOTED in trial.user_attrs else {}
+                self.optuna.enqueue_trial(trial.params, user_attrs=again)
 
     def numbers_that_go_on(self) -> set[int]:
         """Return what the trials are called that run, are paused, or wait to be tried again."""
