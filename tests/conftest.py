@@ -270,7 +270,8 @@ def environment():
 
 
 @pytest.fixture
-def workplace(tmp_path):
+def workplace(tmp_path, mlflow_tables):
+    shutil.copy(mlflow_tables, tmp_path / "mlflow.db")
     return Workplace(tmp_path)
 
 

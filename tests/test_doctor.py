@@ -3,13 +3,11 @@
 import os
 import shutil
 import signal
-import sys
 
 import pytest
 from optuna.trial import TrialState
 
 from conftest import wait_until
-from hpsearch import doctor
 from hpsearch.studies.study import number_of
 from workplace import SMALL, Workplace
 
@@ -18,25 +16,20 @@ AGREE = "Study digits-selu and MLflow agree.\n"
 
 
 @pytest.fixture
-def place(searched, tmp_path, monkeypatch):
-    """A copy of a finished search, in which this process is."""
+def place(searched, tmp_path):
+    """A copy of a finished search."""
     for name in ("optuna.db", "mlflow.db"):
         shutil.copy(searched[0].folder / name, tmp_path)
-    monkeypatch.chdir(tmp_path)
     return Workplace(tmp_path)
 
 
 @pytest.fixture
-def said(place, monkeypatch, capsys):
-    """Call to run the command in this process, whose imports it then shares; returns exit status and what it says."""
+def said(place):
+    """Call to run the command; returns exit status and what it says."""
 
     def call(*words):
-        uri = f"tracking.uri=sqlite:///{place.folder}/mlflow.db"  # MLflow keeps a relative one for good
-        monkeypatch.setattr(sys, "argv", ["doctor", *words, *SMALL, uri, f"budget.n_trials={N_TRIALS}"])
-        with pytest.raises(SystemExit) as caught:
-            doctor.main()
-        told = capsys.readouterr()
-        return caught.value.code, told.out + told.err
+        done = place.here(*words, *SMALL, f"budget.n_trials={N_TRIALS}", script="doctor")
+        return done.returncode, done.stdout + done.stderr
 
     return call
 
@@ -119,15 +112,15 @@ def test_after_kill_9_the_doctor_gives_the_trial_back_and_the_search_goes_on_fro
     os.killpg(worker.pid, signal.SIGKILL)
     worker.communicate()
     (n_epochs,) = epochs_of(workplace)
-    told = workplace.run(*words, script="doctor")
+    told = workplace.here(*words, script="doctor")
     assert told.returncode == 1
     assert "Trial 0 runs in the study, but its worker is dead (" in told.stdout
-    repaired = workplace.run("--repair", *words, script="doctor")
+    repaired = workplace.here("--repair", *words, script="doctor")
     assert repaired.returncode == 0, repaired.stdout + repaired.stderr
     (run,) = workplace.runs("trial")
     assert (run.info.status, run.data.tags["hpsearch.reason"]) == ("KILLED", "killed")
     assert [run.info.status for run in workplace.runs("study")] == ["KILLED"]
-    assert workplace.run(*words, script="doctor").stdout == AGREE
+    assert workplace.here(*words, script="doctor").stdout == AGREE
     assert [path.name for path in (workplace.folder / "checkpoints" / "digits-selu").glob("*.npz")] == ["0.npz"]
     assert n_epochs < 60
     done = workplace.run(*words)
@@ -149,14 +142,14 @@ def test_a_spool_that_could_not_be_sent_goes_later_with_sync(mlflow_server, work
     assert worker.returncode == 2, out + err
     assert "send what waits for it with: python -m hpsearch.doctor sync" in out
     assert err.startswith("Error: All trials are done, but MLflow does not answer at http://127.0.0.1:"), err
-    away = workplace.run("sync", *words, script="doctor")
+    away = workplace.here("sync", *words, script="doctor")
     assert (away.returncode, away.stderr.count("\n")) == (2, 1), away.stderr
     mlflow_server.start()
-    sent = workplace.run("sync", *words, script="doctor")
+    sent = workplace.here("sync", *words, script="doctor")
     assert (sent.returncode, sent.stdout) == (0, "3 runs were sent.\n"), sent.stderr
-    assert workplace.run("sync", *words, script="doctor").stdout == "Nothing waits.\n"
+    assert workplace.here("sync", *words, script="doctor").stdout == "Nothing waits.\n"
     assert not any(path.is_file() for path in (workplace.folder / "spool").rglob("*.jsonl"))
     done = workplace.run(*words)
     assert done.returncode == 0, done.stderr
     assert "Registered as version 1 of digits-selu" in done.stdout
-    assert workplace.run(*words, script="doctor").stdout == AGREE
+    assert workplace.here(*words, script="doctor").stdout == AGREE

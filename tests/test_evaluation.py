@@ -20,6 +20,7 @@ from hpsearch.uncertainty.certificate import fingerprint
 from hpsearch.uncertainty.evaluation import evaluate
 from hpsearch.uncertainty.mc_dropout import McDropout
 from hpsearch.uncertainty.subject import Subject
+from workplace import SMALL
 
 SETTINGS = McDropout(n_samples=20, mask="example", seed=0, batch_size=64, memory_mb=64, from_logits=False)
 FAST = ("parts.verdict.n_resamples=100", "parts.verdict.n_seeds=2", "parts.calibration.n_simulations=50",
@@ -123,9 +124,8 @@ def test_the_page_is_one_file_and_escapes_what_it_shows():
 
 @pytest.mark.slow
 def test_a_search_and_then_its_evaluation_leave_all_in_mlflow(workplace):
-    small = ("data=digits", "arch=selu", "arch.n_hidden=2", "arch.n_units=16", "training.epochs=3", "budget.n_trials=2")
-    assert workplace.run(*small).returncode == 0
-    done = workplace.run("registered_model=digits-selu", "uncertainty.n_samples=10", *FAST, script="evaluate")
+    assert workplace.here(*SMALL, "budget.n_trials=2", "pruner=none").returncode == 0
+    done = workplace.here("registered_model=digits-selu", "uncertainty.n_samples=10", *FAST, script="evaluate")
     assert done.returncode == 0, done.stderr
     assert "MC Dropout against the plain prediction:" in done.stdout
     (run,) = workplace.runs("evaluation")
@@ -142,7 +142,7 @@ def test_a_search_and_then_its_evaluation_leave_all_in_mlflow(workplace):
 
 @pytest.mark.slow
 def test_mistakes_of_a_person_get_one_sentence_and_leave_no_run(workplace, monkeypatch):
-    monkeypatch.chdir(workplace.folder)
+    monkeypatch.chdir(workplace.folder)  # MLflow keeps the models that it logs there
     uri = f"sqlite:///{workplace.folder}/mlflow.db"
     mlflow.set_tracking_uri(uri)
     with mlflow.start_run():
@@ -155,7 +155,7 @@ def test_mistakes_of_a_person_get_one_sentence_and_leave_no_run(workplace, monke
             "Expected a model of images (8, 8, 1) and 10 classes",
         ),
     ]:
-        done = workplace.run(*words, script="evaluate")
+        done = workplace.here(*words, script="evaluate")
         assert done.returncode == 2, done.stderr
         assert sentence in done.stderr
         assert "Traceback" not in done.stderr

@@ -105,5 +105,5 @@ def test_a_search_whose_spool_and_checkpoints_are_on_a_full_disk_ends_as_any_oth
     assert done.returncode == 0, done.stderr
     assert "No checkpoint of trial 0 could be written" in done.stderr
     assert {run.info.status for run in workplace.runs("trial")} <= {"FINISHED", "KILLED"}
-    doctor = workplace.run(*words, script="doctor")
+    doctor = workplace.here(*words, script="doctor")
     assert doctor.stdout == "Study digits-selu and MLflow agree.\n", doctor.stdout + doctor.stderr

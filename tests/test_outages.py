@@ -79,5 +79,5 @@ def test_mlflow_is_away_for_60_s_and_postgresql_for_20_s_of_them(command, mlflow
         assert Counter((m.step, m.value) for m in history) == Counter(told.items())
         n_values += len(history)
     print(f"{n_values} values of {n_trials} trials, each once; {n_meanwhile} ended while a server was away.")
-    doctor = workplace.run(*command, script="doctor")
+    doctor = workplace.here(*command, script="doctor")
     assert doctor.stdout == "Study digits-selu and MLflow agree.\n", doctor.stdout + doctor.stderr

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 from hydra.utils import instantiate
-from mlflow import MlflowClient
 
 from hpsearch.command_line import composed
 from hpsearch.pages.tables import markdown
 from hpsearch.questions import answers, curves
+from hpsearch.questions.ablation import Ablation
 from hpsearch.questions.answers import Claim
 from hpsearch.questions.arms import Arm, Measured, Workbench
 from hpsearch.questions.cells import cells
@@ -24,7 +21,7 @@ from hpsearch.questions.paired import difference, holm_of, interval
 from test_training import search_data
 
 ROOT = Path(__file__).parents[1]
-SHORT = ("data=digits", "data.n_train=300", "training.epochs=2", "n_seeds=2")
+SHORT = ("data=digits", "data.n_train=300", "training.epochs=2", "training.jit_compile=false", "n_seeds=2")
 ABLATIONS = {
     "initialization": ("levels=[he_normal,one_value]", "arch.n_hidden=2"),
     "bias": ("levels=[zeros,positive]", "arch.n_hidden=2"),
@@ -36,14 +33,6 @@ ABLATIONS = {
     "schedule": ("levels=[constant,one_cycle]", "ablation.across.values=[1e-3]", "arch.n_hidden=2"),
     "sparsity": ("levels=[dense,magnitude_90,units_50]", "arch.n_hidden=2"),
 }
-
-
-def run(folder, module, *overrides):
-    """Run an entry script in a folder and return its exit status and all that it said."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
-    command = [sys.executable, "-m", f"hpsearch.{module}", *overrides]
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout + done.stderr
 
 
 def test_overshoot_is_the_highest_loss_after_the_first_descent():
@@ -126,6 +115,18 @@ def test_the_best_of_a_second_factor_stands_for_its_level():
     assert answers.best_across(arms, results, "best/val/loss") == [arms[1]]
 
 
+@pytest.mark.parametrize(
+    ("best", "groups"), [(False, [["a, n 1", "b, n 1"], ["a, n 2", "b, n 2"]]), (True, [["a, n 2", "b, n 1"]])]
+)
+def test_compared_are_arms_of_one_second_factor_or_the_best_of_each_level(best, groups):
+    across = {"setting": "arch.n", "values": [1, 2], "best": best}
+    levels = {"a": (), "b": ()}
+    ablation = Ablation("x", "Why?", levels, "a", across, ["best/val/loss"], [], inspect=False, claims=[])
+    arms = [Arm(name, {}, {}, level, value) for name, level, value, _ in ablation.cells(None)]
+    results = {arm.name: {0: measured(loss)} for arm, loss in zip(arms, (3.0, 1.0, 1.0, 2.0), strict=True)}
+    assert [[arm.name for arm in group] for group in ablation.groups(arms, results)] == groups
+
+
 def test_an_arm_is_built_with_the_settings_that_a_study_drew():
     config = composed("search", ["arch=selu", "data=digits"])
     parts = {name: instantiate(config[name], _convert_="all") for name in ("arch", "optimizer")}
@@ -137,31 +138,11 @@ def test_an_arm_is_built_with_the_settings_that_a_study_drew():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("module", "overrides", "sentence"),
-    [
-        ("ablate", ["ablation=momentm"], "There is no ablation=momentm. Did you mean 'momentum'?"),
-        ("ablate", ["ablation=bias", "data=digits", "levels=[zero]"], "has no level zero. Did you mean 'zeros'?"),
-        ("ablate", ["ablation=bias", "data=digits", "n_seeds=1"], "n_seeds must be at least 2"),
-        ("ablate", ["ablation=bias", "data=digits", "from_study=digits-elu"], "There is no study digits-elu"),
-        ("compare", ["archs=[elu]", "data=digits"], "There is no study digits-elu in the storage."),
-        ("compare", ["archs=[elu]", "data=digits", "confirm.n_seeds=1"], "confirm.n_seeds must be at least 2"),
-        ("compare", ["missing=sy"], "missing must be say or start, but is sy."),
-    ],
-)
-def test_a_mistake_is_one_sentence_and_status_2(tmp_path, module, overrides, sentence):
-    status, said = run(tmp_path, module, *overrides)
-    assert status == 2
-    assert sentence in said.replace("\n", " ")
-    assert "Traceback" not in said
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_every_ablation_runs_in_a_short_form(tmp_path, name):
-    status, said = run(tmp_path, "ablate", f"ablation={name}", *SHORT, *ABLATIONS[name])
-    assert status == 0, said
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+def test_every_ablation_runs_in_a_short_form(workplace, name):
+    done = workplace.here(f"ablation={name}", *SHORT, *ABLATIONS[name], script="ablate")
+    assert done.returncode == 0, done.stderr
+    client = workplace.client
     runs = client.search_runs(["0"])
     parents = [r for r in runs if r.data.tags["hpsearch.kind"] == "ablation"]
     cells = [r for r in runs if r.data.tags["hpsearch.kind"] == "cell"]
@@ -171,7 +152,7 @@ def test_every_ablation_runs_in_a_short_form(tmp_path, name):
     n_levels = ABLATIONS[name][0].count(",") + 1
     assert [r.info.status for r in cells] == ["FINISHED"] * 2 * n_levels
     assert all("best/val/loss" in r.data.metrics for r in cells)
-    text = Path(client.download_artifacts(cells[0].info.run_id, "measured.json", str(tmp_path))).read_text()
+    text = Path(client.download_artifacts(cells[0].info.run_id, "measured.json", str(workplace.folder))).read_text()
     assert len(json.loads(text)["curves"]["val/loss"]) == 2
 
 
@@ -180,29 +161,34 @@ def test_every_ablation_has_a_short_form():
 
 
 @pytest.mark.slow
-def test_the_same_ablation_again_trains_nothing(tmp_path):
-    command = ("ablate", "ablation=bias", *SHORT, *ABLATIONS["bias"])
-    first, again = run(tmp_path, *command), run(tmp_path, *command)
-    assert again[0] == 0
-    assert again[1].count("(measured before)") == 4
-    assert first[1].splitlines()[-1] == again[1].splitlines()[-1]
-    assert len(MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["0"])) == 5
+def test_the_same_ablation_again_trains_nothing(workplace):
+    words = ("ablation=bias", *SHORT, *ABLATIONS["bias"])
+    first, again = (workplace.here(*words, script="ablate") for _ in range(2))
+    assert (first.returncode, again.returncode) == (0, 0)
+    assert again.stdout.count("(measured before)") == 4
+    assert first.stdout.splitlines()[-1] == again.stdout.splitlines()[-1]
+    assert len(workplace.client.search_runs(["0"])) == 5
 
 
 @pytest.mark.slow
-def test_compare_trains_the_champions_again_and_refuses_another_data_set(tmp_path):
-    small = ("data=digits", "arch.n_hidden=2", "training.epochs=2", "budget.n_trials=1", "uncertainty.n_samples=5")
+def test_compare_trains_the_champions_again_and_refuses_another_data_set(workplace):
+    few = ("data=digits", "uncertainty.n_samples=5")
     for arch in ("elu", "batch_norm"):
-        status, said = run(tmp_path, "search", f"arch={arch}", *small)
-        assert status == 0, said
-    compare = ("compare", "archs=[elu,batch_norm]", "data=digits", "confirm.n_seeds=2", "uncertainty.n_samples=5")
-    status, said = run(tmp_path, *compare)
-    assert status == 0, said
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    parent = client.search_runs(["0"], "tags.`hpsearch.kind` = 'comparison'")[0]
-    assert {"hpsearch.studies.study.digits-elu", "hpsearch.studies.study.digits-batch_norm"} <= parent.data.tags.keys()
-    files = {a.path for a in client.list_artifacts(parent.info.run_id)}
+        small = ("arch.n_hidden=2", "training.epochs=2", "training.jit_compile=false", "budget.n_trials=1")
+        done = workplace.here(f"arch={arch}", *few, *small)
+        assert done.returncode == 0, done.stderr
+    words = (*few, "archs=[elu,batch_norm]", "confirm.n_seeds=2")
+    done = workplace.here(*words, "--json", script="compare")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["arms"].keys() == {"digits-elu", "digits-batch_norm"}
+    assert told["arms"]["digits-elu"]["measures"]["test/plain/nll"]["n"] == 2
+    assert any("BatchNormalization makes an epoch longer" in claim for claim in told["claims"])
+    assert all("digits-batch_norm" in claim for claim in told["claims"])
+    (parent,) = workplace.runs("comparison")
+    assert {"hpsearch.study.digits-elu", "hpsearch.study.digits-batch_norm"} <= parent.data.tags.keys()
+    files = {a.path for a in workplace.client.list_artifacts(parent.info.run_id)}
     assert {"answer.md", "comparison.html", "figures"} <= files
-    status, said = run(tmp_path, *compare, "data.n_val=200")
-    assert status == 2
-    assert "a comparison needs one data set with one split" in said.replace("\n", " ")
+    done = workplace.here(*words, "data.n_val=200", script="compare")
+    assert done.returncode == 2
+    assert "a comparison needs one data set with one split" in done.stderr

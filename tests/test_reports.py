@@ -207,7 +207,6 @@ def test_a_trials_description_has_its_end_and_its_place():
     assert told[4].endswith("diverged: train/loss is nan")
 
 
-@pytest.mark.slow
 def test_a_search_leaves_its_report_and_the_command_writes_it_again(searched):
     place, _ = searched
     (parent,), trials = place.runs("study"), place.runs("trial")
@@ -222,7 +221,7 @@ def test_a_search_leaves_its_report_and_the_command_writes_it_again(searched):
         assert {"system/process_cpu_percent", "system/process_memory_megabytes"} <= run.data.metrics.keys()
         (given_data,) = run.inputs.dataset_inputs
         assert given_data.dataset.digest == parent.data.tags["hpsearch.fingerprint"]
-    done = place.run("study=digits-selu", "path=again.html", script="report")
+    done = place.here("study=digits-selu", "path=again.html", script="report")
     assert (done.returncode, done.stderr) == (0, "")
     assert "Understanding study digits-selu" in (place.folder / "again.html").read_text()
     again = re.search(r"python -m hpsearch\.(search|evaluate) .*", done.stdout)[0].split()
@@ -238,10 +237,9 @@ def test_a_version_says_where_it_is_from_and_what_it_is_worth(searched):
     assert "`champion` is the one to use" in place.client.get_registered_model("digits-selu").description
 
 
-@pytest.mark.slow
 def test_a_study_that_is_not_there_is_one_sentence_and_leaves_no_page(searched):
     place, _ = searched
-    done = place.run("study=digits-elu", script="report")
+    done = place.here("study=digits-elu", script="report")
     assert done.returncode == 2
     assert done.stderr.startswith("Error: There is no study digits-elu in the storage. Did you mean 'digits-selu'?")
     assert not (place.folder / "digits-elu.html").exists()

@@ -12,7 +12,6 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
-from hpsearch import entry, search
 from hpsearch.spaces.bounds import COMPLEMENT
 from hpsearch.studies.study import number_of
 from workplace import SMALL, Workplace
@@ -107,7 +106,7 @@ def _requirements(place, version):
 def test_the_same_command_again_runs_only_what_is_missing(searched):
     place, _ = searched
     before = place.study("digits-selu").trials
-    done = place.run(*SMALL, "budget.n_trials=8")
+    done = place.here(*SMALL, "budget.n_trials=8")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Study digits-selu goes on: 7 of 8 trials done.")
     after = place.study("digits-selu").trials
@@ -116,9 +115,8 @@ def test_the_same_command_again_runs_only_what_is_missing(searched):
     assert len(place.runs("study")) == 1
 
 
-def test_other_data_or_settings_are_not_mixed_into_a_study(searched, monkeypatch, capsys):
-    monkeypatch.chdir(searched[0].folder)
-    told = refused([*SMALL, "budget.n_trials=9", "training.batch_size=64"], monkeypatch, capsys)
+def test_other_data_or_settings_are_not_mixed_into_a_study(searched):
+    told = refused(searched[0], "budget.n_trials=9", "training.batch_size=64")
     assert told.startswith("Error: Study digits-selu was made with training.batch_size=32, not 64;")
     assert "study.name=NAME" in told
 
@@ -135,21 +133,15 @@ def test_other_data_or_settings_are_not_mixed_into_a_study(searched, monkeypatch
         (["+space.bounds.learnin_rate=1"], "learnin_rate"),
     ],
 )
-def test_a_mistake_costs_one_sentence_and_leaves_no_run_and_no_study(words, sentence, workplace, monkeypatch, capsys):
-    monkeypatch.chdir(workplace.folder)
-    told = refused([*SMALL, *words], monkeypatch, capsys)
-    assert sentence in told
+def test_a_mistake_costs_one_sentence_and_leaves_no_run_and_no_study(words, sentence, workplace):
+    assert sentence in refused(workplace, *words)
     database = workplace.folder / "optuna.db"
     assert not database.exists() or optuna.get_all_study_names(f"sqlite:///{database}") == []
-    assert not (workplace.folder / "mlflow.db").exists() or workplace.runs("study") == []
+    assert workplace.runs("study") == []
 
 
-def test_a_search_that_ends_in_its_learning_rate_test_ends_its_run(workplace, mlflow_tables, monkeypatch, capsys):
-    (workplace.folder / "mlflow.db").write_bytes(mlflow_tables.read_bytes())
-    monkeypatch.chdir(workplace.folder)
-    store = f"tracking.uri=sqlite:///{workplace.folder}/mlflow.db"  # MLflow keeps connections by name in a process
-    too_high = ("lr_test=true", "range_test.low=1e6", "range_test.high=1e8")
-    told = refused([*SMALL, *too_high, store], monkeypatch, capsys)
+def test_a_search_that_ends_in_its_learning_rate_test_ends_its_run(workplace):
+    told = refused(workplace, "lr_test=true", "range_test.low=1e6", "range_test.high=1e8")
     assert "The learning rate test diverged at 1e+06" in told
     assert [run.info.status for run in workplace.runs("study")] == ["FAILED"]
 
@@ -176,13 +168,10 @@ def test_killed_and_started_again_a_search_ends_as_one_that_was_not(tmp_path_fac
     calm, killed = (Workplace(tmp_path_factory.mktemp(name)) for name in ("calm", "killed"))
     words = [*SMALL, "training.epochs=12", "budget.n_trials=6"]
     assert calm.run(*words).returncode == 0
-    for _ in range(2):
-        process = killed.start(*words)
-        _wait_for_an_epoch(
-            killed, process, after=len(killed.runs("trial")) if (killed.folder / "mlflow.db").exists() else 0
-        )
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+    process = killed.start(*words)
+    _wait_for_an_epoch(killed, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
     assert killed.run(*words).returncode == 0
     ends = []
     for place in (calm, killed):
@@ -196,7 +185,7 @@ def test_killed_and_started_again_a_search_ends_as_one_that_was_not(tmp_path_fac
 
 @pytest.mark.slow
 def test_anybodys_hypermodel_runs_the_same_path(workplace):
-    done = workplace.run(
+    done = workplace.here(
         "arch=hyper_resnet", "data=digits", "data.n_train=100", "data.n_val=50", "training.epochs=1", "pruner=none",
         "budget.n_trials=1", "space.bounds.version=v1", "space.bounds.conv3_depth=4", "space.bounds.conv4_depth=6",
     )  # fmt: skip
@@ -212,24 +201,21 @@ def by_trial(place):
     return {int(run.data.tags["hpsearch.trial"]): run for run in place.runs("trial")}
 
 
-def refused(words, monkeypatch, capsys):
-    """Return what the command says, in this process (imports take seconds), where it ends as a person's mistake."""
-    monkeypatch.setattr("sys.argv", ["search", *words])
-    with pytest.raises(SystemExit) as caught:
-        entry.run("search", search.main)
-    told = capsys.readouterr().err
-    assert (caught.value.code, told.count("\n")) == (2, 1), told
-    assert told.startswith("Error: ")
-    return told
+def refused(place, *words):
+    """Return what the command says where it ends as a person's mistake."""
+    done = place.here(*SMALL, *words)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert done.stderr.startswith("Error: ")
+    return done.stderr
 
 
-def _wait_for_an_epoch(place, process, after=0):
-    """Wait until a trial beyond the first `after` has told an epoch."""
+def _wait_for_an_epoch(place, process):
+    """Wait until a trial has told an epoch."""
     assert process.stdout.readline().startswith("Study "), process.stderr.read()
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         trials = place.study("digits-selu").trials
-        if len(trials) > after and trials[-1].intermediate_values:
+        if trials and trials[-1].intermediate_values:
             return
         time.sleep(0.1)
     raise AssertionError(f"no epoch within two minutes: {process.communicate()}")

@@ -9,6 +9,7 @@ import pytest
 from conftest import SRC
 from hpsearch import entry
 from hpsearch.errors import ConfigError
+from workplace import SMALL
 
 SECRET = "geheim-und-lang"
 
@@ -29,7 +30,7 @@ def test_a_search_on_postgres_leaves_the_password_nowhere(postgres_server, tmp_p
     url = postgres_server.new_database("secrets")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
     environment |= {"PYTHONPATH": str(SRC), "PGPASSWORD": postgres_server.password}
-    command = [sys.executable, "-m", "hpsearch.search", "arch=cnn", "data=digits", "storage=postgres"]
+    command = [sys.executable, "-m", "hpsearch.search", *SMALL, "storage=postgres"]
     command += [f"storage.url={url}", "budget.n_trials=2", "training.epochs=1", "uncertainty.n_samples=2"]
     search = subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -10,6 +10,7 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState
 
 from conftest import SRC, wait_until
+from workplace import SMALL
 
 pytestmark = pytest.mark.slow
 N_TRIALS = 6
@@ -29,10 +30,11 @@ def states(folder):
 def test_a_sweep_survives_scancel_and_requeue(slurm, tmp_path):
     environment = {key: value for key, value in slurm.environment.items() if not key.startswith("MLFLOW_")}
     environment |= {"PYTHONPATH": str(SRC)}
-    command = [sys.executable, "-m", "hpsearch.search", "-m", "arch=elu,cnn", "worker=0,1", "data=digits"]
+    command = [sys.executable, "-m", "hpsearch.search", "-m", "arch=elu,selu", "worker=0,1", *SMALL]
     command += ["hydra/launcher=slurm", "hydra.launcher.gres=gpu:1", "hydra.launcher.mem_gb=1"]
     command += ["hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=20"]
-    command += ["storage=journal", f"storage.path={tmp_path}/journal.log", "data.n_train=200", "training.epochs=4"]
+    command += ["storage=journal", f"storage.path={tmp_path}/journal.log", "data.n_train=200", "training.epochs=150"]
+    command += ["training.patience_epochs=150"]
     command += [f"budget.n_trials={N_TRIALS}", "uncertainty.n_samples=5", "pruner=none", "budget.lease_s=60"]
     with open(tmp_path / "sweep.out", "wb") as log:
         sweep = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
@@ -52,7 +54,7 @@ def test_a_sweep_survives_scancel_and_requeue(slurm, tmp_path):
         sweep.kill()
         sweep.wait()
     spent = {name: c[TrialState.COMPLETE] + c[TrialState.PRUNED] for name, c in states(tmp_path).items()}
-    assert spent == {"digits-elu": N_TRIALS, "digits-cnn": N_TRIALS}
+    assert spent == {"digits-elu": N_TRIALS, "digits-selu": N_TRIALS}
     assert not any(c[TrialState.RUNNING] for c in states(tmp_path).values())
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     client = MlflowClient(uri, registry_uri=uri)
@@ -60,4 +62,4 @@ def test_a_sweep_survives_scancel_and_requeue(slurm, tmp_path):
     kinds = Counter(run.data.tags.get("hpsearch.kind") for run in runs)
     assert kinds == {"study": 2, "trial": 2 * N_TRIALS}
     assert {run.info.status for run in runs} == {"FINISHED"}
-    assert sorted(m.name for m in client.search_registered_models()) == ["digits-cnn", "digits-elu"]
+    assert sorted(m.name for m in client.search_registered_models()) == ["digits-elu", "digits-selu"]

@@ -1,18 +1,24 @@
 """A folder in which tests run hpsearch's commands, and read what they leave there."""
 
+import io
 import os
 import signal
 import subprocess
 import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import optuna
 from mlflow import MlflowClient
 
+from hpsearch import ablate, compare, doctor, entry, evaluate, report, search
+
 SRC = Path(__file__).parents[1] / "src"
 SET_BY_IMPORTS = ("MLFLOW", "TF_CPP")  # of MLflow and JAX in the tests' own process
-SMALL = ("data=digits", "arch.n_hidden=3", "arch.n_units=20", "training.epochs=6")
+MAINS = {module.__name__.split(".")[1]: module.main for module in (search, report, evaluate, ablate, compare)}
+SMALL = ("data=digits", "arch.n_hidden=3", "arch.n_units=20", "training.epochs=6", "training.jit_compile=false")
 
 
 def shell_environment() -> dict[str, str]:
@@ -50,6 +56,23 @@ class Workplace:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
         return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+    def here(self, *words: str, script: str = "search") -> subprocess.CompletedProcess[str]:
+        """Run it in this process, whose imports it then shares; they take longer than most of what tests run."""
+        store = {"MLFLOW_TRACKING_URI": f"sqlite:///{self.folder}/mlflow.db"}  # MLflow keeps a relative one for good
+        status, out, err = 0, io.StringIO(), io.StringIO()
+        with (
+            mock.patch.dict(os.environ, store),
+            mock.patch.object(sys, "argv", [script, *words]),
+            chdir(self.folder),
+            redirect_stdout(out),
+            redirect_stderr(err),
+        ):
+            try:
+                doctor.main() if script == "doctor" else entry.run(script, MAINS[script])
+            except SystemExit as ended:
+                status = int(ended.code or 0)
+        return subprocess.CompletedProcess(words, status, out.getvalue(), err.getvalue())
 
     @property
     def client(self) -> MlflowClient:

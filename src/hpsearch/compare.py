@@ -88,6 +88,7 @@ def main(config: DictConfig) -> None:
         check_settings(config)
         job = entry.instantiate(OmegaConf.masked_copy(config, list(JOB)))
 
+        from hpsearch.questions.answers import Claim  # noqa: PLC0415
         from hpsearch.questions.comparison import Compare  # noqa: PLC0415
         from hpsearch.questions.session import check_seeds  # noqa: PLC0415
 
@@ -102,6 +103,7 @@ def main(config: DictConfig) -> None:
             uncertainty=job["uncertainty"],
             seed=config.seed,
             n_seeds=config.confirm.n_seeds,
+            claims=[Claim(**claim) for claim in config.claims],
         )
         answer = compare.run(terminal.console)
     except (HpsearchError, KeyboardInterrupt) as error:

@@ -13,7 +13,7 @@ from hpsearch.data.split import Data
 from hpsearch.errors import ConfigError, did_you_mean
 from hpsearch.pages.tables import markdown, terminal
 from hpsearch.questions import answers, figures
-from hpsearch.questions.answers import Answer, Claim, Results
+from hpsearch.questions.answers import Answer, Claim, Results, Row
 from hpsearch.questions.arms import Arm, Probe, Workbench
 from hpsearch.questions.cells import cells
 from hpsearch.questions.records import Records, digest
@@ -75,6 +75,29 @@ class Ablation:
                 found.append((name, level, value, [*overrides, f"{setting}={value}"]))
         return found
 
+    def groups(self, arms: Sequence[Arm], results: Results) -> list[list[Arm]]:
+        """Return the arms that are compared with each other: the best of each level, or those of one second factor."""
+        if self.across is None:
+            return [list(arms)]
+        if self.across["best"]:
+            return [answers.best_across(arms, results, self.measures[0])]
+        return [[arm for arm in arms if arm.across == value] for value in dict.fromkeys(arm.across for arm in arms)]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What was found among arms that are compared with each other."""
+
+    rows: list[Row]
+    cells: list[list[str]]
+    race: str
+    verdict: str
+    claims: list[str]
+
+    def as_text(self) -> str:
+        """Return it in Markdown."""
+        return "\n\n".join([markdown(self.cells), self.race, f"**{self.verdict}**", *self.claims])
+
 
 @dataclass(frozen=True)
 class Ablate:
@@ -114,24 +137,34 @@ class Ablate:
 
     def _answer(self, results: Results, records: Records, console: Console) -> Answer:
         ablation, arms = self.ablation, [arm for arm, _ in self.arms]
-        first = ablation.measures[0]
-        results, target = answers.with_race(results)
-        shown = answers.best_across(arms, results, first) if ablation.across and ablation.across["best"] else arms
-        by_level = {arm.level: arm.name for arm in reversed(shown)}
-        baseline = by_level.get(ablation.baseline, shown[0].name)
-        table = answers.rows(shown, results, ablation.measures, baseline)
-        shown_cells = cells(table, ablation.measures, baseline)
-        judged = answers.judged([Claim(**claim) for claim in ablation.claims], results, by_level)
-        sentence = answers.verdict(table, first, baseline)
-        race = f"The race is to val/loss {target:.4f}." if target is not None else ""
-        text = "\n\n".join([f"## {ablation.question}", markdown(shown_cells), race, f"**{sentence}**", *judged])
-        picture = figures.draw(ablation.name, ablation.panels, arms if ablation.across else shown, results)
+        groups = ablation.groups(arms, results)
+        parts = [self._part(group, results) for group in groups]
+        text = "\n\n".join([f"## {ablation.question}", *(part.as_text() for part in parts)])
+        picture = figures.draw(ablation.name, ablation.panels, arms, results)
         records.parent.file(f"figures/{picture.name}.png", picture.png)
         client, run_id = records.parent.client, records.parent.run_id
         client.log_text(run_id, text, "answer.md")
-        client.log_text(run_id, markdown(shown_cells), "table.md")
+        client.log_text(run_id, "\n\n".join(markdown(part.cells) for part in parts), "table.md")
+        sentence = " ".join(part.verdict for part in parts)
         records.parent.tag({MLFLOW_RUN_NOTE: text[:5000], "hpsearch.verdict": sentence[:5000]})
-        console.print(terminal(shown_cells, ablation.question))
-        for line in (race, sentence, *judged, *records.where_to_look()):
+        for part in parts:
+            console.print(terminal(part.cells, ablation.question))
+            for line in (part.race, part.verdict, *part.claims):
+                console.print(line, soft_wrap=True, markup=False)
+        for line in records.where_to_look():
             console.print(line, soft_wrap=True, markup=False)
-        return Answer(records.name, sentence, [table], judged, run_id, records.tracking_uri)
+        claims = [claim for part in parts for claim in part.claims]
+        return Answer(records.name, sentence, [p.rows for p in parts], claims, run_id, records.tracking_uri)
+
+    def _part(self, group: Sequence[Arm], results: Results) -> Part:
+        ablation, by_level = self.ablation, {arm.level: arm.name for arm in group}
+        raced, target = answers.with_race({arm.name: results[arm.name] for arm in group})
+        baseline = by_level.get(ablation.baseline, group[0].name)
+        rows = answers.rows(group, raced, ablation.measures, baseline)
+        return Part(
+            rows,
+            cells(rows, ablation.measures, baseline),
+            f"The race is to val/loss {target:.4f}." if target is not None else "",
+            answers.verdict(rows, ablation.measures[0], baseline),
+            answers.judged([Claim(**claim) for claim in ablation.claims], raced, by_level),
+        )

@@ -15,7 +15,7 @@ from hpsearch.pages.page import html
 from hpsearch.pages.section import Figure, Section
 from hpsearch.pages.tables import markdown
 from hpsearch.questions import answers, figures
-from hpsearch.questions.answers import Answer, Results, Row
+from hpsearch.questions.answers import Answer, Claim, Results, Row
 from hpsearch.questions.arms import Arm, Workbench
 from hpsearch.questions.cells import cells
 from hpsearch.questions.probes import Latency, OnTest
@@ -47,6 +47,7 @@ class Compare:
         uncertainty: Settings of MC Dropout.
         seed: Fresh seeds grow from it.
         n_seeds: Trainings of each arm.
+        claims: What textbooks say of architectures, by the part of a study's name that follows the data set's.
     """
 
     studies: Sequence[FinishedStudy]
@@ -56,6 +57,7 @@ class Compare:
     uncertainty: McDropout
     seed: int
     n_seeds: int
+    claims: Sequence[Claim] = ()
 
     def run(self, console: Console) -> Answer:
         """Train what is missing, print the tables and return the answer."""
@@ -75,33 +77,41 @@ class Compare:
             return self._answer(session.measure(console), records, console)
 
     def _answer(self, results: Results, records: Records, console: Console) -> Answer:
-        results, target = answers.with_race(results)
         shown = answers.best_across([arm for arm, _ in self.arms], results, SELECTED_BY)
+        results, target = answers.with_race({arm.name: results[arm.name] for arm in shown})
         best = min(shown, key=lambda arm: answers.mean(results, arm, SELECTED_BY)).name
         race = "" if target is None else f"The race is to val/loss {target:.4f}; {self.n_seeds} fresh seeds each."
         tables = [answers.rows(shown, results, measures, best) for measures in QUESTIONS.values()]
         sections = [self._section(question, rows, best) for question, rows in zip(QUESTIONS, tables, strict=True)]
+        by_arch = {arm.level.partition("-")[2]: arm.name for arm in shown}
+        judged = answers.judged(self.claims, results, by_arch)
         for section in sections:
             console.print(section.as_table())
             console.print(section.text, soft_wrap=True)
+        for sentence in judged:
+            console.print(sentence, soft_wrap=True, markup=False)
         picture = figures.draw("comparison", PANELS, shown, results)
-        self._write(records, race, sections, picture)
+        self._write(records, race, sections, judged, picture)
         for line in records.where_to_look():
             console.print(line, soft_wrap=True, markup=False)
-        return Answer(records.name, sections[0].text, tables, (), records.parent.run_id, records.tracking_uri)
+        return Answer(records.name, sections[0].text, tables, judged, records.parent.run_id, records.tracking_uri)
 
     def _section(self, question: str, rows: list[Row], best: str) -> Section:
         measures = QUESTIONS[question]
         return Section(question, answers.verdict(rows, measures[0], best), cells(rows, measures, best))
 
-    def _write(self, records: Records, race: str, sections: Sequence[Section], picture: Figure) -> None:
+    def _write(
+        self, records: Records, race: str, sections: Sequence[Section], judged: Sequence[str], picture: Figure
+    ) -> None:
         client, run_id = records.parent.client, records.parent.run_id
         parts = [f"## {s.title}\n\n{markdown(s.table)}\n\n**{s.text}**" for s in sections]
-        text = "\n\n".join([race, *parts])
+        text = "\n\n".join([race, *parts, *judged])
         curves = Section("Learning curves", race, figures=[picture])
         facts = [(study.name, f"run {study.parent_run_id}") for study in self.studies]
         client.log_text(run_id, text, "answer.md")
-        client.log_text(run_id, html("Comparison of studies", facts, [*sections, curves]), "comparison.html")
+        claims = Section("What textbooks say", "\n\n".join(judged))
+        page = html("Comparison of studies", facts, [*sections, *([claims] if judged else []), curves])
+        client.log_text(run_id, page, "comparison.html")
         records.parent.file(f"figures/{picture.name}.png", picture.png)
         records.parent.tag({MLFLOW_RUN_NOTE: text[:5000], "hpsearch.verdict": sections[0].text[:5000]})
 
