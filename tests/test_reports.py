@@ -214,7 +214,7 @@ def test_a_search_leaves_its_report_and_the_command_writes_it_again(searched):
     assert {"report.html", "config.yaml", "figures"} <= names
     note = parent.data.tags["mlflow.note.content"]
     for expected in ("**Best trial:** [#", "finished, ", "hpsearch.evaluate registered_model=digits-selu",
-                     "[version 1 of digits-selu](#/models/digits-selu/versions/1", "mlflow models serve"):  # fmt: skip
+                     "of digits-selu](#/models/digits-selu/versions/", "mlflow models serve"):  # fmt: skip
         assert expected in note
     for run in trials:
         assert f"#/experiments/0/runs/{parent.info.run_id}" in run.data.tags["mlflow.note.content"]

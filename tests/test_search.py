@@ -102,7 +102,6 @@ def _requirements(place, version):
     return [line for line in open(path).read().split() if line]
 
 
-@pytest.mark.slow
 def test_the_same_command_again_runs_only_what_is_missing(searched):
     place, _ = searched
     before = place.study("digits-selu").trials

@@ -132,7 +132,7 @@ class Workbench:
     ) -> Trained:
         """Train an arm from `seed`; where it diverges, what it was until then counts."""
         hypermodel, hp, model = self.build(arm, seed)
-        measured = Measured()
+        measured, best_epoch = Measured(), 0
         if inspect:
             measured.layers |= _at("start", inspect_layers(model, *self.sample))
 
@@ -142,12 +142,12 @@ class Workbench:
             listener(epoch, metrics)
 
         try:
-            self.trainer(arm).fit(hypermodel, hp, model, derive(seed, "fit"), listen)
+            best_epoch = self.trainer(arm).fit(hypermodel, hp, model, derive(seed, "fit"), listen).best_epoch
             if inspect:
                 measured.layers |= _at("end", inspect_layers(model, *self.sample))
         except DivergedError as error:
             measured.diverged = str(error)
-        measured.scalars |= scores(measured.curves, arm.training) | _summary(measured.layers)
+        measured.scalars |= scores(measured.curves, arm.training, best_epoch) | _summary(measured.layers)
         measured.scalars |= {"diverged": float(bool(measured.diverged))}
         if "time/epoch_s" in measured.scalars:
             n = len(self.data.train.labels)
@@ -161,12 +161,18 @@ class Workbench:
         return Trained(kept, arm, seed, measured)
 
 
-def scores(by_epoch: dict[str, list[float]], training: Training) -> dict[str, float]:
-    """Return the metrics of the best epoch, that epoch, and what its curve says."""
+def scores(by_epoch: dict[str, list[float]], training: Training, best_epoch: int) -> dict[str, float]:
+    """Return the metrics of the best epoch, that epoch, and what its curve says.
+
+    Args:
+        by_epoch: A value for each epoch, by metric.
+        training: Says which metric decides.
+        best_epoch: What the fit says, which may leave first epochs out; 0 where it did not come to its end.
+    """
     monitored = by_epoch.get(training.monitor, [])
     if not monitored:
         return {}
-    best = int((np.argmax if training.maximize else np.argmin)(monitored))
+    best = best_epoch - 1 if best_epoch else int((np.argmax if training.maximize else np.argmin)(monitored))
     found = {f"best/{key}": values[best] for key, values in by_epoch.items() if not key.startswith("time/")}
     return {**found, "best/epoch": best + 1.0, **curves.of_training(by_epoch)}
 

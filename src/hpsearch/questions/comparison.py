@@ -70,7 +70,7 @@ class Compare:
         records = Records(self.tracking, f"{data.name}: {', '.join(names)}", "comparison", identity, tags)
         with records.parent.ending():
             records.parent.data(data, self.data.path or data.name)
-            latency = Latency(1000, (1, 100), 3, self.uncertainty)
+            latency = Latency(256, (1, 100), 3, self.uncertainty)
             probes = (OnTest(self.data.test(), self.uncertainty), latency)
             seeds = seeds_of(self.seed, "confirm", self.n_seeds)
             session = Session(self.arms, seeds, records, Workbench(data), inspect=False, probes=probes)

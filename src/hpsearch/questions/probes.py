@@ -113,6 +113,13 @@ def size(bench: Workbench, trained: Trained) -> dict[str, float]:
     }
 
 
+def on_validation(bench: Workbench, trained: Trained) -> dict[str, float]:
+    """Return accuracy and NLL of the model that is kept: pruned, and without the penalties that its loss had."""
+    probs = trained.model.predict(bench.data.val.images, verbose=0)
+    labels = bench.data.val.labels
+    return {"kept/val/accuracy": metrics.accuracy(probs, labels), "kept/val/nll": metrics.nll(probs, labels)}
+
+
 @dataclass(frozen=True)
 class StableRate:
     """The largest stable learning rate of an arm, by the learning rate test from the same seed.
