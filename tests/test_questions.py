@@ -107,6 +107,10 @@ def test_censored_races_are_shown_as_such():
     shown = cells(answers.rows(ARMS, results, ["race/epochs"], "base"), ["race/epochs"], "base")
     assert [row[1] for row in shown[1:]] == ["2 ± 0 (1 never)", "2 ± 0", "2 ± 0 (1 never)"]
     assert markdown(shown).splitlines()[1] == "|---|---|---|---|---|"
+    (judged,) = answers.judged(
+        [Claim("It is so", "base", "same", "race/epochs")], results, {name: name for name in RESULTS}
+    )
+    assert judged.endswith("+0 over 1 seeds; 1 of base have none; 1 of same have none).")
 
 
 def test_the_best_of_a_second_factor_stands_for_its_level():

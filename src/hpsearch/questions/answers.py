@@ -162,9 +162,18 @@ def judged(claims: Sequence[Claim], results: Results, by_level: Mapping[str, str
         pair = [by_level.get(claim.lower, ""), by_level.get(claim.than, "")]
         if not all(name in results for name in pair):
             continue
-        found = difference(*(values(results[name], claim.measure) for name in pair))
+        mine, theirs = (values(results[name], claim.measure) for name in pair)
+        found = difference(mine, theirs)
         sure = "Confirmed" if found.mean < 0 else "**Contradicted**"
         word = sure if found.excludes_zero else "Undecided"
-        text = f"{claim.measure} of {pair[0]} minus {pair[1]}: {found} over {found.n} seeds"
+        over = f" over {found.n} seeds" if found.n else "no seed has both"
+        text = f"{claim.measure} of {pair[0]} minus {pair[1]}: {found if found.n else ''}{over}"
+        text += _left_out(results, dict(zip(pair, (mine, theirs), strict=True)))
         sentences.append(f'{word}: "{claim.says}" ({text}).')
     return sentences
+
+
+def _left_out(results: Results, found: Mapping[str, Mapping[int, float]]) -> str:
+    """Return how many seeds of each arm have no value, such as those that never got to a race's loss."""
+    lacking = {name: len(results[name]) - len(values) for name, values in found.items()}
+    return "".join(f"; {n} of {name} have none" for name, n in lacking.items() if n)

@@ -25,7 +25,7 @@ class Interval:
     n: int
 
     def __str__(self) -> str:
-        return f"{self.mean:+z.4g} [{self.low:+z.4g}, {self.high:+z.4g}]"
+        return f"{self.mean:+z.4g}" + (f" [{self.low:+z.4g}, {self.high:+z.4g}]" if self.n > 1 else "")
 
     @property
     def half(self) -> float:
