@@ -96,7 +96,7 @@ class Part:
 
     def as_text(self) -> str:
         """Return it in Markdown."""
-        return "\n\n".join([markdown(self.cells), self.race, f"**{self.verdict}**", *self.claims])
+        return "\n\n".join(filter(None, [markdown(self.cells), self.race, f"**{self.verdict}**", *self.claims]))
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Ablate:
         records.parent.tag({MLFLOW_RUN_NOTE: text[:5000], "hpsearch.verdict": sentence[:5000]})
         for part in parts:
             console.print(terminal(part.cells, ablation.question))
-            for line in (part.race, part.verdict, *part.claims):
+            for line in filter(None, (part.race, part.verdict, *part.claims)):
                 console.print(line, soft_wrap=True, markup=False)
         for line in records.where_to_look():
             console.print(line, soft_wrap=True, markup=False)
@@ -161,10 +161,11 @@ class Ablate:
         raced, target = answers.with_race({arm.name: results[arm.name] for arm in group})
         baseline = by_level.get(ablation.baseline, group[0].name)
         rows = answers.rows(group, raced, ablation.measures, baseline)
+        races = target is not None and any(measure.startswith("race/") for measure in ablation.measures)
         return Part(
             rows,
             cells(rows, ablation.measures, baseline),
-            f"The race is to val/loss {target:.4f}." if target is not None else "",
+            f"The race is to val/loss {target:.4f}." if races else "",
             answers.verdict(rows, ablation.measures[0], baseline),
             answers.judged([Claim(**claim) for claim in ablation.claims], raced, by_level),
         )

@@ -175,5 +175,5 @@ def judged(claims: Sequence[Claim], results: Results, by_level: Mapping[str, str
 
 def _left_out(results: Results, found: Mapping[str, Mapping[int, float]]) -> str:
     """Return how many seeds of each arm have no value, such as those that never got to a race's loss."""
-    lacking = {name: len(results[name]) - len(values) for name, values in found.items()}
+    lacking = {name: len(results[name]) - len(seeds) for name, seeds in found.items()}
     return "".join(f"; {n} of {name} have none" for name, n in lacking.items() if n)
