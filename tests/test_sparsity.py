@@ -96,6 +96,7 @@ def test_pruned_and_exported_nets_give_the_same_probabilities(scope, normalizati
     np.testing.assert_allclose(probs(exported), probs(model), atol=2e-6)
     assert zero_shares(model)[:2] == [0.5, 0.5]
     assert not any(isinstance(layer, MaskedDense) for layer in exported.layers)
+    assert not any(np.signbit(weights[weights == 0]).any() for weights in exported.get_weights())
     smaller = exported.count_params() < model.count_params() - 25 * 12 - 12 * 12
     assert smaller == (scope == "unit" and normalization != "layer")
 

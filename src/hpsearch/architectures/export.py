@@ -55,7 +55,8 @@ def export(model: keras.Model) -> keras.Model:
 def _numbers(layer: keras.layers.Dense) -> tuple[Array, Array]:
     kernel = layer.used(training=False) if isinstance(layer, SparseDense) else layer.kernel
     bias = ops.convert_to_numpy(layer.bias) if layer.use_bias else np.zeros(layer.units, np.float32)
-    return np.asarray(ops.convert_to_numpy(kernel)), np.asarray(bias)
+    # A mask leaves -0.0 where a weight was negative, whose sign no compressor can foresee; this makes it 0.0.
+    return np.asarray(ops.convert_to_numpy(kernel)) + np.float32(0.0), np.asarray(bias)
 
 
 def _reached(kernel: Array) -> NDArray[np.bool_]:
