@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager, suppress
+from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -107,7 +107,8 @@ def postgres_server(running_postgres, monkeypatch):
 def mlflow_tables(tmp_path_factory):
     """An empty MLflow database, to copy: making its tables takes seconds."""
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
+    with chdir(path.parent):  # which MLflow makes the place of artifacts
+        MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
 
 
