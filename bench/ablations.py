@@ -46,9 +46,8 @@ def section(client: MlflowClient, name: str, run: Run, out: Path) -> str:
         shutil.copy(figure, out.parent / "figures" / f"ablation_{name}.png")
     title, _, rest = answer.partition("\n")
     command = run.data.tags["hpsearch.command"]
-    minutes = (run.info.end_time - run.info.start_time) / 60000
     picture = f"![{name}](figures/ablation_{name}.png)"
-    return f"{title}\n\n```bash\n{command}  # {minutes:.0f} min\n```\n\n{picture}\n{rest.rstrip()}\n"
+    return f"{title}\n\n```bash\n{command}\n```\n\n{picture}\n{rest.rstrip()}\n"
 
 
 def main() -> None:

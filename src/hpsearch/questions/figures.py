@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -15,6 +15,8 @@ from hpsearch.questions.answers import Results, values
 from hpsearch.questions.arms import Arm
 
 WIDTH_IN, HEIGHT_IN = 5.5, 4.0
+DASHES = ("-", "--", ":", "-.")
+Looks = Mapping[str, Mapping[str, Any]]
 CAPTION = "Lines are means over seeds; bands reach from the lowest to the highest."
 
 
@@ -29,50 +31,59 @@ def draw(name: str, panels: Sequence[str], arms: Sequence[Arm], results: Results
     )
     for axis, panel in zip(axes[0], panels, strict=True):
         kind, _, key = panel.partition(":")
-        _KINDS[kind](axis, key, arms, results)
+        levels, factors = (list(dict.fromkeys(getattr(arm, name) for arm in arms)) for name in ("level", "across"))
+        looks = {arm.name: _look(levels.index(arm.level), factors.index(arm.across)) for arm in arms}
+        _KINDS[kind](axis, key, arms, results, looks)
         axis.grid(alpha=0.3)
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(6, max(1, len(labels))), fontsize="small")
     return drawn(name, figure, CAPTION)
 
 
-def _curves(axis: Any, key: str, arms: Sequence[Arm], results: Results) -> None:
+def _look(level: int, factor: int) -> dict[str, Any]:
+    """A level has one colour in all panels; the values of the second factor differ by the dashes."""
+    return {"color": f"C{level}", "linestyle": DASHES[factor % len(DASHES)]}
+
+
+def _curves(axis: Any, key: str, arms: Sequence[Arm], results: Results, looks: Looks) -> None:
     for arm in arms:
         curves = [m.curves[key] for m in results[arm.name].values() if m.curves.get(key)]
-        _band(axis, arm.name, curves)
+        _band(axis, arm.name, looks, curves)
     axis.set(xlabel="epoch", ylabel=key)
     _scale(axis, key)
 
 
-def _clock(axis: Any, key: str, arms: Sequence[Arm], results: Results) -> None:
+def _clock(axis: Any, key: str, arms: Sequence[Arm], results: Results, looks: Looks) -> None:
     for arm in arms:
         seeds = [m for m in results[arm.name].values() if m.curves.get(key)]
         if not seeds:
             continue
         n = min(len(m.curves[key]) for m in seeds)
         clock = np.mean([np.cumsum(m.curves["time/epoch_s"][:n]) for m in seeds], axis=0)
-        _band(axis, arm.name, [m.curves[key] for m in seeds], clock)
+        _band(axis, arm.name, looks, [m.curves[key] for m in seeds], clock)
     axis.set(xlabel="seconds", ylabel=key)
     _scale(axis, key)
 
 
-def _layers(axis: Any, key: str, arms: Sequence[Arm], results: Results) -> None:
+def _layers(axis: Any, key: str, arms: Sequence[Arm], results: Results, looks: Looks) -> None:
     for arm in arms:
         layers = [m.layers[key] for m in results[arm.name].values() if m.layers.get(key)]
-        _band(axis, arm.name, layers)
+        _band(axis, arm.name, looks, layers)
     axis.set(xlabel="hidden layer", ylabel=key)
     if key.endswith(("gradient_norm", "std")):
         axis.set_yscale("log")
 
 
-def _across(axis: Any, key: str, arms: Sequence[Arm], results: Results) -> None:
+def _across(axis: Any, key: str, arms: Sequence[Arm], results: Results, looks: Looks) -> None:
     for level in dict.fromkeys(arm.level for arm in arms):
         mine = [arm for arm in arms if arm.level == level and arm.across is not None]
         found = [(arm.across, list(values(results[arm.name], key).values())) for arm in mine]
         found = [(x, y) for x, y in found if y]
         if found:
             x = [x for x, _ in found]
-            line = axis.plot(x, [np.mean(y) for _, y in found], "o-", label=level)[0]
+            line = axis.plot(x, [np.mean(y) for _, y in found], "o-", label=level, color=looks[mine[0].name]["color"])[
+                0
+            ]
             low, high = [min(y) for _, y in found], [max(y) for _, y in found]
             axis.fill_between(x, low, high, color=line.get_color(), alpha=0.15)
     axis.set(xlabel="second factor", ylabel=key)
@@ -82,21 +93,23 @@ def _across(axis: Any, key: str, arms: Sequence[Arm], results: Results) -> None:
     _scale(axis, key)
 
 
-def _scatter(axis: Any, key: str, arms: Sequence[Arm], results: Results) -> None:
+def _scatter(axis: Any, key: str, arms: Sequence[Arm], results: Results, looks: Looks) -> None:
     first, second = key.split(",")
     for arm in arms:
         x, y = (values(results[arm.name], measure) for measure in (first, second))
-        axis.plot([x.get(seed, 0.0) for seed in y], list(y.values()), "o", label=arm.name)
+        axis.plot(
+            [x.get(seed, 0.0) for seed in y], list(y.values()), "o", label=arm.name, color=looks[arm.name]["color"]
+        )
     axis.set(xlabel=first, ylabel=second)
 
 
-def _band(axis: Any, name: str, lines: list[list[float]], x: NDArray[Any] | None = None) -> None:
+def _band(axis: Any, name: str, looks: Looks, lines: list[list[float]], x: NDArray[Any] | None = None) -> None:
     if not lines:
         return
     n = min(map(len, lines))
     stacked = np.array([line[:n] for line in lines], np.float64)
     x = np.arange(1, n + 1) if x is None else x[:n]
-    line = axis.plot(x, stacked.mean(axis=0), label=name, marker="o" if n < 3 else None)[0]
+    line = axis.plot(x, stacked.mean(axis=0), label=name, marker="o" if n < 3 else None, **looks[name])[0]
     axis.fill_between(x, stacked.min(axis=0), stacked.max(axis=0), color=line.get_color(), alpha=0.15)
 
 
