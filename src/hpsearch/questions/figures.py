@@ -29,10 +29,10 @@ def draw(name: str, panels: Sequence[str], arms: Sequence[Arm], results: Results
     figure, axes = plt.subplots(
         1, len(panels), figsize=(WIDTH_IN * len(panels), HEIGHT_IN), layout="constrained", squeeze=False
     )
+    levels, factors = (list(dict.fromkeys(getattr(arm, name) for arm in arms)) for name in ("level", "across"))
+    looks = {arm.name: _look(levels.index(arm.level), factors.index(arm.across)) for arm in arms}
     for axis, panel in zip(axes[0], panels, strict=True):
         kind, _, key = panel.partition(":")
-        levels, factors = (list(dict.fromkeys(getattr(arm, name) for arm in arms)) for name in ("level", "across"))
-        looks = {arm.name: _look(levels.index(arm.level), factors.index(arm.across)) for arm in arms}
         _KINDS[kind](axis, key, arms, results, looks)
         axis.grid(alpha=0.3)
     handles, labels = axes[0][0].get_legend_handles_labels()
@@ -81,11 +81,10 @@ def _across(axis: Any, key: str, arms: Sequence[Arm], results: Results, looks: L
         found = [(x, y) for x, y in found if y]
         if found:
             x = [x for x, _ in found]
-            line = axis.plot(x, [np.mean(y) for _, y in found], "o-", label=level, color=looks[mine[0].name]["color"])[
-                0
-            ]
+            color = looks[mine[0].name]["color"]
+            axis.plot(x, [np.mean(y) for _, y in found], "o-", label=level, color=color)
             low, high = [min(y) for _, y in found], [max(y) for _, y in found]
-            axis.fill_between(x, low, high, color=line.get_color(), alpha=0.15)
+            axis.fill_between(x, low, high, color=color, alpha=0.15)
     axis.set(xlabel="second factor", ylabel=key)
     numbers = [arm.across for arm in arms if isinstance(arm.across, int | float)]
     if numbers and min(numbers) > 0 and max(numbers) > 20 * min(numbers):
