@@ -178,7 +178,13 @@ def test_the_same_ablation_again_trains_nothing(workplace):
 def test_compare_trains_the_champions_again_and_refuses_another_data_set(workplace):
     few = ("data=digits", "uncertainty.n_samples=5")
     for arch in ("elu", "batch_norm"):
-        small = ("arch.n_hidden=2", "training.epochs=2", "training.jit_compile=false", "budget.n_trials=1")
+        small = (
+            "arch.n_hidden=2",
+            "training.epochs=2",
+            "training.jit_compile=false",
+            "budget.n_trials=1",
+            "space.bounds.momentum=0.9",
+        )
         done = workplace.here(f"arch={arch}", *few, *small)
         assert done.returncode == 0, done.stderr
     words = (*few, "archs=[elu,batch_norm]", "confirm.n_seeds=2")
@@ -190,6 +196,7 @@ def test_compare_trains_the_champions_again_and_refuses_another_data_set(workpla
     assert any("BatchNormalization makes an epoch longer" in claim for claim in told["claims"])
     assert all("digits-batch_norm" in claim for claim in told["claims"])
     (parent,) = workplace.runs("comparison")
+    assert {run.data.params["momentum"] for run in workplace.runs("cell")} == {"0.9"}
     assert {"hpsearch.study.digits-elu", "hpsearch.study.digits-batch_norm"} <= parent.data.tags.keys()
     files = {a.path for a in workplace.client.list_artifacts(parent.info.run_id)}
     assert {"answer.md", "comparison.html", "figures"} <= files

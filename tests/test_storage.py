@@ -1,5 +1,6 @@
 """Storages for many workers: one schema, no broken journal, no password, servers that go away for a while."""
 
+import gc
 import json
 import multiprocessing
 import sqlite3
@@ -195,6 +196,16 @@ def test_a_lock_holds_off_other_threads_too(tmp_path):
     for thread in threads:
         thread.join()
     assert max(most) == 1
+
+
+def test_connections_are_closed_when_nobody_needs_the_storage_any_more(tmp_path):
+    place = opened("sqlite", tmp_path)
+    assert place.get_all_studies() == []
+    pool = place.engine.pool
+    assert pool.checkedin() > 0
+    del place
+    gc.collect()
+    assert pool.checkedin() == 0
 
 
 @pytest.mark.slow

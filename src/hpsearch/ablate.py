@@ -46,15 +46,16 @@ def main(config: DictConfig) -> None:
         from hpsearch.questions.session import check_seeds  # noqa: PLC0415
 
         check_seeds("n_seeds", config.n_seeds)
+        tracking = job["tracking"]()
         champion: dict[str, Any] = {}
         if config.from_study is not None:
             study = studies.find(config.from_study, job["storage"]())
-            champion = study.hyperparameters(study.trials[0])
+            champion = study.hyperparameters(study.trials[0], study.config(tracking))
         ablate = Ablate(
             job["ablation"],
             arms(config, job["ablation"], champion),
             job["data"],
-            job["tracking"](),
+            tracking,
             config.seed,
             config.n_seeds,
         )

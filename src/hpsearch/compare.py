@@ -76,7 +76,7 @@ def arms(config: DictConfig, studies: list[Any], tracking: Any) -> list[tuple[An
         parts = entry.instantiate(OmegaConf.create(plain))
         for rank, trial in enumerate(study.trials[: config.confirm.top_k]):
             name = study.name if config.confirm.top_k == 1 else f"{study.name} #{trial.number}"
-            made.append((Arm(name, parts, study.hyperparameters(trial), study.name, rank), plain))
+            made.append((Arm(name, parts, study.hyperparameters(trial, recorded), study.name, rank), plain))
     return made
 
 

@@ -16,8 +16,6 @@ from hpsearch.spaces.space import Space
 from hpsearch.studies.study import check_known, ranked
 from hpsearch.tracking.tracking import Tracking
 
-NO_BOUNDS = Space({})
-
 
 @dataclass(frozen=True)
 class FinishedStudy:
@@ -35,9 +33,10 @@ class FinishedStudy:
     parent_run_id: str
     settings: Mapping[str, Any]
 
-    def hyperparameters(self, trial: FrozenTrial) -> dict[str, Value]:
-        """Return what a trial drew, as people read it."""
-        return NO_BOUNDS.values(trial)
+    @staticmethod
+    def hyperparameters(trial: FrozenTrial, config: Mapping[str, Any]) -> dict[str, Value]:
+        """Return what a trial drew and what the bounds of the search's configuration fixed, as people read it."""
+        return Space(config["space"]["bounds"]).values(trial)
 
     def config(self, tracking: Tracking) -> dict[str, Any]:
         """Return the composed configuration that the search was started with."""

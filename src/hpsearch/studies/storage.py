@@ -7,6 +7,7 @@ that is away for a while is waited for, and a process that dies while it writes 
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -57,6 +58,7 @@ class SharedRdb(RDBStorage):
         self.exclusively, self.patience_s = exclusively, patience_s
         with impatient(), exclusively():
             super().__init__(url, engine_kwargs=engine_kwargs)
+        weakref.finalize(self, self.engine.dispose)  # Optuna leaves its connections to the end of the process
 
     def _get_trials(
         self,
