@@ -110,7 +110,7 @@ def test_censored_races_are_shown_as_such():
     (judged,) = answers.judged(
         [Claim("It is so", "base", "same", "race/epochs")], results, {name: name for name in RESULTS}
     )
-    assert judged.endswith("+0 over 1 seeds; 1 of base have none; 1 of same have none).")
+    assert judged.endswith("+0 over 1 seed; 1 of base have none; 1 of same have none).")
 
 
 def test_the_best_of_a_second_factor_stands_for_its_level():

@@ -33,8 +33,8 @@ def test_a_sweep_survives_scancel_and_requeue(slurm, tmp_path):
     command = [sys.executable, "-m", "hpsearch.search", "-m", "arch=elu,selu", "worker=0,1", *SMALL]
     command += ["hydra/launcher=slurm", "hydra.launcher.gres=gpu:1", "hydra.launcher.mem_gb=1"]
     command += ["hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=20"]
-    command += ["storage=journal", f"storage.path={tmp_path}/journal.log", "data.n_train=200", "training.epochs=150"]
-    command += ["training.patience_epochs=150"]
+    command += ["storage=journal", f"storage.path={tmp_path}/journal.log", "data.n_train=200", "training.epochs=60"]
+    command += ["training.patience_epochs=60"]
     command += [f"budget.n_trials={N_TRIALS}", "uncertainty.n_samples=5", "pruner=none", "budget.lease_s=60"]
     with open(tmp_path / "sweep.out", "wb") as log:
         sweep = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)

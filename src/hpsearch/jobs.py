@@ -199,7 +199,7 @@ class Search:
 
     def _run_trials(self, study: SharedStudy, objective: Objective, progress: Progress) -> None:
         n_spent, n_trials = study.n_spent(), self.budget.n_trials
-        begins = f"begins: {n_trials} trials of at most {self.training.epochs} epochs"
+        begins = f"begins: {n_trials} trial{'s' * (n_trials != 1)} of at most {self.training.epochs} epochs"
         where = f"goes on: {min(n_spent, n_trials)} of {n_trials} trials done" if n_spent else begins
         progress.say(f"Study {self.study['name']} {where}.")
         if self.costs.second_objective:

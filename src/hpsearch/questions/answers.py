@@ -166,7 +166,7 @@ def judged(claims: Sequence[Claim], results: Results, by_level: Mapping[str, str
         found = difference(mine, theirs)
         sure = "Confirmed" if found.mean < 0 else "**Contradicted**"
         word = sure if found.excludes_zero else "Undecided"
-        over = f" over {found.n} seeds" if found.n else "no seed has both"
+        over = f" over {found.n} seed{'s' * (found.n != 1)}" if found.n else "no seed has both"
         text = f"{claim.measure} of {pair[0]} minus {pair[1]}: {found if found.n else ''}{over}"
         text += _left_out(results, dict(zip(pair, (mine, theirs), strict=True)))
         sentences.append(f'{word}: "{claim.says}" ({text}).')

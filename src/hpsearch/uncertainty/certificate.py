@@ -47,7 +47,8 @@ class Certificate:
         """Return what the self-test has shown, in words."""
         off = f" Dropout inside of {', '.join(self.left_off)} stays off." if self.left_off else ""
         return (
-            f"Certificate: {self.n_active} dropout layers active, samples vary, all variables but seeds bit-identical "
+            f"Certificate: {self.n_active} dropout layer{'s' * (self.n_active != 1)} active, "
+            "samples vary, all variables but seeds bit-identical "
             f"before and after, {self.plain_gap:.1g} off the plain output with all rates at 0.{off}"
         )
 
