@@ -43,9 +43,11 @@ def test_overshoot_is_the_highest_loss_after_the_first_descent():
 
 def test_a_race_counts_epochs_and_seconds_and_leaves_the_late_ones_out():
     assert curves.epochs_to([3, 2, 1], 2) == 2
-    assert curves.seconds_to([3, 2, 1], [5, 7, 9], 2) == 12
+    assert curves.race([3, 2, 1], [5, 7, 9], 2) == {"race/epochs": 2, "race/seconds": 12}
+    assert curves.race([3, 2.5], [5, 7], 2) == {}
     assert curves.epochs_to([3, 2.5], 2) is None
     assert curves.common_target([[1], [2, 0.5], [3], [4], [5]]) == 4
+    assert curves.common_target([[1], [2, 0.5], [3], [4], [5]], 1.0) == 5
     assert curves.common_target([]) is None
 
 
@@ -107,10 +109,24 @@ def test_censored_races_are_shown_as_such():
     shown = cells(answers.rows(ARMS, results, ["race/epochs"], "base"), ["race/epochs"], "base")
     assert [row[1] for row in shown[1:]] == ["2 ± 0 (1 never)", "2 ± 0", "2 ± 0 (1 never)"]
     assert markdown(shown).splitlines()[1] == "|---|---|---|---|---|"
-    (judged,) = answers.judged(
-        [Claim("It is so", "base", "same", "race/epochs")], results, {name: name for name in RESULTS}
+
+
+def test_a_claim_on_a_race_is_judged_by_the_loss_that_all_of_both_arms_reach():
+    slow, quick = ([2.0, 1.5, 1.2 + n / 100] for n in range(3)), ([1.3, 1.0] for _ in range(3))
+    results = {
+        name: {
+            seed: Measured({}, {"val/loss": loss, "time/epoch_s": [1.0] * len(loss)}) for seed, loss in enumerate(found)
+        }
+        for name, found in (("slow", slow), ("quick", quick))
+    }
+    results["quick"][3] = Measured({}, {"val/loss": [9.0], "time/epoch_s": [1.0]}, diverged=True)
+    results["slow"][3] = results["slow"][0]
+    claims = [Claim("It is so", "quick", "slow", "race/epochs")]
+    (judged,) = answers.judged(claims, results, {name: name for name in results})
+    assert judged == (
+        'Confirmed: "It is so" (race/epochs of quick minus slow to val/loss 1.2200: -1 [-1, -1] over 3 seeds; '
+        "1 of quick have none)."
     )
-    assert judged.endswith("+0 over 1 seed; 1 of base have none; 1 of same have none).")
 
 
 def test_the_best_of_a_second_factor_stands_for_its_level():

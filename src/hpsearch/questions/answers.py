@@ -11,7 +11,7 @@ from hpsearch.questions.arms import Arm, Measured
 from hpsearch.questions.paired import Interval, difference, holm_of, interval
 
 HIGHER_IS_BETTER = ("accuracy", "rank", "distinct", "examples_per_s", "sparsity", "stable_learning_rate")
-RACE_EPOCHS, RACE_SECONDS = "race/epochs", "race/seconds"
+LOSS = "val/loss"  # what is raced to
 Results = Mapping[str, Mapping[int, Measured]]
 
 
@@ -70,19 +70,20 @@ class Answer:
         return {"name": self.name, "verdict": self.verdict, "arms": arms, "claims": list(self.claims), **run}
 
 
-def with_race(results: Results, metric: str = "val/loss") -> tuple[Results, float | None]:
+def with_race(results: Results) -> tuple[Results, float | None]:
     """Add epochs and seconds to a common target to each measurement; a training that never gets there has none."""
     every = [m for seeds in results.values() for m in seeds.values()]
-    target = curves.common_target([m.curves.get(metric, []) for m in every])
+    target = curves.common_target([m.curves.get(LOSS, []) for m in every])
     if target is None:
         return results, None
     for measured in every:
-        losses = measured.curves.get(metric, [])
-        epochs = curves.epochs_to(losses, target)
-        if epochs is not None:
-            measured.scalars[RACE_EPOCHS] = float(epochs)
-            measured.scalars[RACE_SECONDS] = float(sum(measured.curves["time/epoch_s"][:epochs]))
+        measured.scalars |= race(measured, target)
     return results, target
+
+
+def race(measured: Measured, target: float) -> dict[str, float]:
+    """Return epochs and seconds of a training to a loss."""
+    return curves.race(measured.curves.get(LOSS, []), measured.curves["time/epoch_s"], target)
 
 
 def rows(arms: Sequence[Arm], results: Results, measures: Sequence[str], baseline: str) -> list[Row]:
@@ -99,7 +100,7 @@ def rows(arms: Sequence[Arm], results: Results, measures: Sequence[str], baselin
             against.get(arm.name, none),
             adjusted.get(arm.name, float("nan")),
             sum(bool(m.diverged) for m in results[arm.name].values()),
-            sum(RACE_EPOCHS not in m.scalars for m in results[arm.name].values()),
+            sum(curves.RACE_EPOCHS not in m.scalars for m in results[arm.name].values()),
         )
         for arm in arms
     ]
@@ -162,15 +163,25 @@ def judged(claims: Sequence[Claim], results: Results, by_level: Mapping[str, str
         pair = [by_level.get(claim.lower, ""), by_level.get(claim.than, "")]
         if not all(name in results for name in pair):
             continue
-        mine, theirs = (values(results[name], claim.measure) for name in pair)
+        (mine, theirs), goal = _of_pair([results[name] for name in pair], claim.measure)
         found = difference(mine, theirs)
         sure = "Confirmed" if found.mean < 0 else "**Contradicted**"
         word = sure if found.excludes_zero else "Undecided"
         over = f" over {found.n} seed{'s' * (found.n != 1)}" if found.n else "no seed has both"
-        text = f"{claim.measure} of {pair[0]} minus {pair[1]}: {found if found.n else ''}{over}"
+        text = f"{claim.measure} of {pair[0]} minus {pair[1]}{goal}: {found if found.n else ''}{over}"
         text += _left_out(results, dict(zip(pair, (mine, theirs), strict=True)))
         sentences.append(f'{word}: "{claim.says}" ({text}).')
     return sentences
+
+
+def _of_pair(pair: Sequence[Mapping[int, Measured]], measure: str) -> tuple[list[dict[int, float]], str]:
+    """Return a measure of two arms by seed; two that race go to a loss which all trainings of both come to."""
+    if measure in {curves.RACE_EPOCHS, curves.RACE_SECONDS}:
+        target = curves.common_target([m.curves[LOSS] for seeds in pair for m in seeds.values() if not m.diverged], 1.0)
+        if target is not None:
+            raced = [{seed: race(m, target) for seed, m in seeds.items()} for seeds in pair]
+            return [{s: r[measure] for s, r in seeds.items() if r} for seeds in raced], f" to {LOSS} {target:.4f}"
+    return [values(seeds, measure) for seeds in pair], ""
 
 
 def _left_out(results: Results, found: Mapping[str, Mapping[int, float]]) -> str:

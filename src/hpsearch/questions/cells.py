@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hpsearch.questions.answers import RACE_EPOCHS, RACE_SECONDS, Row
+from hpsearch.questions.answers import Row
+from hpsearch.questions.curves import RACE_EPOCHS, RACE_SECONDS
 from hpsearch.questions.paired import Interval
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+RACE_EPOCHS, RACE_SECONDS = "race/epochs", "race/seconds"
+
 
 def overshoot(losses: Sequence[float]) -> float:
     """Return how far the loss rises above its first low after its first descent; 0 where it never rises."""
@@ -26,16 +28,16 @@ def epochs_to(losses: Sequence[float], target: float) -> int | None:
     return next((epoch for epoch, loss in enumerate(losses, 1) if loss <= target), None)
 
 
-def seconds_to(losses: Sequence[float], epoch_s: Sequence[float], target: float) -> float | None:
-    """Return the seconds until the end of that epoch."""
-    epoch = epochs_to(losses, target)
-    return None if epoch is None else float(sum(epoch_s[:epoch]))
-
-
-def common_target(curves: Sequence[Sequence[float]]) -> float | None:
-    """Return the loss to race to: three quarters of the curves get there."""
+def common_target(curves: Sequence[Sequence[float]], share: float = 0.75) -> float | None:
+    """Return the loss to race to: this share of the curves get there."""
     lowest = [min(curve) for curve in curves if curve]
-    return float(np.quantile(lowest, 0.75)) if lowest else None
+    return float(np.quantile(lowest, share)) if lowest else None
+
+
+def race(losses: Sequence[float], epoch_s: Sequence[float], target: float) -> dict[str, float]:
+    """Return epochs and seconds to a loss; nothing where it is never reached."""
+    epochs = epochs_to(losses, target)
+    return {} if epochs is None else {RACE_EPOCHS: float(epochs), RACE_SECONDS: float(sum(epoch_s[:epochs]))}
 
 
 def of_training(curves: dict[str, list[float]]) -> dict[str, float]:

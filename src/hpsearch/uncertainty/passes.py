@@ -55,9 +55,9 @@ class Sampler:
         self.split: Split = split(model, rates)
         self.settings = settings
         self.n_classes = _n_classes(model)
-        self._prefix = _compiled(lambda images: keras.tree.flatten(self.split.prefix(images, training=False)))
-        self._passes = _compiled(self._sum_passes)
-        self._one = _compiled(self._pass)
+        self._prefix = compiled(lambda images: keras.tree.flatten(self.split.prefix(images, training=False)))
+        self._passes = compiled(self._sum_passes)
+        self._one = compiled(self._pass)
 
     def predict(
         self,
@@ -185,8 +185,8 @@ class Sampler:
         return sums
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile with XLA where the backend can; the only lines that know a backend."""
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function compiled with XLA where the backend can; the only lines that know a backend."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf  # noqa: PLC0415  # other backends work without it
 
