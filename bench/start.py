@@ -1,21 +1,24 @@
 """Time what a person waits for: `--help`, a typo, `--cfg job`, the first epoch of a search, and where that time goes.
 
-PYTHONPATH=src python bench/start.py
+python bench/start.py
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from rows import Row, run
 
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1] / "src")}
 MODULE = ("-m", "hpsearch.search")
 QUICK = {"--help": ("--help",), "a typo": ("arch=sleu",), "--cfg job": ("--cfg", "job")}
 SEARCH = ("data=digits", "arch=selu", "budget.n_trials=1", "training.epochs=1")
@@ -58,7 +61,7 @@ def seconds(arguments: tuple[str, ...], repeats: int) -> float:
     found = []
     for _ in range(repeats):
         begin = time.perf_counter()
-        subprocess.run([sys.executable, *arguments], capture_output=True, check=False)
+        subprocess.run([sys.executable, *arguments], capture_output=True, check=False, env=ENVIRONMENT)
         found.append(time.perf_counter() - begin)
     return statistics.median(found)
 
@@ -67,7 +70,7 @@ def stations() -> dict[str, float]:
     """Return when, in seconds after the command, a search on the digits comes to each station."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-c", STATIONS, str(time.time()), *SEARCH]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=ENVIRONMENT)
     lines = [line for line in done.stdout.splitlines() if line.startswith("MARKS")]
     if not lines:
         raise RuntimeError(f"The search did not come to its first epoch: {done.stdout}{done.stderr}")
