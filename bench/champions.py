@@ -15,8 +15,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from results import HYPERPARAMETERS
+
 ROOT = Path(__file__).resolve().parents[1]
-HYPERPARAMETERS = ("learning_rate", "momentum", "dropout_rate")
 
 
 def main() -> None:

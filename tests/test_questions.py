@@ -119,13 +119,15 @@ def test_a_claim_on_a_race_is_judged_by_the_loss_that_all_of_both_arms_reach():
         }
         for name, found in (("slow", slow), ("quick", quick))
     }
-    results["quick"][3] = Measured({}, {"val/loss": [9.0], "time/epoch_s": [1.0]}, diverged=True)
+    results["quick"][3] = Measured({}, {"val/loss": [9.0], "time/epoch_s": [1.0]}, diverged="later")
     results["slow"][3] = results["slow"][0]
+    results["quick"][4] = Measured(diverged="at once")
     claims = [Claim("It is so", "quick", "slow", "race/epochs")]
     (judged,) = answers.judged(claims, results, {name: name for name in results})
+    assert answers.with_race(results)[1] is not None  # what diverged before its first epoch has no curves
     assert judged == (
         'Confirmed: "It is so" (race/epochs of quick minus slow to val/loss 1.2200: -1 [-1, -1] over 3 seeds; '
-        "1 of quick have none)."
+        "2 of quick have none)."
     )
 
 

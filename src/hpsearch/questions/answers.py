@@ -83,7 +83,7 @@ def with_race(results: Results) -> tuple[Results, float | None]:
 
 def race(measured: Measured, target: float) -> dict[str, float]:
     """Return epochs and seconds of a training to a loss."""
-    return curves.race(measured.curves.get(LOSS, []), measured.curves["time/epoch_s"], target)
+    return curves.race(measured.curves.get(LOSS, []), measured.curves.get("time/epoch_s", []), target)
 
 
 def rows(arms: Sequence[Arm], results: Results, measures: Sequence[str], baseline: str) -> list[Row]:
@@ -177,7 +177,9 @@ def judged(claims: Sequence[Claim], results: Results, by_level: Mapping[str, str
 def _of_pair(pair: Sequence[Mapping[int, Measured]], measure: str) -> tuple[list[dict[int, float]], str]:
     """Return a measure of two arms by seed; two that race go to a loss which all trainings of both come to."""
     if measure in {curves.RACE_EPOCHS, curves.RACE_SECONDS}:
-        target = curves.common_target([m.curves[LOSS] for seeds in pair for m in seeds.values() if not m.diverged], 1.0)
+        target = curves.common_target(
+            [m.curves.get(LOSS, []) for seeds in pair for m in seeds.values() if not m.diverged], 1.0
+        )
         if target is not None:
             raced = [{seed: race(m, target) for seed, m in seeds.items()} for seeds in pair]
             return [{s: r[measure] for s, r in seeds.items() if r} for seeds in raced], f" to {LOSS} {target:.4f}"
