@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-from rows import Row, machine, show
+from rows import ENVIRONMENT, Row, machine, show
 
 HERE = Path(__file__).resolve().parent
 ALL = ("start", "search", "memory", "tracking", "fused", "training")
@@ -39,7 +38,7 @@ def main() -> int:
         path.unlink(missing_ok=True)
         options = {"start": ["--repeats", "1"], "search": [*QUICK_SEARCH, str(given.output / "curves.json")]}
         more = options.get(name, ["--quick"]) if given.quick else []
-        environment = {**os.environ, "PYTHONPATH": str(HERE.parent / "src"), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        environment = {**ENVIRONMENT, "TF_CPP_MIN_LOG_LEVEL": "3"}
         if name == "fused":
             environment["KERAS_BACKEND"] = "jax"
         command = [sys.executable, str(HERE / f"{name}.py"), "--json", str(path), *more]

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 from results import HYPERPARAMETERS
+from rows import ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,7 +32,7 @@ def main() -> None:
     for arch in (word for word in given.words if "=" not in word):
         fixed = [f"space.bounds.{key}={found[arch][key]}" for key in HYPERPARAMETERS]
         command = [sys.executable, "-m", "hpsearch.search", f"arch={arch}", "budget.n_trials=1", *fixed, *overrides]
-        subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, check=True)
+        subprocess.run(command, env=ENVIRONMENT, check=True)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,8 @@ from pathlib import Path
 
 import optuna
 
-ROOT = Path(__file__).resolve().parents[1]
+from rows import ENVIRONMENT
+
 ARMS = {
     "random": ("sampler=random",),
     "without the test": ("sampler=tpe", "lr_test=false"),
@@ -31,7 +31,7 @@ def losses(folder: Path, arm: str, seed: int, n_trials: int, overrides: list[str
     name = arm.replace(" ", "_")
     command = [sys.executable, "-m", "hpsearch.search", f"study.name={name}", f"seed={seed}", "pruner=none"]
     command += [f"budget.n_trials={n_trials}", *ARMS[arm], *overrides]
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+    env = {**ENVIRONMENT, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
     subprocess.run(command, cwd=folder, env=env, check=True, stdout=subprocess.DEVNULL)
     study = optuna.load_study(study_name=name, storage=f"sqlite:///{folder}/optuna.db")
     return [t.value if t.value is not None else float("inf") for t in study.trials]

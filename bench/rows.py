@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1] / "src")}  # of commands
 PACKAGES = ("tensorflow", "keras", "jax", "torch", "keras-tuner", "optuna", "mlflow", "numpy")
 
 

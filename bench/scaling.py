@@ -20,6 +20,7 @@ from rich.console import Console
 
 from hpsearch.studies.budget import SPENT
 from hpsearch.studies.storage import sqlite
+from rows import ENVIRONMENT
 
 
 def trials_an_hour(n_workers: int, given: argparse.Namespace) -> float:
@@ -28,11 +29,10 @@ def trials_an_hour(n_workers: int, given: argparse.Namespace) -> float:
         command = [sys.executable, "-m", "hpsearch.search", f"arch={given.arch}", f"data={given.data}"]
         command += [f"budget.n_trials={given.trials}", f"training.epochs={given.epochs}", "pruner=none"]
         command += [f"data.path={given.data_path or 'null'}", "uncertainty.n_samples=2", "study.name=scaling"]
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1] / "src")}
         cores = sorted(os.sched_getaffinity(0))
         workers = [
             subprocess.Popen(
-                ["taskset", "-c", str(cores[i]), *command], cwd=folder, env=environment, stdout=subprocess.DEVNULL
+                ["taskset", "-c", str(cores[i]), *command], cwd=folder, env=ENVIRONMENT, stdout=subprocess.DEVNULL
             )
             for i in range(n_workers)
         ]

@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
-from rows import Row, run
+from rows import ENVIRONMENT, Row, run
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1] / "src")}
 MODULE = ("-m", "hpsearch.search")
 QUICK = {"--help": ("--help",), "a typo": ("arch=sleu",), "--cfg job": ("--cfg", "job")}
 SEARCH = ("data=digits", "arch=selu", "budget.n_trials=1", "training.epochs=1")
