@@ -34,7 +34,7 @@ class Search:
         Raises:
             ConfigError: An override names a key, a choice or a file that is not there.
         """
-        entry.quiet()
+        entry.prepare_environment()
         words = entry.as_overrides(overrides)
         return cls(composed("search", words), words)
 

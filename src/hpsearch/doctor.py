@@ -31,7 +31,7 @@ from hpsearch.tracking.spool_file import Away
 
 def main() -> None:
     """Run one command."""
-    entry.quiet()
+    entry.prepare_environment()
     try:
         words = take_flags(sys.argv[1:])
         sys.exit(run(arguments(words), Terminal()))

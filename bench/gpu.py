@@ -1,0 +1,229 @@
+"""Measure hpsearch on this machine's GPU, each part in a process of its own, and write a table.
+
+    python bench/gpu.py              on a machine with a GPU; at most eight minutes
+    python bench/gpu.py --small      the same parts with tiny models; on any machine
+    python bench/gpu.py --table      write the table again from the results that are there
+
+Results go to the folder that the environment variable OUT names, else to docs/results (with --small to
+bench/output): one JSON file for each part, written while it runs, and gpu.md, which is made from them.
+
+The machine needs Python 3.12 and JAX with CUDA. Where packages that a search needs are missing, they are installed
+from .gpu-wheels/, which `bash bench/gpu_wheels.sh` fills on a machine with a network, into a temporary folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import compileall
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+WHEELS = ROOT / ".gpu-wheels"
+LIMIT_S = 480.0  # of all parts together
+NEEDED = ("keras", "keras_tuner", "mlflow", "optuna", "hydra", "mapie")
+TAIL = 4000  # characters of a failed part's output that are kept
+
+
+@dataclass(frozen=True)
+class Part:
+    """A question that one process answers.
+
+    Args:
+        name: Its code is `gpu_parts/<name>.py`, its result `gpu_<name>.json`.
+        limit_s: Seconds after which the process is killed.
+    """
+
+    name: str
+    limit_s: float
+
+
+# In the order in which they run: what matters most comes first, what may take longest comes last.
+PARTS = (
+    Part("chip", 60),
+    Part("search", 120),
+    Part("mc_dropout", 90),
+    Part("memory", 90),
+    Part("trials", 330),
+)
+
+
+def install(folder: Path) -> float:
+    """Install the wheels into `folder` and return how many seconds that took; 0 where nothing is missing.
+
+    Raises:
+        SystemExit: Packages are missing, and there are no wheels that fit.
+    """
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if not missing:
+        return 0.0
+    lacking = f"This Python ({sys.executable}) lacks {', '.join(missing)}"
+    wheels = sorted(map(str, WHEELS.glob("*.whl")))
+    if not wheels:
+        sys.exit(f"{lacking}, and {WHEELS.name}/ is empty: run bench/gpu_wheels.sh where there is a network.")
+    begin = time.perf_counter()
+    options = [
+        "--no-index",
+        "--no-deps",
+        "--no-compile",
+        "--no-cache-dir",
+        "--disable-pip-version-check",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        *options,
+        "--target",
+        str(folder),
+        *wheels,
+    ]
+    if subprocess.run(command, check=False).returncode:
+        sys.exit(
+            f"{lacking}, and the wheels in {WHEELS.name}/ cannot be installed: they are for Python 3.12 on x86-64."
+        )
+    compileall.compile_dir(folder, quiet=2, workers=0)  # so that no part pays for it when it imports them first
+    return time.perf_counter() - begin
+
+
+def environment(site: Path, cache: Path, small: bool) -> dict[str, str]:
+    """Return the environment of the parts.
+
+    Args:
+        site: A folder with installed packages, which may be empty.
+        cache: Where JAX keeps what it has compiled, for all parts; only where they are small, whose times mean nothing.
+        small: Whether they are.
+    """
+    paths = [str(ROOT / "src"), str(HERE), str(site), os.environ.get("PYTHONPATH", "")]
+    cached = {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    return {
+        **os.environ,
+        "KERAS_BACKEND": "jax",
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        **(cached if small else {}),
+    }
+
+
+def run_part(part: Part, limit_s: float, output: Path, small: bool, variables: dict[str, str]) -> dict[str, Any]:
+    """Run a part, for `limit_s` seconds at most, and return what it has written and how it ended."""
+    path = output / f"gpu_{part.name}.json"
+    path.unlink(missing_ok=True)
+    size = ["--small"] if small else []
+    command = [sys.executable, "-m", f"gpu_parts.{part.name}", "--json", str(path), *size]
+    begin = time.time()
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as log:
+        started = {**variables, "HPSEARCH_BENCH_BEGIN": str(begin)}
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=started,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            status = "finished" if process.wait(limit_s) == 0 else f"failed with exit status {process.returncode}"
+        except subprocess.TimeoutExpired:
+            status = f"stopped after its limit of {limit_s:.0f} s"
+        finally:
+            end_group(process)
+        log.seek(0)
+        said = log.read().decode(errors="replace")
+    written = json.loads(path.read_text()) if path.exists() else {"rows": []}
+    written |= {
+        "part": part.name,
+        "status": status,
+        "seconds": round(time.time() - begin, 1),
+        "small": small,
+    }
+    if status != "finished":
+        written["output"] = said[-TAIL:]
+    path.write_text(json.dumps(written, indent=1) + "\n")
+    return written
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it has started, and wait for it."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def commit() -> str | None:
+    """Return the commit that is checked out, None where this is no checkout."""
+    command = ["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def measure(given: argparse.Namespace, output: Path) -> bool:
+    """Run the parts one after the other (small ones two at a time); return whether all of them finished."""
+    deadline = time.monotonic() + LIMIT_S
+    about = {"date": datetime.now(UTC).strftime("%Y-%m-%d"), "commit": given.commit or commit()}
+    wanted = [part for part in PARTS if not given.parts or part.name in given.parts]
+    with tempfile.TemporaryDirectory() as folder:
+        site, cache = Path(folder) / "site", Path(folder) / "cache"
+        about["install_s"] = round(install(site), 1)
+        variables = environment(site, cache, given.small)
+
+        def run(part: Part) -> bool:
+            limit_s = min(part.limit_s, deadline - time.monotonic())
+            if limit_s < 1:
+                print(f"{part.name}: not run, the {LIMIT_S:.0f} s of all parts were over", flush=True)
+                return False
+            written = run_part(part, limit_s, output, given.small, variables) | about
+            (output / f"gpu_{part.name}.json").write_text(json.dumps(written, indent=1) + "\n")
+            print(f"{part.name}: {written['status']}, {written['seconds']} s", flush=True)
+            print(written.get("output", ""), end="", flush=True)
+            return bool(written["status"] == "finished")
+
+        with ThreadPoolExecutor(2 if given.small else 1) as pool:
+            return all(list(pool.map(run, wanted)))
+
+
+def main() -> int:
+    """Measure what the command line asks for and write the table; 1 where a part did not finish."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--small", action="store_true", help="tiny models; the numbers mean nothing")
+    parser.add_argument("--table", action="store_true", help="measure nothing")
+    parser.add_argument("--parts", nargs="+", choices=[part.name for part in PARTS], help="run these alone")
+    parser.add_argument("--commit", help="what the code is, where this is no git checkout")
+    parser.add_argument("--output", type=Path, help="the folder of the results")
+    given = parser.parse_args()
+    usual = ROOT / "bench" / "output" if given.small else ROOT / "docs" / "results"
+    output = (given.output or Path(os.environ.get("OUT") or usual)).resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    all_finished = given.table or measure(given, output)
+    sys.path.insert(0, str(HERE))
+    from gpu_parts.table import page  # noqa: PLC0415 (the parts stand beside this file)
+
+    found = {part.name: output / f"gpu_{part.name}.json" for part in PARTS}
+    results = {name: json.loads(path.read_text()) for name, path in found.items() if path.exists()}
+    text = page(results)
+    (output / "gpu.md").write_text(text)
+    if not given.table:
+        print(text)
+    return 0 if all_finished else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,280 @@
+"""The page of bench/gpu.py: tables in Markdown, made from the results of the parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+COMMAND = "python bench/gpu.py"
+GIB = 2**30
+TAIL_LINES = 12  # of the output of a part that did not finish
+
+
+class Sheet(NamedTuple):
+    """What a chip's data sheet promises: dense products in TFLOP/s, memory in TB/s."""
+
+    float32: float
+    tf32: float
+    bfloat16: float
+    memory: float
+
+
+# By a part of the name that the driver gives. From NVIDIA's data sheets "H100 Tensor Core GPU", "H200 Tensor Core GPU"
+# and "A100 Tensor Core GPU" (SXM); where a sheet gives products with sparsity, half of that.
+SHEETS = {
+    "H100 80GB HBM3": Sheet(67, 494.5, 989.5, 3.35),
+    "H200": Sheet(67, 494.5, 989.5, 4.8),
+    "A100-SXM4-80GB": Sheet(19.5, 156, 312, 2.039),
+    "A100-SXM4-40GB": Sheet(19.5, 156, 312, 1.555),
+}
+NETS = {"elu": "20 x 100 dense net, ELU", "cnn": "`cnn`"}
+PRODUCTS = {
+    "matrix product, float32": "float32",
+    "matrix product, TF32": "tf32",
+    "matrix product, float32 as JAX computes by default": "tf32",
+    "matrix product, bfloat16": "bfloat16",
+}
+Results = Mapping[str, Mapping[str, Any]]
+
+
+def page(results: Results) -> str:
+    """Return the page.
+
+    Args:
+        results: What each part has written, by the part's name; a part that is not there was not measured.
+    """
+    head = [
+        "# hpsearch on a GPU",
+        f"Made by `{COMMAND}` from the `gpu_*.json` files beside this page; [gpu.md](../gpu.md) says what was learnt.",
+    ]
+    if not results:
+        return "\n\n".join([*head, "Not measured: no GPU was there yet.", ""])
+    sections = (_chip, _search, _trials, _step, _mc_dropout, _memory, _unfinished)
+    return "\n\n".join([*head, *[text for section in sections for text in section(results)], ""])
+
+
+def _chip(results: Results) -> Iterable[str]:
+    yield "## What is there"
+    found = results.get("chip")
+    if found is None or "device" not in found:
+        yield "Not measured."
+        return
+    driver, versions = found["driver"], found["versions"]
+    memory = f", {driver['memory.total']}" if "memory.total" in driver else ""
+    driven = f", driver {driver['driver_version']}" if "driver_version" in driver else ""
+    packages = ", ".join(f"{name} {version}" for name, version in versions.items())
+    yield (
+        f"{found['device']['kind']} ({found['device']['platform']}{memory}{driven}), {found['cores']} CPU cores. "
+        f"Python {found['python']}, {packages}. Measured on {found['date']}, commit {found['commit']}"
+        f"{', with tiny models: the numbers mean nothing' if found['small'] else ''}. "
+        f"Packages were installed in {found['install_s']:.0f} s."
+    )
+    sheet = _sheet(results)
+    rows = []
+    for row in found["rows"]:
+        promised, measured, unit = _promised(sheet, row)
+        rows.append((
+            row["what"], f"{measured:.3g} {unit}", f"{promised:.4g} {unit}" if promised else "",
+            f"{100 * measured / promised:.0f} %" if promised else "",
+            f"{row['relative_error']:.1e}" if "relative_error" in row else "",
+        ))  # fmt: skip
+    yield _table(("what", "measured", "data sheet", "share", "error against float64"), rows)
+
+
+def _promised(sheet: Sheet | None, row: Mapping[str, Any]) -> tuple[float | None, float, str]:
+    if row["what"] == "copy":
+        return (sheet.memory if sheet else None), row["tb_per_s"], "TB/s"
+    return (getattr(sheet, PRODUCTS[row["what"]]) if sheet else None), row["tflop_per_s"], "TFLOP/s"
+
+
+def _sheet(results: Results) -> Sheet | None:
+    kind = results.get("chip", {}).get("device", {}).get("kind", "")
+    return next((sheet for name, sheet in SHEETS.items() if name in kind), None)
+
+
+def _search(results: Results) -> Iterable[str]:
+    yield "## The main job"
+    found = results.get("search")
+    if found is None or "total_s" not in found:
+        yield "Not measured."
+        return
+    yield (
+        f"`{' '.join(found['command'])}` with KERAS_BACKEND=jax took {found['total_s']:.1f} s from its start, "
+        f"exit status {found['exit_status'] or 0}. The MLflow database then held {found['trials']} trials "
+        f"({_counts(found['statuses'])}; {_counts(found['reasons'])}), {found['epochs']} epochs, "
+        f"{len(found['failures'])} failures, and the registered versions {', '.join(found['registered']) or 'none'}. "
+        f"Median epoch: {found['median_epoch_s']:.3g} s."
+    )
+    total = sum(row["seconds"] for row in found["rows"])
+    rows = [(r["what"], f"{r['seconds']:.2f}", f"{100 * r['seconds'] / total:.0f} %") for r in found["rows"]]
+    yield "Where the main thread's time went (compiling is JAX's tracing, lowering and compiling, wherever it happens):"
+    yield _table(("stretch", "s", "share"), rows)
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} {name}" for name, number in counts.items())
+
+
+def _trials(results: Results) -> Iterable[str]:
+    yield "## Trials an hour"
+    found = results.get("trials")
+    rows = [row for row in (found or {}).get("rows", []) if row["what"] != "step"]
+    if not rows:
+        yield "Not measured."
+        return
+    yield (
+        "A trial has 10 epochs of 45,000 random images of 32 x 32 x 3 and is validated on 5,000 after each; "
+        "compiling is left out for all arms. The fused arms run below the command line: their programs are driven "
+        "as `trainer=fused` drives them, with each epoch kept as the best so far. *Device alone* leaves out what "
+        "the host does between epochs and at a trial's start."
+    )
+    for arch, name in NETS.items():
+        yield f"{name}:"
+        yield _table(
+            ("batch", "how", "epoch, s", "trials an hour", "against one after the other", "against Keras's fit",
+             "device alone", "TFLOP/s", "note"), _trial_rows([row for row in rows if row["arch"] == arch]),
+        )  # fmt: skip
+    compiled = [
+        (p["arch"], str(p["batch_size"]), ", ".join(f"{k} {s:.0f}" for k, s in p.get("compiling_s", {}).items()),
+         f"{p['first_fit_s']:.0f}" if "first_fit_s" in p else "", p["status"])
+        for p in found["processes"]
+    ]  # fmt: skip
+    yield f"All were compiled in {found['preparing_s']:.0f} s, a process for each net and batch size beside the others:"
+    yield _table(
+        ("net", "batch", "compiling the fused epoch, s", "first fit of one trial, s", "process"),
+        compiled,
+    )
+
+
+def _trial_rows(rows: Sequence[Mapping[str, Any]]) -> Iterable[Sequence[str]]:
+    for row in rows:
+        size, how = str(row["batch_size"]), _how(row)
+        if "error" in row:
+            yield (size, how, "", "", "", "", "", "", f"failed: {row['error'][:120]}")
+        elif "whole_s" in row:
+            note = f"all done after {row['whole_s']:.1f} s, of which building {row['all_built_s']:.1f} s"
+            yield (size, how, f"{row['epoch_s']:.3g}", "", "", "", "", "", note)
+        else:
+            yield (
+                size, how, f"{row['epoch_s']:.3g}", f"{row['trials_per_hour']:.4g}",
+                _ratio(row, rows, "one after the other"), _ratio(row, rows, "Keras's fit"),
+                f"{row['trials_per_hour_device']:.4g}" if "trials_per_hour_device" in row else "",
+                f"{row['product_tflop_per_s']:.3g}" if "product_tflop_per_s" in row else "", _note(row),
+            )  # fmt: skip
+
+
+def _how(row: Mapping[str, Any]) -> str:
+    return row["what"] if row.get("k", 1) == 1 else f"K = {row['k']} {row['what']}"
+
+
+def _ratio(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], what: str) -> str:
+    same = [r for r in rows if r["batch_size"] == row["batch_size"] and r["what"] == what and "error" not in r]
+    return f"{row['trials_per_hour'] / same[0]['trials_per_hour']:.3g}" if same else ""
+
+
+def _note(row: Mapping[str, Any]) -> str:
+    if "steps_timed" not in row:
+        return ""
+    k = row["k"]
+    timed = "" if row["steps_timed"] == row["steps"] else f"{row['steps_timed']} of {row['steps']} steps timed; "
+    host = f"host {row['host_s']:.2g} s an epoch, keeping {k * row['keep_s']:.2g} s"
+    return f"{timed}{host}; building {k * row['build_s']:.2g} s, seating {k * row['start_s']:.2g} s"
+
+
+def _step(results: Results) -> Iterable[str]:
+    yield "## A step against the chip's limits"
+    steps = [row for row in results.get("trials", {}).get("rows", []) if row["what"] == "step"]
+    if not steps:
+        yield "Not measured."
+        return
+    sheet = _sheet(results)
+    rows = []
+    for row in steps:
+        if "error" in row:
+            rows.append((row["arch"], str(row["batch_size"]), f"failed: {row['error'][:120]}", *[""] * 10))
+            continue
+        step_s, flops, moved = row["step_s"], row["compiled_flops"], row["compiled_bytes"]
+        limit_s = max(row["product_flops"] / sheet.tf32 / 1e12, moved / sheet.memory / 1e12) if sheet else None
+        rows.append((
+            row["arch"], str(row["batch_size"]), f"{1e6 * step_s:.0f}", f"{flops / 1e6:.4g}",
+            f"{row['product_flops'] / 1e6:.4g}", f"{moved / 1e6:.4g}", f"{row['product_flops'] / step_s / 1e12:.3g}",
+            f"{100 * row['product_flops'] / step_s / 1e12 / sheet.tf32:.2g} %" if sheet else "",
+            f"{100 * moved / step_s / 1e12 / sheet.memory:.2g} %" if sheet else "",
+            f"{step_s / limit_s:.3g}" if limit_s else "", f"{row['epoch_s']:.3g}", f"{row['validation_s']:.2g}",
+            f"{row['waited_s']:.2g} ({100 * row['waited_s'] / row['epoch_s']:.0f} %)",
+        ))  # fmt: skip
+    yield (
+        "One trial alone. Operations and bytes are the compiler's count of one step compiled alone; *products* are the "
+        "operations of matrix products and convolutions by their shapes. The limit is the larger of products over the "
+        "sheet's TF32 rate and bytes over its memory rate. The device waited for an epoch less the same steps back to "
+        "back in one compiled loop; the validation is part of that."
+    )
+    yield _table(
+        ("arch", "batch", "step, us", "compiled, MFLOP", "products, MFLOP", "bytes, MB", "TFLOP/s", "share of TF32",
+         "share of memory", "step / limit", "epoch, s", "validation, s", "waited, s"), rows,
+    )  # fmt: skip
+
+
+def _mc_dropout(results: Results) -> Iterable[str]:
+    yield "## MC Dropout"
+    found = results.get("mc_dropout")
+    if found is None or not found["rows"]:
+        yield "Not measured."
+        return
+    accuracy = found["accuracy"]
+    yield (
+        f"{found['n_images']:,} images. The dense net has dropout after each of 20 layers; its plain pass differs from "
+        f"float64 by {accuracy['plain_error']:.1e} at most, the mean of its passes by "
+        f"{accuracy['standard_errors_off']:.2f} standard errors (about 1 is right)."
+    )
+    rows = []
+    for row in found["rows"]:
+        same = {r["what"]: r["passes_per_s"] for r in found["rows"] if r["net"] == row["net"]}
+        slow = same.get("predict loop")
+        ratio = f"{row['passes_per_s'] / slow:.3g}" if slow else ""
+        rows.append((row["net"], row["what"], f"{row['passes_per_s']:.4g}", ratio, f"{row['first_s']:.2f}"))
+    yield _table(("net", "how", "passes a second", "against a predict loop", "first call, s"), rows)
+
+
+def _memory(results: Results) -> Iterable[str]:
+    yield "## Memory"
+    peaks = [(name, found["peak_bytes"]) for name, found in results.items() if "peak_bytes" in found]
+    processes = results.get("trials", {}).get("processes", [])
+    peaks += [
+        (f"trials of {p['arch']}, batch {p['batch_size']}", p["peak_bytes"]) for p in processes if "peak_bytes" in p
+    ]
+    rows = [(name, "not counted" if peak is None else f"{peak / GIB:.2f} GiB") for name, peak in peaks]
+    if rows:
+        yield "Most memory that the part's process held on the device:"
+        yield _table(("part", "peak"), rows)
+    found = results.get("memory")
+    if found is None or not found["rows"]:
+        yield "Whether two processes can share the device: not measured."
+        return
+    yield "Two processes at the same time on one device:"
+    sharing = [
+        (
+            row["what"], ", ".join(map(str, row["exit_statuses"])), f"{row['seconds']:.1f}",
+            f"{row['used_mib'] / 1024:.1f} GiB" if row["used_mib"] is not None else "not counted",
+            _counts(row.get("trials", {})),
+        )
+        for row in found["rows"]
+    ]  # fmt: skip
+    yield _table(("what", "exit statuses", "s", "most memory in use", "trials"), sharing)
+
+
+def _unfinished(results: Results) -> Iterable[str]:
+    for name, found in results.items():
+        if found["status"] != "finished":
+            yield f"## {name} did not finish: {found['status']}"
+            last = found.get("output", "").strip().splitlines()[-TAIL_LINES:]
+            yield "```\n" + "\n".join(last) + "\n```"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    line: Callable[[Sequence[str]], str] = lambda cells: f"| {' | '.join(_cell(cell) for cell in cells)} |"  # noqa: E731
+    return "\n".join([line(head), "|" + "---|" * len(head), *map(line, rows)])
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "/")

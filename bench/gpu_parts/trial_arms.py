@@ -1,0 +1,358 @@
+"""One net with one batch size: trials one after the other, K fused in one program, Keras's fit, and a step alone.
+
+A trial has ten epochs of 45,000 random images and is validated on 5,000 after each. Compiling is left out for all
+arms, to the favour of Keras's fit, which compiles anew for each model. What is fused runs below the command line:
+`FusedProgram` is driven as `FusedTrainer` drives it. A timed epoch has at most N_STEPS steps, fewer where the
+arithmetic of so many would take seconds; the step's time is the difference to an epoch without steps, and the epoch of
+all steps is computed from it.
+
+It prepares, says `is_ready` in its result, waits for a line of its standard input, and measures.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from gpu_parts.result import Result, command_line, device, peak_bytes, seconds
+from hpsearch import entry
+
+entry.prepare_environment()
+
+import jax  # noqa: E402 (the environment that the product makes comes first)
+import jax.numpy as jnp  # noqa: E402
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+
+from gpu_parts.nets import EPOCHS, configuration, hyperparameters, images, maker, product_flops  # noqa: E402
+from hpsearch.programs.order import Order  # noqa: E402
+from hpsearch.seeds import derive  # noqa: E402
+from hpsearch.training.fused import FusedProgram, FusedTrainer  # noqa: E402
+from hpsearch.training.trainer import VAL_BATCH_SIZE, Trainer  # noqa: E402
+from parts import part  # noqa: E402
+
+KS, KS_SMALL = (8, 32, 64, 128), (2,)
+EPOCHS_OF_A_TRIAL = 10
+N_STEPS = 100
+MOST_FLOPS = 1e12  # of a timed epoch
+N_COMPILING = 4  # programs at a time
+# K times batch size above which a convolutional net's program is compiled when its turn comes, not beforehand: trying
+# out its convolutions takes gigabytes, and many are tried out at once.
+MOST_CONVOLVED = 2**14
+WHOLE_FITS = ("elu", 128, 32)  # the arm that is also trained by FusedTrainer.fit from threads
+Row = dict[str, Any]
+
+
+class Arm:
+    """A net with a batch size, prepared.
+
+    Args:
+        arch: The architecture.
+        batch_size: Examples of a step.
+        small: Whether the net is tiny.
+    """
+
+    def __init__(self, arch: str, batch_size: int, small: bool) -> None:
+        self.arch, self.batch_size = arch, batch_size
+        self.ks = KS_SMALL if small else KS
+        self.data = images(small)
+        config = configuration(arch, batch_size, small)
+        self.settings = part(config.training)
+        self.hypermodel = maker(config, self.data)
+        self.trainer = Trainer(self.settings, self.data)
+        self.fused: dict[int, FusedTrainer] = {}
+        self.counts: Row = {}
+
+    def prepare(self, result: Result) -> None:
+        """Compile what is measured later, several programs at a time."""
+        with ThreadPoolExecutor(N_COMPILING) as pool:
+            compiling: dict[int, Future[float]] = {}
+            for k in self.ks:
+                if self.arch == "cnn" and k * self.batch_size > MOST_CONVOLVED:
+                    continue
+                compiling[k] = pool.submit(self.compile, k, self.lowered(k))
+            first_s = seconds(lambda: self.fit_seconds(self.trainer))
+            self.counts = counted(self)
+            _, self.as_it_comes = self.build()
+            keras_first_s = seconds(self.keras_epoch)
+            compiled = {f"K = {k}": future.result() for k, future in compiling.items()}
+        result.set(compiling_s=compiled, first_fit_s=first_s, first_keras_fit_s=keras_first_s)
+
+    def build(self, number: int = 0) -> tuple[Any, keras.Model]:
+        """Return the hyperparameters and the freshly built model of a trial."""
+        hp = hyperparameters(number)
+        return hp, self.hypermodel.build(hp)
+
+    def order(self, seed: int) -> Order:
+        """Return the order of the examples of a trial."""
+        return Order(len(self.data.train), self.batch_size, 0, lambda epoch: derive(seed, "order", epoch))
+
+    def arguments(self, k: int) -> tuple[Any, int, Any]:
+        """Return order, number of steps and rates of an epoch of `k` trials, as `FusedProgram.run` passes them."""
+        rows, _, table = self.order(0)[0]
+        return np.stack([rows] * k), len(rows), np.stack([table] * k)
+
+    def lowered(self, k: int) -> Any:
+        """Return the epoch of `k` fused trials, ready to be compiled."""
+        program = self.program(k)
+        return program._epoch.lower(program.state, *self.arguments(k))
+
+    def compile(self, k: int, lowered: Any) -> float:
+        """Compile the epoch of `k` fused trials, and return the seconds that took."""
+        begin = time.perf_counter()
+        self.program(k)._epoch = lowered.compile()
+        return time.perf_counter() - begin
+
+    def program(self, k: int) -> FusedProgram:
+        """Return the program of `k` fused trials, made at the first call."""
+        if k not in self.fused:
+            trainer = FusedTrainer(self.settings, self.data, k)
+            if trainer._fused_for(self.hypermodel, *self.build()) is None:
+                raise RuntimeError(f"The models of arch={self.arch} cannot be fused.")
+            self.fused[k] = trainer
+        program: FusedProgram = self.fused[k]._fused
+        return program
+
+    def fit_seconds(self, trainer: Trainer, number: int = 0) -> list[float]:
+        """Return the seconds from the end of each epoch to the next, for a trial that `trainer` fits."""
+        ends: list[float] = []
+        hp, model = self.build(number)
+        trainer.fit(
+            self.hypermodel,
+            hp,
+            model,
+            number,
+            lambda epoch, metrics: ends.append(time.perf_counter()),
+        )
+        return [later - earlier for earlier, later in itertools.pairwise(ends)]
+
+    def keras_epoch(self) -> float:
+        """Return the seconds of an epoch of Keras's fit as people call it."""
+        begin: list[float] = []
+        stamp = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: begin.append(time.perf_counter()))
+        train, val = self.data.train, self.data.val
+        self.as_it_comes.fit(
+            train.images,
+            train.labels,
+            batch_size=self.batch_size,
+            verbose=0,
+            validation_data=(val.images, val.labels),
+            callbacks=[stamp],
+        )
+        return time.perf_counter() - begin[0]
+
+    def rows(self) -> Iterator[tuple[str, int, Callable[[], Row]]]:
+        """Yield what each row is called, how many trials it is about, and what measures it."""
+        yield "one after the other", 1, lambda: one_after_the_other(self)
+        yield "step", 1, lambda: step(self)
+        yield "Keras's fit", 1, lambda: keras_fit(self)
+        for k in self.ks:
+            yield "fused", k, lambda k=k: fused(self, k)
+            if (self.arch, self.batch_size, k) == WHOLE_FITS or self.ks == KS_SMALL:
+                yield "fused, whole fits in threads", k, lambda k=k: whole_fits(self, k)
+            self.fused.pop(k, None)
+            gc.collect()
+
+
+def one_after_the_other(arm: Arm) -> Row:
+    """Return the row of trials that `Trainer.fit` trains one after the other."""
+    begin = time.perf_counter()
+    between = arm.fit_seconds(arm.trainer, 1)
+    whole_s = time.perf_counter() - begin
+    epoch_s = statistics.median(between)
+    start_s = max(0.0, whole_s - EPOCHS * epoch_s)  # building and loading
+    trial_s = start_s + EPOCHS_OF_A_TRIAL * epoch_s
+    return {"epoch_s": epoch_s, "start_s": start_s, "trials_per_hour": 3600 / trial_s}
+
+
+def keras_fit(arm: Arm) -> Row:
+    """Return the row of Keras's fit."""
+    epoch_s, build_s = arm.keras_epoch(), seconds(arm.build)
+    trial_s = build_s + EPOCHS_OF_A_TRIAL * epoch_s
+    return {"epoch_s": epoch_s, "build_s": build_s, "trials_per_hour": 3600 / trial_s}
+
+
+def state_of(model: keras.Model) -> tuple[list[Any], ...]:
+    """Return copies of what a training step changes, in the form that Keras's steps take on JAX."""
+    parts = (
+        model.trainable_variables,
+        model.non_trainable_variables,
+        model.optimizer.variables,
+        model.metrics_variables,
+    )
+    return tuple([jnp.copy(variable.value) for variable in part] for part in parts)
+
+
+def counted(arm: Arm) -> Row:
+    """Return operations and bytes of one step, as the compiler counts them after it has optimized the step.
+
+    The step is compiled alone: the compiler's count takes the body of a loop for one step, however often it runs.
+    """
+    model = arm.trainer._program.model
+    tensors = arm.trainer._on_device("sparse")[:2]
+
+    def one(state: Any, images: Any, labels: Any, rows: Any) -> Any:
+        return model.train_step(state, (images[rows], labels[rows]))[1]
+
+    rows = jnp.zeros(arm.batch_size, jnp.int32)
+    found = jax.jit(one, donate_argnums=0).lower(state_of(model), *tensors, rows).compile().cost_analysis()
+    first = found[0] if isinstance(found, list) else found
+    return {
+        "product_flops": product_flops(model, arm.batch_size),
+        "compiled_flops": first.get("flops", 0.0),
+        "compiled_bytes": first.get("bytes accessed", 0.0),
+    }
+
+
+def step(arm: Arm) -> Row:
+    """Return the row of one trial's step: an epoch, and the same steps back to back on arguments that are there."""
+    epoch_s = statistics.median(arm.fit_seconds(arm.trainer, 2))
+    model = arm.trainer._program.model
+    order, n_steps, table = (jax.device_put(value) for value in arm.order(0)[0])
+    state = state_of(model)
+
+    def loop() -> None:
+        nonlocal state
+        _, state = model.train_function(state, iter([(order, n_steps, table)]))
+        jax.block_until_ready(state)
+
+    loop()
+    loop_s = statistics.median(seconds(loop) for _ in range(2))
+    val = arm.trainer._on_device("sparse")[2:]
+    validation_s = seconds(lambda: model.evaluate(*val, batch_size=VAL_BATCH_SIZE, verbose=0))
+    n = int(n_steps[0])
+    return {
+        "epoch_s": epoch_s,
+        "steps": n,
+        "step_s": loop_s / n,
+        "loop_s": loop_s,
+        "validation_s": validation_s,
+        "waited_s": epoch_s - loop_s,
+        **arm.counts,
+    }
+
+
+def fused(arm: Arm, k: int) -> Row:
+    """Return the row of `k` fused trials."""
+    program = arm.program(k)
+    orders = {seat: arm.order(seat) for seat in range(k)}
+    flops = product_flops(program.program.model, arm.batch_size) * k
+    n_all = orders[0].n_steps
+    n_timed = int(min(n_all, N_STEPS, max(4, MOST_FLOPS / flops)))
+    plain = program._epoch
+
+    def timed(n_steps: int) -> float:
+        """Return the seconds of an epoch of which only `n_steps` steps are made."""
+        program._epoch = lambda state, rows, _, tables: plain(state, rows, n_steps, tables)
+        return seconds(lambda: (program.run(orders), jax.block_until_ready(program.state)))
+
+    first_s = timed(n_timed)
+    without_s = min(timed(0) for _ in range(2))
+    step_s = (min(timed(n_timed) for _ in range(2)) - without_s) / n_timed
+    program._epoch = plain
+    epoch_s = without_s + n_all * step_s
+    val_s, start_s = validation_seconds(program, arm, k), seat_seconds(program, arm)
+    build_s = seconds(arm.build)
+    keep_s = min(seconds(lambda: program.get(0).state()) for _ in range(2))
+    all_s = k * (build_s + start_s) + EPOCHS_OF_A_TRIAL * (epoch_s + k * keep_s)
+    return {
+        "epoch_s": epoch_s,
+        "step_s": step_s,
+        "steps": n_all,
+        "steps_timed": n_timed,
+        "validation_s": val_s,
+        "host_s": without_s - val_s,
+        "build_s": build_s,
+        "start_s": start_s,
+        "keep_s": keep_s,
+        "first_s": first_s,
+        "product_tflop_per_s": flops / step_s / 1e12,
+        "trials_per_hour": 3600 * k / all_s,
+        "trials_per_hour_device": 3600 * k / (EPOCHS_OF_A_TRIAL * (val_s + n_all * step_s)),
+        "peak_bytes": peak_bytes(),
+    }
+
+
+def validation_seconds(program: FusedProgram, arm: Arm, k: int) -> float:
+    """Return the seconds that the device takes for an epoch without steps, its arguments being there already."""
+    rows, _, tables = arm.arguments(k)
+    rows, tables = jax.device_put(rows), jax.device_put(tables)
+
+    def validate() -> None:
+        _, state = program._epoch(program.state, rows, 0, tables)
+        program.state = [list(values) for values in state]
+        jax.block_until_ready(state)
+
+    validate()
+    return min(seconds(validate) for _ in range(2))
+
+
+def seat_seconds(program: FusedProgram, arm: Arm) -> float:
+    """Return the seconds in which a freshly built trial takes its seat."""
+    _, model = arm.build()
+
+    def sit() -> None:
+        program.program.load(model, lambda layer: layer)
+        program.put(0)
+        jax.block_until_ready(program.state)
+
+    sit()
+    return min(seconds(sit) for _ in range(2))
+
+
+def whole_fits(arm: Arm, k: int) -> Row:
+    """Train `k` trials by `FusedTrainer.fit`, each from a thread of its own, and return the seconds of it all."""
+    arm.program(k)
+    trainer, ends = arm.fused[k], []
+
+    def listener_of(number: int) -> Callable[..., None]:
+        return lambda epoch, metrics: ends.append(time.perf_counter()) if number == 0 else None
+
+    def fit(number: int, hp: Any, model: keras.Model) -> None:
+        trainer.fit(arm.hypermodel, hp, model, number, listener_of(number))
+
+    begin = time.perf_counter()
+    built = [arm.build(number) for number in range(k)]
+    built_s = time.perf_counter() - begin
+    with ThreadPoolExecutor(k) as pool:
+        for future in [pool.submit(fit, number, *pair) for number, pair in enumerate(built)]:
+            future.result()
+    whole_s = time.perf_counter() - begin
+    epoch_s = statistics.median(later - earlier for earlier, later in itertools.pairwise(ends))
+    first_s = ends[0] - begin - built_s
+    return {
+        "epoch_s": epoch_s,
+        "all_built_s": built_s,
+        "first_epoch_s": first_s,
+        "whole_s": whole_s,
+    }
+
+
+def main() -> None:
+    """Prepare, wait, measure."""
+    parser = command_line(__doc__)
+    parser.add_argument("--arch", required=True)
+    parser.add_argument("--batch-size", type=int, required=True)
+    given = parser.parse_args()
+    result = Result(given.json)
+    result.set(device=device())
+    arm = Arm(given.arch, given.batch_size, given.small)
+    arm.prepare(result)
+    result.set(is_ready=True)
+    sys.stdin.readline()
+    for what, k, measure in arm.rows():
+        try:
+            result.add(what=what, k=k, **measure())
+        except (RuntimeError, ValueError) as error:  # XLA's errors, such as that of a full memory
+            result.add(what=what, k=k, error=str(error)[:500])
+        result.set(peak_bytes=peak_bytes())
+
+
+if __name__ == "__main__":
+    main()
