@@ -129,6 +129,7 @@ def run_part(part: Part, limit_s: float, output: Path, small: bool, variables: d
     path.unlink(missing_ok=True)
     size = ["--small"] if small else []
     command = [sys.executable, "-m", f"gpu_parts.{part.name}", "--json", str(path), *size]
+    command += ["--limit-s", str(limit_s)]
     begin = time.time()
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as log:
         started = {**variables, "HPSEARCH_BENCH_BEGIN": str(begin)}
@@ -177,7 +178,7 @@ def commit() -> str | None:
 
 def measure(given: argparse.Namespace, output: Path) -> bool:
     """Run the parts one after the other (small ones two at a time); return whether all of them finished."""
-    deadline = time.monotonic() + LIMIT_S
+    deadline = time.monotonic() + given.limit_s
     about = {"date": datetime.now(UTC).strftime("%Y-%m-%d"), "commit": given.commit or commit()}
     wanted = [part for part in PARTS if not given.parts or part.name in given.parts]
     with tempfile.TemporaryDirectory() as folder:
@@ -188,7 +189,7 @@ def measure(given: argparse.Namespace, output: Path) -> bool:
         def run(part: Part) -> bool:
             limit_s = min(part.limit_s, deadline - time.monotonic())
             if limit_s < 1:
-                print(f"{part.name}: not run, the {LIMIT_S:.0f} s of all parts were over", flush=True)
+                print(f"{part.name}: not run, the {given.limit_s:.0f} s of all parts were over", flush=True)
                 return False
             written = run_part(part, limit_s, output, given.small, variables) | about
             (output / f"gpu_{part.name}.json").write_text(json.dumps(written, indent=1) + "\n")
@@ -206,6 +207,7 @@ def main() -> int:
     parser.add_argument("--small", action="store_true", help="tiny models; the numbers mean nothing")
     parser.add_argument("--table", action="store_true", help="measure nothing")
     parser.add_argument("--parts", nargs="+", choices=[part.name for part in PARTS], help="run these alone")
+    parser.add_argument("--limit-s", type=float, default=LIMIT_S, help="of all parts together")
     parser.add_argument("--commit", help="what the code is, where this is no git checkout")
     parser.add_argument("--output", type=Path, help="the folder of the results")
     given = parser.parse_args()

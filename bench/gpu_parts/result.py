@@ -51,6 +51,7 @@ def command_line(description: str | None) -> argparse.ArgumentParser:
     """Return the parser of the options that all parts take."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, required=True, help="where the result goes")
+    parser.add_argument("--limit-s", type=float, default=600.0, help="seconds after which it is killed")
     parser.add_argument(SMALL, action="store_true", help="tiny models")
     return parser
 

@@ -17,7 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from gpu_parts.result import Result, command_line, device, peak_bytes, seconds
@@ -42,9 +42,9 @@ EPOCHS_OF_A_TRIAL = 10
 N_STEPS = 100
 MOST_FLOPS = 1e12  # of a timed epoch
 N_COMPILING = 4  # programs at a time
-# K times batch size above which a convolutional net's program is compiled when its turn comes, not beforehand: trying
-# out its convolutions takes gigabytes, and many are tried out at once.
-MOST_CONVOLVED = 2**14
+# Fused programs of dense nets are compiled beforehand, several at a time. Those of convolutional nets are compiled when
+# their turn comes: XLA tries out many algorithms for each convolution, which takes minutes and gigabytes of the GPU.
+COMPILED_AHEAD = ("elu",)
 WHOLE_FITS = ("elu", 128, 32)  # the arm that is also trained by FusedTrainer.fit from threads
 Row = dict[str, Any]
 
@@ -71,18 +71,14 @@ class Arm:
 
     def prepare(self, result: Result) -> None:
         """Compile what is measured later, several programs at a time."""
+        ahead = self.ks if self.arch in COMPILED_AHEAD else ()
         with ThreadPoolExecutor(N_COMPILING) as pool:
-            compiling: dict[int, Future[float]] = {}
-            for k in self.ks:
-                if self.arch == "cnn" and k * self.batch_size > MOST_CONVOLVED:
-                    continue
-                compiling[k] = pool.submit(self.compile, k, self.lowered(k))
-            first_s = seconds(lambda: self.fit_seconds(self.trainer))
+            compiling = {k: pool.submit(self.compile, k, self.lowered(k)) for k in ahead}
+            result.set(first_fit_s=seconds(lambda: self.fit_seconds(self.trainer)))
             self.counts = counted(self)
             _, self.as_it_comes = self.build()
-            keras_first_s = seconds(self.keras_epoch)
-            compiled = {f"K = {k}": future.result() for k, future in compiling.items()}
-        result.set(compiling_s=compiled, first_fit_s=first_s, first_keras_fit_s=keras_first_s)
+            result.set(first_keras_fit_s=seconds(self.keras_epoch))
+            result.set(compiling_s={f"K = {k}": future.result() for k, future in compiling.items()})
 
     def build(self, number: int = 0) -> tuple[Any, keras.Model]:
         """Return the hyperparameters and the freshly built model of a trial."""

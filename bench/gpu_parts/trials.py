@@ -20,8 +20,9 @@ from gpu_parts.nets import BATCH_SIZES
 from gpu_parts.result import SMALL, Result, command_line
 
 NETS = ("elu", "cnn")
-PREPARING_S = 120.0  # for all together
-MEASURING_S = 60.0  # for each
+PREPARING_S = 90.0  # for all together
+MEASURING_S = 45.0  # for each
+LEAST_S = 2.0  # with less time left, the next one is not begun
 
 
 @dataclass
@@ -71,8 +72,8 @@ class Child:
 
     def measure(self, limit_s: float) -> str:
         """Let it go on, for `limit_s` seconds at most, and return how it ended."""
-        self.process.send_signal(signal.SIGCONT)
         try:
+            self.process.send_signal(signal.SIGCONT)
             self.process.communicate(b"measure\n", timeout=limit_s)
         except subprocess.TimeoutExpired:
             self.process.kill()
@@ -82,37 +83,44 @@ class Child:
         return "finished" if status == 0 else f"failed with exit status {status}"
 
 
+def prepare(children: list[Child], limit_s: float) -> float:
+    """Wait until all are prepared, for `limit_s` seconds at most; hold them all and return the seconds."""
+    begin = time.monotonic()
+    while time.monotonic() - begin < limit_s and any(child.is_preparing() for child in children):
+        time.sleep(0.2)
+    for child in children:
+        if child.process.poll() is None:
+            child.process.send_signal(signal.SIGSTOP)
+    return time.monotonic() - begin
+
+
+def measured(child: Child, limit_s: float, result: Result) -> dict[str, Any]:
+    """Let a child measure, add its rows to `result`, and return what else is known of it."""
+    was_ready = not child.is_preparing()
+    status = child.measure(limit_s)
+    content = child.content()
+    for row in content["rows"]:
+        result.add(arch=child.arch, batch_size=child.batch_size, **row)
+    about = {"arch": child.arch, "batch_size": child.batch_size, "status": status}
+    about |= {"was_ready": was_ready}
+    about |= {key: value for key, value in content.items() if key not in ("rows", "is_ready")}
+    if status != "finished":
+        about["output"] = child.log.read_text(errors="replace")[-1500:]
+    return about
+
+
 def main() -> None:
     """Prepare all, then measure each in turn."""
     given = command_line(__doc__).parse_args()
+    deadline = time.monotonic() + given.limit_s - LEAST_S
     result = Result(given.json)
     processes: list[dict[str, Any]] = []
     batch_sizes = BATCH_SIZES[:1] if given.small else BATCH_SIZES
     with tempfile.TemporaryDirectory() as name:
-        begin = time.monotonic()
         children = [Child.start(arch, size, given.small, Path(name)) for arch in NETS for size in batch_sizes]
-        while time.monotonic() - begin < PREPARING_S and any(child.is_preparing() for child in children):
-            time.sleep(0.2)
-        result.set(preparing_s=time.monotonic() - begin)
+        result.set(preparing_s=prepare(children, min(PREPARING_S, given.limit_s / 2)))
         for child in children:
-            if child.process.poll() is None:
-                child.process.send_signal(signal.SIGSTOP)
-        for child in children:
-            was_ready = not child.is_preparing()
-            status = child.measure(MEASURING_S)
-            content = child.content()
-            for row in content["rows"]:
-                result.add(arch=child.arch, batch_size=child.batch_size, **row)
-            about = {
-                "arch": child.arch,
-                "batch_size": child.batch_size,
-                "status": status,
-                "was_ready": was_ready,
-            }
-            about |= {key: value for key, value in content.items() if key not in ("rows", "is_ready")}
-            if status != "finished":
-                about["output"] = child.log.read_text(errors="replace")[-1500:]
-            processes.append(about)
+            processes.append(measured(child, min(MEASURING_S, max(0.0, deadline - time.monotonic())), result))
             result.set(processes=processes)
 
 
