@@ -18,6 +18,7 @@ import compileall
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -157,7 +158,7 @@ def run_part(part: Part, limit_s: float, output: Path, small: bool, variables: d
         "small": small,
     }
     if status != "finished":
-        written["output"] = said[-TAIL:]
+        written["output"] = said if len(said) <= TAIL else said[-TAIL:].partition("\n")[2]
     path.write_text(json.dumps(written, indent=1) + "\n")
     return written
 
@@ -176,10 +177,19 @@ def commit() -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+def gpu() -> str | None:
+    """Return the name of the first GPU, None where there is none."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.splitlines()[0] if done.returncode == 0 and done.stdout else None
+
+
 def measure(given: argparse.Namespace, output: Path) -> bool:
     """Run the parts one after the other (small ones two at a time); return whether all of them finished."""
     deadline = time.monotonic() + given.limit_s
-    about = {"date": datetime.now(UTC).strftime("%Y-%m-%d"), "commit": given.commit or commit()}
+    about = {"date": datetime.now(UTC).strftime("%Y-%m-%d"), "commit": given.commit or commit(), "gpu": gpu()}
     wanted = [part for part in PARTS if not given.parts or part.name in given.parts]
     with tempfile.TemporaryDirectory() as folder:
         site, cache = Path(folder) / "site", Path(folder) / "cache"

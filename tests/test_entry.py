@@ -1,5 +1,6 @@
 """A command line and its mistakes: each is answered with one sentence, before anything is made."""
 
+import os
 import subprocess
 import sys
 import time
@@ -87,3 +88,11 @@ def test_a_typo_leaves_nothing_behind(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("Error: There is no arch=sellu.")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_gpu_memory_is_taken_as_it_is_needed_unless_a_person_says_otherwise(monkeypatch):
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_PREALLOCATE", raising=False)
+    monkeypatch.setenv("TF_FORCE_GPU_ALLOW_GROWTH", "false")
+    entry.prepare_environment()
+    assert os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
+    assert os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] == "false"

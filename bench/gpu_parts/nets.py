@@ -12,7 +12,6 @@ import numpy as np
 from hpsearch.data.split import SearchData
 from parts import composed, hypermodel, like_cifar
 
-BATCH_SIZES = (32, 128, 1024)
 SMALL_NETS = {
     "elu": ("arch.n_hidden=2", "arch.n_units=20"),
     "cnn": ("arch.filters=[4]", "arch.n_units=8"),

@@ -28,7 +28,6 @@ class Result:
     def add(self, **row: Any) -> None:
         """Add a row."""
         self.content["rows"].append({name: _rounded(value) for name, value in row.items()})
-        print(json.dumps(self.content["rows"][-1]), flush=True)
         self.write()
 
     def set(self, **values: Any) -> None:

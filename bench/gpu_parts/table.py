@@ -43,14 +43,26 @@ def page(results: Results) -> str:
     Args:
         results: What each part has written, by the part's name; a part that is not there was not measured.
     """
-    head = [
-        "# hpsearch on a GPU",
-        f"Made by `{COMMAND}` from the `gpu_*.json` files beside this page; [gpu.md](../gpu.md) says what was learnt.",
+    parts = [
+        "# hpsearch on a GPU: measured",
+        f"Made by `{COMMAND}` from the `gpu_*.json` files beside this page.",
     ]
-    if not results:
-        return "\n\n".join([*head, "Not measured: no GPU was there yet.", ""])
-    sections = (_chip, _search, _trials, _step, _mc_dropout, _memory, _unfinished)
-    return "\n\n".join([*head, *[text for section in sections for text in section(results)], ""])
+    if results:
+        sections = (_parts, _chip, _search, _trials, _step, _mc_dropout, _memory, _unfinished)
+        parts += [text for section in sections for text in section(results)]
+    else:
+        parts.append("Not measured: no GPU was there yet.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _parts(results: Results) -> Iterable[str]:
+    if any(found["small"] for found in results.values()):
+        yield "**Measured with tiny models, to see that the parts run: the numbers mean nothing.**"
+    rows = []
+    for name, found in results.items():
+        where, when = found["gpu"] or "no GPU", f"{found['date']}, commit {found['commit']}"
+        rows.append((f"`{name}`", where, when, f"{found['seconds']:.0f}", found["status"]))
+    yield _table(("part", "on", "when", "s", "how it ended"), rows)
 
 
 def _chip(results: Results) -> Iterable[str]:
@@ -59,17 +71,14 @@ def _chip(results: Results) -> Iterable[str]:
     if found is None or "device" not in found:
         yield "Not measured."
         return
-    driver, versions = found["driver"], found["versions"]
-    memory = f", {driver['memory.total']}" if "memory.total" in driver else ""
-    driven = f", driver {driver['driver_version']}" if "driver_version" in driver else ""
-    packages = ", ".join(f"{name} {version}" for name, version in versions.items())
-    yield (
-        f"{found['device']['kind']} ({found['device']['platform']}{memory}{driven}), {found['cores']} CPU cores. "
-        f"Python {found['python']}, {packages}. Measured on {found['date']}, commit {found['commit']}"
-        f"{', with tiny models: the numbers mean nothing' if found['small'] else ''}. "
-        f"Packages were installed in {found['install_s']:.0f} s."
-    )
-    sheet = _sheet(results)
+    driver = found["driver"]
+    named = [found["device"]["kind"], driver.get("memory.total"), f"{found['cores']} CPU cores"]
+    if "driver_version" in driver:
+        named.append(f"driver {driver['driver_version']}")
+    named.append(f"Python {found['python']}")
+    named += [f"{package} {version}" for package, version in found["versions"].items()]
+    yield f"{', '.join(filter(None, named))}. Missing packages were installed in {found['install_s']:.0f} s."
+    sheet = _sheet(found["gpu"] or "")
     rows = []
     for row in found["rows"]:
         promised, measured, unit = _promised(sheet, row)
@@ -87,8 +96,7 @@ def _promised(sheet: Sheet | None, row: Mapping[str, Any]) -> tuple[float | None
     return (getattr(sheet, PRODUCTS[row["what"]]) if sheet else None), row["tflop_per_s"], "TFLOP/s"
 
 
-def _sheet(results: Results) -> Sheet | None:
-    kind = results.get("chip", {}).get("device", {}).get("kind", "")
+def _sheet(kind: str) -> Sheet | None:
     return next((sheet for name, sheet in SHEETS.items() if name in kind), None)
 
 
@@ -134,15 +142,18 @@ def _trials(results: Results) -> Iterable[str]:
             ("batch", "how", "epoch, s", "trials an hour", "against one after the other", "against Keras's fit",
              "device alone", "TFLOP/s", "note"), _trial_rows([row for row in rows if row["arch"] == arch]),
         )  # fmt: skip
-    compiled = [
-        (p["arch"], str(p["batch_size"]), ", ".join(f"{k} {s:.0f}" for k, s in p.get("compiling_s", {}).items()),
-         f"{p['first_fit_s']:.0f}" if "first_fit_s" in p else "", p["status"])
-        for p in found["processes"]
-    ]  # fmt: skip
-    yield f"All were compiled in {found['preparing_s']:.0f} s, a process for each net and batch size beside the others:"
+    yield (
+        f"A process for each net and batch size compiled beside the others for {found['preparing_s']:.0f} s. One that "
+        "was not ready by then went on alone when its turn came; its seconds of compiling include that wait."
+    )
+    compiled = []
+    for process in found["processes"]:
+        spent = ", ".join(f"{k}: {s:.0f}" for k, s in process.get("compiling_s", {}).items())
+        first = f"{process['first_fit_s']:.0f}" if "first_fit_s" in process else ""
+        ready = "yes" if process["was_ready"] else "no"
+        compiled.append((process["arch"], str(process["batch_size"]), ready, spent, first, process["status"]))
     yield _table(
-        ("net", "batch", "compiling the fused epoch, s", "first fit of one trial, s", "process"),
-        compiled,
+        ("net", "batch", "ready in time", "compiling the fused epoch, s", "first fit, s", "how it ended"), compiled
     )
 
 
@@ -187,7 +198,7 @@ def _step(results: Results) -> Iterable[str]:
     if not steps:
         yield "Not measured."
         return
-    sheet = _sheet(results)
+    sheet = _sheet(results["trials"]["gpu"] or "")
     rows = []
     for row in steps:
         if "error" in row:
@@ -204,8 +215,9 @@ def _step(results: Results) -> Iterable[str]:
             f"{row['waited_s']:.2g} ({100 * row['waited_s'] / row['epoch_s']:.0f} %)",
         ))  # fmt: skip
     yield (
-        "One trial alone. Operations and bytes are the compiler's count of one step compiled alone; *products* are the "
-        "operations of matrix products and convolutions by their shapes. The limit is the larger of products over the "
+        "One trial alone. Operations and bytes are the compiler's count of one step compiled alone, which leaves out "
+        "what a library computes, such as convolutions; *products* are the operations of matrix products and "
+        "convolutions by their shapes. The limit is the larger of products over the "
         "sheet's TF32 rate and bytes over its memory rate. The device waited for an epoch less the same steps back to "
         "back in one compiled loop; the validation is part of that."
     )
@@ -225,7 +237,8 @@ def _mc_dropout(results: Results) -> Iterable[str]:
     yield (
         f"{found['n_images']:,} images. The dense net has dropout after each of 20 layers; its plain pass differs from "
         f"float64 by {accuracy['plain_error']:.1e} at most, the mean of its passes by "
-        f"{accuracy['standard_errors_off']:.2f} standard errors (about 1 is right)."
+        f"{accuracy['standard_errors_off']:.2f} standard errors (about 1 is right). "
+        "All but ours take the images from the host in each pass."
     )
     rows = []
     for row in found["rows"]:
@@ -265,10 +278,10 @@ def _memory(results: Results) -> Iterable[str]:
 
 def _unfinished(results: Results) -> Iterable[str]:
     for name, found in results.items():
-        if found["status"] != "finished":
-            yield f"## {name} did not finish: {found['status']}"
-            last = found.get("output", "").strip().splitlines()[-TAIL_LINES:]
-            yield "```\n" + "\n".join(last) + "\n```"
+        said = [line for line in found.get("output", "").splitlines() if line.strip()]
+        if said:
+            yield f"## What `{name}` said before it ended"
+            yield "```\n" + "\n".join(said[-TAIL_LINES:]) + "\n```"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -45,7 +45,7 @@ N_COMPILING = 4  # programs at a time
 # Fused programs of dense nets are compiled beforehand, several at a time. Those of convolutional nets are compiled when
 # their turn comes: XLA tries out many algorithms for each convolution, which takes minutes and gigabytes of the GPU.
 COMPILED_AHEAD = ("elu",)
-WHOLE_FITS = ("elu", 128, 32)  # the arm that is also trained by FusedTrainer.fit from threads
+WHOLE_FITS = ("elu", 128, 8)  # the arm that is also trained by FusedTrainer.fit from threads
 Row = dict[str, Any]
 
 

@@ -1,0 +1,101 @@
+"""bench/gpu.py: all parts run, one that is stopped costs the others nothing, and its page is that of its results."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "results"
+PARTS = {"chip", "search", "mc_dropout", "memory", "trials"}
+
+
+def run_bench(*words, script=ROOT / "bench" / "gpu.py", python=(sys.executable,), timeout_s=60):
+    variables = {key: value for key, value in os.environ.items() if key not in ("OUT", "PYTHONPATH")}
+    command = [*python, str(script), *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, env=variables, timeout=timeout_s, check=False)
+
+
+def results(folder):
+    return {path.stem.removeprefix("gpu_"): json.loads(path.read_text()) for path in folder.glob("gpu_*.json")}
+
+
+def test_the_page_is_made_of_the_results_beside_it(tmp_path):
+    for path in RESULTS.glob("gpu_*.json"):
+        shutil.copy(path, tmp_path)
+    assert run_bench("--table", "--output", tmp_path).returncode == 0
+    expected = (tmp_path / "gpu.md").read_text()
+    assert (RESULTS / "gpu.md").read_text() == expected, "run: python bench/gpu.py --table"
+
+
+def test_without_results_the_page_says_that_nothing_was_measured(tmp_path):
+    assert run_bench("--table", "--output", tmp_path).returncode == 0
+    assert "Not measured: no GPU was there yet." in (tmp_path / "gpu.md").read_text()
+
+
+def copy_with(tmp_path, part, code):
+    """Copy the script with its parts, one of which has other code; return the copy."""
+    shutil.copytree(ROOT / "bench" / "gpu_parts", tmp_path / "bench" / "gpu_parts")
+    (tmp_path / "bench" / "gpu_parts" / f"{part}.py").write_text(code)
+    return shutil.copy(ROOT / "bench" / "gpu.py", tmp_path / "bench")
+
+
+def test_a_part_that_hangs_is_stopped_and_what_it_measured_is_kept(tmp_path):
+    hangs = """
+import time
+from gpu_parts.result import Result, command_line
+result = Result(command_line("").parse_args().json)
+result.add(what="measured before it hung")
+print("hanging", flush=True)
+time.sleep(600)
+"""
+    script = copy_with(tmp_path, "memory", hangs)
+    done = run_bench("--small", "--parts", "memory", "--limit-s", "4", "--output", tmp_path, script=script)
+    assert done.returncode == 1
+    found = results(tmp_path)["memory"]
+    assert found["status"].startswith("stopped after its limit of")
+    assert found["rows"] == [{"what": "measured before it hung"}]
+    assert found["output"] == "hanging\n"
+
+
+def test_a_part_that_fails_says_why_and_the_next_one_runs(tmp_path):
+    script = copy_with(tmp_path, "search", "raise RuntimeError('no such luck')")
+    done = run_bench("--small", "--parts", "search", "chip", "--output", tmp_path, script=script)
+    assert done.returncode == 1
+    found = results(tmp_path)
+    assert found["search"]["status"] == "failed with exit status 1"
+    assert "no such luck" in found["search"]["output"]
+    assert found["chip"]["status"] == "finished"
+    assert "no such luck" in (tmp_path / "gpu.md").read_text()
+
+
+def test_missing_packages_without_wheels_are_one_sentence(tmp_path):
+    (tmp_path / "bench").mkdir()
+    script = shutil.copy(ROOT / "bench" / "gpu.py", tmp_path / "bench")
+    done = run_bench("--small", "--output", tmp_path, script=script, python=(sys.executable, "-S"))
+    assert done.returncode == 1
+    assert "lacks keras, keras_tuner, mlflow, optuna, hydra, mapie" in done.stderr
+    assert "run bench/gpu_wheels.sh where there is a network" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_every_part_runs_small_on_any_machine(tmp_path):
+    done = run_bench("--small", "--output", tmp_path, timeout_s=480)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr
+    found = results(tmp_path)
+    assert found.keys() == PARTS
+    assert {name: part["status"] for name, part in found.items()} == dict.fromkeys(PARTS, "finished")
+    assert found["search"]["statuses"] == {"FINISHED": 1}
+    assert found["search"]["registered"] == ["digits-selu 1"]
+    assert found["memory"]["rows"][0]["trials"] == {"COMPLETE": 2}
+    assert not [row for row in found["trials"]["rows"] if "error" in row]
+    whats = {(row["arch"], row["what"]) for row in found["trials"]["rows"]}
+    for arch in ("elu", "cnn"):
+        assert {(arch, what) for what in ("one after the other", "Keras's fit", "fused", "step")} <= whats
+    assert found["chip"]["peak_bytes"] is None or found["chip"]["peak_bytes"] > 0
+    assert "numbers mean nothing" in (tmp_path / "gpu.md").read_text()
