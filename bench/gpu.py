@@ -18,7 +18,6 @@ import compileall
 import importlib.util
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -31,12 +30,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from gpu_parts.driver import ask
+from gpu_parts.table import page
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 WHEELS = ROOT / ".gpu-wheels"
 LIMIT_S = 480.0  # of all parts together
-NEEDED = ("keras", "keras_tuner", "mlflow", "optuna", "hydra", "mapie")
+PRESENT = ("jax", "numpy", "scipy", "pandas", "pyarrow", "sklearn", "matplotlib", "PIL", "h5py", "grpc", "psutil")
+NEEDED = ("keras", "keras_tuner", "mlflow", "optuna", "hydra", "mapie")  # come from the wheels where they are missing
+INSTALL_LIMIT_S = 120.0
 TAIL = 4000  # characters of a failed part's output that are kept
+RUNNING: list[subprocess.Popen[bytes]] = []  # the processes that were started
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Part:
 
     Args:
         name: Its code is `gpu_parts/<name>.py`, its result `gpu_<name>.json`.
-        limit_s: Seconds after which the process is killed.
+        limit_s: Seconds after which the process is killed, unless parts are named on the command line.
     """
 
     name: str
@@ -68,36 +73,20 @@ def install(folder: Path) -> float:
     Raises:
         SystemExit: Packages are missing, and there are no wheels that fit.
     """
+    absent = [name for name in PRESENT if importlib.util.find_spec(name) is None]
+    if absent:
+        sys.exit(f"The machine's own Python must have {', '.join(absent)}; {sys.executable} does not.")
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if not missing:
         return 0.0
-    lacking = f"This Python ({sys.executable}) lacks {', '.join(missing)}"
+    lacking = f"{sys.executable} lacks {', '.join(missing)}"
     wheels = sorted(map(str, WHEELS.glob("*.whl")))
     if not wheels:
         sys.exit(f"{lacking}, and {WHEELS.name}/ is empty: run bench/gpu_wheels.sh where there is a network.")
     begin = time.perf_counter()
-    options = [
-        "--no-index",
-        "--no-deps",
-        "--no-compile",
-        "--no-cache-dir",
-        "--disable-pip-version-check",
-    ]
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "-q",
-        *options,
-        "--target",
-        str(folder),
-        *wheels,
-    ]
-    if subprocess.run(command, check=False).returncode:
-        sys.exit(
-            f"{lacking}, and the wheels in {WHEELS.name}/ cannot be installed: they are for Python 3.12 on x86-64."
-        )
+    pip = f"{sys.executable} -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target".split()
+    if subprocess.run([*pip, str(folder), *wheels], check=False, timeout=INSTALL_LIMIT_S).returncode:
+        sys.exit(f"{lacking}, and the wheels in {WHEELS.name}/ do not fit: they are for Python 3.12 on x86-64.")
     compileall.compile_dir(folder, quiet=2, workers=0)  # so that no part pays for it when it imports them first
     return time.perf_counter() - begin
 
@@ -128,20 +117,15 @@ def run_part(part: Part, limit_s: float, output: Path, small: bool, variables: d
     """Run a part, for `limit_s` seconds at most, and return what it has written and how it ended."""
     path = output / f"gpu_{part.name}.json"
     path.unlink(missing_ok=True)
-    size = ["--small"] if small else []
-    command = [sys.executable, "-m", f"gpu_parts.{part.name}", "--json", str(path), *size]
-    command += ["--limit-s", str(limit_s)]
+    command = [sys.executable, "-m", f"gpu_parts.{part.name}", "--json", str(path), "--limit-s", str(limit_s)]
+    command += ["--small"] if small else []
     begin = time.time()
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as log:
         started = {**variables, "HPSEARCH_BENCH_BEGIN": str(begin)}
         process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=started,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
+            command, cwd=folder, env=started, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
+        RUNNING.append(process)
         try:
             status = "finished" if process.wait(limit_s) == 0 else f"failed with exit status {process.returncode}"
         except subprocess.TimeoutExpired:
@@ -151,15 +135,9 @@ def run_part(part: Part, limit_s: float, output: Path, small: bool, variables: d
         log.seek(0)
         said = log.read().decode(errors="replace")
     written = json.loads(path.read_text()) if path.exists() else {"rows": []}
-    written |= {
-        "part": part.name,
-        "status": status,
-        "seconds": round(time.time() - begin, 1),
-        "small": small,
-    }
+    written |= {"part": part.name, "status": status, "seconds": round(time.time() - begin, 1), "small": small}
     if status != "finished":
         written["output"] = said if len(said) <= TAIL else said[-TAIL:].partition("\n")[2]
-    path.write_text(json.dumps(written, indent=1) + "\n")
     return written
 
 
@@ -171,33 +149,31 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def commit() -> str | None:
-    """Return the commit that is checked out, None where this is no checkout."""
-    command = ["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def gpu() -> str | None:
-    """Return the name of the first GPU, None where there is none."""
-    if shutil.which("nvidia-smi") is None:
+    """Return the commit that is checked out, and whether files differ from it; None where this is no checkout."""
+    git = ["git", "-C", str(ROOT)]
+    done = subprocess.run([*git, "rev-parse", "--short=7", "HEAD"], capture_output=True, text=True, check=False)
+    if done.returncode:
         return None
-    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.splitlines()[0] if done.returncode == 0 and done.stdout else None
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "src", "bench", "conf"], check=False).returncode
+    return done.stdout.strip() + (" with changes" if changed else "")
 
 
 def measure(given: argparse.Namespace, output: Path) -> bool:
     """Run the parts one after the other (small ones two at a time); return whether all of them finished."""
     deadline = time.monotonic() + given.limit_s
-    about = {"date": datetime.now(UTC).strftime("%Y-%m-%d"), "commit": given.commit or commit(), "gpu": gpu()}
-    wanted = [part for part in PARTS if not given.parts or part.name in given.parts]
+    about = {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "commit": given.commit or commit(),
+        "gpu": ask(["name"]).get("name"),
+    }
     with tempfile.TemporaryDirectory() as folder:
         site, cache = Path(folder) / "site", Path(folder) / "cache"
         about["install_s"] = round(install(site), 1)
         variables = environment(site, cache, given.small)
 
         def run(part: Part) -> bool:
-            limit_s = min(part.limit_s, deadline - time.monotonic())
+            left_s = deadline - time.monotonic()
+            limit_s = left_s if given.parts else min(part.limit_s, left_s)
             if limit_s < 1:
                 print(f"{part.name}: not run, the {given.limit_s:.0f} s of all parts were over", flush=True)
                 return False
@@ -207,8 +183,21 @@ def measure(given: argparse.Namespace, output: Path) -> bool:
             print(written.get("output", ""), end="", flush=True)
             return bool(written["status"] == "finished")
 
-        with ThreadPoolExecutor(2 if given.small else 1) as pool:
+        wanted = [part for part in PARTS if not given.parts or part.name in given.parts]
+        if not given.small:
+            return all([run(part) for part in wanted])
+        pool = ThreadPoolExecutor(2)
+        try:
             return all(list(pool.map(run, wanted)))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def stop(_number: int, _frame: Any) -> None:
+    """End all parts that run, and then this process, when it is interrupted or terminated."""
+    for process in RUNNING:
+        end_group(process)
+    sys.exit("Stopped; what was measured so far is in the folder of the results.")
 
 
 def main() -> int:
@@ -224,10 +213,9 @@ def main() -> int:
     usual = ROOT / "bench" / "output" if given.small else ROOT / "docs" / "results"
     output = (given.output or Path(os.environ.get("OUT") or usual)).resolve()
     output.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
     all_finished = given.table or measure(given, output)
-    sys.path.insert(0, str(HERE))
-    from gpu_parts.table import page  # noqa: PLC0415 (the parts stand beside this file)
-
     found = {part.name: output / f"gpu_{part.name}.json" for part in PARTS}
     results = {name: json.loads(path.read_text()) for name, path in found.items() if path.exists()}
     text = page(results)

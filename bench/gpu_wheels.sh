@@ -3,8 +3,8 @@
 #
 #     bash bench/gpu_wheels.sh
 #
-# The machine needs Linux on x86-64, Python 3.12, pip and the packages in PRESENT. Versions are those of
-# requirements.txt. The script ends with an error if wheels and tracked files together are over 64 MiB.
+# The machine needs Linux on x86-64, Python 3.12, pip, JAX with CUDA, and the packages in PRESENT. Versions are those
+# of requirements.txt. The script ends with an error if wheels and tracked files together are over 64 MiB.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -43,12 +43,12 @@ RATE, N_HIDDEN, N_UNITS = 0.1, 20, 100
 N_REFERENCE = 64  # images of which all arms are compared with a float64 reference
 
 
-def net() -> keras.Model:
+def net(n_hidden: int = N_HIDDEN) -> keras.Model:
     """Return the dense net with dropout after each hidden layer."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((32, 32, 3))
     x = layers.Flatten()(layers.Rescaling(1 / 255)(inputs))
-    for _ in range(N_HIDDEN):
+    for _ in range(n_hidden):
         x = layers.Dense(N_UNITS, activation="selu", kernel_initializer="lecun_normal")(x)
         x = layers.Dropout(RATE)(x)
     return keras.Model(inputs, layers.Dense(10, activation="softmax")(x))
@@ -70,7 +70,9 @@ def settings(mask: str, n_samples: int, batch_size: int) -> McDropout:
     return McDropout(n_samples=n_samples, mask=mask, seed=0, batch_size=batch_size, memory_mb=1024, from_logits=False)
 
 
-def reference(model: keras.Model, images: np.ndarray, n_samples: int) -> tuple[np.ndarray, np.ndarray]:
+def reference(
+    model: keras.Model, images: np.ndarray, n_samples: int, rate: float = RATE
+) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard error over passes of MC Dropout in plain NumPy, float64."""
     rng = np.random.default_rng(0)
     weights = [np.float64(layer.get_weights()[0]) for layer in model.layers if isinstance(layer, layers.Dense)]
@@ -81,7 +83,7 @@ def reference(model: keras.Model, images: np.ndarray, n_samples: int) -> tuple[n
         for w, b in zip(weights[:-1], biases[:-1], strict=True):
             z = x @ w + b
             x = 1.0507009873554805 * np.where(z > 0, z, 1.6732632423543772 * np.expm1(np.minimum(z, 0)))
-            x = np.where(rng.random(x.shape) >= RATE, x / (1 - RATE), 0.0)
+            x = np.where(rng.random(x.shape) >= rate, x / (1 - rate), 0.0)
         z = x @ weights[-1] + biases[-1]
         e = np.exp(z - z.max(axis=1, keepdims=True))
         samples.append(e / e.sum(axis=1, keepdims=True))

@@ -1,18 +1,17 @@
-"""What is there: chip, driver, memory, versions; and how fast matrix products and copies are."""
+"""The chip, its driver and memory, versions of packages; and how fast matrix products and copies are."""
 
 from __future__ import annotations
 
 import os
 import platform
-import shutil
 import statistics
-import subprocess
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gpu_parts.driver import ask
 from gpu_parts.result import Result, command_line, device, peak_bytes, seconds, versions
 
 SMI = ("name", "driver_version", "memory.total", "power.limit", "clocks.max.sm")
@@ -24,16 +23,6 @@ PRECISIONS = {
     "TF32": "tensorfloat32",
     "float32 as JAX computes by default": None,
 }
-
-
-def told_by_driver() -> dict[str, str]:
-    """Return what nvidia-smi says of the first GPU; nothing where there is none."""
-    if shutil.which("nvidia-smi") is None:
-        return {}
-    command = ["nvidia-smi", f"--query-gpu={','.join(SMI)}", "--format=csv,noheader"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    lines = done.stdout.strip().splitlines()
-    return dict(zip(SMI, lines[0].split(", "), strict=False)) if done.returncode == 0 and lines else {}
 
 
 def product_row(name: str, n: int, dtype: Any, precision: str | None) -> dict[str, Any]:
@@ -84,11 +73,11 @@ def copy_row(n_bytes: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Write what is there, then measure."""
+    """Write what the machine is, then measure."""
     given = command_line(__doc__).parse_args()
     result = Result(given.json)
     result.set(
-        driver=told_by_driver(),
+        driver=ask(SMI),
         device=device(),
         cores=len(os.sched_getaffinity(0)),
         python=platform.python_version(),

@@ -10,21 +10,18 @@ import keras_tuner
 import numpy as np
 
 from hpsearch.data.split import SearchData
-from parts import composed, hypermodel, like_cifar
+from parts import composed, like_cifar
 
-SMALL_NETS = {
-    "elu": ("arch.n_hidden=2", "arch.n_units=20"),
-    "cnn": ("arch.filters=[4]", "arch.n_units=8"),
-}
+SMALL_NETS = {"elu": ("arch.n_hidden=2", "arch.n_units=20"), "cnn": ("arch.filters=[4]", "arch.n_units=8")}
 N_TRAIN, N_VAL = 45_000, 5_000  # of 50,000 images, as CIFAR-10 is split
 N_TRAIN_SMALL, N_VAL_SMALL = 256, 64
-EPOCHS = 3  # of a timed fit; the first compiles
+EPOCHS = 3  # of a timed fit
 
 
-def configuration(arch: str, batch_size: int, small: bool, epochs: int = EPOCHS) -> Any:
+def configuration(arch: str, batch_size: int, small: bool) -> Any:
     """Return the configuration of a search for `arch`."""
     tiny = SMALL_NETS[arch] if small else ()
-    return composed(f"arch={arch}", f"training.batch_size={batch_size}", f"training.epochs={epochs}", *tiny)
+    return composed(f"arch={arch}", f"training.batch_size={batch_size}", f"training.epochs={EPOCHS}", *tiny)
 
 
 def images(small: bool) -> SearchData:
@@ -37,11 +34,6 @@ def hyperparameters(number: int) -> keras_tuner.HyperParameters:
     hp = keras_tuner.HyperParameters()
     hp.values.update(learning_rate=1e-5 * (1 + number), momentum=0.9, dropout_rate=0.1 + 0.001 * number)
     return hp
-
-
-def maker(config: Any, data: SearchData) -> Any:
-    """Return the HyperModel of a configuration, completed for `data`."""
-    return hypermodel(config, data)
 
 
 def product_flops(model: keras.Model, batch_size: int) -> float:

@@ -43,6 +43,8 @@ class Result:
 
 
 def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(part) for name, part in value.items()}
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
@@ -68,7 +70,7 @@ def versions() -> dict[str, str]:
 
 def device() -> dict[str, Any]:
     """Return what JAX computes on."""
-    import jax  # noqa: PLC0415 (see above)
+    import jax  # noqa: PLC0415 (a part sets its environment first)
 
     first = jax.devices()[0]
     return {"platform": first.platform, "kind": first.device_kind, "count": jax.device_count()}
@@ -76,7 +78,7 @@ def device() -> dict[str, Any]:
 
 def peak_bytes() -> int | None:
     """Return the most memory that this process has held on the device so far; None where nobody counts it."""
-    import jax  # noqa: PLC0415 (see above)
+    import jax  # noqa: PLC0415 (a part sets its environment first)
 
     counted = jax.devices()[0].memory_stats()
     return counted["peak_bytes_in_use"] if counted else None

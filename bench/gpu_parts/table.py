@@ -19,14 +19,15 @@ class Sheet(NamedTuple):
     memory: float
 
 
-# By a part of the name that the driver gives. From NVIDIA's data sheets "H100 Tensor Core GPU", "H200 Tensor Core GPU"
+# By the name that the driver gives. From NVIDIA's data sheets "H100 Tensor Core GPU", "H200 Tensor Core GPU"
 # and "A100 Tensor Core GPU" (SXM); where a sheet gives products with sparsity, half of that.
 SHEETS = {
-    "H100 80GB HBM3": Sheet(67, 494.5, 989.5, 3.35),
-    "H200": Sheet(67, 494.5, 989.5, 4.8),
-    "A100-SXM4-80GB": Sheet(19.5, 156, 312, 2.039),
-    "A100-SXM4-40GB": Sheet(19.5, 156, 312, 1.555),
+    "NVIDIA H100 80GB HBM3": Sheet(67, 494.5, 989.5, 3.35),
+    "NVIDIA H200": Sheet(67, 494.5, 989.5, 4.8),
+    "NVIDIA A100-SXM4-80GB": Sheet(19.5, 156, 312, 2.039),
+    "NVIDIA A100-SXM4-40GB": Sheet(19.5, 156, 312, 1.555),
 }
+EPOCHS_OF_A_TRIAL = 10
 NETS = {"elu": "20 x 100 dense net, ELU", "cnn": "`cnn`"}
 PRODUCTS = {
     "matrix product, float32": "float32",
@@ -34,6 +35,11 @@ PRODUCTS = {
     "matrix product, float32 as JAX computes by default": "tf32",
     "matrix product, bfloat16": "bfloat16",
 }
+# What a part lacks whose runner was killed before it could say how the part ended.
+UNKNOWN: dict[str, Any] = {
+    "rows": [], "status": "unknown, the runner was killed", "seconds": 0, "small": False, "date": "unknown",
+    "commit": "unknown", "gpu": None, "install_s": 0,
+}  # fmt: skip
 Results = Mapping[str, Mapping[str, Any]]
 
 
@@ -45,11 +51,12 @@ def page(results: Results) -> str:
     """
     parts = [
         "# hpsearch on a GPU: measured",
-        f"Made by `{COMMAND}` from the `gpu_*.json` files beside this page.",
+        f"Made by `{COMMAND}` from the `gpu_*.json` files beside this page, each part as it was last measured.",
     ]
     if results:
+        known = {name: UNKNOWN | found for name, found in results.items()}
         sections = (_parts, _chip, _search, _trials, _step, _mc_dropout, _memory, _unfinished)
-        parts += [text for section in sections for text in section(results)]
+        parts += [text for section in sections for text in section(known)]
     else:
         parts.append("Not measured: no GPU was there yet.")
     return "\n\n".join(parts) + "\n"
@@ -63,10 +70,11 @@ def _parts(results: Results) -> Iterable[str]:
         where, when = found["gpu"] or "no GPU", f"{found['date']}, commit {found['commit']}"
         rows.append((f"`{name}`", where, when, f"{found['seconds']:.0f}", found["status"]))
     yield _table(("part", "on", "when", "s", "how it ended"), rows)
+    yield from (f"`{name}`: {found['note']}" for name, found in results.items() if "note" in found)
 
 
 def _chip(results: Results) -> Iterable[str]:
-    yield "## What is there"
+    yield "## Hardware and software"
     found = results.get("chip")
     if found is None or "device" not in found:
         yield "Not measured."
@@ -78,7 +86,7 @@ def _chip(results: Results) -> Iterable[str]:
     named.append(f"Python {found['python']}")
     named += [f"{package} {version}" for package, version in found["versions"].items()]
     yield f"{', '.join(filter(None, named))}. Missing packages were installed in {found['install_s']:.0f} s."
-    sheet = _sheet(found["gpu"] or "")
+    sheet = SHEETS.get(found["gpu"] or "")
     rows = []
     for row in found["rows"]:
         promised, measured, unit = _promised(sheet, row)
@@ -96,25 +104,23 @@ def _promised(sheet: Sheet | None, row: Mapping[str, Any]) -> tuple[float | None
     return (getattr(sheet, PRODUCTS[row["what"]]) if sheet else None), row["tflop_per_s"], "TFLOP/s"
 
 
-def _sheet(kind: str) -> Sheet | None:
-    return next((sheet for name, sheet in SHEETS.items() if name in kind), None)
-
-
 def _search(results: Results) -> Iterable[str]:
     yield "## The main job"
     found = results.get("search")
     if found is None or "total_s" not in found:
         yield "Not measured."
         return
+    typed = " ".join(found["command"])
     yield (
-        f"`{' '.join(found['command'])}` with KERAS_BACKEND=jax took {found['total_s']:.1f} s from its start, "
-        f"exit status {found['exit_status'] or 0}. The MLflow database then held {found['trials']} trials "
+        f"`{typed}` with KERAS_BACKEND=jax took {found['total_s']:.1f} s from its start, exit status "
+        f"{found['exit_status'] or 0}. The MLflow database then held {found['trials']} trials "
         f"({_counts(found['statuses'])}; {_counts(found['reasons'])}), {found['epochs']} epochs, "
-        f"{len(found['failures'])} failures, and the registered versions {', '.join(found['registered']) or 'none'}. "
-        f"Median epoch: {found['median_epoch_s']:.3g} s."
+        f"{len(found['failures'])} failures, and the registered versions {', '.join(found['registered']) or 'none'}."
     )
+    if found["median_epoch_s"] is not None:
+        yield f"The median epoch took {found['median_epoch_s']:.3g} s."
     total = sum(row["seconds"] for row in found["rows"])
-    rows = [(r["what"], f"{r['seconds']:.2f}", f"{100 * r['seconds'] / total:.0f} %") for r in found["rows"]]
+    rows = [(row["what"], f"{row['seconds']:.2f}", f"{100 * row['seconds'] / total:.0f} %") for row in found["rows"]]
     yield "Where the main thread's time went (compiling is JAX's tracing, lowering and compiling, wherever it happens):"
     yield _table(("stretch", "s", "share"), rows)
 
@@ -125,16 +131,19 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 def _trials(results: Results) -> Iterable[str]:
     yield "## Trials an hour"
-    found = results.get("trials")
-    rows = [row for row in (found or {}).get("rows", []) if row["what"] != "step"]
+    found = results.get("trials", {})
+    rows = found.get("rows", [])
     if not rows:
         yield "Not measured."
         return
     yield (
         "A trial has 10 epochs of 45,000 random images of 32 x 32 x 3 and is validated on 5,000 after each; "
-        "compiling is left out for all arms. The fused arms run below the command line: their programs are driven "
-        "as `trainer=fused` drives them, with each epoch kept as the best so far. *Device alone* leaves out what "
-        "the host does between epochs and at a trial's start."
+        "compiling is left out for all arms. The fused arms run below the command line: their programs are used as "
+        "`trainer=fused` uses them. Their trials an hour count, for each trial, building its model and moving it into "
+        "its place, and after each of its epochs reading its weights as if that epoch were its best; the notes say how "
+        "many seconds that takes for all K trials. One after the other, weights are read after the best epochs alone. "
+        "*Device alone* counts steps and validation, nothing that the host does; it is left out where the timed "
+        "steps took less than half as long as an epoch without steps, whose difference is then too uncertain."
     )
     for arch, name in NETS.items():
         yield f"{name}:"
@@ -142,24 +151,32 @@ def _trials(results: Results) -> Iterable[str]:
             ("batch", "how", "epoch, s", "trials an hour", "against one after the other", "against Keras's fit",
              "device alone", "TFLOP/s", "note"), _trial_rows([row for row in rows if row["arch"] == arch]),
         )  # fmt: skip
+    yield from _compiling(found)
+
+
+def _compiling(found: Mapping[str, Any]) -> Iterable[str]:
+    if "preparing_s" not in found:
+        return
     yield (
         f"A process for each net and batch size compiled beside the others for {found['preparing_s']:.0f} s. One that "
-        "was not ready by then went on alone when its turn came; its seconds of compiling include that wait."
+        "was not ready by then was paused and went on alone when its turn came; its seconds include the pause."
     )
-    compiled = []
-    for process in found["processes"]:
+    rows = []
+    for process in found.get("processes", []):
         spent = ", ".join(f"{k}: {s:.0f}" for k, s in process.get("compiling_s", {}).items())
         first = f"{process['first_fit_s']:.0f}" if "first_fit_s" in process else ""
         ready = "yes" if process["was_ready"] else "no"
-        compiled.append((process["arch"], str(process["batch_size"]), ready, spent, first, process["status"]))
+        rows.append((process["arch"], str(process["batch_size"]), ready, spent, first, process["status"]))
     yield _table(
-        ("net", "batch", "ready in time", "compiling the fused epoch, s", "first fit, s", "how it ended"), compiled
+        ("net", "batch", "ready in time", "compiling the fused epoch, s", "first fit, s", "how it ended"), rows
     )
 
 
 def _trial_rows(rows: Sequence[Mapping[str, Any]]) -> Iterable[Sequence[str]]:
     for row in rows:
         size, how = str(row["batch_size"]), _how(row)
+        if row["what"] == "step":
+            continue
         if "error" in row:
             yield (size, how, "", "", "", "", "", "", f"failed: {row['error'][:120]}")
         elif "whole_s" in row:
@@ -167,11 +184,23 @@ def _trial_rows(rows: Sequence[Mapping[str, Any]]) -> Iterable[Sequence[str]]:
             yield (size, how, f"{row['epoch_s']:.3g}", "", "", "", "", "", note)
         else:
             yield (
-                size, how, f"{row['epoch_s']:.3g}", f"{row['trials_per_hour']:.4g}",
+                size, how, f"{row['epoch_s'] + row['k'] * row.get('keep_s', 0):.3g}", f"{row['trials_per_hour']:.0f}",
                 _ratio(row, rows, "one after the other"), _ratio(row, rows, "Keras's fit"),
-                f"{row['trials_per_hour_device']:.4g}" if "trials_per_hour_device" in row else "",
-                f"{row['product_tflop_per_s']:.3g}" if "product_tflop_per_s" in row else "", _note(row),
+                *_device_alone(row, rows), _note(row),
             )  # fmt: skip
+
+
+def _device_alone(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """Return trials an hour of the device alone and its rate in TFLOP/s, each empty where it is not known well."""
+    if row["what"] == "one after the other":
+        same = [r for r in rows if r["what"] == "step" and r["batch_size"] == row["batch_size"] and "error" not in r]
+        if not same:
+            return "", ""
+        hourly = 3600 / (EPOCHS_OF_A_TRIAL * (same[0]["loop_s"] + same[0]["validation_s"]))
+        return f"{hourly:.0f}", f"{same[0]['product_flops'] / same[0]['step_s'] / 1e12:.3g}"
+    if row["what"] != "fused" or row["steps_timed"] * row["step_s"] < 0.5 * (row["host_s"] + row["validation_s"]):
+        return "", ""
+    return f"{row['trials_per_hour_device']:.0f}", f"{row['product_tflop_per_s']:.3g}"
 
 
 def _how(row: Mapping[str, Any]) -> str:
@@ -188,8 +217,8 @@ def _note(row: Mapping[str, Any]) -> str:
         return ""
     k = row["k"]
     timed = "" if row["steps_timed"] == row["steps"] else f"{row['steps_timed']} of {row['steps']} steps timed; "
-    host = f"host {row['host_s']:.2g} s an epoch, keeping {k * row['keep_s']:.2g} s"
-    return f"{timed}{host}; building {k * row['build_s']:.2g} s, seating {k * row['start_s']:.2g} s"
+    epoch = f"an epoch: host {row['host_s']:.2g} s, reading weights {k * row['keep_s']:.2g} s"
+    return f"{timed}{epoch}; once: building {k * row['build_s']:.2g} s, moving in {k * row['start_s']:.2g} s"
 
 
 def _step(results: Results) -> Iterable[str]:
@@ -198,7 +227,7 @@ def _step(results: Results) -> Iterable[str]:
     if not steps:
         yield "Not measured."
         return
-    sheet = _sheet(results["trials"]["gpu"] or "")
+    sheet = SHEETS.get(results["trials"]["gpu"] or "")
     rows = []
     for row in steps:
         if "error" in row:
@@ -217,9 +246,9 @@ def _step(results: Results) -> Iterable[str]:
     yield (
         "One trial alone. Operations and bytes are the compiler's count of one step compiled alone, which leaves out "
         "what a library computes, such as convolutions; *products* are the operations of matrix products and "
-        "convolutions by their shapes. The limit is the larger of products over the "
-        "sheet's TF32 rate and bytes over its memory rate. The device waited for an epoch less the same steps back to "
-        "back in one compiled loop; the validation is part of that."
+        "convolutions by their shapes. The limit is the larger of two times: products at the sheet's TF32 rate, bytes "
+        "at its memory rate. The device waited for the time of an epoch less that of the same steps back to back in "
+        "one compiled loop; the validation, which is work of the device, is part of what is left."
     )
     yield _table(
         ("arch", "batch", "step, us", "compiled, MFLOP", "products, MFLOP", "bytes, MB", "TFLOP/s", "share of TF32",
@@ -235,10 +264,10 @@ def _mc_dropout(results: Results) -> Iterable[str]:
         return
     accuracy = found["accuracy"]
     yield (
-        f"{found['n_images']:,} images. The dense net has dropout after each of 20 layers; its plain pass differs from "
-        f"float64 by {accuracy['plain_error']:.1e} at most, the mean of its passes by "
-        f"{accuracy['standard_errors_off']:.2f} standard errors (about 1 is right). "
-        "All but ours take the images from the host in each pass."
+        f"{found['n_images']:,} images. The dense net has dropout after each of 20 layers. A probability of its plain "
+        f"pass differs from float64 by {accuracy['plain_error']:.1e} at most; the mean of its passes differs by "
+        f"{accuracy['standard_errors_off']:.2f} standard errors (about 1 is right). Each pass of a loop takes the "
+        "images from the host; ours takes them once."
     )
     rows = []
     for row in found["rows"]:
@@ -269,11 +298,11 @@ def _memory(results: Results) -> Iterable[str]:
         (
             row["what"], ", ".join(map(str, row["exit_statuses"])), f"{row['seconds']:.1f}",
             f"{row['used_mib'] / 1024:.1f} GiB" if row["used_mib"] is not None else "not counted",
-            _counts(row.get("trials", {})),
+            _counts(row.get("trials", {})) or " ".join(row.get("output", []))[-120:],
         )
         for row in found["rows"]
     ]  # fmt: skip
-    yield _table(("what", "exit statuses", "s", "most memory in use", "trials"), sharing)
+    yield _table(("what", "exit statuses", "s", "most memory in use", "trials, or an error"), sharing)
 
 
 def _unfinished(results: Results) -> Iterable[str]:

@@ -2,11 +2,11 @@
 
 A trial has ten epochs of 45,000 random images and is validated on 5,000 after each. Compiling is left out for all
 arms, to the favour of Keras's fit, which compiles anew for each model. What is fused runs below the command line:
-`FusedProgram` is driven as `FusedTrainer` drives it. A timed epoch has at most N_STEPS steps, fewer where the
-arithmetic of so many would take seconds; the step's time is the difference to an epoch without steps, and the epoch of
-all steps is computed from it.
+`FusedProgram` is used as `FusedTrainer` uses it. Not all steps of a fused epoch are made, only up to N_STEPS of them,
+or MOST_FLOPS. The time of a step is the difference to an epoch without steps, divided by their number, and the time of
+the epoch is computed from it. Times that are not of whole epochs are medians of N_REPEATS.
 
-It prepares, says `is_ready` in its result, waits for a line of its standard input, and measures.
+The process prepares, writes `is_ready` into its result, waits for a line on its standard input, and measures.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from gpu_parts.result import Result, command_line, device, peak_bytes, seconds
+from gpu_parts.result import Result, command_line, device, peak_bytes, seconds, versions
 from hpsearch import entry
 
 entry.prepare_environment()
@@ -30,17 +30,19 @@ import jax.numpy as jnp  # noqa: E402
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 
-from gpu_parts.nets import EPOCHS, configuration, hyperparameters, images, maker, product_flops  # noqa: E402
+from gpu_parts.nets import EPOCHS, configuration, hyperparameters, images, product_flops  # noqa: E402
 from hpsearch.programs.order import Order  # noqa: E402
 from hpsearch.seeds import derive  # noqa: E402
 from hpsearch.training.fused import FusedProgram, FusedTrainer  # noqa: E402
 from hpsearch.training.trainer import VAL_BATCH_SIZE, Trainer  # noqa: E402
-from parts import part  # noqa: E402
+from parts import hypermodel, part  # noqa: E402
 
 KS, KS_SMALL = (8, 32, 64, 128), (2,)
 EPOCHS_OF_A_TRIAL = 10
-N_STEPS = 100
-MOST_FLOPS = 1e12  # of a timed epoch
+N_STEPS = 300  # of a timed epoch, at most
+MOST_FLOPS, MOST_FLOPS_SMALL = 2e13, 1e9  # of a timed epoch
+LEAST_STEPS = 4  # of a timed epoch, whatever they cost
+N_REPEATS = 3
 N_COMPILING = 4  # programs at a time
 # Fused programs of dense nets are compiled beforehand, several at a time. Those of convolutional nets are compiled when
 # their turn comes: XLA tries out many algorithms for each convolution, which takes minutes and gigabytes of the GPU.
@@ -64,10 +66,12 @@ class Arm:
         self.data = images(small)
         config = configuration(arch, batch_size, small)
         self.settings = part(config.training)
-        self.hypermodel = maker(config, self.data)
+        self.hypermodel = hypermodel(config, self.data)
         self.trainer = Trainer(self.settings, self.data)
         self.fused: dict[int, FusedTrainer] = {}
+        self.most_flops = MOST_FLOPS_SMALL if small else MOST_FLOPS
         self.counts: Row = {}
+        _, self.as_it_comes = self.build()  # what Keras's fit trains
 
     def prepare(self, result: Result) -> None:
         """Compile what is measured later, several programs at a time."""
@@ -76,7 +80,6 @@ class Arm:
             compiling = {k: pool.submit(self.compile, k, self.lowered(k)) for k in ahead}
             result.set(first_fit_s=seconds(lambda: self.fit_seconds(self.trainer)))
             self.counts = counted(self)
-            _, self.as_it_comes = self.build()
             result.set(first_keras_fit_s=seconds(self.keras_epoch))
             result.set(compiling_s={f"K = {k}": future.result() for k, future in compiling.items()})
 
@@ -157,7 +160,10 @@ class Arm:
 
 
 def one_after_the_other(arm: Arm) -> Row:
-    """Return the row of trials that `Trainer.fit` trains one after the other."""
+    """Return the row of trials that `Trainer.fit` trains one after the other.
+
+    An epoch's time includes keeping the weights where the epoch is the best so far.
+    """
     begin = time.perf_counter()
     between = arm.fit_seconds(arm.trainer, 1)
     whole_s = time.perf_counter() - begin
@@ -169,7 +175,7 @@ def one_after_the_other(arm: Arm) -> Row:
 
 def keras_fit(arm: Arm) -> Row:
     """Return the row of Keras's fit."""
-    epoch_s, build_s = arm.keras_epoch(), seconds(arm.build)
+    epoch_s, build_s = middle(arm.keras_epoch), middle(lambda: seconds(arm.build))
     trial_s = build_s + EPOCHS_OF_A_TRIAL * epoch_s
     return {"epoch_s": epoch_s, "build_s": build_s, "trials_per_hour": 3600 / trial_s}
 
@@ -188,16 +194,17 @@ def state_of(model: keras.Model) -> tuple[list[Any], ...]:
 def counted(arm: Arm) -> Row:
     """Return operations and bytes of one step, as the compiler counts them after it has optimized the step.
 
-    The step is compiled alone: the compiler's count takes the body of a loop for one step, however often it runs.
+    The step is compiled alone, since the compiler counts the body of a loop once, however often it runs; and with a
+    batch as its argument, since the compiler counts a whole array as read where rows are gathered from it.
     """
     model = arm.trainer._program.model
     tensors = arm.trainer._on_device("sparse")[:2]
 
-    def one(state: Any, images: Any, labels: Any, rows: Any) -> Any:
-        return model.train_step(state, (images[rows], labels[rows]))[1]
+    def one(state: Any, images: Any, labels: Any) -> Any:
+        return model.train_step(state, (images, labels))[1]
 
-    rows = jnp.zeros(arm.batch_size, jnp.int32)
-    found = jax.jit(one, donate_argnums=0).lower(state_of(model), *tensors, rows).compile().cost_analysis()
+    batch = [tensor[: arm.batch_size] for tensor in tensors]
+    found = jax.jit(one, donate_argnums=0).lower(state_of(model), *batch).compile().cost_analysis()
     first = found[0] if isinstance(found, list) else found
     return {
         "product_flops": product_flops(model, arm.batch_size),
@@ -219,7 +226,7 @@ def step(arm: Arm) -> Row:
         jax.block_until_ready(state)
 
     loop()
-    loop_s = statistics.median(seconds(loop) for _ in range(2))
+    loop_s = middle(lambda: seconds(loop))
     val = arm.trainer._on_device("sparse")[2:]
     validation_s = seconds(lambda: model.evaluate(*val, batch_size=VAL_BATCH_SIZE, verbose=0))
     n = int(n_steps[0])
@@ -235,27 +242,23 @@ def step(arm: Arm) -> Row:
 
 
 def fused(arm: Arm, k: int) -> Row:
-    """Return the row of `k` fused trials."""
+    """Return the row of `k` fused trials.
+
+    `keep_s`, `build_s` and `start_s` are of one trial; `trials_per_hour` counts `keep_s` for each epoch of each trial,
+    as if each were the best so far.
+    """
     program = arm.program(k)
     orders = {seat: arm.order(seat) for seat in range(k)}
     flops = product_flops(program.program.model, arm.batch_size) * k
     n_all = orders[0].n_steps
-    n_timed = int(min(n_all, N_STEPS, max(4, MOST_FLOPS / flops)))
-    plain = program._epoch
-
-    def timed(n_steps: int) -> float:
-        """Return the seconds of an epoch of which only `n_steps` steps are made."""
-        program._epoch = lambda state, rows, _, tables: plain(state, rows, n_steps, tables)
-        return seconds(lambda: (program.run(orders), jax.block_until_ready(program.state)))
-
-    first_s = timed(n_timed)
-    without_s = min(timed(0) for _ in range(2))
-    step_s = (min(timed(n_timed) for _ in range(2)) - without_s) / n_timed
-    program._epoch = plain
+    n_timed = int(min(n_all, N_STEPS, max(LEAST_STEPS, arm.most_flops / flops)))
+    first_s = epoch_seconds(program, orders, n_timed)
+    without_s = middle(lambda: epoch_seconds(program, orders, 0))
+    step_s = (middle(lambda: epoch_seconds(program, orders, n_timed)) - without_s) / n_timed
     epoch_s = without_s + n_all * step_s
     val_s, start_s = validation_seconds(program, arm, k), seat_seconds(program, arm)
-    build_s = seconds(arm.build)
-    keep_s = min(seconds(lambda: program.get(0).state()) for _ in range(2))
+    build_s = middle(lambda: seconds(arm.build))
+    keep_s = middle(lambda: seconds(lambda: program.get(0).state()))
     all_s = k * (build_s + start_s) + EPOCHS_OF_A_TRIAL * (epoch_s + k * keep_s)
     return {
         "epoch_s": epoch_s,
@@ -271,8 +274,22 @@ def fused(arm: Arm, k: int) -> Row:
         "product_tflop_per_s": flops / step_s / 1e12,
         "trials_per_hour": 3600 * k / all_s,
         "trials_per_hour_device": 3600 * k / (EPOCHS_OF_A_TRIAL * (val_s + n_all * step_s)),
-        "peak_bytes": peak_bytes(),
     }
+
+
+def middle(measure: Callable[[], float]) -> float:
+    """Return the median of N_REPEATS measurements."""
+    return statistics.median(measure() for _ in range(N_REPEATS))
+
+
+def epoch_seconds(program: FusedProgram, orders: dict[int, Order], n_steps: int) -> float:
+    """Return the seconds of an epoch of all seats of which only `n_steps` steps are made."""
+    plain = program._epoch
+    program._epoch = lambda state, rows, _, tables: plain(state, rows, n_steps, tables)
+    try:
+        return seconds(lambda: (program.run(orders), jax.block_until_ready(program.state)))
+    finally:
+        program._epoch = plain
 
 
 def validation_seconds(program: FusedProgram, arm: Arm, k: int) -> float:
@@ -286,7 +303,7 @@ def validation_seconds(program: FusedProgram, arm: Arm, k: int) -> float:
         jax.block_until_ready(state)
 
     validate()
-    return min(seconds(validate) for _ in range(2))
+    return middle(lambda: seconds(validate))
 
 
 def seat_seconds(program: FusedProgram, arm: Arm) -> float:
@@ -299,7 +316,7 @@ def seat_seconds(program: FusedProgram, arm: Arm) -> float:
         jax.block_until_ready(program.state)
 
     sit()
-    return min(seconds(sit) for _ in range(2))
+    return middle(lambda: seconds(sit))
 
 
 def whole_fits(arm: Arm, k: int) -> Row:
@@ -337,7 +354,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, required=True)
     given = parser.parse_args()
     result = Result(given.json)
-    result.set(device=device())
+    result.set(device=device(), versions=versions())
     arm = Arm(given.arch, given.batch_size, given.small)
     arm.prepare(result)
     result.set(is_ready=True)
