@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1] / "src")}  # of commands
-PACKAGES = ("tensorflow", "keras", "jax", "torch", "keras-tuner", "optuna", "mlflow", "numpy")
+PACKAGES = ("tensorflow", "keras", "jax", "jaxlib", "torch", "keras-tuner", "optuna", "mlflow", "numpy")
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,19 @@ class Row:
         return f"| {self.what} | {self.value:.3g} {self.unit} | {asked} | {verdict} | {self.note} |"
 
 
-def machine() -> dict[str, Any]:
-    """Return where and with what was measured; a load above 0.5 says that the machine was not quiet."""
-    versions = {}
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that are installed."""
+    found = {}
     for package in PACKAGES:
         try:
-            versions[package] = version(package)
+            found[package] = version(package)
         except PackageNotFoundError:
             continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Return where and with what was measured; a load above 0.5 says that the machine was not quiet."""
     model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     cpu = model[0].partition(": ")[2] if model else platform.processor()
     return {
@@ -56,7 +61,7 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "load_before": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
-        **versions,
+        **versions(),
     }
 
 

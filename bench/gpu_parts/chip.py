@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gpu_parts.driver import ask
-from gpu_parts.result import Result, command_line, device, peak_bytes, seconds, versions
+from gpu_parts.result import Result, command_line, device, peak_bytes, seconds
+from rows import versions
 
 SMI = ("name", "driver_version", "memory.total", "power.limit", "clocks.max.sm")
 N, N_SMALL = 8192, 256

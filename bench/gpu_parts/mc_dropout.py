@@ -12,8 +12,9 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from gpu_parts.result import Result, command_line, device, peak_bytes, seconds, versions
+from gpu_parts.result import Result, command_line, device, peak_bytes, seconds
 from hpsearch import entry
+from rows import versions
 
 entry.prepare_environment()
 

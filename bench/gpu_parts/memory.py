@@ -59,13 +59,17 @@ def together(command: list[str], folder: Path, variables: dict[str, str]) -> dic
 
 
 def trials(folder: Path) -> dict[str, int]:
-    """Return how many trials of the study are in each of Optuna's states; nothing where there is no study."""
-    path = folder / "optuna.db"
+    """Return how many runs of trials ended with each of MLflow's statuses; nothing where no run was made."""
+    path = folder / "mlflow.db"
     if not path.exists():
         return {}
+    query = (
+        "select status, count(*) from runs join tags on runs.run_uuid = tags.run_uuid "
+        "where tags.key = 'hpsearch.kind' and tags.value = 'trial' group by status"
+    )
     with sqlite3.connect(path) as database:
         try:
-            return dict(database.execute("select state, count(*) from trials group by state").fetchall())
+            return dict(database.execute(query).fetchall())
         except sqlite3.OperationalError:  # the tables were never made
             return {}
 

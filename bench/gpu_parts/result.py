@@ -6,11 +6,9 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("jax", "jaxlib", "keras", "keras-tuner", "optuna", "mlflow", "numpy")
 SMALL = "--small"
 
 
@@ -55,17 +53,6 @@ def command_line(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--limit-s", type=float, default=600.0, help="seconds after which it is killed")
     parser.add_argument(SMALL, action="store_true", help="tiny models")
     return parser
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the packages that are installed."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def device() -> dict[str, Any]:

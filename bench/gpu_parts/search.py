@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from gpu_parts.result import Result, command_line, device, peak_bytes, versions
+from gpu_parts.result import Result, command_line, device, peak_bytes
 from hpsearch import entry
+from rows import versions
 
 OVERRIDES = ("data=digits", "arch=selu", "budget.n_trials=10")
 OVERRIDES_SMALL = (
@@ -176,14 +177,11 @@ def main() -> None:
     watch = Stopwatch(float(os.environ.get("HPSEARCH_BENCH_BEGIN", time.time())))
     begin = watch.since
     status = run_search(overrides, watch)
-    result.set(
-        command=["python", "-m", "hpsearch.search", *overrides],
-        exit_status=status,
-        total_s=time.time() - begin,
-    )
+    total_s = time.time() - begin
     for name, spent in sorted(watch.spent.items(), key=lambda item: -item[1]):
         result.add(what=name, seconds=spent)
-    result.set(**came_out(), device=device(), versions=versions(), peak_bytes=peak_bytes())
+    about = {"command": ["python", "-m", "hpsearch.search", *overrides], "exit_status": status, "total_s": total_s}
+    result.set(**about, **came_out(), device=device(), versions=versions(), peak_bytes=peak_bytes())
     sys.exit(1 if status else 0)
 
 

@@ -20,8 +20,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from gpu_parts.result import Result, command_line, device, peak_bytes, seconds, versions
+from gpu_parts.result import Result, command_line, device, peak_bytes, seconds
 from hpsearch import entry
+from rows import versions
 
 entry.prepare_environment()
 
