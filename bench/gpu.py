@@ -194,9 +194,14 @@ def measure(given: argparse.Namespace, output: Path) -> bool:
 
 
 def stop(_number: int, _frame: Any) -> None:
-    """End all parts that run, and then this process, when it is interrupted or terminated."""
+    """End all parts that run, and then this process, when it is interrupted or terminated.
+
+    `run_part` waits for them: a signal may have come in the middle of its own waiting.
+    """
     for process in RUNNING:
-        end_group(process)
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     sys.exit("Stopped; what was measured so far is in the folder of the results.")
 
 
