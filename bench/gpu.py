@@ -84,8 +84,9 @@ def install(folder: Path) -> float:
     if not wheels:
         sys.exit(f"{lacking}, and {WHEELS.name}/ is empty: run bench/gpu_wheels.sh where there is a network.")
     begin = time.perf_counter()
-    pip = f"{sys.executable} -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target".split()
-    if subprocess.run([*pip, str(folder), *wheels], check=False, timeout=INSTALL_LIMIT_S).returncode:
+    options = ["-q", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir", "--target", str(folder)]
+    command = [sys.executable, "-m", "pip", "install", *options, *wheels]
+    if subprocess.run(command, check=False, timeout=INSTALL_LIMIT_S).returncode:
         sys.exit(f"{lacking}, and the wheels in {WHEELS.name}/ do not fit: they are for Python 3.12 on x86-64.")
     compileall.compile_dir(folder, quiet=2, workers=0)  # so that no part pays for it when it imports them first
     return time.perf_counter() - begin
