@@ -15,7 +15,8 @@ import pytest
 
 from hpsearch.errors import ConfigError
 from hpsearch.seeds import GLOBAL_GENERATOR
-from hpsearch.training.trainer import Trainer, Training
+from hpsearch.training.settings import Training
+from hpsearch.training.trainer import Trainer
 from test_training import SETTINGS, Net, OwnFit, StoppedError, search_data, slot_in, timeless
 
 N_TRIALS = 8

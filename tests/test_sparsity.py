@@ -17,7 +17,8 @@ from hpsearch.architectures.sparse import GroupLassoDense, MaskedDense
 from hpsearch.architectures.sparsity import L1, GroupLasso, Magnitude, mask
 from hpsearch.data.split import Examples, SearchData
 from hpsearch.errors import ConfigError, ModelError
-from hpsearch.training.trainer import Trainer, Training
+from hpsearch.training.settings import Training
+from hpsearch.training.trainer import Trainer
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 3, 300).astype("int32")

@@ -19,7 +19,8 @@ from hpsearch.data.split import Examples, SearchData
 from hpsearch.errors import ConfigError, DivergedError
 from hpsearch.training.checkpoints import Checkpoint, Checkpoints, Slot
 from hpsearch.training.epochs import Fitted
-from hpsearch.training.trainer import Trainer, Training, check_monitor
+from hpsearch.training.settings import Training, check_monitor
+from hpsearch.training.trainer import Trainer
 
 SETTINGS: dict[str, Any] = {
     "epochs": 5,

@@ -35,7 +35,8 @@ from gpu_parts.nets import EPOCHS, configuration, hyperparameters, images, produ
 from hpsearch.programs.order import Order  # noqa: E402
 from hpsearch.seeds import derive  # noqa: E402
 from hpsearch.training.fused import FusedProgram, FusedTrainer  # noqa: E402
-from hpsearch.training.trainer import VAL_BATCH_SIZE, Trainer  # noqa: E402
+from hpsearch.training.settings import VAL_BATCH_SIZE  # noqa: E402
+from hpsearch.training.trainer import Trainer  # noqa: E402
 from parts import hypermodel, part  # noqa: E402
 
 KS, KS_SMALL = (8, 32, 64, 128), (2,)

@@ -39,7 +39,8 @@ from hpsearch.training.brought import owns_fit
 from hpsearch.training.checkpoints import Checkpoints
 from hpsearch.training.range_test import RangeTest
 from hpsearch.training.schedules import Schedule
-from hpsearch.training.trainer import BATCH_SIZE, Trainer, Training, check_monitor
+from hpsearch.training.settings import BATCH_SIZE, Training, check_monitor
+from hpsearch.training.trainer import Trainer
 from hpsearch.trials.costs import Costs
 from hpsearch.trials.objective import Objective, settings_shown
 from hpsearch.trials.progress import Progress

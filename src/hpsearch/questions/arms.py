@@ -25,7 +25,8 @@ from hpsearch.spaces.bounds import Value
 from hpsearch.spaces.space import Space
 from hpsearch.training.brought import finished
 from hpsearch.training.schedules import Schedule
-from hpsearch.training.trainer import Trainer, Training
+from hpsearch.training.settings import Training
+from hpsearch.training.trainer import Trainer
 
 N_INSPECTED = 1000  # validation images that the layers are looked at with
 

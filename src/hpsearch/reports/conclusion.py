@@ -22,7 +22,7 @@ from hpsearch.studies.storage import without_password
 from hpsearch.studies.study import SharedStudy, best_trial, number_of, value_of
 from hpsearch.tracking.runs import ChildRun, ParentRun
 from hpsearch.tracking.tracking import Tracking
-from hpsearch.training.trainer import Training
+from hpsearch.training.settings import Training
 from hpsearch.trials.costs import Costs
 from hpsearch.trials.progress import Progress
 from hpsearch.uncertainty.evaluation import Evaluation, evaluate

@@ -31,7 +31,8 @@ from hpsearch.training.checkpoints import Slot
 from hpsearch.training.epochs import Continuation, Epochs, Fitted, Listener
 from hpsearch.training.rates import Scheduling
 from hpsearch.training.schedules import CONSTANT, Schedule
-from hpsearch.training.trainer import VAL_BATCH_SIZE, Trainer, Training
+from hpsearch.training.settings import VAL_BATCH_SIZE, Training
+from hpsearch.training.trainer import Trainer
 
 State = list[list[Any]]
 
