@@ -12,6 +12,7 @@ import keras_tuner
 from hpsearch.errors import ConfigError, ModelError
 
 OptimizerFactory = Callable[..., keras.Optimizer]
+ROW_LOSSES = ("kldivergence", "meansquarederror")  # that take a row of shares for each example
 MOMENTUMS = ("beta_1", "momentum")  # what optimizers call their momentum
 
 
@@ -61,21 +62,34 @@ def labels_for(model: keras.Model) -> Literal["sparse", "onehot"]:
 
     `sparse` is class numbers, (N,); `onehot` is a row for each example, (N, C).
 
+    A loss of a person's own gets class numbers, as the data has them, unless it inherits from one for rows.
+
     Raises:
-        ModelError: The model is not compiled, or its loss is not one for classes.
+        ModelError: The loss is one of Keras's that is not for classes.
     """
-    name = _loss_name(model.loss)
-    if name.startswith("sparsecategorical"):
+    loss = getattr(model, "loss", None)
+    while isinstance(loss, list | tuple | dict) and len(loss) == 1:
+        loss = next(iter(loss.values() if isinstance(loss, dict) else loss))
+    names = _loss_names(loss)
+    if any(name.startswith("sparsecategorical") for name in names):
         return "sparse"
-    if name.startswith("categorical") or name in {"kldivergence", "meansquarederror"}:
+    if any(name.startswith("categorical") or name in ROW_LOSSES for name in names):
         return "onehot"
+    if loss is None or not _is_of_keras(loss):
+        return "sparse"
     raise ModelError(
         "Expected the architecture to compile its model with the loss sparse_categorical_crossentropy or "
-        f"categorical_crossentropy; received {model.loss!r}."
+        f"categorical_crossentropy; received {loss!r}."
     )
 
 
-def _loss_name(loss: Any) -> str:
+def _loss_names(loss: Any) -> list[str]:
+    """Return the names of a loss, of the function that it wraps and of the classes that it inherits from."""
     known = keras.losses.get(loss) if isinstance(loss, str) else loss
-    name: str = getattr(known, "__name__", type(known).__name__)
-    return name.replace("_", "").lower()
+    wrapped = getattr(known, "fn", None)
+    found = [known, wrapped, *type(known).__mro__]
+    return [n.replace("_", "").lower() for n in (getattr(thing, "__name__", "") for thing in found) if n]
+
+
+def _is_of_keras(loss: Any) -> bool:
+    return isinstance(loss, str) or (getattr(loss, "__module__", "") or "").partition(".")[0] == "keras"

@@ -51,6 +51,8 @@ class DenseNet(keras_tuner.HyperModel):  # type: ignore[misc]
         ConfigError: A setting is impossible; the sentence names its key.
     """
 
+    averaging_epochs = 2.0  # over which a fit averages its weights, unless the person's settings say otherwise
+
     def __init__(
         self,
         *,

@@ -32,3 +32,15 @@ def grow_window(optimizer: keras.optimizers.Optimizer, most: float) -> None:
             """Keras sets what its configuration says."""
 
     optimizer.__class__ = Growing
+
+
+def average_weights(optimizer: keras.optimizers.Optimizer, most: float) -> None:
+    """Let an optimizer that is not built yet average the weights that it trains, as `grow_window` says."""
+    optimizer.use_ema, optimizer.ema_momentum = True, most
+    grow_window(optimizer, most)
+
+
+def averages_of(optimizer: keras.optimizers.Optimizer) -> list[Any]:
+    """Return the variables of the averages, in the order of the trainable variables."""
+    averages: list[Any] = optimizer._model_variables_moving_average
+    return averages

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+from keras.src.models.functional import Functional
 
 from hpsearch.architectures.compiling import MOMENTUMS
 from hpsearch.noise.draws import uniform_like
@@ -70,28 +71,66 @@ def is_dropout(layer: keras.layers.Layer) -> bool:
     return (type(layer) in LIVE and layer.noise_shape is None) or isinstance(layer, _RateInput)
 
 
-def with_inputs(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """Return a copy of `layer`, freshly initialized, whose dropout rate is an input."""
-    config = layer.get_config()
-    if not is_dropout(layer):
-        return type(layer).from_config(config)
-    live: Any = LIVE[type(layer)]
-    return live.from_config(config | {"rate": 0.5})  # at rate 0 Keras makes no seed generator
+def dropouts(model: keras.Model) -> list[keras.layers.Layer]:
+    """Return the layers of a model whose rates can be inputs, those of Keras's own models inside of it too.
+
+    A model or layer of a person's own may do anything with a rate, so what stands inside of it stays as it is.
+    """
+    if type(model) not in (keras.Sequential, Functional):
+        return []
+    own = [layer for layer in model.layers if is_dropout(layer)]
+    return own + [d for layer in model.layers if isinstance(layer, keras.Model) for d in dropouts(layer)]
+
+
+def take_rate_from_outside(layer: keras.layers.Layer) -> None:
+    """Make the rate of a dropout layer an input, in place."""
+    rate = layer.__dict__.pop("rate")
+    layer.__class__ = LIVE[type(layer)]
+    layer._tracker.unlock()
+    layer.rate = rate
+    if getattr(layer, "seed_generator", None) is None:  # at rate 0 Keras makes none
+        layer.seed_generator = keras.random.SeedGenerator(0)
+    layer._tracker.lock()
 
 
 def rate_variables(optimizer: keras.optimizers.Optimizer) -> list[Any]:
     """Return the variables of learning rate and momentum; None for one that a Keras schedule computes or that lacks."""
-    rate = getattr(optimizer, "_learning_rate", None)
-    momentums = (getattr(optimizer, name, None) for name in MOMENTUMS)
+    rate = getattr(innermost(optimizer), "_learning_rate", None)
+    momentums = (getattr(innermost(optimizer), name, None) for name in MOMENTUMS)
     momentum = next((v for v in momentums if isinstance(v, ProgramInput)), None)
     return [rate if isinstance(rate, keras.Variable) else None, momentum]
 
 
+def innermost(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """Return the optimizer that steps, where another one wraps it to scale the loss."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def is_momentum(optimizer: keras.optimizers.Optimizer, name: str) -> bool:
+    """Return whether a number of an optimizer of Keras's own can be an input; with 0 it has no slots for it."""
+    value = getattr(optimizer, name, None)
+    is_number = isinstance(value, ProgramInput) or (isinstance(value, float) and value != 0.0)
+    return is_number and type(optimizer).__module__.startswith("keras.")
+
+
 def momentum_input(optimizer: keras.optimizers.Optimizer) -> ProgramInput | None:
     """Make the momentum of `optimizer` an input and return it; None where it has none."""
+    steps = innermost(optimizer)
     for name in MOMENTUMS:
-        if isinstance(getattr(optimizer, name, None), float):
-            value = ProgramInput(getattr(optimizer, name), name=name)
-            setattr(optimizer, name, value)
+        if is_momentum(steps, name):
+            value = ProgramInput(getattr(steps, name), name=name)
+            setattr(steps, name, value)
             return value
     return None
+
+
+def momentum_of(optimizer: keras.optimizers.Optimizer) -> float:
+    """Return the momentum of an optimizer as a number, 0 where it has none."""
+    found = (getattr(innermost(optimizer), name, None) for name in MOMENTUMS)
+    return next((float(value) for value in found if isinstance(value, float | int)), 0.0)
+
+
+def learning_rate_of(optimizer: keras.optimizers.Optimizer) -> float | None:
+    """Return the learning rate of an optimizer as a number, None where a Keras schedule computes it."""
+    rate = getattr(innermost(optimizer), "_learning_rate", None)
+    return float(keras.ops.convert_to_numpy(rate)) if isinstance(rate, keras.Variable) else None

@@ -5,7 +5,8 @@ element of its data set. An element is not a batch but the order of the next `st
 runs them in a compiled loop over images that stay on the device.
 
 A program outlives its trial. Learning rate, momentum and dropout rates are read from variables at each call, not
-compiled in, so the next trial of the same architecture loads its weights and numbers and starts at once.
+compiled in, so the next trial of the same architecture loads its weights and numbers and starts at once. The model that
+it trains is built and compiled by the person's own code, like each trial's, and is not a copy made from a config.
 """
 
 from __future__ import annotations
@@ -17,9 +18,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from hpsearch.architectures.compiling import MOMENTUMS
-from hpsearch.programs.averages import grow_window
-from hpsearch.programs.inputs import is_dropout, momentum_input, with_inputs
+from hpsearch.programs.averages import average_weights, averages_of
+from hpsearch.programs.inputs import (
+    ProgramInput,
+    dropouts,
+    innermost,
+    learning_rate_of,
+    momentum_input,
+    momentum_of,
+    take_rate_from_outside,
+)
 
 BACKENDS = {"tensorflow": "on_tensorflow", "jax": "on_jax"}
 
@@ -28,78 +36,125 @@ class Program:
     """A model that trains in compiled calls, for one trial after another.
 
     Args:
-        name: The signature of the models that it trains.
-        source: One of them.
+        name: The fingerprint of the models that it trains.
+        model: One of them, fresh from its HyperModel's `build`; it belongs to the program from now on.
         images: Of the train part, on the device.
         labels: In the form that the loss takes.
-        averaging: What the averaged weights keep of themselves in a step in the long run, in [0, 1); 0 averages none.
+        averaging: What the averaged weights keep of themselves in a step in the long run, in [0, 1); 0 leaves the
+            optimizer as it was compiled.
         jit: Whether XLA compiles it.
     """
 
-    def __init__(
-        self, name: str, source: keras.Model, images: Any, labels: Any, *, averaging: float, jit: bool
-    ) -> None:
-        self.name = name
-        self.model = keras.models.clone_model(source, clone_function=with_inputs)
-        compiled = source.get_compile_config()
+    def __init__(self, name: str, model: keras.Model, images: Any, labels: Any, *, averaging: float, jit: bool) -> None:
+        self.name, self.model, self.averaging = name, model, averaging
+        self.dropouts = dropouts(model)
+        self._plain = plain_variables(model, self.dropouts)
+        for layer in self.dropouts:
+            take_rate_from_outside(layer)
+        self.momentum = momentum_input(model.optimizer)
         if averaging:
-            compiled["optimizer"]["config"].update(use_ema=True, ema_momentum=averaging)
-        self.averaging = averaging
-        settings = compiled["optimizer"]["config"]
-        settings.update({key: 0.5 for key in MOMENTUMS if settings.get(key) == 0.0})  # at 0, SGD builds no velocities
-        self.model.compile_from_config(compiled | {"jit_compile": jit})
-        if averaging:
-            grow_window(self.model.optimizer, averaging)
-        self.model.optimizer.build(self.model.trainable_variables)
-        _build_metrics(self.model, images[:2], labels[:2])
-        self.momentum = momentum_input(self.model.optimizer)
-        self.initial = _values(self.model.optimizer.variables)
-        self.model.train_function = _compiled_steps(self.model, images, labels, jit)
+            average_weights(model.optimizer, averaging)
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
+        model.jit_compile, model.steps_per_execution = jit, 1
+        build_metrics(model, images[:2], labels[:2])
+        self.initial = values_of(model.optimizer.variables)
+        model.train_function = _compiled_steps(model, images, labels, jit)
 
     def load(self, source: keras.Model, seed_of_layer: Callable[[int], int]) -> None:
         """Take over the weights, rates and optimizer numbers of a freshly built model; start its dropout anew."""
-        for position, (mine, theirs) in enumerate(zip(self.model.layers, source.layers, strict=True)):
-            if is_dropout(theirs):
-                mine.rate.assign(theirs.rate)
-                mine.seed_generator.state.assign(np.array([seed_of_layer(position), 0], np.uint32))
-            else:
-                _copy(theirs.variables, mine.variables)
-        for variable, value in zip(self.model.optimizer.variables, self.initial, strict=True):
-            variable.assign(value)
-        numbers = source.optimizer.get_config()
-        learning_rate = numbers["learning_rate"]
-        momentum = next((numbers[name] for name in MOMENTUMS if name in numbers), 0.0)
-        self.drawn = (learning_rate if isinstance(learning_rate, float) else None, momentum)
-        if isinstance(learning_rate, float):  # a Keras schedule is part of the program
-            self.model.optimizer.learning_rate = learning_rate
+        theirs = dropouts(source)
+        copy_values(plain_variables(source, theirs), self._plain)
+        for position, (mine, other) in enumerate(zip(self.dropouts, theirs, strict=True)):
+            mine.rate.assign(other.rate)
+            mine.seed_generator.state.assign(np.array([seed_of_layer(position), 0], np.uint32))
+        self._load_optimizer(source.optimizer)
+
+    def _load_optimizer(self, source: keras.Optimizer) -> None:
+        mine = self.model.optimizer
+        copy_values(self.initial, mine.variables)
+        if source.built:
+            averages = {id(v) for v in self._averages}
+            slots = [v for v in mine.variables if not isinstance(v, ProgramInput) and id(v) not in averages]
+            copy_values(source.variables, slots)
+        for one, other in ((mine, source), (innermost(mine), innermost(source))):
+            one.iterations.assign(other.iterations)
+        self.drawn = (learning_rate_of(source), momentum_of(source))
+        if self.drawn[0] is not None:  # a Keras schedule is part of the program
+            innermost(mine).learning_rate = self.drawn[0]
         if self.momentum is not None:
-            self.momentum.assign(momentum)
+            self.momentum.assign(self.drawn[1])
+
+    @property
+    def _averages(self) -> list[Any]:
+        return averages_of(self.model.optimizer) if self.averaging else []
 
     def state(self) -> list[np.ndarray]:
-        """Return the weights of all layers, dropout aside, averaged where the program averages them."""
-        averages = self.model.optimizer._model_variables_moving_average if self.averaging else []
-        averaged = {id(v): average for v, average in zip(self.model.trainable_variables, averages, strict=False)}
-        of_layers = [v for layer in self.model.layers if not is_dropout(layer) for v in layer.variables]
-        return _values([averaged.get(id(v), v) for v in of_layers])
+        """Return the variables of all layers, dropout aside, averaged where the program averages them."""
+        averaged = {id(v): average for v, average in zip(self.model.trainable_variables, self._averages, strict=False)}
+        return values_of([averaged.get(id(v), v) for v in self._plain])
 
     def unload(self, target: keras.Model, state: list[np.ndarray]) -> None:
-        """Give a model of the same architecture the weights in `state`."""
-        _copy(state, [v for layer in target.layers if not is_dropout(layer) for v in layer.variables])
+        """Give a model of the same architecture the variables in `state`."""
+        copy_values(state, plain_variables(target, dropouts(target)))
 
     def snapshot(self) -> list[np.ndarray]:
         """Return all that training changes: weights and their averages, the optimizer's state, seeds of dropout."""
-        return _values(self._variables)
+        return values_of(self._variables)
 
     def restore(self, snapshot: list[np.ndarray]) -> None:
         """Go on where `snapshot` was taken, in this process or another."""
-        _copy(snapshot, self._variables)
+        copy_values(snapshot, self._variables)
+
+    def run(self, element: tuple[np.ndarray, ...]) -> dict[str, float]:
+        """Train the steps of one element of an `Order` by the compiled function; return the metrics."""
+        logs = run_function(self.model, self.model.train_function, element)
+        return {name: float(keras.ops.convert_to_numpy(value)) for name, value in logs.items()}
 
     @property
     def _variables(self) -> list[Any]:
         return [*self.model.variables, *self.model.optimizer.variables]
 
 
-def _values(variables: list[Any]) -> list[np.ndarray]:
+def run_function(model: keras.Model, function: Callable[..., Any], element: tuple[np.ndarray, ...]) -> dict[str, Any]:
+    """Call a train function as `fit` calls it, and return its logs."""
+    if keras.backend.backend() != "jax":
+        logs: dict[str, Any] = function(iter([tuple(map(on_device, element))]))
+        return logs
+    parts = jax_variables(model)
+    state = tuple([keras.ops.copy(v.value) for v in part] for part in parts)  # the call gives its arguments away
+    logs, state = function(state, iter([element]))
+    for variables, values in zip(parts, state, strict=True):
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+    return logs
+
+
+def averaged_variables(model: keras.Model) -> list[Any]:
+    """Return the variables of a model, with the averages in the place of those that are averaged."""
+    averages = averages_of(model.optimizer)
+    averaged = {id(v): average for v, average in zip(model.trainable_variables, averages, strict=True)}
+    return [averaged.get(id(v), v) for v in model.variables]
+
+
+def jax_variables(model: keras.Model) -> tuple[list[Any], ...]:
+    """Return the variables of a model as JAX's train step takes their values."""
+    return (
+        model.trainable_variables,
+        model.non_trainable_variables,
+        model.optimizer.variables,
+        model.metrics_variables,
+    )
+
+
+def plain_variables(model: keras.Model, inputs: list[Any]) -> list[Any]:
+    """Return the variables of a model but for those of the layers whose rates are inputs."""
+    excluded = {id(v) for layer in inputs for v in layer.variables}
+    return [v for v in model.variables if id(v) not in excluded]
+
+
+def values_of(variables: list[Any]) -> list[np.ndarray]:
+    """Return the values of variables."""
     return [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
 
 
@@ -111,22 +166,23 @@ class Averaging(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_test_begin(self, logs: Any = None) -> None:
         """Put the averaged weights in."""
-        self._raw = _values(self.model.trainable_variables)
-        _copy(self.model.optimizer._model_variables_moving_average, self.model.trainable_variables)
+        self._raw = values_of(self.model.trainable_variables)
+        copy_values(averages_of(self.model.optimizer), self.model.trainable_variables)
 
     def on_test_end(self, logs: Any = None) -> None:
         """Put the others back."""
-        _copy(self._raw, self.model.trainable_variables)
+        copy_values(self._raw, self.model.trainable_variables)
 
 
-def _copy(sources: list[Any], targets: list[Any]) -> None:
+def copy_values(sources: list[Any], targets: list[Any]) -> None:
+    """Assign values, or those of variables, to variables."""
     for source, target in zip(sources, targets, strict=True):
         target.assign(keras.ops.copy(source))  # on JAX two variables would share what a compiled call gives away
 
 
-def _build_metrics(model: keras.Model, images: Any, labels: Any) -> None:
+def build_metrics(model: keras.Model, images: Any, labels: Any) -> None:
     """Build what `fit` would build from its first batch, which here is no batch."""
-    outputs = model(images)
+    outputs = model(images, training=False)
     model.compute_loss(images, labels, outputs)
     model.compute_metrics(images, labels, outputs)
     model.reset_metrics()

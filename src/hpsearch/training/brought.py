@@ -17,6 +17,11 @@ def finished(hypermodel: keras_tuner.HyperModel, model: keras.Model) -> keras.Mo
     return kept
 
 
+def averaging_epochs_of(hypermodel: keras_tuner.HyperModel) -> float:
+    """Return over how many epochs a HyperModel asks its weights to be averaged: 0 unless it says so."""
+    return float(getattr(hypermodel, "averaging_epochs", 0.0))
+
+
 def owns_fit(hypermodel: keras_tuner.HyperModel) -> bool:
     """Return whether a HyperModel has a `fit` of its own."""
     return type(hypermodel).fit is not keras_tuner.HyperModel.fit

@@ -90,7 +90,7 @@ class RangeTest:
         keras.utils.set_random_seed(derive(seed, "weights"))
         hp = keras_tuner.HyperParameters()
         hp.values.update({**values, "learning_rate": self.low})
-        losses = trainer.sweep(hp, hypermodel.build(hp), derive(seed, "fit"), rates, self.steps_per_point)
+        losses = trainer.sweep(hypermodel, hp, hypermodel.build(hp), derive(seed, "fit"), rates, self.steps_per_point)
         if len(losses) < 3:
             raise ModelError(f"The learning rate test diverged at {self.low:g}; give a smaller range_test.low.")
         return Curve(rates[: len(losses)], losses)

@@ -21,7 +21,7 @@ class Training:
     batch_size: int
     patience_epochs: int
     monitor: str
-    averaging_epochs: float
+    averaging_epochs: float | None
     steps_per_call: int
     precision: str
     jit_compile: bool | None
@@ -34,7 +34,7 @@ class Training:
             raise ConfigError(
                 f"There is no training.precision={self.precision}.{did_you_mean(self.precision, PRECISIONS)}"
             )
-        if self.averaging_epochs < 0:
+        if self.averaging_epochs is not None and self.averaging_epochs < 0:
             raise ConfigError(f"training.averaging_epochs must be 0 or more, but is {self.averaging_epochs}.")
 
     @property

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import keras
 import keras_tuner
@@ -13,16 +14,36 @@ import numpy as np
 
 from hpsearch.architectures.compiling import labels_for
 from hpsearch.data.split import Examples, SearchData
-from hpsearch.programs.order import Order
-from hpsearch.programs.program import Averaging, Program, on_device
-from hpsearch.programs.signature import signature
-from hpsearch.seeds import GLOBAL_GENERATOR, derive
-from hpsearch.training.brought import companions, owns_fit
+from hpsearch.errors import ConfigError
+from hpsearch.programs.averages import average_weights
+from hpsearch.programs.inputs import learning_rate_of, momentum_input, momentum_of
+from hpsearch.programs.order import Batches, Order
+from hpsearch.programs.program import Averaging, Program, averaged_variables, copy_values, on_device, values_of
+from hpsearch.seeds import derive
+from hpsearch.training.brought import averaging_epochs_of, companions, owns_fit
 from hpsearch.training.checkpoints import Slot
 from hpsearch.training.epochs import Continuation, Epochs, Fitted, Listener
-from hpsearch.training.rates import LossOfEach, Scheduling, Sweep
+from hpsearch.training.rates import LossOfEach, RatesOfSteps, Scheduling, Sweep, sweep_by_keras
 from hpsearch.training.schedules import CONSTANT, Schedule
 from hpsearch.training.settings import BATCH_SIZE, VAL_BATCH_SIZE, Training
+from hpsearch.training.ways import PAYS_FROM_STEPS, NoProgramError, proved_program, structure_of
+
+Told = Callable[[str], None]
+BY_PROGRAM = "by a compiled program, which takes the same steps as Keras's fit"
+BY_KERAS = "by Keras's own fit:"
+
+
+@dataclass(frozen=True)
+class Work:
+    """One fit that is asked for; see `Trainer.fit`."""
+
+    hypermodel: keras_tuner.HyperModel
+    hp: keras_tuner.HyperParameters
+    model: keras.Model
+    seed: int
+    listener: Listener
+    slot: Slot | None
+    tensors: tuple[Any, ...]
 
 
 class Trainer:
@@ -34,9 +55,10 @@ class Trainer:
         self.settings = settings
         self.schedule = schedule
         self.data = data
+        self.varies = False  # whether trials may have different structures
+        self.answers: MutableMapping[str, str] = {}  # what is known of programs; see ways.proved_program
         self._tensors: dict[str, tuple[Any, ...]] = {}
-        self._program: Program | None = None
-        self._n_steps = 0  # of an epoch of the program
+        self._held: tuple[Program, tuple[Any, ...]] | None = None  # with what it was made for
 
     def fit(
         self,
@@ -47,6 +69,7 @@ class Trainer:
         listener: Listener,
         *,
         slot: Slot | None = None,
+        told: Told = lambda way: None,
     ) -> Fitted:
         """Fit `model` and leave the weights of its best epoch in it.
 
@@ -59,33 +82,107 @@ class Trainer:
                 what it raises ends the fit.
             slot: Where the fit goes on from, if there is a checkpoint of this very fit, and leaves checkpoints: now and
                 then, and when the listener raises. A HyperModel's own `fit` has none, and begins anew.
+            told: Called before the first epoch with the way that the model is trained, in words.
 
         Raises:
             DivergedError: The training or validation loss is NaN or infinite.
         """
         tensors = self._on_device(labels_for(model))
         if owns_fit(hypermodel):
+            told("by its HyperModel's own fit")
             return self._fit_its_own_way(hypermodel, hp, model, tensors, listener)
+        work = Work(hypermodel, hp, model, seed, listener, slot, tensors)
         order = self._order(hp, lambda epoch: derive(seed, "order", epoch))
-        program = self._load_program(model, order.n_steps, tensors)
-        program.load(model, lambda layer: derive(seed, "dropout", layer))
-        goes_on = (
-            Continuation(slot, self._identity(program, hp, seed), program.snapshot, program.restore) if slot else None
+        try:
+            structure = structure_of(model, self.data.train.images)
+        except NoProgramError as reason:
+            told(f"{BY_KERAS} {reason}")
+            return self._fit_by_keras(work, order, None)
+        try:
+            program = self._load_program(work, structure, order)
+        except NoProgramError as reason:
+            told(f"{BY_KERAS} {reason}")
+            return self._fit_by_keras(work, order, structure)
+        told(BY_PROGRAM)
+        return self._fit_by_program(work, order, program)
+
+    def _fit_by_program(self, work: Work, order: Order, program: Program) -> Fitted:
+        program.load(work.model, lambda layer: derive(work.seed, "dropout", layer))
+        epochs = self._epochs(
+            work.listener,
+            program.state,
+            order=order,
+            continuation=self._continuation(work, program.name, program.snapshot, program.restore),
         )
-        epochs = self._epochs(listener, program.state, order=order, continuation=goes_on)
         callbacks = [epochs, Scheduling(self.schedule, order, self.settings.epochs, program.drawn, epochs)]
-        callbacks += companions(hypermodel, epochs)
+        callbacks += companions(work.hypermodel, epochs)
         callbacks += [Averaging()] if program.averaging else []
-        for n_epochs, metrics in enumerate(epochs.fitted.history, start=1):
-            listener(n_epochs, metrics)
-        if not epochs.patience_is_over:  # else its process died between the last epoch and the trial's end
-            rest = {"initial_epoch": epochs.fitted.n_epochs, "callbacks": callbacks, **self._common(tensors)}
-            hypermodel.fit(hp, program.model, x=order, shuffle=False, **rest)
-        program.unload(model, epochs.best_state)
+        self._run(work, program.model, order, epochs, callbacks)
+        program.unload(work.model, epochs.best_state)
         return epochs.fitted
 
-    def sweep(
+    def _fit_by_keras(self, work: Work, order: Order, structure: str | None) -> Fitted:
+        """Fit the model itself by Keras's own `fit`, on the batches that a program would see.
+
+        A model whose state is not known wholly has no `structure`, and no checkpoints.
+        """
+        model = work.model
+        averaging = self._averaging_of(work, order.n_steps)
+        if averaging:
+            average_weights(model.optimizer, averaging)
+        drawn = None
+        if structure is not None:
+            drawn = (learning_rate_of(model.optimizer), momentum_of(model.optimizer))
+            if self.schedule != CONSTANT:
+                momentum_input(model.optimizer)
+            if not model.optimizer.built:
+                model.optimizer.build(model.trainable_variables)
+
+        def variables() -> list[Any]:
+            return [*model.variables, *model.optimizer.variables]
+
+        continuation = self._continuation(
+            work,
+            f"fit {structure}",
+            lambda: values_of(variables()),
+            lambda snapshot: copy_values(snapshot, variables()),
+        )
+        epochs = self._epochs(
+            work.listener,
+            lambda: values_of(averaged_variables(model) if averaging else model.variables),
+            order=order,
+            continuation=continuation if structure is not None else None,
+        )
+        callbacks = [epochs, *companions(work.hypermodel, epochs), *([Averaging()] if averaging else [])]
+        if drawn is not None and self.schedule != CONSTANT:
+            scheduling = Scheduling(self.schedule, order, self.settings.epochs, drawn, epochs)
+            callbacks += [scheduling, RatesOfSteps(order)]
+        train = self._arrays[labels_for(model)]
+        self._run(work, model, Batches(order, *train), epochs, callbacks)
+        copy_values(epochs.best_state, model.variables)
+        return epochs.fitted
+
+    def _run(self, work: Work, model: keras.Model, x: Any, epochs: Epochs, callbacks: list[Any]) -> None:
+        """Let the HyperModel fit `model` from where a checkpoint left it."""
+        for n_epochs, metrics in enumerate(epochs.fitted.history, start=1):
+            work.listener(n_epochs, metrics)
+        if not epochs.patience_is_over:  # else its process died between the last epoch and the trial's end
+            rest = {"initial_epoch": epochs.fitted.n_epochs, "callbacks": callbacks, **self._common(work.tensors)}
+            work.hypermodel.fit(work.hp, model, x=x, shuffle=False, **rest)
+
+    def _continuation(
         self,
+        work: Work,
+        name: str,
+        snapshot: Callable[[], list[np.ndarray]],
+        restore: Callable[[list[np.ndarray]], None],
+    ) -> Continuation | None:
+        identity = self._identity(name, work)
+        return Continuation(work.slot, identity, snapshot, restore) if work.slot else None
+
+    def sweep(  # noqa: PLR0917
+        self,
+        hypermodel: keras_tuner.HyperModel,
         hp: keras_tuner.HyperParameters,
         model: keras.Model,
         seed: int,
@@ -94,11 +191,16 @@ class Trainer:
     ) -> np.ndarray:
         """Train a few steps at each learning rate in turn, and return the mean training loss at each, (n,).
 
-        It ends early where the loss explodes. `model` keeps its weights; the program is the one that `fit` uses.
+        It ends early where the loss explodes. The program is the one that `fit` uses; a model that none can be shown
+        to train is trained by Keras's `train_on_batch`, and changed by it.
         """
         tensors = self._on_device(labels_for(model))
         order = self._order(hp, lambda epoch: derive(seed, "order", epoch))
-        program = self._load_program(model, order.n_steps, tensors)
+        work = Work(hypermodel, hp, model, seed, lambda *_: None, None, tensors)
+        try:
+            program = self._load_program(work, structure_of(model, self.data.train.images), order)
+        except NoProgramError:
+            return sweep_by_keras(model, order, self._arrays[labels_for(model)], learning_rates, steps_per_point)
         program.load(model, lambda layer: derive(seed, "dropout", layer))
         sweep = Sweep(order, learning_rates, program.drawn[1], steps_per_point)
         losses = LossOfEach()
@@ -118,11 +220,11 @@ class Trainer:
         model.set_weights(epochs.best_state)
         return epochs.fitted
 
-    def _identity(self, program: Program, hp: keras_tuner.HyperParameters, seed: int) -> str:
+    def _identity(self, name: str, work: Work) -> str:
         """Return what tells this fit from others, of other trials or settings."""
         settings = self.settings
-        parts = (type(self).__name__, keras.backend.backend(), program.name, seed, self.data.fingerprint)
-        return " ".join(map(str, (*parts, self.batch_size(hp), settings.averaging_epochs, self.schedule)))
+        parts = (type(self).__name__, keras.backend.backend(), name, work.seed, self.data.fingerprint)
+        return " ".join(map(str, (*parts, self.batch_size(work.hp), settings.averaging_epochs, self.schedule)))
 
     def _epochs(self, listener: Listener, state: Callable[[], list[np.ndarray]], **more: Any) -> Epochs:
         settings = self.settings
@@ -141,9 +243,10 @@ class Trainer:
 
     def _on_device(self, form: str) -> tuple[Any, ...]:
         if form not in self._tensors:
-            parts = [_arrays(part, form, self.data.n_classes) for part in (self.data.train, self.data.val)]
-            self._tensors = {form: tuple(on_device(array) for pair in parts for array in pair)}
-            self._program = None
+            train, val = (_arrays(part, form, self.data.n_classes) for part in (self.data.train, self.data.val))
+            self._arrays = {form: train}
+            self._tensors = {form: tuple(on_device(array) for array in (*train, *val))}
+            self._held = None
         return self._tensors[form]
 
     def batch_size(self, hp: keras_tuner.HyperParameters) -> int:
@@ -154,29 +257,55 @@ class Trainer:
         n = len(self.data.train.labels)
         return Order(n, self.batch_size(hp), self.settings.steps_per_call, seed_of_epoch)
 
-    def _load_program(self, model: keras.Model, n_steps: int, tensors: tuple[Any, ...]) -> Program:
-        name = signature(model)
-        known = (self._program.name, self._n_steps) if self._program else None
-        if name is None or known != (name, n_steps):  # how fast the averages forget depends on the steps of an epoch
-            self._program = None  # one at a time: a program holds a copy of the weights and of the optimizer
-            jit = self.settings.jit_compile
-            jit = _is_compiled_faster(model) if jit is None else jit
-            averaged = self.settings.averaging_epochs * n_steps
-            averaging = math.exp(-1 / averaged) if averaged else 0.0
-            with GLOBAL_GENERATOR:
-                self._program = Program(name or "", model, *tensors[:2], averaging=averaging, jit=jit)
-            self._n_steps = n_steps
-        return cast("Program", self._program)
+    def _averaging_of(self, work: Work, n_steps: int) -> float:
+        """Return what the averaged weights keep of themselves in a step; 0 where none are averaged.
+
+        Raises:
+            ConfigError: The person's own `compile` averages already.
+        """
+        asked = self.settings.averaging_epochs
+        over = averaging_epochs_of(work.hypermodel) if asked is None else asked
+        optimizer = work.model.optimizer
+        if over and (not hasattr(optimizer, "use_ema") or optimizer.use_ema or hasattr(optimizer, "inner_optimizer")):
+            raise ConfigError(
+                f"training.averaging_epochs={over:g} cannot average the weights of a model whose optimizer averages or "
+                "scales the loss itself; give training.averaging_epochs=0."
+            )
+        return math.exp(-1 / (over * n_steps)) if over else 0.0
+
+    def _load_program(self, work: Work, structure: str, order: Order) -> Program:
+        """Return the program of a model; one at a time is held, with its copy of weights and optimizer.
+
+        Raises:
+            NoProgramError: None can be shown to train the model as Keras does, or it would not pay.
+        """
+        if self.varies and self.settings.epochs * order.n_steps < PAYS_FROM_STEPS:
+            raise NoProgramError(
+                "compiling a program takes longer than it saves in so short a training, where each trial may have "
+                "another structure"
+            )
+        averaging = self._averaging_of(work, order.n_steps)  # how fast it forgets depends on the steps of an epoch
+        kind = (structure, averaging, order.batch_size, order.steps_per_call, order.n_rest)
+        if self._held is None or self._held[1] != kind:
+            self._held = None
+            program = proved_program(
+                structure,
+                work.model,
+                lambda: work.hypermodel.build(work.hp),
+                work.tensors,
+                order,
+                self.answers,
+                averaging=averaging,
+                jit=self.settings.jit_compile,
+            )
+            self._held = (program, kind)
+        return self._held[0]
+
+    def let_go(self) -> None:
+        """Give up the program, so that its memory is free for the next trial."""
+        self._held = None
 
 
 def _arrays(part: Examples, form: str, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
     labels = keras.utils.to_categorical(part.labels, n_classes) if form == "onehot" else part.labels
     return part.images, labels
-
-
-def _is_compiled_faster(model: keras.Model) -> bool:
-    """XLA for all, but for convolutions on a CPU, where TensorFlow's own kernels are faster."""
-    if keras.backend.backend() != "tensorflow":  # JAX has no other way, and answers a question for GPUs with an error
-        return True
-    convolves = any("Conv" in type(layer).__name__ for layer in model.layers)
-    return not convolves or bool(keras.distribution.list_devices("gpu"))

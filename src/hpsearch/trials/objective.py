@@ -28,6 +28,7 @@ from hpsearch.trials.attempt import Attempt, Ended
 from hpsearch.trials.costs import Costs
 from hpsearch.trials.progress import Progress
 
+TRAINED = "hpsearch.trained"  # the tag that says which way a trial's model was trained
 MakeHyperModel = Callable[[keras_tuner.HyperParameters], keras_tuner.HyperModel]
 KeepModel = Callable[[keras.Model, ChildRun, Sequence[float]], None]
 
@@ -64,6 +65,7 @@ class Objective:
     root_seed: int
     deadline: float = float("inf")
     _claiming: threading.Lock = field(default_factory=threading.Lock)
+    _said: set[str] = field(default_factory=set)
 
     def claim(self) -> optuna.Trial | None:
         """Return a trial to run, or None, as `SharedStudy.claim` does."""
@@ -118,12 +120,24 @@ class Objective:
             attempt.epoch(epoch, metrics, value)
 
         costs = {} if becomes_another(hypermodel) else self._weigh(attempt, model)
-        fitted = self.trainer.fit(hypermodel, hp, model, derive(seed, "fit"), listen, slot=slot)
+
+        def told(way: str) -> None:
+            attempt.run.tag({TRAINED: way})
+            self._say_once(f"Models are trained {way}.")
+
+        fitted = self.trainer.fit(hypermodel, hp, model, derive(seed, "fit"), listen, slot=slot, told=told)
         if owns_fit(hypermodel):  # which may have asked for more than its build
             self.space.check_used(hp.asked)
             attempt.run.params(hp.values)
         kept = finished(hypermodel, model)
         return fitted, kept, costs or self._weigh(attempt, kept)
+
+    def _say_once(self, sentence: str) -> None:
+        with self._claiming:
+            if sentence in self._said:
+                return
+            self._said.add(sentence)
+        self.progress.say(sentence)
 
     def _weigh(self, attempt: Attempt, model: keras.Model) -> dict[str, float]:
         """Measure what a model costs; InfeasibleError ends the trial where that is too much."""
