@@ -324,3 +324,13 @@ def test_what_a_fit_of_ones_own_reports(workplace):
     done = workplace.here(*words, "training.monitor=val/profi", "study.name=other")
     assert done.returncode == 2
     assert "training.monitor=val/profi is no metric of this fit. Did you mean 'val/profit'?" in done.stderr
+
+
+def test_an_ablation_asks_the_metric_before_it_makes_a_run(workplace):
+    words = ("data=digits", "data.n_train=100", "training.epochs=1", "training.jit_compile=false")
+    words += ("ablation=bias", "levels=[zeros]", "arch.n_hidden=1", "n_seeds=2")
+    ran(workplace, *words, "training.monitor=val/accuracy", script="ablate")
+    n_runs = len(workplace.client.search_runs(["0"]))
+    done = workplace.here(*words, "training.monitor=val/acuracy", script="ablate")
+    assert (done.returncode, len(workplace.client.search_runs(["0"]))) == (2, n_runs)
+    assert "Did you mean 'val/accuracy'?" in done.stderr
