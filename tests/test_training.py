@@ -19,7 +19,7 @@ from hpsearch.data.split import Examples, SearchData
 from hpsearch.errors import ConfigError, DivergedError
 from hpsearch.training.checkpoints import Checkpoint, Checkpoints, Slot
 from hpsearch.training.epochs import Fitted
-from hpsearch.training.settings import Training, check_monitor
+from hpsearch.training.settings import Training
 from hpsearch.training.trainer import Trainer
 
 SETTINGS: dict[str, Any] = {
@@ -302,9 +302,3 @@ def test_an_unknown_precision_is_refused() -> None:
 def test_impossible_settings_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"training.{name} must be at least 1, but is 0"):
         Training(**SETTINGS | {name: 0})
-
-
-def test_an_unknown_metric_is_refused_before_the_first_epoch() -> None:
-    model = Net().build(keras_tuner.HyperParameters())
-    with pytest.raises(ConfigError, match=r"Did you mean 'val/accuracy'"):
-        check_monitor(model, "val/acuracy")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -74,6 +75,7 @@ def arms(config: DictConfig, studies: list[Any], tracking: Any) -> list[tuple[An
         recorded = study.config(tracking)
         plain = {key: as_recorded(composed[key], recorded.get(key, composed[key])) for key in PARTS if key in composed}
         parts = entry.instantiate(OmegaConf.create(plain))
+        parts["training"] = replace(parts["training"], direction=study.direction)
         for rank, trial in enumerate(study.trials[: config.confirm.top_k]):
             name = study.name if config.confirm.top_k == 1 else f"{study.name} #{trial.number}"
             made.append((Arm(name, parts, study.hyperparameters(trial, recorded), study.name, rank), plain))

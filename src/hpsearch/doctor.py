@@ -74,21 +74,22 @@ def open_study(config: DictConfig) -> Any:
     """Open the study that a configuration names; it must be there."""
     import optuna  # noqa: PLC0415 (after a mistake on the command line has been answered)
 
-    from hpsearch.studies.study import SharedStudy  # noqa: PLC0415
+    from hpsearch.studies.study import SharedStudy, maximizes  # noqa: PLC0415
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     built = {key: _build(config[key]) for key in ("space", "sampler", "pruner", "storage", "budget")}
     is_there = "path" not in config.storage or Path(config.storage.path).exists()
     storage = built["storage"]() if is_there else None  # which would make an empty one
-    names = [study.study_name for study in storage.get_all_studies()] if storage else []
+    names = optuna.get_all_study_names(storage) if storage else []
     if storage is None or config.study.name not in names:
         raise UserError(f"There is no study {config.study.name} in this storage; it has: {', '.join(names) or 'none'}.")
+    known = optuna.load_study(study_name=config.study.name, storage=storage)
     study = SharedStudy.open(
         config.study.name,
         storage=storage,
         sampler=built["sampler"](root_seed=config.seed),
         pruner=built["pruner"],
-        maximize=not str(config.training.monitor).endswith(("loss", "error")),
+        maximize=maximizes(known),
         budget=built["budget"],
     )
     return study, built["space"]

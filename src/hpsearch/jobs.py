@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ import optuna
 
 from hpsearch import opening
 from hpsearch.architectures.architecture import Architecture
+from hpsearch.architectures.building import build_model
 from hpsearch.architectures.facts import measure
 from hpsearch.architectures.sparsity import Sparsity
 from hpsearch.data.split import Data, SearchData
@@ -37,9 +38,10 @@ from hpsearch.tracking.runs import ParentRun
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.training.brought import owns_fit
 from hpsearch.training.checkpoints import Checkpoints
+from hpsearch.training.directions import directed
 from hpsearch.training.range_test import RangeTest
 from hpsearch.training.schedules import Schedule
-from hpsearch.training.settings import BATCH_SIZE, Training, check_monitor
+from hpsearch.training.settings import BATCH_SIZE, Training
 from hpsearch.training.trainer import Trainer
 from hpsearch.trials.costs import Costs
 from hpsearch.trials.objective import Objective, settings_shown
@@ -98,7 +100,19 @@ class Search:
         keras.config.set_dtype_policy(self.training.precision)
         data = self.data.for_search()
         architecture = self._architecture(data)
-        asked = self._check(architecture)
+        asked, training = self._check(architecture, data)
+        job = replace(self, training=training)
+        return job._search(data, architecture, asked, config, make_progress)
+
+    def _search(
+        self,
+        data: SearchData,
+        architecture: Architecture,
+        asked: Asked,
+        config: Mapping[str, Any],
+        make_progress: Callable[..., Progress],
+    ) -> SearchResult:
+        """Run it, with training settings that say which way the monitored metric is better."""
         trainer = self.trainer(settings=self.training, data=data, schedule=self.schedule)
         progress = make_progress(self.training.monitor, self.training.epochs, self.training.maximize)
         study, tracking, parent = self._open(data, config, asked)
@@ -154,6 +168,7 @@ class Search:
                 has_cost=self.costs.second_objective is not None,
             )
             opening.check_same_settings(study, config, data.fingerprint)
+            opening.check_same_direction(study, self.training)
             if warm_start is not None:
                 warm_start.begin(study, self.space, asked)
             return study, tracking, opening.open_parent(study, tracking, data, self.data.path or data.name, config)
@@ -180,16 +195,19 @@ class Search:
             if not tracking.close(tracking.patience_s):
                 progress.say("MLflow is away; send what waits for it with: python -m hpsearch.doctor sync")
 
-    def _check(self, architecture: Architecture) -> Asked:
-        """Build one model, so that mistakes show before a study or a run is made; return what it asked for."""
+    def _check(self, architecture: Architecture, data: SearchData) -> tuple[Asked, Training]:
+        """Build one model, so that mistakes show before a study or a run is made.
+
+        Return what it asked for, and the training settings with the monitored metric's direction.
+        """
         probe = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
         hp = OptunaHyperParameters(probe, self.space)
         hypermodel = architecture.hypermodel(hp)
-        model = hypermodel.build(hp)
+        model = build_model(hypermodel, hp)
         if not owns_fit(hypermodel):
             self.space.check_used(hp.asked)
-        check_monitor(model, self.training.monitor)
-        return Asked(frozenset(hp.asked), probe.distributions)
+        training = directed(self.training, hypermodel, model, data)
+        return Asked(frozenset(hp.asked), probe.distributions), training
 
     def _tested_space(self, objective: Objective) -> Space:
         seed = derive(self.seed, objective.study.optuna.study_name, "lr_test")

@@ -12,17 +12,24 @@ from hpsearch.data.split import SearchData
 from hpsearch.errors import ConfigError
 from hpsearch.reports import figures
 from hpsearch.spaces.space import Space
-from hpsearch.studies.study import SharedStudy
+from hpsearch.studies.study import SharedStudy, maximizes
 from hpsearch.studies.warm_start import WARM_START
 from hpsearch.tracking.runs import ParentRun
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.training.range_test import RangeTest, advice, below, middles
+from hpsearch.training.settings import MAXIMIZE, MINIMIZE, Training
 from hpsearch.training.trainer import Trainer
 from hpsearch.trials.objective import settings_shown
 
 SETTINGS_OF_A_STUDY = ("data", "arch", "optimizer", "training", "schedule", "sparsity", "seed")
 SETTINGS_OF_A_SEARCH = (*SETTINGS_OF_A_STUDY, "space", "costs", "sampler", "pruner", "uncertainty")
-FREE_SETTINGS = ("data.path", "data.load.path", "training.steps_per_call", "training.jit_compile")
+FREE_SETTINGS = (
+    "data.path",
+    "data.load.path",
+    "training.steps_per_call",
+    "training.jit_compile",
+    "training.direction",  # what counts is which way it is, see `check_same_direction`
+)
 FINGERPRINT, OBJECTIVE = "data.fingerprint", "costs.second_objective"
 
 
@@ -49,6 +56,22 @@ def check_same_settings(study: SharedStudy, config: Mapping[str, Any], fingerpri
                 f"Study {name} was made with {key}={was}, not {now}; "
                 f"give study.name=NAME to start another one, or {back} to go on with this one."
             )
+
+
+def check_same_direction(study: SharedStudy, training: Training) -> None:
+    """Refuse to go on with a study that takes for better what is worse now.
+
+    Raises:
+        ConfigError: The monitored metric was maximized and is to be minimized, or vice versa.
+    """
+    theirs = maximizes(study.optuna)
+    if theirs != training.maximize:
+        was, now = (MAXIMIZE, MINIMIZE) if theirs else (MINIMIZE, MAXIMIZE)
+        raise ConfigError(
+            f"Study {study.optuna.study_name} was made to {was} {training.monitor}, not to {now}; "
+            f"give study.name=NAME to start another one, or training.direction={was} to go on with "
+            "this one."
+        )
 
 
 def open_parent(

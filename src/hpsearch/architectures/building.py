@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
+from typing import Any
 
+import keras
 import keras_tuner
+from keras.src.backend.common import global_state
 
 from hpsearch.architectures.compiling import OptimizerFactory
 from hpsearch.architectures.facts import DataFacts
@@ -58,3 +62,32 @@ def build_hypermodel(
             f"Expected arch._target_ to name a keras_tuner.HyperModel; {name} makes a {type(hypermodel).__name__}."
         )
     return hypermodel
+
+
+def build_model(hypermodel: keras_tuner.HyperModel, hp: keras_tuner.HyperParameters) -> keras.Model:
+    """Build a model whose metrics are called as those of every other model that is built so.
+
+    Keras numbers metrics that have no name of their own on and on, `auc`, `auc_1`, `auc_2`, in one
+    process; here the first of each model is `auc`.
+    """
+    model: keras.Model = hypermodel.build(hp)
+    compiled = getattr(model, "_compile_metrics", None)
+    given = [getattr(compiled, f"_user_{kind}", None) for kind in ("metrics", "weighted_metrics")]
+    metrics = {id(m): m for m in keras.tree.flatten(given) if isinstance(m, keras.metrics.Metric)}
+    numbered: dict[str, itertools.count[int]] = {}
+    for metric in metrics.values():
+        name = _numbered_name(metric)
+        if name is not None:
+            number = next(numbered.setdefault(name, itertools.count()))
+            metric.name = f"{name}_{number}" if number else name
+    return model
+
+
+def _numbered_name(metric: Any) -> str | None:
+    """Return the name of a metric without its number, None where it was given a name."""
+    counts = global_state.get_global_attribute("object_name_uids", default={})
+    name, _, number = metric.name.rpartition("_")
+    if not number.isdigit():
+        name, number = metric.name, "0"
+    is_of_class = name.replace("_", "") == type(metric).__name__.lower().replace("_", "")
+    return name if is_of_class and int(number) < counts.get(name, 0) else None

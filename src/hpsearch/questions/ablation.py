@@ -122,8 +122,11 @@ class Ablate:
     def run(self, config: Mapping[str, Any], command: str, console: Console) -> Answer:
         """Train what is missing, print the table, and return the answer."""
         data = self.data.for_search()
+        bench = Workbench(data)
+        arms = [(bench.directed(arm), composed) for arm, composed in self.arms]
         base = {key: config[key] for key in (*PARTS, "hyperparameters", "ablation") if key in config}
-        identity = digest(base, data.fingerprint, self.seed)
+        said = {k: v for k, v in base["training"].items() if (k, v) != ("direction", None)}
+        identity = digest({**base, "training": said}, data.fingerprint, self.seed)
         name = f"{data.name}-{self.ablation.name}"
         tags = {"hpsearch.ablation": self.ablation.name, "hpsearch.fingerprint": data.fingerprint}
         tags |= {"hpsearch.command": command, "hpsearch.data": data.name}
@@ -132,7 +135,7 @@ class Ablate:
             records.parent.data(data, self.data.path or data.name)
             ablation = self.ablation
             seeds = seeds_of(self.seed, "ablation", self.n_seeds)
-            session = Session(self.arms, seeds, records, Workbench(data), ablation.inspect, ablation.probes)
+            session = Session(arms, seeds, records, bench, ablation.inspect, ablation.probes)
             return self._answer(session.measure(console), records, console)
 
     def _answer(self, results: Results, records: Records, console: Console) -> Answer:

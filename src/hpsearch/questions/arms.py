@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpsearch.architectures.architecture import Architecture
+from hpsearch.architectures.building import build_model
 from hpsearch.architectures.export import n_weights, zero_shares
 from hpsearch.architectures.facts import DataFacts, measure
 from hpsearch.data.split import SearchData
@@ -24,6 +25,7 @@ from hpsearch.seeds import derive
 from hpsearch.spaces.bounds import Value
 from hpsearch.spaces.space import Space
 from hpsearch.training.brought import finished
+from hpsearch.training.directions import directed
 from hpsearch.training.schedules import Schedule
 from hpsearch.training.settings import Training
 from hpsearch.training.trainer import Trainer
@@ -117,7 +119,19 @@ class Workbench:
         """Return a fresh model of an arm, the same for the same seed."""
         keras.utils.set_random_seed(derive(seed, "weights"))
         hypermodel, hp = self._drawn(arm)
-        return hypermodel, hp, hypermodel.build(hp)
+        return hypermodel, hp, build_model(hypermodel, hp)
+
+    def directed(self, arm: Arm) -> Arm:
+        """Return an arm whose training settings say which way the monitored metric is better.
+
+        Raises:
+            ConfigError: Nothing says it, or the arm's models do not report the metric.
+        """
+        if arm.training.is_directed:
+            return arm
+        hypermodel, _, model = self.build(arm, 0)
+        training = directed(arm.training, hypermodel, model, self.data)
+        return replace(arm, parts={**arm.parts, "training": training})
 
     def trainer(self, arm: Arm) -> Trainer:
         """Return what fits an arm."""

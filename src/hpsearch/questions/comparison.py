@@ -63,6 +63,8 @@ class Compare:
         """Train what is missing, print the tables and return the answer."""
         data = self.data.for_search()
         check_data(self.studies, data.fingerprint, data.name)
+        bench = Workbench(data)
+        arms = [(bench.directed(arm), composed) for arm, composed in self.arms]
         names = [study.name for study in self.studies]
         identity = digest("comparison", names, [arm.hyperparameters for arm, _ in self.arms], self.seed)
         tags = {f"hpsearch.study.{s.name}": s.parent_run_id for s in self.studies}
@@ -73,7 +75,7 @@ class Compare:
             latency = Latency(256, (1, 100), 3, self.uncertainty)
             probes = (OnTest(self.data.test(), self.uncertainty), latency)
             seeds = seeds_of(self.seed, "confirm", self.n_seeds)
-            session = Session(self.arms, seeds, records, Workbench(data), inspect=False, probes=probes)
+            session = Session(arms, seeds, records, bench, inspect=False, probes=probes)
             return self._answer(session.measure(console), records, console)
 
     def _answer(self, results: Results, records: Records, console: Console) -> Answer:

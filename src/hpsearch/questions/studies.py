@@ -13,8 +13,9 @@ from optuna.trial import FrozenTrial
 from hpsearch.errors import ConfigError
 from hpsearch.spaces.bounds import Value
 from hpsearch.spaces.space import Space
-from hpsearch.studies.study import check_known, ranked
+from hpsearch.studies.study import check_known, maximizes, ranked
 from hpsearch.tracking.tracking import Tracking
+from hpsearch.training.settings import MAXIMIZE, MINIMIZE
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,14 @@ class FinishedStudy:
         trials: Its finished trials, the best first.
         parent_run_id: Its run.
         settings: What its trials share, by path, such as `data.fingerprint`.
+        direction: Whether it was to minimize or to maximize.
     """
 
     name: str
     trials: list[FrozenTrial]
     parent_run_id: str
     settings: Mapping[str, Any]
+    direction: str
 
     @staticmethod
     def hyperparameters(trial: FrozenTrial, config: Mapping[str, Any]) -> dict[str, Value]:
@@ -54,8 +57,9 @@ def find(name: str, storage: optuna.storages.BaseStorage) -> FinishedStudy:
     """
     check_known(name, storage)
     study = optuna.load_study(study_name=name, storage=storage)
-    maximize = study.directions[0] == optuna.study.StudyDirection.MAXIMIZE
-    best = ranked(study.get_trials(deepcopy=False), maximize)
+    best = ranked(study.get_trials(deepcopy=False), maximizes(study))
     if not best:
         raise ConfigError(f"No trial of study {name} has finished yet; the command that started it goes on with it.")
-    return FinishedStudy(name, best, study.user_attrs.get("parent_run_id", ""), study.user_attrs.get("settings", {}))
+    attrs, direction = study.user_attrs, MAXIMIZE if maximizes(study) else MINIMIZE
+    run_id = attrs.get("parent_run_id", "")
+    return FinishedStudy(name, best, run_id, attrs.get("settings", {}), direction)

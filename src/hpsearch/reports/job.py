@@ -19,7 +19,7 @@ from hpsearch.reports.record import record
 from hpsearch.reports.searched import Searched
 from hpsearch.studies.promotion import PausableStudy
 from hpsearch.studies.storage import SharedStorage, without_password
-from hpsearch.studies.study import check_known
+from hpsearch.studies.study import check_known, maximizes
 from hpsearch.tracking.runs import ParentRun
 from hpsearch.tracking.tracking import Tracking
 
@@ -82,19 +82,19 @@ class Report:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         storage = self.storage()
         check_known(self.study, storage)
-        parent_run_id = optuna.load_study(study_name=self.study, storage=storage).user_attrs.get("parent_run_id")
+        study = optuna.load_study(study_name=self.study, storage=storage)
+        parent_run_id = study.user_attrs.get("parent_run_id")
         if parent_run_id is None:
             raise ConfigError(f"Study {self.study} has no MLflow run yet; the command that started it goes on with it.")
         tracking = self.tracking()
         try:
             config = _recorded(tracking, parent_run_id, self.study)
-            training = rebuild(config["training"])
             searched = Searched(
                 name=self.study,
                 study=PausableStudy(self.study, storage, optuna.samplers.RandomSampler(), rebuild(config["pruner"])),
                 space=rebuild(config["space"]),
-                monitor=training.monitor,
-                maximize=training.maximize,
+                monitor=config["training"]["monitor"],
+                maximize=maximizes(study),
                 config=config,
                 tracking_uri=tracking.uri,
             )

@@ -194,6 +194,11 @@ def value_of(trial: FrozenTrial) -> float | None:
     return trial.values[0] if trial.values else None
 
 
+def maximizes(study: optuna.Study) -> bool:
+    """Return whether a study maximizes its monitored value."""
+    return study.directions[0] == StudyDirection.MAXIMIZE
+
+
 def ranked(trials: list[FrozenTrial], maximize: bool) -> list[FrozenTrial]:
     """Return the completed trials, the best value first, the earliest of equals."""
     complete = [t for t in trials if t.state == TrialState.COMPLETE]

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from hpsearch.errors import DivergedError
+from hpsearch.errors import ConfigError, DivergedError, did_you_mean
 from hpsearch.programs.order import Order
 from hpsearch.training.checkpoints import Checkpoint, Slot
 
@@ -40,7 +40,12 @@ class Fitted:
 
         Raises:
             DivergedError: A metric is NaN or infinite.
+            ConfigError: The monitored one is not among them.
         """
+        if monitor not in metrics:
+            valid = [name for name in metrics if not name.startswith("time/")]
+            said = did_you_mean(monitor, valid)
+            raise ConfigError(f"training.monitor={monitor} is no metric of this fit.{said}")
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise DivergedError(f"{name} is {value} after epoch {self.n_epochs + 1}.")

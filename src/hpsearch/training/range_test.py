@@ -11,6 +11,7 @@ import keras_tuner
 import numpy as np
 from numpy.typing import NDArray
 
+from hpsearch.architectures.building import build_model
 from hpsearch.errors import ConfigError, ModelError
 from hpsearch.seeds import derive
 from hpsearch.spaces.bounds import COMPLEMENT, Fixed, Range, Value, is_number
@@ -90,7 +91,8 @@ class RangeTest:
         keras.utils.set_random_seed(derive(seed, "weights"))
         hp = keras_tuner.HyperParameters()
         hp.values.update({**values, "learning_rate": self.low})
-        losses = trainer.sweep(hypermodel, hp, hypermodel.build(hp), derive(seed, "fit"), rates, self.steps_per_point)
+        model = build_model(hypermodel, hp)
+        losses = trainer.sweep(hypermodel, hp, model, derive(seed, "fit"), rates, self.steps_per_point)
         if len(losses) < 3:
             raise ModelError(f"The learning rate test diverged at {self.low:g}; give a smaller range_test.low.")
         return Curve(rates[: len(losses)], losses)

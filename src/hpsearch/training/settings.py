@@ -1,16 +1,16 @@
-"""Settings of a fit, and whether a model can be fitted by them."""
+"""Settings of a fit."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import keras
 
 from hpsearch.errors import ConfigError, did_you_mean
 
 BATCH_SIZE = "batch_size"  # the one hyperparameter that is the fit's and not the model's
 VAL_BATCH_SIZE = 1000
 PRECISIONS = ("float32", "mixed_bfloat16")
+MINIMIZE, MAXIMIZE = "minimize", "maximize"
+LOSS = "loss"  # the one metric whose name says which way it is better
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Training:
     steps_per_call: int
     precision: str
     jit_compile: bool | None
+    direction: str | None = None  # studies of earlier versions have recorded none
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 1), ("patience_epochs", 1), ("steps_per_call", 0)):
@@ -37,15 +38,18 @@ class Training:
         if self.averaging_epochs is not None and self.averaging_epochs < 0:
             raise ConfigError(f"training.averaging_epochs must be 0 or more, but is {self.averaging_epochs}.")
 
+        if self.direction not in (None, MINIMIZE, MAXIMIZE):
+            said = did_you_mean(str(self.direction), (MINIMIZE, MAXIMIZE))
+            raise ConfigError(f"There is no training.direction={self.direction}.{said}")
+
+    @property
+    def is_directed(self) -> bool:
+        """Whether it is known which way the monitored metric is better."""
+        return self.direction is not None or self.monitor.partition("/")[2] == LOSS
+
     @property
     def maximize(self) -> bool:
-        """Whether more of the monitored metric is better."""
-        return not self.monitor.endswith(("loss", "error"))
-
-
-def check_monitor(model: keras.Model, monitor: str) -> None:
-    """Raise ConfigError unless fitting `model` will report `monitor`."""
-    names = ["loss", *(m if isinstance(m, str) else m.name for m in model.get_compile_config()["metrics"] or [])]
-    valid = [f"{part}/{name}" for part in ("train", "val") for name in names]
-    if monitor not in valid:
-        raise ConfigError(f"training.monitor={monitor} is no metric of this model.{did_you_mean(monitor, valid)}")
+        """Whether more of the monitored metric is better, as `directions.directed` has found."""
+        if not self.is_directed:
+            raise ValueError(f"Expected a direction of {self.monitor}. Received: direction=None")
+        return self.direction == MAXIMIZE

@@ -12,6 +12,7 @@ import keras
 import keras_tuner
 import numpy as np
 
+from hpsearch.architectures.building import build_model
 from hpsearch.architectures.compiling import labels_for
 from hpsearch.data.split import Examples, SearchData
 from hpsearch.errors import ConfigError
@@ -291,7 +292,7 @@ class Trainer:
             program = proved_program(
                 structure,
                 work.model,
-                lambda: work.hypermodel.build(work.hp),
+                lambda: build_model(work.hypermodel, work.hp),
                 work.tensors,
                 order,
                 self.answers,

@@ -13,6 +13,7 @@ import optuna
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 from optuna.trial import FrozenTrial
 
+from hpsearch.architectures.building import build_model
 from hpsearch.seeds import GLOBAL_GENERATOR, derive
 from hpsearch.spaces.hyperparameters import OptunaHyperParameters
 from hpsearch.spaces.space import Space
@@ -108,7 +109,7 @@ class Objective:
         with GLOBAL_GENERATOR:
             keras.utils.set_random_seed(derive(seed, "weights"))
             hypermodel = self.make(hp)
-            model = hypermodel.build(hp)
+            model = build_model(hypermodel, hp)
         attempt.name = TrialName(attempt.number, hp.values)
         attempt.run.tag({MLFLOW_RUN_NAME: attempt.name, **self._origin(attempt)})
         attempt.run.params({**self.settings, **hp.values, "trial_seed": seed})
