@@ -31,6 +31,10 @@ class OutOfTimeError(Exception):
     """The search's time is over in the middle of a trial."""
 
 
+class GivenBackError(Exception):
+    """Another slot has ended the search: what this one was trying is given back."""
+
+
 @dataclass
 class Attempt:
     """A claimed trial that is being tried.
@@ -83,6 +87,7 @@ class Attempt:
             KeyboardInterrupt: The person stopped the search; the trial will be tried again.
             Preempted: The same, by the cluster.
             OutOfTimeError: The same, by the budget's clock.
+            GivenBackError: The same, by what another slot met.
             UserError: No trial of this search could do better, such as an unknown metric.
         """
         with self.lease.kept():
@@ -99,7 +104,7 @@ class Attempt:
             except Preempted as error:
                 self._give_back("preempted", str(error))
                 raise
-            except (KeyboardInterrupt, OutOfTimeError, SystemExit, UserError) as error:
+            except (KeyboardInterrupt, OutOfTimeError, GivenBackError, SystemExit, UserError) as error:
                 self._give_back("interrupted", str(error) or type(error).__name__)
                 raise
             except Exception as error:  # a trial may fail in any way; the search goes on until budget.max_failures

@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial
 from hpsearch.seeds import GLOBAL_GENERATOR, derive
 from hpsearch.spaces.hyperparameters import OptunaHyperParameters
 from hpsearch.spaces.space import Space
+from hpsearch.studies.machines import Preempted
 from hpsearch.studies.study import SharedStudy
 from hpsearch.studies.warm_start import WARM_START
 from hpsearch.tracking.runs import ChildRun, ParentRun, TrialName
@@ -24,7 +25,7 @@ from hpsearch.training.brought import becomes_another, finished, owns_fit
 from hpsearch.training.checkpoints import Checkpoints, Slot
 from hpsearch.training.epochs import Fitted
 from hpsearch.training.trainer import Trainer
-from hpsearch.trials.attempt import Attempt, Ended
+from hpsearch.trials.attempt import Attempt, Ended, GivenBackError
 from hpsearch.trials.costs import Costs
 from hpsearch.trials.progress import Progress
 
@@ -64,11 +65,23 @@ class Objective:
     root_seed: int
     deadline: float = float("inf")
     _claiming: threading.Lock = field(default_factory=threading.Lock)
+    _stopped: BaseException | None = None
 
     def claim(self) -> optuna.Trial | None:
         """Return a trial to run, or None, as `SharedStudy.claim` does."""
         with self._claiming:
             return self.study.claim()
+
+    def stop(self, error: BaseException) -> None:
+        """Let the trials of all slots be given back, since `error` has ended the search in one of them."""
+        is_from_outside = isinstance(error, (KeyboardInterrupt, Preempted))
+        self._stopped = error if is_from_outside else GivenBackError(f"another slot ended the search: {error}")
+        self.trainer.stop(self._stopped)
+
+    def leave_if_stopped(self) -> None:
+        """Raise what `stop` was told; called where a trial can be given back without a loss."""
+        if self._stopped is not None:
+            raise self._stopped
 
     def run(self, trial: optuna.Trial) -> None:
         """Run a claimed trial to its end, whatever that is; see `Attempt.kept` for what is raised."""
@@ -116,6 +129,7 @@ class Objective:
             value = metrics[self.trainer.settings.monitor]
             self.progress.epoch(epoch, value)
             attempt.epoch(epoch, metrics, value)
+            self.leave_if_stopped()
 
         costs = {} if becomes_another(hypermodel) else self._weigh(attempt, model)
         fitted = self.trainer.fit(hypermodel, hp, model, derive(seed, "fit"), listen, slot=slot)
