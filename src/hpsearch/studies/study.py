@@ -7,7 +7,7 @@ it, so workers need nothing in common but the storage. What Optuna does not know
     lease       until when (Unix time) the trial counts as alive without a word from its worker
     job         the SLURM job that the worker is, if it is one
     reason      why it did not complete: pruned, diverged, infeasible, killed, preempted, interrupted, out_of_memory,
-                error, surplus
+                timed_out, error, surplus
     message     the same, for people
     history     what its suggestions were based on; see history.py
     ticket      what it is called and seeded by: its number, had no trial before it been tried again
