@@ -23,7 +23,7 @@ from hpsearch.errors import SearchError, TakenOverError, UserError
 from hpsearch.studies import machines
 from hpsearch.studies.leases import Worker
 from hpsearch.studies.machines import Preempted, leave_if_asked, leaving_on_signal
-from hpsearch.trials.attempt import Attempt, reason_of
+from hpsearch.trials.attempt import Attempt, GivenBackError, reason_of
 from short_trials import SPACE, ShortTrials
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -193,11 +193,23 @@ def test_a_trial_that_was_killed_between_two_draws_can_be_replayed_too(tmp_path,
     assert (result.n_same, result.differing) == (n_before + 2, [])
 
 
+class XlaRuntimeError(RuntimeError):
+    """As JAX raises it, which tests may lack: the reason stands in its text alone."""
+
+
+class ResourceExhaustedError(Exception):
+    """As TensorFlow raises it, with node and operation before the text."""
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
         (MemoryError(), "out_of_memory"),
         (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 4 bytes."), "out_of_memory"),
+        (ValueError("CUDA_ERROR_OUT_OF_MEMORY: out of memory"), "out_of_memory"),
+        (XlaRuntimeError("RESOURCE_EXHAUSTED: Failed to allocate 8 bytes"), "out_of_memory"),
+        (ResourceExhaustedError(None, None, "OOM when allocating tensor"), "out_of_memory"),
+        (OSError(12, "Cannot allocate memory"), "out_of_memory"),
         (ValueError("bug"), "error"),
         (OSError(28, "full"), "error"),
     ],
@@ -298,10 +310,24 @@ def test_an_error_in_a_trial_is_recorded_on_both_sides(tracked):
     with attempt.kept():
         raise MemoryError("no more")
     assert tracking.spool.drain(60)
-    assert ended == [("failed: MemoryError: no more", None)]
+    ((outcome, _),) = ended
+    assert outcome.startswith("failed: There was not enough memory: give a smaller training.batch_size")
+    assert outcome.endswith(". MemoryError: no more")
     run = tracking.find_child(parent, attempt.number)
     assert (run.info.status, run.data.tags["hpsearch.reason"]) == ("FAILED", "out_of_memory")
     assert states(study)[-1] == ("FAIL", "out_of_memory")
+
+
+def test_a_trial_that_a_slot_gives_back_is_tried_again(tracked):
+    _, study, tracking, parent = tracked
+    object.__setattr__(study.budget, "n_trials", 7)
+    trial = study.claim()
+    attempt = Attempt.of(trial, study=study, tracking=tracking, parent=parent, ended=lambda *_: None, deadline=math.inf)
+    with pytest.raises(GivenBackError), attempt.kept():
+        raise GivenBackError("another slot ended the search: too many failures")
+    run = tracking.find_child(parent, attempt.number)
+    assert (run.info.status, run.data.tags["hpsearch.reason"]) == ("KILLED", "interrupted")
+    assert states(study)[-2:] == [("FAIL", "interrupted"), ("WAITING", None)]
 
 
 def test_a_trial_that_is_taken_over_while_it_draws_is_no_failure_of_its_own(tracked):

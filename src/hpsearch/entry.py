@@ -28,8 +28,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hpsearch.command_line import CONF, as_overrides, check
+from hpsearch.command_line import CONF, MULTIRUN, as_overrides, check
 from hpsearch.errors import ConfigError, HpsearchError, UserError
+from hpsearch.studies import restarting
 from hpsearch.studies.machines import Preempted
 from hpsearch.terminal import Terminal, take_flags
 
@@ -73,6 +74,8 @@ def usage(root: str) -> str:
 
 def run(root: str, script: Callable[[], Any]) -> None:
     """Check the command line of an entry script, run it under Hydra, and end with the right exit status."""
+    if script.__module__ == "__main__" and not set(MULTIRUN) & set(sys.argv[1:]):
+        restarting.remember()
     prepare_environment()
     sys.argv[1:] = as_overrides(take_flags(sys.argv[1:]))
     if {"-m", "--multirun"} & set(sys.argv[1:]):
@@ -132,6 +135,7 @@ def instantiate(config: DictConfig) -> Any:
     prepare_environment()  # a launcher's processes have not come through `run`
     if _was_interrupted:
         raise KeyboardInterrupt
+    _prepare_restart()
     try:
         with _native_noise_held_back():
             import keras  # noqa: F401, PLC0415 (seconds that a typo must not cost; TensorFlow's libraries write to the terminal while they load)
@@ -157,6 +161,14 @@ def instantiate(config: DictConfig) -> Any:
         raise ConfigError(f"{place} cannot be built: {cause or error}") from error
     _check_partials(job if isinstance(job, dict) else vars(job))
     return job
+
+
+def _prepare_restart() -> None:
+    """Let a process that takes this one's place write to the same folder; a job of a sweep has no such process."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.RUN:
+        restarting.forget()
+    elif "'" not in (folder := HydraConfig.get().runtime.output_dir):
+        restarting.keep(f"hydra.run.dir='{folder}'")
 
 
 def _check_partials(parts: Mapping[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -30,6 +29,7 @@ from hpsearch.spaces.hyperparameters import OptunaHyperParameters
 from hpsearch.spaces.space import Space
 from hpsearch.studies.budget import Budget
 from hpsearch.studies.machines import Preempted, leaving_on_signal
+from hpsearch.studies.restarting import deadline
 from hpsearch.studies.sampling import SeededSampler
 from hpsearch.studies.storage import SharedStorage
 from hpsearch.studies.study import SharedStudy
@@ -132,7 +132,7 @@ class Search:
             progress=progress,
             settings={key: value for key, value in shown.items() if key.partition(".")[2] not in architecture.drawn},
             root_seed=self.seed,
-            deadline=time.monotonic() + (self.budget.timeout_s or math.inf),
+            deadline=deadline(self.budget.timeout_s or math.inf),
         )
         with leaving_on_signal(self.budget.grace_s), self._closing(conclusion, progress):
             if self.lr_test:

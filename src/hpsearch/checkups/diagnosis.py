@@ -12,6 +12,7 @@ from mlflow.entities import Metric, Run
 from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.spaces.space import Space
+from hpsearch.studies.budget import FAILED_REASONS
 from hpsearch.studies.leases import WORKER, is_dead
 from hpsearch.studies.promotion import is_seen_paused
 from hpsearch.studies.sampling import SURPLUS
@@ -159,7 +160,7 @@ def expected_status(trial: FrozenTrial) -> str:
         return "FINISHED"
     if trial.state == TrialState.RUNNING:
         return "RUNNING"
-    return "FAILED" if reason in ("diverged", "error", "out_of_memory") else "KILLED"
+    return "FAILED" if reason in ("diverged", *FAILED_REASONS) else "KILLED"
 
 
 def _last_tries(trials: list[FrozenTrial]) -> dict[int, FrozenTrial]:

@@ -10,7 +10,7 @@ from hpsearch.errors import ConfigError, SearchError
 from hpsearch.studies.sampling import SURPLUS
 
 SPENT = (TrialState.COMPLETE, TrialState.PRUNED)
-FAILED_REASONS = ("error", "out_of_memory")
+FAILED_REASONS = ("error", "out_of_memory", "timed_out")
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Budget:
     lease_s: float
     linger: bool
     grace_s: float
+    trial_timeout_s: float | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("n_trials", 1), ("max_failures", 0), ("max_retries", 0), ("grace_s", 0)):
@@ -31,8 +32,9 @@ class Budget:
                 raise ConfigError(f"budget.{name} must be at least {least}, but is {getattr(self, name)}.")
         if self.lease_s <= 0:
             raise ConfigError(f"budget.lease_s must be above 0, but is {self.lease_s}.")
-        if self.timeout_s is not None and self.timeout_s <= 0:
-            raise ConfigError(f"budget.timeout_s must be above 0, or null for no limit, but is {self.timeout_s}.")
+        for name, value in (("timeout_s", self.timeout_s), ("trial_timeout_s", self.trial_timeout_s)):
+            if value is not None and not value > 0:
+                raise ConfigError(f"budget.{name} must be above 0, or null for no limit, but is {value}.")
 
     def has_room(self, trials: list[FrozenTrial]) -> bool:
         """Return whether these trials leave any of it; one that runs holds its place."""

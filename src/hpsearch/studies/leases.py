@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 
 from hpsearch.studies.patience import impatient
+from hpsearch.studies.restarting import n_restarts
 
 WORKER, LEASE = "worker", "lease"
 CLOCK_STEP_S = 5.0  # a process's start is counted from a boot time that moves when the clock is set
@@ -29,25 +30,31 @@ CLOCK_STEP_S = 5.0  # a process's start is counted from a boot time that moves w
 
 @dataclass(frozen=True)
 class Worker:
-    """A process: the machine and process namespace that it is in, its id, when it started (Unix time)."""
+    """A process: the machine and process namespace that it is in, its id, when it started (Unix time).
+
+    `restarts` says how often it had been replaced by a fresh one: what an earlier one ran is dead.
+    """
 
     place: str
     pid: int
     started: float
+    restarts: int = 0
 
     @classmethod
     def this(cls) -> Worker:
         """Return the worker that this process is."""
-        return cls(_this_place(), os.getpid(), psutil.Process().create_time())
+        pid = os.getpid()
+        return cls(_this_place(), pid, psutil.Process().create_time(), n_restarts(pid))
 
     @classmethod
     def of(cls, text: str) -> Worker:
         """Read what `str(worker)` wrote."""
         place, pid, started = text.rsplit(":", 2)
-        return cls(place, int(pid), float(started))
+        started, _, restarts = started.partition("+")
+        return cls(place, int(pid), float(started), int(restarts or 0))
 
     def __str__(self) -> str:
-        return f"{self.place}:{self.pid}:{self.started:.2f}"
+        return f"{self.place}:{self.pid}:{self.started:.2f}" + (f"+{self.restarts}" if self.restarts else "")
 
     def is_elsewhere(self) -> bool:
         """Return whether it is on another machine or in another container."""
@@ -60,9 +67,17 @@ class Worker:
         try:
             found = psutil.Process(self.pid)
             is_same = abs(found.create_time() - self.started) < CLOCK_STEP_S
-            return not is_same or found.status() == psutil.STATUS_ZOMBIE
+            is_gone = not is_same or found.status() == psutil.STATUS_ZOMBIE
+            return is_gone or self.restarts < _restarts_of(found)
         except psutil.NoSuchProcess:
             return True
+
+
+def _restarts_of(process: psutil.Process) -> int:
+    try:
+        return n_restarts(process.pid, process.environ())
+    except (psutil.AccessDenied, OSError):  # another user's
+        return 0
 
 
 def _this_place() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,12 +30,47 @@ class Preempted(BaseException):
 
 
 _asked: list[int] = []
+_grace_s: list[float] = []  # while signals are waited for
+_alarms: list[Callable[[], None]] = []
+
+
+def asked_to_leave() -> int | None:
+    """Return the signal by which the cluster has asked this process to go, None where it has not."""
+    return _asked[0] if _asked else None
+
+
+def ring(after_s: float, every_s: float, alarm: Callable[[], None]) -> bool:
+    """Call `alarm` in the main thread, wherever that is, by a signal of the kernel's clock; what it raises is raised.
+
+    Returns:
+        False where no signals are waited for, or where this is not the main thread.
+    """
+    if not _grace_s or threading.current_thread() is not threading.main_thread():
+        return False
+    _alarms[:] = [alarm]
+    if not _asked:  # else the same clock tells how long this process may still be here
+        signal.setitimer(signal.ITIMER_REAL, after_s, every_s)
+    return True
+
+
+def stop_ringing() -> None:
+    """Take back what `ring` was told."""
+    _alarms.clear()
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    if _asked:
+        signal.setitimer(signal.ITIMER_REAL, _grace_s[0])
 
 
 def leave_if_asked() -> None:
     """Raise Preempted where the cluster has asked; called where a trial can be given back without a loss."""
     if _asked:
         raise Preempted(_asked[0])
+
+
+def _leave_or_wake(_number: int, _frame: Any) -> None:
+    leave_if_asked()
+    for alarm in _alarms:
+        alarm()
 
 
 @contextmanager
@@ -54,15 +89,14 @@ def leaving_on_signal(grace_s: float) -> Iterator[None]:
             _asked.append(number)
             signal.setitimer(signal.ITIMER_REAL, grace_s)
 
-    def leave(_number: int, _frame: Any) -> None:
-        raise Preempted(_asked[0])
-
     usual = {signal.SIGTERM, signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"]}
     before = {number: signal.signal(number, ask) for number in usual}
-    before[signal.SIGALRM] = signal.signal(signal.SIGALRM, leave)
+    before[signal.SIGALRM] = signal.signal(signal.SIGALRM, _leave_or_wake)
+    _grace_s[:] = [grace_s]
     try:
         yield
     finally:
+        _grace_s.clear()
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnectionError  # all are taken by other slots
 
 _impatient = threading.local()
 
@@ -18,7 +19,7 @@ _impatient = threading.local()
 def is_away(error: BaseException) -> bool:
     """Return whether an error says that the storage cannot be reached now, or is busy: the same call may work later."""
     causes = [error, error.__cause__]
-    return any(isinstance(cause, OperationalError | InterfaceError | OSError) for cause in causes)
+    return any(isinstance(cause, OperationalError | InterfaceError | NoConnectionError | OSError) for cause in causes)
 
 
 @contextmanager

@@ -48,6 +48,8 @@ class Hyperband(HyperbandPruner):
     def __init__(self, min_resource: int, max_resource: int, reduction_factor: int) -> None:
         check_rungs(min_resource, reduction_factor)
         super().__init__(min_resource, max_resource, reduction_factor)
+        study: Any = None  # which Optuna asks only where it has to guess the most epochs
+        self._try_initialization(study)  # now, not at a first epoch, at which two slots may be at once
 
     def _get_bracket_id(self, study: Study, trial: FrozenTrial) -> int:
         if trial.state == TrialState.FAIL and trial.user_attrs.get("reason") in RETRIED_REASONS:
@@ -57,6 +59,20 @@ class Hyperband(HyperbandPruner):
             number = ticket(trial, study._storage.get_all_trials(study._study_id, deepcopy=False))
         numbered: Any = _Numbered(number)
         return super()._get_bracket_id(study, numbered)
+
+
+class Prepared(NamedTuple):
+    """What one trial's suggestions come from.
+
+    Attributes:
+        sampler: Built for this trial alone.
+        history: The study as it was when the trial was claimed.
+        ticket: What the trial is called and seeded by.
+    """
+
+    sampler: BaseSampler
+    history: History
+    ticket: int
 
 
 class SeededSampler(BaseSampler):
@@ -73,50 +89,71 @@ class SeededSampler(BaseSampler):
 
     def __init__(self, make: Callable[..., BaseSampler], root_seed: int, per_trial: bool) -> None:
         self._make, self._root_seed, self._per_trial = make, root_seed, per_trial
-        self._sampler = make(seed=0)
-        self.history = History([])
-        self.ticket = 0
+        self._any = make(seed=0)
+        self._prepared: dict[int, Prepared] = {}  # by Optuna's number: slots run many trials at once
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Read the history, and build the sampler for `trial`."""
-        self.prepare(study.study_name, trial, History.now(study))
-        self._sampler.before_trial(self._past(study), trial)
+        prepared = self._prepared[trial.number] = self._prepare(study, trial)
+        prepared.sampler.before_trial(self._past(study, prepared), trial)
 
     def prepare(self, study_name: str, trial: FrozenTrial, history: History) -> BaseSampler:
         """Build and return the sampler for `trial` of a study with this history."""
-        self.history, self.ticket = history, ticket(trial, history.trials)
-        place = ("trial", self.ticket) if self._per_trial else ()
-        self._sampler = self._make(seed=derive(self._root_seed, study_name, "sampler", *place))
-        if isinstance(self._sampler, Sequential):
-            self._sampler.begin_at(self.ticket, derive(self._root_seed, study_name, "independent", self.ticket))
-        return self._sampler
+        number = ticket(trial, history.trials)
+        place = ("trial", number) if self._per_trial else ()
+        made = self._make(seed=derive(self._root_seed, study_name, "sampler", *place))
+        if isinstance(made, Sequential):
+            made.begin_at(number, derive(self._root_seed, study_name, "independent", number))
+        return made
 
-    def _past(self, study: Study) -> PastStudy:
-        return PastStudy.of(study, self.history)
+    def of(self, number: int) -> Prepared:
+        """Return what the suggestions of a trial that was claimed here come from, by Optuna's number."""
+        return self._prepared[number]
+
+    def forget(self, number: int) -> None:
+        """Drop what a trial that has ended or is paused was suggested from."""
+        self._prepared.pop(number, None)
+
+    def _prepare(self, study: Study, trial: FrozenTrial) -> Prepared:
+        history = History.now(study)
+        made = self.prepare(study.study_name, trial, history)
+        return Prepared(made, history, ticket(trial, history.trials))
+
+    def _for(self, study: Study, trial: FrozenTrial) -> tuple[BaseSampler, PastStudy]:
+        """A trial that was taken over meanwhile may still ask, before the storage refuses it."""
+        prepared = self._prepared.get(trial.number) or self._prepare(study, trial)
+        return prepared.sampler, self._past(study, prepared)
+
+    @staticmethod
+    def _past(study: Study, prepared: Prepared) -> PastStudy:
+        return PastStudy.of(study, prepared.history)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """As Optuna's."""
-        return self._sampler.infer_relative_search_space(self._past(study), trial)
+        made, past = self._for(study, trial)
+        return made.infer_relative_search_space(past, trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """As Optuna's."""
-        return self._sampler.sample_relative(self._past(study), trial, search_space)
+        made, past = self._for(study, trial)
+        return made.sample_relative(past, trial, search_space)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """As Optuna's."""
-        return self._sampler.sample_independent(self._past(study), trial, param_name, param_distribution)
+        made, past = self._for(study, trial)
+        return made.sample_independent(past, trial, param_name, param_distribution)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """As Optuna's."""
-        self._sampler.after_trial(study, trial, state, values)
+        self._for(study, trial)[0].after_trial(study, trial, state, values)
 
     def is_exhausted(self, n_tickets: int) -> bool:
         """Return whether there is no point left after `n_tickets` trials; only a grid ever ends."""
-        return isinstance(self._sampler, Grid) and n_tickets >= self._sampler.n_points
+        return isinstance(self._any, Grid) and n_tickets >= self._any.n_points
 
 
 class Sequential:

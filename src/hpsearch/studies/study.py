@@ -7,7 +7,7 @@ it, so workers need nothing in common but the storage. What Optuna does not know
     lease       until when (Unix time) the trial counts as alive without a word from its worker
     job         the SLURM job that the worker is, if it is one
     reason      why it did not complete: pruned, diverged, infeasible, killed, preempted, interrupted, out_of_memory,
-                error, surplus
+                timed_out, error, surplus
     message     the same, for people
     history     what its suggestions were based on; see history.py
     ticket      what it is called and seeded by: its number, had no trial before it been tried again
@@ -86,10 +86,10 @@ class SharedStudy(Telling):
         if PAUSED in trial.user_attrs:  # it has its place in the budget, and what it was based on is recorded
             self.write(trial, {**self._signature(), PROMOTED: trial.user_attrs[PAUSED]})
             return trial
-        history = self.sampler.history.record()
-        self.write(trial, {TICKET: self.sampler.ticket, "history": history, **self._signature()})
-        before = [t for t in self.sampler.history.trials if t.number < trial.number]  # read when `trial` was there
-        if not self.budget.has_room(before) or self.sampler.is_exhausted(self.sampler.ticket):
+        _, history, number = self.sampler.of(trial.number)
+        self.write(trial, {TICKET: number, "history": history.record(), **self._signature()})
+        before = [t for t in history.trials if t.number < trial.number]  # read when `trial` was there
+        if not self.budget.has_room(before) or self.sampler.is_exhausted(number):
             self.fail(trial, SURPLUS, "another worker had claimed the last trial of the budget")
             return None
         return trial
@@ -115,7 +115,7 @@ class SharedStudy(Telling):
             False where another worker was first to end it.
         """
         storage, trial_id = self.optuna._storage, trial._trial_id
-        self._unsent.clear()
+        self.let_go(trial)
         try:
             self.write(trial, {"reason": reason, "message": message})
             if reason in RETRIED_REASONS:
@@ -124,6 +124,11 @@ class SharedStudy(Telling):
         except optuna.exceptions.UpdateFinishedTrialError:
             return False
         return True
+
+    def let_go(self, trial: optuna.Trial | FrozenTrial) -> None:
+        """Drop what this process still holds of a trial that it has ended, or lost."""
+        super().let_go(trial)
+        self.sampler.forget(trial.number)
 
     def release_dead(self) -> list[FrozenTrial]:
         """Fail the running trials whose worker is dead, so that they are tried again; return all trials after that."""

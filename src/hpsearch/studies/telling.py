@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -20,13 +21,41 @@ from hpsearch.studies.storage import SharedStorage
 PROMOTED = "promoted"
 
 
+class Unsent:
+    """The values that wait for the storage, of each trial its own: slots report from threads of their own."""
+
+    def __init__(self) -> None:
+        self._values: dict[int, dict[int, float]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, trial: optuna.Trial, epoch: int, value: float) -> None:
+        """Let an epoch's value wait behind those of its trial that do already."""
+        with self._lock:
+            self._values.setdefault(trial._trial_id, {})[epoch] = value
+
+    def of(self, trial: optuna.Trial) -> list[tuple[int, float]]:
+        """Return the epochs and values of a trial that wait, in order."""
+        with self._lock:
+            return list(self._values.get(trial._trial_id, {}).items())
+
+    def sent(self, trial: optuna.Trial, epoch: int) -> None:
+        """An epoch's value has arrived."""
+        with self._lock:
+            self._values.get(trial._trial_id, {}).pop(epoch, None)
+
+    def drop(self, trial: optuna.Trial | FrozenTrial) -> None:
+        """Forget a trial."""
+        with self._lock:
+            self._values.pop(trial._trial_id, None)
+
+
 class Telling:
     """Tells a study, which may be away for a while: values wait for it, ends are waited for."""
 
     def __init__(self, study: PausableStudy, storage: SharedStorage) -> None:
         self.optuna, self.storage = study, storage
         self.worker = Worker.this()
-        self._unsent: list[tuple[int, float]] = []
+        self._unsent = Unsent()
 
     def trials(self) -> list[FrozenTrial]:
         """Return all trials, as they stand in the storage now."""
@@ -44,7 +73,7 @@ class Telling:
         Raises:
             TakenOverError: Another worker has ended the trial, taking this one for dead.
         """
-        self._unsent.append((epoch, value))
+        self._unsent.add(trial, epoch, value)
         self._unless_away(lambda: self._send(trial))
 
     def should_stop(self, trial: optuna.Trial, epoch: int) -> bool:
@@ -71,14 +100,17 @@ class Telling:
 
     def _send(self, trial: optuna.Trial) -> None:
         try:
-            while self._unsent:
-                epoch, value = self._unsent[0]
+            for epoch, value in self._unsent.of(trial):
                 if epoch not in trial._cached_frozen_trial.intermediate_values:
                     self._report(trial, value, epoch)
-                self._unsent.pop(0)
+                self._unsent.sent(trial, epoch)
         except optuna.exceptions.UpdateFinishedTrialError as error:
-            self._unsent.clear()
+            self.let_go(trial)
             raise taken_over(trial) from error
+
+    def let_go(self, trial: optuna.Trial | FrozenTrial) -> None:
+        """Drop the values of a trial that wait; those of other trials, in other slots, stay."""
+        self._unsent.drop(trial)
 
     def _report(self, trial: optuna.Trial, value: float, epoch: int) -> None:
         if self.has_cost:  # Optuna has no pruner for two objectives, and so refuses; people want the curves
@@ -102,6 +134,7 @@ class Telling:
         # Without a worker or a lease, or it would look dead to the others when it is taken up again.
         self.write(trial, {WORKER: "", LEASE: None})
         self.optuna.pause(trial)
+        self.let_go(trial)
 
     def end_paused(self) -> list[FrozenTrial]:
         """End the trials that are still paused, unless one that runs may yet promote them, and return them."""
@@ -139,11 +172,13 @@ class Telling:
             self._send(trial)
             self.write(trial, attrs)
             self.optuna.tell(trial, values, state=state)
+            self.let_go(trial)
         except (optuna.exceptions.UpdateFinishedTrialError, ValueError) as error:
             # A call that was repeated because its answer was lost finds that it has succeeded.
             ended = self.optuna._storage.get_trial(trial._trial_id)
             if not ended.state.is_finished():
                 raise
+            self.let_go(trial)
             if (ended.state, ended.user_attrs.get(WORKER)) != (state, str(self.worker)):
                 raise taken_over(trial) from error
 

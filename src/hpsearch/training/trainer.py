@@ -211,6 +211,13 @@ class Trainer:
     def stop(self, error: BaseException) -> None:
         """End the fits that other threads wait in; here there are none."""
 
+    def let_go(self) -> None:
+        """Let go of the program, which an error or an interruption may have left in any state: the next fit makes one.
+
+        Its memory is then free, which is what a trial that had too little needs of the one before.
+        """
+        self._program = None
+
     def _fit_its_own_way(self, hypermodel: Any, hp: Any, model: Any, tensors: Any, listener: Listener) -> Fitted:
         epochs = self._epochs(listener, model.get_weights)
         fit, model.fit = model.fit, partial(model.fit, batch_size=self.batch_size(hp))  # unless its way names another

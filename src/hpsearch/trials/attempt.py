@@ -21,14 +21,33 @@ from hpsearch.studies.telling import taken_over
 from hpsearch.tracking.runs import ChildRun, ParentRun, TrialName
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.trials.load import Load
+from hpsearch.trials.watchdog import TrialTimedOutError, Watch
 
 Ended = Callable[[str, float | None], None]
 TAKEN_OVER = (TakenOverError, optuna.exceptions.UpdateFinishedTrialError)  # the second where Optuna itself writes
+STATUS = {"diverged": "FAILED", "infeasible": "KILLED"}  # in MLflow, of what samplers learn from
+OUT_OF_MEMORY = "out_of_memory"
+NO_MEMORY = re.compile(  # XLA and CUDA say it in their text alone
+    "ResourceExhausted|MemoryError|RESOURCE_EXHAUSTED|OUT_OF_MEMORY|ALLOC_FAILED|[Oo]ut of memory|bad_alloc"
+    "|Cannot allocate memory"
+)
+NO_ROOM = (
+    "There was not enough memory: give a smaller training.batch_size, a smaller model by space.bounds, fewer workers "
+    "or trainer.n_slots on the device, or on a GPU training.precision=mixed_bfloat16. "
+)
+TOO_LONG = (
+    "It took longer than budget.trial_timeout_s={limit_s:g} seconds: give it longer, fewer training.epochs or a "
+    "smaller model by space.bounds, or look for what hangs in the model's own code."
+)
 HAND_OVER_S = 5.0  # what another worker may go on with at once should have arrived in MLflow, if that is there
 
 
 class OutOfTimeError(Exception):
     """The search's time is over in the middle of a trial."""
+
+
+class GivenBackError(Exception):
+    """Another slot has ended the search: what this one was trying is given back."""
 
 
 @dataclass
@@ -45,7 +64,9 @@ class Attempt:
         deadline: On `time.monotonic`'s clock; a trial that runs then is given back.
         name: What its run is called; the reason is added where it does not finish.
         load: What the trial's process takes of its machine.
+        watch: Ends it where it takes too long, from when it is entered.
         is_over: Whether it has ended for good: not given back, not paused.
+        has_failed: Whether that was in a way that may have left anything behind.
     """
 
     study: SharedStudy
@@ -57,7 +78,9 @@ class Attempt:
     deadline: float
     name: TrialName
     load: Load = field(default_factory=Load)
+    watch: Watch | None = None
     is_over: bool = False
+    has_failed: bool = False
 
     @classmethod
     def of(
@@ -83,6 +106,7 @@ class Attempt:
             KeyboardInterrupt: The person stopped the search; the trial will be tried again.
             Preempted: The same, by the cluster.
             OutOfTimeError: The same, by the budget's clock.
+            GivenBackError: The same, by what another slot met.
             UserError: No trial of this search could do better, such as an unknown metric.
         """
         with self.lease.kept():
@@ -92,18 +116,18 @@ class Attempt:
                 self._taken_over(error)
             except optuna.TrialPruned as error:
                 self._stop(str(error))
-            except DivergedError as error:
-                self._prune(error.reason, str(error), "FAILED")
-            except InfeasibleError as error:
-                self._prune(error.reason, str(error), "KILLED")
+            except TrialTimedOutError:
+                self._time_out()
+            except (DivergedError, InfeasibleError) as error:
+                self._prune(error.reason, str(error), STATUS[error.reason])
             except Preempted as error:
-                self._give_back("preempted", str(error))
+                self.give_back("preempted", str(error))
                 raise
-            except (KeyboardInterrupt, OutOfTimeError, SystemExit, UserError) as error:
-                self._give_back("interrupted", str(error) or type(error).__name__)
+            except (KeyboardInterrupt, OutOfTimeError, GivenBackError, SystemExit, UserError) as error:
+                self.give_back("interrupted", str(error) or type(error).__name__)
                 raise
             except Exception as error:  # a trial may fail in any way; the search goes on until budget.max_failures
-                self._fail(reason_of(error), f"{type(error).__name__}: {error}")
+                self._fail_by(error)
 
     def epoch(self, epoch: int, metrics: Mapping[str, float], value: float) -> None:
         """Write an epoch's metrics (counted from 1), and tell the pruner the value that is monitored.
@@ -113,6 +137,7 @@ class Attempt:
             TakenOverError: Another worker took this one for dead and tries the trial again.
             OutOfTimeError: The search's time is over.
             Preempted: The cluster asked this worker to go.
+            TrialTimedOutError: It has taken longer than a trial may.
         """
         if self.lease.is_lost.is_set():
             raise taken_over(self.trial)
@@ -123,6 +148,8 @@ class Attempt:
             raise OutOfTimeError("budget.timeout_s is over")
         if self.study.should_stop(self.trial, epoch):
             raise optuna.TrialPruned(f"{value:.4g} at epoch {epoch} was not among the best at that epoch")
+        if self.watch is not None:
+            self.watch.epoch()
 
     def finish(self, value: float, *more: float) -> None:
         """End it with its value, and that of a second objective.
@@ -158,14 +185,30 @@ class Attempt:
             self.is_over = True
             self.ended(outcome, value)
 
+    def _time_out(self) -> None:
+        if self.watch is not None:
+            self.watch.end()  # which the exception may have kept from its own end
+        self.expire()
+
+    def _fail_by(self, error: Exception) -> None:
+        reason = reason_of(error)
+        advice = NO_ROOM if reason == OUT_OF_MEMORY else ""
+        self._fail(reason, f"{advice}{type(error).__name__}: {error}")
+
     def _fail(self, reason: str, message: str) -> None:
         first_line = " ".join(re.sub(r"\x1b\[\d+m", "", message).split("\n\n")[:2])  # Keras says where, then what
         self.close(reason, message[:5000], "FAILED")
         self.study.fail(self.trial, reason, first_line)
-        self.is_over = True
+        self.is_over = self.has_failed = True
         self.ended(f"failed: {first_line}", None)
 
-    def _give_back(self, reason: str, message: str) -> None:
+    def expire(self, place: str = "") -> None:
+        """End it since it took too long; `place` is where it hung."""
+        limit_s = self.study.budget.trial_timeout_s or 0.0
+        self._fail("timed_out", TOO_LONG.format(limit_s=limit_s) + (f" It hung in {place}." if place else ""))
+
+    def give_back(self, reason: str, message: str) -> None:
+        """End this try, so that the trial is tried again."""
         self.close(reason, message, "KILLED")
         self.run.arrive(HAND_OVER_S)
         self.study.fail(self.trial, reason, message)
@@ -181,8 +224,7 @@ class Attempt:
         self.ended(f"failed: {error if isinstance(error, TakenOverError) else taken_over(self.trial)}", None)
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """Return the word for what went wrong in a trial."""
     names = " ".join(cls.__name__ for cls in type(error).__mro__)
-    marks = ("ResourceExhausted", "MemoryError", "RESOURCE_EXHAUSTED")  # XLA's errors say it in their text alone
-    return "out_of_memory" if any(mark in f"{names} {error}" for mark in marks) else "error"
+    return OUT_OF_MEMORY if NO_MEMORY.search(f"{names} {error}") else "error"

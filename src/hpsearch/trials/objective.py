@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +19,8 @@ from hpsearch.architectures.building import build_model
 from hpsearch.seeds import GLOBAL_GENERATOR, derive
 from hpsearch.spaces.hyperparameters import OptunaHyperParameters
 from hpsearch.spaces.space import Space
+from hpsearch.studies.machines import Preempted
+from hpsearch.studies.restarting import can_restart, restart
 from hpsearch.studies.study import SharedStudy
 from hpsearch.studies.warm_start import WARM_START
 from hpsearch.tracking.runs import ChildRun, ParentRun, TrialName
@@ -25,12 +29,14 @@ from hpsearch.training.brought import becomes_another, finished, owns_fit
 from hpsearch.training.checkpoints import Checkpoints, Slot
 from hpsearch.training.epochs import Fitted
 from hpsearch.training.trainer import Trainer
-from hpsearch.trials.attempt import Attempt, Ended
+from hpsearch.trials.attempt import HAND_OVER_S, Attempt, Ended, GivenBackError
 from hpsearch.trials.costs import Costs
 from hpsearch.trials.progress import Progress
+from hpsearch.trials.watchdog import Watch
 
 TRAINED = "hpsearch.trained"  # the tag that says which way a trial's model was trained
 MakeHyperModel = Callable[[keras_tuner.HyperParameters], keras_tuner.HyperModel]
+TELL_S = 30.0  # within which study and MLflow are told of trials that hang
 KeepModel = Callable[[keras.Model, ChildRun, Sequence[float]], None]
 
 
@@ -67,21 +73,70 @@ class Objective:
     deadline: float = float("inf")
     _claiming: threading.Lock = field(default_factory=threading.Lock)
     _said: set[str] = field(default_factory=set)
+    _stopped: BaseException | None = None
+    _running: dict[int, Attempt] = field(default_factory=dict)  # by Optuna's number
 
     def claim(self) -> optuna.Trial | None:
         """Return a trial to run, or None, as `SharedStudy.claim` does."""
         with self._claiming:
             return self.study.claim()
 
+    def stop(self, error: BaseException) -> None:
+        """Let the trials of all slots be given back, since `error` has ended the search in one of them."""
+        is_from_outside = isinstance(error, (KeyboardInterrupt, Preempted))
+        self._stopped = error if is_from_outside else GivenBackError(f"another slot ended the search: {error}")
+        self.trainer.stop(self._stopped)
+
+    def leave_if_stopped(self) -> None:
+        """Raise what `stop` was told; called where a trial can be given back without a loss."""
+        if self._stopped is not None:
+            raise self._stopped
+
     def run(self, trial: optuna.Trial) -> None:
         """Run a claimed trial to its end, whatever that is; see `Attempt.kept` for what is raised."""
-        attempt = self._attempt(trial, self.progress.end_trial)
+        attempt = self._running[trial.number] = self._attempt(trial, self.progress.end_trial)
         slot = self.checkpoints.of(self.study.optuna.study_name, attempt.number)
         seed = derive(self.root_seed, self.study.optuna.study_name, "trial", attempt.number)
-        with attempt.kept():
-            self._finish(attempt, *self._fit(attempt, seed, slot))
+        budget, trace = self.study.budget, slot.path.with_suffix(".hang")
+        attempt.watch = Watch(budget.trial_timeout_s, budget.grace_s, lambda: self._end_hanging(attempt), trace)
+        try:
+            with attempt.kept():
+                with attempt.watch:
+                    values = self._keep(attempt, *self._fit(attempt, seed, slot))
+                attempt.finish(*values)
+        finally:
+            del self._running[trial.number]
+        if attempt.has_failed and self.trainer.n_slots == 1:  # else others may be at it
+            self.trainer.let_go()
         if attempt.is_over:
             slot.remove()
+
+    def _end_hanging(self, attempt: Attempt) -> None:
+        """End a trial that does not end itself, and its process; the others of this process are tried again."""
+        self.stop(GivenBackError(f"trial {attempt.number} hangs"))
+        deadline = time.monotonic() + self.study.budget.grace_s / 2
+        while len(self._running) > 1 and time.monotonic() < deadline:  # those that train give themselves back
+            time.sleep(0.1)
+        is_single = can_restart()
+        thread = threading.Thread(target=self._end_all, args=(is_single,), daemon=True)
+        thread.start()
+        thread.join(TELL_S)  # the trial may hold what this needs
+        if is_single:
+            restart()
+        said = f"Error: trial {attempt.number} hangs, and nothing but the end of this process ends it."
+        os.write(2, f"{said} The same command goes on.\n".encode())
+        os._exit(1)
+
+    def _end_all(self, is_single: bool) -> None:
+        for attempt in list(self._running.values()):
+            if attempt.watch is not None and attempt.watch.is_overdue:
+                attempt.expire(attempt.watch.place)
+            else:
+                attempt.give_back("interrupted", "another trial of its process hung")
+        if is_single:
+            self.progress.say("The search goes on in a fresh process.")
+        for attempt in list(self._running.values()):
+            attempt.run.arrive(HAND_OVER_S)
 
     def _attempt(self, trial: optuna.Trial | FrozenTrial, ended: Ended) -> Attempt:
         return Attempt.of(
@@ -119,6 +174,7 @@ class Objective:
             value = metrics[self.trainer.settings.monitor]
             self.progress.epoch(epoch, value)
             attempt.epoch(epoch, metrics, value)
+            self.leave_if_stopped()
 
         costs = {} if becomes_another(hypermodel) else self._weigh(attempt, model)
 
@@ -150,13 +206,14 @@ class Objective:
         self.costs.check(found)
         return found
 
-    def _finish(self, attempt: Attempt, fitted: Fitted, model: keras.Model, costs: Mapping[str, float]) -> None:
+    def _keep(self, attempt: Attempt, fitted: Fitted, model: keras.Model, costs: Mapping[str, float]) -> list[float]:
+        """Keep what a fit came to, and return the values that the trial ends with."""
         best = {f"best/{key}": number for key, number in fitted.metrics.items() if not key.startswith("time/")}
         attempt.run.metrics({**best, "best/epoch": fitted.best_epoch})
         values = [fitted.metrics[self.trainer.settings.monitor]]
         values += [costs[self.costs.second_objective]] if self.costs.second_objective else []
         self.keep_model(model, attempt.run, values)
-        attempt.finish(*values)
+        return values
 
     def _origin(self, attempt: Attempt) -> dict[str, object]:
         begun = attempt.trial.user_attrs.get(WARM_START)

@@ -104,6 +104,9 @@ class Progress:
         """The running trial ended: `finished` with its value, or in another way."""
         where = self._where()
         self._look_again()
+        if not hasattr(self._own, "bar"):  # a watchdog ends a trial that hangs from another thread
+            self.say(f"{where}: {outcome}")
+            return
         best = best_trial(list(self._trials), self.maximize)
         is_best = value is not None and best is not None and number_of(best) == self._own.number
         shown = f"{outcome}, {self.monitor} {value:.4f}" if value is not None else outcome

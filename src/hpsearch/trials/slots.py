@@ -26,7 +26,7 @@ def run_trials(objective: Objective) -> None:
             try:
                 is_spent = all([slot.result() for slot in as_completed(slots)])
             except BaseException as error:
-                objective.trainer.stop(error)
+                objective.stop(error)
                 raise
     if is_spent:
         objective.end_paused()
@@ -37,6 +37,7 @@ def _fill(objective: Objective) -> bool:
     study = objective.study
     while time.monotonic() < objective.deadline:
         leave_if_asked()
+        objective.leave_if_stopped()
         trial = objective.claim()
         if trial is not None:
             try:
