@@ -21,7 +21,7 @@ from hpsearch.architectures.sparsity import Sparsity
 from hpsearch.data.split import Data, SearchData
 from hpsearch.errors import SearchError
 from hpsearch.pages.tables import terminal
-from hpsearch.reports.conclusion import Conclusion
+from hpsearch.reports.conclusion import N_SHOWN, Conclusion
 from hpsearch.reports.outcome import Outcome, best_rows
 from hpsearch.reports.result import SearchResult
 from hpsearch.seeds import derive
@@ -103,7 +103,9 @@ class Search:
         progress = make_progress(self.training.monitor, self.training.epochs, self.training.maximize)
         study, tracking, parent = self._open(data, config, asked)
         settings = (self.space, self.training, self.costs, self.registration, self.uncertainty, config)
-        conclusion = Conclusion(self.study["name"], study, tracking, parent, *settings)
+        makers = [part.func for part in (self.arch, self.optimizer)]
+        to_keep = data.val.images[:N_SHOWN]
+        conclusion = Conclusion(self.study["name"], study, tracking, parent, *settings, to_keep, makers)
         shown = settings_shown(config, ("arch", "optimizer", "training"))
         objective = Objective(
             make=architecture.hypermodel,
@@ -219,8 +221,8 @@ class Search:
             )
         version = cheapest = evaluation = None
         if not conclusion.study.is_running() and conclusion.study.claim_conclusion():
-            model, version = conclusion.register(best, data)
-            cheapest = conclusion.register_cheapest(data)
+            model, version = conclusion.register(best, data, progress)
+            cheapest = conclusion.register_cheapest(data, progress)
             subject = Subject(model, self.uncertainty, data.val, self.data.test())
             evaluation = conclusion.evaluate(subject, version, progress)
         else:
