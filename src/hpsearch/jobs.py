@@ -21,7 +21,7 @@ from hpsearch.architectures.sparsity import Sparsity
 from hpsearch.data.split import Data, SearchData
 from hpsearch.errors import SearchError
 from hpsearch.pages.tables import terminal
-from hpsearch.reports.conclusion import Conclusion
+from hpsearch.reports.conclusion import N_SHOWN, Conclusion
 from hpsearch.reports.outcome import Outcome, best_rows
 from hpsearch.reports.result import SearchResult
 from hpsearch.seeds import derive
@@ -43,6 +43,7 @@ from hpsearch.training.range_test import RangeTest
 from hpsearch.training.schedules import Schedule
 from hpsearch.training.settings import BATCH_SIZE, Training
 from hpsearch.training.trainer import Trainer
+from hpsearch.training.ways import known_structure
 from hpsearch.trials.costs import Costs
 from hpsearch.trials.objective import Objective, settings_shown
 from hpsearch.trials.progress import Progress
@@ -50,6 +51,23 @@ from hpsearch.trials.slots import run_trials
 from hpsearch.uncertainty.mc_dropout import McDropout
 from hpsearch.uncertainty.registration import Registration
 from hpsearch.uncertainty.subject import Subject
+
+SAME_STRUCTURE = {"learning_rate", "momentum", "dropout_rate"}  # hyperparameters that change no model's structure
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """What is known of a search before it begins.
+
+    Attributes:
+        asked: The hyperparameters that a model asked for.
+        training: The settings, with the direction of the monitored metric.
+        varies: Whether models of other hyperparameters have other structures.
+    """
+
+    asked: Asked
+    training: Training
+    varies: bool
 
 
 @dataclass(frozen=True)
@@ -100,24 +118,28 @@ class Search:
         keras.config.set_dtype_policy(self.training.precision)
         data = self.data.for_search()
         architecture = self._architecture(data)
-        asked, training = self._check(architecture, data)
-        job = replace(self, training=training)
-        return job._search(data, architecture, asked, config, make_progress)
+        checked = self._check(architecture, data)
+        job = replace(self, training=checked.training)
+        return job._search(data, architecture, checked, config, make_progress)
 
     def _search(
         self,
         data: SearchData,
         architecture: Architecture,
-        asked: Asked,
+        checked: _Checked,
         config: Mapping[str, Any],
         make_progress: Callable[..., Progress],
     ) -> SearchResult:
         """Run it, with training settings that say which way the monitored metric is better."""
         trainer = self.trainer(settings=self.training, data=data, schedule=self.schedule)
         progress = make_progress(self.training.monitor, self.training.epochs, self.training.maximize)
-        study, tracking, parent = self._open(data, config, asked)
+        trainer.varies = checked.varies
+        study, tracking, parent = self._open(data, config, checked.asked)
+        trainer.answers = study.answers
         settings = (self.space, self.training, self.costs, self.registration, self.uncertainty, config)
-        conclusion = Conclusion(self.study["name"], study, tracking, parent, *settings)
+        makers = [part.func for part in (self.arch, self.optimizer)]
+        to_keep = data.val.images[:N_SHOWN]
+        conclusion = Conclusion(self.study["name"], study, tracking, parent, *settings, to_keep, makers)
         shown = settings_shown(config, ("arch", "optimizer", "training"))
         objective = Objective(
             make=architecture.hypermodel,
@@ -195,19 +217,24 @@ class Search:
             if not tracking.close(tracking.patience_s):
                 progress.say("MLflow is away; send what waits for it with: python -m hpsearch.doctor sync")
 
-    def _check(self, architecture: Architecture, data: SearchData) -> tuple[Asked, Training]:
-        """Build one model, so that mistakes show before a study or a run is made.
-
-        Return what it asked for, and the training settings with the monitored metric's direction.
-        """
-        probe = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
-        hp = OptunaHyperParameters(probe, self.space)
-        hypermodel = architecture.hypermodel(hp)
-        model = build_model(hypermodel, hp)
+    def _check(self, architecture: Architecture, data: SearchData) -> _Checked:
+        """Build a model, so that mistakes show before a study or a run is made."""
+        model, hp, hypermodel, distributions = self._drawn(architecture, 0)
         if not owns_fit(hypermodel):
             self.space.check_used(hp.asked)
+        others: set[str] = set() if owns_fit(hypermodel) else hp.asked - SAME_STRUCTURE
+        structures = {known_structure(model, data.train.images)} if others else set()
         training = directed(self.training, hypermodel, model, data)
-        return Asked(frozenset(hp.asked), probe.distributions), training
+        for seed in (1, 2) if others else ():
+            structures.add(known_structure(self._drawn(architecture, seed)[0], data.train.images))
+        return _Checked(Asked(frozenset(hp.asked), distributions), training, varies=len(structures) > 1)
+
+    def _drawn(self, architecture: Architecture, seed: int) -> tuple[Any, Any, Any, Any]:
+        """Return a model of hyperparameters that are drawn at random, them, its HyperModel and their distributions."""
+        probe = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed)).ask()
+        hp = OptunaHyperParameters(probe, self.space)
+        hypermodel = architecture.hypermodel(hp)
+        return build_model(hypermodel, hp), hp, hypermodel, probe.distributions
 
     def _tested_space(self, objective: Objective) -> Space:
         seed = derive(self.seed, objective.study.optuna.study_name, "lr_test")
@@ -237,8 +264,8 @@ class Search:
             )
         version = cheapest = evaluation = None
         if not conclusion.study.is_running() and conclusion.study.claim_conclusion():
-            model, version = conclusion.register(best, data)
-            cheapest = conclusion.register_cheapest(data)
+            model, version = conclusion.register(best, data, progress)
+            cheapest = conclusion.register_cheapest(data, progress)
             subject = Subject(model, self.uncertainty, data.val, self.data.test())
             evaluation = conclusion.evaluate(subject, version, progress)
         else:

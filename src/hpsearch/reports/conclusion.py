@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +11,12 @@ from typing import Any
 
 import keras
 from mlflow.entities import Run
+from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
+from hpsearch.architectures.own_code import config_of, own_code
 from hpsearch.data.split import SearchData
-from hpsearch.errors import ModelError, TrackingError
+from hpsearch.errors import ModelError, SearchError, TrackingError
 from hpsearch.registry import Registry, Version
 from hpsearch.reports import pareto
 from hpsearch.reports.searched import Searched
@@ -26,12 +29,16 @@ from hpsearch.training.settings import Training
 from hpsearch.trials.costs import Costs
 from hpsearch.trials.progress import Progress
 from hpsearch.uncertainty.evaluation import Evaluation, evaluate
+from hpsearch.uncertainty.fresh_process import first_line
 from hpsearch.uncertainty.mc_dropout import McDropout
+from hpsearch.uncertainty.measured_again import CURE, MIXED_NOISE, NOISE, Expected, measure_again
 from hpsearch.uncertainty.registration import Registration
 from hpsearch.uncertainty.subject import Subject
 from hpsearch.uncertainty.version_page import CERTIFICATE
 
 N_KEPT = 5  # models of a study
+N_SHOWN = 256  # validation images whose outputs are kept with a model
+MEASURED_AGAIN, NOT_EVALUATED = "hpsearch.measured_again", "hpsearch.not_evaluated_because"
 DRAIN_S = 10.0  # a trial whose run has not arrived by then is not described
 
 
@@ -50,6 +57,8 @@ class Conclusion:
         registration: How the best model becomes a version.
         uncertainty: How MC Dropout is done.
         config: The composed configuration, as plain data.
+        shown: Images whose outputs are kept with a model, to know it again; None keeps none.
+        makers: The classes or functions of the configuration that make models, which may be a person's own.
     """
 
     name: str
@@ -62,6 +71,8 @@ class Conclusion:
     registration: Registration
     uncertainty: McDropout
     config: Mapping[str, Any]
+    shown: NDArray[Any] | None = None
+    makers: Sequence[object] = ()
 
     @property
     def registry(self) -> Registry:
@@ -83,34 +94,35 @@ class Conclusion:
         others = [(sign * other[0], *other[1:]) for other in complete]
         is_on_front = not any(all(a <= b for a, b in zip(other, mine, strict=True)) for other in others)
         if is_on_front or sum(other[0] <= mine[0] for other in others) < N_KEPT:
-            self.registry.keep(model, run)
+            self.registry.keep(model, run, self.shown)
 
-    def register(self, best: FrozenTrial, data: SearchData) -> tuple[keras.Model, Version]:
+    def register(self, best: FrozenTrial, data: SearchData, progress: Progress) -> tuple[keras.Model, Version]:
         """Make the best trial's model a version of the registered model, and return both.
 
         Raises:
             TrackingError: MLflow has not answered for `tracking.patience_s` seconds.
+            SearchError: In a fresh process the model is not the one that was trained; nothing is registered.
         """
         if not self.tracking.wait():
             raise TrackingError(
                 f"All trials are done, but MLflow does not answer at {without_password(self.tracking.uri)}; when it "
                 "does, the same command registers and evaluates the best model."
             )
-        model, version = self._version_of(best, data)
+        model, version = self._version_of(best, data, progress)
         self.parent.metrics({f"best/{self.training.monitor}": value_of(best) or 0.0})
         return model, self.registry.register(
             self.name,
             **version,
-            is_better=lambda champion: self.registration.compare(model, champion, data.val, self.uncertainty),
+            judge=lambda champion: self.registration.judge(model, champion, data, self.uncertainty),
         )
 
-    def register_cheapest(self, data: SearchData) -> Version | None:
+    def register_cheapest(self, data: SearchData, progress: Progress) -> Version | None:
         """Give the cheapest trial that is nearly as good as the best its alias; None where there is one objective."""
         objective, study = self.costs.second_objective, self.study.optuna
         if objective is None:
             return None
         chosen = pareto.cheapest(study, self.costs.tolerance)
-        _, version = self._version_of(chosen, data)
+        _, version = self._version_of(chosen, data, progress)
         best = self.best()
         why = (
             f"{objective} {chosen.values[1]:.4g} with {self.training.monitor} {chosen.values[0]:.4f}; "
@@ -118,18 +130,49 @@ class Conclusion:
         )
         return self.registry.give_alias(self.costs.alias, self.name, **version, why=why)
 
-    def _version_of(self, trial: FrozenTrial, data: SearchData) -> tuple[keras.Model, dict[str, Any]]:
+    def _version_of(
+        self, trial: FrozenTrial, data: SearchData, progress: Progress
+    ) -> tuple[keras.Model, dict[str, Any]]:
         """Return a trial's model, and what the registry needs to make it a version."""
         run = self._arrived(number_of(trial))
-        model = self.registry.kept(run.info.run_id)
+        model, config = self._kept(trial, run.info.run_id)
         shown = {key: value for key, value in run.data.metrics.items() if key.startswith(("best/val/", "model/"))}
         tags: dict[str, object] = {key.removeprefix("best/"): value for key, value in shown.items()}
         tags |= {"hpsearch.trial": number_of(trial), "hpsearch.study": self.name, "parent_run": self.parent.run_id}
 
-        def save(folder: Path) -> None:
-            self.registration.save(model, folder, data, self.uncertainty)
+        def save(folder: Path) -> dict[str, object]:
+            self.registration.save(model, folder, data, self.uncertainty, own_code(config, self.makers))
+            progress.say(f"Measuring the model of trial {number_of(trial)} again in a fresh process.")
+            expected = self._expected(trial, run, config)
+            return {MEASURED_AGAIN: measure_again(folder, data.val, data.n_classes, expected)}
 
         return model, {"run_id": run.info.run_id, "save": save, "tags": tags}
+
+    def _kept(self, trial: FrozenTrial, run_id: str) -> tuple[keras.Model, Any]:
+        """Return the model that a trial has kept, and its configuration as Keras writes it."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = self.registry.kept_file(run_id, Path(folder))
+            try:
+                return keras.models.load_model(file, compile=False), config_of(file)
+            except Exception as error:  # whatever Keras or a person's class raises
+                raise SearchError(
+                    f"The model of trial {number_of(trial)} is not registered: Keras cannot load what it has saved of "
+                    f"it ({first_line(error)}); {CURE}."
+                ) from error
+
+    def _expected(self, trial: FrozenTrial, run: Run, config: Any) -> Expected:
+        monitor, value = self.training.monitor, value_of(trial)
+        if not monitor.startswith("val/"):  # a training loss was measured with dropout, before the step
+            monitor = "val/loss"
+            value = run.data.metrics.get(f"best/{monitor}")
+        return Expected(
+            trial=f"trial {number_of(trial)}",
+            monitor=monitor,
+            value=value,
+            compile_config=config.get("compile_config"),
+            outputs=self.registry.kept_outputs(run.info.run_id),
+            noise=MIXED_NOISE if self.training.precision.startswith("mixed") else NOISE,
+        )
 
     def _arrived(self, number: int) -> Run:
         """Return a finished trial's run; another worker's may still be on its way.
@@ -155,6 +198,7 @@ class Conclusion:
             evaluation = evaluate(subject)
         except ModelError as error:  # somebody's HyperModel may have none
             progress.say(f"No MC Dropout evaluation: {error}")
+            self.tracking.client.set_model_version_tag(version.name, version.number, NOT_EVALUATED, str(error))
             return None
         self.parent.metrics(evaluation.metrics())
         tags = {key: f"{value:.6g}" for key, value in evaluation.metrics().items()}

@@ -66,8 +66,7 @@ class SearchResult:
             console.print(section.as_table())
             console.print(section.text, soft_wrap=True, markup=False)
         for version in self.versions:
-            said = f"Registered as version {version.number} of {version.name}, alias {version.alias}"
-            console.print(f"{said} ({version.why}).", soft_wrap=True, markup=False)
+            console.print(version.sentence(), soft_wrap=True, markup=False)
         for line in self.next_steps():
             console.print(line, soft_wrap=True, markup=False)
 

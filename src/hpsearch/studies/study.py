@@ -22,6 +22,7 @@ it, so workers need nothing in common but the storage. What Optuna does not know
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
 
 import optuna
@@ -32,6 +33,7 @@ from hpsearch.errors import ConfigError, did_you_mean
 from hpsearch.studies.budget import SPENT, Budget, n_tickets
 from hpsearch.studies.leases import LEASE, WORKER, Lease, Worker, is_dead
 from hpsearch.studies.machines import job_id
+from hpsearch.studies.patience import impatient, is_away
 from hpsearch.studies.promotion import PAUSED, PausableStudy
 from hpsearch.studies.sampling import RETRIED_REASONS, SURPLUS, TICKET, SeededSampler, ticket
 from hpsearch.studies.storage import SharedStorage, storage_errors
@@ -66,6 +68,11 @@ class SharedStudy(Telling):
             optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
             study = PausableStudy(name, storage, sampler, pruner)
         return cls(study, storage, sampler, budget)
+
+    @property
+    def answers(self) -> MutableMapping[str, str]:
+        """What the study remembers of its models: which way they are trained, the same for all workers."""
+        return Answers(self.optuna)
 
     def n_spent(self) -> int:
         """Return how many trials are finished or pruned."""
@@ -176,6 +183,44 @@ class SharedStudy(Telling):
 
     def _is_others(self, worker: Worker, lease: float) -> bool:
         return str(worker) != str(self.worker) and time.time() < lease and not worker.is_seen_dead()
+
+
+class Answers(MutableMapping[str, str]):
+    """Texts that a study remembers by name; while its storage is away, this process alone does."""
+
+    def __init__(self, study: optuna.Study) -> None:
+        self._study = study
+        self._known: dict[str, str] = {}
+
+    def __getitem__(self, name: str) -> str:
+        if name not in self._known:
+            self._known[name] = self._stored()[name]
+        return self._known[name]
+
+    def __setitem__(self, name: str, text: str) -> None:
+        self._known[name] = text
+        self._unless_away(lambda: self._study.set_user_attr(name, text))
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError("Expected an answer to be remembered for good.")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored() | self._known)
+
+    def __len__(self) -> int:
+        return len(self._stored() | self._known)
+
+    def _stored(self) -> dict[str, str]:
+        return dict(self._unless_away(lambda: self._study.user_attrs) or {})
+
+    def _unless_away(self, call: Callable[[], Any]) -> Any:
+        try:
+            with impatient():
+                return call()
+        except Exception as error:
+            if not is_away(error):
+                raise
+            return None
 
 
 def check_known(name: str, storage: optuna.storages.BaseStorage) -> None:

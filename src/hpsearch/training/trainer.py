@@ -216,7 +216,7 @@ class Trainer:
 
         Its memory is then free, which is what a trial that had too little needs of the one before.
         """
-        self._program = None
+        self._held = None
 
     def _fit_its_own_way(self, hypermodel: Any, hp: Any, model: Any, tensors: Any, listener: Listener) -> Fitted:
         epochs = self._epochs(listener, model.get_weights)
@@ -308,10 +308,6 @@ class Trainer:
             )
             self._held = (program, kind)
         return self._held[0]
-
-    def let_go(self) -> None:
-        """Give up the program, so that its memory is free for the next trial."""
-        self._held = None
 
 
 def _arrays(part: Examples, form: str, n_classes: int) -> tuple[np.ndarray, np.ndarray]:

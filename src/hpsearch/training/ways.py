@@ -50,6 +50,14 @@ def structure_of(model: keras.Model, images: Any) -> str:
         raise NoProgramError(str(error)) from error
 
 
+def known_structure(model: keras.Model, images: Any) -> str | None:
+    """Return the fingerprint of a model; None where no program may train it."""
+    try:
+        return structure_of(model, images)
+    except NoProgramError:
+        return None
+
+
 def _build(model: keras.Model, images: Any) -> None:
     """Build a model that waits for its input, as `fit` does: by shapes alone, which draws no random number."""
     try:
@@ -62,7 +70,7 @@ def own_steps(model: keras.Model) -> str | None:
     """Return the name of what a model or its class does otherwise than `keras.Model` when it trains."""
     for cls in type(model).__mro__:
         if not _is_of_keras(cls):
-            changed = sorted(STEPS & vars(cls).keys())
+            changed: list[str] = sorted(STEPS & vars(cls).keys())
             if changed:
                 return changed[0]
     replaced: list[str] = sorted(

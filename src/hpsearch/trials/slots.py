@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from hpsearch.studies.machines import leave_if_asked
 from hpsearch.trials.attempt import OutOfTimeError
+from hpsearch.trials.memory import Memory
 from hpsearch.trials.objective import Objective
 
 LINGER_EVERY_S = 2.0
@@ -34,7 +35,7 @@ def run_trials(objective: Objective) -> None:
 
 def _fill(objective: Objective) -> bool:
     """Run one trial after the other; return whether the budget is spent."""
-    study = objective.study
+    study, memory = objective.study, Memory()
     while time.monotonic() < objective.deadline:
         leave_if_asked()
         objective.leave_if_stopped()
@@ -42,6 +43,8 @@ def _fill(objective: Objective) -> bool:
         if trial is not None:
             try:
                 objective.run(trial)
+                if objective.trainer.n_slots == 1:
+                    memory.after_trial(objective.trainer, objective.tracking)
             except OutOfTimeError:
                 return False
         elif study.budget.linger and study.others_run():

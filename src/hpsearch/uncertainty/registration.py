@@ -11,14 +11,17 @@ from pathlib import Path
 
 import keras
 import mlflow
+import numpy as np
 from mlflow.models import Model, ModelSignature
 from mlflow.models.model import MLMODEL_FILE_NAME
 from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
+from hpsearch.architectures.own_code import OwnCode, config_of, own_code
 from hpsearch.data.split import Examples, SearchData
 from hpsearch.errors import ConfigError, ModelError, did_you_mean
+from hpsearch.metrics import Floats, Ints
 from hpsearch.uncertainty.conformal import threshold
-from hpsearch.uncertainty.differences import MEASURES, compare
+from hpsearch.uncertainty.differences import MEASURES, Difference, compare
 from hpsearch.uncertainty.mc_dropout import McDropout
 from hpsearch.uncertainty.passes import Sampler
 from hpsearch.uncertainty.served_model import MODEL, RECORD, Record
@@ -56,6 +59,27 @@ class Registration:
                 f"coverage={self.coverage}, level={self.level}, n_resamples={self.n_resamples}."
             )
 
+    def judge(
+        self, challenger: keras.Model, champion: keras.Model | None, data: SearchData, settings: McDropout
+    ) -> tuple[bool, str]:
+        """Return whether a model may be champion, and the reason: it must beat chance, and a champion if there is one.
+
+        Chance answers each image with the shares of the classes in the train part.
+        """
+        shares = np.bincount(data.train.labels, minlength=data.n_classes) / len(data.train)
+        mine = plain_probs(challenger, data.val.images, settings)
+        # Answers that always say the same shares are calibrated, so calibration alone cannot tell them from a model.
+        measure = "nll" if self.measure == "ece" else self.measure
+        found = self._difference(np.tile(shares, (len(mine), 1)), mine, data.val.labels, measure)
+        if found.verdict(self.level) != "better":
+            return False, (
+                f"val/{measure} {found.values[1]:.4f} is no better than chance, which has {found.values[0]:.4f} "
+                f"(p = {found.p:.2g})"
+            )
+        if champion is None:
+            return True, "there was no champion"
+        return self.compare(challenger, champion, data.val, settings)
+
     def compare(
         self, challenger: keras.Model, champion: keras.Model, val: Examples, settings: McDropout
     ) -> tuple[bool, str]:
@@ -63,10 +87,7 @@ class Registration:
         if champion.input_shape != challenger.input_shape or champion.output_shape != challenger.output_shape:
             return False, "the champion is of other images or classes"
         theirs, mine = (plain_probs(model, val.images, settings) for model in (champion, challenger))
-        (found,) = compare(
-            theirs, mine, val.labels,
-            n_resamples=self.n_resamples, level=self.level, seed=self.seed, measures=(self.measure,),
-        )  # fmt: skip
+        found = self._difference(theirs, mine, val.labels, self.measure)
         is_better = found.verdict(self.level) == "better"
         how = "better by more than chance" if is_better else "not better by more than chance"
         return is_better, (
@@ -74,28 +95,49 @@ class Registration:
             f"is {how} (p = {found.p:.2g})"
         )
 
-    def save(self, model: keras.Model, folder: Path, data: SearchData, settings: McDropout) -> None:
-        """Write a model to `folder` as MLflow keeps it: Keras's own file, and the code that serves it."""
-        record = Record(settings, list(data.class_names), data.image_shape, self._thresholds(model, data, settings))
+    def _difference(self, theirs: Floats, mine: Floats, labels: Ints, measure: str) -> Difference:
+        (found,) = compare(
+            theirs, mine, labels,
+            n_resamples=self.n_resamples, level=self.level, seed=self.seed, measures=(measure,),
+        )  # fmt: skip
+        return found
+
+    def save(
+        self, model: keras.Model, folder: Path, data: SearchData, settings: McDropout, own: OwnCode | None = None
+    ) -> None:
+        """Write a model to `folder` as MLflow keeps it: Keras's own file, and the code that serves it.
+
+        Args:
+            model: It.
+            folder: Is made.
+            data: Of the search; the served answers are calibrated on its validation part.
+            settings: How MC Dropout is done.
+            own: Code of the person's own that goes with it; None finds what the model's classes name.
+        """
+        thresholds = self._thresholds(model, data, settings)
         with tempfile.TemporaryDirectory() as made:
-            file = Path(made) / MODEL
-            file.parent.mkdir()
+            served = Path(made) / "served"
+            file = served / MODEL
+            file.parent.mkdir(parents=True)
             model.save(file, include_optimizer=False)
-            (Path(made) / RECORD).write_text(json.dumps(asdict(record), indent=1))
+            own = own or own_code(config_of(file))
+            record = Record(settings, list(data.class_names), data.image_shape, thresholds, list(own.modules))
+            (served / RECORD).write_text(json.dumps(asdict(record), indent=1))
             mlflow.pyfunc.save_model(
                 str(folder),
                 python_model=str(FROM_CODE),
-                artifacts={"served": made},
-                code_paths=[str(PACKAGE)],
+                artifacts={"served": str(served)},
+                code_paths=[str(PACKAGE), *own.copy(Path(made) / "own")],
                 signature=_signature(data, settings, "mc" if "mc" in record.thresholds else "plain"),
                 input_example=data.val.images[:2],
-                pip_requirements=requirements(),
+                pip_requirements=requirements(own),
             )
         saved = Model.load(str(folder))
-        where = Path(saved.flavors["python_function"]["artifacts"]["served"]["path"]) / Path(MODEL).parent
+        flavor = saved.flavors["python_function"]
+        where = Path(flavor["artifacts"]["served"]["path"]) / Path(MODEL).parent
         saved.add_flavor(
             "keras", data=str(where), keras_version=keras.__version__, keras_backend=keras.backend.backend(),
-            save_exported_model=False,
+            save_exported_model=False, code=flavor["code"], modules=list(own.modules),
         )  # fmt: skip
         saved.save(str(folder / MLMODEL_FILE_NAME))
 
@@ -107,10 +149,12 @@ class Registration:
         return found
 
 
-def requirements() -> list[str]:
+def requirements(own: OwnCode | None = None) -> list[str]:
     """Return the exact versions that a registered model needs to be loaded and served."""
     needed = ("keras", keras.backend.backend(), "numpy", "pandas", "mlflow")
-    return [f"{name}=={version(name)}" for name in needed]
+    lines = [f"{name}=={version(name)}" for name in needed]
+    more = own.requirements if own else ()
+    return [*lines, *(line for line in dict.fromkeys(more) if line.partition("==")[0].lower() not in needed)]
 
 
 def _signature(data: SearchData, settings: McDropout, method: str) -> ModelSignature:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from numpy.typing import NDArray
 
 from hpsearch import metrics
+from hpsearch.architectures.own_code import import_all
 from hpsearch.errors import ModelError
 from hpsearch.uncertainty.mc_dropout import McDropout
 from hpsearch.uncertainty.passes import Sampler
@@ -38,20 +39,21 @@ class Record:
         image_shape: Height, width, channels.
         thresholds: By method, the probability from which on a class belongs to the conformal set; a model without
             dropout has no "mc".
+        modules: To be imported before the model is loaded.
     """
 
     settings: McDropout
     class_names: list[str]
     image_shape: tuple[int, int, int]
     thresholds: dict[str, float]
+    modules: list[str] = field(default_factory=list)
 
     @classmethod
     def read(cls, path: Path) -> Record:
         """Read what `vars` of a record has been written as JSON."""
         known = json.loads(path.read_text())
-        return cls(
-            McDropout(**known["settings"]), known["class_names"], tuple(known["image_shape"]), known["thresholds"]
-        )
+        known["settings"], known["image_shape"] = McDropout(**known["settings"]), tuple(known["image_shape"])
+        return cls(**known)
 
 
 class ServedModel(PythonModel):
@@ -61,6 +63,7 @@ class ServedModel(PythonModel):
         """Load weights and record from the artifact folder."""
         folder = Path(context.artifacts["served"])
         self.record = Record.read(folder / RECORD)
+        import_all(self.record.modules)
         self.model = keras.models.load_model(folder / MODEL, compile=False)
         self.sampler = Sampler(self.model, self.record.settings) if "mc" in self.record.thresholds else None
 

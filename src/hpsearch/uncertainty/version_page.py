@@ -14,7 +14,7 @@ STUDY, CERTIFICATE, PORT = "hpsearch.study", "hpsearch.certificate", 5077
 MEASURES = ("accuracy", "nll", "brier_score", "ece", "aurc")
 OF_THE_MODEL = (
     "The best models of the studies of this name. `champion` is the one to use: a later version takes its place only "
-    "where it is better on validation data by more than chance. `challenger` is the newest one."
+    "where it is better on validation data by more than chance. `challenger` is the newest one that is not."
 )
 
 
