@@ -222,7 +222,7 @@ class Search:
         model, hp, hypermodel, distributions = self._drawn(architecture, 0)
         if not owns_fit(hypermodel):
             self.space.check_used(hp.asked)
-        others: set[str] = set() if owns_fit(hypermodel) else hp.asked - SAME_STRUCTURE
+        others: set[str] = set() if owns_fit(hypermodel) else set(hp.asked) - SAME_STRUCTURE
         structures = {known_structure(model, data.train.images)} if others else set()
         training = directed(self.training, hypermodel, model, data)
         for seed in (1, 2) if others else ():
