@@ -194,3 +194,12 @@ def test_slots_go_on_after_a_trial_that_hangs_in_one_of_them(workplace):
     assert [t.user_attrs["reason"] for t in trials if t.user_attrs.get("reason") == "timed_out"] == ["timed_out"]
     assert {t.user_attrs.get("reason") for t in trials} <= {None, "timed_out", "interrupted", "killed"}
     assert sum(t.state == TrialState.COMPLETE for t in trials) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["sleep", "loop"])
+def test_a_build_that_hangs_before_the_first_trial_is_a_mistake(workplace, way):
+    done = hanging_search(workplace, f"probe {way}", "budget.trial_timeout_s=2")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Error: A model took longer than budget.trial_timeout_s to build" in done.stderr
+    assert not (workplace.folder / "optuna.db").exists()

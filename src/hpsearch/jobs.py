@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from hpsearch.architectures.architecture import Architecture
 from hpsearch.architectures.facts import measure
 from hpsearch.architectures.sparsity import Sparsity
 from hpsearch.data.split import Data, SearchData
-from hpsearch.errors import SearchError
+from hpsearch.errors import ModelError, SearchError
 from hpsearch.pages.tables import terminal
 from hpsearch.reports.conclusion import Conclusion
 from hpsearch.reports.outcome import Outcome, best_rows
@@ -45,9 +46,20 @@ from hpsearch.trials.costs import Costs
 from hpsearch.trials.objective import Objective, settings_shown
 from hpsearch.trials.progress import Progress
 from hpsearch.trials.slots import run_trials
+from hpsearch.trials.watchdog import TrialTimedOutError, Watch
 from hpsearch.uncertainty.mc_dropout import McDropout
 from hpsearch.uncertainty.registration import Registration
 from hpsearch.uncertainty.subject import Subject
+
+
+def _builds_too_long() -> ModelError:
+    return ModelError("A model took longer than budget.trial_timeout_s to build; look for what hangs in its build.")
+
+
+def _end_build() -> None:
+    """End the process, since nothing else ends a build that hangs."""
+    os.write(2, f"Error: {_builds_too_long()}\n".encode())
+    os._exit(ModelError.exit_status)
 
 
 @dataclass(frozen=True)
@@ -185,7 +197,11 @@ class Search:
         probe = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
         hp = OptunaHyperParameters(probe, self.space)
         hypermodel = architecture.hypermodel(hp)
-        model = hypermodel.build(hp)
+        with Watch(self.budget.trial_timeout_s, self.budget.grace_s, _end_build):
+            try:
+                model = hypermodel.build(hp)
+            except TrialTimedOutError:
+                raise _builds_too_long() from None
         if not owns_fit(hypermodel):
             self.space.check_used(hp.asked)
         check_monitor(model, self.training.monitor)
