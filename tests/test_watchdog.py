@@ -148,7 +148,7 @@ def test_nothing_but_a_single_command_is_replaced():
 
 
 LIMITS = ("training.epochs=3", "budget.n_trials=2", "budget.trial_timeout_s=10", "budget.grace_s=4")
-OWN = ("arch=own", "data=digits", "space=own", "sampler=random", *LIMITS)
+OWN = ("arch=own", "data=digits", "space=own", "sampler=random", "pruner=none", *LIMITS)
 
 
 def hanging_search(workplace, how, *words, **env):
@@ -187,11 +187,11 @@ def test_a_search_goes_on_after_a_trial_that_hangs(workplace, how, is_fresh):
 @pytest.mark.slow
 def test_slots_go_on_after_a_trial_that_hangs_in_one_of_them(workplace):
     pytest.importorskip("jax")
-    words = ("trainer=fused", "trainer.n_slots=2")
+    words = ("trainer=fused", "trainer.n_slots=2", "budget.trial_timeout_s=30")
     done = hanging_search(workplace, "build sleep", *words, KERAS_BACKEND="jax")
     assert done.returncode == 0, done.stdout + done.stderr
     trials = workplace.study("digits-own").trials
-    assert [t.user_attrs["reason"] for t in trials if t.user_attrs.get("reason") == "timed_out"] == ["timed_out"]
+    assert [t.user_attrs.get("reason") for t in trials].count("timed_out") == 1
     assert {t.user_attrs.get("reason") for t in trials} <= {None, "timed_out", "interrupted", "killed"}
     assert sum(t.state == TrialState.COMPLETE for t in trials) == 2
 
