@@ -275,7 +275,7 @@ def test_a_search_keeps_and_registers_what_is_best(metrics, monitor, words, dire
     assert len(values) == 3
     pick = min if direction == StudyDirection.MINIMIZE else max
     best = pick(values, key=values.get)
-    version = workplace.client.get_model_version_by_alias("digits-own", "champion")
+    version = workplace.client.get_model_version("digits-own", "1")
     assert version.tags["hpsearch.trial"] == str(best)
     assert f"#{best}" in told
     for run in workplace.runs("trial"):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from hpsearch.programs.averages import grow_window
-from hpsearch.programs.order import Order
+from hpsearch.programs.fingerprint import fingerprint
+from hpsearch.programs.order import Batches, Order
 from hpsearch.programs.program import Program, on_device
-from hpsearch.programs.signature import signature
 
 N, BATCH = 96, 16
 
@@ -69,20 +69,34 @@ def assert_equal(some: list[np.ndarray], others: list[np.ndarray], **tolerance: 
         np.testing.assert_allclose(one, other, **(tolerance or {"rtol": 0, "atol": 0}))
 
 
-def test_order_is_a_permutation_of_whole_batches() -> None:
+def test_order_is_a_permutation_whose_smaller_batch_comes_last() -> None:
     order = Order(50, 8, 4, lambda epoch: epoch)
-    rows, counts, _ = zip(*(order[i] for i in range(len(order))), strict=True)
+    rows, counts, _, last, comes, _ = zip(*(order.element_at(i) for i in range(len(order))), strict=True)
     assert [c.tolist() for c in counts] == [[4], [2]]
-    seen = np.concatenate([r[: c[0]].ravel() for r, c in zip(rows, counts, strict=True)])
-    assert len(set(seen)) == 48
+    assert [c.tolist() for c in comes] == [[0], [1]]
+    seen = [*(r[: c[0]].ravel() for r, c in zip(rows, counts, strict=True)), last[1]]
+    assert sorted(np.concatenate(seen)) == list(range(50))
+    assert order.n_steps == 7
     order.epoch = 1
-    assert not np.array_equal(order[0][0], rows[0])
+    assert not np.array_equal(order.element_at(0)[0], rows[0])
+
+
+def test_batches_are_those_of_the_order() -> None:
+    order = Order(50, 8, 4, lambda epoch: epoch)
+    x = np.arange(50)
+    batches = Batches(order, x, 2 * x)
+    order.epoch = 3
+    found = [batches[i] for i in range(len(batches))]
+    first, rest = order.element_at(0), order.element_at(1)
+    assert np.array_equal(np.stack([b[0] for b in found[:4]]), first[0])
+    assert np.array_equal(found[-1][0], rest[3])
+    assert all(np.array_equal(2 * x, y) for x, y in found)
 
 
 def test_order_with_a_batch_larger_than_the_data_is_one_batch() -> None:
-    rows, count, _ = Order(5, 8, 0, lambda epoch: 0)[0]
+    rows, count, _, last, comes, _ = Order(5, 8, 0, lambda epoch: 0).element_at(0)
     assert rows.shape == (1, 5)
-    assert count.tolist() == [1]
+    assert (count.tolist(), len(last), comes.tolist()) == ([1], 0, [0])
 
 
 @pytest.mark.parametrize("sgd", [False, True])
@@ -93,7 +107,7 @@ def test_equals_keras_fit_on_the_same_batches(data: Any, sgd: bool) -> None:
     for epoch in range(2):
         order = Order(N, BATCH, 0, lambda epoch: 1000 + epoch)
         order.epoch = epoch
-        for rows in order[0][0]:
+        for rows in order.element_at(0)[0]:
             model.train_on_batch(data[0][rows], data[1][rows])
     theirs = [keras.ops.convert_to_numpy(v) for layer in model.layers for v in layer.variables if "seed" not in v.path]
     assert_equal(ours, theirs, rtol=2e-4, atol=2e-5)
@@ -136,12 +150,12 @@ def test_unload_gives_a_fresh_model_the_trained_weights(data: Any) -> None:
 
 @pytest.mark.parametrize("changed", [{"rate": 0.0}, {"learning_rate": 0.5}, {"momentum": 0.1}])
 def test_signature_ignores_inputs(changed: dict[str, Any]) -> None:
-    assert signature(build()) == signature(build(**changed))
+    assert fingerprint(build()) == fingerprint(build(**changed))
 
 
 def test_signature_tells_architectures_apart() -> None:
-    assert signature(build()) != signature(build(units=9))
-    assert signature(build()) != signature(build(sgd=True))
+    assert fingerprint(build()) != fingerprint(build(units=9))
+    assert fingerprint(build()) != fingerprint(build(sgd=True))
 
 
 @pytest.mark.parametrize("dropout", [keras.layers.Dropout, keras.layers.AlphaDropout])

@@ -83,17 +83,21 @@ def test_impossible_settings_name_their_key():
 
 def test_a_program_takes_each_step_at_the_rate_of_its_table():
     """Plain gradient descent on one weight whose gradient is always 1: the weight falls by the sum of the rates."""
-    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")])
-    model.compile(keras.optimizers.SGD(0.5, momentum=0.0), loss=mean_output)
+
+    def built():
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")])
+        model.compile(keras.optimizers.SGD(0.5, momentum=0.9), loss=mean_output)
+        return model
+
     x, y = np.ones((8, 1), np.float32), np.zeros((8, 1), np.float32)
-    program = Program("", model, on_device(x), on_device(y), averaging=0.0, jit=True)
-    program.load(model, lambda layer: layer)
+    program = Program("", built(), on_device(x), on_device(y), averaging=0.0, jit=True)
+    program.load(built(), lambda layer: layer)
     order = Order(8, 2, 3, lambda epoch: epoch)  # two calls: three steps and one
     order.rates = np.array([[0.1, 0.0], [0.2, 0.0], [0.3, 0.0], [0.4, 0.0]])
     program.model.fit(order, epochs=1, shuffle=False, verbose=0)
     np.testing.assert_allclose(program.state()[0], [[-1.0]], rtol=1e-6)
     order.rates[:, 1] = 0.5  # momentum joins: v = 0.5 v - rate
-    program.load(model, lambda layer: layer)
+    program.load(built(), lambda layer: layer)
     program.model.fit(order, epochs=1, shuffle=False, verbose=0)
     steps, v = 0.0, 0.0
     for rate, momentum in order.rates:

@@ -159,12 +159,13 @@ def test_when_one_slot_ends_the_search_the_others_give_their_trials_back(error, 
     assert [type(e) for e in objective.told] == [kind]
 
 
-FUSED = ("arch=selu", "data=digits", "sampler=random", "pruner=none", "training.epochs=4", "budget.n_trials=6")
+FUSED = ("arch=selu", "data=digits", "sampler=random", "pruner=none", "budget.n_trials=6")
+FUSED += ("arch.n_hidden=3", "arch.n_units=20", "training.epochs=4")
 
 
 @pytest.mark.slow
 def test_each_trial_of_a_search_in_four_slots_is_the_one_that_it_is_alone(workplace, tmp_path):
-    """Through the command of the README, on JAX; XLA adds in another order for many trials at once."""
+    """Through the command, on JAX, with a net so small that sums in another order stay small differences."""
     pytest.importorskip("jax")
     found = {}
     for name, words in (("fused", ("trainer=fused", "trainer.n_slots=4")), ("alone", ())):
@@ -178,4 +179,4 @@ def test_each_trial_of_a_search_in_four_slots_is_the_one_that_it_is_alone(workpl
         alone = found["alone"][number]
         assert trial.state == TrialState.COMPLETE, trial.user_attrs
         assert trial.params == alone.params
-        assert trial.intermediate_values == pytest.approx(alone.intermediate_values, rel=2e-3)
+        assert trial.intermediate_values == pytest.approx(alone.intermediate_values, rel=1e-3)

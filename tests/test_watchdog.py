@@ -148,7 +148,7 @@ def test_nothing_but_a_single_command_is_replaced():
 
 
 LIMITS = ("training.epochs=3", "budget.n_trials=2", "budget.trial_timeout_s=10", "budget.grace_s=4")
-OWN = ("arch=own", "data=digits", "space=own", "sampler=random", *LIMITS)
+OWN = ("arch=own", "data=digits", "space=own", "sampler=random", "pruner=none", *LIMITS)
 
 
 def hanging_search(workplace, how, *words, **env):
@@ -187,10 +187,19 @@ def test_a_search_goes_on_after_a_trial_that_hangs(workplace, how, is_fresh):
 @pytest.mark.slow
 def test_slots_go_on_after_a_trial_that_hangs_in_one_of_them(workplace):
     pytest.importorskip("jax")
-    words = ("trainer=fused", "trainer.n_slots=2")
+    words = ("trainer=fused", "trainer.n_slots=2", "budget.trial_timeout_s=30")
     done = hanging_search(workplace, "build sleep", *words, KERAS_BACKEND="jax")
     assert done.returncode == 0, done.stdout + done.stderr
     trials = workplace.study("digits-own").trials
-    assert [t.user_attrs["reason"] for t in trials if t.user_attrs.get("reason") == "timed_out"] == ["timed_out"]
+    assert [t.user_attrs.get("reason") for t in trials].count("timed_out") == 1
     assert {t.user_attrs.get("reason") for t in trials} <= {None, "timed_out", "interrupted", "killed"}
     assert sum(t.state == TrialState.COMPLETE for t in trials) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["sleep", "loop"])
+def test_a_build_that_hangs_before_the_first_trial_is_a_mistake(workplace, way):
+    done = hanging_search(workplace, f"probe {way}", "budget.trial_timeout_s=2")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Error: A model took longer than budget.trial_timeout_s to build" in done.stderr
+    assert not (workplace.folder / "optuna.db").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from hpsearch.architectures.building import build_model
 from hpsearch.architectures.facts import measure
 from hpsearch.architectures.sparsity import Sparsity
 from hpsearch.data.split import Data, SearchData
-from hpsearch.errors import SearchError
+from hpsearch.errors import ModelError, SearchError
 from hpsearch.pages.tables import terminal
 from hpsearch.reports.conclusion import N_SHOWN, Conclusion
 from hpsearch.reports.outcome import Outcome, best_rows
@@ -48,6 +49,7 @@ from hpsearch.trials.costs import Costs
 from hpsearch.trials.objective import Objective, settings_shown
 from hpsearch.trials.progress import Progress
 from hpsearch.trials.slots import run_trials
+from hpsearch.trials.watchdog import TrialTimedOutError, Watch
 from hpsearch.uncertainty.mc_dropout import McDropout
 from hpsearch.uncertainty.registration import Registration
 from hpsearch.uncertainty.subject import Subject
@@ -68,6 +70,16 @@ class _Checked:
     asked: Asked
     training: Training
     varies: bool
+
+
+def _builds_too_long() -> ModelError:
+    return ModelError("A model took longer than budget.trial_timeout_s to build; look for what hangs in its build.")
+
+
+def _end_build() -> None:
+    """End the process, since nothing else ends a build that hangs."""
+    os.write(2, f"Error: {_builds_too_long()}\n".encode())
+    os._exit(ModelError.exit_status)
 
 
 @dataclass(frozen=True)
@@ -234,7 +246,12 @@ class Search:
         probe = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed)).ask()
         hp = OptunaHyperParameters(probe, self.space)
         hypermodel = architecture.hypermodel(hp)
-        return build_model(hypermodel, hp), hp, hypermodel, probe.distributions
+        with Watch(self.budget.trial_timeout_s, self.budget.grace_s, _end_build):
+            try:
+                model = build_model(hypermodel, hp)
+            except TrialTimedOutError:
+                raise _builds_too_long() from None
+        return model, hp, hypermodel, probe.distributions
 
     def _tested_space(self, objective: Objective) -> Space:
         seed = derive(self.seed, objective.study.optuna.study_name, "lr_test")

@@ -89,12 +89,15 @@ class Spool:
         self._changed.notify_all()
 
     def _run(self) -> None:
-        pause = self._every_s
+        pause, inherits = self._every_s, Worker.this().restarts > 0
         while not self._stopped:
             with self._changed:
                 self._changed.wait_for(lambda: self._wanted or self._stopped, pause)
                 self._wanted, files = False, dict(self._files)
             try:
+                if inherits:  # what this process left when a fresh one took its place
+                    self.send_abandoned()
+                    inherits = False
                 for key, file in files.items():
                     self._send(key, file)
                 pause = self._every_s

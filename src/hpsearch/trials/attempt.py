@@ -39,6 +39,7 @@ TOO_LONG = (
     "It took longer than budget.trial_timeout_s={limit_s:g} seconds: give it longer, fewer training.epochs or a "
     "smaller model by space.bounds, or look for what hangs in the model's own code."
 )
+ANOTHER_HUNG = "another trial of its process hung"
 HAND_OVER_S = 5.0  # what another worker may go on with at once should have arrived in MLflow, if that is there
 
 
@@ -188,7 +189,10 @@ class Attempt:
     def _time_out(self) -> None:
         if self.watch is not None:
             self.watch.end()  # which the exception may have kept from its own end
-        self.expire()
+        if self.watch is not None and self.watch.is_pardoned:
+            self.give_back("interrupted", ANOTHER_HUNG)
+        else:
+            self.expire()
 
     def _fail_by(self, error: Exception) -> None:
         reason = reason_of(error)

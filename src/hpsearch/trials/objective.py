@@ -29,7 +29,7 @@ from hpsearch.training.brought import becomes_another, finished, owns_fit
 from hpsearch.training.checkpoints import Checkpoints, Slot
 from hpsearch.training.epochs import Fitted
 from hpsearch.training.trainer import Trainer
-from hpsearch.trials.attempt import HAND_OVER_S, Attempt, Ended, GivenBackError
+from hpsearch.trials.attempt import ANOTHER_HUNG, HAND_OVER_S, Attempt, Ended, GivenBackError
 from hpsearch.trials.costs import Costs
 from hpsearch.trials.progress import Progress
 from hpsearch.trials.watchdog import Watch
@@ -74,6 +74,7 @@ class Objective:
     _claiming: threading.Lock = field(default_factory=threading.Lock)
     _said: set[str] = field(default_factory=set)
     _stopped: BaseException | None = None
+    _ending: threading.Lock = field(default_factory=threading.Lock)
     _running: dict[int, Attempt] = field(default_factory=dict)  # by Optuna's number
 
     def claim(self) -> optuna.Trial | None:
@@ -113,29 +114,41 @@ class Objective:
 
     def _end_hanging(self, attempt: Attempt) -> None:
         """End a trial that does not end itself, and its process; the others of this process are tried again."""
-        self.stop(GivenBackError(f"trial {attempt.number} hangs"))
-        deadline = time.monotonic() + self.study.budget.grace_s / 2
-        while len(self._running) > 1 and time.monotonic() < deadline:  # those that train give themselves back
-            time.sleep(0.1)
-        is_single = can_restart()
-        thread = threading.Thread(target=self._end_all, args=(is_single,), daemon=True)
-        thread.start()
-        thread.join(TELL_S)  # the trial may hold what this needs
-        if is_single:
-            restart()
-        said = f"Error: trial {attempt.number} hangs, and nothing but the end of this process ends it."
-        os.write(2, f"{said} The same command goes on.\n".encode())
-        os._exit(1)
+        with self._ending:  # for good: the process ends here
+            culprit = self._culprit(attempt)
+            for other in list(self._running.values()):
+                if other is not culprit and other.watch is not None:
+                    other.watch.is_pardoned = True
+            self.stop(GivenBackError(ANOTHER_HUNG))
+            deadline = time.monotonic() + self.study.budget.grace_s / 2
+            while len(self._running) > 1 and time.monotonic() < deadline:  # those that train give themselves back
+                time.sleep(0.1)
+            thread = threading.Thread(target=self._end_all, args=(culprit,), daemon=True)
+            thread.start()
+            thread.join(TELL_S)  # the trial may hold what this needs
+            if can_restart():
+                restart()
+            said = f"Error: trial {culprit.number} hangs, and nothing but the end of this process ends it."
+            os.write(2, f"{said} The same command goes on.\n".encode())
+            os._exit(1)
 
-    def _end_all(self, is_single: bool) -> None:
-        for attempt in list(self._running.values()):
-            if attempt.watch is not None and attempt.watch.is_overdue:
-                attempt.expire(attempt.watch.place)
+    def _culprit(self, attempt: Attempt) -> Attempt:
+        """Return the trial that hangs: where the one that is overdue only waits for others, the most silent of them."""
+        busy = [a for a in self._running.values() if a.watch is not None and not a.watch.is_waiting]
+        if attempt in busy or not busy:
+            return attempt
+        return min(busy, key=lambda a: a.watch.last if a.watch else 0.0)
+
+    def _end_all(self, culprit: Attempt) -> None:
+        running = list(self._running.values())
+        for attempt in running:
+            if attempt is culprit:
+                attempt.expire(attempt.watch.place if attempt.watch else "")
             else:
-                attempt.give_back("interrupted", "another trial of its process hung")
-        if is_single:
+                attempt.give_back("interrupted", ANOTHER_HUNG)
+        if can_restart():
             self.progress.say("The search goes on in a fresh process.")
-        for attempt in list(self._running.values()):
+        for attempt in running:
             attempt.run.arrive(HAND_OVER_S)
 
     def _attempt(self, trial: optuna.Trial | FrozenTrial, ended: Ended) -> Attempt:

@@ -22,6 +22,7 @@ from typing import IO
 from hpsearch.studies.machines import ring, stop_ringing
 
 INTERRUPT_EVERY_S = 1.0
+WAITING = ("objective.py", "fused.py")  # where a slot waits for others
 LAST_RESORT_S = 30.0  # after a process should have ended itself
 
 
@@ -45,7 +46,8 @@ class Watch:
         self.timeout_s, self._grace_s, self._on_hang, self._trace = timeout_s, grace_s, on_hang, trace
         self._lock, self._done = threading.Lock(), threading.Event()
         self._is_over = self._is_lost = self._rings = False
-        self._begin = self._last = time.monotonic()
+        self.is_pardoned = False  # what it waits for is another's fault
+        self._begin = self.last = time.monotonic()
         self._epoch_s = 0.0
         self._thread_id: int | None = None
         self._file: IO[str] | None = None
@@ -54,6 +56,14 @@ class Watch:
     def is_overdue(self) -> bool:
         """Whether the time is over."""
         return self.timeout_s is not None and time.monotonic() - self._begin > self.timeout_s
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the block waits for another slot: for its turn to build, or for a common epoch."""
+        frame = sys._current_frames().get(self._thread_id or 0)
+        while frame is not None and frame.f_code.co_filename == threading.__file__:
+            frame = frame.f_back
+        return frame is not None and Path(frame.f_code.co_filename).name in WAITING
 
     @property
     def place(self) -> str:
@@ -66,7 +76,7 @@ class Watch:
             return self
         if self._trace is not None and self._trace.is_file() and self._trace.stat().st_size:
             raise TrialTimedOutError
-        self._begin = self._last = time.monotonic()
+        self._begin = self.last = time.monotonic()
         self._thread_id = threading.get_ident()
         self._rings = ring(self.timeout_s, INTERRUPT_EVERY_S, self._interrupt)
         self._arm()
@@ -103,7 +113,7 @@ class Watch:
             TrialTimedOutError: The time is over.
         """
         now = time.monotonic()
-        self._epoch_s, self._last = now - self._last, now
+        self._epoch_s, self.last = now - self.last, now
         if self.is_overdue:
             raise TrialTimedOutError
 
