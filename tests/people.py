@@ -116,6 +116,14 @@ class FrozenBase(layers.Layer):
         return self.base(inputs)
 
 
+class OpenBase(FrozenBase):
+    """The same, and it trains."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.base.trainable = True
+
+
 @person
 def frozen_inside_own_layer() -> keras.Model:
     return compiled(dense(FrozenBase()))

@@ -8,6 +8,7 @@ from types import FunctionType
 from typing import Any
 
 import keras
+from keras.src.backend import compute_output_spec
 from keras.src.trainers.trainer import Trainer as KerasTrainer
 
 from hpsearch.programs.fingerprint import UnknownStateError, fingerprint, is_library
@@ -61,7 +62,8 @@ def known_structure(model: keras.Model, images: Any) -> str | None:
 def _build(model: keras.Model, images: Any) -> None:
     """Build a model that waits for its input, as `fit` does: by shapes alone, which draws no random number."""
     try:
-        model.build((None, *images.shape[1:]))
+        spec = keras.KerasTensor((None, *images.shape[1:]), dtype=str(images.dtype))
+        compute_output_spec(model, spec, training=False)
     except Exception as error:  # whatever stands in its `build` and `call`
         raise NoProgramError(f"it cannot be built before its first batch: {first_line(error)}") from error
 

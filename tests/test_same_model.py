@@ -1,0 +1,247 @@
+"""What is trained is the model that a HyperModel's `build` returns: each kind of model beside Keras's own fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import keras_tuner
+import numpy as np
+import pytest
+
+import people
+from hpsearch.architectures.compiling import labels_for
+from hpsearch.data.split import Examples, SearchData
+from hpsearch.programs.fingerprint import UnknownStateError, fingerprint
+from hpsearch.programs.order import Batches, Order
+from hpsearch.programs.proof import untouched_randomness
+from hpsearch.seeds import derive
+from hpsearch.training.checkpoints import Slot
+from hpsearch.training.settings import VAL_BATCH_SIZE, Training
+from hpsearch.training.trainer import BY_PROGRAM, Trainer
+
+SETTINGS = {
+    "epochs": 3, "batch_size": 32, "patience_epochs": 9, "monitor": "val/loss", "averaging_epochs": None,
+    "steps_per_call": 0, "precision": "float32", "jit_compile": None, "direction": "minimize",
+}  # fmt: skip
+SEED, WEIGHTS = 7, 5
+BY_FIT = {"own_compute_loss", "own_test_step", "mixed_float16", "run_eagerly"}
+QUICK = {"adapted_normalization", "own_layer_with_state", "frozen_inside_own_layer", "own_compute_loss",
+         "averages_and_clipping", "imperative", "functions_as_loss_metric_activation", "one_hot_loss"}  # fmt: skip
+EVERY = [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in people.BUILDS]
+
+
+def examples(n: int, seed: int) -> Examples:
+    """Return images whose class is the row that is brightest, which a small net can learn."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, people.N_CLASSES, n)
+    images = rng.integers(0, 100, (n, *people.SHAPE))
+    images[np.arange(n), labels % 8] += 80 + 40 * (labels[:, None, None] // 8)
+    return Examples(images.astype(np.uint8), labels.astype(np.int32))
+
+
+@pytest.fixture(scope="module")
+def data() -> SearchData:
+    return SearchData("rows", examples(300, 0), examples(100, 1), tuple("0123456789"), "fingerprint")
+
+
+def hyperparameters() -> keras_tuner.HyperParameters:
+    return keras_tuner.HyperParameters()
+
+
+def trained(build: people.Build, data: SearchData, **changed: Any) -> tuple[list[dict[str, float]], keras.Model, str]:
+    """Train a model as a search does; return its epochs, it, and the way that was taken."""
+    slot = changed.pop("slot", None)
+    trainer = Trainer(Training(**{**SETTINGS, **changed}), data)
+    keras.utils.set_random_seed(WEIGHTS)
+    model, said = build(), []
+    fitted = trainer.fit(
+        people.Given(build), hyperparameters(), model, SEED, lambda *_: None, slot=slot, told=said.append
+    )
+    assert len(said) == 1
+    return fitted.history, model, said[0]
+
+
+def by_keras(build: people.Build, data: SearchData, jit: bool | None = None) -> dict[str, list[float]]:
+    """Train the same model by Keras's own fit, on the same batches; return its history."""
+    keras.utils.set_random_seed(WEIGHTS)
+    model = build()
+    if jit is not None:
+        model.jit_compile = jit
+    form = labels_for(model)
+    (x, y), (val_x, val_y) = (labelled(part, form) for part in (data.train, data.val))
+    order = Order(len(x), SETTINGS["batch_size"], 0, lambda epoch: derive(SEED, "order", epoch))
+    turn = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: setattr(order, "epoch", epoch))
+    found = model.fit(
+        Batches(order, x, y), epochs=SETTINGS["epochs"], shuffle=False, verbose=0, callbacks=[turn],
+        validation_data=(val_x, val_y), validation_batch_size=VAL_BATCH_SIZE,
+    )  # fmt: skip
+    return found.history
+
+
+def labelled(part: Examples, form: str) -> tuple[np.ndarray, np.ndarray]:
+    labels = keras.utils.to_categorical(part.labels, people.N_CLASSES) if form == "onehot" else part.labels
+    return part.images, labels
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_search_trains_what_keras_trains(name: str, data: SearchData) -> None:
+    build = people.BUILDS[name]
+    epochs, _, way = trained(build, data)
+    theirs = by_keras(build, data)["val_loss"]
+    ours = [epoch["val/loss"] for epoch in epochs]
+    print(f"\n{name:38s} {ours[-1]:.7f} {theirs[-1]:.7f} {ours[-1] - theirs[-1]:+.1e}  {way}")
+    if name in BY_FIT:
+        assert way.startswith("by Keras's own fit: ")
+        assert ours == theirs
+        return
+    assert way == BY_PROGRAM
+    rounding = 1e-4
+    if keras.backend.backend() == "tensorflow" and not np.allclose(ours, theirs, rtol=rounding, atol=rounding):
+        compiled = by_keras(build, data, jit=True)["val_loss"]
+        rounding = max(np.abs(np.subtract(compiled, theirs)))
+        print(f"    Keras's own fit with and without jit_compile: {rounding:.1e} apart")
+    np.testing.assert_allclose(ours, theirs, rtol=rounding, atol=rounding)
+
+
+def test_two_thirds_of_what_people_write_go_by_the_program() -> None:
+    assert len(people.BUILDS) >= 20
+    assert len(BY_FIT) <= len(people.BUILDS) / 3
+
+
+@pytest.mark.parametrize("name", ["adapted_normalization", "own_compute_loss", "imperative"])
+def test_the_model_has_the_value_that_is_reported(name: str, data: SearchData) -> None:
+    epochs, model, _ = trained(people.BUILDS[name], data)
+    measured = model.evaluate(data.val.images, data.val.labels, verbose=0, return_dict=True, batch_size=VAL_BATCH_SIZE)
+    assert measured["loss"] == pytest.approx(min(epoch["val/loss"] for epoch in epochs), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["adapted_normalization", "own_layer_with_state", "told_after_it_was_made"])
+def test_the_fingerprint_is_that_of_any_model_built_alike(name: str) -> None:
+    assert fingerprint(people.BUILDS[name]()) == fingerprint(people.BUILDS[name]())
+
+
+def changed_layer(value: Any) -> keras.Model:
+    scaled = people.Scaled()
+    scaled.factor = value
+    return people.compiled(people.dense(scaled))
+
+
+def changed_optimizer(**attributes: Any) -> keras.Model:
+    optimizer = keras.optimizers.Adam(0.01)
+    for name, value in attributes.items():
+        setattr(optimizer, name, value)
+    return people.compiled(people.dense(), optimizer)
+
+
+def changed_closure(scale: float) -> keras.Model:
+    return people.compiled(people.dense(activation=lambda x: scale * x))
+
+
+def changed_constraint(limit: float) -> keras.Model:
+    model = people.dense()
+    model.layers[2].kernel.constraint = keras.constraints.MaxNorm(limit)
+    return people.compiled(model)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        (changed_layer(1.0), changed_layer(1.5)),
+        (changed_layer(np.zeros(24)), changed_layer(np.ones(24))),
+        (changed_optimizer(), changed_optimizer(beta_2=0.9)),
+        (changed_optimizer(), changed_optimizer(clipnorm=1.0)),
+        (changed_closure(1.0), changed_closure(2.0)),
+        (changed_constraint(1.0), changed_constraint(2.0)),
+        (people.frozen_inside_own_layer(), people.compiled(people.dense(people.OpenBase()))),
+        (people.compiled(people.dense()), people.compiled(people.dense(), metrics=[people.confidence])),
+        (people.compiled(people.dense()), people.compiled(people.dense(), loss=people.soft_error)),
+    ],
+)
+def test_what_no_config_holds_is_in_the_fingerprint(pair: tuple[keras.Model, keras.Model]) -> None:
+    assert fingerprint(pair[0]) != fingerprint(pair[1])
+
+
+def test_a_variable_that_keras_does_not_track_has_no_fingerprint() -> None:
+    hidden = keras.Variable([1.0])
+    model = people.compiled(people.dense(activation=lambda x: x * hidden))
+    with pytest.raises(UnknownStateError, match="does not track"):
+        fingerprint(model)
+
+
+class Counter:
+    """Builds another model each time."""
+
+    def __init__(self) -> None:
+        self.n = 0
+
+    def __call__(self) -> keras.Model:
+        self.n += 1
+        return people.compiled(people.dense(units=16 + self.n))
+
+
+def test_a_build_that_never_makes_the_same_model_twice_is_trained_by_fit(data: SearchData) -> None:
+    _, model, way = trained(Counter(), data)
+    assert way == "by Keras's own fit: building it twice makes two different models"
+    assert model.layers[2].units == 17
+
+
+def test_short_trainings_of_many_structures_are_not_compiled(data: SearchData) -> None:
+    trainer = Trainer(Training(**SETTINGS), data)
+    trainer.varies = True
+    said: list[str] = []
+    trainer.fit(people.Given(people.plain), hyperparameters(), people.plain(), SEED, lambda *_: None, told=said.append)
+    assert "takes longer than it saves" in said[0]
+
+
+def test_an_answer_that_is_remembered_is_not_asked_again(data: SearchData) -> None:
+    first = Trainer(Training(**SETTINGS), data)
+    given, hp = people.Given(people.plain), hyperparameters()
+    first.fit(given, hp, people.plain(), SEED, lambda *_: None)
+    assert list(first.answers.values()) == [""]
+    second = Trainer(Training(**SETTINGS), data)
+    second.answers = {name: "it was so" for name in first.answers}
+    said: list[str] = []
+    second.fit(given, hp, people.plain(), SEED, lambda *_: None, told=said.append)
+    assert said == ["by Keras's own fit: it was so"]
+
+
+@pytest.mark.parametrize("averaging_epochs", [None, 1.0])
+def test_a_fit_by_keras_that_goes_on_equals_one_never_stopped(
+    averaging_epochs: float | None, data: SearchData, tmp_path: Any
+) -> None:
+    def made() -> Trainer:
+        found = Trainer(Training(**{**SETTINGS, "averaging_epochs": averaging_epochs}), data)
+        found.varies = True
+        return found
+
+    def run(listener: Any, slot: Slot | None) -> tuple[list[float], keras.Model]:
+        keras.utils.set_random_seed(WEIGHTS)
+        model = people.gaussian_noise()
+        fitted = made().fit(people.Given(people.gaussian_noise), hyperparameters(), model, SEED, listener, slot=slot)
+        return [epoch["val/loss"] for epoch in fitted.history], model
+
+    class StopError(Exception):
+        pass
+
+    def stop(epoch: int, _: Any) -> None:
+        if epoch == 2:
+            raise StopError
+
+    slot = Slot(tmp_path / "1.npz", 0.0)
+    with pytest.raises(StopError):
+        run(stop, slot)
+    (whole, model), (again, resumed) = run(lambda *_: None, None), run(lambda *_: None, slot)
+    assert again == whole
+    for one, other in zip(model.get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_building_another_model_moves_no_random_number() -> None:
+    keras.utils.set_random_seed(3)
+    expected = keras.ops.convert_to_numpy(keras.random.normal((3,)))
+    keras.utils.set_random_seed(3)
+    with untouched_randomness():
+        people.recurrent()
+        keras.random.normal((5,))
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(keras.random.normal((3,))), expected)
