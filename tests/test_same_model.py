@@ -25,7 +25,9 @@ SETTINGS = {
     "steps_per_call": 0, "precision": "float32", "jit_compile": None, "direction": "minimize",
 }  # fmt: skip
 SEED, WEIGHTS = 7, 5
-BY_FIT = {"own_compute_loss", "own_test_step", "mixed_float16", "run_eagerly"}
+BY_FIT = {"own_compute_loss", "own_test_step", "run_eagerly"}
+BY_FIT_ON_JAX = {"random_preprocessing"}
+EITHER = {"mixed_float16"}  # whose rounding may be more than the proof allows
 QUICK = {"adapted_normalization", "own_layer_with_state", "frozen_inside_own_layer", "own_compute_loss",
          "averages_and_clipping", "imperative", "functions_as_loss_metric_activation", "one_hot_loss"}  # fmt: skip
 EVERY = [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in people.BUILDS]
@@ -91,11 +93,11 @@ def test_a_search_trains_what_keras_trains(name: str, data: SearchData) -> None:
     theirs = by_keras(build, data)["val_loss"]
     ours = [epoch["val/loss"] for epoch in epochs]
     print(f"\n{name:38s} {ours[-1]:.7f} {theirs[-1]:.7f} {ours[-1] - theirs[-1]:+.1e}  {way}")
-    if name in BY_FIT:
+    if name in BY_FIT or (name in BY_FIT_ON_JAX and keras.backend.backend() == "jax"):
         assert way.startswith("by Keras's own fit: ")
         assert ours == theirs
         return
-    assert way == BY_PROGRAM
+    assert way == BY_PROGRAM or name in EITHER
     rounding = 1e-4
     if keras.backend.backend() == "tensorflow" and not np.allclose(ours, theirs, rtol=rounding, atol=rounding):
         compiled = by_keras(build, data, jit=True)["val_loss"]
@@ -106,7 +108,7 @@ def test_a_search_trains_what_keras_trains(name: str, data: SearchData) -> None:
 
 def test_two_thirds_of_what_people_write_go_by_the_program() -> None:
     assert len(people.BUILDS) >= 20
-    assert len(BY_FIT) <= len(people.BUILDS) / 3
+    assert len(BY_FIT | EITHER) <= len(people.BUILDS) / 3
 
 
 @pytest.mark.parametrize("name", ["adapted_normalization", "own_compute_loss", "imperative"])

@@ -197,6 +197,14 @@ def _compiled_steps(model: keras.Model, images: Any, labels: Any, jit: bool) -> 
     return made
 
 
+def has_gpu() -> bool:
+    """Return whether Keras computes on a GPU."""
+    try:
+        return bool(keras.distribution.list_devices("gpu"))
+    except RuntimeError:  # what JAX answers where there is none
+        return False
+
+
 def on_device(array: np.ndarray) -> Any:
     """Return `array` as a tensor of the backend, where its type stays what it is."""
     return keras.ops.convert_to_tensor(array)

@@ -14,7 +14,7 @@ from keras.src.trainers.trainer import Trainer as KerasTrainer
 from hpsearch.programs.fingerprint import UnknownStateError, fingerprint, is_library
 from hpsearch.programs.inputs import dropouts
 from hpsearch.programs.order import Order
-from hpsearch.programs.program import Program
+from hpsearch.programs.program import Program, has_gpu
 from hpsearch.programs.proof import difference, untouched_randomness
 from hpsearch.seeds import GLOBAL_GENERATOR
 
@@ -62,7 +62,7 @@ def known_structure(model: keras.Model, images: Any) -> str | None:
 def _build(model: keras.Model, images: Any) -> None:
     """Build a model that waits for its input, as `fit` does: by shapes alone, which draws no random number."""
     try:
-        spec = keras.KerasTensor((None, *images.shape[1:]), dtype=str(images.dtype))
+        spec = keras.KerasTensor((None, *images.shape[1:]), dtype=keras.backend.standardize_dtype(images.dtype))
         compute_output_spec(model, spec, training=False)
     except Exception as error:  # whatever stands in its `build` and `call`
         raise NoProgramError(f"it cannot be built before its first batch: {first_line(error)}") from error
@@ -137,6 +137,8 @@ def _made(  # noqa: PLR0917
     model = build()
     if structure_of(model, tensors[0]) != structure:
         raise NoProgramError("building it twice makes two different models")
+    if keras.backend.backend() == "jax" and not all(layer.supports_jit for layer in model._flatten_layers()):
+        raise NoProgramError("it holds a layer that XLA cannot compile")
     compiled = is_compiled_faster(model) if jit is None else jit
     return Program(structure, model, *tensors[:2], averaging=averaging, jit=compiled)
 
@@ -144,7 +146,7 @@ def _made(  # noqa: PLR0917
 def question(structure: str) -> str:
     """Return what an answer is remembered by: it may be another one on another device or with other libraries."""
     backend = keras.backend.backend()
-    device = "gpu" if keras.distribution.list_devices("gpu") else "cpu"
+    device = "gpu" if has_gpu() else "cpu"
     return f"program {structure[:24]} {backend} {version(backend)} keras {version('keras')} {device}"
 
 
@@ -153,7 +155,7 @@ def is_compiled_faster(model: keras.Model) -> bool:
 
     Nor where other layers than live dropout are random, of which XLA would draw other numbers than Keras does.
     """
-    if keras.backend.backend() != "tensorflow":  # JAX has no other way, and answers a question for GPUs with an error
+    if keras.backend.backend() != "tensorflow":  # JAX has no other way
         return True
     layers = list(model._flatten_layers())
     live = {id(layer) for layer in dropouts(model)}
@@ -161,7 +163,7 @@ def is_compiled_faster(model: keras.Model) -> bool:
     if is_random or not all(layer.supports_jit for layer in layers):
         return False
     convolves = any("Conv" in type(layer).__name__ for layer in layers)
-    return model.jit_compile is True or not convolves or bool(keras.distribution.list_devices("gpu"))
+    return model.jit_compile is True or not convolves or has_gpu()
 
 
 def first_line(error: BaseException) -> str:
