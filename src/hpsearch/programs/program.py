@@ -197,6 +197,11 @@ def _compiled_steps(model: keras.Model, images: Any, labels: Any, jit: bool) -> 
     return made
 
 
+def has_gpu() -> bool:
+    """Return whether the backend computes on a GPU; asked for its GPUs, JAX raises an error where there are none."""
+    return any(device.startswith("gpu") for device in keras.distribution.list_devices())
+
+
 def on_device(array: np.ndarray) -> Any:
     """Return `array` as a tensor of the backend, where its type stays what it is."""
     return keras.ops.convert_to_tensor(array)

@@ -27,6 +27,7 @@ from hpsearch.programs.program import (
     Program,
     build_metrics,
     copy_values,
+    has_gpu,
     jax_variables,
     plain_variables,
     values_of,
@@ -182,7 +183,7 @@ def compiled_tolerance(model: keras.Model) -> float:
     """Return how much compiling may change a number of about 1."""
     if model.dtype_policy.compute_dtype in ("float16", "bfloat16"):
         return 3e-2
-    return 1e-2 if keras.distribution.list_devices("gpu") else TOLERANCE  # GPUs multiply in TF32
+    return 1e-2 if has_gpu() else TOLERANCE  # GPUs multiply in TF32
 
 
 @contextmanager

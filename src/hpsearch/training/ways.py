@@ -13,7 +13,7 @@ from keras.src.trainers.trainer import Trainer as KerasTrainer
 from hpsearch.programs.fingerprint import UnknownStateError, fingerprint, is_library
 from hpsearch.programs.inputs import dropouts
 from hpsearch.programs.order import Order
-from hpsearch.programs.program import Program
+from hpsearch.programs.program import Program, has_gpu
 from hpsearch.programs.proof import difference, untouched_randomness
 from hpsearch.seeds import GLOBAL_GENERATOR
 
@@ -142,7 +142,7 @@ def _made(  # noqa: PLR0917
 def question(structure: str) -> str:
     """Return what an answer is remembered by: it may be another one on another device or with other libraries."""
     backend = keras.backend.backend()
-    device = "gpu" if keras.distribution.list_devices("gpu") else "cpu"
+    device = "gpu" if has_gpu() else "cpu"
     return f"program {structure[:24]} {backend} {version(backend)} keras {version('keras')} {device}"
 
 
@@ -151,7 +151,7 @@ def is_compiled_faster(model: keras.Model) -> bool:
 
     Nor where other layers than live dropout are random, of which XLA would draw other numbers than Keras does.
     """
-    if keras.backend.backend() != "tensorflow":  # JAX has no other way, and answers a question for GPUs with an error
+    if keras.backend.backend() != "tensorflow":  # JAX has no other way
         return True
     layers = list(model._flatten_layers())
     live = {id(layer) for layer in dropouts(model)}
@@ -159,7 +159,7 @@ def is_compiled_faster(model: keras.Model) -> bool:
     if is_random or not all(layer.supports_jit for layer in layers):
         return False
     convolves = any("Conv" in type(layer).__name__ for layer in layers)
-    return model.jit_compile is True or not convolves or bool(keras.distribution.list_devices("gpu"))
+    return model.jit_compile is True or not convolves or has_gpu()
 
 
 def first_line(error: BaseException) -> str:
