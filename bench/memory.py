@@ -36,29 +36,32 @@ from rows import Row, run
 
 def objective(config: Any, data: SearchData) -> Objective:
     """Return what runs the trials of a search, as `jobs.Search` puts it together."""
+    training = part(config.training)
     study = SharedStudy.open(
         "bench",
         storage=part(config.storage)(),
         sampler=part(config.sampler, root_seed=config.seed),
         pruner=part(config.pruner),
-        maximize=False,
+        maximize=training.maximize,
         budget=part(config.budget),
     )
-    tracking, training, space = part(config.tracking)(), part(config.training), part(config.space)
+    tracking, space = part(config.tracking)(), part(config.space)
+    trainer = part(config.trainer, settings=training, data=data)
+    trainer.answers = study.answers
     parent = tracking.open_parent("bench", None, {})
     costs, registration, uncertainty = part(config.costs), part(config.registration), part(config.uncertainty)
     conclusion = Conclusion("bench", study, tracking, parent, space, training, costs, registration, uncertainty, {})
     return Objective(
         make=lambda hp: hypermodel(config, data),
         space=space,
-        trainer=part(config.trainer, settings=training, data=data),
+        trainer=trainer,
         study=study,
         tracking=tracking,
         parent=parent,
         keep_model=conclusion.keep,
         costs=costs,
         checkpoints=part(config.checkpoints),
-        progress=Progress(training.monitor, training.epochs, False, Console(file=io.StringIO())),
+        progress=Progress(training.monitor, training.epochs, training.maximize, Console(file=io.StringIO())),
         settings={},
         root_seed=config.seed,
     )

@@ -36,6 +36,7 @@ def instantiated(config):
     from hpsearch.training import epochs
     from hpsearch.studies import study
     from hpsearch.tracking import tracking
+    from hpsearch.training import trainer
     def after(owner, name, label):
         plain = getattr(owner, name)
         def timed(*args, **kwargs):
@@ -44,6 +45,7 @@ def instantiated(config):
     after(data.Data, "for_search", "the data is read")
     after(tracking.Tracking, "__init__", "the MLflow store is open")
     after(study.SharedStudy, "claim", "the study is open, a trial claimed")
+    after(trainer.Trainer, "_load_program", "the program is made and proved")
     def first(self, epoch, logs=None):
         mark("the first epoch begins"); print("MARKS" + json.dumps(marks), flush=True); import os; os._exit(0)
     epochs.Epochs.on_epoch_begin = first

@@ -71,10 +71,9 @@ def ours(config: Any, data: SearchData) -> Arm:
     trainer = Trainer(part(config.training), data)
     model_of = hypermodel(config, data)
     hp = hyperparameters(config)
-    model = model_of.build(hp)
 
     def epoch() -> float:
-        return trainer.fit(model_of, hp, model, 0, lambda epoch, metrics: None).history[-1]["time/epoch_s"]
+        return trainer.fit(model_of, hp, model_of.build(hp), 0, lambda epoch, metrics: None).history[-1]["time/epoch_s"]
 
     return epoch
 
@@ -84,21 +83,26 @@ def products_alone(config: Any, data: SearchData) -> Arm:
     size, (n_in, *_), units, n_hidden = config.training.batch_size, (3072,), config.arch.n_units, config.arch.n_hidden
     widths = [n_in, *[units] * n_hidden, data.n_classes]
     rng = np.random.default_rng(0)
-    layers = [
-        (
-            rng.random((size, a), np.float32),
-            rng.random((a, b), np.float32),
-            rng.random((size, b), np.float32),
-            np.empty((size, b), np.float32),
-            np.empty((a, b), np.float32),
-            np.empty((size, a), np.float32),
-        )
-        for a, b in itertools.pairwise(widths)
-    ]
+    n_whole, n_rest = divmod(len(data.train), size)
+
+    def operands(n: int) -> list[tuple[np.ndarray, ...]]:
+        return [
+            (
+                rng.random((n, a), np.float32),
+                rng.random((a, b), np.float32),
+                rng.random((n, b), np.float32),
+                np.empty((n, b), np.float32),
+                np.empty((a, b), np.float32),
+                np.empty((n, a), np.float32),
+            )
+            for a, b in itertools.pairwise(widths)
+        ]
+
+    batches = [operands(size)] * n_whole + ([operands(n_rest)] if n_rest else [])
 
     def epoch() -> float:
         begin = time.perf_counter()
-        for _ in range(len(data.train) // size):
+        for layers in batches:
             for x, w, _, y, _, _ in layers:
                 np.matmul(x, w, out=y)
             for place, (x, w, dy, _, dw, dx) in enumerate(layers):

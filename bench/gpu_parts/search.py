@@ -97,6 +97,7 @@ def wrap_product(watch: Stopwatch) -> None:
     watch.wrap(Data, "for_search", "reading data")
     watch.wrap(DenseNet, "build", "building models")
     watch.wrap(Trainer, "fit", "training")
+    watch.wrap(Trainer, "_load_program", "making and proving programs")
     for function in ("claim", "complete", "prune"):
         watch.wrap(SharedStudy, function, "study")
     watch.wrap(Attempt, "epoch", "study")

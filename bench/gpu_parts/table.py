@@ -165,6 +165,7 @@ def _compiling(found: Mapping[str, Any]) -> Iterable[str]:
     for process in found.get("processes", []):
         spent = ", ".join(f"{k}: {s:.0f}" for k, s in process.get("compiling_s", {}).items())
         first = f"{process['first_fit_s']:.0f}" if "first_fit_s" in process else ""
+        first += f", of which the proof {process['proof_s']:.0f}" if "proof_s" in process else ""
         ready = "yes" if process["was_ready"] else "no"
         rows.append((process["arch"], str(process["batch_size"]), ready, spent, first, process["status"]))
     yield _table(

@@ -4,7 +4,11 @@ A trial has ten epochs of 45,000 random images and is validated on 5,000 after e
 arms, to the favour of Keras's fit, which compiles anew for each model. What is fused runs below the command line:
 `FusedProgram` is used as `FusedTrainer` uses it. Not all steps of a fused epoch are made, only up to N_STEPS of them,
 or MOST_FLOPS. The time of a step is the difference to an epoch without steps, divided by their number, and the time of
-the epoch is computed from it. Times that are not of whole epochs are medians of N_REPEATS.
+the epoch is computed from it. The smaller batch that ends an epoch belongs to what is not left out: an epoch without
+steps trains it, and then validates. Times that are not of whole epochs are medians of N_REPEATS.
+
+Programs are proved as a study does it: that of a trial alone once, before its first fit; that of fused trials once, at
+the smallest K and after its first epoch, so that several can be compiled at a time.
 
 The process prepares, writes `is_ready` into its result, waits for a line on its standard input, and measures.
 """
@@ -19,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from unittest.mock import patch
 
 from gpu_parts.result import Result, command_line, device, peak_bytes, seconds
 from hpsearch import entry
@@ -32,11 +37,14 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 
 from gpu_parts.nets import EPOCHS, configuration, hyperparameters, images, product_flops  # noqa: E402
+from hpsearch.architectures.compiling import labels_for  # noqa: E402
 from hpsearch.programs.order import Order  # noqa: E402
+from hpsearch.programs.program import jax_variables  # noqa: E402
 from hpsearch.seeds import derive  # noqa: E402
 from hpsearch.training.fused import FusedProgram, FusedTrainer  # noqa: E402
 from hpsearch.training.settings import VAL_BATCH_SIZE  # noqa: E402
-from hpsearch.training.trainer import Trainer  # noqa: E402
+from hpsearch.training.trainer import Trainer, Work  # noqa: E402
+from hpsearch.training.ways import structure_of  # noqa: E402
 from parts import hypermodel, part  # noqa: E402
 
 KS, KS_SMALL = (8, 32, 64, 128), (2,)
@@ -71,16 +79,19 @@ class Arm:
         self.hypermodel = hypermodel(config, self.data)
         self.trainer = Trainer(self.settings, self.data)
         self.fused: dict[int, FusedTrainer] = {}
+        self.is_fusion_proved = False
         self.most_flops = MOST_FLOPS_SMALL if small else MOST_FLOPS
         self.counts: Row = {}
         _, self.as_it_comes = self.build()  # what Keras's fit trains
 
     def prepare(self, result: Result) -> None:
-        """Compile what is measured later, several programs at a time."""
+        """Prove and compile what is measured later, several programs at a time."""
+        proof_s = seconds(self.prove)
         ahead = self.ks if self.arch in COMPILED_AHEAD else ()
         with ThreadPoolExecutor(N_COMPILING) as pool:
             compiling = {k: pool.submit(self.compile, k, self.lowered(k)) for k in ahead}
-            result.set(first_fit_s=seconds(lambda: self.fit_seconds(self.trainer)))
+            fit_s = seconds(lambda: self.fit_seconds(self.trainer))
+            result.set(proof_s=proof_s, first_fit_s=proof_s + fit_s)
             self.counts = counted(self)
             result.set(first_keras_fit_s=seconds(self.keras_epoch))
             result.set(compiling_s={f"K = {k}": future.result() for k, future in compiling.items()})
@@ -94,10 +105,27 @@ class Arm:
         """Return the order of the examples of a trial."""
         return Order(len(self.data.train), self.batch_size, 0, lambda epoch: derive(seed, "order", epoch))
 
-    def arguments(self, k: int) -> tuple[Any, int, Any]:
-        """Return order, number of steps and rates of an epoch of `k` trials, as `FusedProgram.run` passes them."""
-        rows, _, table = self.order(0)[0]
-        return np.stack([rows] * k), len(rows), np.stack([table] * k)
+    def prove(self) -> None:
+        """Make the program of a trial alone and prove it, as its first fit would; all trainers know the answer."""
+        hp, model = self.build()
+        tensors = self.trainer._on_device(labels_for(model))
+        work = Work(self.hypermodel, hp, model, 0, lambda *_: None, None, tensors)
+        self.trainer._load_program(work, structure_of(model, self.data.train.images), self.order(0))
+
+    def model(self) -> keras.Model:
+        """Return the model that the program of a trial alone trains."""
+        if self.trainer._held is None:
+            raise RuntimeError(f"The models of arch={self.arch} are not trained by a program.")
+        return self.trainer._held[0].model
+
+    def arguments(self, k: int) -> tuple[Any, int, Any, Any, Any]:
+        """Return what `FusedProgram.run` passes for an epoch of `k` trials.
+
+        These are the order, the number of steps, their rates, the last batch and its rates.
+        """
+        rows, n_steps, table, last, _, last_rates = self.order(0).element_at(0)
+        of_all = [np.stack([part] * k) for part in (rows, table, last, last_rates)]
+        return of_all[0], int(n_steps[0]), *of_all[1:]
 
     def lowered(self, k: int) -> Any:
         """Return the epoch of `k` fused trials, ready to be compiled."""
@@ -111,14 +139,28 @@ class Arm:
         return time.perf_counter() - begin
 
     def program(self, k: int) -> FusedProgram:
-        """Return the program of `k` fused trials, made at the first call."""
+        """Return the program of `k` fused trials, made at the first call; `prove_fusion` proves it."""
         if k not in self.fused:
             trainer = FusedTrainer(self.settings, self.data, k)
-            if trainer._fused_for(self.hypermodel, *self.build()) is None:
-                raise RuntimeError(f"The models of arch={self.arch} cannot be fused.")
+            trainer.answers = self.trainer.answers
+            with patch.object(FusedProgram, "differs", return_value=None):  # it would compile, one after the other
+                fused = trainer._fused_for(self.hypermodel, *self.build(), self.order(0))
+            if fused is None:
+                raise RuntimeError(f"The models of arch={self.arch} cannot be fused: {dict(trainer.answers)}")
             self.fused[k] = trainer
         program: FusedProgram = self.fused[k]._fused
         return program
+
+    def prove_fusion(self, k: int) -> float:
+        """Prove that `k` fused trials are trained like one alone, and return the seconds; 0 where that is known."""
+        if self.is_fusion_proved:
+            return 0.0
+        begin = time.perf_counter()
+        found = self.program(k).differs(self.build()[1], self.order(0))
+        if found:
+            raise RuntimeError(f"The models of arch={self.arch} cannot be fused: {found}")
+        self.is_fusion_proved = True
+        return time.perf_counter() - begin
 
     def fit_seconds(self, trainer: Trainer, number: int = 0) -> list[float]:
         """Return the seconds from the end of each epoch to the next, for a trial that `trainer` fits."""
@@ -184,13 +226,7 @@ def keras_fit(arm: Arm) -> Row:
 
 def state_of(model: keras.Model) -> tuple[list[Any], ...]:
     """Return copies of what a training step changes, in the form that Keras's steps take on JAX."""
-    parts = (
-        model.trainable_variables,
-        model.non_trainable_variables,
-        model.optimizer.variables,
-        model.metrics_variables,
-    )
-    return tuple([jnp.copy(variable.value) for variable in part] for part in parts)
+    return tuple([jnp.copy(variable.value) for variable in part] for part in jax_variables(model))
 
 
 def counted(arm: Arm) -> Row:
@@ -199,7 +235,7 @@ def counted(arm: Arm) -> Row:
     The step is compiled alone, since the compiler counts the body of a loop once, however often it runs; and with a
     batch as its argument, since the compiler counts a whole array as read where rows are gathered from it.
     """
-    model = arm.trainer._program.model
+    model = arm.model()
     tensors = arm.trainer._on_device("sparse")[:2]
 
     def one(state: Any, images: Any, labels: Any) -> Any:
@@ -216,22 +252,26 @@ def counted(arm: Arm) -> Row:
 
 
 def step(arm: Arm) -> Row:
-    """Return the row of one trial's step: an epoch, and the same steps back to back on arguments that are there."""
+    """Return the row of one trial's step: an epoch, and the same steps back to back on arguments that are there.
+
+    The smaller batch at the end counts as a step.
+    """
     epoch_s = statistics.median(arm.fit_seconds(arm.trainer, 2))
-    model = arm.trainer._program.model
-    order, n_steps, table = (jax.device_put(value) for value in arm.order(0)[0])
+    model, order = arm.model(), arm.order(0)
+    *first, comes, last_rates = order.element_at(0)
+    element = (*map(jax.device_put, first), comes, jax.device_put(last_rates))  # the host reads whether a batch comes
     state = state_of(model)
 
     def loop() -> None:
         nonlocal state
-        _, state = model.train_function(state, iter([(order, n_steps, table)]))
+        _, state = model.train_function(state, iter([(element,)]))
         jax.block_until_ready(state)
 
     loop()
     loop_s = middle(lambda: seconds(loop))
     val = arm.trainer._on_device("sparse")[2:]
     validation_s = seconds(lambda: model.evaluate(*val, batch_size=VAL_BATCH_SIZE, verbose=0))
-    n = int(n_steps[0])
+    n = order.n_steps
     return {
         "epoch_s": epoch_s,
         "steps": n,
@@ -247,14 +287,16 @@ def fused(arm: Arm, k: int) -> Row:
     """Return the row of `k` fused trials.
 
     `keep_s`, `build_s` and `start_s` are of one trial; `trials_per_hour` counts `keep_s` for each epoch of each trial,
-    as if each were the best so far.
+    as if each were the best so far. `steps` are those of whole batches; `validation_s` is what the device takes for
+    the rest of an epoch, the smaller batch and the validation. `proof_s` is 0 where a smaller K has proved it.
     """
     program = arm.program(k)
     orders = {seat: arm.order(seat) for seat in range(k)}
     flops = product_flops(program.program.model, arm.batch_size) * k
-    n_all = orders[0].n_steps
+    n_all = orders[0].n_whole
     n_timed = int(min(n_all, N_STEPS, max(LEAST_STEPS, arm.most_flops / flops)))
     first_s = epoch_seconds(program, orders, n_timed)
+    proof_s = arm.prove_fusion(k)
     without_s = middle(lambda: epoch_seconds(program, orders, 0))
     step_s = (middle(lambda: epoch_seconds(program, orders, n_timed)) - without_s) / n_timed
     epoch_s = without_s + n_all * step_s
@@ -273,6 +315,7 @@ def fused(arm: Arm, k: int) -> Row:
         "start_s": start_s,
         "keep_s": keep_s,
         "first_s": first_s,
+        "proof_s": proof_s,
         "product_tflop_per_s": flops / step_s / 1e12,
         "trials_per_hour": 3600 * k / all_s,
         "trials_per_hour_device": 3600 * k / (EPOCHS_OF_A_TRIAL * (val_s + n_all * step_s)),
@@ -285,9 +328,9 @@ def middle(measure: Callable[[], float]) -> float:
 
 
 def epoch_seconds(program: FusedProgram, orders: dict[int, Order], n_steps: int) -> float:
-    """Return the seconds of an epoch of all seats of which only `n_steps` steps are made."""
+    """Return the seconds of an epoch of all seats of which only `n_steps` steps are made, and the smaller batch."""
     plain = program._epoch
-    program._epoch = lambda state, rows, _, tables: plain(state, rows, n_steps, tables)
+    program._epoch = lambda state, rows, _, *rest: plain(state, rows, n_steps, *rest)
     try:
         return seconds(lambda: (program.run(orders), jax.block_until_ready(program.state)))
     finally:
@@ -295,12 +338,14 @@ def epoch_seconds(program: FusedProgram, orders: dict[int, Order], n_steps: int)
 
 
 def validation_seconds(program: FusedProgram, arm: Arm, k: int) -> float:
-    """Return the seconds that the device takes for an epoch without steps, its arguments being there already."""
-    rows, _, tables = arm.arguments(k)
-    rows, tables = jax.device_put(rows), jax.device_put(tables)
+    """Return the seconds that the device takes for an epoch without steps, its arguments being there already.
+
+    It trains the smaller batch that ends an epoch, and validates.
+    """
+    rows, _, *rest = jax.device_put(arm.arguments(k))
 
     def validate() -> None:
-        _, state = program._epoch(program.state, rows, 0, tables)
+        _, state = program._epoch(program.state, rows, 0, *rest)
         program.state = [list(values) for values in state]
         jax.block_until_ready(state)
 

@@ -78,7 +78,7 @@ class Program:
             slots = [v for v in mine.variables if not isinstance(v, ProgramInput) and id(v) not in averages]
             copy_values(source.variables, slots)
         for one, other in ((mine, source), (innermost(mine), innermost(source))):
-            one.iterations.assign(other.iterations)
+            copy_values([other.iterations], [one.iterations])
         self.drawn = (learning_rate_of(source), momentum_of(source))
         if self.drawn[0] is not None:  # a Keras schedule is part of the program
             innermost(mine).learning_rate = self.drawn[0]
@@ -197,12 +197,15 @@ def _compiled_steps(model: keras.Model, images: Any, labels: Any, jit: bool) -> 
     return made
 
 
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of JAX arrays, compiled; op by op, JAX would compile each of them for each shape."""
+    jitted: Callable[..., Any] = import_module("jax").jit(function)
+    return jitted
+
+
 def has_gpu() -> bool:
-    """Return whether Keras computes on a GPU."""
-    try:
-        return bool(keras.distribution.list_devices("gpu"))
-    except RuntimeError:  # what JAX answers where there is none
-        return False
+    """Return whether the backend computes on a GPU; asked for its GPUs, JAX raises an error where there are none."""
+    return any(device.startswith("gpu") for device in keras.distribution.list_devices())
 
 
 def on_device(array: np.ndarray) -> Any:

@@ -2,7 +2,7 @@
 
 With the dropout rates at 0 nothing is random but what other layers draw from seeds, which both sides share. Then
 
-1. loss, metrics, gradients and the state of layers after one step without compiling are the same, to `TOLERANCE` of
+1. loss, metrics, gradients and the state of layers after one step of Keras's own are the same, to `TOLERANCE` of
    their size, in the model and in the program's;
 2. both optimizers make the same weights of the same gradients;
 3. the compiled step reports the same loss and metrics, and changes the weights as the optimizer did.
@@ -26,6 +26,7 @@ from hpsearch.programs.order import Order
 from hpsearch.programs.program import (
     Program,
     build_metrics,
+    compiled,
     copy_values,
     has_gpu,
     jax_variables,
@@ -118,22 +119,40 @@ def _eager_step(model: keras.Model, batch: tuple[Any, Any]) -> _Step:
     model.optimizer = recorder
     try:
         model.reset_metrics()
-        logs = _jax_step(model, batch) if keras.backend.backend() == "jax" else model.train_step(batch)
+        is_jax = keras.backend.backend() == "jax"
+        logs, found = _jax_step(model, recorder, batch) if is_jax else (model.train_step(batch), recorder.found)
         state = values_of([v for v in plain_variables(model, dropouts(model)) if not v.trainable])
     finally:
         model.optimizer = optimizer
     return _Step(
         {name: float(keras.ops.convert_to_numpy(value)) for name, value in logs.items()},
-        [None if g is None else np.array(keras.ops.convert_to_numpy(g)) for g in recorder.found],
+        [None if g is None else np.array(keras.ops.convert_to_numpy(g)) for g in found],
         state,
     )
 
 
-def _jax_step(model: keras.Model, batch: tuple[Any, Any]) -> dict[str, Any]:
+def _jax_step(model: keras.Model, recorder: _Recorder, batch: tuple[Any, Any]) -> tuple[dict[str, Any], list[Any]]:
+    """Return the logs and the gradients of a step of Keras's own, compiled alone as `fit` does it on JAX."""
     parts = jax_variables(model)
-    logs, state = model.train_step(tuple([v.value for v in part] for part in parts), batch)
-    copy_values(list(state[1]), parts[1])
-    return dict(logs)
+
+    def step(state: Any, batch: Any) -> Any:
+        logs, state = model.train_step(state, batch)
+        return logs, state[1], list(recorder.found)
+
+    logs, values, gradients = compiled(step)(tuple([v.value for v in part] for part in parts), batch)
+    copy_values(list(values), parts[1])
+    return dict(logs), gradients
+
+
+def _apply(model: keras.Model, gradients: list[Any]) -> None:
+    """Let the optimizer of a model make a step of gradients."""
+    optimizer, trainable = model.optimizer, model.trainable_variables
+    if keras.backend.backend() != "jax":
+        optimizer.apply(gradients, trainable)
+        return
+    values = [[v.value for v in variables] for variables in (optimizer.variables, trainable)]
+    weights, slots = compiled(lambda slots, weights: optimizer.stateless_apply(slots, gradients, weights))(*values)
+    copy_values([*weights, *slots], [*trainable, *optimizer.variables])
 
 
 def _differing_optimizers(source: keras.Model, mine: keras.Model, step: _Step) -> str | None:
@@ -144,7 +163,7 @@ def _differing_optimizers(source: keras.Model, mine: keras.Model, step: _Step) -
     slots = values_of(source.optimizer.variables)
     given = [None if g is None else keras.ops.convert_to_tensor(g) for g in step.gradients]
     for model in (source, mine):
-        model.optimizer.apply(given, model.trainable_variables)
+        _apply(model, given)
     copy_values(slots, source.optimizer.variables)
     for old, one, other in zip(
         before, values_of(source.trainable_variables), values_of(mine.trainable_variables), strict=True
