@@ -400,6 +400,10 @@ def test_settings_are_drawn_from_plain_hyperparameters_too(conf, facts):
     assert (made.n_hidden, made.activation) == (2, "elu")
 
 
+class OwnRowLoss(keras.losses.CategoricalCrossentropy):
+    """A loss of a person's own that takes rows, since what it inherits from does."""
+
+
 @pytest.mark.parametrize(
     ("loss", "form"),
     [
@@ -410,15 +414,19 @@ def test_settings_are_drawn_from_plain_hyperparameters_too(conf, facts):
         (keras.losses.CategoricalFocalCrossentropy(), "onehot"),
         (keras.losses.categorical_crossentropy, "onehot"),
         ("mse", "onehot"),
+        ({"probs": "mse"}, "onehot"),
+        ([keras.losses.SparseCategoricalCrossentropy()], "sparse"),
+        (lambda y_true, y_pred: y_pred[:, 0], "sparse"),
+        (OwnRowLoss(), "onehot"),
     ],
 )
 def test_labels_follow_the_compiled_loss(loss, form):
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="probs")])
     model.compile(loss=loss)
     assert labels_for(model) == form
 
 
-@pytest.mark.parametrize("loss", [None, "binary_crossentropy", {"probs": "mse"}])
+@pytest.mark.parametrize("loss", [None, "binary_crossentropy", "poisson"])
 def test_a_loss_that_is_not_for_classes_is_refused(loss):
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="probs")])
     if loss:

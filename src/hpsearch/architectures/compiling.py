@@ -65,7 +65,7 @@ def labels_for(model: keras.Model) -> Literal["sparse", "onehot"]:
     A loss of a person's own gets class numbers, as the data has them, unless it inherits from one for rows.
 
     Raises:
-        ModelError: The loss is one of Keras's that is not for classes.
+        ModelError: The model is not compiled, or its loss is one of Keras's that is not for classes.
     """
     loss = getattr(model, "loss", None)
     while isinstance(loss, list | tuple | dict) and len(loss) == 1:
@@ -75,7 +75,7 @@ def labels_for(model: keras.Model) -> Literal["sparse", "onehot"]:
         return "sparse"
     if any(name.startswith("categorical") or name in ROW_LOSSES for name in names):
         return "onehot"
-    if loss is None or not _is_of_keras(loss):
+    if getattr(model, "compiled", False) and (loss is None or not _is_of_keras(loss)):
         return "sparse"
     raise ModelError(
         "Expected the architecture to compile its model with the loss sparse_categorical_crossentropy or "
