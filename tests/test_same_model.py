@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import itertools
 from typing import Any
 
 import keras
@@ -247,3 +249,23 @@ def test_building_another_model_moves_no_random_number() -> None:
         people.recurrent()
         keras.random.normal((5,))
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(keras.random.normal((3,))), expected)
+
+
+def test_objects_without_attributes_are_compared_by_what_makes_them() -> None:
+    def built(*fields: str) -> keras.Model:
+        scaled = people.Scaled()
+        scaled.factor = 1.0
+        scaled.kind = collections.namedtuple("Kind", fields)
+        scaled.counted = itertools.count(len(fields))
+        return people.compiled(people.dense(scaled))
+
+    assert fingerprint(built("a", "b")) == fingerprint(built("a", "b"))
+    assert fingerprint(built("a", "b")) != fingerprint(built("a", "b", "c"))
+
+
+def test_an_open_file_has_no_fingerprint(tmp_path: Any) -> None:
+    scaled = people.Scaled()
+    with (tmp_path / "notes").open("w") as file:
+        scaled.notes = file
+        with pytest.raises(UnknownStateError, match="whose state cannot be compared"):
+            fingerprint(people.compiled(people.dense(scaled)))

@@ -16,7 +16,8 @@ import sys
 import threading
 import types
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.metadata import packages_distributions
 from typing import Any
 
 import keras
@@ -36,6 +37,7 @@ _SKIPPED = frozenset({
     "_distribute_strategy", "_tracked", "_initial_seed", "_init_seed", "_self_setattr_tracking", "_layers_cache",
 })  # fmt: skip
 _SKIPPED_BEGINNINGS = ("_self_", "_saved_model_", "_keras_api_", "_obj_reference_counts")
+HEAP_TYPE = 1 << 9  # Python's flag of classes that a `class` statement made
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...), np.generic)
 
 
@@ -233,8 +235,9 @@ class _Walk:
         self.visit(type(value))
         if isinstance(value, keras.Metric):  # which is built with the first batch, and reset before each epoch
             self.known_variables.update(id(v) for v in value.variables)
-        if not hasattr(value, "__dict__") and not hasattr(type(value), "__slots__"):
-            raise UnknownStateError(f"it holds a {type(value).__name__}, whose state cannot be compared")
+        if _is_native(type(value)):
+            self.reduced(value)
+            return
         attributes = _attributes(value)
         inputs = self._inputs(value)
         self.add("inputs", sorted(inputs))
@@ -242,6 +245,18 @@ class _Walk:
             if not name.startswith(_SKIPPED_BEGINNINGS):
                 self.add(name)
                 self.visit(attributes[name])
+
+    def reduced(self, value: Any) -> None:
+        """Describe an object without attributes by what `copy` would make it from."""
+        try:
+            made_of = value.__reduce_ex__(4)
+        except TypeError as error:
+            raise UnknownStateError(f"it holds a {type(value).__name__}, whose state cannot be compared") from error
+        if isinstance(made_of, str):
+            self.add(made_of)
+            return
+        for part in made_of:
+            self.items(part) if isinstance(part, Iterator) else self.visit(part)
 
     def _inputs(self, value: Any) -> set[str]:
         """Return the attributes of `value` that a program takes from outside."""
@@ -252,6 +267,11 @@ class _Walk:
             rate = getattr(value, "_learning_rate", None)
             return inputs | ({"_learning_rate"} if isinstance(rate, keras.Variable) else set())
         return {"seed"} if isinstance(value, keras.random.SeedGenerator) else set()
+
+
+def _is_native(kind: type) -> bool:
+    """Return whether objects of a class hold more than their attributes: it, or a class below it, is no Python code."""
+    return any(cls is not object and not cls.__flags__ & HEAP_TYPE for cls in kind.__mro__)
 
 
 def _attributes(value: Any) -> dict[str, Any]:
@@ -288,7 +308,13 @@ def is_library(module: str | None) -> bool:
     if root in sys.stdlib_module_names or root == "hpsearch":
         return True
     file = getattr(sys.modules.get(root), "__file__", None) or ""
-    return "site-packages" in file or "dist-packages" in file
+    return "site-packages" in file or "dist-packages" in file or root in _installed()
+
+
+@functools.cache
+def _installed() -> frozenset[str]:
+    """Return the modules of installed distributions, wherever they lie."""
+    return frozenset(packages_distributions())
 
 
 _KINDS: list[tuple[Any, Callable[[_Walk, Any], None]]] = [
