@@ -262,9 +262,15 @@ def ended(study):
     ("metrics", "monitor", "words", "direction"),
     [
         ("crossentropy", f"val/{SPARSE}", (), StudyDirection.MINIMIZE),
-        ("directed", "val/distance", (), StudyDirection.MINIMIZE),
-        ("auc", "val/auc", (f"+arch.loss={ONEHOT}",), StudyDirection.MAXIMIZE),
-        ("function", "val/surprise", ("training.direction=minimize",), StudyDirection.MINIMIZE),
+        pytest.param("directed", "val/distance", (), StudyDirection.MINIMIZE, marks=pytest.mark.slow),
+        pytest.param("auc", "val/auc", (f"+arch.loss={ONEHOT}",), StudyDirection.MAXIMIZE, marks=pytest.mark.slow),
+        pytest.param(
+            "function",
+            "val/surprise",
+            ("training.direction=minimize",),
+            StudyDirection.MINIMIZE,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_search_keeps_and_registers_what_is_best(metrics, monitor, words, direction, workplace):
@@ -292,6 +298,7 @@ def test_nothing_is_made_where_nothing_says_the_direction(workplace):
     assert workplace.runs("study") == []
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_only_in_its_direction(workplace):
     words = own("undirected", "training.monitor=val/distance", "training.direction=maximize")
     ran(workplace, *words)
