@@ -32,6 +32,17 @@ def impatient() -> Iterator[None]:
         _impatient.on = False
 
 
+def unless_away(call: Callable[[], Any]) -> Any:
+    """Return what a call of a storage returns; None, at once, where the storage is away."""
+    try:
+        with impatient():
+            return call()
+    except Exception as error:
+        if not is_away(error):
+            raise
+        return None
+
+
 def patient(method: Callable[..., Any]) -> Callable[..., Any]:
     """Call a method of a storage again while the storage is away, for its `patience_s` seconds."""
 

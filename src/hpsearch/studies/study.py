@@ -22,7 +22,7 @@ it, so workers need nothing in common but the storage. What Optuna does not know
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 import optuna
@@ -33,7 +33,7 @@ from hpsearch.errors import ConfigError, did_you_mean
 from hpsearch.studies.budget import SPENT, Budget, n_tickets
 from hpsearch.studies.leases import LEASE, WORKER, Lease, Worker, is_dead
 from hpsearch.studies.machines import job_id
-from hpsearch.studies.patience import impatient, is_away
+from hpsearch.studies.patience import unless_away
 from hpsearch.studies.promotion import PAUSED, PausableStudy
 from hpsearch.studies.sampling import RETRIED_REASONS, SURPLUS, TICKET, SeededSampler, ticket
 from hpsearch.studies.storage import SharedStorage, storage_errors
@@ -199,7 +199,7 @@ class Answers(MutableMapping[str, str]):
 
     def __setitem__(self, name: str, text: str) -> None:
         self._known[name] = text
-        self._unless_away(lambda: self._study.set_user_attr(name, text))
+        unless_away(lambda: self._study.set_user_attr(name, text))
 
     def __delitem__(self, name: str) -> None:
         raise TypeError("Expected an answer to be remembered for good.")
@@ -211,16 +211,7 @@ class Answers(MutableMapping[str, str]):
         return len(self._stored() | self._known)
 
     def _stored(self) -> dict[str, str]:
-        return dict(self._unless_away(lambda: self._study.user_attrs) or {})
-
-    def _unless_away(self, call: Callable[[], Any]) -> Any:
-        try:
-            with impatient():
-                return call()
-        except Exception as error:
-            if not is_away(error):
-                raise
-            return None
+        return dict(unless_away(lambda: self._study.user_attrs) or {})
 
 
 def check_known(name: str, storage: optuna.storages.BaseStorage) -> None:

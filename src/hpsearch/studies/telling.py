@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpsearch.errors import TakenOverError
 from hpsearch.studies.history import as_ranges
 from hpsearch.studies.leases import LEASE, WORKER, Worker
-from hpsearch.studies.patience import impatient, is_away
+from hpsearch.studies.patience import unless_away
 from hpsearch.studies.promotion import PausableStudy, Promoting, is_paused
 from hpsearch.studies.sampling import TICKET
 from hpsearch.studies.storage import SharedStorage
@@ -74,7 +74,7 @@ class Telling:
             TakenOverError: Another worker has ended the trial, taking this one for dead.
         """
         self._unsent.add(trial, epoch, value)
-        self._unless_away(lambda: self._send(trial))
+        unless_away(lambda: self._send(trial))
 
     def should_stop(self, trial: optuna.Trial, epoch: int) -> bool:
         """Return whether the pruner stops a trial at an epoch; it was let go on at those before it was promoted.
@@ -85,18 +85,9 @@ class Telling:
         if self.has_cost or epoch <= trial.user_attrs.get(PROMOTED, 0):
             return False
         try:
-            return bool(self._unless_away(trial.should_prune))
+            return bool(unless_away(trial.should_prune))
         except optuna.exceptions.UpdateFinishedTrialError as error:  # pruners write down what they have seen
             raise taken_over(trial) from error
-
-    def _unless_away(self, call: Any) -> Any:
-        try:
-            with impatient():
-                return call()
-        except Exception as error:
-            if not is_away(error):
-                raise
-            return None
 
     def _send(self, trial: optuna.Trial) -> None:
         try:
