@@ -156,12 +156,13 @@ def _is_installed(place: Path) -> bool:
 
 
 @cache
-def _names_of_distributions() -> dict[str, list[str]]:
+def names_of_distributions() -> dict[str, list[str]]:
+    """Return the installed distributions, wherever they lie, by the module that each gives."""
     return {top: sorted(set(names)) for top, names in importlib.metadata.packages_distributions().items()}
 
 
 def _distributions_of(top: str) -> list[importlib.metadata.Distribution]:
-    return [importlib.metadata.distribution(name) for name in _names_of_distributions().get(top, [])]
+    return [importlib.metadata.distribution(name) for name in names_of_distributions().get(top, [])]
 
 
 def _is_of_a_folder(distribution: importlib.metadata.Distribution) -> bool:

@@ -17,13 +17,13 @@ import threading
 import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from importlib.metadata import packages_distributions
 from typing import Any
 
 import keras
 import numpy as np
 
 from hpsearch.architectures.compiling import MOMENTUMS
+from hpsearch.architectures.own_code import names_of_distributions
 from hpsearch.programs.inputs import dropouts, is_momentum
 
 # Attributes that Keras, TensorFlow and JAX keep for themselves and that follow from the others.
@@ -222,12 +222,8 @@ class _Walk:
         """Describe a dtype policy."""
         self.add("policy", type(value).__name__, value.name)
 
-    def initializer(self, value: Any) -> None:
-        """An initializer has done its work; the values of variables are loaded."""
-        self.add("initializer", type(value).__name__)
-
     def nothing(self, value: Any) -> None:
-        """Pass over what has no state that training could see."""
+        """Pass over what has no state that training could see; an initializer has done its work."""
         self.add(type(value).__name__)
 
     def thing(self, value: Any) -> None:
@@ -308,20 +304,14 @@ def is_library(module: str | None) -> bool:
     if root in sys.stdlib_module_names or root == "hpsearch":
         return True
     file = getattr(sys.modules.get(root), "__file__", None) or ""
-    return "site-packages" in file or "dist-packages" in file or root in _installed()
-
-
-@functools.cache
-def _installed() -> frozenset[str]:
-    """Return the modules of installed distributions, wherever they lie."""
-    return frozenset(packages_distributions())
+    return "site-packages" in file or "dist-packages" in file or root in names_of_distributions()
 
 
 _KINDS: list[tuple[Any, Callable[[_Walk, Any], None]]] = [
     (np.ndarray, _Walk.array),
     (keras.Variable, _Walk.variable),
     (keras.KerasTensor, _Walk.symbol),
-    (keras.Initializer, _Walk.initializer),
+    (keras.Initializer, _Walk.nothing),
     (keras.dtype_policies.DTypePolicy, _Walk.policy),
     (re.Pattern, _Walk.pattern),
     (types.FunctionType, _Walk.function),

@@ -91,8 +91,7 @@ class Program:
 
     def state(self) -> list[np.ndarray]:
         """Return the variables of all layers, dropout aside, averaged where the program averages them."""
-        averaged = {id(v): average for v, average in zip(self.model.trainable_variables, self._averages, strict=False)}
-        return values_of([averaged.get(id(v), v) for v in self._plain])
+        return values_of(averaged_variables(self.model, self._plain) if self.averaging else self._plain)
 
     def unload(self, target: keras.Model, state: list[np.ndarray]) -> None:
         """Give a model of the same architecture the variables in `state`."""
@@ -130,11 +129,11 @@ def run_function(model: keras.Model, function: Callable[..., Any], element: tupl
     return logs
 
 
-def averaged_variables(model: keras.Model) -> list[Any]:
-    """Return the variables of a model, with the averages in the place of those that are averaged."""
+def averaged_variables(model: keras.Model, variables: list[Any]) -> list[Any]:
+    """Return variables of a model, with the averages in the place of those that are averaged."""
     averages = averages_of(model.optimizer)
     averaged = {id(v): average for v, average in zip(model.trainable_variables, averages, strict=True)}
-    return [averaged.get(id(v), v) for v in model.variables]
+    return [averaged.get(id(v), v) for v in variables]
 
 
 def jax_variables(model: keras.Model) -> tuple[list[Any], ...]:

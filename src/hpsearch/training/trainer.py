@@ -94,12 +94,9 @@ class Trainer:
             return self._fit_its_own_way(hypermodel, hp, model, tensors, listener)
         work = Work(hypermodel, hp, model, seed, listener, slot, tensors)
         order = self._order(hp, lambda epoch: derive(seed, "order", epoch))
+        structure = None
         try:
             structure = structure_of(model, self.data.train.images)
-        except NoProgramError as reason:
-            told(f"{BY_KERAS} {reason}")
-            return self._fit_by_keras(work, order, None)
-        try:
             program = self._load_program(work, structure, order)
         except NoProgramError as reason:
             told(f"{BY_KERAS} {reason}")
@@ -150,7 +147,7 @@ class Trainer:
         )
         epochs = self._epochs(
             work.listener,
-            lambda: values_of(averaged_variables(model) if averaging else model.variables),
+            lambda: values_of(averaged_variables(model, model.variables) if averaging else model.variables),
             order=order,
             continuation=continuation if structure is not None else None,
         )
@@ -158,7 +155,7 @@ class Trainer:
         if drawn is not None and self.schedule != CONSTANT:
             scheduling = Scheduling(self.schedule, order, self.settings.epochs, drawn, epochs)
             callbacks += [scheduling, RatesOfSteps(order)]
-        train = self._arrays[labels_for(model)]
+        train = self._train
         self._run(work, model, Batches(order, *train), epochs, callbacks)
         copy_values(epochs.best_state, model.variables)
         return epochs.fitted
@@ -201,7 +198,7 @@ class Trainer:
         try:
             program = self._load_program(work, structure_of(model, self.data.train.images), order)
         except NoProgramError:
-            return sweep_by_keras(model, order, self._arrays[labels_for(model)], learning_rates, steps_per_point)
+            return sweep_by_keras(model, order, self._train, learning_rates, steps_per_point)
         program.load(model, lambda layer: derive(seed, "dropout", layer))
         sweep = Sweep(order, learning_rates, program.drawn[1], steps_per_point)
         losses = LossOfEach()
@@ -252,7 +249,7 @@ class Trainer:
     def _on_device(self, form: str) -> tuple[Any, ...]:
         if form not in self._tensors:
             train, val = (_arrays(part, form, self.data.n_classes) for part in (self.data.train, self.data.val))
-            self._arrays = {form: train}
+            self._train = train
             self._tensors = {form: tuple(on_device(array) for array in (*train, *val))}
             self._held = None
         return self._tensors[form]
