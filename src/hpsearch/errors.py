@@ -93,3 +93,8 @@ def did_you_mean(received: str, valid: Iterable[str]) -> str:
     near = get_close_matches(received, names, n=1)
     guess = f" Did you mean {near[0]!r}?" if near else ""
     return f"{guess} Valid: {', '.join(names)}."
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or its kind where it has none, to stand inside a sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -18,7 +18,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from numpy.typing import NDArray
 
 from hpsearch.architectures.own_code import bring
-from hpsearch.errors import ModelError, did_you_mean
+from hpsearch.errors import ModelError, did_you_mean, first_line
 from hpsearch.tracking.runs import TrackedRun
 
 KEPT, OUTPUTS = "checkpoint/model.keras", "checkpoint/outputs.npy"
@@ -146,8 +146,10 @@ class Registry:
         try:
             model = self.load(champion.name, str(champion.version))[0]
         except Exception as error:  # of code that its own version brings, or a file that is gone
-            said = (str(error).splitlines() or [type(error).__name__])[0]
-            return False, f"the champion, version {champion.version}, cannot be loaded to compare with it: {said:.200}"
+            return (
+                False,
+                f"the champion, version {champion.version}, cannot be loaded to compare with it: {first_line(error):.200}",
+            )
         promoted, why = judge(model)
         return promoted, f"{why}, version {champion.version}"
 

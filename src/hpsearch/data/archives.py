@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpsearch.errors import DataError
+from hpsearch.errors import DataError, first_line
 
 PIXELS = 3 * 32 * 32  # bytes of a CIFAR image: 32 x 32 red, then green, then blue
 DAMAGE = (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile, tarfile.TarError)
@@ -216,8 +216,3 @@ def what_is_at(path: Path) -> str:
     if path.is_dir():
         return "a folder"
     return "a file" if path.exists() else "nothing there"
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, or its kind where it has none, to stand inside a sentence."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

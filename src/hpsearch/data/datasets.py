@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpsearch.data import archives
-from hpsearch.errors import DataError
+from hpsearch.errors import DataError, first_line
 
 CIFAR10_SIZES = {f"data_batch_{i}": 10_000 for i in range(1, 6)} | {"test_batch": 10_000}
 CIFAR100_SIZES = {"train": 50_000, "test": 10_000}
@@ -188,7 +188,7 @@ def _download(title: str, module: str, names: tuple[str, ...]) -> Arrays:
             (x_train, y_train), (x_test, y_test) = load()
     except Exception as error:  # Keras raises a bare Exception where a download fails
         raise DataError(
-            f"Expected to download {title}, received {archives.first_line(error)!r}; name a folder that holds it with "
+            f"Expected to download {title}, received {first_line(error)!r}; name a folder that holds it with "
             "data.path=DIR, or choose data=digits, which needs no download."
         ) from error
     if x_train.ndim == 4 and keras.config.image_data_format() == "channels_first":

@@ -12,7 +12,7 @@ import keras_tuner
 
 from hpsearch.architectures.compiling import labels_for
 from hpsearch.data.split import SearchData
-from hpsearch.errors import ConfigError, ModelError, did_you_mean
+from hpsearch.errors import ConfigError, ModelError, did_you_mean, first_line
 from hpsearch.training.brought import owns_fit
 from hpsearch.training.settings import LOSS, MAXIMIZE, MINIMIZE, Training
 
@@ -50,8 +50,7 @@ def directed(training: Training, hypermodel: keras_tuner.HyperModel, model: kera
         known = reported(model, data, form)
     except Exception as error:  # of Keras or of a metric, whatever it is
         if not is_open:
-            said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-            raise ModelError(f"The metrics of the model cannot be computed: {said}.") from error
+            raise ModelError(f"The metrics of the model cannot be computed: {first_line(error)}.") from error
         known = {LOSS: MINIMIZE}
     valid = [f"{part}/{name}" for part in PARTS for name in known]
     is_known = training.monitor in valid

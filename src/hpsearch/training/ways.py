@@ -11,6 +11,7 @@ import keras
 from keras.src.backend import compute_output_spec
 from keras.src.trainers.trainer import Trainer as KerasTrainer
 
+from hpsearch.errors import first_line
 from hpsearch.programs.fingerprint import UnknownStateError, fingerprint, is_library
 from hpsearch.programs.inputs import dropouts
 from hpsearch.programs.order import Order
@@ -65,7 +66,7 @@ def _build(model: keras.Model, images: Any) -> None:
         spec = keras.KerasTensor((None, *images.shape[1:]), dtype=keras.backend.standardize_dtype(images.dtype))
         compute_output_spec(model, spec, training=False)
     except Exception as error:  # whatever stands in its `build` and `call`
-        raise NoProgramError(f"it cannot be built before its first batch: {first_line(error)}") from error
+        raise NoProgramError(f"it cannot be built before its first batch: {first_line(error):.200}") from error
 
 
 def own_steps(model: keras.Model) -> str | None:
@@ -123,7 +124,7 @@ def proved_program(  # noqa: PLR0917
     except NoProgramError as error:
         found = str(error)
     except Exception as error:  # whatever a model does in a program that it does not do in `fit`
-        found = f"in a compiled program it raises {type(error).__name__}: {first_line(error)}"
+        found = f"in a compiled program it raises {type(error).__name__}: {first_line(error):.200}"
     if key not in answers:
         answers[key] = found or ""
     if found:
@@ -164,8 +165,3 @@ def is_compiled_faster(model: keras.Model) -> bool:
         return False
     convolves = any("Conv" in type(layer).__name__ for layer in layers)
     return model.jit_compile is True or not convolves or has_gpu()
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says."""
-    return (str(error).strip().splitlines() or [""])[0][:200]
