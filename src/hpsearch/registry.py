@@ -146,10 +146,8 @@ class Registry:
         try:
             model = self.load(champion.name, str(champion.version))[0]
         except Exception as error:  # of code that its own version brings, or a file that is gone
-            return (
-                False,
-                f"the champion, version {champion.version}, cannot be loaded to compare with it: {first_line(error):.200}",
-            )
+            said = first_line(error)
+            return False, f"the champion, version {champion.version}, cannot be loaded to compare with it: {said:.200}"
         promoted, why = judge(model)
         return promoted, f"{why}, version {champion.version}"
 
