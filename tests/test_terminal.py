@@ -73,7 +73,7 @@ def test_what_a_command_comes_to_is_one_object(workplace):
     assert 0 < found["test"]["test/mc/nll"] < 10
     assert [run.info.run_id for run in workplace.runs("study")] == [found["run_id"]]
     parts = [f"parts.{name}=null" for name in ("rates", "ensembles", "shift", "unknown", "verdict", "passes")]
-    found = told("evaluate", "registered_model=digits-selu", "uncertainty.n_samples=10", *parts)
+    found = told("evaluate", "registered_model=digits-selu", "version=1", "uncertainty.n_samples=10", *parts)
     assert found["model"] == "digits-selu version 1"
     assert found["metrics"].keys() > {"test/plain/nll", "test/mc/nll"}
     assert told("doctor", "data=digits")["findings"] == []
