@@ -15,6 +15,8 @@ def compiled_steps(model: keras.Model, images: Any, labels: Any, jit: bool) -> C
     """Return the function that `fit` calls with an iterator over the elements of an `Order`."""
     rates = rate_variables(model.optimizer)
 
+    # Traced once, for batches of any size.
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.int32), tf.TensorSpec([2], tf.float32)])  # type: ignore[untyped-decorator]
     def step(rows: Any, new_rates: Any) -> None:
         for column, variable in enumerate(rates):
             if variable is not None:

@@ -12,6 +12,7 @@ it trains is built and compiled by the person's own code, like each trial's, and
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -180,11 +181,18 @@ def copy_values(sources: list[Any], targets: list[Any]) -> None:
 
 
 def build_metrics(model: keras.Model, images: Any, labels: Any) -> None:
-    """Build what `fit` would build from its first batch, which here is no batch."""
-    outputs = model(images, training=False)
-    model.compute_loss(images, labels, outputs)
-    model.compute_metrics(images, labels, outputs)
-    model.reset_metrics()
+    """Build what `compile` was given, by shapes alone.
+
+    A program's step has no batch that `fit` could build them from, and in `fit` itself TensorFlow would trace the step
+    twice for it.
+
+    Args:
+        model: One with Keras's own steps.
+        images: A few of those that it trains on, (n, H, W, C).
+        labels: Theirs.
+    """
+    with suppress(Exception):  # whatever is wrong with them, training says so
+        model._symbolic_build(data_batch=(images, labels))
 
 
 def _compiled_steps(model: keras.Model, images: Any, labels: Any, jit: bool) -> Callable[..., Any]:

@@ -19,7 +19,15 @@ from hpsearch.errors import ConfigError
 from hpsearch.programs.averages import average_weights
 from hpsearch.programs.inputs import learning_rate_of, momentum_input, momentum_of
 from hpsearch.programs.order import Batches, Order
-from hpsearch.programs.program import Averaging, Program, averaged_variables, copy_values, on_device, values_of
+from hpsearch.programs.program import (
+    Averaging,
+    Program,
+    averaged_variables,
+    build_metrics,
+    copy_values,
+    on_device,
+    values_of,
+)
 from hpsearch.seeds import derive
 from hpsearch.training.brought import averaging_epochs_of, companions, owns_fit
 from hpsearch.training.checkpoints import Slot
@@ -135,6 +143,7 @@ class Trainer:
                 momentum_input(model.optimizer)
             if not model.optimizer.built:
                 model.optimizer.build(model.trainable_variables)
+            build_metrics(model, *(array[:1] for array in self._train))
 
         def variables() -> list[Any]:
             return [*model.variables, *model.optimizer.variables]
