@@ -94,7 +94,7 @@ class Scaled(layers.Layer):
         self.factor, self.shift = 1.0, np.zeros(24, "float32")
 
     def call(self, inputs: Any) -> Any:
-        return inputs * self.factor + ops.convert_to_tensor(self.shift)
+        return inputs * self.factor + ops.convert_to_tensor(self.shift, inputs.dtype)
 
 
 @person

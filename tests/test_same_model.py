@@ -7,104 +7,47 @@ import itertools
 from typing import Any
 
 import keras
-import keras_tuner
 import numpy as np
 import pytest
 
 import people
-from hpsearch.architectures.compiling import labels_for
-from hpsearch.data.split import Examples, SearchData
+from beside_keras import SEED, SETTINGS, WEIGHTS, by_keras, hyperparameters, precision, searched, trained
+from hpsearch.data.split import SearchData
 from hpsearch.programs.fingerprint import UnknownStateError, fingerprint
-from hpsearch.programs.order import Batches, Order
 from hpsearch.programs.proof import untouched_randomness
-from hpsearch.seeds import derive
 from hpsearch.training.checkpoints import Slot
 from hpsearch.training.settings import VAL_BATCH_SIZE, Training
 from hpsearch.training.trainer import BY_PROGRAM, Trainer
 
-SETTINGS = {
-    "epochs": 3, "batch_size": 32, "patience_epochs": 9, "monitor": "val/loss", "averaging_epochs": None,
-    "steps_per_call": 0, "precision": "float32", "jit_compile": None, "direction": "minimize",
-}  # fmt: skip
-SEED, WEIGHTS = 7, 5
 BY_FIT = {"own_compute_loss", "own_test_step", "run_eagerly"}
 BY_FIT_ON_JAX = {"random_preprocessing"}
 EITHER = {"mixed_float16"}  # whose rounding may be more than the proof allows
-QUICK = {"adapted_normalization", "own_layer_with_state", "frozen_inside_own_layer", "own_compute_loss",
-         "averages_and_clipping", "imperative", "functions_as_loss_metric_activation", "one_hot_loss"}  # fmt: skip
-EVERY = [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in people.BUILDS]
-
-
-def examples(n: int, seed: int) -> Examples:
-    """Return images whose class is the row that is brightest, which a small net can learn."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, people.N_CLASSES, n)
-    images = rng.integers(0, 100, (n, *people.SHAPE))
-    images[np.arange(n), labels % 8] += 80 + 40 * (labels[:, None, None] // 8)
-    return Examples(images.astype(np.uint8), labels.astype(np.int32))
+QUICK = {"adapted_normalization", "own_compute_loss", "averages_and_clipping", "imperative", "one_hot_loss"}
+EVERY = [*((n, "float32") for n in sorted(QUICK)),
+         *(pytest.param(n, "float64", marks=pytest.mark.slow) for n in people.BUILDS)]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def data() -> SearchData:
-    return SearchData("rows", examples(300, 0), examples(100, 1), tuple("0123456789"), "fingerprint")
+    return searched()
 
 
-def hyperparameters() -> keras_tuner.HyperParameters:
-    return keras_tuner.HyperParameters()
-
-
-def trained(build: people.Build, data: SearchData, **changed: Any) -> tuple[list[dict[str, float]], keras.Model, str]:
-    """Train a model as a search does; return its epochs, it, and the way that was taken."""
-    slot = changed.pop("slot", None)
-    trainer = Trainer(Training(**{**SETTINGS, **changed}), data)
-    keras.utils.set_random_seed(WEIGHTS)
-    model, said = build(), []
-    fitted = trainer.fit(
-        people.Given(build), hyperparameters(), model, SEED, lambda *_: None, slot=slot, told=said.append
-    )
-    assert len(said) == 1
-    return fitted.history, model, said[0]
-
-
-def by_keras(build: people.Build, data: SearchData, jit: bool | None = None) -> dict[str, list[float]]:
-    """Train the same model by Keras's own fit, on the same batches; return its history."""
-    keras.utils.set_random_seed(WEIGHTS)
-    model = build()
-    if jit is not None:
-        model.jit_compile = jit
-    form = labels_for(model)
-    (x, y), (val_x, val_y) = (labelled(part, form) for part in (data.train, data.val))
-    order = Order(len(x), SETTINGS["batch_size"], 0, lambda epoch: derive(SEED, "order", epoch))
-    turn = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: setattr(order, "epoch", epoch))
-    found = model.fit(
-        Batches(order, x, y), epochs=SETTINGS["epochs"], shuffle=False, verbose=0, callbacks=[turn],
-        validation_data=(val_x, val_y), validation_batch_size=VAL_BATCH_SIZE,
-    )  # fmt: skip
-    return found.history
-
-
-def labelled(part: Examples, form: str) -> tuple[np.ndarray, np.ndarray]:
-    labels = keras.utils.to_categorical(part.labels, people.N_CLASSES) if form == "onehot" else part.labels
-    return part.images, labels
-
-
-@pytest.mark.parametrize("name", EVERY)
-def test_a_search_trains_what_keras_trains(name: str, data: SearchData) -> None:
+@pytest.mark.parametrize(("name", "floatx"), EVERY)
+def test_a_search_trains_what_keras_trains(name: str, floatx: str, data: SearchData) -> None:
     build = people.BUILDS[name]
-    epochs, _, way = trained(build, data)
-    theirs = by_keras(build, data)["val_loss"]
-    ours = [epoch["val/loss"] for epoch in epochs]
-    print(f"\n{name:38s} {ours[-1]:.7f} {theirs[-1]:.7f} {ours[-1] - theirs[-1]:+.1e}  {way}")
-    if name in BY_FIT or (name in BY_FIT_ON_JAX and keras.backend.backend() == "jax"):
-        assert way.startswith("by Keras's own fit: ")
-        assert ours == theirs
-        return
-    assert way == BY_PROGRAM or name in EITHER
-    rounding = 1e-4
-    if keras.backend.backend() == "tensorflow" and not np.allclose(ours, theirs, rtol=rounding, atol=rounding):
-        compiled = by_keras(build, data, jit=True)["val_loss"]
-        rounding = max(np.abs(np.subtract(compiled, theirs)))
-        print(f"    Keras's own fit with and without jit_compile: {rounding:.1e} apart")
+    with precision(floatx):
+        epochs, _, way = trained(build, data)
+        theirs = by_keras(build, data)["val_loss"]
+        ours = [epoch["val/loss"] for epoch in epochs]
+        if name in BY_FIT or (name in BY_FIT_ON_JAX and keras.backend.backend() == "jax"):
+            assert way.startswith("by Keras's own fit: ")
+            assert ours == theirs
+            return
+        assert way == BY_PROGRAM or name in EITHER
+        rounding = 1e-4
+        if floatx == "float32" and not np.allclose(ours, theirs, rtol=rounding, atol=rounding):
+            compiled = by_keras(build, data, jit=True)["val_loss"]
+            rounding = max(np.abs(np.subtract(compiled, theirs)))
     np.testing.assert_allclose(ours, theirs, rtol=rounding, atol=rounding)
 
 

@@ -116,8 +116,10 @@ def assert_same(one: tuple[keras.Model, Fitted, Any], other: tuple[keras.Model, 
         np.testing.assert_array_equal(mine, theirs)
 
 
-@pytest.mark.parametrize("averaging_epochs", [0.0, 1.0])
-@pytest.mark.parametrize("stop_after", [1, 3, 5])
+@pytest.mark.parametrize(
+    ("averaging_epochs", "stop_after"),
+    [(1.0, 3), pytest.param(0.0, 1, marks=pytest.mark.slow), pytest.param(0.0, 5, marks=pytest.mark.slow)],
+)
 def test_a_fit_that_goes_on_equals_one_never_stopped(tmp_path: Path, averaging_epochs: float, stop_after: int) -> None:
     shared = trainer(averaging_epochs=averaging_epochs)
     never = fit(shared)
@@ -170,7 +172,10 @@ def test_early_stopping_goes_on_where_it_was(tmp_path: Path) -> None:
         assert_same(fit(shared, slot, **bad), never)
 
 
-@pytest.mark.parametrize("damage", ["of another seed", "cut", "empty", "of another kind"])
+@pytest.mark.parametrize(
+    "damage",
+    ["of another seed", "cut", *(pytest.param(d, marks=pytest.mark.slow) for d in ("empty", "of another kind"))],
+)
 def test_a_checkpoint_of_no_use_is_passed_over(tmp_path: Path, damage: str) -> None:
     slot = slot_in(tmp_path)
     never = fit(trainer())
@@ -294,7 +299,7 @@ def test_mixed_precision_computes_in_bfloat16_and_keeps_float32() -> None:
 
 
 def test_an_unknown_precision_is_refused() -> None:
-    with pytest.raises(ConfigError, match="Did you mean 'mixed_bfloat16'"):
+    with pytest.raises(ConfigError, match="Valid: float32, float64, mixed_bfloat16"):
         Training(**SETTINGS | {"precision": "bfloat16"})
 
 

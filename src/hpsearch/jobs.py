@@ -42,7 +42,7 @@ from hpsearch.training.checkpoints import Checkpoints
 from hpsearch.training.directions import directed
 from hpsearch.training.range_test import RangeTest
 from hpsearch.training.schedules import Schedule
-from hpsearch.training.settings import BATCH_SIZE, Training
+from hpsearch.training.settings import BATCH_SIZE, Training, use_precision
 from hpsearch.training.trainer import Trainer
 from hpsearch.training.ways import known_structure
 from hpsearch.trials.costs import Costs
@@ -127,7 +127,7 @@ class Search:
             Preempted: The cluster stopped it; so it does there.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        keras.config.set_dtype_policy(self.training.precision)
+        use_precision(self.training.precision)
         data = self.data.for_search()
         architecture = self._architecture(data)
         checked = self._check(architecture, data)

@@ -92,7 +92,7 @@ class ConvNet(keras_tuner.HyperModel):  # type: ignore[misc]
             keras.layers.Dense(self.n_units, kernel_initializer=self.kernel_initializer),
             make_activation(self.activation),
             self.dropout(rate),
-            keras.layers.Dense(self.facts.n_classes, activation="softmax", dtype="float32"),
+            keras.layers.Dense(self.facts.n_classes, activation="softmax", dtype=keras.config.floatx()),
         ]
         return compile_classifier(keras.Sequential(layers), hp, self.optimizer)
 

@@ -101,8 +101,8 @@ class DenseNet(keras_tuner.HyperModel):  # type: ignore[misc]
             layers += self._hidden(hp)
             if self.dropout_after == "all" or number == self.n_hidden:
                 layers.append(self.dropout(rate))
-        output = {"kernel_initializer": self.output_initializer, "activation": "softmax", "dtype": "float32"}
-        layers.append(keras.layers.Dense(self.facts.n_classes, **output))
+        output = {"kernel_initializer": self.output_initializer, "activation": "softmax"}
+        layers.append(keras.layers.Dense(self.facts.n_classes, dtype=keras.config.floatx(), **output))
         return compile_classifier(keras.Sequential(layers), hp, self.optimizer)
 
     def companions(self) -> Sequence[keras.callbacks.Callback]:

@@ -27,7 +27,7 @@ from hpsearch.spaces.space import Space
 from hpsearch.training.brought import finished
 from hpsearch.training.directions import directed
 from hpsearch.training.schedules import Schedule
-from hpsearch.training.settings import Training
+from hpsearch.training.settings import Training, use_precision
 from hpsearch.training.trainer import Trainer
 
 N_INSPECTED = 1000  # validation images that the layers are looked at with
@@ -136,7 +136,7 @@ class Workbench:
     def trainer(self, arm: Arm) -> Trainer:
         """Return what fits an arm."""
         schedule: Schedule = arm.parts["schedule"]
-        keras.config.set_dtype_policy(arm.training.precision)
+        use_precision(arm.training.precision)
         known = self._trainer
         if known is None or (known.settings, known.schedule) != (arm.training, schedule):
             self._trainer = Trainer(arm.training, self.data, schedule)

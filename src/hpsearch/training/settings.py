@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+
+import keras
 
 from hpsearch.errors import ConfigError, did_you_mean
 
 BATCH_SIZE = "batch_size"  # the one hyperparameter that is the fit's and not the model's
 VAL_BATCH_SIZE = 1000
-PRECISIONS = ("float32", "mixed_bfloat16")
+PRECISIONS = ("float32", "mixed_bfloat16", "float64")
 MINIMIZE, MAXIMIZE = "minimize", "maximize"
 LOSS = "loss"  # the one metric whose name says which way it is better
+
+
+def use_precision(precision: str) -> None:
+    """Let models be built in a precision, one of `PRECISIONS`, from now on."""
+    floatx = "float64" if precision == "float64" else "float32"
+    if keras.backend.backend() == "jax":
+        sys.modules["jax"].config.update("jax_enable_x64", floatx == "float64")
+    keras.config.set_floatx(floatx)
+    keras.config.set_dtype_policy(precision)
 
 
 @dataclass(frozen=True)
