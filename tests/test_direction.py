@@ -324,6 +324,7 @@ def _page(place):
     return "".join(path.read_text() for path in place.folder.glob("*.html"))
 
 
+@pytest.mark.slow
 def test_what_a_fit_of_ones_own_reports(workplace):
     words = own("crossentropy", "training.direction=maximize", net="NetWithItsOwnFit")
     ran(workplace, *words, "training.monitor=val/profit", "budget.n_trials=1")

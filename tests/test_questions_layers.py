@@ -28,7 +28,7 @@ def net(activation, initializer, *, n_hidden=20, n_units=100, rate=0.0, output="
     return model
 
 
-@pytest.mark.parametrize("activation", ["elu", "tanh"])
+@pytest.mark.parametrize("activation", ["elu", pytest.param("tanh", marks=pytest.mark.slow)])
 def test_one_value_for_all_weights_leaves_every_hidden_layer_at_rank_1_after_training(activation):
     one = OneDraw("he_normal")
     model = net(activation, one, n_hidden=4, n_units=20, output=one)
@@ -54,9 +54,9 @@ def test_selu_keeps_mean_and_deviation_through_20_layers():
 @pytest.mark.parametrize(
     ("activation", "initializer", "images"),
     [
-        ("relu", "he_normal", IMAGES),
+        pytest.param("relu", "he_normal", IMAGES, marks=pytest.mark.slow),
         ("selu", "he_normal", IMAGES),  # not LeCun's initialization
-        ("elu", "lecun_normal", IMAGES),  # not SELU
+        pytest.param("elu", "lecun_normal", IMAGES, marks=pytest.mark.slow),  # not SELU
         ("selu", "lecun_normal", 0.1 * IMAGES + 0.5),  # not standardized
     ],
 )

@@ -85,8 +85,8 @@ def test_masks_take_the_smallest_weights_or_units():
 @pytest.mark.parametrize(
     ("scope", "normalization"),
     [
-        ("weight", "none"),
         ("unit", "batch"),
+        pytest.param("weight", "none", marks=pytest.mark.slow),
         *(pytest.param("unit", name, marks=pytest.mark.slow) for name in ("none", "batch_after", "layer")),
     ],
 )
