@@ -23,6 +23,7 @@ SETTINGS = {
     "steps_per_call": 0, "precision": "float32", "jit_compile": None, "direction": "minimize",
 }  # fmt: skip
 SEED, WEIGHTS = 7, 5
+FLOAT32_ALONE = {"random_preprocessing"}  # Keras's RandomRotation computes in no other type on TensorFlow
 
 
 def examples(n: int, seed: int) -> Examples:

@@ -234,6 +234,11 @@ def loaded_weights() -> keras.Model:
 
 
 @person
+def gradient_accumulation() -> keras.Model:
+    return compiled(dense(), keras.optimizers.Adam(0.01, gradient_accumulation_steps=4))
+
+
+@person
 def averages_and_clipping() -> keras.Model:
     optimizer = keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.9, clipnorm=0.5)
     return compiled(dense(), optimizer)

@@ -329,6 +329,8 @@ def test_what_a_fit_of_ones_own_reports(workplace):
     words = own("crossentropy", "training.direction=maximize", net="NetWithItsOwnFit")
     ran(workplace, *words, "training.monitor=val/profit", "budget.n_trials=1")
     assert ended(workplace.study("digits-own")) == {0: 6.0}
+    (run,) = workplace.runs("trial")
+    assert {"trial_seed", "learning_rate"} <= run.data.params.keys(), "MLflow refuses a parameter that comes twice"
     done = workplace.here(*words, "training.monitor=val/profi", "study.name=other")
     assert done.returncode == 2
     assert "training.monitor=val/profi is no metric of this fit. Did you mean 'val/profit'?" in done.stderr

@@ -11,6 +11,7 @@ from hpsearch.uncertainty.certificate import certify, fingerprint
 from hpsearch.uncertainty.conversion import split
 from hpsearch.uncertainty.mc_dropout import McDropout
 from hpsearch.uncertainty.passes import Sampler
+from hpsearch.uncertainty.subject import plain_probs
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (37, 6, 6, 3)).astype(np.float32)
 
@@ -243,6 +244,8 @@ def test_logits_are_refused_unless_announced():
     model = keras.Model(inputs, logits)
     with pytest.raises(ModelError, match=r"a model that gives logits wants uncertainty.from_logits=true"):
         Sampler(model, settings()).predict(IMAGES)
+    with pytest.raises(ModelError, match=r"a model that gives logits wants uncertainty.from_logits=true"):
+        plain_probs(model, IMAGES, settings())
     probs = Sampler(model, settings(from_logits=True)).predict(IMAGES).probs
     assert probs.sum(axis=1) == pytest.approx(1.0)
 

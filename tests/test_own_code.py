@@ -11,6 +11,7 @@ import pytest
 
 from hpsearch.architectures.own_code import own_code
 from hpsearch.uncertainty.fresh_process import first_line
+from hpsearch.uncertainty.measured_again import cure
 from test_extending import FILES
 from workplace import SRC, shell_environment
 
@@ -181,6 +182,12 @@ def test_a_model_no_better_than_chance_is_no_champion_and_says_why(workplace):
 
 def config(*modules):
     return {"layers": [{"class_name": "Own", "module": module, "config": {}} for module in modules]}
+
+
+def test_what_keras_says_of_a_lambda_is_answered_with_what_helps():
+    said = "The `function` of this `Lambda` layer is a Python lambda. ... passing `safe_mode=False` to the loading func"
+    assert "put a named function in its place" in cure(said)
+    assert "get_config()" in cure("Could not locate class 'Gain'")
 
 
 def test_own_code_is_what_nobody_can_install(tmp_path, monkeypatch):

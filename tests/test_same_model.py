@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import collections
 import itertools
+import os
+import sys
+import types
 from typing import Any
 
 import keras
@@ -11,7 +14,7 @@ import numpy as np
 import pytest
 
 import people
-from beside_keras import SEED, SETTINGS, WEIGHTS, by_keras, hyperparameters, precision, searched, trained
+from beside_keras import FLOAT32_ALONE, SEED, SETTINGS, WEIGHTS, by_keras, hyperparameters, precision, searched, trained
 from hpsearch.data.split import SearchData
 from hpsearch.programs.fingerprint import UnknownStateError, fingerprint
 from hpsearch.programs.proof import untouched_randomness
@@ -23,8 +26,13 @@ BY_FIT = {"own_compute_loss", "own_test_step", "run_eagerly"}
 BY_FIT_ON_JAX = {"random_preprocessing"}
 EITHER = {"mixed_float16"}  # whose rounding may be more than the proof allows
 QUICK = {"adapted_normalization", "own_compute_loss", "averages_and_clipping", "imperative", "one_hot_loss"}
-EVERY = [*((n, "float32") for n in sorted(QUICK)),
-         *(pytest.param(n, "float64", marks=pytest.mark.slow) for n in people.BUILDS)]  # fmt: skip
+EVERY = [
+    *((name, "float32") for name in sorted(QUICK)),
+    *(
+        pytest.param(name, "float32" if name in FLOAT32_ALONE else "float64", marks=pytest.mark.slow)
+        for name in people.BUILDS
+    ),
+]
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +97,68 @@ def changed_constraint(limit: float) -> keras.Model:
     model = people.dense()
     model.layers[2].kernel.constraint = keras.constraints.MaxNorm(limit)
     return people.compiled(model)
+
+
+KNOBS = types.ModuleType("knobs_of_nobody")
+KNOBS.inner = types.ModuleType("knobs_of_nobody.inner")
+sys.modules[KNOBS.__name__] = KNOBS
+
+
+def by_module(x: Any) -> Any:
+    return x * KNOBS.scale
+
+
+def by_inner_module(x: Any) -> Any:
+    return x * KNOBS.inner.scale
+
+
+def by_import(x: Any) -> Any:
+    import knobs_of_nobody  # noqa: PLC0415 (people do)
+
+    return x * knobs_of_nobody.scale
+
+
+def by_name(x: Any) -> Any:
+    return x * getattr(KNOBS, "scale")  # noqa: B009 (people do)
+
+
+def by_environment(x: Any) -> Any:
+    return x * float(os.environ["SCALE_OF_NOBODY"])
+
+
+class Blend(keras.layers.Layer):
+    """Its attributes have names that libraries use for themselves on other objects."""
+
+    def __init__(self, **values: float) -> None:
+        super().__init__()
+        self.history = self._seed = self._self_scale = 0.5
+        for name, value in values.items():
+            setattr(self, name, value)
+
+    def call(self, inputs: Any) -> Any:
+        return inputs * self.history * self._seed * self._self_scale
+
+
+@pytest.mark.parametrize("read", [by_module, by_inner_module, by_import, by_name, by_environment])
+def test_what_a_function_reads_elsewhere_is_in_the_fingerprint(read: Any, monkeypatch: Any) -> None:
+    found = []
+    for scale in (1.0, 2.0, 1.0):
+        monkeypatch.setenv("SCALE_OF_NOBODY", str(scale))
+        KNOBS.scale = KNOBS.inner.scale = scale
+        found.append(fingerprint(people.compiled(people.dense(activation=read))))
+    assert found[0] == found[2] != found[1]
+
+
+@pytest.mark.parametrize("name", ["history", "_seed", "_self_scale"])
+def test_no_attribute_of_ones_own_is_passed_over_for_its_name(name: str) -> None:
+    found = [fingerprint(people.compiled(people.dense(Blend(**{name: value})))) for value in (0.5, 0.7, 0.5)]
+    assert found[0] == found[2] != found[1]
+
+
+def test_what_keras_is_told_of_everything_is_in_the_fingerprint(monkeypatch: Any) -> None:
+    before = fingerprint(people.compiled(people.dense()))
+    monkeypatch.setattr(keras.src.backend.config, "_EPSILON", 1e-3)
+    assert fingerprint(people.compiled(people.dense())) != before
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from hpsearch.architectures.compiling import MOMENTUMS
 from hpsearch.architectures.own_code import names_of_distributions
 from hpsearch.programs.inputs import dropouts, is_momentum
 
-# Attributes that Keras, TensorFlow and JAX keep for themselves and that follow from the others.
+# Attributes that Keras, TensorFlow and JAX keep for themselves and that follow from the others; see `_follows`.
 _SKIPPED = frozenset({
     "name", "_name", "path", "_path", "_parent_path", "_auto_config", "_tracker", "_inbound_nodes", "_outbound_nodes",
     "_lock", "_called", "_nodes", "_nodes_by_depth", "_operations_by_depth", "_operations", "_compile_config",
@@ -62,6 +62,7 @@ class _Walk:
         self.model = model
         self.hash = hashlib.sha256()
         self.numbers: dict[int, int] = {}
+        self.modules: set[tuple[int, tuple[str, ...]]] = set()  # with the names that were looked for
         self.kept: list[Any] = []  # temporary objects must live, or another one would get their id
         known = [*model.variables, *getattr(model.optimizer, "variables", []), *model.metrics_variables]
         self.known_variables = {id(v) for v in known}
@@ -77,6 +78,7 @@ class _Walk:
 
     def digest(self) -> str:
         """Describe the model and what it was compiled with."""
+        self.add(keras.config.floatx(), keras.config.epsilon(), keras.config.image_data_format())
         self.visit(self.model)
         return self.hash.hexdigest()
 
@@ -168,9 +170,34 @@ class _Walk:
         self.visit(value.__kwdefaults__)
         for cell in value.__closure__ or ():
             self.visit(_content(cell))
-        for name in _names_in(value.__code__):
-            if name in value.__globals__:
-                self.visit(value.__globals__[name])
+        self.read(tuple(_names_in(value.__code__)), value.__globals__)
+
+    def read(self, names: tuple[str, ...], namespace: Mapping[str, Any]) -> None:
+        """Describe what code reads in a namespace by the names that it mentions, and in modules by the same names."""
+        for name in names:
+            found = namespace[name] if name in namespace else sys.modules.get(name)  # which the code may import
+            if isinstance(found, types.ModuleType):
+                self.module(names, found)
+            elif name in namespace:
+                self.visit(found)
+
+    def module(self, names: tuple[str, ...], value: types.ModuleType) -> None:
+        """Describe what code reads in a module: in a library's, plain data alone may change between two trials."""
+        if (id(value), names) in self.modules:
+            return
+        self.modules.add((id(value), names))
+        if not is_library(value.__name__):
+            self.read(names, vars(value))
+            return
+        for name in names:
+            if _is_plain(vars(value).get(name)):
+                self.visit(vars(value)[name])
+
+    def own_module(self, value: types.ModuleType) -> None:
+        """Describe a module that an object holds: a library's by its name, another by all that it has."""
+        self.add("module", value.__name__)
+        if not is_library(value.__name__):
+            self.mapping({name: found for name, found in vars(value).items() if not name.startswith("__")})
 
     def code(self, value: types.CodeType) -> None:
         """Describe what a function does."""
@@ -237,8 +264,8 @@ class _Walk:
         attributes = _attributes(value)
         inputs = self._inputs(value)
         self.add("inputs", sorted(inputs))
-        for name in sorted(attributes.keys() - inputs - _SKIPPED):
-            if not name.startswith(_SKIPPED_BEGINNINGS):
+        for name in sorted(attributes.keys() - inputs):
+            if not _follows(type(value), name):
                 self.add(name)
                 self.visit(attributes[name])
 
@@ -270,6 +297,47 @@ def _is_native(kind: type) -> bool:
     return any(cls is not object and not cls.__flags__ & HEAP_TYPE for cls in kind.__mro__)
 
 
+def _follows(kind: type, name: str) -> bool:
+    """Return whether an attribute of this name follows from the others: a library's code sets it, and no other code."""
+    if name not in _SKIPPED and not name.startswith(_SKIPPED_BEGINNINGS):
+        return False
+    setters = [cls for cls in kind.__mro__ if name in _set_by(cls)]
+    return all(is_library(cls.__module__) for cls in setters or kind.__mro__[:1])
+
+
+@functools.cache
+def _set_by(cls: type) -> frozenset[str]:
+    """Return the attributes that the methods of a class set."""
+    codes = [member.__code__ for member in map(_plain_function, vars(cls).values()) if member is not None]
+    return frozenset(
+        instruction.argval
+        for code in codes
+        for instruction in _instructions(code)
+        if instruction.opname == "STORE_ATTR"
+    )
+
+
+def _plain_function(member: Any) -> types.FunctionType | None:
+    for name in ("fset", "__func__", "__wrapped__"):
+        member = getattr(member, name, None) or member
+    return member if isinstance(member, types.FunctionType) else None
+
+
+def _instructions(code: types.CodeType) -> Iterator[dis.Instruction]:
+    yield from dis.get_instructions(code)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _instructions(constant)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return all(map(_is_plain, value))
+    return value is not None and isinstance(value, (*_PLAIN, np.ndarray))
+
+
 def _attributes(value: Any) -> dict[str, Any]:
     found = dict(getattr(value, "__dict__", {}))
     for cls in type(value).__mro__:
@@ -288,8 +356,10 @@ def _content(cell: Any) -> Any:
 
 
 def _names_in(code: types.CodeType) -> list[str]:
+    """Return the names that code mentions, those in strings included: of globals, attributes and imported modules."""
+    found = {*code.co_names, *(c for c in code.co_consts if isinstance(c, str))}
     inner = [name for c in code.co_consts if isinstance(c, types.CodeType) for name in _names_in(c)]
-    return sorted({*inner, *(i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL")})
+    return sorted({*found, *inner})
 
 
 def _is_of_library(value: Any) -> bool:
@@ -317,8 +387,9 @@ _KINDS: list[tuple[Any, Callable[[_Walk, Any], None]]] = [
     (types.FunctionType, _Walk.function),
     (types.MethodType, _Walk.method),
     (functools.partial, _Walk.part),
+    (types.ModuleType, _Walk.own_module),
     (type, _Walk.kind),
-    ((types.BuiltinFunctionType, types.ModuleType, types.MethodDescriptorType, types.WrapperDescriptorType, np.ufunc,
+    ((types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, np.ufunc,
       types.GetSetDescriptorType, types.MemberDescriptorType), _Walk.named),
     ((property, classmethod, staticmethod), _Walk.wrapped),
     ((threading.local, type(threading.Lock()), type(threading.RLock()), weakref.ref), _Walk.nothing),

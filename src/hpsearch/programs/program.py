@@ -79,7 +79,7 @@ class Program:
             slots = [v for v in mine.variables if not isinstance(v, ProgramInput) and id(v) not in averages]
             copy_values(source.variables, slots)
         for one, other in ((mine, source), (innermost(mine), innermost(source))):
-            copy_values([other.iterations], [one.iterations])
+            copy_values([other._iterations], [one._iterations])  # `iterations` may be computed from it
         self.drawn = (learning_rate_of(source), momentum_of(source))
         if self.drawn[0] is not None:  # a Keras schedule is part of the program
             innermost(mine).learning_rate = self.drawn[0]

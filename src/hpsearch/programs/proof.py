@@ -21,7 +21,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from hpsearch.programs.inputs import dropouts
+from hpsearch.programs.inputs import dropouts, innermost
 from hpsearch.programs.order import Order
 from hpsearch.programs.program import (
     Program,
@@ -155,6 +155,12 @@ def _apply(model: keras.Model, gradients: list[Any]) -> None:
     copy_values([*weights, *slots], [*trainable, *optimizer.variables])
 
 
+def _n_steps_of_a_change(model: keras.Model) -> int:
+    """Return after how many steps an optimizer changes the weights: it may first sum up the gradients of some."""
+    optimizers = (model.optimizer, innermost(model.optimizer))
+    return max(getattr(optimizer, "gradient_accumulation_steps", None) or 1 for optimizer in optimizers)
+
+
 def _differing_optimizers(source: keras.Model, mine: keras.Model, step: _Step) -> str | None:
     """Return what differs where both optimizers get the gradients of `step`; both models hold the same weights."""
     if not source.optimizer.built:
@@ -163,7 +169,8 @@ def _differing_optimizers(source: keras.Model, mine: keras.Model, step: _Step) -
     slots = values_of(source.optimizer.variables)
     given = [None if g is None else keras.ops.convert_to_tensor(g) for g in step.gradients]
     for model in (source, mine):
-        _apply(model, given)
+        for _ in range(_n_steps_of_a_change(source)):
+            _apply(model, given)
     copy_values(slots, source.optimizer.variables)
     for old, one, other in zip(
         before, values_of(source.trainable_variables), values_of(mine.trainable_variables), strict=True
@@ -180,7 +187,8 @@ def _differing_compiled(
     """Return what the compiled step does otherwise than the one without compiling, which made `weights`."""
     before = values_of(program.model.trainable_variables)
     program.model.reset_metrics()
-    logs = program.run(element)
+    for _ in range(_n_steps_of_a_change(program.model)):
+        logs = program.run(element)
     if logs.keys() != step.logs.keys():
         return f"compiled, it reports {sorted(logs)} where Keras reports {sorted(step.logs)}"
     for name, value in step.logs.items():

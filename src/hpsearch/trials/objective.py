@@ -180,7 +180,8 @@ class Objective:
             model = build_model(hypermodel, hp)
         attempt.name = TrialName(attempt.number, hp.values)
         attempt.run.tag({MLFLOW_RUN_NAME: attempt.name, **self._origin(attempt)})
-        attempt.run.params({**self.settings, **hp.values, "trial_seed": seed})
+        logged = {**self.settings, **hp.values, "trial_seed": seed}
+        attempt.run.params(logged)
         self.progress.built(str(attempt.name))
 
         def listen(epoch: int, metrics: Mapping[str, float]) -> None:
@@ -198,7 +199,7 @@ class Objective:
         fitted = self.trainer.fit(hypermodel, hp, model, derive(seed, "fit"), listen, slot=slot, told=told)
         if owns_fit(hypermodel):  # which may have asked for more than its build
             self.space.check_used(hp.asked)
-            attempt.run.params(hp.values)
+            attempt.run.params({name: value for name, value in hp.values.items() if name not in logged})
         kept = finished(hypermodel, model)
         return fitted, kept, costs or self._weigh(attempt, kept)
 

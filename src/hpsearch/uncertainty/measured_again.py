@@ -33,6 +33,10 @@ CURE = (
     "that its constructor takes, and put them in the module of arch._target_ or in one that it imports"
 )
 
+CURE_OF_LAMBDA = (
+    "Keras loads no Python lambda: put a named function in its place, with @keras.saving.register_keras_serializable()"
+)
+
 
 @dataclass(frozen=True)
 class Expected:
@@ -82,12 +86,17 @@ def measure_again(folder: Path, val: Examples, n_classes: int, expected: Expecte
         if "failed" in answer:
             raise SearchError(
                 f"The model of {expected.trial} is not registered: a process that has only what the version brings "
-                f"cannot load it ({answer['failed']}); {CURE}."
+                f"cannot load it ({answer['failed']}); {cure(answer['failed'])}."
             )
         outputs, again = np.load(asked["outputs"]), np.load(asked["again"])
     value = _check_value(expected, answer["metrics"].get(expected.monitor), len(val))
     _check_outputs(expected, outputs, again)
     return f"{value:.6g}" if value is not None else f"by its outputs: {_why(expected, answer)}"
+
+
+def cure(failed: str) -> str:
+    """Return what helps where a fresh process says this of a version."""
+    return CURE_OF_LAMBDA if "lambda" in failed.lower() and "safe_mode" in failed else CURE
 
 
 def _why(expected: Expected, answer: Mapping[str, Any]) -> str:

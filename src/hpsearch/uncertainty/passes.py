@@ -88,7 +88,7 @@ class Sampler:
             sums = self._passes(features, _int32(rows), _int32(truth[np.minimum(rows, len(images) - 1)]), plan)
             parts.append([ops.convert_to_numpy(part)[: len(images) - rows[0]] for part in sums])
         sums = _Sums(*(np.concatenate(part).astype(np.float64) for part in zip(*parts, strict=True)))
-        _check_distributions(sums.mean, self.settings.from_logits)
+        check_distributions(sums.mean, self.settings.from_logits)
         n_groups = -(-n_samples // group_size)
         sizes = np.full(n_groups, group_size)
         sizes[-1] = n_samples - group_size * (n_groups - 1)
@@ -217,7 +217,8 @@ def _n_classes(model: keras.Model) -> int:
     return int(shape[1])
 
 
-def _check_distributions(probs: Floats, from_logits: bool) -> None:
+def check_distributions(probs: Floats, from_logits: bool) -> None:
+    """Raise ModelError where answers (N, C) are no class probabilities, with what to do."""
     if not np.isfinite(probs).all():
         raise ModelError("Expected class probabilities, received NaN or infinite ones: the model has diverged.")
     if (probs < 0).any() or (np.abs(probs.sum(axis=1) - 1) > SUM_TOLERANCE).any():

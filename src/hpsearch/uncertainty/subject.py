@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hpsearch.metrics import Floats
 from hpsearch.uncertainty.mc_dropout import McDropout, McPrediction
-from hpsearch.uncertainty.passes import Sampler
+from hpsearch.uncertainty.passes import Sampler, check_distributions
 
 ARMS = ("plain", "mc")
 
@@ -35,11 +35,17 @@ class Examples(Protocol):
 
 
 def plain_probs(model: keras.Model, images: NDArray[Any], settings: McDropout) -> Floats:
-    """Return the model's own distributions in inference mode, (N, C)."""
+    """Return the model's own distributions in inference mode, (N, C).
+
+    Raises:
+        ModelError: They are none, such as logits.
+    """
     output = model.predict(images, batch_size=min(settings.batch_size, len(images)), verbose=0)
     if settings.from_logits:
         output = ops.convert_to_numpy(ops.softmax(output))
-    return np.asarray(output, np.float64)
+    probs = np.asarray(output, np.float64)
+    check_distributions(probs, settings.from_logits)
+    return probs
 
 
 @dataclass(frozen=True, eq=False)
