@@ -42,7 +42,7 @@ def command(mlflow_server, postgres_server):
 def test_mlflow_is_away_for_60_s_and_postgresql_for_20_s_of_them(command, mlflow_server, postgres_server, workplace):
     (url,) = (word.removeprefix("storage.url=") for word in command if word.startswith("storage.url="))
     begin = datetime.now()
-    workers = [workplace.start(*command, "budget.n_trials=10000") for _ in range(2)]
+    workers = [workplace.start(*command, "budget.n_trials=10000", PYTHONFAULTHANDLER="1") for _ in range(2)]
     try:
         wait_until(lambda: n_complete_since(url, begin) >= 2, "two finished trials", 300)
         mlflow_server.stop()
