@@ -50,7 +50,7 @@ class Part:
 
     Args:
         name: Its code is `gpu_parts/<name>.py`, its result `gpu_<name>.json`.
-        limit_s: Seconds after which the process is killed, unless parts are named on the command line.
+        limit_s: Seconds after which the process is killed, unless parts are named on the command line or are small.
     """
 
     name: str
@@ -174,7 +174,7 @@ def measure(given: argparse.Namespace, output: Path) -> bool:
 
         def run(part: Part) -> bool:
             left_s = deadline - time.monotonic()
-            limit_s = left_s if given.parts else min(part.limit_s, left_s)
+            limit_s = left_s if given.parts or given.small else min(part.limit_s, left_s)
             if limit_s < 1:
                 print(f"{part.name}: not run, the {given.limit_s:.0f} s of all parts were over", flush=True)
                 return False

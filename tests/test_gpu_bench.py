@@ -140,7 +140,7 @@ def test_missing_packages_are_one_sentence(tmp_path):
 
 @pytest.mark.slow
 def test_every_part_runs_small_on_any_machine(tmp_path):
-    done = run_bench("--small", "--output", tmp_path, timeout_s=480)
+    done = run_bench("--small", "--limit-s", 900, "--output", tmp_path, timeout_s=960)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr
     found = results(tmp_path)
     assert found.keys() == PARTS
