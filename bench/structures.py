@@ -34,7 +34,7 @@ SPACE = [
     "+space.bounds.n_hidden={low: 2, high: 9}",
     "+space.bounds.n_units={low: 20, high: 200}",
 ]
-TRIAL = re.compile(r"trial \d+/\d+  #")
+TRIAL = re.compile(r"trial \d+/\d+  #(?!.*: epoch \d)")  # not a line that tells an epoch
 TUNER = """
 import sys, keras, keras_tuner, numpy as np
 from sklearn.datasets import load_digits
