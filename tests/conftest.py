@@ -21,14 +21,6 @@ from mlflow import MlflowClient
 from workplace import SMALL, Workplace
 
 SRC = Path(__file__).parents[1] / "src"
-SHARED = ("searched", "slurm")  # fixtures
-
-
-def pytest_collection_modifyitems(items):
-    """Let one worker of pytest-xdist run all tests of a file, and one all that share what takes long to make."""
-    for item in items:
-        shared = [name for name in SHARED if name in getattr(item, "fixturenames", ())]
-        item.add_marker(pytest.mark.xdist_group((shared or [item.path.name])[0]))
 
 
 def free_port() -> int:
