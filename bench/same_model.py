@@ -18,6 +18,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import people
 from beside_keras import FLOAT32_ALONE, by_keras, precision, searched, trained
+from hpsearch.training.trainer import BY_KERAS, BY_PROGRAM
 
 HEADER = ("model", "trained by", "val/loss", "Keras's fit", "apart in float64", "in float32", "fit from itself")
 
@@ -38,7 +39,7 @@ def row(name: str) -> tuple[str, ...]:
         except Exception as error:  # whatever XLA cannot compile
             rounding = type(error).__name__
     ours = _losses(epochs)
-    kind = "program" if "program" in way.partition(":")[0] else way.partition(": ")[2].join(("fit: ", ""))
+    kind = "program" if way == BY_PROGRAM else way.replace(BY_KERAS, "fit:")
     return name, kind, f"{ours[-1]:.6f}", f"{theirs[-1]:.6f}", exact, f"{_apart(ours, theirs):.0e}", rounding
 
 

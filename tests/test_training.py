@@ -118,7 +118,10 @@ def assert_same(one: tuple[keras.Model, Fitted, Any], other: tuple[keras.Model, 
 
 @pytest.mark.parametrize(
     ("averaging_epochs", "stop_after"),
-    [(1.0, 3), pytest.param(0.0, 1, marks=pytest.mark.slow), pytest.param(0.0, 5, marks=pytest.mark.slow)],
+    [
+        (1.0, 3),
+        *(pytest.param(*c, marks=pytest.mark.slow) for c in ((0.0, 1), (0.0, 3), (0.0, 5), (1.0, 1), (1.0, 5))),
+    ],
 )
 def test_a_fit_that_goes_on_equals_one_never_stopped(tmp_path: Path, averaging_epochs: float, stop_after: int) -> None:
     shared = trainer(averaging_epochs=averaging_epochs)
