@@ -4,14 +4,20 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from textwrap import dedent
 
+import keras
 import keras_tuner
+import numpy as np
 import pytest
 
+import people
 from hpsearch.architectures.own_code import own_code
+from hpsearch.errors import ModelError
 from hpsearch.uncertainty.fresh_process import first_line
-from hpsearch.uncertainty.measured_again import cure
+from hpsearch.uncertainty.mc_dropout import McDropout
+from hpsearch.uncertainty.measured_again import check_before, cure, noise_of
 from test_extending import FILES
 from workplace import SRC, shell_environment
 
@@ -130,21 +136,32 @@ def test_a_package_brings_its_helpers_from_a_study_of_two_workers(workplace, tmp
     assert "nets.inner.parts" in elsewhere(workplace, tmp_path_factory, "models:/digits-own/1")["layers"]
 
 
+MADE_IN_BUILD = """
+def made():
+    @keras.saving.register_keras_serializable()
+    class Scale(keras.layers.Layer):
+        def call(self, x):
+            return 2 * x
+    return Scale()
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("parts", "said"),
     [
         ({"classes": SCALE, "layer": "Scale()", "after": "hidden.factor = 8.0"},
          r"the study reports val/loss [\d.]+, but loaded in a fresh process it has [\d.]+;"),
-        ({"classes": SCALE.replace("@keras.saving.register_keras_serializable()", ""), "layer": "Scale()"},
-         r"Could not locate class 'Scale'.*register its classes with @keras"),
+        ({"classes": MADE_IN_BUILD, "layer": "made()"}, r"Could not locate class 'Scale'.*register its classes with @"),
     ],
-    ids=["state that get_config loses", "a class that is not registered"],
+    ids=["state that get_config loses", "a class that is registered while a model is built"],
 )  # fmt: skip
 def test_a_model_that_a_fresh_process_does_not_give_back_is_not_registered(workplace, parts, said):
     (workplace.folder / "own.py").write_text(net(**parts))
     done = workplace.run(*OWN, "arch._target_=own.Net")
     assert done.returncode == 1
+    warned = "the loaded one gives other outputs" in done.stdout.replace("\n", " ")
+    assert warned == ("after" in parts)
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: The model of trial 0 is not")]
     assert re.search(said, line)
     assert list(versions(workplace)) == []
@@ -182,6 +199,108 @@ def test_a_model_no_better_than_chance_is_no_champion_and_says_why(workplace):
 
 def config(*modules):
     return {"layers": [{"class_name": "Own", "module": module, "config": {}} for module in modules]}
+
+
+@keras.saving.register_keras_serializable("tests")
+class Wider(keras.layers.Layer):
+    """A layer that is made with what Keras cannot write into a configuration."""
+
+    def __init__(self, factors, **given):
+        super().__init__(**given)
+        self.factors = sum(factors)
+
+    def call(self, inputs):
+        return inputs * self.factors
+
+
+@keras.saving.register_keras_serializable("tests")
+class Told(keras.layers.Layer):
+    """A layer that is told something after it was made."""
+
+    factor = 1.0
+
+    def call(self, inputs):
+        return inputs * self.factor
+
+
+@keras.saving.register_keras_serializable("tests")
+class Noisy(keras.layers.Layer):
+    """A layer that draws at random outside training."""
+
+    def call(self, inputs):
+        return inputs * keras.random.uniform((1, 24))
+
+
+class Unregistered(Told):
+    """A layer that Keras does not know by name."""
+
+
+def told():
+    layer = Told()
+    layer.factor = 8.0
+    return layer
+
+
+IMAGES = np.random.default_rng(0).integers(0, 17, (5, 8, 8, 1)).astype("uint8")
+SETTINGS = McDropout(n_samples=2, mask="example", seed=0, batch_size=64, memory_mb=64, from_logits=False)
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [
+        (lambda: keras.layers.Lambda(lambda x: 2 * x), "put a named function in its place"),
+        (lambda: keras.layers.Activation(lambda x: 2 * x), "put a named function in its place"),
+        (lambda: Wider({2.0, 3.0}), "give each a get_config"),
+        (Unregistered, "Could not locate class 'Unregistered'"),
+    ],
+    ids=["lambda layer", "lambda activation", "no get_config", "not registered"],
+)
+def test_what_a_file_does_not_give_back_is_refused_before_a_search(layer, said):
+    model = people.dense(layer())
+    with pytest.raises(ModelError, match=said) as refused:
+        check_before(model, IMAGES, SETTINGS, noise_of("float32"))
+    assert str(refused.value).startswith("The models of this search could not be registered: ")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [(told, "neither among its weights nor in a get_config"), (Noisy, "draws at random outside training")],
+)
+def test_what_a_file_gives_back_otherwise_is_warned_of_before_a_search(layer, said):
+    assert said in (check_before(people.dense(layer()), IMAGES, SETTINGS, noise_of("float32")) or "")
+
+
+@pytest.mark.parametrize("name", people.BUILDS)
+def test_what_people_write_is_refused_only_where_keras_cannot_load_it(name):
+    model = people.BUILDS[name]()
+    if not model.built:
+        model(IMAGES)
+    is_unknown = any(type(part).__module__ == "people" for part in (model, *model._flatten_layers()))
+    if is_unknown or name == "functions_as_loss_metric_activation":  # its activation is a lambda
+        with pytest.raises(ModelError, match="could not be registered: Keras cannot save and load one"):
+            check_before(model, IMAGES, SETTINGS, noise_of(model.dtype_policy.name))
+    else:
+        assert check_before(model, IMAGES, SETTINGS, noise_of(model.dtype_policy.name)) is None
+
+
+def test_answers_that_are_no_probabilities_are_refused_before_a_search():
+    images, hidden = keras.Input((8, 8, 1)), keras.layers.Flatten()
+    logits = keras.layers.Dense(10)(hidden(images))
+    model = keras.Model(images, logits)
+    with pytest.raises(ModelError, match=r"uncertainty\.from_logits=true"):
+        check_before(model, IMAGES, SETTINGS, noise_of("float32"))
+    check_before(model, IMAGES, replace(SETTINGS, from_logits=True), noise_of("float32"))
+
+
+def test_a_search_whose_models_could_not_be_registered_does_not_begin(workplace):
+    (workplace.folder / "own_lambda.py").write_text(net(layer="layers.Lambda(lambda x: 2 * x)"))
+    done = workplace.run(*OWN, "arch._target_=own_lambda.Net")
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert "put a named function in its place" in line
+    assert not (workplace.folder / "optuna.db").exists()
+    assert workplace.runs("study") == []
 
 
 def test_what_keras_says_of_a_lambda_is_answered_with_what_helps():

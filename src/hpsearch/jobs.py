@@ -51,9 +51,11 @@ from hpsearch.trials.progress import Progress
 from hpsearch.trials.slots import run_trials
 from hpsearch.trials.watchdog import TrialTimedOutError, Watch
 from hpsearch.uncertainty.mc_dropout import McDropout
+from hpsearch.uncertainty.measured_again import check_before, noise_of
 from hpsearch.uncertainty.registration import Registration
 from hpsearch.uncertainty.subject import Subject
 
+N_ASKED = 2  # images, as many as metrics are built with, so that JAX compiles no operation for another size
 SAME_STRUCTURE = {"learning_rate", "momentum", "dropout_rate"}  # hyperparameters that change no model's structure
 
 
@@ -65,11 +67,13 @@ class _Checked:
         asked: The hyperparameters that a model asked for.
         training: The settings, with the direction of the monitored metric.
         varies: Whether models of other hyperparameters have other structures.
+        warning: What the person shall know before the first trial; None where there is nothing.
     """
 
     asked: Asked
     training: Training
     varies: bool
+    warning: str | None
 
 
 def _builds_too_long() -> ModelError:
@@ -148,6 +152,8 @@ class Search:
         trainer.varies = checked.varies
         study, tracking, parent = self._open(data, config, checked.asked)
         trainer.answers = study.answers
+        if checked.warning:
+            progress.say(checked.warning)
         settings = (self.space, self.training, self.costs, self.registration, self.uncertainty, config)
         makers = [part.func for part in (self.arch, self.optimizer)]
         to_keep = data.val.images[:N_SHOWN]
@@ -239,7 +245,10 @@ class Search:
         training = directed(self.training, hypermodel, model, data)
         for seed in (1, 2) if others else ():
             structures.add(known_structure(self._drawn(architecture, seed)[0], data.train.images))
-        return _Checked(Asked(frozenset(hp.asked), distributions), training, varies=len(structures) > 1)
+        noise = noise_of(self.training.precision)
+        warning = check_before(model, data.val.images[:N_ASKED], self.uncertainty, noise)
+        asked = Asked(frozenset(hp.asked), distributions)
+        return _Checked(asked, training, varies=len(structures) > 1, warning=warning)
 
     def _drawn(self, architecture: Architecture, seed: int) -> tuple[Any, Any, Any, Any]:
         """Return a model of hyperparameters that are drawn at random, them, its HyperModel and their distributions."""

@@ -204,9 +204,13 @@ def _compiled_steps(model: keras.Model, images: Any, labels: Any, jit: bool) -> 
     return made
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function of JAX arrays, compiled; op by op, JAX would compile each of them for each shape."""
-    jitted: Callable[..., Any] = import_module("jax").jit(function)
+def compiled_quickly(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of JAX arrays that is called once, compiled with few optimizations where a CPU runs it.
+
+    Op by op, JAX would compile each of them for each shape, which takes longer.
+    """
+    options = None if has_gpu() else {"xla_backend_optimization_level": 0}
+    jitted: Callable[..., Any] = import_module("jax").jit(function, compiler_options=options)
     return jitted
 
 

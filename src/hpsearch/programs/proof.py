@@ -26,7 +26,7 @@ from hpsearch.programs.order import Order
 from hpsearch.programs.program import (
     Program,
     build_metrics,
-    compiled,
+    compiled_quickly,
     copy_values,
     has_gpu,
     jax_variables,
@@ -139,7 +139,7 @@ def _jax_step(model: keras.Model, recorder: _Recorder, batch: tuple[Any, Any]) -
         logs, state = model.train_step(state, batch)
         return logs, state[1], list(recorder.found)
 
-    logs, values, gradients = compiled(step)(tuple([v.value for v in part] for part in parts), batch)
+    logs, values, gradients = compiled_quickly(step)(tuple([v.value for v in part] for part in parts), batch)
     copy_values(list(values), parts[1])
     return dict(logs), gradients
 
@@ -151,7 +151,8 @@ def _apply(model: keras.Model, gradients: list[Any]) -> None:
         optimizer.apply(gradients, trainable)
         return
     values = [[v.value for v in variables] for variables in (optimizer.variables, trainable)]
-    weights, slots = compiled(lambda slots, weights: optimizer.stateless_apply(slots, gradients, weights))(*values)
+    apply = compiled_quickly(lambda slots, weights: optimizer.stateless_apply(slots, gradients, weights))
+    weights, slots = apply(*values)
     copy_values([*weights, *slots], [*trainable, *optimizer.variables])
 
 

@@ -31,7 +31,7 @@ from hpsearch.trials.progress import Progress
 from hpsearch.uncertainty.evaluation import Evaluation, evaluate
 from hpsearch.uncertainty.fresh_process import first_line
 from hpsearch.uncertainty.mc_dropout import McDropout
-from hpsearch.uncertainty.measured_again import CURE, MIXED_NOISE, NOISE, Expected, measure_again
+from hpsearch.uncertainty.measured_again import CURE, Expected, measure_again, noise_of
 from hpsearch.uncertainty.registration import Registration
 from hpsearch.uncertainty.subject import Subject
 from hpsearch.uncertainty.version_page import CERTIFICATE
@@ -171,7 +171,7 @@ class Conclusion:
             value=value,
             compile_config=config.get("compile_config"),
             outputs=self.registry.kept_outputs(run.info.run_id),
-            noise=MIXED_NOISE if self.training.precision.startswith("mixed") else NOISE,
+            noise=noise_of(self.training.precision),
         )
 
     def _arrived(self, number: int) -> Run:

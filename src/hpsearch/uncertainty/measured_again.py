@@ -1,4 +1,8 @@
-"""A saved version measured again in a fresh process, before it is registered: does it give what the study reports?"""
+"""Whether a saved model is the one that was made: asked of its file before a search, of a version in a fresh process.
+
+Before a search the file of a model that has not been trained is loaded in this process, which finds what Keras cannot
+load at all. Before a version is registered it is loaded and measured in a process that has nothing but the version.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpsearch.data.split import Examples
-from hpsearch.errors import SearchError
+from hpsearch.errors import ModelError, SearchError
 from hpsearch.training.settings import VAL_BATCH_SIZE
+from hpsearch.uncertainty.fresh_process import first_line
+from hpsearch.uncertainty.mc_dropout import McDropout
+from hpsearch.uncertainty.passes import check_distributions
 
 SCRIPT = Path(__file__).with_name("fresh_process.py")
 COUNTING = re.compile(r"acc|precision|recall|f1|auc|/error")  # metrics that a single example moves by 1 / n
@@ -57,6 +64,86 @@ class Expected:
     compile_config: Mapping[str, Any] | None
     outputs: NDArray[np.float32] | None
     noise: float = NOISE
+
+
+def noise_of(precision: str) -> float:
+    """Return the relative difference of two outputs that is numerical noise at a precision such as `mixed_float16`."""
+    return MIXED_NOISE if precision.startswith("mixed") else NOISE
+
+
+def check_before(model: keras.Model, images: NDArray[np.generic], settings: McDropout, noise: float) -> str | None:
+    """Refuse a model that could not be registered however well it is trained, before the search for it.
+
+    Args:
+        model: A built one, as a trial would train it.
+        images: Of the validation data, (N, *image_shape); few are enough.
+        settings: `from_logits` says whether the model gives logits.
+        noise: The relative difference of two outputs that is numerical noise.
+
+    Returns:
+        A warning where the model of the file gives other outputs, which training may mend; else None.
+
+    Raises:
+        ModelError: Keras cannot load the file that it saves of the model, or the outputs are no class probabilities.
+    """
+    loaded = _saved_and_loaded(model)
+    outputs, again = _outputs(model, images), _outputs(model, images)
+    if outputs is None or again is None:  # a model that only compiled programs can call is asked when it is trained
+        return None
+    if len(outputs) == 1:
+        probs = keras.ops.convert_to_numpy(keras.ops.softmax(outputs[0])) if settings.from_logits else outputs[0]
+        if np.isfinite(probs).all():  # one that has not been trained may overflow
+            check_distributions(np.asarray(probs, np.float64), settings.from_logits)
+    if _are_close(outputs, _outputs(loaded, images), noise):
+        return None
+    return (
+        "A model was saved and loaded before the search, and the loaded one gives other outputs: "
+        f"{_reason(_are_close(outputs, again, noise))}. No model that ends so will be registered."
+    )
+
+
+def _saved_and_loaded(model: keras.Model) -> keras.Model:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.keras"
+        try:
+            model.save(file, include_optimizer=False)
+            return keras.models.load_model(file, compile=False)
+        except OSError:  # of the disk
+            raise
+        except Exception as error:  # whatever Keras or a person's class raises
+            said = first_line(error)
+            raise ModelError(
+                f"The models of this search could not be registered: Keras cannot save and load one ({said}); "
+                f"{cure(said)}."
+            ) from error
+
+
+def _outputs(model: keras.Model, images: NDArray[np.generic]) -> list[NDArray[np.float32]] | None:
+    """Return each output of a model in inference mode; None where it cannot be called so."""
+    try:
+        outputs = keras.tree.flatten(model(keras.ops.convert_to_tensor(images), training=False))
+        return [np.asarray(keras.ops.convert_to_numpy(output), np.float32) for output in outputs]
+    except Exception:  # whatever stands in its `call`
+        return None
+
+
+def _are_close(some: list[NDArray[np.float32]], others: list[NDArray[np.float32]] | None, noise: float) -> bool:
+    return (
+        others is not None
+        and [array.shape for array in some] == [array.shape for array in others]
+        and all(_is_close(*pair, noise) for pair in zip(some, others, strict=True))
+    )
+
+
+def _is_close(some: NDArray[np.float32], others: NDArray[np.float32], noise: float) -> bool:
+    return bool(np.allclose(some, others, atol=noise, rtol=noise, equal_nan=True))
+
+
+def _reason(is_repeatable: bool) -> str:
+    """Return why a model may differ from the one of its file."""
+    if is_repeatable:
+        return "something that it computes with is neither among its weights nor in a get_config()"
+    return "its answers differ from call to call, so a layer draws at random outside training"
 
 
 def measure_again(folder: Path, val: Examples, n_classes: int, expected: Expected) -> str:
@@ -159,13 +246,10 @@ def _check_outputs(expected: Expected, outputs: NDArray[np.float32], again: NDAr
             f"The model of {expected.trial} is not registered: trained, it answered {trained.shape}, and loaded in a "
             f"fresh process {outputs.shape}; its get_config() lacks some of what its constructor takes."
         )
-    if np.allclose(outputs, trained, atol=expected.noise, rtol=expected.noise, equal_nan=True):
+    if _is_close(outputs, trained, expected.noise):
         return
     worst = np.unravel_index(np.nanargmax(np.abs(outputs - trained)), trained.shape)
-    reason = "something that it computes with is neither among its weights nor in a get_config()"
-    if not np.allclose(outputs, again, atol=expected.noise, rtol=expected.noise, equal_nan=True):
-        reason = "its answers differ from call to call, so a layer draws at random outside training"
     raise SearchError(
         f"The model of {expected.trial} is not registered: trained, it gave a validation image {trained[worst]:.6g}, "
-        f"and loaded in a fresh process {outputs[worst]:.6g}; {reason}."
+        f"and loaded in a fresh process {outputs[worst]:.6g}; {_reason(_is_close(outputs, again, expected.noise))}."
     )
