@@ -346,3 +346,9 @@ def attention() -> keras.Model:
 def one_hot_loss() -> keras.Model:
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=0.1)
     return compiled(dense(), loss=loss, metrics=[keras.metrics.AUC(name="auc"), "accuracy"])
+
+
+@person
+def metrics_of_several_numbers() -> keras.Model:
+    f1 = [keras.metrics.F1Score(), keras.metrics.F1Score(average="macro", name="f1")]
+    return compiled(dense(), loss="categorical_crossentropy", metrics=f1)

@@ -132,6 +132,8 @@ ONEHOT_TABLE = [
     ([K.TruePositives(name="hits")], "hits", None),
     ([K.Precision(class_id=1, name="precision_1")], "precision_1", "maximize"),
     (["kl_divergence"], "kl_divergence", "minimize"),
+    ([K.F1Score()], "f1_score/2", "maximize"),
+    ([K.FBetaScore(average="macro")], "fbeta_score", "maximize"),
 ]
 
 
@@ -148,6 +150,11 @@ def test_a_metric_says_which_way_it_is_better(metrics, name, direction, weighted
 @pytest.mark.parametrize(("metrics", "name", "direction"), ONEHOT_TABLE)
 def test_so_does_one_of_labels_in_rows(metrics, name, direction):
     assert found(net(metrics, loss=ONEHOT), f"val/{name}") == direction
+
+
+def test_a_metric_of_several_numbers_is_none_to_monitor_but_each_of_them_is():
+    with pytest.raises(ConfigError, match=r"val/f1_score is no metric of this model. Did you mean 'val/f1_score/\d'\?"):
+        found(net([K.F1Score()], loss=ONEHOT), "val/f1_score")
 
 
 def test_names_are_those_of_the_logs():

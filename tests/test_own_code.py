@@ -293,9 +293,10 @@ def test_answers_that_are_no_probabilities_are_refused_before_a_search():
     check_before(model, IMAGES, replace(SETTINGS, from_logits=True), noise_of("float32"))
 
 
-def test_a_search_whose_models_could_not_be_registered_does_not_begin(workplace):
+def test_a_search_whose_models_could_not_be_registered_does_not_begin(workplace, monkeypatch):
+    monkeypatch.syspath_prepend(workplace.folder)
     (workplace.folder / "own_lambda.py").write_text(net(layer="layers.Lambda(lambda x: 2 * x)"))
-    done = workplace.run(*OWN, "arch._target_=own_lambda.Net")
+    done = workplace.here(*OWN, "arch._target_=own_lambda.Net")
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
     assert "put a named function in its place" in line

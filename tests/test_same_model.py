@@ -59,6 +59,16 @@ def test_a_search_trains_what_keras_trains(name: str, floatx: str, data: SearchD
     np.testing.assert_allclose(ours, theirs, rtol=rounding, atol=rounding)
 
 
+def test_each_number_of_a_metric_is_reported(data: SearchData) -> None:
+    epochs, _, way = trained(people.BUILDS["metrics_of_several_numbers"], data)
+    assert way == BY_PROGRAM
+    theirs = by_keras(people.BUILDS["metrics_of_several_numbers"], data)
+    for place in range(people.N_CLASSES):
+        ours = [epoch[f"val/f1_score/{place}"] for epoch in epochs]
+        np.testing.assert_allclose(ours, [values[place] for values in theirs["val_f1_score"]], atol=1e-4)
+    assert "val/f1_score" not in epochs[0]
+
+
 def test_two_thirds_of_what_people_write_go_by_the_program() -> None:
     assert len(people.BUILDS) >= 20
     assert len(BY_FIT | EITHER) <= len(people.BUILDS) / 3

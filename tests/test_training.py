@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -242,6 +243,17 @@ def test_best_weights_are_those_of_the_best_epoch() -> None:
 def test_nan_ends_the_fit() -> None:
     with pytest.raises(DivergedError, match=r"is (nan|inf) after epoch"):
         fit(trainer(), learning_rate=3e38)
+
+
+def test_a_metric_of_nothing_is_left_out_and_ends_no_fit() -> None:
+    fitted = Fitted()
+    assert fitted.add({"val/loss": 1.0, "val/precision": math.nan}, "val/loss", False)
+    assert fitted.history == [{"val/loss": 1.0}]
+    for metrics in ({"val/loss": 1.0, "train/loss": math.inf}, {"val/loss": math.nan}):
+        with pytest.raises(DivergedError):
+            fitted.add(metrics, "val/loss", False)
+    with pytest.raises(DivergedError, match="val/precision is nan after epoch 2"):
+        fitted.add({"val/loss": 1.0, "val/precision": math.nan}, "val/precision", True)
 
 
 class OwnFit(Net):

@@ -11,7 +11,7 @@ it trains is built and compiled by the person's own code, like each trial's, and
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib import import_module
 from typing import Any
@@ -109,11 +109,21 @@ class Program:
     def run(self, element: tuple[np.ndarray, ...]) -> dict[str, float]:
         """Train the steps of one element of an `Order` by the compiled function; return the metrics."""
         logs = run_function(self.model, self.model.train_function, element)
-        return {name: float(keras.ops.convert_to_numpy(value)) for name, value in logs.items()}
+        return numbers_of(logs)
 
     @property
     def _variables(self) -> list[Any]:
         return [*self.model.variables, *self.model.optimizer.variables]
+
+
+def numbers_of(logs: Mapping[str, Any]) -> dict[str, float]:
+    """Return each number of Keras's logs; a metric of several, such as one a class, gives NAME/0, NAME/1 and so on."""
+    found: dict[str, float] = {}
+    for name, value in logs.items():
+        numbers = np.asarray(value, np.float64)
+        names = [name] if numbers.ndim == 0 else [f"{name}/{place}" for place in range(numbers.size)]
+        found |= zip(names, map(float, numbers.ravel()), strict=True)
+    return found
 
 
 def run_function(model: keras.Model, function: Callable[..., Any], element: tuple[np.ndarray, ...]) -> dict[str, Any]:

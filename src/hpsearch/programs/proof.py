@@ -30,6 +30,7 @@ from hpsearch.programs.program import (
     copy_values,
     has_gpu,
     jax_variables,
+    numbers_of,
     plain_variables,
     values_of,
 )
@@ -125,7 +126,7 @@ def _eager_step(model: keras.Model, batch: tuple[Any, Any]) -> _Step:
     finally:
         model.optimizer = optimizer
     return _Step(
-        {name: float(keras.ops.convert_to_numpy(value)) for name, value in logs.items()},
+        numbers_of(logs),
         [None if g is None else np.array(keras.ops.convert_to_numpy(g)) for g in found],
         state,
     )

@@ -13,6 +13,7 @@ import keras_tuner
 from hpsearch.architectures.compiling import labels_for
 from hpsearch.data.split import SearchData
 from hpsearch.errors import ConfigError, ModelError, did_you_mean, first_line
+from hpsearch.programs.program import numbers_of
 from hpsearch.training.brought import owns_fit
 from hpsearch.training.settings import LOSS, MAXIMIZE, MINIMIZE, Training
 
@@ -91,6 +92,9 @@ def reported(model: keras.Model, data: SearchData, form: str) -> Directions:
     finally:
         model.reset_metrics()
     found = {name: _direction(metrics.get(name)) for name in (*logs, *metrics)}
+    for name, value in logs.items():
+        if several := numbers_of({name: value}).keys() - {name}:  # one a class
+            found |= dict.fromkeys(several, found.pop(name))
     return found | dict.fromkeys(losses & found.keys(), MINIMIZE) | {LOSS: MINIMIZE}
 
 

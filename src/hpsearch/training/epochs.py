@@ -13,7 +13,9 @@ import numpy as np
 
 from hpsearch.errors import ConfigError, DivergedError, did_you_mean
 from hpsearch.programs.order import Order
+from hpsearch.programs.program import numbers_of
 from hpsearch.training.checkpoints import Checkpoint, Slot
+from hpsearch.training.settings import LOSS
 
 Listener = Callable[[int, Mapping[str, float]], None]
 
@@ -38,17 +40,21 @@ class Fitted:
     def add(self, metrics: dict[str, float], monitor: str, maximize: bool) -> bool:
         """Add an epoch and return whether it is the best.
 
+        A metric that neither trains nor ranks may have no finite value, such as a rate of nothing: it is left out.
+
         Raises:
-            DivergedError: A metric is NaN or infinite.
+            DivergedError: A loss or the monitored metric is NaN or infinite.
             ConfigError: The monitored one is not among them.
         """
         if monitor not in metrics:
             valid = [name for name in metrics if not name.startswith("time/")]
             said = did_you_mean(monitor, valid)
             raise ConfigError(f"training.monitor={monitor} is no metric of this fit.{said}")
-        for name, value in metrics.items():
-            if not math.isfinite(value):
-                raise DivergedError(f"{name} is {value} after epoch {self.n_epochs + 1}.")
+        undefined = [name for name, value in metrics.items() if not math.isfinite(value)]
+        for name in undefined:
+            if name.endswith(f"/{LOSS}") or name == monitor:
+                raise DivergedError(f"{name} is {metrics[name]} after epoch {self.n_epochs + 1}.")
+            del metrics[name]
         best, value = self.metrics.get(monitor), metrics[monitor]
         self.history.append(metrics)
         is_best = best is None or (value > best if maximize else value < best)
@@ -131,7 +137,7 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Keep what was the best, tell the listener, leave a checkpoint, stop early."""
-        metrics = {metric_key(name): float(value) for name, value in logs.items()}
+        metrics = {metric_key(name): value for name, value in numbers_of(logs).items()}
         metrics["time/epoch_s"] = time.perf_counter() - self._begin
         if self.fitted.add(metrics, self.monitor, self.maximize):
             self.best_state = self.state()

@@ -24,7 +24,7 @@ from hpsearch.errors import ConfigError
 from hpsearch.programs.averages import averages_of
 from hpsearch.programs.on_jax import last_step_of, metrics_of, steps_of
 from hpsearch.programs.order import Order
-from hpsearch.programs.program import Program, jax_variables
+from hpsearch.programs.program import Program, jax_variables, numbers_of
 from hpsearch.programs.proof import compiled_tolerance
 from hpsearch.seeds import derive
 from hpsearch.training.brought import becomes_another, owns_fit
@@ -87,7 +87,7 @@ class FusedProgram:
         logs, state = self._epoch(self.state, rows, int(anyone[1][0]), tables, last, last_rates)
         self.state = [list(values) for values in state]
         found = {name: np.asarray(values) for name, values in logs.items()}
-        return {seat: {name: float(values[seat]) for name, values in found.items()} for seat in elements}
+        return {seat: numbers_of({name: values[seat] for name, values in found.items()}) for seat in elements}
 
     def differs(self, source: keras.Model, order: Order) -> str | None:
         """Return in words what a step in the seats does otherwise than one of the program alone; None for nothing."""

@@ -46,6 +46,7 @@ def _evaluated(model: Any, asked: dict[str, Any], images: Any, labels: Any) -> d
     import keras  # noqa: PLC0415
 
     from hpsearch.architectures.compiling import labels_for  # noqa: PLC0415 (the version's own)
+    from hpsearch.programs.program import numbers_of  # noqa: PLC0415
 
     if asked["compile_config"] is None:
         raise ValueError("the trial has kept a model without a loss")
@@ -53,7 +54,7 @@ def _evaluated(model: Any, asked: dict[str, Any], images: Any, labels: Any) -> d
     if labels_for(model) == "onehot":
         labels = keras.utils.to_categorical(labels, asked["n_classes"])
     found = model.evaluate(images, labels, batch_size=asked["batch_size"], verbose=0, return_dict=True)
-    return {f"val/{name}": float(value) for name, value in found.items()}
+    return {f"val/{name}": value for name, value in numbers_of(found).items()}
 
 
 def first_line(error: BaseException) -> str:
