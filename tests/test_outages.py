@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState
 
 from conftest import wait_until
+from hpsearch.studies.storage import AdvisoryLock
 from hpsearch.studies.study import number_of
 from workplace import SMALL
 
@@ -20,7 +21,8 @@ pytestmark = pytest.mark.slow
 
 def complete_trials(url):
     """Return the finished trials of the one study; none while the workers are still starting."""
-    storage = optuna.storages.RDBStorage(url)
+    with AdvisoryLock(url, patience_s=60)():  # opening makes the tables, as the workers do
+        storage = optuna.storages.RDBStorage(url)
     trials = [t for study in storage.get_all_studies() for t in storage.get_all_trials(study._study_id)]
     storage.engine.dispose()
     return [t for t in trials if t.state == TrialState.COMPLETE]

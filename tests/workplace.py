@@ -14,6 +14,7 @@ import optuna
 from mlflow import MlflowClient
 
 from hpsearch import ablate, compare, doctor, entry, evaluate, report, search
+from hpsearch.studies.journal_file import FileLock
 
 SRC = Path(__file__).parents[1] / "src"
 SET_BY_IMPORTS = ("MLFLOW", "TF_CPP")  # of MLflow and JAX in the tests' own process
@@ -81,8 +82,13 @@ class Workplace:
         return MlflowClient(uri, registry_uri=uri)
 
     def study(self, name: str) -> optuna.Study:
-        """Return a study of the storage."""
-        return optuna.load_study(study_name=name, storage=f"sqlite:///{self.folder}/optuna.db")
+        """Return a study of the storage.
+
+        Opening a storage makes its tables, so it waits for a worker that is about to do so.
+        """
+        database = self.folder / "optuna.db"
+        with FileLock(str(database))():
+            return optuna.load_study(study_name=name, storage=f"sqlite:///{database}")
 
     def runs(self, kind: str) -> list:
         """Return the runs that are tagged as `study` or `trial`, oldest first."""
