@@ -87,8 +87,8 @@ def check_before(model: keras.Model, images: NDArray[np.generic], settings: McDr
         ModelError: Keras cannot load the file that it saves of the model, or the outputs are no class probabilities.
     """
     loaded = _saved_and_loaded(model)
-    outputs, again = _outputs(model, images), _outputs(model, images)
-    if outputs is None or again is None:  # a model that only compiled programs can call is asked when it is trained
+    outputs = _outputs(model, images)
+    if outputs is None:  # a model that only compiled programs can call is asked when it is trained
         return None
     if len(outputs) == 1:
         probs = keras.ops.convert_to_numpy(keras.ops.softmax(outputs[0])) if settings.from_logits else outputs[0]
@@ -96,9 +96,10 @@ def check_before(model: keras.Model, images: NDArray[np.generic], settings: McDr
             check_distributions(np.asarray(probs, np.float64), settings.from_logits)
     if _are_close(outputs, _outputs(loaded, images), noise):
         return None
+    is_repeatable = _are_close(outputs, _outputs(model, images), noise)
     return (
         "A model was saved and loaded before the search, and the loaded one gives other outputs: "
-        f"{_reason(_are_close(outputs, again, noise))}. No model that ends so will be registered."
+        f"{_reason(is_repeatable)}. No model that ends so will be registered."
     )
 
 
