@@ -3,7 +3,7 @@
     python bench/champions.py elu batch_norm selu alpha_dropout data.path=FOLDER
 
 Words without = are the architectures, the others overrides of the main job. The studies are made in the current folder,
-as a search leaves them, so that `hpsearch.compare` and `hpsearch.ablate` find them there.
+as a search leaves them, so that `hpsearch compare` and `hpsearch ablate` find them there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> None:
     overrides = [word for word in given.words if "=" in word]
     for arch in (word for word in given.words if "=" not in word):
         fixed = [f"space.bounds.{key}={found[arch][key]}" for key in HYPERPARAMETERS]
-        command = [sys.executable, "-m", "hpsearch.search", f"arch={arch}", "budget.n_trials=1", *fixed, *overrides]
+        command = [sys.executable, "-m", "hpsearch", "search", f"arch={arch}", "budget.n_trials=1", *fixed, *overrides]
         subprocess.run(command, env=ENVIRONMENT, check=True)
 
 

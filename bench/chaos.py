@@ -23,8 +23,11 @@ from optuna.trial import TrialState
 from rich.console import Console
 from rich.table import Table
 
-from hpsearch.checkups.diagnosis import Diagnosis
-from hpsearch.checkups.replay import replay
+from hpsearch.jobs.diagnosis import Diagnosis
+from hpsearch.study.replay import replay
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
 from short_trials import SPACE, ShortTrials, fork
 
 

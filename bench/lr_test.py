@@ -29,7 +29,7 @@ ARMS = {
 def losses(folder: Path, arm: str, seed: int, n_trials: int, overrides: list[str]) -> list[float]:
     """Run a search and return the value of each trial; one that was pruned counts as infinite."""
     name = arm.replace(" ", "_")
-    command = [sys.executable, "-m", "hpsearch.search", f"study.name={name}", f"seed={seed}", "pruner=none"]
+    command = [sys.executable, "-m", "hpsearch", "search", f"study.name={name}", f"seed={seed}", "pruner=none"]
     command += [f"budget.n_trials={n_trials}", *ARMS[arm], *overrides]
     env = {**ENVIRONMENT, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
     subprocess.run(command, cwd=folder, env=env, check=True, stdout=subprocess.DEVNULL)

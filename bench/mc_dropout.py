@@ -28,10 +28,10 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from hpsearch.uncertainty.always_on import DROPOUTS
-from hpsearch.uncertainty.conversion import split
-from hpsearch.uncertainty.mc_dropout import McDropout
-from hpsearch.uncertainty.passes import Sampler
+from hpsearch.mc_dropout.conversion import split
+from hpsearch.mc_dropout.mc_layers import DROPOUTS
+from hpsearch.mc_dropout.passes import Sampler
+from hpsearch.mc_dropout.prediction import McDropout
 
 TARGETS = {
     ("predict loop", "mask=pass"): 15.0,

@@ -26,8 +26,8 @@ import psutil
 from rich.console import Console
 
 from hpsearch.data.split import SearchData
-from hpsearch.reports.conclusion import Conclusion
-from hpsearch.studies.study import SharedStudy, number_of
+from hpsearch.jobs.conclusion import Conclusion
+from hpsearch.study.study import SharedStudy, number_of
 from hpsearch.trials.objective import Objective
 from hpsearch.trials.progress import Progress
 from parts import composed, hypermodel, like_cifar, part

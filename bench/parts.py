@@ -9,10 +9,10 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from hpsearch.architectures.building import build_hypermodel
-from hpsearch.architectures.facts import measure
+from hpsearch.cli.entry import CONF
 from hpsearch.data.split import Examples, SearchData
-from hpsearch.entry import CONF
+from hpsearch.data.statistics import measure
+from hpsearch.models.architecture import build_hypermodel
 
 CIFAR_SHAPE, CIFAR_CLASSES = (32, 32, 3), 10
 

@@ -11,9 +11,9 @@ import argparse
 
 import optuna
 
-from hpsearch.reports.prospects import LEVEL, Prospects, can_tell
-from hpsearch.reports.searched import Searched
-from hpsearch.spaces.space import Space
+from hpsearch.space.space import Space
+from hpsearch.study_report.advice import LEVEL, Prospects, can_tell
+from hpsearch.study_report.searched import Searched
 
 
 def first(study: optuna.Study, n: int) -> Searched:

@@ -24,9 +24,12 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.table import Table
 
-from hpsearch.checkups.replay import replay as again
-from hpsearch.studies.history import from_ranges
-from hpsearch.studies.study import SharedStudy
+from hpsearch.study.history import from_ranges
+from hpsearch.study.replay import replay as again
+from hpsearch.study.study import SharedStudy
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
 from short_trials import ShortTrials, fork
 
 

@@ -2,7 +2,7 @@
 
     python bench/results.py sqlite:///mlflow.db --data cifar10 --json docs/results/cifar10.json
 
-Run it where the searches ran; nothing is trained. The second table needs `python -m hpsearch.evaluate` for each model.
+Run it where the searches ran; nothing is trained. The second table needs `python -m hpsearch evaluate` for each model.
 """
 
 from __future__ import annotations

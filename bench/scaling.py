@@ -18,15 +18,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from hpsearch.studies.budget import SPENT
-from hpsearch.studies.storage import sqlite
+from hpsearch.study.budget import SPENT
+from hpsearch.study.storage import sqlite
 from rows import ENVIRONMENT
 
 
 def trials_an_hour(n_workers: int, given: argparse.Namespace) -> float:
     """Run a search with so many workers, the i-th pinned to core i, and return its trials an hour."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "hpsearch.search", f"arch={given.arch}", f"data={given.data}"]
+        command = [sys.executable, "-m", "hpsearch", "search", f"arch={given.arch}", f"data={given.data}"]
         command += [f"budget.n_trials={given.trials}", f"training.epochs={given.epochs}", "pruner=none"]
         command += [f"data.path={given.data_path or 'null'}", "uncertainty.n_samples=2", "study.name=scaling"]
         cores = sorted(os.sched_getaffinity(0))

@@ -33,8 +33,8 @@ from optuna.storages.journal import BaseJournalBackend
 from optuna_integration import MLflowCallback
 
 from curves import HYPERPARAMETERS, Count, Curves, ReachedError, Reality, Table
-from hpsearch.studies.storage import SharedJournal
-from hpsearch.studies.study import SharedStudy
+from hpsearch.study.storage import SharedJournal
+from hpsearch.study.study import SharedStudy
 from parts import composed, part
 from rows import Row, run
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 from rows import ENVIRONMENT, Row, run
 
-MODULE = ("-m", "hpsearch.search")
+MODULE = ("-m", "hpsearch", "search")
 QUICK = {"--help": ("--help",), "a typo": ("arch=sleu",), "--cfg job": ("--cfg", "job")}
 SEARCH = ("data=digits", "arch=selu", "budget.n_trials=1", "training.epochs=1")
 # Runs a search in which the time is written down at each station; it ends where the first epoch begins.
@@ -25,7 +25,7 @@ import json, sys, time
 begin = float(sys.argv.pop(1))
 marks = {"Python starts": time.time() - begin}
 def mark(name): marks.setdefault(name, time.time() - begin)
-from hpsearch import entry
+from hpsearch.cli import entry
 import runpy
 mark("Hydra is imported")
 instantiate = entry.instantiate
@@ -34,7 +34,7 @@ def instantiated(config):
     job = instantiate(config); mark("the job is built (all imports done)")
     from hpsearch.data import split as data
     from hpsearch.training import epochs
-    from hpsearch.studies import study
+    from hpsearch.study import study
     from hpsearch.tracking import tracking
     from hpsearch.training import trainer
     def after(owner, name, label):
@@ -51,7 +51,8 @@ def instantiated(config):
     epochs.Epochs.on_epoch_begin = first
     return job
 entry.instantiate = instantiated
-runpy.run_module("hpsearch.search", run_name="__main__", alter_sys=True)
+sys.argv.insert(1, "search")
+runpy.run_module("hpsearch", run_name="__main__", alter_sys=True)
 """
 
 

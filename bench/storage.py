@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import random
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -26,7 +27,10 @@ from optuna.trial import TrialState, create_trial
 from rich.console import Console
 from rich.table import Table
 
-from hpsearch.studies.study import SharedStudy
+from hpsearch.study.study import SharedStudy
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
 from short_trials import ShortTrials, fork, loss
 
 N_REPORTS = 10

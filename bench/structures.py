@@ -61,7 +61,7 @@ tuner.search(xt, yt, epochs=2, batch_size=32, validation_data=(xv, yv), verbose=
 def search(source: Path, backend: str, n_trials: int) -> dict[str, Any]:
     """Run the search in an empty folder; return seconds in all, and memory in MB after each trial."""
     env = os.environ | {"PYTHONPATH": str(source), "KERAS_BACKEND": backend, "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "hpsearch.search", "arch=selu", "data=digits", "training.epochs=2", *SPACE,
+    command = [sys.executable, "-m", "hpsearch", "search", "arch=selu", "data=digits", "training.epochs=2", *SPACE,
                "pruner=none", "sampler=random", f"budget.n_trials={n_trials}"]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         begin = time.perf_counter()

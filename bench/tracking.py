@@ -26,10 +26,10 @@ import optuna
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from hpsearch import entry
-from hpsearch.registry import Registry
-from hpsearch.studies.leases import Lease
-from hpsearch.studies.study import SharedStudy
+from hpsearch.cli import entry
+from hpsearch.study.leases import Lease
+from hpsearch.study.study import SharedStudy
+from hpsearch.tracking.registry import Registry
 from hpsearch.tracking.runs import ChildRun
 from hpsearch.tracking.spool import Spool
 from hpsearch.trials.objective import Objective

@@ -11,10 +11,10 @@ import keras_tuner
 import numpy as np
 
 import people
-from hpsearch.architectures.compiling import labels_for
 from hpsearch.data.split import Examples, SearchData
-from hpsearch.programs.order import Batches, Order
+from hpsearch.models.loss_and_optimizer import labels_for
 from hpsearch.seeds import derive
+from hpsearch.training.programs.order import Batches, Order
 from hpsearch.training.settings import VAL_BATCH_SIZE, Training, use_precision
 from hpsearch.training.trainer import Trainer
 

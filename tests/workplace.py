@@ -13,12 +13,12 @@ from unittest import mock
 import optuna
 from mlflow import MlflowClient
 
-from hpsearch import ablate, compare, doctor, entry, evaluate, report, search
-from hpsearch.studies.journal_file import FileLock
+from hpsearch.cli import ablate, compare, doctor, entry, evaluate, report, search
+from hpsearch.study.journal_file import FileLock
 
 SRC = Path(__file__).parents[1] / "src"
 SET_BY_IMPORTS = ("MLFLOW", "TF_CPP")  # of MLflow and JAX in the tests' own process
-MAINS = {module.__name__.split(".")[1]: module.main for module in (search, report, evaluate, ablate, compare)}
+MAINS = {module.__name__.split(".")[2]: module.main for module in (search, report, evaluate, ablate, compare)}
 SMALL = ("data=digits", "arch.n_hidden=3", "arch.n_units=20", "training.epochs=6", "training.jit_compile=false")
 
 
@@ -35,11 +35,11 @@ class Workplace:
     folder: Path
 
     def start(self, *words: str, script: str = "search", **env: str) -> subprocess.Popen[str]:
-        """Start `python -m hpsearch.<script>` with a group of processes of its own."""
+        """Start `python -m hpsearch SCRIPT` with a group of processes of its own."""
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jobs, and theirs, ignore Ctrl-C
             signal.signal(signal.SIGINT, signal.default_int_handler)
         return subprocess.Popen(
-            (sys.executable, "-m", f"hpsearch.{script}", *words),
+            (sys.executable, "-m", "hpsearch", script, *words),
             cwd=self.folder,
             env=shell_environment() | {"PYTHONPATH": str(SRC)} | env,
             stdout=subprocess.PIPE,

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gpu_parts.result import Result, command_line, device, peak_bytes, seconds
-from hpsearch import entry
+from hpsearch.cli import entry
 from rows import versions
 
 entry.prepare_environment()
@@ -26,7 +26,7 @@ from keras import ops  # noqa: E402
 import mc_dropout as bench  # noqa: E402
 from gpu_parts.nets import configuration, hyperparameters  # noqa: E402
 from gpu_parts.nets import images as random_images  # noqa: E402
-from hpsearch.uncertainty.passes import Sampler  # noqa: E402
+from hpsearch.mc_dropout.passes import Sampler  # noqa: E402
 from parts import hypermodel  # noqa: E402
 
 N_IMAGES, N_IMAGES_SMALL = 10_000, 100

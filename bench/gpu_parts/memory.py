@@ -83,7 +83,7 @@ def main() -> None:
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("XLA_PYTHON_CLIENT")}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        command = [sys.executable, "-m", "hpsearch.search", *(SEARCH_SMALL if given.small else SEARCH)]
+        command = [sys.executable, "-m", "hpsearch", "search", *(SEARCH_SMALL if given.small else SEARCH)]
         row = together(command, folder, inherited)
         result.add(what="two workers of one study, the product's settings", **row, trials=trials(folder))
         for what, setting in (("JAX's default", {}), ("no preallocation", {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"})):

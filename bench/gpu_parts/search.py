@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from gpu_parts.result import Result, command_line, device, peak_bytes
-from hpsearch import entry
+from hpsearch.cli import entry
 from rows import versions
 
 OVERRIDES = ("data=digits", "arch=selu", "budget.n_trials=10")
@@ -82,18 +82,17 @@ class Stopwatch:
 
 def wrap_product(watch: Stopwatch) -> None:
     """Wrap the functions between which a search divides its time."""
-    from hpsearch import opening  # noqa: PLC0415 (imports Keras, whose time is to be counted)
-    from hpsearch.architectures.dense import DenseNet  # noqa: PLC0415
     from hpsearch.data.split import Data  # noqa: PLC0415
-    from hpsearch.jobs import Search  # noqa: PLC0415
-    from hpsearch.reports.conclusion import Conclusion  # noqa: PLC0415
-    from hpsearch.studies.study import SharedStudy  # noqa: PLC0415
+    from hpsearch.jobs import search  # noqa: PLC0415 (imports Keras, whose time is to be counted)
+    from hpsearch.jobs.conclusion import Conclusion  # noqa: PLC0415
+    from hpsearch.models.dense import DenseNet  # noqa: PLC0415
+    from hpsearch.study.study import SharedStudy  # noqa: PLC0415
     from hpsearch.tracking.tracking import Tracking  # noqa: PLC0415
     from hpsearch.training.trainer import Trainer  # noqa: PLC0415
     from hpsearch.trials.attempt import Attempt  # noqa: PLC0415
 
-    watch.wrap(Search, "_check", "check before the search")
-    watch.wrap(Search, "_open", "study")
+    watch.wrap(search.Search, "_check", "check before the search")
+    watch.wrap(search.Search, "_open", "study")
     watch.wrap(Data, "for_search", "reading data")
     watch.wrap(DenseNet, "build", "building models")
     watch.wrap(Trainer, "fit", "training")
@@ -105,7 +104,7 @@ def wrap_product(watch: Stopwatch) -> None:
         (Tracking, "__init__"),
         (Tracking, "wait"),
         (Tracking, "close"),
-        (opening, "open_parent"),
+        (search, "open_parent"),
     ):
         watch.wrap(owner, function, "tracking")
     for function in ("keep", "register"):
@@ -138,9 +137,9 @@ def run_search(overrides: tuple[str, ...], watch: Stopwatch) -> object:
         return job
 
     entry.instantiate = instantiated
-    sys.argv = ["hpsearch.search", *overrides]
+    sys.argv = ["hpsearch", "search", *overrides]
     try:
-        runpy.run_module("hpsearch.search", run_name="__main__", alter_sys=True)
+        runpy.run_module("hpsearch", run_name="__main__", alter_sys=True)
     except SystemExit as end:
         return end.code
     finally:
@@ -180,7 +179,7 @@ def main() -> None:
     total_s = time.time() - begin
     for name, spent in sorted(watch.spent.items(), key=lambda item: -item[1]):
         result.add(what=name, seconds=spent)
-    about = {"command": ["python", "-m", "hpsearch.search", *overrides], "exit_status": status, "total_s": total_s}
+    about = {"command": ["python", "-m", "hpsearch", "search", *overrides], "exit_status": status, "total_s": total_s}
     result.set(**about, **came_out(), device=device(), versions=versions(), peak_bytes=peak_bytes())
     sys.exit(1 if status else 0)
 

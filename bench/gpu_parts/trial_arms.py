@@ -26,7 +26,7 @@ from typing import Any
 from unittest.mock import patch
 
 from gpu_parts.result import Result, command_line, device, peak_bytes, seconds
-from hpsearch import entry
+from hpsearch.cli import entry
 from rows import versions
 
 entry.prepare_environment()
@@ -37,11 +37,11 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 
 from gpu_parts.nets import EPOCHS, configuration, hyperparameters, images, product_flops  # noqa: E402
-from hpsearch.architectures.compiling import labels_for  # noqa: E402
-from hpsearch.programs.order import Order  # noqa: E402
-from hpsearch.programs.program import jax_variables  # noqa: E402
+from hpsearch.models.loss_and_optimizer import labels_for  # noqa: E402
 from hpsearch.seeds import derive  # noqa: E402
 from hpsearch.training.fused import FusedProgram, FusedTrainer  # noqa: E402
+from hpsearch.training.programs.order import Order  # noqa: E402
+from hpsearch.training.programs.program import jax_variables  # noqa: E402
 from hpsearch.training.settings import VAL_BATCH_SIZE  # noqa: E402
 from hpsearch.training.trainer import Trainer, Work  # noqa: E402
 from hpsearch.training.ways import structure_of  # noqa: E402

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hpsearch.api import Search
+    from hpsearch.cli.api import Search
 
 __all__ = ["Search"]
 
@@ -12,6 +12,6 @@ def __getattr__(name: str) -> Any:
     """Import `Search` when it is asked for: other parts must not wait for Hydra."""
     if name != "Search":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from hpsearch.api import Search  # noqa: PLC0415
+    from hpsearch.cli.api import Search  # noqa: PLC0415
 
     return Search

@@ -1,1 +1,1 @@
-"""Images and labels: read, named, checked, fingerprinted, split once."""
+"""Data sets: read, checked, split and fingerprinted."""

@@ -1,1 +1,1 @@
-"""MLflow's runs, and the spool through which everything reaches them."""
+"""What MLflow shows: runs, data sets, registered models, and the spool that survives an outage."""

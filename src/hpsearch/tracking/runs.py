@@ -188,3 +188,20 @@ def log_data(run: TrackedRun, data: SearchData, source: str, context: str) -> No
     schema = f'{{"mlflow_tensorspec": {{"features": "uint8/float32 ({shape})", "targets": "int ()"}}}}'
     entity = Dataset(data.name, data.fingerprint, "local", f'{{"uri": "{source}"}}', schema=schema, profile=profile)
     run.client.log_inputs(run.run_id, datasets=[DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
+
+
+def settings_shown(config: Mapping[str, Any], groups: tuple[str, ...]) -> dict[str, object]:
+    """Return the plain settings of `groups`, named by their path, as a run shows them."""
+    shown: dict[str, object] = {}
+
+    def walk(prefix: str, node: Any) -> None:
+        if isinstance(node, Mapping):
+            for key, value in node.items():
+                if not str(key).startswith("_") or key == "_target_":
+                    walk(f"{prefix}.{key}", value)
+        else:
+            shown[prefix.replace("._target_", ".class")] = node  # `arch` alone is a parameter of `mlflow run`
+
+    for group in groups:
+        walk(group, config.get(group, {}))
+    return shown

@@ -7,7 +7,7 @@ A spool is a folder with a folder for each worker, in which each run has
     KEY.files/  the artifacts that wait
 
 Both are removed when all has arrived. Nothing is lost by `kill -9`: what a dead worker left is sent by the next one
-that works on the same run, or by `python -m hpsearch.doctor sync`. Sending again what may have arrived already does no
+that works on the same run, or by `python -m hpsearch doctor sync`. Sending again what may have arrived already does no
 harm: MLflow's stores keep a metric's row once, by (run, key, step, time, value).
 """
 
@@ -19,8 +19,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from hpsearch.studies.journal_file import FileLock
-from hpsearch.studies.leases import Worker
+from hpsearch.study.journal_file import FileLock
+from hpsearch.study.leases import Worker
 from hpsearch.tracking.spool_file import Away, Entry, Receiver, SpoolFile
 
 LONGEST_PAUSE_S = 30.0

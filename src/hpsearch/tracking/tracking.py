@@ -18,7 +18,7 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
 from hpsearch.errors import TrackingError
-from hpsearch.studies.storage import without_password
+from hpsearch.study.storage import without_password
 from hpsearch.tracking.delivery import Delivery, check_reachable, find_child
 from hpsearch.tracking.runs import ChildRun, ParentRun, TrackedRun, now_ms
 from hpsearch.tracking.spool import Spool

@@ -1,1 +1,1 @@
-"""One model fitted, or many at once: epochs, schedules, checkpoints."""
+"""Training of one model, or of many models in one program."""

@@ -12,9 +12,9 @@ import keras
 import numpy as np
 
 from hpsearch.errors import ConfigError, DivergedError, did_you_mean
-from hpsearch.programs.order import Order
-from hpsearch.programs.program import numbers_of
 from hpsearch.training.checkpoints import Checkpoint, Slot
+from hpsearch.training.programs.order import Order
+from hpsearch.training.programs.program import numbers_of
 from hpsearch.training.settings import LOSS
 
 Listener = Callable[[int, Mapping[str, float]], None]

@@ -18,20 +18,19 @@ import keras
 import keras_tuner
 import numpy as np
 
-from hpsearch.architectures.compiling import labels_for
 from hpsearch.data.split import SearchData
 from hpsearch.errors import ConfigError
-from hpsearch.programs.averages import averages_of
-from hpsearch.programs.on_jax import last_step_of, metrics_of, steps_of
-from hpsearch.programs.order import Order
-from hpsearch.programs.program import Program, jax_variables, numbers_of
-from hpsearch.programs.proof import compiled_tolerance
+from hpsearch.models.loss_and_optimizer import labels_for
 from hpsearch.seeds import derive
-from hpsearch.training.brought import becomes_another, owns_fit
 from hpsearch.training.checkpoints import Slot
 from hpsearch.training.epochs import Epochs, Fitted, Listener
-from hpsearch.training.rates import Scheduling
-from hpsearch.training.schedules import CONSTANT, Schedule
+from hpsearch.training.own_fit import becomes_another, owns_fit
+from hpsearch.training.programs.averages import averages_of
+from hpsearch.training.programs.on_jax import last_step_of, metrics_of, steps_of
+from hpsearch.training.programs.order import Order
+from hpsearch.training.programs.program import Program, jax_variables, numbers_of
+from hpsearch.training.programs.proof import compiled_tolerance
+from hpsearch.training.schedules import CONSTANT, Schedule, Scheduling
 from hpsearch.training.settings import VAL_BATCH_SIZE, Training
 from hpsearch.training.trainer import BY_PROGRAM, Told, Trainer, Work
 from hpsearch.training.ways import NoProgramError, question, structure_of

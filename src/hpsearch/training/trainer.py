@@ -12,14 +12,18 @@ import keras
 import keras_tuner
 import numpy as np
 
-from hpsearch.architectures.building import build_model
-from hpsearch.architectures.compiling import labels_for
 from hpsearch.data.split import Examples, SearchData
 from hpsearch.errors import ConfigError
-from hpsearch.programs.averages import average_weights
-from hpsearch.programs.inputs import learning_rate_of, momentum_input, momentum_of
-from hpsearch.programs.order import Batches, Order
-from hpsearch.programs.program import (
+from hpsearch.models.architecture import build_model
+from hpsearch.models.loss_and_optimizer import labels_for
+from hpsearch.seeds import derive
+from hpsearch.training.checkpoints import Slot
+from hpsearch.training.epochs import Continuation, Epochs, Fitted, Listener
+from hpsearch.training.own_fit import averaging_epochs_of, companions, owns_fit
+from hpsearch.training.programs.averages import average_weights
+from hpsearch.training.programs.inputs import learning_rate_of, momentum_input, momentum_of
+from hpsearch.training.programs.order import Batches, Order
+from hpsearch.training.programs.program import (
     Averaging,
     Program,
     averaged_variables,
@@ -28,12 +32,7 @@ from hpsearch.programs.program import (
     on_device,
     values_of,
 )
-from hpsearch.seeds import derive
-from hpsearch.training.brought import averaging_epochs_of, companions, owns_fit
-from hpsearch.training.checkpoints import Slot
-from hpsearch.training.epochs import Continuation, Epochs, Fitted, Listener
-from hpsearch.training.rates import LossOfEach, RatesOfSteps, Scheduling, Sweep, sweep_by_keras
-from hpsearch.training.schedules import CONSTANT, Schedule
+from hpsearch.training.schedules import CONSTANT, LossOfEach, RatesOfSteps, Schedule, Scheduling, Sweep, sweep_by_keras
 from hpsearch.training.settings import BATCH_SIZE, VAL_BATCH_SIZE, Training
 from hpsearch.training.ways import PAYS_FROM_STEPS, NoProgramError, proved_program, structure_of
 

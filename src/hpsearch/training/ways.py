@@ -12,12 +12,12 @@ from keras.src.backend import compute_output_spec
 from keras.src.trainers.trainer import Trainer as KerasTrainer
 
 from hpsearch.errors import first_line
-from hpsearch.programs.fingerprint import UnknownStateError, fingerprint, is_library
-from hpsearch.programs.inputs import dropouts
-from hpsearch.programs.order import Order
-from hpsearch.programs.program import Program, has_gpu
-from hpsearch.programs.proof import difference, untouched_randomness
 from hpsearch.seeds import GLOBAL_GENERATOR
+from hpsearch.training.programs.fingerprint import UnknownStateError, fingerprint, is_library
+from hpsearch.training.programs.inputs import dropouts
+from hpsearch.training.programs.order import Order
+from hpsearch.training.programs.program import Program, has_gpu
+from hpsearch.training.programs.proof import difference, untouched_randomness
 
 PAYS_FROM_STEPS = 2000  # of one trial: below, compiling takes longer than it saves, unless all trials share a program
 STEPS = frozenset(

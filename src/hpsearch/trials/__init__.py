@@ -1,1 +1,1 @@
-"""One trial in, one number out."""
+"""Running a trial: from its hyperparameters to its end."""

@@ -1,7 +1,11 @@
-"""One try of one trial: its lease and its run, kept while it runs, and ended alike in the study and in MLflow."""
+"""What a trial's process takes of its machine; MLflow shows it among the system metrics of the run.
+
+One try of one trial: its lease and its run, kept while it runs, and ended alike in the study and in MLflow.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -10,18 +14,35 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import optuna
+import psutil
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 from optuna.trial import FrozenTrial
 
 from hpsearch.errors import DivergedError, InfeasibleError, TakenOverError, UserError
-from hpsearch.studies.leases import Lease
-from hpsearch.studies.machines import Preempted, leave_if_asked
-from hpsearch.studies.study import SharedStudy, number_of
-from hpsearch.studies.telling import taken_over
+from hpsearch.study.leases import Lease
+from hpsearch.study.study import SharedStudy, number_of, taken_over
+from hpsearch.study.worker_process import Preempted, leave_if_asked
 from hpsearch.tracking.runs import ChildRun, ParentRun, TrialName
 from hpsearch.tracking.tracking import Tracking
-from hpsearch.trials.load import Load
 from hpsearch.trials.watchdog import TrialTimedOutError, Watch
+
+MEGABYTE = 1e6
+
+
+class Load:
+    """Measures the process that it is made in; a tenth of a millisecond each time."""
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+        self._process.cpu_percent()  # the next call tells of the time since this one
+
+    def now(self) -> dict[str, float]:
+        """Return the share of the machine's processors since the last call, in per cent, and the memory now."""
+        with self._process.oneshot():
+            cpu = self._process.cpu_percent() / (os.cpu_count() or 1)
+            memory = self._process.memory_info().rss / MEGABYTE
+        return {"system/process_cpu_percent": cpu, "system/process_memory_megabytes": memory}
+
 
 Ended = Callable[[str, float | None], None]
 TAKEN_OVER = (TakenOverError, optuna.exceptions.UpdateFinishedTrialError)  # the second where Optuna itself writes

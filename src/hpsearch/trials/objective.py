@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import keras
 import keras_tuner
@@ -15,19 +14,18 @@ import optuna
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 from optuna.trial import FrozenTrial
 
-from hpsearch.architectures.building import build_model
+from hpsearch.models.architecture import build_model
 from hpsearch.seeds import GLOBAL_GENERATOR, derive
-from hpsearch.spaces.hyperparameters import OptunaHyperParameters
-from hpsearch.spaces.space import Space
-from hpsearch.studies.machines import Preempted
-from hpsearch.studies.restarting import can_restart, restart
-from hpsearch.studies.study import SharedStudy
-from hpsearch.studies.warm_start import WARM_START
+from hpsearch.space.hyperparameters import OptunaHyperParameters
+from hpsearch.space.space import Space
+from hpsearch.study.study import SharedStudy
+from hpsearch.study.warm_start import WARM_START
+from hpsearch.study.worker_process import Preempted, can_restart, restart
 from hpsearch.tracking.runs import ChildRun, ParentRun, TrialName
 from hpsearch.tracking.tracking import Tracking
-from hpsearch.training.brought import becomes_another, finished, owns_fit
 from hpsearch.training.checkpoints import Checkpoints, Slot
 from hpsearch.training.epochs import Fitted
+from hpsearch.training.own_fit import becomes_another, finished, owns_fit
 from hpsearch.training.trainer import Trainer
 from hpsearch.trials.attempt import ANOTHER_HUNG, HAND_OVER_S, Attempt, Ended, GivenBackError
 from hpsearch.trials.costs import Costs
@@ -232,20 +230,3 @@ class Objective:
     def _origin(self, attempt: Attempt) -> dict[str, object]:
         begun = attempt.trial.user_attrs.get(WARM_START)
         return {f"hpsearch.{WARM_START}": begun} if begun else {}
-
-
-def settings_shown(config: Mapping[str, Any], groups: tuple[str, ...]) -> dict[str, object]:
-    """Return the plain settings of `groups`, named by their path, as a run shows them."""
-    shown: dict[str, object] = {}
-
-    def walk(prefix: str, node: Any) -> None:
-        if isinstance(node, Mapping):
-            for key, value in node.items():
-                if not str(key).startswith("_") or key == "_target_":
-                    walk(f"{prefix}.{key}", value)
-        else:
-            shown[prefix.replace("._target_", ".class")] = node  # `arch` alone is a parameter of `mlflow run`
-
-    for group in groups:
-        walk(group, config.get(group, {}))
-    return shown

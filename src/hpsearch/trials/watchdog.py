@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from hpsearch.studies.machines import ring, stop_ringing
+from hpsearch.study.worker_process import ring, stop_ringing
 
 INTERRUPT_EVERY_S = 1.0
 WAITING = ("objective.py", "fused.py")  # where a slot waits for others

@@ -1,1 +1,0 @@
-"""HyperModels: raw pixels in, class probabilities out."""

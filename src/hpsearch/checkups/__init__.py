@@ -1,1 +1,0 @@
-"""Do study, runs and queue agree; the same suggestions again, and why."""

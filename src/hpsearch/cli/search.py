@@ -1,0 +1,30 @@
+"""Entry script: `python -m hpsearch search arch=selu data=digits`."""
+
+from __future__ import annotations
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from hpsearch.cli import entry
+from hpsearch.cli.api import Search
+from hpsearch.cli.terminal import Terminal
+from hpsearch.errors import HpsearchError
+from hpsearch.study.worker_process import Preempted
+
+
+@hydra.main(config_path=str(entry.CONF), config_name="search", version_base="1.3")
+def main(config: DictConfig) -> float:
+    """Run one search; as a Hydra job it returns the best value."""
+    terminal = Terminal()
+    try:
+        result = Search(config, HydraConfig.get().overrides.task).run(terminal.console)
+    except (HpsearchError, KeyboardInterrupt, Preempted) as error:
+        raise entry.ending(error) from None
+    result.show(terminal.console)
+    terminal.result(result.facts())
+    return result.value
+
+
+if __name__ == "__main__":  # Hydra's tab completion starts this file, see docs/quickstart.md
+    entry.run("search", main)

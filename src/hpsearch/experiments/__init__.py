@@ -1,0 +1,1 @@
+"""Ablations and comparisons: arms trained from the same seeds, intervals and verdicts."""

@@ -1,0 +1,1 @@
+"""The jobs: each names its parts and runs them in order."""

@@ -1,0 +1,1 @@
+"""Stochastic passes of one model, checked before they are trusted."""

@@ -1,0 +1,1 @@
+"""Architectures: HyperModels with their settings, initializers, preprocessing, dropout masks and sparse layers."""

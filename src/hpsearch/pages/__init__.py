@@ -1,1 +1,0 @@
-"""What jobs write for people to read: sections with tables and figures, and the page that holds them."""

@@ -1,1 +1,0 @@
-"""Compiled programs that train one trial after another; the only package that knows which backend Keras runs on."""

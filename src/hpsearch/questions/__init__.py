@@ -1,1 +1,0 @@
-"""Controlled experiments: ablations of one factor, and comparisons of studies."""

@@ -1,0 +1,1 @@
+"""Saving a registered model, checking what was saved, and answering requests."""

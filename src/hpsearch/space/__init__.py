@@ -1,0 +1,1 @@
+"""Bounds of hyperparameters, and the KerasTuner hyperparameters that an Optuna trial fills in."""

@@ -1,1 +1,0 @@
-"""The shared study: suggestions that can be replayed, storages, leases, an exact budget."""

@@ -1,0 +1,1 @@
+"""The study that workers share: claims, suggestions, reports, leases, storage and the ends of trials."""

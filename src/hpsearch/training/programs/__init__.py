@@ -1,0 +1,1 @@
+"""Training steps as compiled programs, and the proof that they train the same model."""

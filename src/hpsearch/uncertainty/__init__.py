@@ -1,1 +1,0 @@
-"""What a registered model is worth and whether it knows what it does not know."""

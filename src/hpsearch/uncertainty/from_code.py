@@ -1,7 +1,0 @@
-"""What MLflow runs to make a served model again: code, not a pickle."""
-
-from mlflow.models import set_model
-
-from hpsearch.uncertainty.served_model import ServedModel
-
-set_model(ServedModel())

@@ -1,0 +1,98 @@
+"""A command line and its mistakes: each is answered with one sentence, before anything is made."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hpsearch.cli import entry
+from hpsearch.errors import ConfigError, SearchError, UserError
+
+SRC = Path(__file__).parents[2] / "src"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["arch=selu", "--training.epochs", "3"], ["arch=selu", "training.epochs=3"]),
+        (["--space.bounds.momentum", "0.9"], ["++space.bounds.momentum=0.9"]),
+        (["--++study.note", "a b"], ["++study.note=a b"]),
+        (["--seed", "7", "--arch", "elu"], ["seed=7", "arch=elu"]),
+        (["--cfg", "job", "-p", "space"], ["--cfg", "job", "-p", "space"]),
+        (["-m", "arch=elu,selu"], ["-m", "arch=elu,selu"]),
+        (["--help"], ["--help"]),
+    ],
+)
+def test_keys_as_mlflow_run_writes_them_become_overrides(given, expected):
+    assert entry.as_overrides(given) == expected
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("arch=sellu", "There is no arch=sellu. Did you mean 'selu'? Valid: alpha_dropout, batch_norm, cnn,"),
+        ("data=cifar", "There is no data=cifar. Did you mean 'cifar10'?"),
+        ("training.epoch=3", "There is no key training.epoch. Did you mean 'epochs'?"),
+        ("budgt.n_trials=3", "There is no key budgt. Did you mean 'budget'?"),
+        ("data=npz", "data.path must be given: data.path=VALUE."),
+        ("arch", "arch"),
+    ],
+)
+def test_a_mistake_is_one_sentence_that_says_what_would_be_right(override, sentence):
+    with pytest.raises(ConfigError) as caught:
+        entry.check("search", [override])
+    assert str(caught.value).startswith(sentence) or sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_values_of_the_right_kind_are_taken_whatever_their_default_follows_from():
+    entry.check("search", ["study.name=mine", "pruner.max_resource=9", "optimizer.beta_2=1", "budget.timeout_s=1.5"])
+    entry.check("search", ["space.bounds.momentum=0.9", "data.n_train=100", "tracking.uri=sqlite:///a.db"])
+
+
+def test_each_choice_of_a_sweep_may_be_first_but_must_exist():
+    entry.check("search", ["-m", "arch=elu,selu", "seed=1,2", "data=digits"])
+    with pytest.raises(ConfigError, match="There is no arch=ellu"):
+        entry.check("search", ["-m", "arch=ellu,selu"])
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(UserError("no"), 2), (SearchError("no"), 1), (KeyboardInterrupt(), 130)]
+)
+def test_the_exit_status_says_whose_fault_it_was(error, status, capsys):
+    assert entry.ending(error).code == status
+    assert capsys.readouterr().err.strip()
+
+
+def command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    env = {"PYTHONPATH": str(SRC), "PATH": "/usr/bin:/bin", "HOME": str(cwd)}
+    words = (sys.executable, "-m", "hpsearch", "search", *words)
+    return subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+
+
+def test_help_is_a_page_with_examples_and_the_choices_of_each_group(tmp_path):
+    begin = time.monotonic()
+    done = command("--help", cwd=tmp_path)
+    took_s = time.monotonic() - begin
+    assert (done.returncode, done.stderr) == (0, "")
+    for part in ("Usage:", "arch=selu data=digits", "arch: alpha_dropout, batch_norm, cnn", "budget.n_trials"):
+        assert part in done.stdout
+    assert took_s < 15, "TensorFlow alone takes longer on a slow machine"
+
+
+def test_a_typo_leaves_nothing_behind(tmp_path):
+    done = command("arch=sellu", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: There is no arch=sellu.")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_gpu_memory_is_taken_as_it_is_needed_unless_a_person_says_otherwise(monkeypatch):
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_PREALLOCATE", raising=False)
+    monkeypatch.setenv("TF_FORCE_GPU_ALLOW_GROWTH", "false")
+    entry.prepare_environment()
+    assert os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
+    assert os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] == "false"

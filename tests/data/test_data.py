@@ -1,0 +1,247 @@
+"""Checks, splits and fingerprints of a data set."""
+
+import os
+import subprocess
+import sys
+from dataclasses import fields, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from hpsearch.data import datasets
+from hpsearch.data.datasets import Arrays
+from hpsearch.data.split import Data, Examples, SearchData, checked, fingerprint, split
+from hpsearch.errors import DataError
+
+CONF = Path(__file__).parents[2] / "conf" / "data"
+
+
+def arrays(**changes):
+    """60 + 20 small images of 4 classes, of which class 3 is rare."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), [20, 20, 15, 5])
+    images = rng.integers(0, 256, (80, 4, 5, 3), np.uint8)
+    return replace(Arrays(images[:60], labels, images[60:], np.arange(20) % 4, tuple("abcd")), **changes)
+
+
+def data(given=None, **settings):
+    given = given or arrays()
+    return Data(
+        **{"name": "tiny", "load": lambda: given, "path": None, "n_train": None, "n_val": 12, "split_seed": 0}
+        | settings
+    )
+
+
+def found(part, images):
+    """Return where the images of a part stand among `images`."""
+    return [int(np.flatnonzero((images == image).all((1, 2, 3)))[0]) for image in part.images]
+
+
+def test_a_search_gets_train_and_val_and_an_evaluation_gets_test():
+    given = arrays()
+    both = data(given)
+    search, test = both.for_search(), both.test()
+    assert (search.name, search.image_shape, search.n_classes) == ("tiny", (4, 5, 3), 4)
+    assert search.class_names == ("a", "b", "c", "d")
+    in_train, in_val = found(search.train, given.x_train), found(search.val, given.x_train)
+    assert (len(search.train), len(search.val), len(test)) == (48, 12, 20)
+    assert sorted(in_train + in_val) == list(range(60))
+    assert np.array_equal(search.train.labels, given.y_train[in_train])
+    assert np.array_equal(search.val.labels, given.y_train[in_val])
+    assert np.array_equal(test.images, given.x_test)
+
+
+def test_no_test_image_can_be_reached_from_what_a_search_gets():
+    given = arrays()
+    search = data(given).for_search()
+    assert {field.name for field in fields(SearchData)} == {"name", "train", "val", "class_names", "fingerprint"}
+    held = [array for part in (search.train, search.val) for array in (part.images, part.labels)]
+    for array in held:
+        assert not np.shares_memory(array, given.x_test)
+        assert array.base is None, "a view would lead to the array that it was cut from"
+    seen = {image.tobytes() for part in (search.train, search.val) for image in part.images}
+    assert not seen & {image.tobytes() for image in given.x_test}
+
+
+def test_data_are_loaded_once_and_not_before_they_are_asked_for():
+    calls = []
+
+    def load():
+        calls.append(1)
+        return arrays()
+
+    lazy = data(load=load)
+    assert not calls
+    assert lazy.for_search() is lazy.for_search()
+    assert lazy.test() is lazy.test()
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("n_train", "n_val"), [(None, 100), (50, 100), (20, 33), (317, 600), (None, 13)])
+def test_each_class_has_its_share_to_within_one_image(seed, n_train, n_val):
+    labels = np.random.default_rng(seed).choice(5, 1000, p=[0.4, 0.3, 0.1, 0.1, 0.1]).astype(np.int32)
+    in_train, in_val = split(labels, n_train, n_val, seed)
+    assert len(in_val) == n_val
+    assert len(in_train) == (n_train or 1000 - n_val)
+    assert not set(in_train) & set(in_val)
+    assert len(set(in_train)) == len(in_train)
+    shares = np.bincount(labels) / 1000
+    assert np.abs(np.bincount(labels[in_val], minlength=5) - n_val * shares).max() < 1
+    assert np.abs(np.bincount(labels[in_train], minlength=5) - len(in_train) * shares).max() < 2
+
+
+def test_a_split_is_the_same_for_ever():
+    """Fixed numbers: a change here would change every study's val set under its name."""
+    in_train, in_val = split(np.array([0, 1] * 8, np.int32), 6, 4, 0)
+    assert (in_train.tolist(), in_val.tolist()) == ([0, 1, 6, 13, 14, 15], [2, 3, 8, 11])
+
+
+def test_val_is_the_same_for_every_n_train_and_another_for_another_seed():
+    labels = np.random.default_rng(0).integers(0, 4, 500).astype(np.int32)
+    small, large, whole = (split(labels, n, 60, 3) for n in (50, 200, None))
+    assert np.array_equal(small[1], large[1])
+    assert np.array_equal(small[1], whole[1])
+    assert set(small[0]) < set(whole[0])
+    assert not np.array_equal(small[1], split(labels, 50, 60, 4)[1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"n_val": 0}, r"data\.n_val to be an integer from 4 .* to 56 .*received 0\.$"),
+        ({"n_val": 57}, r"data\.n_val .*received 57\.$"),
+        ({"n_val": 0.2}, r"data\.n_val .*received 0\.2\.$"),
+        ({"n_train": 49}, r"data\.n_train .* from 4 .* to 48 \(what data\.n_val=12 leaves of 60 images\), received 49"),
+        ({"n_train": 3}, r"data\.n_train .*received 3\.$"),
+        ({"n_train": "all"}, r"data\.n_train .*received 'all'\.$"),
+        ({"n_train": 4}, r"data\.n_train=4 and data\.n_val=12 .* received none of class 3, which has 5 of 60"),
+        ({"split_seed": -1}, r"data\.split_seed .*received -1\.$"),
+    ],
+)
+def test_parts_that_cannot_be_cut_are_refused(settings, sentence):
+    with pytest.raises(DataError, match=sentence):
+        data(**settings).for_search()
+
+
+X, Y = arrays().x_train, arrays().y_train
+NAN = X.astype(np.float32)
+NAN[3, 2, 1, 0] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"x_train": X[:, 0, :, 0]}, r"x_train of tiny .* received shape \(60, 5\)\.$"),
+        ({"x_train": X[:0]}, r"received shape \(0, 4, 5, 3\)"),
+        ({"x_train": X.astype(np.int64)}, r"received int64; convert them with astype"),
+        ({"x_train": X.astype(complex)}, "received complex128"),
+        ({"x_train": X.astype(np.float32)}, r"one shape and dtype .* float32 and \(4, 5, 3\) uint8"),
+        ({"x_test": arrays().x_test[:, :3]}, r"\(4, 5, 3\) uint8 and \(3, 5, 3\) uint8"),
+        ({"x_train": NAN}, "finite values in x_train of tiny, received 1 that are NaN or infinite"),
+        ({"x_train": X * 1e300}, r"finite values in x_train"),
+        ({"y_train": Y[:-1]}, "received 59 labels for 60 images"),
+        ({"y_test": np.zeros(21, int)}, "labels in y_test as images in x_test of tiny, received 21"),
+        ({"y_train": Y.astype(float)}, r"integer labels .* received float64; convert them with astype\('int32'\)"),
+        ({"y_train": Y > 1}, "received bool"),
+        ({"y_train": np.eye(4, dtype=int)[Y]}, r"received shape \(60, 4\); one-hot rows become labels with argmax"),
+        ({"y_train": Y - 1}, "received values from -1 to 2"),
+        ({"y_train": Y + 2**40}, r"received values from 1099511627776"),
+        ({"y_train": Y + 1}, "labels from 0 to 3 for the 4 classes of tiny, received label 4 in y_train"),
+        ({"y_test": np.full(20, 4)}, "received label 4 in y_test"),
+        ({"y_train": np.minimum(Y, 2)}, "each of the 4 classes of tiny, received none of class 3"),
+        ({"y_train": Y * 2**28, "class_names": None}, "received none of class 1; number the classes without gaps"),
+        ({"y_test": np.full(20, 4), "class_names": None}, "received label 4 in y_test"),
+        ({"y_train": Y * 0, "class_names": None}, "at least 2 classes in tiny, received 1"),
+    ],
+)  # fmt: skip
+def test_arrays_that_no_classifier_could_use_are_refused(changes, sentence):
+    with pytest.raises(DataError, match=sentence):
+        checked(arrays(**changes), "tiny")
+
+
+def test_11_labels_for_10_classes_are_refused(tmp_path):
+    images, labels = np.zeros((22, 4, 4), np.uint8), np.arange(22) % 11
+    names = np.array([str(i) for i in range(10)])
+    np.savez(tmp_path / "a.npz", x_train=images, y_train=labels, x_test=images, y_test=labels % 10, class_names=names)
+    own = data(load=partial(datasets.npz, str(tmp_path / "a.npz")), name="npz", n_val=11)
+    with pytest.raises(DataError, match="labels from 0 to 9 for the 10 classes of npz, received label 10 in y_train"):
+        own.for_search()
+
+
+def test_npz_with_nan_is_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", x_train=NAN, y_train=Y, x_test=NAN, y_test=Y)
+    with pytest.raises(DataError, match="finite values"):
+        data(load=partial(datasets.npz, str(tmp_path / "a.npz"))).test()
+
+
+def test_forms_that_are_fit_become_one_form():
+    grey = arrays(x_train=X[..., 0] / 255, x_test=arrays().x_test[..., 0] / 255, y_train=Y[:, None].astype(np.uint8))
+    train, test, names = checked(replace(grey, class_names=None), "tiny")
+    assert (train.images.shape, train.images.dtype) == ((60, 4, 5, 1), np.float32)
+    assert (train.labels.shape, train.labels.dtype, test.labels.dtype) == ((60,), np.int32, np.int32)
+    assert names == ("0", "1", "2", "3")
+
+
+def test_uint8_images_are_not_copied_by_the_check():
+    given = arrays()
+    assert np.shares_memory(checked(given, "tiny")[0].images, given.x_train)
+
+
+def test_fingerprint_tells_every_change():
+    def of(given=None, **settings):
+        return data(given, **settings).for_search().fingerprint
+
+    one_pixel, one_label, one_test_pixel = X.copy(), Y.copy(), arrays().x_test.copy()
+    one_pixel[17, 2, 2, 1] ^= 1
+    one_label[0] = 1
+    one_test_pixel[0, 0, 0, 0] ^= 1
+    prints = [
+        of(), of(arrays(x_train=one_pixel)), of(arrays(y_train=one_label)), of(arrays(x_test=one_test_pixel)),
+        of(split_seed=1), of(n_val=13), of(n_train=20),
+    ]  # fmt: skip
+    assert len(set(prints)) == len(prints)
+    assert prints[0] == of()
+    assert len(prints[0]) == 16
+
+
+def test_fingerprint_is_told_from_shape_and_dtype_too():
+    flat = np.arange(24, dtype=np.uint8)
+    labels = np.zeros(2, np.int32)
+    prints = {
+        fingerprint(Examples(flat.reshape(shape), labels)) for shape in ((2, 3, 4, 1), (2, 4, 3, 1), (2, 2, 6, 1))
+    }
+    assert len(prints) == 3
+
+
+def test_fingerprint_is_the_same_in_another_process(tmp_path):
+    given, path = arrays(), tmp_path / "a.npz"
+    np.savez(path, x_train=given.x_train, y_train=given.y_train, x_test=given.x_test, y_test=given.y_test)
+    code = (
+        "import sys\nfrom functools import partial\n"
+        "from hpsearch.data.split import Data\nfrom hpsearch.data.datasets import npz\n"
+        "d = Data(name='a', load=partial(npz, sys.argv[1]), path=None, n_train=None, n_val=12, split_seed=0)\n"
+        "print(d.for_search().fingerprint)"
+    )
+    env = os.environ | {"PYTHONPATH": str(CONF.parents[1] / "src"), "PYTHONHASHSEED": "7"}
+    done = subprocess.run([sys.executable, "-c", code, str(path)], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == data().for_search().fingerprint
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "mnist", "fashion_mnist", "digits", "npz"])
+def test_each_conf_file_builds_its_data_set_and_hands_the_path_on(name, tmp_path):
+    conf = OmegaConf.load(CONF / f"{name}.yaml")
+    assert set(conf) == {"_target_", "name", "path", "n_train", "n_val", "split_seed", "load"}
+    assert OmegaConf.is_missing(conf, "path") == (name == "npz")
+    conf.path = str(tmp_path / "absent")
+    built = instantiate(OmegaConf.create({"data": conf}).data)
+    assert built.name == conf.name == name
+    if name == "digits":
+        assert built.for_search().image_shape == (8, 8, 1)
+    else:
+        with pytest.raises(DataError, match=r"absent.*received nothing there\.$"):
+            built.test()

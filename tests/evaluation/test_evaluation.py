@@ -1,0 +1,162 @@
+"""The evaluation: both arms on the same weights, every part on one small model, the page, the command."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import keras
+import mlflow
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from keras import layers
+
+from hpsearch import metrics
+from hpsearch.cli import entry
+from hpsearch.errors import ModelError
+from hpsearch.evaluation.evaluated_model import Subject, evaluate
+from hpsearch.html_report.page import html
+from hpsearch.html_report.section import Figure, Section
+from hpsearch.mc_dropout.certificate import fingerprint
+from hpsearch.mc_dropout.prediction import McDropout
+from workplace import SMALL
+
+SETTINGS = McDropout(n_samples=20, mask="example", seed=0, batch_size=64, memory_mb=64, from_logits=False)
+FAST = ("parts.verdict.n_resamples=100", "parts.verdict.n_seeds=2", "parts.calibration.n_simulations=50",
+        "parts.rates.rates=[0.5]", "parts.rates.n_resamples=100", "parts.shift.names=[fog,contrast]")  # fmt: skip
+
+
+def net(seed=0, rate=0.3):
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((4, 4, 1))
+    x = layers.Flatten()(layers.Rescaling(1 / 255)(inputs))
+    x = layers.BatchNormalization()(layers.Dense(16, activation="relu")(x))
+    return keras.Model(inputs, layers.Dense(3, activation="softmax")(layers.Dropout(rate)(x)))
+
+
+def examples(seed, n=90):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % 3
+    images = np.clip(rng.normal(80 * labels[:, None, None, None], 60, (n, 4, 4, 1)), 0, 255)
+    return SimpleNamespace(images=images.astype(np.uint8), labels=labels.astype(np.int32))
+
+
+@pytest.fixture(scope="module")
+def subject():
+    model = net()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(examples(2).images, examples(2).labels, epochs=3, verbose=0)
+    return Subject(model, SETTINGS, val=examples(0), test=examples(1), members=[model, net(1)])
+
+
+def test_both_arms_are_measured_on_the_same_weights(subject):
+    found = evaluate(subject)
+    plain = subject.model.predict(subject.test.images, verbose=0)
+    assert found.plain["nll"] == pytest.approx(metrics.nll(plain, subject.test.labels))
+    assert found.mc["nll"] == pytest.approx(metrics.nll(subject.mc_test.probs, subject.test.labels))
+    assert found.mc["mutual_information"] == pytest.approx(
+        found.mc["predictive_entropy"] - found.mc["expected_entropy"], abs=1e-6
+    )
+    assert found.certificate.failures == []
+    assert found.metrics()["test/plain/accuracy"] == found.plain["accuracy"]
+
+
+def test_the_table_has_a_row_a_measure_and_the_certificate_in_words(subject):
+    section = evaluate(subject).section()
+    assert section.table[0] == ("measure", "plain", "MC Dropout (S = 20)", "difference")
+    assert [row[0] for row in section.table][1:] == list(evaluate(subject).mc)
+    assert section.table[-1][1] == ""
+    assert "all variables but seeds bit-identical" in section.text
+
+
+def test_the_same_seed_evaluates_the_same(subject):
+    again = Subject(subject.model, SETTINGS, val=subject.val, test=subject.test)
+    assert evaluate(subject).metrics() == evaluate(again).metrics()
+
+
+def test_a_model_without_dropout_cannot_be_evaluated(subject):
+    with pytest.raises(ModelError, match="whose rate is 0"):
+        evaluate(Subject(net(rate=0.0), SETTINGS, val=subject.val, test=subject.test))
+
+
+@pytest.fixture(scope="module")
+def parts():
+    with initialize_config_dir(str(entry.CONF), version_base="1.3"):
+        config = compose("evaluate", ["registered_model=x", "data@parts.unknown.data=digits", *FAST])
+    return instantiate(config.parts, _convert_="all")
+
+
+def test_every_part_answers_and_the_whole_changes_no_variable(subject, parts):
+    before, plain = fingerprint(subject.model), subject.model.predict(subject.test.images, verbose=0)
+    sections = {name: part.examine(subject) for name, part in parts.items()}
+    assert fingerprint(subject.model) == before
+    np.testing.assert_array_equal(subject.model.predict(subject.test.images, verbose=0), plain)
+    assert all(section.text and (section.table or section.figures) for section in sections.values())
+    found = {key: value for section in sections.values() for key, value in section.metrics.items()}
+    assert all(np.isfinite(value) for value in found.values())
+    assert {"test/verdict/accuracy/p", "test/mc_scaled/nll", "test/plain/ece_null_high", "test/mc/conformal_coverage",
+            "test/mc/nll_at_infinity", "test/mc_tuned/nll", "test/mc/deep_ensemble_equivalent",
+            "test/unknown/mc/entropy/auroc", "test/selective/mc/mutual_information/aurc"} <= found.keys()  # fmt: skip
+    assert [step for step, _ in sections["shift"].curves["test/shift/fog/mc/nll"]] == [1, 2, 3, 4, 5]
+    names = [figure.name for section in sections.values() for figure in section.figures]
+    assert sorted(names) == [
+        "differences",
+        "entropy",
+        "extremes",
+        "nll_over_passes",
+        "reliability",
+        "risk_coverage",
+        "shift",
+    ]
+
+
+def test_the_page_is_one_file_and_escapes_what_it_shows():
+    section = Section("A < B", "so & so", [("a", "b"), ("<i>", "2")], figures=[Figure("f", b"png", 'it "shows"')])
+    page = html("T & U", [("model", "m")], [section])
+    assert "A &lt; B" in page
+    assert "so &amp; so" in page
+    assert "&lt;i&gt;" in page
+    assert 'src="data:image/png;base64,cG5n"' in page
+    assert "<script" not in page
+    assert "http" not in page
+
+
+@pytest.mark.slow
+def test_a_search_and_then_its_evaluation_leave_all_in_mlflow(workplace):
+    assert workplace.here(*SMALL, "budget.n_trials=2", "pruner=none").returncode == 0
+    done = workplace.here("registered_model=digits-selu", "uncertainty.n_samples=10", *FAST, script="evaluate")
+    assert done.returncode == 0, done.stderr
+    assert "MC Dropout against the plain prediction:" in done.stdout
+    (run,) = workplace.runs("evaluation")
+    assert run.info.status == "FINISHED"
+    assert {"test/plain/nll", "test/mc/nll", "test/verdict/nll/p"} <= run.data.metrics.keys()
+    files = {f.path for f in workplace.client.list_artifacts(run.info.run_id)}
+    assert {"evaluation.html", "certificate.json", "config.yaml", "figures"} <= files
+    path = workplace.client.download_artifacts(run.info.run_id, "certificate.json")
+    assert json.loads(Path(path).read_text())["variables_unchanged"] is True
+    tags = workplace.client.get_model_version_by_alias("digits-selu", "champion").tags
+    assert tags["hpsearch.verdict"].startswith("MC Dropout against")
+    assert float(tags["test/mc/nll"]) == pytest.approx(run.data.metrics["test/mc/nll"], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_mistakes_of_a_person_get_one_sentence_and_leave_no_run(workplace, monkeypatch):
+    monkeypatch.chdir(workplace.folder)  # MLflow keeps the models that it logs there
+    uri = f"sqlite:///{workplace.folder}/mlflow.db"
+    mlflow.set_tracking_uri(uri)
+    with mlflow.start_run():
+        mlflow.keras.log_model(net(), registered_model_name="theirs", pip_requirements=["keras"])
+    for words, sentence in [
+        (("registered_model=nobody",), "There is no registered model nobody"),
+        (("registered_model=theirs", "version=1"), "has no record of its data set: give the one it was trained on"),
+        (
+            ("registered_model=theirs", "version=1", "data=digits"),
+            "Expected a model of images (8, 8, 1) and 10 classes",
+        ),
+    ]:
+        done = workplace.here(*words, script="evaluate")
+        assert done.returncode == 2, done.stderr
+        assert sentence in done.stderr
+        assert "Traceback" not in done.stderr
+    assert workplace.runs("evaluation") == []

@@ -1,0 +1,221 @@
+"""Measures of curves, paired intervals and verdicts by hand; ablations and comparisons from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from hydra.utils import instantiate
+
+from hpsearch.cli.command_line import composed
+from hpsearch.experiments import answers, arms
+from hpsearch.experiments.ablation import Ablation
+from hpsearch.experiments.answers import Claim, cells, difference, holm_of, interval
+from hpsearch.experiments.arms import Arm, Measured, Workbench
+from hpsearch.html_report.section import markdown
+from small_training import search_data
+
+ROOT = Path(__file__).parents[2]
+SHORT = ("data=digits", "data.n_train=300", "training.epochs=2", "training.jit_compile=false", "n_seeds=2")
+ABLATIONS = {
+    "initialization": ("levels=[he_normal,one_value]", "arch.n_hidden=2"),
+    "bias": ("levels=[zeros,positive]", "arch.n_hidden=2"),
+    "self_normalization": ("levels=[selu,relu_batch_norm]", "ablation.across.values=[3]"),
+    "activation": ("levels=[relu,prelu]", "ablation.across.values=[2]"),
+    "momentum": ("levels=[sgd_0.9,sgd_0,nadam_0.999]", "ablation.across.values=[1e-3]", "arch.n_hidden=2"),
+    "normalization": ("levels=[none,layer]", "ablation.across.values=[1e-3]", "arch.n_hidden=2"),
+    "dropout_cost": ("levels=[no_layer,all]", "arch.n_hidden=2"),
+    "schedule": ("levels=[constant,one_cycle]", "ablation.across.values=[1e-3]", "arch.n_hidden=2"),
+    "sparsity": ("levels=[dense,magnitude_90,units_50]", "arch.n_hidden=2"),
+}
+
+
+def test_overshoot_is_the_highest_loss_after_the_first_descent():
+    assert arms.overshoot([3, 2, 1]) == 0
+    assert arms.overshoot([3, 1, 2, 4, 1]) == 3
+    assert arms.oscillation([3, 1, 2, 4, 1]) == 3
+
+
+def test_a_race_counts_epochs_and_seconds_and_leaves_the_late_ones_out():
+    assert arms.epochs_to([3, 2, 1], 2) == 2
+    assert arms.race([3, 2, 1], [5, 7, 9], 2) == {"race/epochs": 2, "race/seconds": 12}
+    assert arms.race([3, 2.5], [5, 7], 2) == {}
+    assert arms.epochs_to([3, 2.5], 2) is None
+    assert arms.common_target([[1], [2, 0.5], [3], [4], [5]]) == 4
+    assert arms.common_target([[1], [2, 0.5], [3], [4], [5]], 1.0) == 5
+    assert arms.common_target([]) is None
+
+
+def test_the_interval_is_students():
+    found = interval([1.0, 2.0, 3.0])
+    assert found.mean == 2
+    assert found.half == pytest.approx(4.3027 * 1 / np.sqrt(3), rel=1e-4)
+    assert interval([5.0]).n == 1
+    assert np.isnan(interval([5.0]).p)
+    assert interval([2.0, 2.0]).excludes_zero
+
+
+def test_differences_are_paired_by_seed():
+    found = difference({0: 1.0, 1: 10.0, 2: 5.0}, {0: 2.0, 1: 11.0})
+    assert (found.mean, found.n) == (-1.0, 2)
+    assert found.excludes_zero  # the spread between seeds cancels
+
+
+def test_holm_leaves_out_what_is_no_test():
+    found = holm_of({"a": 0.01, "b": 0.04, "c": float("nan")})
+    assert found["a"] == pytest.approx(0.02)
+    assert found["b"] == pytest.approx(0.04)
+    assert np.isnan(found["c"])
+
+
+def measured(loss):
+    return Measured(scalars={"best/val/loss": loss}, curves={"val/loss": [2.0, loss], "time/epoch_s": [1.0, 1.0]})
+
+
+ARMS = [Arm(name, {}, {}, level=name) for name in ("base", "good", "same")]
+RESULTS = {
+    "base": {0: measured(1.0), 1: measured(1.1), 2: measured(1.2)},
+    "good": {0: measured(0.5), 1: measured(0.61), 2: measured(0.7)},
+    "same": {0: measured(1.2), 1: measured(1.1), 2: measured(1.0)},
+}
+
+
+def test_the_verdict_names_the_best_and_only_what_the_seeds_bear_out():
+    table = answers.rows(ARMS, RESULTS, ["best/val/loss"], "base")
+    sentence = answers.verdict(table, "best/val/loss", "base")
+    assert sentence.startswith("good has the best best/val/loss, 0.6033; better than base beyond doubt: good (-0.4967")
+    assert sentence.endswith("not told apart from base by these seeds: same.")
+
+
+@pytest.mark.parametrize(
+    ("lower", "than", "word"),
+    [("good", "base", "Confirmed"), ("base", "good", "**Contradicted**"), ("same", "base", "Undecided")],
+)
+def test_claims_of_textbooks_are_judged_with_their_interval(lower, than, word):
+    by_level = {arm.level: arm.name for arm in ARMS}
+    found = answers.judged([Claim("It is so", lower, than, "best/val/loss")], RESULTS, by_level)
+    assert found[0].startswith(f'{word}: "It is so" (best/val/loss of {lower} minus {than}: ')
+    assert answers.judged([Claim("No such arm", "other", "base", "best/val/loss")], RESULTS, by_level) == []
+
+
+def test_censored_races_are_shown_as_such():
+    results, target = answers.with_race(RESULTS)
+    assert target == pytest.approx(1.1)
+    shown = cells(answers.rows(ARMS, results, ["race/epochs"], "base"), ["race/epochs"], "base")
+    assert [row[1] for row in shown[1:]] == ["2 ± 0 (1 never)", "2 ± 0", "2 ± 0 (1 never)"]
+    assert markdown(shown).splitlines()[1] == "|---|---|---|---|---|"
+
+
+def test_a_claim_on_a_race_is_judged_by_the_loss_that_all_of_both_arms_reach():
+    slow, quick = ([2.0, 1.5, 1.2 + n / 100] for n in range(3)), ([1.3, 1.0] for _ in range(3))
+    results = {
+        name: {
+            seed: Measured({}, {"val/loss": loss, "time/epoch_s": [1.0] * len(loss)}) for seed, loss in enumerate(found)
+        }
+        for name, found in (("slow", slow), ("quick", quick))
+    }
+    results["quick"][3] = Measured({}, {"val/loss": [9.0], "time/epoch_s": [1.0]}, diverged="later")
+    results["slow"][3] = results["slow"][0]
+    results["quick"][4] = Measured(diverged="at once")
+    claims = [Claim("It is so", "quick", "slow", "race/epochs")]
+    (judged,) = answers.judged(claims, results, {name: name for name in results})
+    assert answers.with_race(results)[1] is not None  # what diverged before its first epoch has no curves
+    assert judged == (
+        'Confirmed: "It is so" (race/epochs of quick minus slow to val/loss 1.2200: -1 [-1, -1] over 3 seeds; '
+        "2 of quick have none)."
+    )
+
+
+def test_the_best_of_a_second_factor_stands_for_its_level():
+    arms = [Arm("x at 1", {}, {}, "x", 1), Arm("x at 2", {}, {}, "x", 2)]
+    results = {"x at 1": RESULTS["base"], "x at 2": RESULTS["good"]}
+    assert answers.best_across(arms, results, "best/val/loss") == [arms[1]]
+
+
+@pytest.mark.parametrize(
+    ("best", "groups"), [(False, [["a, n 1", "b, n 1"], ["a, n 2", "b, n 2"]]), (True, [["a, n 2", "b, n 1"]])]
+)
+def test_compared_are_arms_of_one_second_factor_or_the_best_of_each_level(best, groups):
+    across = {"setting": "arch.n", "values": [1, 2], "best": best}
+    levels = {"a": (), "b": ()}
+    ablation = Ablation("x", "Why?", levels, "a", across, ["best/val/loss"], [], inspect=False, claims=[])
+    arms = [Arm(name, {}, {}, level, value) for name, level, value, _ in ablation.cells(None)]
+    results = {arm.name: {0: measured(loss)} for arm, loss in zip(arms, (3.0, 1.0, 1.0, 2.0), strict=True)}
+    assert [[arm.name for arm in group] for group in ablation.groups(arms, results)] == groups
+
+
+def test_an_arm_is_built_with_the_settings_that_a_study_drew():
+    config = composed("search", ["arch=selu", "data=digits"])
+    parts = {name: instantiate(config[name], _convert_="all") for name in ("arch", "optimizer")}
+    rates = {"learning_rate": 1e-3, "momentum": 0.9, "dropout_rate": 0.0}
+    arm = Arm("deep", parts, {"n_hidden": 2, "activation": "elu", "weight_decay": 1e-4, **rates})
+    _, _, model = Workbench(search_data()).build(arm, seed=1)
+    assert sum(isinstance(layer, keras.layers.Dense) for layer in model.layers) == 3
+    assert model.optimizer.weight_decay == 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_every_ablation_runs_in_a_short_form(workplace, name):
+    done = workplace.here(f"ablation={name}", *SHORT, *ABLATIONS[name], script="ablate")
+    assert done.returncode == 0, done.stderr
+    client = workplace.client
+    runs = client.search_runs(["0"])
+    parents = [r for r in runs if r.data.tags["hpsearch.kind"] == "ablation"]
+    cells = [r for r in runs if r.data.tags["hpsearch.kind"] == "cell"]
+    assert [r.info.status for r in parents] == ["FINISHED"]
+    assert "hpsearch.verdict" in parents[0].data.tags
+    assert {a.path for a in client.list_artifacts(parents[0].info.run_id)} == {"answer.md", "table.md", "figures"}
+    n_levels = ABLATIONS[name][0].count(",") + 1
+    assert [r.info.status for r in cells] == ["FINISHED"] * 2 * n_levels
+    assert all("best/val/loss" in r.data.metrics for r in cells)
+    text = Path(client.download_artifacts(cells[0].info.run_id, "measured.json", str(workplace.folder))).read_text()
+    assert len(json.loads(text)["curves"]["val/loss"]) == 2
+
+
+def test_every_ablation_has_a_short_form():
+    assert set(ABLATIONS) == {path.stem for path in (ROOT / "conf" / "ablation").glob("*.yaml")}
+
+
+@pytest.mark.slow
+def test_the_same_ablation_again_trains_nothing(workplace):
+    words = ("ablation=bias", *SHORT, *ABLATIONS["bias"])
+    first, again = (workplace.here(*words, script="ablate") for _ in range(2))
+    assert (first.returncode, again.returncode) == (0, 0)
+    assert again.stdout.count("(measured before)") == 4
+    assert first.stdout.splitlines()[-1] == again.stdout.splitlines()[-1]
+    assert len(workplace.client.search_runs(["0"])) == 5
+
+
+@pytest.mark.slow
+def test_compare_trains_the_champions_again_and_refuses_another_data_set(workplace):
+    few = ("data=digits", "uncertainty.n_samples=5")
+    for arch in ("elu", "batch_norm"):
+        small = (
+            "arch.n_hidden=2",
+            "training.epochs=2",
+            "training.jit_compile=false",
+            "budget.n_trials=1",
+            "space.bounds.momentum=0.9",
+        )
+        done = workplace.here(f"arch={arch}", *few, *small)
+        assert done.returncode == 0, done.stderr
+    words = (*few, "archs=[elu,batch_norm]", "confirm.n_seeds=2")
+    done = workplace.here(*words, "--json", script="compare")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["arms"].keys() == {"digits-elu", "digits-batch_norm"}
+    assert told["arms"]["digits-elu"]["measures"]["test/plain/nll"]["n"] == 2
+    assert any("BatchNormalization makes an epoch longer" in claim for claim in told["claims"])
+    assert all("digits-batch_norm" in claim for claim in told["claims"])
+    (parent,) = workplace.runs("comparison")
+    assert {run.data.params["momentum"] for run in workplace.runs("cell")} == {"0.9"}
+    assert {"hpsearch.study.digits-elu", "hpsearch.study.digits-batch_norm"} <= parent.data.tags.keys()
+    files = {a.path for a in workplace.client.list_artifacts(parent.info.run_id)}
+    assert {"answer.md", "comparison.html", "figures"} <= files
+    done = workplace.here(*words, "data.n_val=200", script="compare")
+    assert done.returncode == 2
+    assert "a comparison needs one data set with one split" in done.stderr

@@ -1,0 +1,61 @@
+"""The learning rate test: its reading of a curve by hand, its bounds, and a real search that begins with it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hpsearch.errors import ConfigError
+from hpsearch.experiments.learning_rate_test import Curve, RangeTest, advice, below, middles
+from hpsearch.space.space import Space
+
+SETTINGS = RangeTest(low=1e-6, high=1.0, n_points=80, steps_per_point=5, margin=1.0)
+BOUNDS = {
+    "learning_rate": {"low": 1e-4, "high": 1e-1, "scale": "log"},
+    "momentum": {"low": 0.9, "high": 0.999, "scale": "log_complement"},
+    "dropout_rate": 0.2,
+}
+
+
+def valley(lowest=1e-2):
+    rates = np.geomspace(1e-6, 1.0, 61)
+    return Curve(rates, 1 + np.abs(np.log10(rates / lowest)))
+
+
+def test_the_largest_stable_rate_is_that_of_the_lowest_loss_up_to_smoothing():
+    curve = valley()
+    assert curve.largest_stable == pytest.approx(1e-2, rel=1.0)
+    assert curve.proposal == curve.largest_stable / 4
+
+
+def test_smoothing_starts_at_the_first_loss_and_keeps_a_constant():
+    assert valley().smooth()[0] == pytest.approx(valley().losses[0])
+    np.testing.assert_allclose(Curve(np.ones(5), np.full(5, 3.0)).smooth(), 3.0)
+
+
+def test_the_test_only_ever_lowers_the_upper_bound():
+    space = Space(BOUNDS)
+    assert below(space, 1e-2).rules["learning_rate"].high == 1e-2
+    assert below(space, 10.0).rules["learning_rate"].high == 1e-1
+    assert below(space, 1e-9).rules["learning_rate"].high == 2e-4  # a range is left
+    assert space.rules["learning_rate"].high == 1e-1
+    fixed = Space({"learning_rate": 1e-3})
+    assert below(fixed, 1e-5) is fixed
+
+
+def test_the_first_trial_has_the_proposal_and_the_middle_of_all_else():
+    space = Space(BOUNDS)
+    assert middles(space) == pytest.approx({"learning_rate": 10**-2.5, "momentum": 0.99, "dropout_rate": 0.2})
+    curve = valley()
+    found = advice(SETTINGS, space, curve)
+    assert found["first"] == pytest.approx({"learning_rate": curve.proposal, "one_minus_momentum": 0.01})
+    assert found["bounds"]["high"] == curve.largest_stable
+
+
+def test_a_fixed_rate_is_left_alone():
+    assert advice(SETTINGS, Space({"learning_rate": 1e-3}), valley())["first"] == {}
+
+
+def test_impossible_settings_name_their_key():
+    with pytest.raises(ConfigError, match=r"range_test\.low must lie between 0 and range_test\.high=1\.0, but is 2"):
+        RangeTest(low=2.0, high=1.0, n_points=10, steps_per_point=1, margin=1.0)

@@ -1,0 +1,106 @@
+"""Schedules by hand, and that a program's every step really has their rates."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from hpsearch.errors import ConfigError
+from hpsearch.training.programs.order import Order
+from hpsearch.training.programs.program import Program, on_device
+from hpsearch.training.schedules import Constant, Cosine, OneCycle, Place, ReduceOnPlateau
+
+
+@keras.saving.register_keras_serializable("test_schedules")
+def mean_output(labels, outputs):
+    return keras.ops.mean(outputs)
+
+
+def whole(schedule, n_epochs=10, n_steps=10, losses=()):
+    """Return learning rates and momentums of all steps of a training."""
+    parts = [schedule.rates(0.1, 0.95, Place(epoch, n_epochs, n_steps, losses)) for epoch in range(n_epochs)]
+    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+
+def test_constant_is_what_was_drawn():
+    rates, momentums = whole(Constant())
+    assert set(rates) == {0.1}
+    assert set(momentums) == {0.95}
+
+
+def test_one_cycle_peaks_at_the_drawn_rate_where_momentum_is_lowest():
+    rates, momentums = whole(OneCycle(warmup=0.3, start=0.04, end=0.001, low_momentum=0.85))
+    assert rates[0] == pytest.approx(0.004)
+    assert momentums[0] == pytest.approx(0.95)
+    assert rates.argmax() == momentums.argmin() == 30
+    assert rates[30] == pytest.approx(0.1)
+    assert momentums[30] == pytest.approx(0.85)
+    assert rates[15] == pytest.approx((0.004 + 0.1) / 2)  # the middle of an arc
+    assert rates[-1] < 0.001
+    assert (np.diff(rates[:30]) > 0).all()
+    assert (np.diff(rates[30:]) < 0).all()
+
+
+def test_one_cycle_never_raises_momentum_above_the_drawn_one():
+    _, momentums = OneCycle(0.3, 0.04, 0.001, low_momentum=0.85).rates(0.1, 0.5, Place(3, 10, 10, ()))
+    assert set(momentums) == {0.5}
+
+
+def test_cosine_falls_from_the_drawn_rate_through_its_half():
+    rates, momentums = whole(Cosine(end=0.0))
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[50] == pytest.approx(0.05)
+    assert (np.diff(rates) < 0).all()
+    assert set(momentums) == {0.95}
+
+
+@pytest.mark.parametrize(
+    ("losses", "share"),
+    [
+        ([], 1.0),
+        ([3, 2, 1], 1.0),
+        ([1, 2], 1.0),
+        ([1, 2, 2], 0.5),
+        ([1, 2, 2, 2], 0.5),
+        ([1, 2, 2, 2, 2], 0.25),
+        ([1, 2, 0.5, 2], 1.0),
+        ([1] * 50, 0.1),  # the least
+    ],
+)
+def test_reduce_on_plateau_depends_on_the_losses_alone(losses, share):
+    schedule = ReduceOnPlateau(factor=0.5, patience_epochs=2, least=0.1)
+    rates, _ = schedule.rates(0.1, 0.9, Place(len(losses), 100, 4, losses))
+    np.testing.assert_allclose(rates, 0.1 * share)
+
+
+def test_impossible_settings_name_their_key():
+    with pytest.raises(ConfigError, match=r"schedule\.warmup must lie between 0 and 1, but is 1\."):
+        OneCycle(1.0, 0.04, 0.001, 0.85)
+    with pytest.raises(ConfigError, match=r"schedule\.factor must lie between 0 and 1, but is 2"):
+        ReduceOnPlateau(2, 1, 0.1)
+
+
+def test_a_program_takes_each_step_at_the_rate_of_its_table():
+    """Plain gradient descent on one weight whose gradient is always 1: the weight falls by the sum of the rates."""
+
+    def built():
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")])
+        model.compile(keras.optimizers.SGD(0.5, momentum=0.9), loss=mean_output)
+        return model
+
+    x, y = np.ones((8, 1), np.float32), np.zeros((8, 1), np.float32)
+    program = Program("", built(), on_device(x), on_device(y), averaging=0.0, jit=True)
+    program.load(built(), lambda layer: layer)
+    order = Order(8, 2, 3, lambda epoch: epoch)  # two calls: three steps and one
+    order.rates = np.array([[0.1, 0.0], [0.2, 0.0], [0.3, 0.0], [0.4, 0.0]])
+    program.model.fit(order, epochs=1, shuffle=False, verbose=0)
+    np.testing.assert_allclose(program.state()[0], [[-1.0]], rtol=1e-6)
+    order.rates[:, 1] = 0.5  # momentum joins: v = 0.5 v - rate
+    program.load(built(), lambda layer: layer)
+    program.model.fit(order, epochs=1, shuffle=False, verbose=0)
+    steps, v = 0.0, 0.0
+    for rate, momentum in order.rates:
+        v = momentum * v - rate
+        steps += v
+    np.testing.assert_allclose(program.state()[0], [[steps]], rtol=1e-6)
