@@ -2,7 +2,8 @@
 
     python bench/ablations.py sqlite:///mlflow.db --data cifar10
 
-Run it where `python -m hpsearch ablate` ran; nothing is trained. The newest finished run of each ablation counts.
+Run it where `python -m hpsearch ablate` ran; nothing is trained. The newest finished run of each
+ablation counts.
 """
 
 from __future__ import annotations

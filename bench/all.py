@@ -3,7 +3,8 @@
     python bench/all.py            some fifty minutes on two quiet cores
     python bench/all.py --quick    to see that all of it runs; its numbers mean nothing
 
-A row that falls short says so. bench/output/all.json holds the rows with machine, versions and seeds.
+A row that falls short says so. bench/output/all.json holds the rows with machine, versions and
+seeds.
 """
 
 from __future__ import annotations
@@ -26,9 +27,13 @@ QUICK_SEARCH = (
 
 def main() -> int:
     """Run what the command line names; 1 where a benchmark did not end well."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", nargs="+", choices=ALL, default=ALL, help="the others' rows stay as last measured")
+    parser.add_argument(
+        "--only", nargs="+", choices=ALL, default=ALL, help="the others' rows stay as last measured"
+    )
     parser.add_argument("--output", type=Path, default=HERE / "output")
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
@@ -36,7 +41,10 @@ def main() -> int:
     for name in given.only:
         path = given.output / f"{name}.json"
         path.unlink(missing_ok=True)
-        options = {"start": ["--repeats", "1"], "search": [*QUICK_SEARCH, str(given.output / "curves.json")]}
+        options = {
+            "start": ["--repeats", "1"],
+            "search": [*QUICK_SEARCH, str(given.output / "curves.json")],
+        }
         more = options.get(name, ["--quick"]) if given.quick else []
         environment = {**ENVIRONMENT, "TF_CPP_MIN_LOG_LEVEL": "3"}
         if name == "fused":
@@ -47,7 +55,10 @@ def main() -> int:
     for name in ALL:
         if (path := given.output / f"{name}.json").exists():
             written["benchmarks"][name] = found = json.loads(path.read_text())
-            rows += [Row(**{key: value for key, value in row.items() if key != "holds"}) for row in found["rows"]]
+            rows += [
+                Row(**{key: value for key, value in row.items() if key != "holds"})
+                for row in found["rows"]
+            ]
     print()
     show(rows)
     (given.output / "all.json").write_text(json.dumps(written, indent=1) + "\n")

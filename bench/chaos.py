@@ -1,4 +1,5 @@
-"""Kill workers with -9 at random moments while they share a study; at its end nothing may be lost or counted twice.
+"""Kill workers with -9 at random moments while they share a study; at its end nothing may be lost
+or counted twice.
 
     PYTHONPATH=src python bench/chaos.py --storage journal --trials 200 --kills 100 --workers 4
     PYTHONPATH=src python bench/chaos.py --storage postgresql+psycopg://user@host:port/database
@@ -81,8 +82,12 @@ def judge(trials: ShortTrials) -> dict[str, object]:
 
 def main() -> int:
     """Run the storm and print what is left."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--storage", default="journal", help="sqlite, journal, or the URL of a PostgreSQL database")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--storage", default="journal", help="sqlite, journal, or the URL of a PostgreSQL database"
+    )
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--workers", type=int, default=4)
@@ -91,7 +96,11 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("chaos.json"))
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        place = f"{given.storage}:{folder}/study" if given.storage in ("sqlite", "journal") else given.storage
+        place = (
+            f"{given.storage}:{folder}/study"
+            if given.storage in ("sqlite", "journal")
+            else given.storage
+        )
         trials = ShortTrials(place, Path(folder), n_trials=given.trials, epoch_s=given.epoch_s)
         begin = time.monotonic()
         killed = storm(trials, given.workers, given.kills, given.seed)

@@ -1,4 +1,6 @@
-"""Learning curves that searches are measured on: recorded once and replayed, or trained when asked for."""
+"""Learning curves that searches are measured on: recorded once and replayed, or trained when asked
+for.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,11 @@ class Count:
 
 def unit(values: Mapping[str, float]) -> tuple[float, ...]:
     """Return hyperparameters on the scales that they are searched on."""
-    return math.log(values["learning_rate"]), math.log(1 - values["momentum"]), values["dropout_rate"]
+    return (
+        math.log(values["learning_rate"]),
+        math.log(1 - values["momentum"]),
+        values["dropout_rate"],
+    )
 
 
 class Table:
@@ -62,8 +68,12 @@ class Table:
     def __init__(self, path: Path) -> None:
         found = json.loads(path.read_text())
         self.overrides, self.epochs = found["overrides"], found["epochs"]
-        epoch_s = statistics.median(seconds for record in found["records"] for _, seconds in record["curve"])
-        self.curves = [[(loss, epoch_s) for loss, _ in record["curve"]] for record in found["records"]]
+        epoch_s = statistics.median(
+            seconds for record in found["records"] for _, seconds in record["curve"]
+        )
+        self.curves = [
+            [(loss, epoch_s) for loss, _ in record["curve"]] for record in found["records"]
+        ]
         self.places = [unit(record["values"]) for record in found["records"]]
         self.spans = [max(axis) - min(axis) or 1.0 for axis in zip(*self.places, strict=True)]
 
@@ -82,7 +92,9 @@ class Reality:
 
     def __init__(self, overrides: list[str], epochs: int, seed: int) -> None:
         self.overrides, self.epochs, self.seed, self.trained_s = overrides, epochs, seed, 0.0
-        config = composed(*overrides, f"training.epochs={epochs}", f"training.patience_epochs={epochs}")
+        config = composed(
+            *overrides, f"training.epochs={epochs}", f"training.patience_epochs={epochs}"
+        )
         data = part(config.data).for_search()
         self.made, self.trainer = hypermodel(config, data), Trainer(part(config.training), data)
 
@@ -92,7 +104,9 @@ class Reality:
         hp.values.update(values)
         begin = time.perf_counter()
         keras.utils.set_random_seed(self.seed)
-        fitted = self.trainer.fit(self.made, hp, self.made.build(hp), self.seed, lambda epoch, metrics: None)
+        fitted = self.trainer.fit(
+            self.made, hp, self.made.build(hp), self.seed, lambda epoch, metrics: None
+        )
         self.trained_s += time.perf_counter() - begin
         return [(m["val/loss"], m["time/epoch_s"]) for m in fitted.history]
 

@@ -1,10 +1,12 @@
-"""Count the trials an hour that `trainer=fused` trains for K = 1, 4, 8, 16, 32, on whatever JAX finds.
+"""Count the trials an hour that `trainer=fused` trains for K = 1, 4, 8, 16, 32, on whatever JAX
+finds.
 
     KERAS_BACKEND=jax PYTHONPATH=src python bench/fused.py
     KERAS_BACKEND=jax PYTHONPATH=src python bench/fused.py --quick
 
-Images of CIFAR-10's shape, the dense net of 20 x 100 with Nadam; an epoch of K trials, on a part of the images, is
-timed without the first, which compiles, and made into trials of 10 epochs of all 45,000.
+Images of CIFAR-10's shape, the dense net of 20 x 100 with Nadam; an epoch of K trials, on a part of
+the images, is timed without the first, which compiles, and made into trials of 10 epochs of all
+45,000.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ def models(made: Any, n: int) -> list[tuple[keras_tuner.HyperParameters, keras.M
     found = []
     for number in range(n):
         hp = keras_tuner.HyperParameters()
-        hp.values.update(learning_rate=1e-4 * (1 + number), momentum=0.9, dropout_rate=0.01 * number)
+        hp.values.update(
+            learning_rate=1e-4 * (1 + number), momentum=0.9, dropout_rate=0.01 * number
+        )
         found.append((hp, made.build(hp)))
     return found
 
@@ -45,12 +49,16 @@ def epoch_s(trainer: Trainer, made: Any, n: int) -> float:
 
     def fit(number: int, hp: Any, model: Any) -> None:
         listen = (
-            (lambda epoch, metrics: ends.append(time.perf_counter())) if number == 0 else lambda epoch, metrics: None
+            (lambda epoch, metrics: ends.append(time.perf_counter()))
+            if number == 0
+            else lambda epoch, metrics: None
         )
         trainer.fit(made, hp, model, number, listen)
 
     with ThreadPoolExecutor(n) as pool:
-        for future in [pool.submit(fit, number, *pair) for number, pair in enumerate(models(made, n))]:
+        for future in [
+            pool.submit(fit, number, *pair) for number, pair in enumerate(models(made, n))
+        ]:
             future.result()
     return statistics.median(b - a for a, b in itertools.pairwise(ends[1:]))
 
@@ -59,23 +67,32 @@ def measure(given: argparse.Namespace) -> Iterator[Row]:
     """Return a row for each K."""
     device = jax.devices()[0]
     config = composed(
-        f"arch={given.arch}", f"training.epochs={given.epochs}", f"training.batch_size={given.batch_size}"
+        f"arch={given.arch}",
+        f"training.epochs={given.epochs}",
+        f"training.batch_size={given.batch_size}",
     )
     data = like_cifar(given.n_train, given.n_val, given.seed)
     made, settings = hypermodel(config, data), part(config.training)
     hourly = 3600 / EPOCHS_OF_A_TRIAL * given.n_train / IMAGES_OF_AN_EPOCH
     alone = epoch_s(Trainer(settings, data), made, 1)
-    yield Row(f"{given.arch}: trials an hour, one after the other", hourly / alone, note=str(device))
+    yield Row(
+        f"{given.arch}: trials an hour, one after the other", hourly / alone, note=str(device)
+    )
     for k in given.k:
         seconds = epoch_s(FusedTrainer(settings, data, k), made, k)
         shown = f"{hourly * k / seconds:.3g} trials an hour; an epoch of all {seconds:.3g} s"
         yield Row(
-            f"{given.arch}: K = {k} fused / one after the other, trials an hour", alone * k / seconds, "x", note=shown
+            f"{given.arch}: K = {k} fused / one after the other, trials an hour",
+            alone * k / seconds,
+            "x",
+            note=shown,
         )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--arch", default="elu")
     parser.add_argument("--n-train", type=int, default=9000)
     parser.add_argument("--n-val", type=int, default=1000)

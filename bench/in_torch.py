@@ -1,6 +1,8 @@
-"""The arm of bench/training.py that trains in PyTorch, in a process of its own: beside TensorFlow it crashes.
+"""The arm of bench/training.py that trains in PyTorch, in a process of its own: beside TensorFlow
+it crashes.
 
-It is given the net as JSON, and then trains an epoch, and answers with its seconds, for each line that it reads.
+It is given the net as JSON, and then trains an epoch, and answers with its seconds, for each line
+that it reads.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ def make_net(given: dict[str, Any]) -> nn.Module:
 def make_optimizer(given: dict[str, Any], net: nn.Module) -> torch.optim.Optimizer:
     """Return the same optimizer, in PyTorch's faster form."""
     if given["optimizer"] == "sgd":
-        return torch.optim.SGD(net.parameters(), lr=given["learning_rate"], momentum=0.9, nesterov=True, foreach=True)
+        return torch.optim.SGD(
+            net.parameters(), lr=given["learning_rate"], momentum=0.9, nesterov=True, foreach=True
+        )
     return torch.optim.NAdam(net.parameters(), lr=given["learning_rate"], foreach=True)
 
 

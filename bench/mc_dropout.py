@@ -1,11 +1,12 @@
 """Time MC Dropout against what people do today, and check that all ways agree; nothing is trained.
 
-    python bench/mc_dropout.py                                     20 x 100 SELU net, 10,000 images, S = 100
-    python bench/mc_dropout.py --images 500 --samples 20           a try
+    python bench/mc_dropout.py                                     20 x 100 SELU net, 10,000 images,
+    S = 100 python bench/mc_dropout.py --images 500 --samples 20           a try
 
-All arms share one model and one set of images and run in one process, one after the other, in several rounds; ratios
-are of medians. Loops of Keras calls are timed on a few passes and scaled: each pass costs the same. They are written
-as people write them, `predict(images)` and `model(images, training=True)`; rows tell of `predict` with our batch, too.
+All arms share one model and one set of images and run in one process, one after the other, in
+several rounds; ratios are of medians. Loops of Keras calls are timed on a few passes and scaled:
+each pass costs the same. They are written as people write them, `predict(images)` and
+`model(images, training=True)`; rows tell of `predict` with our batch, too.
 """
 
 from __future__ import annotations
@@ -67,7 +68,14 @@ def always_on(model: keras.Model) -> keras.Model:
 
 def settings(mask: str, n_samples: int, batch_size: int) -> McDropout:
     """Return the settings of an arm."""
-    return McDropout(n_samples=n_samples, mask=mask, seed=0, batch_size=batch_size, memory_mb=1024, from_logits=False)
+    return McDropout(
+        n_samples=n_samples,
+        mask=mask,
+        seed=0,
+        batch_size=batch_size,
+        memory_mb=1024,
+        from_logits=False,
+    )
 
 
 def reference(
@@ -75,14 +83,24 @@ def reference(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard error over passes of MC Dropout in plain NumPy, float64."""
     rng = np.random.default_rng(0)
-    weights = [np.float64(layer.get_weights()[0]) for layer in model.layers if isinstance(layer, layers.Dense)]
-    biases = [np.float64(layer.get_weights()[1]) for layer in model.layers if isinstance(layer, layers.Dense)]
+    weights = [
+        np.float64(layer.get_weights()[0])
+        for layer in model.layers
+        if isinstance(layer, layers.Dense)
+    ]
+    biases = [
+        np.float64(layer.get_weights()[1])
+        for layer in model.layers
+        if isinstance(layer, layers.Dense)
+    ]
     samples = []
     for _ in range(n_samples):
         x = np.float64(images.reshape(len(images), -1)) / 255
         for w, b in zip(weights[:-1], biases[:-1], strict=True):
             z = x @ w + b
-            x = 1.0507009873554805 * np.where(z > 0, z, 1.6732632423543772 * np.expm1(np.minimum(z, 0)))
+            x = 1.0507009873554805 * np.where(
+                z > 0, z, 1.6732632423543772 * np.expm1(np.minimum(z, 0))
+            )
             x = np.where(rng.random(x.shape) >= rate, x / (1 - rate), 0.0)
         z = x @ weights[-1] + biases[-1]
         e = np.exp(z - z.max(axis=1, keepdims=True))
@@ -98,7 +116,9 @@ def timed(run: Callable[[], object]) -> float:
 
 
 def suffix_passes(model: keras.Model, images: np.ndarray, batch_size: int) -> Callable[[int], None]:
-    """Return a function that runs S plain passes of the part behind the first dropout, compiled like ours."""
+    """Return a function that runs S plain passes of the part behind the first dropout, compiled
+    like ours.
+    """
     import tensorflow as tf  # noqa: PLC0415 (seconds that --help must not cost)
 
     part = split(model)
@@ -116,7 +136,8 @@ def suffix_passes(model: keras.Model, images: np.ndarray, batch_size: int) -> Ca
         return ops.fori_loop(0, n, one, ops.zeros((x.shape[0], 10)))
 
     features = [
-        keras.tree.flatten(part.prefix(images[i : i + batch_size]))[0] for i in range(0, len(images), batch_size)
+        keras.tree.flatten(part.prefix(images[i : i + batch_size]))[0]
+        for i in range(0, len(images), batch_size)
     ]
 
     def run(n_samples: int) -> None:
@@ -126,12 +147,16 @@ def suffix_passes(model: keras.Model, images: np.ndarray, batch_size: int) -> Ca
     return run
 
 
-def speed(n_images: int, n_samples: int, n_rounds: int, n_looped: int, batch_size: int) -> dict[str, object]:
+def speed(
+    n_images: int, n_samples: int, n_rounds: int, n_looped: int, batch_size: int
+) -> dict[str, object]:
     """Return the seconds of each arm, and how far it is from the reference in standard errors."""
     model = net()
     images = np.random.default_rng(0).integers(0, 256, (n_images, 32, 32, 3)).astype(np.float32)
     on = always_on(model)
-    samplers = {f"mask={m}": Sampler(model, settings(m, n_samples, batch_size)) for m in ("pass", "example")}
+    samplers = {
+        f"mask={m}": Sampler(model, settings(m, n_samples, batch_size)) for m in ("pass", "example")
+    }
     suffix = suffix_passes(model, images, batch_size)
     scale = n_samples / n_looped
     arms: dict[str, tuple[Callable[[], object], float]] = {
@@ -156,14 +181,30 @@ def speed(n_images: int, n_samples: int, n_rounds: int, n_looped: int, batch_siz
     answers = {"predict loop": np.mean([on.predict(few, verbose=0) for _ in range(n_samples)], axis=0),
                "training=True loop": np.mean([model(few, training=True) for _ in range(n_samples)], axis=0),
                **{name: s.predict(few).probs for name, s in samplers.items()}}  # fmt: skip
-    # One mask a pass is shared by all images, so its errors are; both are of S passes, four times as large a variance.
-    off = {name: float(np.sqrt(np.mean(((a - mean) / (error * np.sqrt(5))) ** 2))) for name, a in answers.items()}
-    return {"seconds": {name: statistics.median(s) for name, s in seconds.items()}, "standard_errors_off": off}
+    # One mask a pass is shared by all images, so its errors are; both are of S passes, four times
+    # as large a variance.
+    off = {
+        name: float(np.sqrt(np.mean(((a - mean) / (error * np.sqrt(5))) ** 2)))
+        for name, a in answers.items()
+    }
+    return {
+        "seconds": {name: statistics.median(s) for name, s in seconds.items()},
+        "standard_errors_off": off,
+    }
 
 
 def peak_mb(n_samples: int, n_images: int, batch_size: int) -> float:
     """Return the peak memory, in MB, of a process of its own that runs S passes."""
-    words = [sys.executable, __file__, "--peak", str(n_samples), "--images", str(n_images), "--batch", str(batch_size)]
+    words = [
+        sys.executable,
+        __file__,
+        "--peak",
+        str(n_samples),
+        "--images",
+        str(n_images),
+        "--batch",
+        str(batch_size),
+    ]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
@@ -186,7 +227,13 @@ def rows(found: dict[str, object], memory: dict[int, float]) -> list[tuple[str, 
     for fast in ("mask=pass", "mask=example"):
         slow = "predict loop, our batch"
         table.append((f"{slow} / {fast}", "", f"{seconds[slow] / seconds[fast]:.1f}"))
-    table.append(("mask=pass / plain suffix", "<= 1.3", f"{seconds['mask=pass'] / seconds['plain suffix']:.2f}"))
+    table.append(
+        (
+            "mask=pass / plain suffix",
+            "<= 1.3",
+            f"{seconds['mask=pass'] / seconds['plain suffix']:.2f}",
+        )
+    )
     low, high = sorted(memory)
     table.append((f"memory, S = {high} / S = {low}", "<= 1.1", f"{memory[high] / memory[low]:.3f}"))
     table += [(f"{name}: RMS distance from the float64 reference, standard errors", "about 1", f"{off:.2f}")
@@ -196,11 +243,15 @@ def rows(found: dict[str, object], memory: dict[int, float]) -> list[tuple[str, 
 
 def main() -> None:
     """Measure what the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--samples", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--looped", type=int, default=5, help="passes of the slow loops that are timed")
+    parser.add_argument(
+        "--looped", type=int, default=5, help="passes of the slow loops that are timed"
+    )
     parser.add_argument("--batch", type=int, default=10_000)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
@@ -215,8 +266,17 @@ def main() -> None:
     for name, seconds in found["seconds"].items():
         print(f"{name}: {seconds:.2f} s")
     if given.json:
-        machine = {"cpus": os.cpu_count(), "python": platform.python_version(), "tensorflow": version("tensorflow")}
-        record = {"machine": machine, "asked": {k: str(v) for k, v in vars(given).items()}, **found, "peak_mb": memory}
+        machine = {
+            "cpus": os.cpu_count(),
+            "python": platform.python_version(),
+            "tensorflow": version("tensorflow"),
+        }
+        record = {
+            "machine": machine,
+            "asked": {k: str(v) for k, v in vars(given).items()},
+            **found,
+            "peak_mb": memory,
+        }
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps(record, indent=1) + "\n")
 

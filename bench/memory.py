@@ -1,12 +1,14 @@
-"""Measure what trials cost beyond their training: time, memory after many in one process, files left on disk.
+"""Measure what trials cost beyond their training: time, memory after many in one process, files
+left on disk.
 
     PYTHONPATH=src python bench/memory.py            about 12 minutes on two quiet cores
     PYTHONPATH=src python bench/memory.py --quick
 
-Real trials, with a study in SQLite, MLflow in SQLite and kept models. Memory: small trials on the digits, one process,
-the median resident size around the 20th and the 200th. Time: trials of 10 epochs on images of CIFAR-10's shape, the
-first (which compiles) told apart; a trial's cost beyond training is its wall-clock time, from its claim until all of
-it has arrived in MLflow, less that of its epochs.
+Real trials, with a study in SQLite, MLflow in SQLite and kept models. Memory: small trials on the
+digits, one process, the median resident size around the 20th and the 200th. Time: trials of 10
+epochs on images of CIFAR-10's shape, the first (which compiles) told apart; a trial's cost beyond
+training is its wall-clock time, from its claim until all of it has arrived in MLflow, less that of
+its epochs.
 """
 
 from __future__ import annotations
@@ -49,8 +51,14 @@ def objective(config: Any, data: SearchData) -> Objective:
     trainer = part(config.trainer, settings=training, data=data)
     trainer.answers = study.answers
     parent = tracking.open_parent("bench", None, {})
-    costs, registration, uncertainty = part(config.costs), part(config.registration), part(config.uncertainty)
-    conclusion = Conclusion("bench", study, tracking, parent, space, training, costs, registration, uncertainty, {})
+    costs, registration, uncertainty = (
+        part(config.costs),
+        part(config.registration),
+        part(config.uncertainty),
+    )
+    conclusion = Conclusion(
+        "bench", study, tracking, parent, space, training, costs, registration, uncertainty, {}
+    )
     return Objective(
         make=lambda hp: hypermodel(config, data),
         space=space,
@@ -61,7 +69,9 @@ def objective(config: Any, data: SearchData) -> Objective:
         keep_model=conclusion.keep,
         costs=costs,
         checkpoints=part(config.checkpoints),
-        progress=Progress(training.monitor, training.epochs, training.maximize, Console(file=io.StringIO())),
+        progress=Progress(
+            training.monitor, training.epochs, training.maximize, Console(file=io.StringIO())
+        ),
         settings={},
         root_seed=config.seed,
     )
@@ -91,9 +101,15 @@ def memory_rows(given: argparse.Namespace) -> Iterator[Row]:
     process, sizes = psutil.Process(), []
     for _ in run_trials(objective(config, part(config.data).for_search())):
         sizes.append(process.memory_info().rss / 2**20)
-    early, late = (statistics.median(sizes[max(0, n - max(3, few // 4)) : n]) for n in (few, len(sizes)))
+    early, late = (
+        statistics.median(sizes[max(0, n - max(3, few // 4)) : n]) for n in (few, len(sizes))
+    )
     yield Row(
-        f"memory after {many} trials / after {few}", late / early, "x", 1.1, note=f"{late:.0f} and {early:.0f} MiB"
+        f"memory after {many} trials / after {few}",
+        late / early,
+        "x",
+        1.1,
+        note=f"{late:.0f} and {early:.0f} MiB",
     )
     left = [path for path in Path("checkpoints").rglob("*") if path.is_file()]
     yield Row(f"checkpoints left after {many} trials", len(left), "files", 0)
@@ -106,7 +122,13 @@ def cost_rows(given: argparse.Namespace) -> Iterator[Row]:
     first, *rest = run_trials(objective(config, like_cifar(given.n_train, 5000, given.seed)))
     share = statistics.median((spent - epochs) / spent for spent, epochs in rest)
     shown = f"{statistics.median(s for s, _ in rest):.1f} s a trial; the first, which compiles, {first[0]:.1f} s"
-    yield Row("a trial's cost beyond training / the whole, CIFAR-10, 10 epochs", share, "", 0.1, note=shown)
+    yield Row(
+        "a trial's cost beyond training / the whole, CIFAR-10, 10 epochs",
+        share,
+        "",
+        0.1,
+        note=shown,
+    )
 
 
 def measure(given: argparse.Namespace) -> Iterator[Row]:
@@ -118,7 +140,9 @@ def measure(given: argparse.Namespace) -> Iterator[Row]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--arch", default="elu")
     parser.add_argument("--n-train", type=int, default=45000)
     parser.add_argument("--trials", type=int, default=200)

@@ -1,4 +1,6 @@
-"""The project's own parts as its configuration makes them, for benchmarks: an architecture, data, settings."""
+"""The project's own parts as its configuration makes them, for benchmarks: an architecture, data,
+settings.
+"""
 
 from __future__ import annotations
 
@@ -42,4 +44,6 @@ def like_cifar(n_train: int, n_val: int, seed: int) -> SearchData:
 
 def hypermodel(config: DictConfig, data: SearchData) -> Any:
     """Return the architecture of a configuration, completed for `data`."""
-    return build_hypermodel(part(config.arch), measure(data.train.images, data.n_classes), part(config.optimizer))
+    return build_hypermodel(
+        part(config.arch), measure(data.train.images, data.n_classes), part(config.optimizer)
+    )

@@ -1,8 +1,10 @@
-"""Check the report's advice against what more trials really brought: a study is told again from its first trials.
+"""Check the report's advice against what more trials really brought: a study is told again from its
+first trials.
 
     PYTHONPATH=src python bench/prospects.py sqlite:///optuna.db digits-selu --after 6,8
 
-Nothing is trained. Each row forecasts the rest of the study, as the report would have done then, and says what came.
+Nothing is trained. Each row forecasts the rest of the study, as the report would have done then,
+and says what came.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ def searched(study: optuna.Study) -> Searched:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("storage")
     parser.add_argument("study")
     parser.add_argument("--after", default="8,16")
@@ -40,7 +44,10 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     whole = optuna.load_study(study_name=given.study, storage=given.storage)
     all_of_it = searched(whole)
-    print(f"| after | best | further trials | expected gain | {1 - LEVEL:.0%} interval | brought | inside |")
+    print(
+        f"| after | best | further trials | expected gain | {1 - LEVEL:.0%} interval | brought | "
+        f"inside |"
+    )
     print("|---|---|---|---|---|---|---|")
     for n in map(int, given.after.split(",")):
         then, rest = first(whole, n), len(all_of_it.spent) - n
@@ -51,7 +58,10 @@ def main() -> None:
         brought = best - all_of_it.signed(all_of_it.ranked[0].value)
         inside = "yes" if gain.low - 1e-9 <= brought <= gain.high else "no"
         interval = f"{gain.low:.4f} to {gain.high:.4f}"
-        print(f"| {n} | {best:.4f} | {rest} | {gain.expected:.4f} | {interval} | {brought:.4f} | {inside} |")
+        print(
+            f"| {n} | {best:.4f} | {rest} | {gain.expected:.4f} | {interval} | {brought:.4f} | "
+            f"{inside} |"
+        )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Compute every suggestion again of studies that 1, 2 and 8 workers have made, and resume one in the middle.
+"""Compute every suggestion again of studies that 1, 2 and 8 workers have made, and resume one in
+the middle.
 
     PYTHONPATH=src python bench/replay.py --trials 60 --workers 1 2 8
     PYTHONPATH=src python bench/replay.py --storage postgresql+psycopg://user@host:port/database
 
-Prints for each number of workers how many suggestions are the same again, and how many trials saw others run; then
-whether 13 trials and 11 more of a new process equal 24 in one go. The exit status is 1 where anything differs.
+Prints for each number of workers how many suggestions are the same again, and how many trials saw
+others run; then whether 13 trials and 11 more of a new process equal 24 in one go. The exit status
+is 1 where anything differs.
 """
 
 from __future__ import annotations
@@ -47,7 +49,12 @@ def replayed(trials: ShortTrials, n_workers: int) -> dict[str, Any]:
     study = made(trials, n_workers)
     result = again(study.optuna, study.sampler)
     saw_others = sum(n_running(t) > 1 for t in study.trials())  # one is itself
-    return {"workers": n_workers, "same": result.n_same, "saw others": saw_others, "differing": result.differing}
+    return {
+        "workers": n_workers,
+        "same": result.n_same,
+        "saw others": saw_others,
+        "differing": result.differing,
+    }
 
 
 def n_running(trial: FrozenTrial) -> int:
@@ -59,7 +66,10 @@ def n_running(trial: FrozenTrial) -> int:
 def ends(study: SharedStudy) -> dict[int, Any]:
     """Return what became of each trial."""
     spent = [t for t in study.trials() if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    return {t.user_attrs["ticket"]: (t.state.name, t.params, t.intermediate_values, t.value) for t in spent}
+    return {
+        t.user_attrs["ticket"]: (t.state.name, t.params, t.intermediate_values, t.value)
+        for t in spent
+    }
 
 
 def resumed_equals_whole(base: ShortTrials, folder: Path) -> bool:
@@ -68,7 +78,8 @@ def resumed_equals_whole(base: ShortTrials, folder: Path) -> bool:
     for name, budgets in {"resumed": (13, 24), "whole": (24,)}.items():
         place = base.place if "://" in base.place else f"{base.place}-{name}"
         (folder / name).mkdir()
-        # The study's name is a part of all seeds: the same in both, on a database one after the other.
+        # The study's name is a part of all seeds: the same in both, on a database one after the
+        # other.
         trials = replace(base, place=place, folder=folder / name, name="resumed-or-whole")
         for n_trials in budgets:
             study = made(replace(trials, n_trials=n_trials), 1)
@@ -79,25 +90,38 @@ def resumed_equals_whole(base: ShortTrials, folder: Path) -> bool:
 
 def main() -> int:
     """Measure and print; 1 where anything differs."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--storage", default="journal", help="sqlite, journal, or the URL of a PostgreSQL database")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--storage", default="journal", help="sqlite, journal, or the URL of a PostgreSQL database"
+    )
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 8])
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--out", type=Path, default=Path("replay.json"))
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
-        place = f"{given.storage}:{folder}/study" if given.storage in ("sqlite", "journal") else given.storage
+        place = (
+            f"{given.storage}:{folder}/study"
+            if given.storage in ("sqlite", "journal")
+            else given.storage
+        )
         base = ShortTrials(place, Path(folder), n_trials=given.trials)
         stamp = int(time.time())
         rows = [replayed(replace(base, name=f"replay-{n}-{stamp}"), n) for n in given.workers]
         is_equal = resumed_equals_whole(base, Path(folder))
-    table = Table("workers", "suggestions the same again", "trials that saw others run", "that differ")
+    table = Table(
+        "workers", "suggestions the same again", "trials that saw others run", "that differ"
+    )
     for row in rows:
         table.add_row(*(str(row[key]) for key in ("workers", "same", "saw others", "differing")))
     console = Console()
     console.print(table)
-    console.print(f"13 trials and 11 more of a new process {'equal' if is_equal else 'DIFFER FROM'} 24 in one go.")
+    console.print(
+        f"13 trials and 11 more of a new process {'equal' if is_equal else 'DIFFER FROM'} 24 in "
+        f"one go."
+    )
     given.out.write_text(json.dumps({"replayed": rows, "resumed equals whole": is_equal}, indent=1))
     complete = all(row["same"] >= given.trials and not row["differing"] for row in rows)
     return int(not (complete and is_equal))

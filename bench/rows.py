@@ -12,13 +12,28 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1] / "src")}  # of commands
-PACKAGES = ("tensorflow", "keras", "jax", "jaxlib", "torch", "keras-tuner", "optuna", "mlflow", "numpy")
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": str(Path(__file__).resolve().parents[1] / "src"),
+}  # of commands
+PACKAGES = (
+    "tensorflow",
+    "keras",
+    "jax",
+    "jaxlib",
+    "torch",
+    "keras-tuner",
+    "optuna",
+    "mlflow",
+    "numpy",
+)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table: `value` must be at most (with `least`, at least) `must`; without `must` it is only told."""
+    """A line of a table: `value` must be at most (with `least`, at least) `must`; without `must` it
+    is only told.
+    """
 
     what: str
     value: float
@@ -53,8 +68,14 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """Return where and with what was measured; a load above 0.5 says that the machine was not quiet."""
-    model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    """Return where and with what was measured; a load above 0.5 says that the machine was not
+    quiet.
+    """
+    model = [
+        line
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
     cpu = model[0].partition(": ")[2] if model else platform.processor()
     return {
         "cpu": cpu,
@@ -72,9 +93,15 @@ def show(rows: list[Row]) -> None:
         print(row)
 
 
-def run(name: str, parser: argparse.ArgumentParser, measure: Callable[[argparse.Namespace], Iterator[Row]]) -> None:
+def run(
+    name: str,
+    parser: argparse.ArgumentParser,
+    measure: Callable[[argparse.Namespace], Iterator[Row]],
+) -> None:
     """Measure what the command line asks for, print each row as it comes, and write all as JSON."""
-    parser.add_argument("--json", type=Path, default=Path("bench/output") / f"{name}.json", help="where to write")
+    parser.add_argument(
+        "--json", type=Path, default=Path("bench/output") / f"{name}.json", help="where to write"
+    )
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     where = machine() | {"seed": given.seed}
@@ -83,7 +110,13 @@ def run(name: str, parser: argparse.ArgumentParser, measure: Callable[[argparse.
     for row in measure(given):
         print(row, flush=True)
         rows.append(row)
-    settings = {k: v.name if isinstance(v, Path) else str(v) for k, v in vars(given).items() if k != "json"}
-    written = {"machine": where, "settings": settings, "rows": [asdict(r) | {"holds": r.holds} for r in rows]}
+    settings = {
+        k: v.name if isinstance(v, Path) else str(v) for k, v in vars(given).items() if k != "json"
+    }
+    written = {
+        "machine": where,
+        "settings": settings,
+        "rows": [asdict(r) | {"holds": r.holds} for r in rows],
+    }
     given.json.parent.mkdir(parents=True, exist_ok=True)
     given.json.write_text(json.dumps(written, indent=1) + "\n")

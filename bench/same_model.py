@@ -1,11 +1,13 @@
-"""Train models as people write them by hpsearch and by Keras's own fit, and print how far apart the two end.
+"""Train models as people write them by hpsearch and by Keras's own fit, and print how far apart the
+two end.
 
     PYTHONPATH=src python bench/same_model.py > docs/results/same_model_tensorflow.md
     KERAS_BACKEND=jax PYTHONPATH=src python bench/same_model.py > docs/results/same_model_jax.md
 
-Each model of tests/people.py trains three epochs from the same weights on the same batches, in float64 and in float32.
-For float32 the table also says how far Keras's own fit is from itself, with jit_compile on and off: what rounding alone
-makes of it. Random layers other than Dropout and AlphaDropout draw the same numbers in both.
+Each model of tests/people.py trains three epochs from the same weights on the same batches, in
+float64 and in float32. For float32 the table also says how far Keras's own fit is from itself, with
+jit_compile on and off: what rounding alone makes of it. Random layers other than Dropout and
+AlphaDropout draw the same numbers in both.
 """
 
 from __future__ import annotations
@@ -21,7 +23,15 @@ import people
 from beside_keras import FLOAT32_ALONE, by_keras, precision, searched, trained
 from hpsearch.training.trainer import BY_KERAS, BY_PROGRAM
 
-HEADER = ("model", "trained by", "val/loss", "Keras's fit", "apart in float64", "in float32", "fit from itself")
+HEADER = (
+    "model",
+    "trained by",
+    "val/loss",
+    "Keras's fit",
+    "apart in float64",
+    "in float32",
+    "fit from itself",
+)
 
 
 def row(name: str) -> tuple[str, ...]:
@@ -30,7 +40,9 @@ def row(name: str) -> tuple[str, ...]:
     exact = "-"
     if name not in FLOAT32_ALONE:
         with precision("float64"):
-            exact = f"{_apart(_losses(trained(build, data)[0]), by_keras(build, data)['val_loss']):.0e}"
+            exact = (
+                f"{_apart(_losses(trained(build, data)[0]), by_keras(build, data)['val_loss']):.0e}"
+            )
     with precision("float32"):
         epochs, _, way = trained(build, data)
         theirs = by_keras(build, data)["val_loss"]
@@ -41,7 +53,15 @@ def row(name: str) -> tuple[str, ...]:
             rounding = type(error).__name__
     ours = _losses(epochs)
     kind = "program" if way == BY_PROGRAM else way.replace(BY_KERAS, "fit:")
-    return name, kind, f"{ours[-1]:.6f}", f"{theirs[-1]:.6f}", exact, f"{_apart(ours, theirs):.0e}", rounding
+    return (
+        name,
+        kind,
+        f"{ours[-1]:.6f}",
+        f"{theirs[-1]:.6f}",
+        exact,
+        f"{_apart(ours, theirs):.0e}",
+        rounding,
+    )
 
 
 def _losses(epochs: list[dict[str, float]]) -> list[float]:
@@ -55,7 +75,10 @@ def _apart(some: list[float], others: list[float]) -> float:
 
 def main() -> None:
     """Print the table, a row as soon as it is known."""
-    print(f"val/loss after three epochs, {keras.backend.backend()}; `bench/same_model.py` prints it.\n")
+    print(
+        f"val/loss after three epochs, {keras.backend.backend()}; `bench/same_model.py` prints "
+        f"it.\n"
+    )
     print("| " + " | ".join(HEADER) + " |\n|" + " --- |" * len(HEADER))
     n_by_program = 0
     for name in people.BUILDS:

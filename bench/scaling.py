@@ -1,9 +1,11 @@
-"""Two workers on two cores against one on one core: real trials of a real search, each worker pinned to a core.
+"""Two workers on two cores against one on one core: real trials of a real search, each worker
+pinned to a core.
 
     PYTHONPATH=src python bench/scaling.py --trials 8 --arch selu --data digits
     PYTHONPATH=src python bench/scaling.py --trials 8 --arch selu --data cifar10 --data-path DIR
 
-Prints trials an hour and their ratio, and writes JSON. The time until a worker's first trial begins is left out.
+Prints trials an hour and their ratio, and writes JSON. The time until a worker's first trial begins
+is left out.
 """
 
 from __future__ import annotations
@@ -26,13 +28,31 @@ from rows import ENVIRONMENT
 def trials_an_hour(n_workers: int, given: argparse.Namespace) -> float:
     """Run a search with so many workers, the i-th pinned to core i, and return its trials an hour."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "hpsearch", "search", f"arch={given.arch}", f"data={given.data}"]
-        command += [f"budget.n_trials={given.trials}", f"training.epochs={given.epochs}", "pruner=none"]
-        command += [f"data.path={given.data_path or 'null'}", "uncertainty.n_samples=2", "study.name=scaling"]
+        command = [
+            sys.executable,
+            "-m",
+            "hpsearch",
+            "search",
+            f"arch={given.arch}",
+            f"data={given.data}",
+        ]
+        command += [
+            f"budget.n_trials={given.trials}",
+            f"training.epochs={given.epochs}",
+            "pruner=none",
+        ]
+        command += [
+            f"data.path={given.data_path or 'null'}",
+            "uncertainty.n_samples=2",
+            "study.name=scaling",
+        ]
         cores = sorted(os.sched_getaffinity(0))
         workers = [
             subprocess.Popen(
-                ["taskset", "-c", str(cores[i]), *command], cwd=folder, env=ENVIRONMENT, stdout=subprocess.DEVNULL
+                ["taskset", "-c", str(cores[i]), *command],
+                cwd=folder,
+                env=ENVIRONMENT,
+                stdout=subprocess.DEVNULL,
             )
             for i in range(n_workers)
         ]
@@ -49,7 +69,9 @@ def trials_an_hour(n_workers: int, given: argparse.Namespace) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--arch", default="selu")
@@ -59,7 +81,9 @@ def main() -> None:
     given = parser.parse_args()
     rates = {n: trials_an_hour(n, given) for n in (1, 2)}
     ratio = rates[2] / rates[1]
-    Console().print(f"One worker {rates[1]:.0f} trials an hour, two {rates[2]:.0f}: {ratio:.2f} times as many.")
+    Console().print(
+        f"One worker {rates[1]:.0f} trials an hour, two {rates[2]:.0f}: {ratio:.2f} times as many."
+    )
     given.out.write_text(json.dumps({"trials_an_hour": rates, "ratio": ratio}, indent=1))
 
 

@@ -1,16 +1,20 @@
-"""Count the epochs and seconds that searches take to a validation loss, with learning curves that are replayed.
+"""Count the epochs and seconds that searches take to a validation loss, with learning curves that
+are replayed.
 
-    PYTHONPATH=src python bench/search.py                    replay the curves of bench/curves.json, 10 seeds
-    PYTHONPATH=src python bench/search.py --real --seeds 1 --overrides data=digits arch=elu
-                                                             the same with real training in place of the table
+    PYTHONPATH=src python bench/search.py                    replay the curves of bench/curves.json,
+    10 seeds PYTHONPATH=src python bench/search.py --real --seeds 1 --overrides data=digits arch=elu
+                                                             the same with real training in place of
+                                                             the table
     PYTHONPATH=src python bench/search.py --record 112 --overrides data=cifar10 data.path=FOLDER \\
         data.n_train=5000 data.n_val=5000 training.batch_size=128 arch=elu arch.n_hidden=5
-                                                             train and write those curves, half an hour
+                                                             train and write those curves, half an
+                                                             hour
 
-A replayed trial has the curve of the recorded configuration that lies nearest. Everything else is real: this project's
-studies, samplers and pruners as conf makes them, KerasTuner's oracles, Optuna as its documentation shows it. The target
-is the loss that random search without pruning reaches with 50 trials (median over the seeds), or as many as
---random-trials says. Seconds are those of the median epoch when the curves were recorded, and what the searcher takes.
+A replayed trial has the curve of the recorded configuration that lies nearest. Everything else is
+real: this project's studies, samplers and pruners as conf makes them, KerasTuner's oracles, Optuna
+as its documentation shows it. The target is the loss that random search without pruning reaches
+with 50 trials (median over the seeds), or as many as --random-trials says. Seconds are those of the
+median epoch when the curves were recorded, and what the searcher takes.
 """
 
 from __future__ import annotations
@@ -79,9 +83,19 @@ def record(given: argparse.Namespace) -> None:
     for number in range(given.record):
         trial = study.ask()
         values = {name: float(space.rules[name].draw(trial, name)) for name in HYPERPARAMETERS}
-        records.append({"values": values, "curve": [[round(a, 5), round(b, 4)] for a, b in reality.curve(values)]})
+        records.append(
+            {
+                "values": values,
+                "curve": [[round(a, 5), round(b, 4)] for a, b in reality.curve(values)],
+            }
+        )
         study.tell(trial, min(loss for loss, _ in records[-1]["curve"]))
-        print(f"{number + 1}/{given.record}", {k: f"{v:.3g}" for k, v in values.items()}, study.best_value, flush=True)
+        print(
+            f"{number + 1}/{given.record}",
+            {k: f"{v:.3g}" for k, v in values.items()},
+            study.best_value,
+            flush=True,
+        )
         overrides = [override for override in given.overrides if not is_place(override)]
         text = json.dumps({"overrides": overrides, "epochs": given.epochs, "records": records})
         given.curves.write_text(text.replace('{"values"', '\n{"values"') + "\n")
@@ -105,7 +119,9 @@ def search_ours(overrides: tuple[str, ...], curves: Curves, seed: int, count: Co
     )
     space = part(config.space)
     while (trial := study.claim()) is not None:
-        curve = curves.curve({name: space.rules[name].draw(trial, name) for name in HYPERPARAMETERS})
+        curve = curves.curve(
+            {name: space.rules[name].draw(trial, name) for name in HYPERPARAMETERS}
+        )
         for epoch in range(trial.user_attrs.get("promoted", 0) + 1, len(curve) + 1):
             count.epoch(*curve[epoch - 1])
             study.report(trial, curve[epoch - 1][0], epoch)
@@ -122,17 +138,26 @@ def search_keras_tuner(make: Callable[..., Any], curves: Curves, seed: int, coun
     for name, sampling in zip(HYPERPARAMETERS, ("log", "reverse_log", "linear"), strict=True):
         hp.Float(name, rules[name].low, rules[name].high, sampling=sampling)
     is_hyperband = make is keras_tuner.oracles.HyperbandOracle
-    size = {"max_epochs": curves.epochs, "hyperband_iterations": 100} if is_hyperband else {"max_trials": 10**6}
+    size = (
+        {"max_epochs": curves.epochs, "hyperband_iterations": 100}
+        if is_hyperband
+        else {"max_trials": 10**6}
+    )
     objective = keras_tuner.Objective("val_loss", "min")
     fixed = {"tune_new_entries": False, "allow_new_entries": False}
     with tempfile.TemporaryDirectory() as folder:
-        oracle = make(objective=objective, seed=seed + 1, hyperparameters=hp, **size, **fixed)  # it takes 0 for none
+        oracle = make(
+            objective=objective, seed=seed + 1, hyperparameters=hp, **size, **fixed
+        )  # it takes 0 for none
         oracle._set_project_dir(folder, "bench")
         oracle.verbose = 0
         while (trial := oracle.create_trial("worker")).status == "RUNNING":
             values = trial.hyperparameters.values
             curve = curves.curve(values)
-            begin, end = values.get("tuner/initial_epoch", 0), values.get("tuner/epochs", len(curve))
+            begin, end = (
+                values.get("tuner/initial_epoch", 0),
+                values.get("tuner/epochs", len(curve)),
+            )
             for loss, seconds in curve[begin:end]:
                 count.epoch(loss, seconds)
             oracle.update_trial(trial.trial_id, {"val_loss": min(loss for loss, _ in curve[:end])})
@@ -141,23 +166,31 @@ def search_keras_tuner(make: Callable[..., Any], curves: Curves, seed: int, coun
 
 
 def search_optuna(curves: Curves, seed: int, count: Count) -> None:
-    """Search as Optuna's documentation shows it, with its callback that writes each trial to MLflow."""
+    """Search as Optuna's documentation shows it, with its callback that writes each trial to
+    MLflow.
+    """
     space = part(composed(*curves.overrides).space)
 
     def objective(trial: optuna.Trial) -> float:
-        curve = curves.curve({name: space.rules[name].draw(trial, name) for name in HYPERPARAMETERS})
+        curve = curves.curve(
+            {name: space.rules[name].draw(trial, name) for name in HYPERPARAMETERS}
+        )
         for loss, seconds in curve:
             count.epoch(loss, seconds)
         return min(loss for loss, _ in curve)
 
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the callback is experimental and deprecated, as it says for each trial
+        warnings.simplefilter(
+            "ignore"
+        )  # the callback is experimental and deprecated, as it says for each trial
         told = MLflowCallback(tracking_uri=f"sqlite:///{folder}/mlflow.db", metric_name="val_loss")
         study.optimize(objective, n_trials=10**6, callbacks=[told])
 
 
-def spend(search: Callable[..., None], *first: Any, curves: Curves, seed: int, target: float, most: int) -> Count:
+def spend(
+    search: Callable[..., None], *first: Any, curves: Curves, seed: int, target: float, most: int
+) -> Count:
     """Run a search until it has its target or has spent all."""
     count, begin, trained_s = Count(target, most), time.perf_counter(), curves.trained_s
     with suppress(ReachedError):
@@ -167,27 +200,44 @@ def spend(search: Callable[..., None], *first: Any, curves: Curves, seed: int, t
 
 
 def less(what: str, theirs: float, ours: float, most: int, must: float) -> Row:
-    """Return the row of how many times fewer epochs than theirs ours are; what never arrives counts `most` epochs."""
+    """Return the row of how many times fewer epochs than theirs ours are; what never arrives counts
+    `most` epochs.
+    """
     if ours >= most:
         return Row(what, math.nan, "x", must, True, "ours did not come there")
-    return Row(what, theirs / ours, "x", must, True, "at least: theirs did not come there" if theirs >= most else "")
+    return Row(
+        what,
+        theirs / ours,
+        "x",
+        must,
+        True,
+        "at least: theirs did not come there" if theirs >= most else "",
+    )
 
 
 def measure(given: argparse.Namespace) -> Iterator[Row]:
     """Return all rows."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    curves = Reality(given.overrides, given.epochs, given.seed) if given.real else Table(given.curves)
+    curves = (
+        Reality(given.overrides, given.epochs, given.seed) if given.real else Table(given.curves)
+    )
     most, seeds = given.random_trials * curves.epochs, range(given.seed, given.seed + given.seeds)
     target = statistics.median(
-        spend(search_ours, NOT_PRUNED, curves=curves, seed=seed, target=-math.inf, most=most).best for seed in seeds
+        spend(search_ours, NOT_PRUNED, curves=curves, seed=seed, target=-math.inf, most=most).best
+        for seed in seeds
     )
     most *= MOST
-    arms: dict[str, tuple[Any, ...]] = {f"ours: {name}": (search_ours, o) for name, o in OURS.items()}
+    arms: dict[str, tuple[Any, ...]] = {
+        f"ours: {name}": (search_ours, o) for name, o in OURS.items()
+    }
     arms |= {name: (search_keras_tuner, make) for name, make in KERAS_TUNER.items()}
     arms["Optuna with its MLflow callback"] = (search_optuna,)
     epochs = {}
     for name, (search, *first) in arms.items():
-        found = [spend(search, *first, curves=curves, seed=seed, target=target, most=most) for seed in seeds]
+        found = [
+            spend(search, *first, curves=curves, seed=seed, target=target, most=most)
+            for seed in seeds
+        ]
         missed = sum(count.best > target for count in found)
         epochs[name] = statistics.median(count.epochs for count in found)
         note = f"{statistics.median(c.seconds for c in found):.3g} s; {missed} of {len(found)} seeds never reached it"
@@ -202,10 +252,14 @@ def measure(given: argparse.Namespace) -> Iterator[Row]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--curves", type=Path, default=Path(__file__).with_name("curves.json"))
     parser.add_argument("--record", type=int, default=0, help="train so many configurations first")
-    parser.add_argument("--overrides", nargs="+", default=["data=digits", "arch=elu"], help="what to train")
+    parser.add_argument(
+        "--overrides", nargs="+", default=["data=digits", "arch=elu"], help="what to train"
+    )
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--random-trials", type=int, default=50, help="set the target")

@@ -1,4 +1,5 @@
-"""Time what a person waits for: `--help`, a typo, `--cfg job`, the first epoch of a search, and where that time goes.
+"""Time what a person waits for: `--help`, a typo, `--cfg job`, the first epoch of a search, and
+where that time goes.
 
 python bench/start.py
 """
@@ -19,7 +20,8 @@ from rows import ENVIRONMENT, Row, run
 MODULE = ("-m", "hpsearch", "search")
 QUICK = {"--help": ("--help",), "a typo": ("arch=sleu",), "--cfg job": ("--cfg", "job")}
 SEARCH = ("data=digits", "arch=selu", "budget.n_trials=1", "training.epochs=1")
-# Runs a search in which the time is written down at each station; it ends where the first epoch begins.
+# Runs a search in which the time is written down at each station; it ends where the first epoch
+# begins.
 STATIONS = """
 import json, sys, time
 begin = float(sys.argv.pop(1))
@@ -61,7 +63,9 @@ def seconds(arguments: tuple[str, ...], repeats: int) -> float:
     found = []
     for _ in range(repeats):
         begin = time.perf_counter()
-        subprocess.run([sys.executable, *arguments], capture_output=True, check=False, env=ENVIRONMENT)
+        subprocess.run(
+            [sys.executable, *arguments], capture_output=True, check=False, env=ENVIRONMENT
+        )
         found.append(time.perf_counter() - begin)
     return statistics.median(found)
 
@@ -70,10 +74,14 @@ def stations() -> dict[str, float]:
     """Return when, in seconds after the command, a search on the digits comes to each station."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-c", STATIONS, str(time.time()), *SEARCH]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=ENVIRONMENT)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, cwd=folder, env=ENVIRONMENT
+        )
     lines = [line for line in done.stdout.splitlines() if line.startswith("MARKS")]
     if not lines:
-        raise RuntimeError(f"The search did not come to its first epoch: {done.stdout}{done.stderr}")
+        raise RuntimeError(
+            f"The search did not come to its first epoch: {done.stdout}{done.stderr}"
+        )
     found: dict[str, float] = json.loads(lines[0].removeprefix("MARKS"))
     return found
 
@@ -88,12 +96,18 @@ def measure(given: argparse.Namespace) -> Iterator[Row]:
         at = statistics.median(marks[name] for marks in found)
         is_last = name == "the first epoch begins"
         yield Row(
-            f"start: a search on digits, {name}", at, "s", 12.0 if is_last else None, note=f"+{at - before:.2f} s"
+            f"start: a search on digits, {name}",
+            at,
+            "s",
+            12.0 if is_last else None,
+            note=f"+{at - before:.2f} s",
         )
         before = at
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=3)
     run("start", parser, measure)

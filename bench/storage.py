@@ -1,10 +1,12 @@
-"""Workers whose trials train nothing, against plain Optuna: same database or file, sampler, pruner, workers.
+"""Workers whose trials train nothing, against plain Optuna: same database or file, sampler, pruner,
+workers.
 
-    PYTHONPATH=src python bench/storage.py --storage postgresql+psycopg://user@host:port/database --workers 64
-    PYTHONPATH=src python bench/storage.py --storage journal --workers 8 --history 100 5000
+    PYTHONPATH=src python bench/storage.py --storage postgresql+psycopg://user@host:port/database
+    --workers 64 PYTHONPATH=src python bench/storage.py --storage journal --workers 8 --history 100
+    5000
 
-Prints trials a second of both, their ratio, what was lost or counted twice, and with --history what a trial costs in
-studies of those sizes; writes JSON.
+Prints trials a second of both, their ratio, what was lost or counted twice, and with --history what
+a trial costs in studies of those sizes; writes JSON.
 """
 
 from __future__ import annotations
@@ -59,7 +61,8 @@ def storage_of_optuna(place: str) -> BaseStorage:
     kind, _, path = place.partition(":")
     if kind == "journal":
         return JournalStorage(JournalFileBackend(path))
-    # The tables are there; each worker's check of them needs a second connection, and a server has 100 as it comes.
+    # The tables are there; each worker's check of them needs a second connection, and a server has
+    # 100 as it comes.
     url = f"sqlite:///{path}" if kind == "sqlite" else place
     return RDBStorage(url, skip_compatibility_check=True, skip_table_creation=True)
 
@@ -71,7 +74,9 @@ def plain(trials: ShortTrials) -> None:
         study_name=trials.name,
         storage=storage,
         sampler=TPESampler(n_startup_trials=5, seed=random.Random(os.getpid()).randrange(2**31)),
-        pruner=optuna.pruners.HyperbandPruner(min_resource=1, max_resource=N_REPORTS, reduction_factor=3),
+        pruner=optuna.pruners.HyperbandPruner(
+            min_resource=1, max_resource=N_REPORTS, reduction_factor=3
+        ),
     )
 
     def objective(trial: optuna.Trial) -> float:
@@ -83,7 +88,9 @@ def plain(trials: ShortTrials) -> None:
             trial.should_prune()
         return loss(rate, momentum, N_REPORTS)
 
-    ends = optuna.study.MaxTrialsCallback(trials.n_trials, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    ends = optuna.study.MaxTrialsCallback(
+        trials.n_trials, states=(TrialState.COMPLETE, TrialState.PRUNED)
+    )
     study.optimize(objective, callbacks=[ends], n_trials=trials.n_trials)
 
 
@@ -110,7 +117,12 @@ def cost_at(trials: ShortTrials, n_before: int) -> float:
             "momentum": optuna.distributions.FloatDistribution(0.8, 0.99),
         }
         study.optuna.add_trial(
-            create_trial(params=values, distributions=kinds, value=rng.random(), user_attrs={"ticket": number})
+            create_trial(
+                params=values,
+                distributions=kinds,
+                value=rng.random(),
+                user_attrs={"ticket": number},
+            )
         )
     n_timed = 10
     study.budget = replace(study.budget, n_trials=n_before + 1)
@@ -123,8 +135,12 @@ def cost_at(trials: ShortTrials, n_before: int) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--storage", default="journal", help="sqlite, journal, or the URL of a PostgreSQL database")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--storage", default="journal", help="sqlite, journal, or the URL of a PostgreSQL database"
+    )
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--history", type=int, nargs="*", default=[])
@@ -133,18 +149,33 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as folder:
-        place = f"{given.storage}:{folder}/study" if given.storage in ("sqlite", "journal") else given.storage
+        place = (
+            f"{given.storage}:{folder}/study"
+            if given.storage in ("sqlite", "journal")
+            else given.storage
+        )
         base = ShortTrials(place, Path(folder), n_trials=given.trials, n_epochs=N_REPORTS)
         stamp = int(time.time())
         for n_workers in given.workers:
             mine = rate_of(ours, replace(base, name=f"ours-{n_workers}-{stamp}"), n_workers)
             # A journal of its own: its reader goes through the whole file.
             other = f"{place}-plain" if given.storage == "journal" else place
-            theirs = rate_of(plain, replace(base, name=f"plain-{n_workers}-{stamp}", place=other), n_workers)
+            theirs = rate_of(
+                plain, replace(base, name=f"plain-{n_workers}-{stamp}", place=other), n_workers
+            )
             ratio = mine["per_s"] / theirs["per_s"]
-            rows.append({"workers": n_workers, "ours": mine, "plain Optuna": theirs, "ratio": ratio})
+            rows.append(
+                {"workers": n_workers, "ours": mine, "plain Optuna": theirs, "ratio": ratio}
+            )
         costs = {n: cost_at(replace(base, name=f"history-{n}-{stamp}"), n) for n in given.history}
-    table = Table("workers", "ours, trials/s", "plain Optuna", "ratio", "spent", "failed workers, ours and theirs")
+    table = Table(
+        "workers",
+        "ours, trials/s",
+        "plain Optuna",
+        "ratio",
+        "spent",
+        "failed workers, ours and theirs",
+    )
     for row in rows:
         mine, theirs = row["ours"], row["plain Optuna"]
         cells = [f"{mine['per_s']:.1f}", f"{theirs['per_s']:.1f}", f"{row['ratio']:.2f}"]  # type: ignore[index]

@@ -1,14 +1,16 @@
-"""Measure memory and time of a search whose every trial may have another structure, and of KerasTuner's.
+"""Measure memory and time of a search whose every trial may have another structure, and of
+KerasTuner's.
 
-    python bench/structures.py                      200 trials on TensorFlow and on JAX, then 20 beside KerasTuner
-    python bench/structures.py --n-trials 20
-    python bench/structures.py --source OTHER/src   another version of the code, for a comparison
-    python bench/structures.py --figure             draw docs/figures/structures.png from docs/results/structures.json
+    python bench/structures.py                      200 trials on TensorFlow and on JAX, then 20
+    beside KerasTuner python bench/structures.py --n-trials 20 python bench/structures.py --source
+    OTHER/src   another version of the code, for a comparison python bench/structures.py --figure
+             draw docs/figures/structures.png from docs/results/structures.json
 
-The command is the one that a person types: dense nets of 2 to 9 layers of 20 to 200 units on the digits, two epochs.
-Memory is the resident size of the search's process and of its children, read when a trial has ended; growth is the
-median of the last ten trials less that of trials 11 to 20. Seconds a trial are those of the whole command, start and
-end included, over the number of trials; KerasTuner's random search draws from the same space.
+The command is the one that a person types: dense nets of 2 to 9 layers of 20 to 200 units on the
+digits, two epochs. Memory is the resident size of the search's process and of its children, read
+when a trial has ended; growth is the median of the last ten trials less that of trials 11 to 20.
+Seconds a trial are those of the whole command, start and end included, over the number of trials;
+KerasTuner's random search draws from the same space.
 """
 
 from __future__ import annotations
@@ -60,13 +62,22 @@ tuner.search(xt, yt, epochs=2, batch_size=32, validation_data=(xv, yv), verbose=
 
 def search(source: Path, backend: str, n_trials: int) -> dict[str, Any]:
     """Run the search in an empty folder; return seconds in all, and memory in MB after each trial."""
-    env = os.environ | {"PYTHONPATH": str(source), "KERAS_BACKEND": backend, "PYTHONUNBUFFERED": "1"}
+    env = os.environ | {
+        "PYTHONPATH": str(source),
+        "KERAS_BACKEND": backend,
+        "PYTHONUNBUFFERED": "1",
+    }
     command = [sys.executable, "-m", "hpsearch", "search", "arch=selu", "data=digits", "training.epochs=2", *SPACE,
                "pruner=none", "sampler=random", f"budget.n_trials={n_trials}"]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         begin = time.perf_counter()
         process = subprocess.Popen(
-            command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            cwd=folder,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         megabytes, said = [], []
         for line in process.stdout or ():
@@ -93,7 +104,12 @@ def tuner(n_trials: int) -> float:
     """Return the seconds of KerasTuner's random search over the same space."""
     with tempfile.TemporaryDirectory() as folder:
         begin = time.perf_counter()
-        subprocess.run([sys.executable, "-c", TUNER, str(n_trials)], cwd=folder, check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-c", TUNER, str(n_trials)],
+            cwd=folder,
+            check=True,
+            capture_output=True,
+        )
         return time.perf_counter() - begin
 
 
@@ -110,24 +126,41 @@ def draw(results: dict[str, Any]) -> None:
     axes = figure.subplots()
     for name, found in results["memory"].items():
         style = ":" if "before" in name else "-"
-        axes.plot(range(1, len(found["megabytes"]) + 1), [m / 1000 for m in found["megabytes"]], style, label=name)
-    axes.set(xlabel="trials, each of another structure", ylabel="resident memory [GB]", ylim=(0, None))
+        axes.plot(
+            range(1, len(found["megabytes"]) + 1),
+            [m / 1000 for m in found["megabytes"]],
+            style,
+            label=name,
+        )
+    axes.set(
+        xlabel="trials, each of another structure", ylabel="resident memory [GB]", ylim=(0, None)
+    )
     axes.legend()
     figure.savefig(FIGURE, dpi=120)
 
 
 def main() -> None:
     """Measure, print, and add what was found to the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--n-trials", type=int, default=200)
     parser.add_argument("--source", type=Path, default=ROOT / "src")
-    parser.add_argument("--name", default="", help="added to the names of the runs, such as `before`")
+    parser.add_argument(
+        "--name", default="", help="added to the names of the runs, such as `before`"
+    )
     parser.add_argument("--backends", nargs="*", default=["tensorflow", "jax"])
     parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument("--beside-tuner", type=int, default=0, metavar="N", help="N trials in turn with KerasTuner")
+    parser.add_argument(
+        "--beside-tuner", type=int, default=0, metavar="N", help="N trials in turn with KerasTuner"
+    )
     parser.add_argument("--figure", action="store_true")
     given = parser.parse_args()
-    results = json.loads(given.output.read_text()) if given.output.exists() else {"memory": {}, "seconds_per_trial": {}}
+    results = (
+        json.loads(given.output.read_text())
+        if given.output.exists()
+        else {"memory": {}, "seconds_per_trial": {}}
+    )
     if given.figure:
         draw(results)
         return
@@ -142,7 +175,9 @@ def main() -> None:
         n = given.beside_tuner
         mine, theirs = search(given.source.resolve(), "tensorflow", n)["seconds"] / n, tuner(n) / n
         print(f"seconds a trial: {mine:.2f}, KerasTuner's random search {theirs:.2f}")
-        results["seconds_per_trial"].setdefault("pairs", []).append([round(mine, 2), round(theirs, 2)])
+        results["seconds_per_trial"].setdefault("pairs", []).append(
+            [round(mine, 2), round(theirs, 2)]
+        )
         given.output.write_text(json.dumps(results, indent=1) + "\n")
 
 

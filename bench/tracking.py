@@ -1,10 +1,13 @@
-"""What tracking and storage cost the trials of a real search on SQLite, whose images have CIFAR-10's number and shape.
+"""What tracking and storage cost the trials of a real search on SQLite, whose images have
+CIFAR-10's number and shape.
 
-    TF_CPP_MIN_LOG_LEVEL=3 PYTHONPATH=src python bench/tracking.py --arch selu elu --trials 2 --epochs 10
+    TF_CPP_MIN_LOG_LEVEL=3 PYTHONPATH=src python bench/tracking.py --arch selu elu --trials 2
+    --epochs 10
 
 It takes some six minutes on two cores.
-Counted are the seconds that a trial's own thread spends in claims, draws, reports, its run's entries and keeping its
-model, and the CPU seconds of the threads that send entries and renew leases meanwhile.
+Counted are the seconds that a trial's own thread spends in claims, draws, reports, its run's
+entries and keeping its model, and the CPU seconds of the threads that send entries and renew leases
+meanwhile.
 """
 
 from __future__ import annotations
@@ -111,9 +114,19 @@ def measure(given: argparse.Namespace) -> Iterator[Row]:
         clock.own_s = clock.beside_s = clock.trials_s = 0.0
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             write_images(Path("noise.npz"), n_train)
-            stores = (f"storage.path={folder}/optuna.db", f"tracking.uri=sqlite:///{folder}/mlflow.db")
+            stores = (
+                f"storage.path={folder}/optuna.db",
+                f"tracking.uri=sqlite:///{folder}/mlflow.db",
+            )
             budget = (f"budget.n_trials={given.trials}", f"training.epochs={epochs}", "pruner=none")
-            words = ("data=npz", "data.path=noise.npz", f"arch={arch}", "uncertainty.n_samples=2", *stores, *budget)
+            words = (
+                "data=npz",
+                "data.path=noise.npz",
+                f"arch={arch}",
+                "uncertainty.n_samples=2",
+                *stores,
+                *budget,
+            )
             config = composed(*words)
             plain = OmegaConf.to_container(config, resolve=True)
             entry.instantiate(config).run(plain, partial(Progress, console=Console(quiet=True)))
@@ -124,7 +137,9 @@ def measure(given: argparse.Namespace) -> Iterator[Row]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--arch", nargs="+", default=["selu"])
     parser.add_argument("--trials", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=10)

@@ -1,10 +1,12 @@
-"""Time an epoch of a trial against Keras's fit as it comes, against PyTorch, and against the matrix products alone.
+"""Time an epoch of a trial against Keras's fit as it comes, against PyTorch, and against the matrix
+products alone.
 
     PYTHONPATH=src python bench/training.py            all rows, half an hour
     PYTHONPATH=src python bench/training.py --quick    to see that it runs
 
-All arms of a row take turns in one process, on images of CIFAR-10's shape, a third of its number, which
-should leave ratios as they are. Each is timed without its first epoch, which compiles. The median is quoted.
+All arms of a row take turns in one process, on images of CIFAR-10's shape, a third of its number,
+which should leave ratios as they are. Each is timed without its first epoch, which compiles. The
+median is quoted.
 """
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ def as_it_comes(config: Any, data: SearchData) -> Arm:
 
     def epoch() -> float:
         begin: list[float] = []
-        stamp = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: begin.append(time.perf_counter()))
+        stamp = keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda epoch, logs: begin.append(time.perf_counter())
+        )
         model.fit(
             data.train.images,
             data.train.labels,
@@ -73,14 +77,23 @@ def ours(config: Any, data: SearchData) -> Arm:
     hp = hyperparameters(config)
 
     def epoch() -> float:
-        return trainer.fit(model_of, hp, model_of.build(hp), 0, lambda epoch, metrics: None).history[-1]["time/epoch_s"]
+        return trainer.fit(
+            model_of, hp, model_of.build(hp), 0, lambda epoch, metrics: None
+        ).history[-1]["time/epoch_s"]
 
     return epoch
 
 
 def products_alone(config: Any, data: SearchData) -> Arm:
-    """The matrix products of the forward and backward passes of an epoch, by NumPy, and nothing else."""
-    size, (n_in, *_), units, n_hidden = config.training.batch_size, (3072,), config.arch.n_units, config.arch.n_hidden
+    """The matrix products of the forward and backward passes of an epoch, by NumPy, and nothing
+    else.
+    """
+    size, (n_in, *_), units, n_hidden = (
+        config.training.batch_size,
+        (3072,),
+        config.arch.n_units,
+        config.arch.n_hidden,
+    )
     widths = [n_in, *[units] * n_hidden, data.n_classes]
     rng = np.random.default_rng(0)
     n_whole, n_rest = divmod(len(data.train), size)
@@ -115,13 +128,22 @@ def products_alone(config: Any, data: SearchData) -> Arm:
 
 
 def in_torch(config: Any, data: SearchData, compiled: bool) -> Arm:
-    """The same net and steps in PyTorch, data held as tensors; validation is left out, to its favour."""
+    """The same net and steps in PyTorch, data held as tensors; validation is left out, to its
+    favour.
+    """
     arch = config.arch
     net = {key: arch[key] for key in ("n_hidden", "n_units", "activation", "dropout_after")}
     net |= {"batch_norm": arch.normalization == "batch"}
     net |= {"alpha_dropout": "AlphaDropout" in arch.dropout._target_, "dropout_rate": DROPOUT_RATE}
-    net |= {"optimizer": config.optimizer._target_.rpartition(".")[2].lower(), "learning_rate": LEARNING_RATE}
-    net |= {"batch_size": config.training.batch_size, "n_train": len(data.train), "compiled": compiled}
+    net |= {
+        "optimizer": config.optimizer._target_.rpartition(".")[2].lower(),
+        "learning_rate": LEARNING_RATE,
+    }
+    net |= {
+        "batch_size": config.training.batch_size,
+        "n_train": len(data.train),
+        "compiled": compiled,
+    }
     command = [sys.executable, str(Path(__file__).with_name("in_torch.py")), json.dumps(net)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -138,7 +160,9 @@ def in_torch(config: Any, data: SearchData, compiled: bool) -> Arm:
 
 
 def take_turns(arms: dict[str, Arm], repeats: int) -> dict[str, float]:
-    """Return each arm's median seconds, the first turn (compiling) left out; an arm that cannot run is left out."""
+    """Return each arm's median seconds, the first turn (compiling) left out; an arm that cannot run
+    is left out.
+    """
     times: dict[str, list[float]] = {name: [] for name in arms}
     for turn in range(repeats + 1):
         for name, arm in arms.items():
@@ -155,15 +179,31 @@ def take_turns(arms: dict[str, Arm], repeats: int) -> dict[str, float]:
 
 def dense_rows(given: argparse.Namespace, arch: str, optimizer: str, size: int) -> Iterator[Row]:
     """Return the rows of one dense net."""
-    config = composed(f"arch={arch}", f"optimizer={optimizer}", f"training.batch_size={size}", "training.epochs=1")
+    config = composed(
+        f"arch={arch}", f"optimizer={optimizer}", f"training.batch_size={size}", "training.epochs=1"
+    )
     data = like_cifar(given.n_train, given.n_train // 9, given.seed)
-    arms = {"fit": as_it_comes(config, data), "ours": ours(config, data), "products": products_alone(config, data)}
+    arms = {
+        "fit": as_it_comes(config, data),
+        "ours": ours(config, data),
+        "products": products_alone(config, data),
+    }
     if not given.no_torch:
-        arms |= {"torch eager": in_torch(config, data, False), "torch compile": in_torch(config, data, True)}
+        arms |= {
+            "torch eager": in_torch(config, data, False),
+            "torch compile": in_torch(config, data, True),
+        }
     found = take_turns(arms, given.repeats)
     name = f"{arch}, {optimizer}, batch {size}"
     shown = ", ".join(f"{arm} {seconds:.2f} s" for arm, seconds in found.items())
-    yield Row(f"{name}: fit as it comes / ours", found["fit"] / found["ours"], "x", MUST[size], True, shown)
+    yield Row(
+        f"{name}: fit as it comes / ours",
+        found["fit"] / found["ours"],
+        "x",
+        MUST[size],
+        True,
+        shown,
+    )
     most = 4 if size == 128 else None
     yield Row(f"{name}: ours / matrix products alone", found["ours"] / found["products"], "x", most)
     for arm in ("torch eager", "torch compile"):
@@ -175,15 +215,27 @@ def cnn_row(given: argparse.Namespace) -> Row:
     """Return the row of the convolutional net, on a part of the images."""
     config = composed("arch=cnn", "training.epochs=1")
     data = like_cifar(min(given.n_train, 3000), 200, given.seed)
-    found = take_turns({"fit": as_it_comes(config, data), "ours": ours(config, data)}, given.repeats)
+    found = take_turns(
+        {"fit": as_it_comes(config, data), "ours": ours(config, data)}, given.repeats
+    )
     shown = ", ".join(f"{arm} {seconds:.2f} s" for arm, seconds in found.items())
-    return Row("cnn, nadam, batch 32: ours / fit as it comes", found["ours"] / found["fit"], "x", 1.0, note=shown)
+    return Row(
+        "cnn, nadam, batch 32: ours / fit as it comes",
+        found["ours"] / found["fit"],
+        "x",
+        1.0,
+        note=shown,
+    )
 
 
 def loss_row(given: argparse.Namespace, n_seeds: int = 5) -> Row:
-    """Compare the final loss of fit and of ours (without averaged weights) over seeds, on the digits."""
+    """Compare the final loss of fit and of ours (without averaged weights) over seeds, on the
+    digits.
+    """
     epochs = 2 if given.quick else 10
-    config = composed("arch=elu", "data=digits", f"training.epochs={epochs}", "training.averaging_epochs=0")
+    config = composed(
+        "arch=elu", "data=digits", f"training.epochs={epochs}", "training.averaging_epochs=0"
+    )
     data = part(config.data).for_search()
     trainer, made = Trainer(part(config.training), data), hypermodel(config, data)
     ends: dict[str, list[float]] = {"fit": [], "ours": []}
@@ -196,20 +248,33 @@ def loss_row(given: argparse.Namespace, n_seeds: int = 5) -> Row:
         keras.utils.set_random_seed(seed)
         val = (data.val.images, data.val.labels)
         history = made.build(hp).fit(
-            data.train.images, data.train.labels, batch_size=32, epochs=epochs, verbose=0, validation_data=val
+            data.train.images,
+            data.train.labels,
+            batch_size=32,
+            epochs=epochs,
+            verbose=0,
+            validation_data=val,
         )
         ends["fit"].append(history.history["val_loss"][-1])
     difference = abs(statistics.mean(ends["ours"]) - statistics.mean(ends["fit"]))
     noise = (sum(statistics.variance(values) for values in ends.values()) / n_seeds) ** 0.5
-    shown = "; ".join(f"{arm} {', '.join(f'{v:.3f}' for v in values)}" for arm, values in ends.items())
+    shown = "; ".join(
+        f"{arm} {', '.join(f'{v:.3f}' for v in values)}" for arm, values in ends.items()
+    )
     return Row(
-        f"final val loss over {n_seeds} seeds: |ours - fit| / its standard error", difference / noise, "", 2, note=shown
+        f"final val loss over {n_seeds} seeds: |ours - fit| / its standard error",
+        difference / noise,
+        "",
+        2,
+        note=shown,
     )
 
 
 def measure(given: argparse.Namespace) -> Iterator[Row]:
     """Return all rows."""
-    for size, arch, optimizer in itertools.product(given.batch_sizes, given.archs, given.optimizers):
+    for size, arch, optimizer in itertools.product(
+        given.batch_sizes, given.archs, given.optimizers
+    ):
         yield from dense_rows(given, arch, optimizer, size)
         keras.utils.clear_session()
     yield cnn_row(given)
@@ -217,15 +282,21 @@ def measure(given: argparse.Namespace) -> Iterator[Row]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--n-train", type=int, default=15000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--archs", nargs="+", default=ARCHS)
     parser.add_argument("--optimizers", nargs="+", default=OPTIMIZERS)
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=list(MUST), choices=list(MUST))
+    parser.add_argument(
+        "--batch-sizes", type=int, nargs="+", default=list(MUST), choices=list(MUST)
+    )
     parser.add_argument("--no-torch", action="store_true")
     parser.add_argument("--quick", action="store_true", help="a thousand images, one turn")
     known, _ = parser.parse_known_args()
     if known.quick:
-        parser.set_defaults(n_train=1000, repeats=1, archs=("elu",), optimizers=("nadam",), batch_sizes=[32])
+        parser.set_defaults(
+            n_train=1000, repeats=1, archs=("elu",), optimizers=("nadam",), batch_sizes=[32]
+        )
     run("training", parser, measure)

@@ -1,6 +1,8 @@
-"""Write docs/configuration.md from conf/ and from the docstrings of what it builds: `python docs/configuration.py`.
+"""Write docs/configuration.md from conf/ and from the docstrings of what it builds: `python
+docs/configuration.py`.
 
-A setting's words are the comment beside it; where it has none, what its constructor's docstring says of it.
+A setting's words are the comment beside it; where it has none, what its constructor's docstring
+says of it.
 """
 
 from __future__ import annotations
@@ -39,7 +41,11 @@ def settings(path: Path) -> Iterator[tuple[str, str, str]]:
         dotted = ".".join([*(name for _, name in parents), key])
         if value in ("", ">-"):
             parents.append((indent, key))
-        if (value or found["comment"]) and key not in HIDDEN and dotted.split(".")[0] not in ("defaults", "hydra"):
+        if (
+            (value or found["comment"])
+            and key not in HIDDEN
+            and dotted.split(".")[0] not in ("defaults", "hydra")
+        ):
             yield dotted, value, found["comment"] or ""
 
 
@@ -54,12 +60,18 @@ def head(path: Path) -> str:
 
 
 def docstring(target: str) -> str:
-    """Return the docstring of one of our own classes or functions, read without importing it; else nothing."""
+    """Return the docstring of one of our own classes or functions, read without importing it; else
+    nothing.
+    """
     module, _, name = target.rpartition(".")
     path = ROOT / "src" / f"{module.replace('.', '/')}.py"
     if not path.is_file():
         return ""
-    nodes = [n for n in ast.parse(path.read_text()).body if isinstance(n, (ast.ClassDef, ast.FunctionDef))]
+    nodes = [
+        n
+        for n in ast.parse(path.read_text()).body
+        if isinstance(n, (ast.ClassDef, ast.FunctionDef))
+    ]
     return next((ast.get_docstring(n) or "" for n in nodes if n.name == name), "")
 
 
@@ -78,7 +90,8 @@ def table(path: Path, prefix: str) -> list[str]:
     """Return the settings of a file as a table, or nothing where it has none."""
     doc = docstring(str(yaml.safe_load(path.read_text()).get("_target_", "")))
     rows = [
-        f"| `{prefix}{key}` | {f'`{cell(value)}`' if value else ''} | {cell(comment or told(doc, key))} |"
+        f"| `{prefix}{key}` | {f'`{cell(value)}`' if value else ''} | "
+        f"{cell(comment or told(doc, key))} |"
         for key, value, comment in settings(path)
     ]
     return ["", "| key | default | |", "|---|---|---|", *rows] if rows else []
@@ -95,7 +108,13 @@ def group(folder: Path) -> list[str]:
     """Return the section of a group."""
     lines = ["", f"## `{folder.name}`"]
     for path in sorted(folder.glob("*.yaml")):
-        lines += ["", f"### `{folder.name}={path.stem}`", "", about(path), *table(path, f"{folder.name}.")]
+        lines += [
+            "",
+            f"### `{folder.name}={path.stem}`",
+            "",
+            about(path),
+            *table(path, f"{folder.name}."),
+        ]
     return lines
 
 
@@ -105,10 +124,23 @@ def page() -> str:
     for name in COMMANDS:
         path = CONF / f"{name}.yaml"
         groups = [
-            key for item in yaml.safe_load(path.read_text())["defaults"] if isinstance(item, dict) for key in item
+            key
+            for item in yaml.safe_load(path.read_text())["defaults"]
+            if isinstance(item, dict)
+            for key in item
         ]
-        chosen = ", ".join(f"`{key.removeprefix('optional ')}`" for key in groups if not key.startswith("override"))
-        lines += ["", f"### `python -m hpsearch.{name}`", "", head(path), "", f"Groups: {chosen}.", *table(path, "")]
+        chosen = ", ".join(
+            f"`{key.removeprefix('optional ')}`" for key in groups if not key.startswith("override")
+        )
+        lines += [
+            "",
+            f"### `python -m hpsearch.{name}`",
+            "",
+            head(path),
+            "",
+            f"Groups: {chosen}.",
+            *table(path, ""),
+        ]
     for folder in sorted(path for path in CONF.iterdir() if path.is_dir() and path.name != "hydra"):
         lines += group(folder)
     return "\n".join(lines) + "\n"

@@ -1,6 +1,7 @@
 """Write docs/troubleshooting.md from the errors that src/ raises: `python docs/troubleshooting.py`.
 
-The cures stand in troubleshooting.yaml, by the file that raises an error; the sentences are read from the code.
+The cures stand in troubleshooting.yaml, by the file that raises an error; the sentences are read
+from the code.
 """
 
 from __future__ import annotations
@@ -43,22 +44,37 @@ class Sentences:
                         yield from ((name, text) for text in self.texts(node.exc.args[0], function))
 
     def texts(self, node: ast.expr, function: ast.FunctionDef) -> list[str]:
-        """Return what an expression may read: what varies is …, a function's answers are followed into it."""
+        """Return what an expression may read: what varies is …, a function's answers are followed
+        into it.
+        """
         if isinstance(node, ast.Constant):
             return [str(node.value)]
         if isinstance(node, ast.JoinedStr):
-            parts = [str(v.value) if isinstance(v, ast.Constant) else self._value(v, function) for v in node.values]
+            parts = [
+                str(v.value) if isinstance(v, ast.Constant) else self._value(v, function)
+                for v in node.values
+            ]
             return ["".join(parts)]
         if isinstance(node, ast.BinOp):
             return [
-                left + right for left in self.texts(node.left, function) for right in self.texts(node.right, function)
+                left + right
+                for left in self.texts(node.left, function)
+                for right in self.texts(node.right, function)
             ]
         if isinstance(node, ast.Name):
-            found = [a.value for a in ast.walk(function) if isinstance(a, ast.Assign) and _names(a, node.id)]
+            found = [
+                a.value
+                for a in ast.walk(function)
+                if isinstance(a, ast.Assign) and _names(a, node.id)
+            ]
             return self.texts(found[0], function) if found else ["…"]
         called = self.functions.get(_called(node))
         if called is not None:
-            returns = [n.value for n in ast.walk(called) if isinstance(n, ast.Return) and n.value is not None]
+            returns = [
+                n.value
+                for n in ast.walk(called)
+                if isinstance(n, ast.Return) and n.value is not None
+            ]
             return [text for value in returns for text in self.texts(value, called)]
         return ["…"]
 
@@ -80,7 +96,10 @@ def _called(node: ast.expr) -> str:
 
 def sentences() -> dict[str, list[tuple[str, str]]]:
     """Return the errors of each file that raises any, by its path below src/hpsearch."""
-    found = {str(path.relative_to(SRC)): list(dict.fromkeys(Sentences(path))) for path in sorted(SRC.rglob("*.py"))}
+    found = {
+        str(path.relative_to(SRC)): list(dict.fromkeys(Sentences(path)))
+        for path in sorted(SRC.rglob("*.py"))
+    }
     return {name: errors for name, errors in found.items() if errors}
 
 
@@ -94,7 +113,12 @@ def page() -> str:
     """Return the whole page."""
     by_file, lines = sentences(), []
     for part in topics():
-        lines += [f"## {part['topic']}", "", *textwrap.wrap(part["cure"], 118, break_on_hyphens=False), ""]
+        lines += [
+            f"## {part['topic']}",
+            "",
+            *textwrap.wrap(part["cure"], 118, break_on_hyphens=False),
+            "",
+        ]
         texts = [text.strip() for name in part["files"] for _, text in by_file.get(name, [])]
         lines += [f"- {text}" for text in texts if text.strip("… .")] + [""]
     return HEAD.read_text().replace("<!-- topics -->\n", "\n".join([*lines, ""]))
@@ -107,5 +131,8 @@ def without_cure() -> set[str]:
 
 if __name__ == "__main__":
     if without_cure():
-        sys.exit(f"These files raise errors that have no cure in {Path(__file__).name}: {sorted(without_cure())}")
+        sys.exit(
+            f"These files raise errors that have no cure in {Path(__file__).name}: "
+            f"{sorted(without_cure())}"
+        )
     PAGE.write_text(page())

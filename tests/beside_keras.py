@@ -1,4 +1,6 @@
-"""Trains the models that people write by hpsearch and by Keras's own fit, from the same weights and in one order."""
+"""Trains the models that people write by hpsearch and by Keras's own fit, from the same weights and
+in one order.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ SETTINGS = {
     "steps_per_call": 0, "precision": "float32", "jit_compile": None, "direction": "minimize",
 }  # fmt: skip
 SEED, WEIGHTS = 7, 5
-FLOAT32_ALONE = {"random_preprocessing"}  # Keras's RandomRotation computes in no other type on TensorFlow
+FLOAT32_ALONE = {
+    "random_preprocessing"
+}  # Keras's RandomRotation computes in no other type on TensorFlow
 
 
 def examples(n: int, seed: int) -> Examples:
@@ -37,7 +41,9 @@ def examples(n: int, seed: int) -> Examples:
 
 def searched() -> SearchData:
     """Return the data that all models here train on."""
-    return SearchData("rows", examples(300, 0), examples(100, 1), tuple("0123456789"), "fingerprint")
+    return SearchData(
+        "rows", examples(300, 0), examples(100, 1), tuple("0123456789"), "fingerprint"
+    )
 
 
 @contextmanager
@@ -54,20 +60,30 @@ def hyperparameters() -> keras_tuner.HyperParameters:
     return keras_tuner.HyperParameters()
 
 
-def trained(build: people.Build, data: SearchData, **changed: Any) -> tuple[list[dict[str, float]], keras.Model, str]:
+def trained(
+    build: people.Build, data: SearchData, **changed: Any
+) -> tuple[list[dict[str, float]], keras.Model, str]:
     """Train a model as a search does; return its epochs, it, and the way that was taken."""
     slot = changed.pop("slot", None)
     trainer = Trainer(Training(**{**SETTINGS, **changed}), data)
     keras.utils.set_random_seed(WEIGHTS)
     model, said = build(), []
     fitted = trainer.fit(
-        people.Given(build), hyperparameters(), model, SEED, lambda *_: None, slot=slot, told=said.append
+        people.Given(build),
+        hyperparameters(),
+        model,
+        SEED,
+        lambda *_: None,
+        slot=slot,
+        told=said.append,
     )
     assert len(said) == 1
     return fitted.history, model, said[0]
 
 
-def by_keras(build: people.Build, data: SearchData, jit: bool | None = None) -> dict[str, list[float]]:
+def by_keras(
+    build: people.Build, data: SearchData, jit: bool | None = None
+) -> dict[str, list[float]]:
     """Train the same model by Keras's own fit, on the same batches; return its history."""
     keras.utils.set_random_seed(WEIGHTS)
     model = build()
@@ -76,7 +92,9 @@ def by_keras(build: people.Build, data: SearchData, jit: bool | None = None) -> 
     form = labels_for(model)
     (x, y), (val_x, val_y) = (labelled(part, form) for part in (data.train, data.val))
     order = Order(len(x), SETTINGS["batch_size"], 0, lambda epoch: derive(SEED, "order", epoch))
-    turn = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: setattr(order, "epoch", epoch))
+    turn = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: setattr(order, "epoch", epoch)
+    )
     found = model.fit(
         Batches(order, x, y), epochs=SETTINGS["epochs"], shuffle=False, verbose=0, callbacks=[turn],
         validation_data=(val_x, val_y), validation_batch_size=VAL_BATCH_SIZE,
@@ -85,5 +103,9 @@ def by_keras(build: people.Build, data: SearchData, jit: bool | None = None) -> 
 
 
 def labelled(part: Examples, form: str) -> tuple[np.ndarray, np.ndarray]:
-    labels = keras.utils.to_categorical(part.labels, people.N_CLASSES) if form == "onehot" else part.labels
+    labels = (
+        keras.utils.to_categorical(part.labels, people.N_CLASSES)
+        if form == "onehot"
+        else part.labels
+    )
     return part.images, labels

@@ -1,4 +1,6 @@
-"""What several test files need: real servers, each on a free port and stopped by its own process id; a small search."""
+"""What several test files need: real servers, each on a free port and stopped by its own process
+id; a small search.
+"""
 
 import os
 import shutil
@@ -49,19 +51,39 @@ class PostgresServer:
         (folder / "password").write_text(self.password)
         (folder / "password").chmod(0o644)
         self.run(
-            "initdb", "-D", folder / "data", "-U", "hpsearch", "-A", "scram-sha-256", "--pwfile", folder / "password"
+            "initdb",
+            "-D",
+            folder / "data",
+            "-U",
+            "hpsearch",
+            "-A",
+            "scram-sha-256",
+            "--pwfile",
+            folder / "password",
         )
         self.start()
 
     def run(self, program, *arguments):
         command = [*self.as_user, self.binaries / program, *arguments]
-        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            command, cwd=self.folder, capture_output=True, text=True, timeout=60, check=False
+        )
         if done.returncode:
             raise RuntimeError(done.stderr + done.stdout)
 
     def start(self):
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c fsync=off -k {self.folder}"
-        self.run("pg_ctl", "-D", self.folder / "data", "-w", "-o", options, "-l", self.folder / "log", "start")
+        self.run(
+            "pg_ctl",
+            "-D",
+            self.folder / "data",
+            "-w",
+            "-o",
+            options,
+            "-l",
+            self.folder / "log",
+            "start",
+        )
 
     def stop(self):
         self.run("pg_ctl", "-D", self.folder / "data", "-w", "-m", "immediate", "stop")
@@ -72,8 +94,19 @@ class PostgresServer:
 
     def dump(self, name):
         """Return all that a database holds, as text."""
-        command = [self.binaries / "pg_dump", "-h", "127.0.0.1", "-p", str(self.port), "-U", "hpsearch", name]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+        command = [
+            self.binaries / "pg_dump",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(self.port),
+            "-U",
+            "hpsearch",
+            name,
+        ]
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=60, check=True
+        ).stdout
 
     def new_database(self, name):
         import psycopg  # noqa: PLC0415 (most tests need none)
@@ -121,11 +154,23 @@ class MlflowServer:
         self.start()
 
     def start(self):
-        command = [sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--host", "127.0.0.1"]
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--port",
+            str(self.port),
+            "--host",
+            "127.0.0.1",
+        ]
         command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"]
         command += ["--artifacts-destination", str(self.folder / "artifacts")]
         with open(self.folder / "server.log", "ab") as log:
-            env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # half a dozen processes less
+            env = {
+                **os.environ,
+                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            }  # half a dozen processes less
             self.process = subprocess.Popen(
                 command, cwd=self.folder, env=env, stdout=log, stderr=log, start_new_session=True
             )
@@ -160,7 +205,12 @@ def serving(command, folder, port, env, timeout_s):
     """Run a shell command that ends in serving a model on a port, until the end of the block."""
     with open(folder / "serve.log", "wb") as log:
         process = subprocess.Popen(
-            ["bash", "-c", command], stdout=log, stderr=log, env=env, cwd=folder, start_new_session=True
+            ["bash", "-c", command],
+            stdout=log,
+            stderr=log,
+            env=env,
+            cwd=folder,
+            start_new_session=True,
         )
     url = f"http://127.0.0.1:{port}"
 
@@ -214,32 +264,52 @@ NodeName={host} NodeAddr=127.0.0.1 CPUs=8 Boards=1 SocketsPerBoard=1 CoresPerSoc
 PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP OverSubscribe=FORCE:4
 """
         )
-        devices = ("null", "zero", "full", "random")  # four that every machine has stand for four GPUs
-        (folder / "gres.conf").write_text("".join(f"Name=gpu File=/dev/{name}\n" for name in devices))
+        devices = (
+            "null",
+            "zero",
+            "full",
+            "random",
+        )  # four that every machine has stand for four GPUs
+        (folder / "gres.conf").write_text(
+            "".join(f"Name=gpu File=/dev/{name}\n" for name in devices)
+        )
         for name in ("state", "slurmd"):
             (folder / name).mkdir()
         key = folder / "munge.key"
         key.write_bytes(os.urandom(1024))
         key.chmod(0o600)
         munge = ["munged", "--force", f"--socket={folder}/munge.socket", f"--key-file={key}"]
-        munge += [f"--pid-file={folder}/munged.pid", f"--seed-file={folder}/seed", f"--log-file={folder}/munged.log"]
+        munge += [
+            f"--pid-file={folder}/munged.pid",
+            f"--seed-file={folder}/seed",
+            f"--log-file={folder}/munged.log",
+        ]
         self.start([*munge, "--foreground"])
         wait_until((folder / "munge.socket").exists, "munged's start")
         self.start(["slurmctld", "-D"])
         self.start(["slurmd", "-D", "-N", host])
-        wait_until(lambda: "idle" in self.ask("sinfo", "--noheader", "--format=%T"), "the SLURM node's start")
+        wait_until(
+            lambda: "idle" in self.ask("sinfo", "--noheader", "--format=%T"),
+            "the SLURM node's start",
+        )
 
     def start(self, command):
         with open(self.folder / f"{command[0]}.out", "ab") as log:
-            self.processes.append(subprocess.Popen(command, env=self.environment, stdout=log, stderr=log))
+            self.processes.append(
+                subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
+            )
 
     def ask(self, *command):
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=60, check=False
+        )
         return done.stdout + done.stderr
 
     def jobs(self, states="RUNNING"):
         """Return the jobs in these states, `17_3`."""
-        return self.ask("squeue", "--noheader", "--array", "--format=%i", f"--states={states}").split()
+        return self.ask(
+            "squeue", "--noheader", "--array", "--format=%i", f"--states={states}"
+        ).split()
 
     def stop(self):
         self.ask("scancel", "--user", "root")
@@ -251,8 +321,13 @@ PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP OverSubscr
 
 @pytest.fixture(scope="session")
 def slurm(tmp_path_factory):
-    if not all(shutil.which(name) for name in ("munged", "slurmctld", "slurmd", "sbatch")) or os.getuid():
-        pytest.skip("SLURM is not installed (Debian's packages slurm-wlm and munge), or this is not root")
+    if (
+        not all(shutil.which(name) for name in ("munged", "slurmctld", "slurmd", "sbatch"))
+        or os.getuid()
+    ):
+        pytest.skip(
+            "SLURM is not installed (Debian's packages slurm-wlm and munge), or this is not root"
+        )
     folder = tmp_path_factory.mktemp("slurm")
     for parent in [folder, *folder.parents][:3]:
         parent.chmod(0o755)
@@ -263,7 +338,9 @@ def slurm(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def environment():
-    """Take back what a test sets, such as MLFLOW_EXPERIMENT_ID or MLflow's address: later tests would inherit it."""
+    """Take back what a test sets, such as MLFLOW_EXPERIMENT_ID or MLflow's address: later tests
+    would inherit it.
+    """
     with mock.patch.dict(os.environ):
         yield
         mlflow.set_tracking_uri(None)

@@ -1,4 +1,6 @@
-"""A HyperModel of somebody's own that hangs in one trial, in the way and at the place that HANG names."""
+"""A HyperModel of somebody's own that hangs in one trial, in the way and at the place that HANG
+names.
+"""
 
 import ctypes
 import os
@@ -70,10 +72,15 @@ class Net(keras_tuner.HyperModel):
         if len(BUILT) > 1:  # the first one is built to find mistakes
             hang_once("build")
         layers = [keras.layers.Input(self.image_shape), keras.layers.Flatten()]
-        layers += [keras.layers.Dropout(0.1), keras.layers.Dense(self.n_classes, activation="softmax")]
+        layers += [
+            keras.layers.Dropout(0.1),
+            keras.layers.Dense(self.n_classes, activation="softmax"),
+        ]
         model = keras.Sequential(layers)
         rate = hp.Float("learning_rate", 1e-4, 1e-3, sampling="log")
-        model.compile(keras.optimizers.SGD(rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
+        model.compile(
+            keras.optimizers.SGD(rate), "sparse_categorical_crossentropy", metrics=["accuracy"]
+        )
         return model
 
 

@@ -1,4 +1,6 @@
-"""HyperModels as people write them, each of another kind; what trains them must be the model that `build` returns."""
+"""HyperModels as people write them, each of another kind; what trains them must be the model that
+`build` returns.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ def plain() -> keras.Model:
 def adapted_normalization() -> keras.Model:
     norm = layers.Normalization()
     norm.adapt(STATISTICS)
-    return compiled(keras.Sequential([keras.Input(SHAPE), norm, layers.Flatten(), layers.Dense(10, "softmax")]))
+    return compiled(
+        keras.Sequential([keras.Input(SHAPE), norm, layers.Flatten(), layers.Dense(10, "softmax")])
+    )
 
 
 @person
@@ -75,7 +79,9 @@ def shared_layer() -> keras.Model:
     x = keras.Input(SHAPE)
     shared = layers.Dense(24, "tanh")
     first = shared(layers.Dense(24, "tanh")(layers.Flatten()(layers.Rescaling(1 / 255)(x))))
-    return compiled(keras.Model(x, layers.Dense(10, "softmax")(shared(first))), keras.optimizers.SGD(0.01))
+    return compiled(
+        keras.Model(x, layers.Dense(10, "softmax")(shared(first))), keras.optimizers.SGD(0.01)
+    )
 
 
 @person
@@ -136,7 +142,12 @@ class OwnStep(keras.Model):
         return super().train_step(*given)
 
     def compute_loss(
-        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
     ) -> Any:
         return 0.5 * super().compute_loss(x, y, y_pred, sample_weight, training)
 
@@ -179,7 +190,14 @@ def add_loss() -> keras.Model:
 @person
 def regularizers() -> keras.Model:
     return compiled(
-        dense(layers.Dense(16, "relu", kernel_regularizer="l2", activity_regularizer=keras.regularizers.L1(1e-3)))
+        dense(
+            layers.Dense(
+                16,
+                "relu",
+                kernel_regularizer="l2",
+                activity_regularizer=keras.regularizers.L1(1e-3),
+            )
+        )
     )
 
 
@@ -194,7 +212,9 @@ def constraint_set_afterwards() -> keras.Model:
 def frozen_batch_normalization() -> keras.Model:
     norm = layers.BatchNormalization()
     norm.trainable = False
-    return compiled(dense(norm, layers.Dense(16), layers.BatchNormalization(), layers.Activation("relu")))
+    return compiled(
+        dense(norm, layers.Dense(16), layers.BatchNormalization(), layers.Activation("relu"))
+    )
 
 
 @person
@@ -217,7 +237,9 @@ def mixed_float16() -> keras.Model:
 def random_preprocessing() -> keras.Model:
     x = keras.Input(SHAPE)
     h = layers.RandomRotation(0.05)(layers.Rescaling(1 / 255)(x))
-    return compiled(keras.Model(x, layers.Dense(10, "softmax")(layers.Flatten()(layers.RandomZoom(0.1)(h)))))
+    return compiled(
+        keras.Model(x, layers.Dense(10, "softmax")(layers.Flatten()(layers.RandomZoom(0.1)(h))))
+    )
 
 
 @person
@@ -246,7 +268,9 @@ def averages_and_clipping() -> keras.Model:
 
 @person
 def rate_schedule() -> keras.Model:
-    return compiled(dense(), keras.optimizers.SGD(keras.optimizers.schedules.ExponentialDecay(0.1, 20, 0.8)))
+    return compiled(
+        dense(), keras.optimizers.SGD(keras.optimizers.schedules.ExponentialDecay(0.1, 20, 0.8))
+    )
 
 
 class Imperative(keras.Model):
@@ -254,7 +278,11 @@ class Imperative(keras.Model):
 
     def __init__(self) -> None:
         super().__init__()
-        self.flat, self.hidden, self.out = layers.Flatten(), layers.Dense(24, "relu"), layers.Dense(10, "softmax")
+        self.flat, self.hidden, self.out = (
+            layers.Flatten(),
+            layers.Dense(24, "relu"),
+            layers.Dense(10, "softmax"),
+        )
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         return self.out(self.hidden(self.flat(ops.cast(inputs, "float32") / 255)))
@@ -267,7 +295,9 @@ def imperative() -> keras.Model:
 
 def soft_error(y_true: Any, y_pred: Any) -> Any:
     """A loss of a person's own that is registered nowhere."""
-    return -ops.log(ops.take_along_axis(y_pred, ops.cast(ops.reshape(y_true, (-1, 1)), "int32"), axis=1) + 1e-6)
+    return -ops.log(
+        ops.take_along_axis(y_pred, ops.cast(ops.reshape(y_true, (-1, 1)), "int32"), axis=1) + 1e-6
+    )
 
 
 def confidence(y_true: Any, y_pred: Any) -> Any:
@@ -278,7 +308,11 @@ def confidence(y_true: Any, y_pred: Any) -> Any:
 @person
 def functions_as_loss_metric_activation() -> keras.Model:
     model = dense(activation=lambda x: ops.maximum(x, 0.1 * x))
-    return compiled(model, loss=soft_error, metrics=[confidence, keras.metrics.SparseCategoricalAccuracy(name="right")])
+    return compiled(
+        model,
+        loss=soft_error,
+        metrics=[confidence, keras.metrics.SparseCategoricalAccuracy(name="right")],
+    )
 
 
 @person
@@ -322,7 +356,9 @@ def own_optimizer() -> keras.Model:
 
 @person
 def nested_model_with_dropout() -> keras.Model:
-    body = keras.Sequential([keras.Input((24,)), layers.Dense(16, "selu"), layers.AlphaDropout(0.0)])
+    body = keras.Sequential(
+        [keras.Input((24,)), layers.Dense(16, "selu"), layers.AlphaDropout(0.0)]
+    )
     return compiled(dense(body, layers.Dropout(0.0)))
 
 
@@ -339,7 +375,10 @@ def attention() -> keras.Model:
     x = keras.Input(SHAPE)
     h = layers.Reshape((8, 8))(layers.Rescaling(1 / 255)(x))
     h = layers.LayerNormalization()(h + layers.MultiHeadAttention(2, 4)(h, h))
-    return compiled(keras.Model(x, layers.Dense(10, "softmax")(layers.Flatten()(h))), keras.optimizers.AdamW(0.01))
+    return compiled(
+        keras.Model(x, layers.Dense(10, "softmax")(layers.Flatten()(h))),
+        keras.optimizers.AdamW(0.01),
+    )
 
 
 @person

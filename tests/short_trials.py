@@ -1,4 +1,6 @@
-"""Workers whose trials train nothing: claims, leases, reports, runs and ends are those of a real search."""
+"""Workers whose trials train nothing: claims, leases, reports, runs and ends are those of a real
+search.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,12 @@ from hpsearch.tracking.runs import ParentRun
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.trials.attempt import Attempt
 
-SPACE = Space({"learning_rate": {"low": 1e-4, "high": 1e-1, "scale": "log"}, "momentum": {"low": 0.8, "high": 0.99}})
+SPACE = Space(
+    {
+        "learning_rate": {"low": 1e-4, "high": 1e-1, "scale": "log"},
+        "momentum": {"low": 0.8, "high": 0.99},
+    }
+)
 MONITOR = "val/loss"
 
 
@@ -65,7 +72,9 @@ class ShortTrials:
         place = self.open_storage()
         with place.exclusively():
             uri = self.tracking_uri or f"sqlite:///{self.folder}/mlflow.db"
-            tracking = Tracking(uri, None, str(self.folder / "spool"), flush_every_s=0.5, patience_s=120)
+            tracking = Tracking(
+                uri, None, str(self.folder / "spool"), flush_every_s=0.5, patience_s=120
+            )
             study = self.open_study(place)
             known = study.optuna.user_attrs.get("parent_run_id")
             parent = tracking.open_parent(self.name, known, {})
@@ -84,7 +93,13 @@ class ShortTrials:
             pruner=Hyperband(min_resource=1, max_resource=self.n_epochs, reduction_factor=3),
             maximize=False,
             budget=Budget(
-                self.n_trials, None, max_failures=0, max_retries=1000, lease_s=self.lease_s, linger=True, grace_s=5
+                self.n_trials,
+                None,
+                max_failures=0,
+                max_retries=1000,
+                lease_s=self.lease_s,
+                linger=True,
+                grace_s=5,
             ),
         )
 
@@ -101,10 +116,17 @@ class ShortTrials:
         if not tracking.close(tracking.patience_s):
             raise TimeoutError("MLflow has not taken all that was written")
 
-    def run(self, study: SharedStudy, tracking: Tracking, parent: ParentRun, trial: optuna.Trial) -> None:
+    def run(
+        self, study: SharedStudy, tracking: Tracking, parent: ParentRun, trial: optuna.Trial
+    ) -> None:
         """Run one trial."""
         attempt = Attempt.of(
-            trial, study=study, tracking=tracking, parent=parent, ended=lambda *_: None, deadline=math.inf
+            trial,
+            study=study,
+            tracking=tracking,
+            parent=parent,
+            ended=lambda *_: None,
+            deadline=math.inf,
         )
         with attempt.kept():
             rate, momentum = (
@@ -114,13 +136,19 @@ class ShortTrials:
             attempt.run.params({"learning_rate": rate, "momentum": momentum})
             for epoch in range(1, self.n_epochs + 1):
                 time.sleep(self.epoch_s)
-                attempt.epoch(epoch, self.metrics(rate, momentum, epoch), loss(rate, momentum, epoch))
+                attempt.epoch(
+                    epoch, self.metrics(rate, momentum, epoch), loss(rate, momentum, epoch)
+                )
             attempt.run.metrics({"best/val/loss": loss(rate, momentum, self.n_epochs)})
             attempt.finish(loss(rate, momentum, self.n_epochs))
 
     def metrics(self, rate: float, momentum: float, epoch: int) -> Mapping[str, float]:
         """Return what an epoch would report."""
-        return {MONITOR: loss(rate, momentum, epoch), "train/loss": rate, "time/epoch_s": self.epoch_s}
+        return {
+            MONITOR: loss(rate, momentum, epoch),
+            "train/loss": rate,
+            "time/epoch_s": self.epoch_s,
+        }
 
 
 def loss(rate: float, momentum: float, epoch: int) -> float:

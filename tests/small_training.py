@@ -61,13 +61,17 @@ class Net(keras_tuner.HyperModel):
             ]
         )
         rate = hp.Float("learning_rate", 1e-4, 3e38, default=0.01)
-        model.compile(keras.optimizers.Nadam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
+        model.compile(
+            keras.optimizers.Nadam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"]
+        )
         return model
 
 
 @functools.cache
 def trainer(**changed: Any) -> Trainer:
-    """Return a trainer, whose program all tests with these settings share: compiling is what takes the time here."""
+    """Return a trainer, whose program all tests with these settings share: compiling is what takes
+    the time here.
+    """
     return Trainer(Training(**SETTINGS | changed), search_data())
 
 
@@ -97,7 +101,10 @@ def fit(
 
 
 def timeless(history: list[dict[str, float]]) -> list[dict[str, float]]:
-    return [{key: value for key, value in metrics.items() if not key.startswith("time/")} for metrics in history]
+    return [
+        {key: value for key, value in metrics.items() if not key.startswith("time/")}
+        for metrics in history
+    ]
 
 
 def slot_in(folder: Path, every_s: float = 1e9) -> Slot:

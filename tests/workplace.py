@@ -18,25 +18,40 @@ from hpsearch.study.journal_file import FileLock
 
 SRC = Path(__file__).parents[1] / "src"
 SET_BY_IMPORTS = ("MLFLOW", "TF_CPP")  # of MLflow and JAX in the tests' own process
-MAINS = {module.__name__.split(".")[2]: module.main for module in (search, report, evaluate, ablate, compare)}
-SMALL = ("data=digits", "arch.n_hidden=3", "arch.n_units=20", "training.epochs=6", "training.jit_compile=false")
+MAINS = {
+    module.__name__.split(".")[2]: module.main
+    for module in (search, report, evaluate, ablate, compare)
+}
+SMALL = (
+    "data=digits",
+    "arch.n_hidden=3",
+    "arch.n_units=20",
+    "training.epochs=6",
+    "training.jit_compile=false",
+)
 
 
 def shell_environment() -> dict[str, str]:
-    """Return what a shell has in which this Python is the first, without what imports have set here."""
+    """Return what a shell has in which this Python is the first, without what imports have set
+    here.
+    """
     kept = {key: value for key, value in os.environ.items() if not key.startswith(SET_BY_IMPORTS)}
     return kept | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
 @dataclass(frozen=True)
 class Workplace:
-    """A folder in which hpsearch's commands run, with the study storage and the MLflow store that they leave there."""
+    """A folder in which hpsearch's commands run, with the study storage and the MLflow store that
+    they leave there.
+    """
 
     folder: Path
 
     def start(self, *words: str, script: str = "search", **env: str) -> subprocess.Popen[str]:
         """Start `python -m hpsearch SCRIPT` with a group of processes of its own."""
-        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jobs, and theirs, ignore Ctrl-C
+        if (
+            signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        ):  # a shell's background jobs, and theirs, ignore Ctrl-C
             signal.signal(signal.SIGINT, signal.default_int_handler)
         return subprocess.Popen(
             (sys.executable, "-m", "hpsearch", script, *words),
@@ -48,7 +63,9 @@ class Workplace:
             start_new_session=True,
         )
 
-    def run(self, *words: str, script: str = "search", **env: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *words: str, script: str = "search", **env: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run it to its end; killed after five minutes, whatever it started."""
         process = self.start(*words, script=script, **env)
         try:
@@ -59,8 +76,12 @@ class Workplace:
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     def here(self, *words: str, script: str = "search") -> subprocess.CompletedProcess[str]:
-        """Run it in this process, whose imports it then shares; they take longer than most of what tests run."""
-        store = {"MLFLOW_TRACKING_URI": f"sqlite:///{self.folder}/mlflow.db"}  # MLflow keeps a relative one for good
+        """Run it in this process, whose imports it then shares; they take longer than most of what
+        tests run.
+        """
+        store = {
+            "MLFLOW_TRACKING_URI": f"sqlite:///{self.folder}/mlflow.db"
+        }  # MLflow keeps a relative one for good
         status, out, err = 0, io.StringIO(), io.StringIO()
         with (
             mock.patch.dict(os.environ, store),

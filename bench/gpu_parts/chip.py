@@ -1,4 +1,6 @@
-"""The chip, its driver and memory, versions of packages; and how fast matrix products and copies are."""
+"""The chip, its driver and memory, versions of packages; and how fast matrix products and copies
+are.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,8 @@ PATIENCE_S = 20.0
 
 
 def ask(fields: Sequence[str]) -> dict[str, str]:
-    """Return what nvidia-smi answers for `fields`, as text; nothing where there is no GPU, or no answer.
+    """Return what nvidia-smi answers for `fields`, as text; nothing where there is no GPU, or no
+    answer.
 
     Args:
         fields: Names as `nvidia-smi --help-query-gpu` lists them.
@@ -19,8 +20,14 @@ def ask(fields: Sequence[str]) -> dict[str, str]:
         return {}
     command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        )
     except subprocess.TimeoutExpired:
         return {}
     lines = done.stdout.strip().splitlines()
-    return dict(zip(fields, lines[0].split(", "), strict=False)) if done.returncode == 0 and lines else {}
+    return (
+        dict(zip(fields, lines[0].split(", "), strict=False))
+        if done.returncode == 0 and lines
+        else {}
+    )

@@ -1,9 +1,9 @@
 """Passes of MC Dropout a second over 10,000 images: ours, loops of Keras calls, and a plain pass.
 
-The nets are those of bench/mc_dropout.py (20 x 100 SELU with dropout after each layer) and the product's `cnn`.
-Loops are timed on a few passes: each costs the same. All loops take the images from the host in each pass, ours takes
-them once. The result also holds how far the dense net's answers are from a reference in float64, since a GPU multiplies
-in lower precision than a CPU.
+The nets are those of bench/mc_dropout.py (20 x 100 SELU with dropout after each layer) and the
+product's `cnn`. Loops are timed on a few passes: each costs the same. All loops take the images
+from the host in each pass, ours takes them once. The result also holds how far the dense net's
+answers are from a reference in float64, since a GPU multiplies in lower precision than a CPU.
 """
 
 from __future__ import annotations
@@ -37,11 +37,15 @@ N_ROUNDS = 3
 
 def cnn(small: bool) -> keras.Model:
     """Return the convolutional net as a search builds it."""
-    model: keras.Model = hypermodel(configuration("cnn", 32, small), random_images(True)).build(hyperparameters(0))
+    model: keras.Model = hypermodel(configuration("cnn", 32, small), random_images(True)).build(
+        hyperparameters(0)
+    )
     return model
 
 
-def arms(model: keras.Model, images: np.ndarray, n_samples: int) -> dict[str, tuple[Callable[[], object], int]]:
+def arms(
+    model: keras.Model, images: np.ndarray, n_samples: int
+) -> dict[str, tuple[Callable[[], object], int]]:
     """Return of each arm what it runs and how many passes that makes."""
     on = bench.always_on(model)
     plain = jax.jit(lambda x: model(x, training=False))
@@ -56,7 +60,10 @@ def arms(model: keras.Model, images: np.ndarray, n_samples: int) -> dict[str, tu
         (lambda: on.predict(images, batch_size=batch, verbose=0)),
         1,
     )
-    found["model(x, training=True)"] = (lambda: ops.convert_to_numpy(model(images, training=True))), 1
+    found["model(x, training=True)"] = (
+        (lambda: ops.convert_to_numpy(model(images, training=True))),
+        1,
+    )
     found["plain pass, compiled, images on the device"] = (lambda: np.asarray(plain(on_device))), 1
     return found
 
@@ -64,8 +71,9 @@ def arms(model: keras.Model, images: np.ndarray, n_samples: int) -> dict[str, tu
 def accuracy(model: keras.Model, images: np.ndarray, n_samples: int) -> dict[str, float]:
     """Return how far the dense net's answers are from a reference in float64.
 
-    `plain_error` is the largest difference of a probability in a pass without dropout; `standard_errors_off` is the
-    root mean square difference of the passes' mean, in standard errors of both means.
+    `plain_error` is the largest difference of a probability in a pass without dropout;
+    `standard_errors_off` is the root mean square difference of the passes' mean, in standard errors
+    of both means.
     """
     few = images[: bench.N_REFERENCE]
     mean, error = bench.reference(model, few, 4 * n_samples)
@@ -83,9 +91,14 @@ def main() -> None:
     given = command_line(__doc__).parse_args()
     result = Result(given.json)
     result.set(device=device(), versions=versions())
-    n_images, n_samples = (N_IMAGES_SMALL, N_SAMPLES_SMALL) if given.small else (N_IMAGES, N_SAMPLES)
+    n_images, n_samples = (
+        (N_IMAGES_SMALL, N_SAMPLES_SMALL) if given.small else (N_IMAGES, N_SAMPLES)
+    )
     images = np.random.default_rng(0).integers(0, 256, (n_images, 32, 32, 3)).astype(np.float32)
-    nets: dict[str, Any] = {"dense": bench.net(2 if given.small else bench.N_HIDDEN), "cnn": cnn(given.small)}
+    nets: dict[str, Any] = {
+        "dense": bench.net(2 if given.small else bench.N_HIDDEN),
+        "cnn": cnn(given.small),
+    }
     result.set(n_images=n_images, accuracy=accuracy(nets["dense"], images, n_samples["dense"]))
     for name, model in nets.items():
         for what, (run, n_passes) in arms(model, images, n_samples[name]).items():

@@ -1,7 +1,9 @@
-"""Whether two processes can share the GPU: with the settings that the product makes, and with JAX's own.
+"""Whether two processes can share the GPU: with the settings that the product makes, and with JAX's
+own.
 
-Two workers of one study run at the same time, by the command that people type. For comparison, two processes of plain
-JAX run at the same time, which by default take three quarters of the memory each.
+Two workers of one study run at the same time, by the command that people type. For comparison, two
+processes of plain JAX run at the same time, which by default take three quarters of the memory
+each.
 """
 
 from __future__ import annotations
@@ -19,7 +21,14 @@ from gpu_parts.driver import ask
 from gpu_parts.result import Result, command_line
 
 SEARCH = ("data=digits", "arch=selu", "training.epochs=5", "budget.n_trials=6", "pruner=none")
-SEARCH_SMALL = ("data=digits", "arch=selu", "training.epochs=1", "budget.n_trials=2", "pruner=none", "arch.n_hidden=1")
+SEARCH_SMALL = (
+    "data=digits",
+    "arch=selu",
+    "training.epochs=1",
+    "budget.n_trials=2",
+    "pruner=none",
+    "arch.n_hidden=1",
+)
 N_PROCESSES = 2
 TAIL = 1500  # characters of a failed process's output that are kept
 PLAIN = """
@@ -38,7 +47,9 @@ def used_mib() -> int | None:
 
 
 def together(command: list[str], folder: Path, variables: dict[str, str]) -> dict[str, Any]:
-    """Run `command` in several processes at the same time; return how each ended and the most memory they held."""
+    """Run `command` in several processes at the same time; return how each ended and the most
+    memory they held.
+    """
     begin = time.perf_counter()
     before = used_mib()
     logs = [folder / f"log{number}" for number in range(N_PROCESSES)]
@@ -46,20 +57,29 @@ def together(command: list[str], folder: Path, variables: dict[str, str]) -> dic
     for log in logs:
         with log.open("w") as file:
             processes.append(
-                subprocess.Popen(command, cwd=folder, env=variables, stdout=file, stderr=subprocess.STDOUT)
+                subprocess.Popen(
+                    command, cwd=folder, env=variables, stdout=file, stderr=subprocess.STDOUT
+                )
             )
     most = before
     while any(process.poll() is None for process in processes):
         most = max(most, used_mib() or 0) if most is not None else None
         time.sleep(0.5)
     ended = [process.returncode for process in processes]
-    row = {"exit_statuses": ended, "seconds": time.perf_counter() - begin, "before_mib": before, "used_mib": most}
+    row = {
+        "exit_statuses": ended,
+        "seconds": time.perf_counter() - begin,
+        "before_mib": before,
+        "used_mib": most,
+    }
     failed = [log.read_text()[-TAIL:] for log, status in zip(logs, ended, strict=True) if status]
     return row | ({"output": failed} if failed else {})
 
 
 def trials(folder: Path) -> dict[str, int]:
-    """Return how many runs of trials ended with each of MLflow's statuses; nothing where no run was made."""
+    """Return how many runs of trials ended with each of MLflow's statuses; nothing where no run was
+    made.
+    """
     path = folder / "mlflow.db"
     if not path.exists():
         return {}
@@ -80,14 +100,30 @@ def main() -> None:
     result = Result(given.json)
     n, stay_s = (256, 1) if given.small else (8192, 5)
     plain = [sys.executable, "-c", PLAIN.format(n=n, stay_s=stay_s)]
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("XLA_PYTHON_CLIENT")}
+    inherited = {
+        key: value for key, value in os.environ.items() if not key.startswith("XLA_PYTHON_CLIENT")
+    }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        command = [sys.executable, "-m", "hpsearch", "search", *(SEARCH_SMALL if given.small else SEARCH)]
+        command = [
+            sys.executable,
+            "-m",
+            "hpsearch",
+            "search",
+            *(SEARCH_SMALL if given.small else SEARCH),
+        ]
         row = together(command, folder, inherited)
-        result.add(what="two workers of one study, the product's settings", **row, trials=trials(folder))
-        for what, setting in (("JAX's default", {}), ("no preallocation", {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"})):
-            result.add(what=f"two processes of plain JAX, {what}", **together(plain, folder, inherited | setting))
+        result.add(
+            what="two workers of one study, the product's settings", **row, trials=trials(folder)
+        )
+        for what, setting in (
+            ("JAX's default", {}),
+            ("no preallocation", {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}),
+        ):
+            result.add(
+                what=f"two processes of plain JAX, {what}",
+                **together(plain, folder, inherited | setting),
+            )
 
 
 if __name__ == "__main__":

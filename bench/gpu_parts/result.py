@@ -48,9 +48,13 @@ def _rounded(value: Any) -> Any:
 
 def command_line(description: str | None) -> argparse.ArgumentParser:
     """Return the parser of the options that all parts take."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path, required=True, help="where the result goes")
-    parser.add_argument("--limit-s", type=float, default=600.0, help="seconds after which it is killed")
+    parser.add_argument(
+        "--limit-s", type=float, default=600.0, help="seconds after which it is killed"
+    )
     parser.add_argument(SMALL, action="store_true", help="tiny models")
     return parser
 
@@ -64,7 +68,9 @@ def device() -> dict[str, Any]:
 
 
 def peak_bytes() -> int | None:
-    """Return the most memory that this process has held on the device so far; None where nobody counts it."""
+    """Return the most memory that this process has held on the device so far; None where nobody
+    counts it.
+    """
     import jax  # noqa: PLC0415 (a part sets its environment first)
 
     counted = jax.devices()[0].memory_stats()

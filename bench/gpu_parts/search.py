@@ -1,7 +1,8 @@
 """The main job from its command line to a registered version, and where the time went.
 
-The command is the one that people type; only functions of the product are wrapped, so that a stopwatch knows in which
-of them the main thread is. What came out is read from the MLflow database afterwards.
+The command is the one that people type; only functions of the product are wrapped, so that a
+stopwatch knows in which of them the main thread is. What came out is read from the MLflow database
+afterwards.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ STORE = "sqlite:///mlflow.db"
 
 
 class Stopwatch:
-    """Divides the time of the main thread among named stretches; an inner stretch stops its outer one.
+    """Divides the time of the main thread among named stretches; an inner stretch stops its outer
+    one.
 
     Args:
         begin: When the process was started, in seconds since the epoch.
@@ -152,15 +154,27 @@ def came_out() -> dict[str, Any]:
     from mlflow import MlflowClient  # noqa: PLC0415 (its import is to be counted)
 
     client = MlflowClient(STORE)
-    runs = [run for experiment in client.search_experiments() for run in client.search_runs([experiment.experiment_id])]
+    runs = [
+        run
+        for experiment in client.search_experiments()
+        for run in client.search_runs([experiment.experiment_id])
+    ]
     trials = [run for run in runs if run.data.tags.get("hpsearch.kind") == "trial"]
-    spent = [m.value for run in trials for m in client.get_metric_history(run.info.run_id, "time/epoch_s")]
-    failures = [run.data.tags.get("hpsearch.message", "") for run in trials if run.info.status == "FAILED"]
+    spent = [
+        m.value
+        for run in trials
+        for m in client.get_metric_history(run.info.run_id, "time/epoch_s")
+    ]
+    failures = [
+        run.data.tags.get("hpsearch.message", "") for run in trials if run.info.status == "FAILED"
+    ]
     registered = [f"{version.name} {version.version}" for version in client.search_model_versions()]
     return {
         "trials": len(trials),
         "statuses": dict(Counter(run.info.status for run in trials)),
-        "reasons": dict(Counter(run.data.tags.get("hpsearch.reason", "finished") for run in trials)),
+        "reasons": dict(
+            Counter(run.data.tags.get("hpsearch.reason", "finished") for run in trials)
+        ),
         "failures": failures,
         "registered": registered,
         "epochs": len(spent),
@@ -179,7 +193,11 @@ def main() -> None:
     total_s = time.time() - begin
     for name, spent in sorted(watch.spent.items(), key=lambda item: -item[1]):
         result.add(what=name, seconds=spent)
-    about = {"command": ["python", "-m", "hpsearch", "search", *overrides], "exit_status": status, "total_s": total_s}
+    about = {
+        "command": ["python", "-m", "hpsearch", "search", *overrides],
+        "exit_status": status,
+        "total_s": total_s,
+    }
     result.set(**about, **came_out(), device=device(), versions=versions(), peak_bytes=peak_bytes())
     sys.exit(1 if status else 0)
 

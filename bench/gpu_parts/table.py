@@ -19,8 +19,9 @@ class Sheet(NamedTuple):
     memory: float
 
 
-# By the name that the driver gives. From NVIDIA's data sheets "H100 Tensor Core GPU", "H200 Tensor Core GPU"
-# and "A100 Tensor Core GPU" (SXM); where a sheet gives products with sparsity, half of that.
+# By the name that the driver gives. From NVIDIA's data sheets "H100 Tensor Core GPU", "H200 Tensor
+# Core GPU" and "A100 Tensor Core GPU" (SXM); where a sheet gives products with sparsity, half of
+# that.
 SHEETS = {
     "NVIDIA H100 80GB HBM3": Sheet(67, 494.5, 989.5, 3.35),
     "NVIDIA H200": Sheet(67, 494.5, 989.5, 4.8),
@@ -47,11 +48,13 @@ def page(results: Results) -> str:
     """Return the page.
 
     Args:
-        results: What each part has written, by the part's name; a part that is not there was not measured.
+        results: What each part has written, by the part's name; a part that is not there was not
+            measured.
     """
     parts = [
         "# hpsearch on a GPU: measured",
-        f"Made by `{COMMAND}` from the `gpu_*.json` files beside this page, each part as it was last measured.",
+        f"Made by `{COMMAND}` from the `gpu_*.json` files beside this page, each part as it was "
+        f"last measured.",
     ]
     if results:
         known = {name: UNKNOWN | found for name, found in results.items()}
@@ -112,15 +115,20 @@ def _search(results: Results) -> Iterable[str]:
         return
     typed = " ".join(found["command"])
     yield (
-        f"`{typed}` with KERAS_BACKEND=jax took {found['total_s']:.1f} s from its start, exit status "
+        f"`{typed}` with KERAS_BACKEND=jax took {found['total_s']:.1f} s from its start, exit "
+        f"status "
         f"{found['exit_status'] or 0}. The MLflow database then held {found['trials']} trials "
         f"({_counts(found['statuses'])}; {_counts(found['reasons'])}), {found['epochs']} epochs, "
-        f"{len(found['failures'])} failures, and the registered versions {', '.join(found['registered']) or 'none'}."
+        f"{len(found['failures'])} failures, and the registered versions "
+        f"{', '.join(found['registered']) or 'none'}."
     )
     if found["median_epoch_s"] is not None:
         yield f"The median epoch took {found['median_epoch_s']:.3g} s."
     total = sum(row["seconds"] for row in found["rows"])
-    rows = [(row["what"], f"{row['seconds']:.2f}", f"{100 * row['seconds'] / total:.0f} %") for row in found["rows"]]
+    rows = [
+        (row["what"], f"{row['seconds']:.2f}", f"{100 * row['seconds'] / total:.0f} %")
+        for row in found["rows"]
+    ]
     yield "Where the main thread's time went (compiling is JAX's tracing, lowering and compiling, wherever it happens):"
     yield _table(("stretch", "s", "share"), rows)
 
@@ -137,13 +145,20 @@ def _trials(results: Results) -> Iterable[str]:
         yield "Not measured."
         return
     yield (
-        "A trial has 10 epochs of 45,000 random images of 32 x 32 x 3 and is validated on 5,000 after each; "
-        "compiling is left out for all arms. The fused arms run below the command line: their programs are used as "
-        "`trainer=fused` uses them. Their trials an hour count, for each trial, building its model and moving it into "
-        "its place, and after each of its epochs reading its weights as if that epoch were its best; the notes say how "
-        "many seconds that takes for all K trials. One after the other, weights are read after the best epochs alone. "
-        "*Device alone* counts steps and validation, nothing that the host does; it is left out where the timed "
-        "steps took less than half as long as an epoch without steps, whose difference is then too uncertain."
+        "A trial has 10 epochs of 45,000 random images of 32 x 32 x 3 and is validated on 5,000 "
+        "after each; "
+        "compiling is left out for all arms. The fused arms run below the command line: their "
+        "programs are used as "
+        "`trainer=fused` uses them. Their trials an hour count, for each trial, building its model "
+        "and moving it into "
+        "its place, and after each of its epochs reading its weights as if that epoch were its "
+        "best; the notes say how "
+        "many seconds that takes for all K trials. One after the other, weights are read after the "
+        "best epochs alone. "
+        "*Device alone* counts steps and validation, nothing that the host does; it is left out "
+        "where the timed "
+        "steps took less than half as long as an epoch without steps, whose difference is then too "
+        "uncertain."
     )
     for arch, name in NETS.items():
         yield f"{name}:"
@@ -158,8 +173,10 @@ def _compiling(found: Mapping[str, Any]) -> Iterable[str]:
     if "preparing_s" not in found:
         return
     yield (
-        f"A process for each net and batch size compiled beside the others for {found['preparing_s']:.0f} s. One that "
-        "was not ready by then was paused and went on alone when its turn came; its seconds include the pause."
+        f"A process for each net and batch size compiled beside the others for "
+        f"{found['preparing_s']:.0f} s. One that "
+        "was not ready by then was paused and went on alone when its turn came; its seconds "
+        "include the pause."
     )
     rows = []
     for process in found.get("processes", []):
@@ -167,9 +184,19 @@ def _compiling(found: Mapping[str, Any]) -> Iterable[str]:
         first = f"{process['first_fit_s']:.0f}" if "first_fit_s" in process else ""
         first += f", of which the proof {process['proof_s']:.0f}" if "proof_s" in process else ""
         ready = "yes" if process["was_ready"] else "no"
-        rows.append((process["arch"], str(process["batch_size"]), ready, spent, first, process["status"]))
+        rows.append(
+            (process["arch"], str(process["batch_size"]), ready, spent, first, process["status"])
+        )
     yield _table(
-        ("net", "batch", "ready in time", "compiling the fused epoch, s", "first fit, s", "how it ended"), rows
+        (
+            "net",
+            "batch",
+            "ready in time",
+            "compiling the fused epoch, s",
+            "first fit, s",
+            "how it ended",
+        ),
+        rows,
     )
 
 
@@ -192,14 +219,22 @@ def _trial_rows(rows: Sequence[Mapping[str, Any]]) -> Iterable[Sequence[str]]:
 
 
 def _device_alone(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """Return trials an hour of the device alone and its rate in TFLOP/s, each empty where it is not known well."""
+    """Return trials an hour of the device alone and its rate in TFLOP/s, each empty where it is not
+    known well.
+    """
     if row["what"] == "one after the other":
-        same = [r for r in rows if r["what"] == "step" and r["batch_size"] == row["batch_size"] and "error" not in r]
+        same = [
+            r
+            for r in rows
+            if r["what"] == "step" and r["batch_size"] == row["batch_size"] and "error" not in r
+        ]
         if not same:
             return "", ""
         hourly = 3600 / (EPOCHS_OF_A_TRIAL * (same[0]["loop_s"] + same[0]["validation_s"]))
         return f"{hourly:.0f}", f"{same[0]['product_flops'] / same[0]['step_s'] / 1e12:.3g}"
-    if row["what"] != "fused" or row["steps_timed"] * row["step_s"] < 0.5 * (row["host_s"] + row["validation_s"]):
+    if row["what"] != "fused" or row["steps_timed"] * row["step_s"] < 0.5 * (
+        row["host_s"] + row["validation_s"]
+    ):
         return "", ""
     return f"{row['trials_per_hour_device']:.0f}", f"{row['product_tflop_per_s']:.3g}"
 
@@ -209,7 +244,11 @@ def _how(row: Mapping[str, Any]) -> str:
 
 
 def _ratio(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], what: str) -> str:
-    same = [r for r in rows if r["batch_size"] == row["batch_size"] and r["what"] == what and "error" not in r]
+    same = [
+        r
+        for r in rows
+        if r["batch_size"] == row["batch_size"] and r["what"] == what and "error" not in r
+    ]
     return f"{row['trials_per_hour'] / same[0]['trials_per_hour']:.3g}" if same else ""
 
 
@@ -217,7 +256,11 @@ def _note(row: Mapping[str, Any]) -> str:
     if "steps_timed" not in row:
         return ""
     k = row["k"]
-    timed = "" if row["steps_timed"] == row["steps"] else f"{row['steps_timed']} of {row['steps']} steps timed; "
+    timed = (
+        ""
+        if row["steps_timed"] == row["steps"]
+        else f"{row['steps_timed']} of {row['steps']} steps timed; "
+    )
     epoch = f"an epoch: host {row['host_s']:.2g} s, reading weights {k * row['keep_s']:.2g} s"
     return f"{timed}{epoch}; once: building {k * row['build_s']:.2g} s, moving in {k * row['start_s']:.2g} s"
 
@@ -232,10 +275,16 @@ def _step(results: Results) -> Iterable[str]:
     rows = []
     for row in steps:
         if "error" in row:
-            rows.append((row["arch"], str(row["batch_size"]), f"failed: {row['error'][:120]}", *[""] * 10))
+            rows.append(
+                (row["arch"], str(row["batch_size"]), f"failed: {row['error'][:120]}", *[""] * 10)
+            )
             continue
         step_s, flops, moved = row["step_s"], row["compiled_flops"], row["compiled_bytes"]
-        limit_s = max(row["product_flops"] / sheet.tf32 / 1e12, moved / sheet.memory / 1e12) if sheet else None
+        limit_s = (
+            max(row["product_flops"] / sheet.tf32 / 1e12, moved / sheet.memory / 1e12)
+            if sheet
+            else None
+        )
         rows.append((
             row["arch"], str(row["batch_size"]), f"{1e6 * step_s:.0f}", f"{flops / 1e6:.4g}",
             f"{row['product_flops'] / 1e6:.4g}", f"{moved / 1e6:.4g}", f"{row['product_flops'] / step_s / 1e12:.3g}",
@@ -245,10 +294,14 @@ def _step(results: Results) -> Iterable[str]:
             f"{row['waited_s']:.2g} ({100 * row['waited_s'] / row['epoch_s']:.0f} %)",
         ))  # fmt: skip
     yield (
-        "One trial alone. Operations and bytes are the compiler's count of one step compiled alone, which leaves out "
-        "what a library computes, such as convolutions; *products* are the operations of matrix products and "
-        "convolutions by their shapes. The limit is the larger of two times: products at the sheet's TF32 rate, bytes "
-        "at its memory rate. The device waited for the time of an epoch less that of the same steps back to back in "
+        "One trial alone. Operations and bytes are the compiler's count of one step compiled "
+        "alone, which leaves out "
+        "what a library computes, such as convolutions; *products* are the operations of matrix "
+        "products and "
+        "convolutions by their shapes. The limit is the larger of two times: products at the "
+        "sheet's TF32 rate, bytes "
+        "at its memory rate. The device waited for the time of an epoch less that of the same "
+        "steps back to back in "
         "one compiled loop; the validation, which is work of the device, is part of what is left."
     )
     yield _table(
@@ -265,9 +318,12 @@ def _mc_dropout(results: Results) -> Iterable[str]:
         return
     accuracy = found["accuracy"]
     yield (
-        f"{found['n_images']:,} images. The dense net has dropout after each of 20 layers. A probability of its plain "
-        f"pass differs from float64 by {accuracy['plain_error']:.1e} at most; the mean of its passes differs by "
-        f"{accuracy['standard_errors_off']:.2f} standard errors (about 1 is right). Each pass of a loop takes the "
+        f"{found['n_images']:,} images. The dense net has dropout after each of 20 layers. A "
+        f"probability of its plain "
+        f"pass differs from float64 by {accuracy['plain_error']:.1e} at most; the mean of its "
+        f"passes differs by "
+        f"{accuracy['standard_errors_off']:.2f} standard errors (about 1 is right). Each pass of a "
+        f"loop takes the "
         "images from the host; ours takes them once."
     )
     rows = []
@@ -275,18 +331,26 @@ def _mc_dropout(results: Results) -> Iterable[str]:
         same = {r["what"]: r["passes_per_s"] for r in found["rows"] if r["net"] == row["net"]}
         slow = same.get("predict loop")
         ratio = f"{row['passes_per_s'] / slow:.3g}" if slow else ""
-        rows.append((row["net"], row["what"], f"{row['passes_per_s']:.4g}", ratio, f"{row['first_s']:.2f}"))
+        rows.append(
+            (row["net"], row["what"], f"{row['passes_per_s']:.4g}", ratio, f"{row['first_s']:.2f}")
+        )
     yield _table(("net", "how", "passes a second", "against a predict loop", "first call, s"), rows)
 
 
 def _memory(results: Results) -> Iterable[str]:
     yield "## Memory"
-    peaks = [(name, found["peak_bytes"]) for name, found in results.items() if "peak_bytes" in found]
+    peaks = [
+        (name, found["peak_bytes"]) for name, found in results.items() if "peak_bytes" in found
+    ]
     processes = results.get("trials", {}).get("processes", [])
     peaks += [
-        (f"trials of {p['arch']}, batch {p['batch_size']}", p["peak_bytes"]) for p in processes if "peak_bytes" in p
+        (f"trials of {p['arch']}, batch {p['batch_size']}", p["peak_bytes"])
+        for p in processes
+        if "peak_bytes" in p
     ]
-    rows = [(name, "not counted" if peak is None else f"{peak / GIB:.2f} GiB") for name, peak in peaks]
+    rows = [
+        (name, "not counted" if peak is None else f"{peak / GIB:.2f} GiB") for name, peak in peaks
+    ]
     if rows:
         yield "Most memory that the part's process held on the device:"
         yield _table(("part", "peak"), rows)
@@ -303,7 +367,9 @@ def _memory(results: Results) -> Iterable[str]:
         )
         for row in found["rows"]
     ]  # fmt: skip
-    yield _table(("what", "exit statuses", "s", "most memory in use", "trials, or an error"), sharing)
+    yield _table(
+        ("what", "exit statuses", "s", "most memory in use", "trials, or an error"), sharing
+    )
 
 
 def _unfinished(results: Results) -> Iterable[str]:
@@ -315,7 +381,9 @@ def _unfinished(results: Results) -> Iterable[str]:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    line: Callable[[Sequence[str]], str] = lambda cells: f"| {' | '.join(_cell(cell) for cell in cells)} |"  # noqa: E731
+    line: Callable[[Sequence[str]], str] = lambda cells: (
+        f"| {' | '.join(_cell(cell) for cell in cells)} |"
+    )
     return "\n".join([line(head), "|" + "---|" * len(head), *map(line, rows)])
 
 

@@ -1,16 +1,20 @@
-"""One net with one batch size: trials one after the other, K fused in one program, Keras's fit, and a step alone.
+"""One net with one batch size: trials one after the other, K fused in one program, Keras's fit, and
+a step alone.
 
-A trial has ten epochs of 45,000 random images and is validated on 5,000 after each. Compiling is left out for all
-arms, to the favour of Keras's fit, which compiles anew for each model. What is fused runs below the command line:
-`FusedProgram` is used as `FusedTrainer` uses it. Not all steps of a fused epoch are made, only up to N_STEPS of them,
-or MOST_FLOPS. The time of a step is the difference to an epoch without steps, divided by their number, and the time of
-the epoch is computed from it. The smaller batch that ends an epoch belongs to what is not left out: an epoch without
+A trial has ten epochs of 45,000 random images and is validated on 5,000 after each. Compiling is
+left out for all arms, to the favour of Keras's fit, which compiles anew for each model. What is
+fused runs below the command line: `FusedProgram` is used as `FusedTrainer` uses it. Not all steps
+of a fused epoch are made, only up to N_STEPS of them, or MOST_FLOPS. The time of a step is the
+difference to an epoch without steps, divided by their number, and the time of the epoch is computed
+from it. The smaller batch that ends an epoch belongs to what is not left out: an epoch without
 steps trains it, and then validates. Times that are not of whole epochs are medians of N_REPEATS.
 
-Programs are proved as a study does it: that of a trial alone once, before its first fit; that of fused trials once, at
-the smallest K and after its first epoch, so that several can be compiled at a time.
+Programs are proved as a study does it: that of a trial alone once, before its first fit; that of
+fused trials once, at the smallest K and after its first epoch, so that several can be compiled at a
+time.
 
-The process prepares, writes `is_ready` into its result, waits for a line on its standard input, and measures.
+The process prepares, writes `is_ready` into its result, waits for a line on its standard input, and
+measures.
 """
 
 from __future__ import annotations
@@ -54,8 +58,9 @@ MOST_FLOPS, MOST_FLOPS_SMALL = 2e13, 1e9  # of a timed epoch
 LEAST_STEPS = 4  # of a timed epoch, whatever they cost
 N_REPEATS = 3
 N_COMPILING = 4  # programs at a time
-# Fused programs of dense nets are compiled beforehand, several at a time. Those of convolutional nets are compiled when
-# their turn comes: XLA tries out many algorithms for each convolution, which takes minutes and gigabytes of the GPU.
+# Fused programs of dense nets are compiled beforehand, several at a time. Those of convolutional
+# nets are compiled when their turn comes: XLA tries out many algorithms for each convolution, which
+# takes minutes and gigabytes of the GPU.
 COMPILED_AHEAD = ("elu",)
 WHOLE_FITS = ("elu", 128, 8)  # the arm that is also trained by FusedTrainer.fit from threads
 Row = dict[str, Any]
@@ -103,10 +108,14 @@ class Arm:
 
     def order(self, seed: int) -> Order:
         """Return the order of the examples of a trial."""
-        return Order(len(self.data.train), self.batch_size, 0, lambda epoch: derive(seed, "order", epoch))
+        return Order(
+            len(self.data.train), self.batch_size, 0, lambda epoch: derive(seed, "order", epoch)
+        )
 
     def prove(self) -> None:
-        """Make the program of a trial alone and prove it, as its first fit would; all trainers know the answer."""
+        """Make the program of a trial alone and prove it, as its first fit would; all trainers know
+        the answer.
+        """
         hp, model = self.build()
         tensors = self.trainer._on_device(labels_for(model))
         work = Work(self.hypermodel, hp, model, 0, lambda *_: None, None, tensors)
@@ -143,16 +152,22 @@ class Arm:
         if k not in self.fused:
             trainer = FusedTrainer(self.settings, self.data, k)
             trainer.answers = self.trainer.answers
-            with patch.object(FusedProgram, "differs", return_value=None):  # it would compile, one after the other
+            with patch.object(
+                FusedProgram, "differs", return_value=None
+            ):  # it would compile, one after the other
                 fused = trainer._fused_for(self.hypermodel, *self.build(), self.order(0))
             if fused is None:
-                raise RuntimeError(f"The models of arch={self.arch} cannot be fused: {dict(trainer.answers)}")
+                raise RuntimeError(
+                    f"The models of arch={self.arch} cannot be fused: {dict(trainer.answers)}"
+                )
             self.fused[k] = trainer
         program: FusedProgram = self.fused[k]._fused
         return program
 
     def prove_fusion(self, k: int) -> float:
-        """Prove that `k` fused trials are trained like one alone, and return the seconds; 0 where that is known."""
+        """Prove that `k` fused trials are trained like one alone, and return the seconds; 0 where
+        that is known.
+        """
         if self.is_fusion_proved:
             return 0.0
         begin = time.perf_counter()
@@ -163,7 +178,9 @@ class Arm:
         return time.perf_counter() - begin
 
     def fit_seconds(self, trainer: Trainer, number: int = 0) -> list[float]:
-        """Return the seconds from the end of each epoch to the next, for a trial that `trainer` fits."""
+        """Return the seconds from the end of each epoch to the next, for a trial that `trainer`
+        fits.
+        """
         ends: list[float] = []
         hp, model = self.build(number)
         trainer.fit(
@@ -178,7 +195,9 @@ class Arm:
     def keras_epoch(self) -> float:
         """Return the seconds of an epoch of Keras's fit as people call it."""
         begin: list[float] = []
-        stamp = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: begin.append(time.perf_counter()))
+        stamp = keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda epoch, logs: begin.append(time.perf_counter())
+        )
         train, val = self.data.train, self.data.val
         self.as_it_comes.fit(
             train.images,
@@ -230,10 +249,12 @@ def state_of(model: keras.Model) -> tuple[list[Any], ...]:
 
 
 def counted(arm: Arm) -> Row:
-    """Return operations and bytes of one step, as the compiler counts them after it has optimized the step.
+    """Return operations and bytes of one step, as the compiler counts them after it has optimized
+    the step.
 
-    The step is compiled alone, since the compiler counts the body of a loop once, however often it runs; and with a
-    batch as its argument, since the compiler counts a whole array as read where rows are gathered from it.
+    The step is compiled alone, since the compiler counts the body of a loop once, however often it
+    runs; and with a batch as its argument, since the compiler counts a whole array as read where
+    rows are gathered from it.
     """
     model = arm.model()
     tensors = arm.trainer._on_device("sparse")[:2]
@@ -252,14 +273,19 @@ def counted(arm: Arm) -> Row:
 
 
 def step(arm: Arm) -> Row:
-    """Return the row of one trial's step: an epoch, and the same steps back to back on arguments that are there.
+    """Return the row of one trial's step: an epoch, and the same steps back to back on arguments
+    that are there.
 
     The smaller batch at the end counts as a step.
     """
     epoch_s = statistics.median(arm.fit_seconds(arm.trainer, 2))
     model, order = arm.model(), arm.order(0)
     *first, comes, last_rates = order.element_at(0)
-    element = (*map(jax.device_put, first), comes, jax.device_put(last_rates))  # the host reads whether a batch comes
+    element = (
+        *map(jax.device_put, first),
+        comes,
+        jax.device_put(last_rates),
+    )  # the host reads whether a batch comes
     state = state_of(model)
 
     def loop() -> None:
@@ -286,9 +312,10 @@ def step(arm: Arm) -> Row:
 def fused(arm: Arm, k: int) -> Row:
     """Return the row of `k` fused trials.
 
-    `keep_s`, `build_s` and `start_s` are of one trial; `trials_per_hour` counts `keep_s` for each epoch of each trial,
-    as if each were the best so far. `steps` are those of whole batches; `validation_s` is what the device takes for
-    the rest of an epoch, the smaller batch and the validation. `proof_s` is 0 where a smaller K has proved it.
+    `keep_s`, `build_s` and `start_s` are of one trial; `trials_per_hour` counts `keep_s` for each
+    epoch of each trial, as if each were the best so far. `steps` are those of whole batches;
+    `validation_s` is what the device takes for the rest of an epoch, the smaller batch and the
+    validation. `proof_s` is 0 where a smaller K has proved it.
     """
     program = arm.program(k)
     orders = {seat: arm.order(seat) for seat in range(k)}
@@ -328,7 +355,9 @@ def middle(measure: Callable[[], float]) -> float:
 
 
 def epoch_seconds(program: FusedProgram, orders: dict[int, Order], n_steps: int) -> float:
-    """Return the seconds of an epoch of all seats of which only `n_steps` steps are made, and the smaller batch."""
+    """Return the seconds of an epoch of all seats of which only `n_steps` steps are made, and the
+    smaller batch.
+    """
     plain = program._epoch
     program._epoch = lambda state, rows, _, *rest: plain(state, rows, n_steps, *rest)
     try:
@@ -338,7 +367,8 @@ def epoch_seconds(program: FusedProgram, orders: dict[int, Order], n_steps: int)
 
 
 def validation_seconds(program: FusedProgram, arm: Arm, k: int) -> float:
-    """Return the seconds that the device takes for an epoch without steps, its arguments being there already.
+    """Return the seconds that the device takes for an epoch without steps, its arguments being
+    there already.
 
     It trains the smaller batch that ends an epoch, and validates.
     """
@@ -367,7 +397,9 @@ def seat_seconds(program: FusedProgram, arm: Arm) -> float:
 
 
 def whole_fits(arm: Arm, k: int) -> Row:
-    """Train `k` trials by `FusedTrainer.fit`, each from a thread of its own, and return the seconds of it all."""
+    """Train `k` trials by `FusedTrainer.fit`, each from a thread of its own, and return the seconds
+    of it all.
+    """
     arm.program(k)
     trainer, ends = arm.fused[k], []
 

@@ -1,8 +1,10 @@
-"""Trials an hour and the step against the chip's limits: all nets and batch sizes, measured one after the other.
+"""Trials an hour and the step against the chip's limits: all nets and batch sizes, measured one
+after the other.
 
-A net with a batch size has a process of its own (`trial_arms`). All of them compile at the same time. Then each one
-measures alone, while the others are paused; one that has not compiled in time goes on when its turn comes. The time
-that is left is shared equally among those whose turn is still to come.
+A net with a batch size has a process of its own (`trial_arms`). All of them compile at the same
+time. Then each one measures alone, while the others are paused; one that has not compiled in time
+goes on when its turn comes. The time that is left is shared equally among those whose turn is still
+to come.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ class Child:
         batch_size: Examples of a step.
         path: Where it writes its result.
         log: Where its output goes.
-        process: The running process; it begins to measure when it reads a line from its standard input.
+        process: The running process; it begins to measure when it reads a line from its standard
+            input.
     """
 
     arch: str
@@ -48,11 +51,21 @@ class Child:
     def start(cls, arch: str, batch_size: int, small: bool, folder: Path) -> Child:
         """Start the process."""
         path = folder / f"{arch}-{batch_size}.json"
-        command = [sys.executable, "-m", "gpu_parts.trial_arms", "--json", str(path), "--arch", arch]
+        command = [
+            sys.executable,
+            "-m",
+            "gpu_parts.trial_arms",
+            "--json",
+            str(path),
+            "--arch",
+            arch,
+        ]
         command += ["--batch-size", str(batch_size), *([SMALL] if small else [])]
         log = path.with_suffix(".log")
         with log.open("wb") as file:
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT
+            )
         return cls(arch, batch_size, path, log, process)
 
     def content(self) -> dict[str, Any]:
@@ -86,15 +99,24 @@ class Child:
 
     def about(self, status: str, was_ready: bool) -> dict[str, Any]:
         """Return what is known of it beside its rows."""
-        known = {"arch": self.arch, "batch_size": self.batch_size, "status": status, "was_ready": was_ready}
-        known |= {key: value for key, value in self.content().items() if key not in ("rows", "is_ready")}
+        known = {
+            "arch": self.arch,
+            "batch_size": self.batch_size,
+            "status": status,
+            "was_ready": was_ready,
+        }
+        known |= {
+            key: value for key, value in self.content().items() if key not in ("rows", "is_ready")
+        }
         if status != "finished":
             known["output"] = self.log.read_text(errors="replace")[-TAIL:]
         return known
 
 
 def prepare(children: list[Child], limit_s: float) -> float:
-    """Wait until all are ready or have ended, for `limit_s` seconds at most; pause them and return the seconds."""
+    """Wait until all are ready or have ended, for `limit_s` seconds at most; pause them and return
+    the seconds.
+    """
     begin = time.monotonic()
     while time.monotonic() - begin < limit_s:
         if all(child.is_ready or child.process.poll() is not None for child in children):
@@ -113,7 +135,11 @@ def main() -> None:
     result.set(processes=[])
     batch_sizes = BATCH_SIZES[:1] if given.small else BATCH_SIZES
     with tempfile.TemporaryDirectory() as name:
-        children = [Child.start(arch, size, given.small, Path(name)) for arch in NETS for size in batch_sizes]
+        children = [
+            Child.start(arch, size, given.small, Path(name))
+            for arch in NETS
+            for size in batch_sizes
+        ]
         result.set(preparing_s=prepare(children, given.limit_s * PREPARING_SHARE))
         for n_before, child in enumerate(children):
             was_ready = child.is_ready

@@ -1,4 +1,6 @@
-"""hpsearch: MLflow-tracked hyperparameter search for Keras. `from hpsearch import Search` is its Python interface."""
+"""hpsearch: MLflow-tracked hyperparameter search for Keras. `from hpsearch import Search` is its
+Python interface.
+"""
 
 from typing import TYPE_CHECKING, Any
 

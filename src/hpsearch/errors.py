@@ -14,7 +14,8 @@
         ├── InfeasibleError  its model costs more than a constraint allows
         └── TakenOverError   another worker has taken it over, since this one had not been heard of
 
-An error for programmers is a ValueError or TypeError that reads `Expected <rule>. Received: name=value.`
+An error for programmers is a ValueError or TypeError that reads `Expected <rule>. Received:
+name=value.`
 """
 
 from __future__ import annotations
@@ -82,7 +83,9 @@ class InfeasibleError(TrialError):
 
 
 class TakenOverError(TrialError):
-    """Another worker has ended the trial and tries it again; nothing that this one still knows of it counts."""
+    """Another worker has ended the trial and tries it again; nothing that this one still knows of
+    it counts.
+    """
 
     reason = "taken_over"
 
@@ -96,5 +99,7 @@ def did_you_mean(received: str, valid: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, or its kind where it has none, to stand inside a sentence."""
+    """Return the first line of an error's text, or its kind where it has none, to stand inside a
+    sentence.
+    """
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

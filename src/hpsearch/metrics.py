@@ -1,8 +1,8 @@
 """How good predicted class probabilities are, and how uncertain: NumPy, in nats.
 
-Shapes: S samples, N examples, C classes. `probs` is (N, C), `samples` is (S, N, C), `labels` is (N,).
-Every function computes in float64, refuses what is not a set of distributions, and returns a float or an
-array of one value an example.
+Shapes: S samples, N examples, C classes. `probs` is (N, C), `samples` is (S, N, C), `labels` is
+(N,). Every function computes in float64, refuses what is not a set of distributions, and returns a
+float or an array of one value an example.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64] | NDArray[np.int32]
 
 N_BINS = 15
-SMALLEST = float(np.finfo(np.float64).eps)  # as scikit-learn clips a probability before its logarithm
+SMALLEST = float(
+    np.finfo(np.float64).eps
+)  # as scikit-learn clips a probability before its logarithm
 SUM_TOLERANCE = 1e-3  # float16 models miss one by this much
 
 
 def nll(probs: ArrayLike, labels: ArrayLike) -> float:
     """Return the negative log-likelihood: mean over examples of -log p(label), in nats.
 
-    For MC Dropout give the mean of the samples: the average of the samples' own NLLs is another, larger number.
+    For MC Dropout give the mean of the samples: the average of the samples' own NLLs is another,
+    larger number.
     """
     return float(example_nll(probs, labels).mean())
 
@@ -61,7 +64,8 @@ def correct(probs: ArrayLike, labels: ArrayLike) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Examples sorted into equal-width bins of confidence; an empty bin has confidence and accuracy 0.
+    """Examples sorted into equal-width bins of confidence; an empty bin has confidence and accuracy
+    0.
 
     Attributes:
         count: Examples in each bin, (B,).
@@ -110,7 +114,9 @@ def entropy(distributions: ArrayLike) -> Floats:
 
 
 def predictive_entropy(probs: ArrayLike) -> Floats:
-    """Return the entropy of the (averaged) distribution of each example, (N,): total uncertainty, [0, log C]."""
+    """Return the entropy of the (averaged) distribution of each example, (N,): total uncertainty,
+    [0, log C].
+    """
     return entropy(_distributions(probs))
 
 
@@ -120,7 +126,9 @@ def expected_entropy(samples: ArrayLike) -> Floats:
 
 
 def mutual_information(samples: ArrayLike) -> Floats:
-    """Return predictive minus expected entropy, (N,): epistemic uncertainty (BALD; Houlsby et al., 2011)."""
+    """Return predictive minus expected entropy, (N,): epistemic uncertainty (BALD; Houlsby et al.,
+    2011).
+    """
     values = _samples(samples)
     return information(entropy(values.mean(axis=0)), entropy(values).mean(axis=0))
 
@@ -131,22 +139,27 @@ def information(total: Floats, aleatoric: Floats) -> Floats:
 
 
 def variation_ratio(samples: ArrayLike) -> Floats:
-    """Return the share of samples that vote against the most frequent vote, (N,), in [0, 1 - 1 / C]."""
+    """Return the share of samples that vote against the most frequent vote, (N,), in [0, 1 - 1 /
+    C].
+    """
     values = _samples(samples)
     votes = np.eye(values.shape[2])[values.argmax(axis=2)].sum(axis=0)
     return np.asarray(1.0 - votes.max(axis=1) / len(values))
 
 
 def risk_coverage(uncertainty: ArrayLike, right: ArrayLike) -> tuple[Floats, Floats]:
-    """Return coverage and risk, (N,) each: the error rate among the k most certain examples, k = 1 .. N.
+    """Return coverage and risk, (N,) each: the error rate among the k most certain examples, k = 1
+    .. N.
 
-    Equally uncertain examples have no order, so each counts the mean error of them all: the curve is the
-    expectation over the ways of breaking ties (Geifman & El-Yaniv, 2017).
+    Equally uncertain examples have no order, so each counts the mean error of them all: the curve
+    is the expectation over the ways of breaking ties (Geifman & El-Yaniv, 2017).
     """
     doubt = np.asarray(uncertainty, np.float64)
     wrong = 1.0 - np.asarray(right, np.float64)
     if doubt.ndim != 1 or doubt.shape != wrong.shape or not doubt.size:
-        raise ValueError(f"Expected two equally long vectors. Received: shapes={doubt.shape}, {wrong.shape}.")
+        raise ValueError(
+            f"Expected two equally long vectors. Received: shapes={doubt.shape}, {wrong.shape}."
+        )
     _, group = np.unique(doubt, return_inverse=True)
     group = group.ravel()
     shared = np.bincount(group, weights=wrong) / np.bincount(group)
@@ -160,7 +173,9 @@ def aurc(uncertainty: ArrayLike, right: ArrayLike) -> float:
 
 
 def risk_at_coverage(uncertainty: ArrayLike, right: ArrayLike, coverage: float = 0.8) -> float:
-    """Return the error rate among the `coverage` most certain examples (rounded up to a whole example)."""
+    """Return the error rate among the `coverage` most certain examples (rounded up to a whole
+    example).
+    """
     if not 0 < coverage <= 1:
         raise ValueError(f"Expected a coverage in (0, 1]. Received: coverage={coverage}.")
     risks = risk_coverage(uncertainty, right)[1]
@@ -186,10 +201,14 @@ def _checked(probs: ArrayLike, labels: ArrayLike) -> tuple[Floats, Ints]:
     values = _distributions(probs)
     truth = np.asarray(labels)
     if truth.ndim != 1 or len(truth) != len(values) or not np.issubdtype(truth.dtype, np.integer):
-        raise ValueError(f"Expected {len(values)} whole-number labels. Received: labels={truth.dtype}{truth.shape}.")
+        raise ValueError(
+            f"Expected {len(values)} whole-number labels. Received: "
+            f"labels={truth.dtype}{truth.shape}."
+        )
     if truth.min() < 0 or truth.max() >= values.shape[1]:
         raise ValueError(
-            f"Expected labels from 0 to {values.shape[1] - 1}. Received: labels from {truth.min()} to {truth.max()}."
+            f"Expected labels from 0 to {values.shape[1] - 1}. Received: labels from {truth.min()} "
+            f"to {truth.max()}."
         )
     return values, truth.astype(np.int64)
 
@@ -204,7 +223,9 @@ def _samples(samples: ArrayLike) -> Floats:
 def _distributions(probs: ArrayLike) -> Floats:
     values = np.asarray(probs, np.float64)
     if values.ndim != 2 or not len(values) or values.shape[1] < 2:
-        raise ValueError(f"Expected probabilities of shape (N, C), C >= 2. Received: shape={values.shape}.")
+        raise ValueError(
+            f"Expected probabilities of shape (N, C), C >= 2. Received: shape={values.shape}."
+        )
     if not (values >= 0).all() or not (np.abs(values.sum(axis=1) - 1.0) <= SUM_TOLERANCE).all():
         raise ValueError(
             "Expected rows of probabilities that sum to one. "

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import threading
 
-# Keras's layers draw their seeds from one global generator: held while it is seeded and a model is built, or cloned, so
-# that threads do not draw from each other's.
+# Keras's layers draw their seeds from one global generator: held while it is seeded and a model is
+# built, or cloned, so that threads do not draw from each other's.
 GLOBAL_GENERATOR = threading.Lock()
 SEED_BITS = 31  # Keras, JAX and TensorFlow all take a non-negative int32.
 

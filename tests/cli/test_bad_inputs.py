@@ -1,4 +1,6 @@
-"""Whatever a person gets wrong is answered with one sentence and the exit status, and nothing is left behind."""
+"""Whatever a person gets wrong is answered with one sentence and the exit status, and nothing is
+left behind.
+"""
 
 import re
 import shlex
@@ -13,7 +15,10 @@ import yaml
 from workplace import MAINS, Workplace
 
 CASES = yaml.safe_load(Path(__file__).with_name("bad_inputs.yaml").read_text())
-OPENED = {"optuna.db", "optuna.db.lock"}  # an empty storage, which was opened before the mistake was found
+OPENED = {
+    "optuna.db",
+    "optuna.db.lock",
+}  # an empty storage, which was opened before the mistake was found
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +32,9 @@ def folder(tmp_path_factory, mlflow_tables):
     wrong = images.copy()
     wrong[3, 1, 1, 0] = np.nan
     np.savez(place / "nan.npz", x_train=wrong, y_train=labels, x_test=images, y_test=labels)
-    np.savez(place / "floats.npz", x_train=images, y_train=labels / 2, x_test=images, y_test=labels / 2)
+    np.savez(
+        place / "floats.npz", x_train=images, y_train=labels / 2, x_test=images, y_test=labels / 2
+    )
     return place
 
 

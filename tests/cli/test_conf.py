@@ -1,4 +1,6 @@
-"""conf/ is complete and true: each choice builds what it says, and each setting is told in a comment or by its name."""
+"""conf/ is complete and true: each choice builds what it says, and each setting is told in a
+comment or by its name.
+"""
 
 from pathlib import Path
 
@@ -33,7 +35,13 @@ def composed(*overrides: str):
 
 
 @pytest.mark.parametrize(
-    "choice", [f"{group.name}={name}" for group in CONF.iterdir() if group.is_dir() for name in choices(group.name)]
+    "choice",
+    [
+        f"{group.name}={name}"
+        for group in CONF.iterdir()
+        if group.is_dir()
+        for name in choices(group.name)
+    ],
 )
 def test_every_choice_of_every_group_composes_whole(choice):
     root = ROOTS.get(choice.partition("=")[0], "search")
@@ -67,7 +75,9 @@ def test_every_architecture_says_in_its_first_line_what_it_is(path):
     assert path.read_text().startswith("# ")
 
 
-@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONF)))
+@pytest.mark.parametrize(
+    "path", sorted(CONF.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONF))
+)
 def test_targets_of_ours_exist_and_no_value_is_set_twice(path):
     class Strict(yaml.SafeLoader):
         def construct_mapping(self, node, deep=False):

@@ -33,7 +33,10 @@ def test_keys_as_mlflow_run_writes_them_become_overrides(given, expected):
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("arch=sellu", "There is no arch=sellu. Did you mean 'selu'? Valid: alpha_dropout, batch_norm, cnn,"),
+        (
+            "arch=sellu",
+            "There is no arch=sellu. Did you mean 'selu'? Valid: alpha_dropout, batch_norm, cnn,",
+        ),
         ("data=cifar", "There is no data=cifar. Did you mean 'cifar10'?"),
         ("training.epoch=3", "There is no key training.epoch. Did you mean 'epochs'?"),
         ("budgt.n_trials=3", "There is no key budgt. Did you mean 'budget'?"),
@@ -49,8 +52,13 @@ def test_a_mistake_is_one_sentence_that_says_what_would_be_right(override, sente
 
 
 def test_values_of_the_right_kind_are_taken_whatever_their_default_follows_from():
-    entry.check("search", ["study.name=mine", "pruner.max_resource=9", "optimizer.beta_2=1", "budget.timeout_s=1.5"])
-    entry.check("search", ["space.bounds.momentum=0.9", "data.n_train=100", "tracking.uri=sqlite:///a.db"])
+    entry.check(
+        "search",
+        ["study.name=mine", "pruner.max_resource=9", "optimizer.beta_2=1", "budget.timeout_s=1.5"],
+    )
+    entry.check(
+        "search", ["space.bounds.momentum=0.9", "data.n_train=100", "tracking.uri=sqlite:///a.db"]
+    )
 
 
 def test_each_choice_of_a_sweep_may_be_first_but_must_exist():
@@ -78,7 +86,12 @@ def test_help_is_a_page_with_examples_and_the_choices_of_each_group(tmp_path):
     done = command("--help", cwd=tmp_path)
     took_s = time.monotonic() - begin
     assert (done.returncode, done.stderr) == (0, "")
-    for part in ("Usage:", "arch=selu data=digits", "arch: alpha_dropout, batch_norm, cnn", "budget.n_trials"):
+    for part in (
+        "Usage:",
+        "arch=selu data=digits",
+        "arch: alpha_dropout, batch_norm, cnn",
+        "budget.n_trials",
+    ):
         assert part in done.stdout
     assert took_s < 15, "TensorFlow alone takes longer on a slow machine"
 

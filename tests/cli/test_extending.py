@@ -21,9 +21,18 @@ from workplace import SRC, Workplace
 ROOT = Path(__file__).parents[2]
 (NOTEBOOK,) = [code for kind, code in BLOCKS if kind == "python" and not code.startswith("# ")]
 SHELL = "\n".join(code for kind, code in BLOCKS if kind == "bash").replace("\\\n", " ")
-SEARCHES = [shlex.split(line)[4:] for line in SHELL.splitlines() if line.startswith("python -m hpsearch search ")]
+SEARCHES = [
+    shlex.split(line)[4:]
+    for line in SHELL.splitlines()
+    if line.startswith("python -m hpsearch search ")
+]
 PROJECT = next(line for line in SHELL.splitlines() if line.startswith("mlflow run"))
-SHORT = ("training.epochs=1", "training.jit_compile=false", "pruner=none", "uncertainty.n_samples=2")
+SHORT = (
+    "training.epochs=1",
+    "training.jit_compile=false",
+    "pruner=none",
+    "uncertainty.n_samples=2",
+)
 
 
 def name_of(words):
@@ -61,7 +70,11 @@ def ran(place, name, n_trials=2):
     """Return the result of a search of the page, shortened, and its study and parent run."""
     (words,) = [words for words in SEARCHES if name_of(words) == name]
     small = () if name.startswith("shades") else ("data.n_train=200",)
-    deep = () if "space.bounds.n_hidden" in " ".join(words) or "arch=own" in words else ("arch.n_hidden=2",)
+    deep = (
+        ()
+        if "space.bounds.n_hidden" in " ".join(words) or "arch=own" in words
+        else ("arch.n_hidden=2",)
+    )
     search = Search.compose(*words, *SHORT, *small, *deep, f"budget.n_trials={n_trials}")
     result = search.run(Console(quiet=True))
     return result, place.study(name), place.client.get_run(result.parent_run_id)
@@ -96,7 +109,9 @@ def test_settings_become_hyperparameters_and_reach_the_model(place):
     assert drawn <= study.trials[0].params.keys()
     for params in params_of(place, parent):
         assert drawn <= params.keys()
-        assert not {"arch.n_hidden", "training.batch_size", "optimizer.weight_decay"} & params.keys()
+        assert (
+            not {"arch.n_hidden", "training.batch_size", "optimizer.weight_decay"} & params.keys()
+        )
     best = result.outcome.best
     version = place.client.get_model_version_by_alias("digits-deeper", "champion")
     model = Registry(place.client).kept(version.run_id)
@@ -117,8 +132,12 @@ def test_a_conditional_space(place):
 def test_two_objectives_end_in_a_front_and_two_aliases(place):
     result, study, parent = ran(place, "digits-fast", 4)
     assert len(study.directions) == 2
-    assert "figures/pareto.png" in {f.path for f in place.client.list_artifacts(parent.info.run_id, "figures")}
-    champion, fastest = (place.client.get_model_version_by_alias("digits-fast", a) for a in ("champion", "fastest"))
+    assert "figures/pareto.png" in {
+        f.path for f in place.client.list_artifacts(parent.info.run_id, "figures")
+    }
+    champion, fastest = (
+        place.client.get_model_version_by_alias("digits-fast", a) for a in ("champion", "fastest")
+    )
     assert {float(champion.tags["val/loss"])} == {min(t.values[0] for t in study.best_trials)}
     assert float(fastest.tags["model/latency_ms"]) <= float(champion.tags["model/latency_ms"])
     assert result.cheapest.alias == "fastest"
@@ -132,7 +151,11 @@ def test_models_beyond_a_constraint_are_not_trained(place):
     assert states.keys() == {"COMPLETE", "PRUNED"}, "the example's space should hold both sides"
     for trial in study.trials:
         beyond = trial.constraints["n_parameters"] > 0
-        assert beyond == (trial.user_attrs.get("reason") == "infeasible") == (not trial.intermediate_values)
+        assert (
+            beyond
+            == (trial.user_attrs.get("reason") == "infeasible")
+            == (not trial.intermediate_values)
+        )
     assert result.outcome.n_infeasible == parent.data.metrics["trials/infeasible"] > 0
 
 
@@ -151,7 +174,10 @@ def test_a_warm_start_tries_the_best_of_another_study_first_and_can_be_replayed(
         "digits-elu", storage=job.storage(), sampler=job.sampler(root_seed=job.seed), pruner=job.pruner,
         maximize=False, budget=job.budget,
     )  # fmt: skip
-    assert (replay(shared.optuna, shared.sampler).n_same, replay(shared.optuna, shared.sampler).differing) == (3, [])
+    assert (
+        replay(shared.optuna, shared.sampler).n_same,
+        replay(shared.optuna, shared.sampler).differing,
+    ) == (3, [])
 
 
 @pytest.mark.slow
@@ -161,7 +187,9 @@ def test_from_python_the_same_comes_out_as_from_the_command_line(place, tmp_path
     exec(NOTEBOOK.replace('"budget.n_trials=10"', ", ".join(f'"{word}"' for word in small)), {})
     assert "2 finished" in capsys.readouterr().out
     other = Workplace(tmp_path)
-    assert other.run("arch=selu", "data=digits", "study.name=digits-notebook", *small).returncode == 0
+    assert (
+        other.run("arch=selu", "data=digits", "study.name=digits-notebook", *small).returncode == 0
+    )
     mine, theirs = (where.study("digits-notebook").trials for where in (place, other))
     assert [(t.params, t.values, t.intermediate_values) for t in mine] == [
         (t.params, t.values, t.intermediate_values) for t in theirs
@@ -169,7 +197,9 @@ def test_from_python_the_same_comes_out_as_from_the_command_line(place, tmp_path
 
 
 @pytest.mark.slow
-def test_mlflow_run_searches_a_hypermodel_outside_the_repository_with_depth_and_batch_size(tmp_path):
+def test_mlflow_run_searches_a_hypermodel_outside_the_repository_with_depth_and_batch_size(
+    tmp_path,
+):
     models = tmp_path / "models"
     models.mkdir()
     (models / "mymodels.py").write_text(FILES["mymodels.py"])
@@ -182,7 +212,13 @@ def test_mlflow_run_searches_a_hypermodel_outside_the_repository_with_depth_and_
     environment = {**os.environ, "PYTHONPATH": str(models), "MLFLOW_TRACKING_URI": uri}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     done = subprocess.run(
-        words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False
+        words,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     trials = Workplace(tmp_path).runs("trial")
@@ -194,10 +230,14 @@ def test_mlflow_run_searches_a_hypermodel_outside_the_repository_with_depth_and_
 
 def test_a_module_that_cannot_be_imported_is_named_in_a_sentence():
     config = Search.compose("data=digits", "arch=own", "arch._target_=nowhere.SmallNet").config
-    with pytest.raises(ConfigError, match=r"^arch\._target_ cannot be imported: .*nowhere.*PYTHONPATH names\.$"):
+    with pytest.raises(
+        ConfigError, match=r"^arch\._target_ cannot be imported: .*nowhere.*PYTHONPATH names\.$"
+    ):
         entry.instantiate(config)
 
 
 def test_search_is_imported_when_it_is_asked_for_and_no_sooner():
     code = "import hpsearch, sys; assert 'hydra' not in sys.modules; hpsearch.Search; assert 'keras' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(SRC)}, check=True)
+    subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(SRC)}, check=True
+    )

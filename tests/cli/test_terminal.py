@@ -1,4 +1,6 @@
-"""What scripts get in place of the words for people: nothing, or one JSON object; and the exit status."""
+"""What scripts get in place of the words for people: nothing, or one JSON object; and the exit
+status.
+"""
 
 import json
 
@@ -33,7 +35,10 @@ def test_without_flags_a_terminal_speaks_and_prints_no_object(capsys):
 def test_the_object_is_one_line_of_valid_json(capsys, monkeypatch):
     monkeypatch.setenv(FORM, "json")
     Terminal().result({"a": [1, float("nan")], "b": {"c": float("inf"), 3: ("x", 0.5)}})
-    assert json.loads(capsys.readouterr().out) == {"a": [1, None], "b": {"c": None, "3": ["x", 0.5]}}
+    assert json.loads(capsys.readouterr().out) == {
+        "a": [1, None],
+        "b": {"c": None, "3": ["x", 0.5]},
+    }
 
 
 def test_a_mistake_is_an_object_too_and_a_sentence_on_stderr(workplace):
@@ -51,7 +56,13 @@ def test_a_quiet_mistake_is_still_told(workplace):
 
 
 def test_a_search_whose_trials_all_fail_ends_with_1(workplace):
-    words = [*TINY, "budget.n_trials=1", "space.bounds.learning_rate=1e30", "optimizer=sgd", "--json"]
+    words = [
+        *TINY,
+        "budget.n_trials=1",
+        "space.bounds.learning_rate=1e30",
+        "optimizer=sgd",
+        "--json",
+    ]
     done = workplace.here(*words)
     assert (done.returncode, json.loads(done.stdout)["exit_status"]) == (1, 1)
     assert done.stderr.startswith("Error: No trial of study digits-selu finished;")
@@ -72,11 +83,20 @@ def test_what_a_command_comes_to_is_one_object(workplace):
     assert found["registered"]["name"] == "digits-selu"
     assert 0 < found["test"]["test/mc/nll"] < 10
     assert [run.info.run_id for run in workplace.runs("study")] == [found["run_id"]]
-    parts = [f"parts.{name}=null" for name in ("rates", "ensembles", "shift", "unknown", "verdict", "passes")]
-    found = told("evaluate", "registered_model=digits-selu", "version=1", "uncertainty.n_samples=10", *parts)
+    parts = [
+        f"parts.{name}=null"
+        for name in ("rates", "ensembles", "shift", "unknown", "verdict", "passes")
+    ]
+    found = told(
+        "evaluate", "registered_model=digits-selu", "version=1", "uncertainty.n_samples=10", *parts
+    )
     assert found["model"] == "digits-selu version 1"
     assert found["metrics"].keys() > {"test/plain/nll", "test/mc/nll"}
     assert told("doctor", "data=digits")["findings"] == []
-    assert told("doctor", "replay", "data=digits") == {"study": "digits-selu", "n_same": 2, "differing": []}
+    assert told("doctor", "replay", "data=digits") == {
+        "study": "digits-selu",
+        "n_same": 2,
+        "differing": [],
+    }
     assert told("doctor", "sync") == {"n_sent": 0}
     assert told("doctor", "explain", "0", "data=digits")["trial"] == 0

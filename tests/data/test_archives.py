@@ -18,7 +18,12 @@ SIZES = {f"data_batch_{i}": N for i in range(1, 6)} | {"test_batch": N}
 def batch(index: int, n: int = N) -> dict[bytes, object]:
     pixels = np.random.default_rng(index).integers(0, 256, (n, 3072), np.uint8)
     names = [f"{index}_{i}.png".encode() for i in range(n)]
-    return {b"batch_label": b"a batch", b"labels": [i % 10 for i in range(n)], b"data": pixels, b"filenames": names}
+    return {
+        b"batch_label": b"a batch",
+        b"labels": [i % 10 for i in range(n)],
+        b"data": pixels,
+        b"filenames": names,
+    }
 
 
 @pytest.fixture
@@ -37,7 +42,12 @@ def archive(folder):
     """The same as a tar.gz, whose order of members is not that of the batches."""
     path = folder.parent / "cifar-10-python.tar.gz"
     with tarfile.open(path, "w:gz") as tar:
-        for name in ("data_batch_4", "readme.html", "test_batch", *(f"data_batch_{i}" for i in (1, 3, 5, 2))):
+        for name in (
+            "data_batch_4",
+            "readme.html",
+            "test_batch",
+            *(f"data_batch_{i}" for i in (1, 3, 5, 2)),
+        ):
             tar.add(folder / name, arcname=f"cifar-10-batches-py/{name}")
     return path
 
@@ -63,16 +73,27 @@ def test_every_pickle_protocol_that_numpy_writes_is_read(folder, protocol):
 
 
 def python_2_pickle(content):
-    """Write a batch opcode by opcode as Python 2 did for the original archive: every text a byte string."""
+    """Write a batch opcode by opcode as Python 2 did for the original archive: every text a byte
+    string.
+    """
 
     def text(data):
         return b"T" + len(data).to_bytes(4, "little") + data
 
     dtype = b"cnumpy\ndtype\n" + text(b"u1") + b"K\x00K\x01\x87R"
     dtype += b"(K\x03" + text(b"|") + b"NNN" + 2 * b"J\xff\xff\xff\xff" + b"K\x00tb"
-    empty = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + text(b"b") + b"\x87R"
+    empty = (
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + text(b"b") + b"\x87R"
+    )
     array = (
-        empty + b"(K\x01" + bytes((ord("K"), N)) + b"M\x00\x0c\x86" + dtype + b"\x89" + text(content[b"data"]) + b"tb"
+        empty
+        + b"(K\x01"
+        + bytes((ord("K"), N))
+        + b"M\x00\x0c\x86"
+        + dtype
+        + b"\x89"
+        + text(content[b"data"])
+        + b"tb"
     )
     labels = b"](" + b"".join(bytes((ord("K"), label)) for label in content[b"labels"]) + b"e"
     return b"\x80\x02}(" + text(b"data") + array + text(b"labels") + labels + b"u."
@@ -81,7 +102,9 @@ def python_2_pickle(content):
 def test_python_2_pickle_of_an_old_numpy_is_read(folder):
     original = batch(5)
     expected, labels = load(folder)["test_batch"]
-    (folder / "test_batch").write_bytes(python_2_pickle(original | {b"data": original[b"data"].tobytes()}))
+    (folder / "test_batch").write_bytes(
+        python_2_pickle(original | {b"data": original[b"data"].tobytes()})
+    )
     images, same_labels = load(folder)["test_batch"]
     assert np.array_equal(images, expected)
     assert np.array_equal(same_labels, labels)
@@ -148,7 +171,9 @@ def no_data(b):
 @pytest.mark.parametrize("alter", [shorter, half_images, lost_label, texts, no_data, list, str])
 def test_altered_batch_is_refused_with_its_name_and_what_it_should_hold(folder, alter):
     (folder / "data_batch_1").write_bytes(pickle.dumps(alter(batch(0)), protocol=2))
-    with pytest.raises(DataError, match=r"data_batch_1 to be a CIFAR batch of 20 images of 3072 bytes"):
+    with pytest.raises(
+        DataError, match=r"data_batch_1 to be a CIFAR batch of 20 images of 3072 bytes"
+    ):
         load(folder)
 
 
@@ -177,7 +202,9 @@ class Evil:
 
 def test_pickle_that_would_run_a_program_is_refused_and_runs_nothing(folder, tmp_path):
     victim = tmp_path / "made by a pickle"
-    (folder / "test_batch").write_bytes(pickle.dumps(batch(5) | {b"data": Evil(victim)}, protocol=2))
+    (folder / "test_batch").write_bytes(
+        pickle.dumps(batch(5) | {b"data": Evil(victim)}, protocol=2)
+    )
     with pytest.raises(DataError, match=r"asks for posix\.mkdir, which no CIFAR batch needs"):
         load(folder)
     assert not victim.exists()

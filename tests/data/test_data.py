@@ -25,13 +25,22 @@ def arrays(**changes):
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(4), [20, 20, 15, 5])
     images = rng.integers(0, 256, (80, 4, 5, 3), np.uint8)
-    return replace(Arrays(images[:60], labels, images[60:], np.arange(20) % 4, tuple("abcd")), **changes)
+    return replace(
+        Arrays(images[:60], labels, images[60:], np.arange(20) % 4, tuple("abcd")), **changes
+    )
 
 
 def data(given=None, **settings):
     given = given or arrays()
     return Data(
-        **{"name": "tiny", "load": lambda: given, "path": None, "n_train": None, "n_val": 12, "split_seed": 0}
+        **{
+            "name": "tiny",
+            "load": lambda: given,
+            "path": None,
+            "n_train": None,
+            "n_val": 12,
+            "split_seed": 0,
+        }
         | settings
     )
 
@@ -58,7 +67,13 @@ def test_a_search_gets_train_and_val_and_an_evaluation_gets_test():
 def test_no_test_image_can_be_reached_from_what_a_search_gets():
     given = arrays()
     search = data(given).for_search()
-    assert {field.name for field in fields(SearchData)} == {"name", "train", "val", "class_names", "fingerprint"}
+    assert {field.name for field in fields(SearchData)} == {
+        "name",
+        "train",
+        "val",
+        "class_names",
+        "fingerprint",
+    }
     held = [array for part in (search.train, search.val) for array in (part.images, part.labels)]
     for array in held:
         assert not np.shares_memory(array, given.x_test)
@@ -82,9 +97,13 @@ def test_data_are_loaded_once_and_not_before_they_are_asked_for():
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize(("n_train", "n_val"), [(None, 100), (50, 100), (20, 33), (317, 600), (None, 13)])
+@pytest.mark.parametrize(
+    ("n_train", "n_val"), [(None, 100), (50, 100), (20, 33), (317, 600), (None, 13)]
+)
 def test_each_class_has_its_share_to_within_one_image(seed, n_train, n_val):
-    labels = np.random.default_rng(seed).choice(5, 1000, p=[0.4, 0.3, 0.1, 0.1, 0.1]).astype(np.int32)
+    labels = (
+        np.random.default_rng(seed).choice(5, 1000, p=[0.4, 0.3, 0.1, 0.1, 0.1]).astype(np.int32)
+    )
     in_train, in_val = split(labels, n_train, n_val, seed)
     assert len(in_val) == n_val
     assert len(in_train) == (n_train or 1000 - n_val)
@@ -116,10 +135,17 @@ def test_val_is_the_same_for_every_n_train_and_another_for_another_seed():
         ({"n_val": 0}, r"data\.n_val to be an integer from 4 .* to 56 .*received 0\.$"),
         ({"n_val": 57}, r"data\.n_val .*received 57\.$"),
         ({"n_val": 0.2}, r"data\.n_val .*received 0\.2\.$"),
-        ({"n_train": 49}, r"data\.n_train .* from 4 .* to 48 \(what data\.n_val=12 leaves of 60 images\), received 49"),
+        (
+            {"n_train": 49},
+            r"data\.n_train .* from 4 .* to 48 \(what data\.n_val=12 leaves of 60 images\), "
+            r"received 49",
+        ),
         ({"n_train": 3}, r"data\.n_train .*received 3\.$"),
         ({"n_train": "all"}, r"data\.n_train .*received 'all'\.$"),
-        ({"n_train": 4}, r"data\.n_train=4 and data\.n_val=12 .* received none of class 3, which has 5 of 60"),
+        (
+            {"n_train": 4},
+            r"data\.n_train=4 and data\.n_val=12 .* received none of class 3, which has 5 of 60",
+        ),
         ({"split_seed": -1}, r"data\.split_seed .*received -1\.$"),
     ],
 )
@@ -167,9 +193,19 @@ def test_arrays_that_no_classifier_could_use_are_refused(changes, sentence):
 def test_11_labels_for_10_classes_are_refused(tmp_path):
     images, labels = np.zeros((22, 4, 4), np.uint8), np.arange(22) % 11
     names = np.array([str(i) for i in range(10)])
-    np.savez(tmp_path / "a.npz", x_train=images, y_train=labels, x_test=images, y_test=labels % 10, class_names=names)
+    np.savez(
+        tmp_path / "a.npz",
+        x_train=images,
+        y_train=labels,
+        x_test=images,
+        y_test=labels % 10,
+        class_names=names,
+    )
     own = data(load=partial(datasets.npz, str(tmp_path / "a.npz")), name="npz", n_val=11)
-    with pytest.raises(DataError, match="labels from 0 to 9 for the 10 classes of npz, received label 10 in y_train"):
+    with pytest.raises(
+        DataError,
+        match="labels from 0 to 9 for the 10 classes of npz, received label 10 in y_train",
+    ):
         own.for_search()
 
 
@@ -180,10 +216,18 @@ def test_npz_with_nan_is_refused(tmp_path):
 
 
 def test_forms_that_are_fit_become_one_form():
-    grey = arrays(x_train=X[..., 0] / 255, x_test=arrays().x_test[..., 0] / 255, y_train=Y[:, None].astype(np.uint8))
+    grey = arrays(
+        x_train=X[..., 0] / 255,
+        x_test=arrays().x_test[..., 0] / 255,
+        y_train=Y[:, None].astype(np.uint8),
+    )
     train, test, names = checked(replace(grey, class_names=None), "tiny")
     assert (train.images.shape, train.images.dtype) == ((60, 4, 5, 1), np.float32)
-    assert (train.labels.shape, train.labels.dtype, test.labels.dtype) == ((60,), np.int32, np.int32)
+    assert (train.labels.shape, train.labels.dtype, test.labels.dtype) == (
+        (60,),
+        np.int32,
+        np.int32,
+    )
     assert names == ("0", "1", "2", "3")
 
 
@@ -213,22 +257,28 @@ def test_fingerprint_is_told_from_shape_and_dtype_too():
     flat = np.arange(24, dtype=np.uint8)
     labels = np.zeros(2, np.int32)
     prints = {
-        fingerprint(Examples(flat.reshape(shape), labels)) for shape in ((2, 3, 4, 1), (2, 4, 3, 1), (2, 2, 6, 1))
+        fingerprint(Examples(flat.reshape(shape), labels))
+        for shape in ((2, 3, 4, 1), (2, 4, 3, 1), (2, 2, 6, 1))
     }
     assert len(prints) == 3
 
 
 def test_fingerprint_is_the_same_in_another_process(tmp_path):
     given, path = arrays(), tmp_path / "a.npz"
-    np.savez(path, x_train=given.x_train, y_train=given.y_train, x_test=given.x_test, y_test=given.y_test)
+    np.savez(
+        path, x_train=given.x_train, y_train=given.y_train, x_test=given.x_test, y_test=given.y_test
+    )
     code = (
         "import sys\nfrom functools import partial\n"
         "from hpsearch.data.split import Data\nfrom hpsearch.data.datasets import npz\n"
-        "d = Data(name='a', load=partial(npz, sys.argv[1]), path=None, n_train=None, n_val=12, split_seed=0)\n"
+        "d = Data(name='a', load=partial(npz, sys.argv[1]), path=None, n_train=None, n_val=12, "
+        "split_seed=0)\n"
         "print(d.for_search().fingerprint)"
     )
     env = os.environ | {"PYTHONPATH": str(CONF.parents[1] / "src"), "PYTHONHASHSEED": "7"}
-    done = subprocess.run([sys.executable, "-c", code, str(path)], env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], env=env, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == data().for_search().fingerprint
 
 

@@ -23,7 +23,10 @@ def test_path_may_be_the_folder_or_what_holds_it(tmp_path, given):
     batches = tmp_path / "given" / "cifar-10-batches-py"
     batches.mkdir(parents=True)
     (batches / "data_batch_1").write_bytes(b"")
-    with pytest.raises(DataError, match=r"batches-py/data_batch_1 to be a CIFAR batch of 10,000 images of 3072 bytes"):
+    with pytest.raises(
+        DataError,
+        match=r"batches-py/data_batch_1 to be a CIFAR batch of 10,000 images of 3072 bytes",
+    ):
         datasets.cifar10(str(tmp_path / given))
 
 
@@ -34,10 +37,14 @@ def test_path_may_be_the_archive_or_what_holds_it(tmp_path, given):
         datasets.cifar100(str(tmp_path / given))
 
 
-@pytest.mark.parametrize(("name", "received"), [("empty", "a folder without them"), ("absent", "nothing there")])
+@pytest.mark.parametrize(
+    ("name", "received"), [("empty", "a folder without them"), ("absent", "nothing there")]
+)
 def test_path_without_cifar_is_named(tmp_path, name, received):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=f"{name} to be a folder that holds cifar-10-batches-py or .*{received}"):
+    with pytest.raises(
+        DataError, match=f"{name} to be a folder that holds cifar-10-batches-py or .*{received}"
+    ):
         datasets.cifar10(str(tmp_path / name))
 
 
@@ -49,7 +56,9 @@ def test_without_a_network_the_sentence_names_the_ways_out(tmp_path):
     )
     closed = {key: "http://127.0.0.1:9" for key in ("http_proxy", "https_proxy", "HTTPS_PROXY")}
     env = os.environ | closed | {"KERAS_HOME": str(tmp_path), "PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+    )
     assert done.stdout.startswith("Expected to download CIFAR-10, received ")
     assert "data.path=DIR, or choose data=digits" in done.stdout
     assert done.stdout.count("\n") == 1, "Keras's progress must not reach stdout"
@@ -58,7 +67,9 @@ def test_without_a_network_the_sentence_names_the_ways_out(tmp_path):
 def test_importing_the_rooms_is_fast_as_it_leaves_out_the_large_libraries():
     code = "import sys, hpsearch.data; print({'keras', 'tensorflow', 'sklearn'} & set(sys.modules))"
     env = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+    )
     assert done.stdout == "set()\n"
 
 
@@ -114,7 +125,13 @@ def test_fashion_mnist_is_read_from_its_four_files(tmp_path, fashion):
 def test_damaged_idx_files_are_refused(tmp_path, fashion):
     path = tmp_path / "t10k-images-idx3-ubyte.gz"
     whole = path.read_bytes()
-    for data in (whole[:-50], b"", b"no gzip", gzip.compress(gzip.decompress(whole)[:-1]), gzip.compress(b"\0\0")):
+    for data in (
+        whole[:-50],
+        b"",
+        b"no gzip",
+        gzip.compress(gzip.decompress(whole)[:-1]),
+        gzip.compress(b"\0\0"),
+    ):
         path.write_bytes(data)
         with pytest.raises(DataError, match="t10k-images-idx3"):
             datasets.fashion_mnist(str(tmp_path))
@@ -135,19 +152,27 @@ def save_npz(path, **changes):
 def test_npz_may_name_its_classes(tmp_path):
     assert datasets.npz(save_npz(tmp_path / "a.npz")).class_names is None
     names = np.array(["cat", "dog", "owl"])
-    assert datasets.npz(save_npz(tmp_path / "b.npz", class_names=names)).class_names == ("cat", "dog", "owl")
+    assert datasets.npz(save_npz(tmp_path / "b.npz", class_names=names)).class_names == (
+        "cat",
+        "dog",
+        "owl",
+    )
     with pytest.raises(DataError, match=r"class_names .* one row of texts, received int64"):
         datasets.npz(save_npz(tmp_path / "c.npz", class_names=np.arange(3)))
 
 
 def test_npz_without_a_key_says_which(tmp_path):
-    with pytest.raises(DataError, match=r"received x_train, y_train, x_test: y_test must be added\.$"):
+    with pytest.raises(
+        DataError, match=r"received x_train, y_train, x_test: y_test must be added\.$"
+    ):
         datasets.npz(save_npz(tmp_path / "a.npz", y_test=None))
 
 
 def test_npz_with_objects_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"y_train in .* array of numbers.*[Oo]bject arrays"):
-        datasets.npz(save_npz(tmp_path / "a.npz", y_train=np.array([Evil(), 1, 2, 0, 1, 2], object)))
+        datasets.npz(
+            save_npz(tmp_path / "a.npz", y_train=np.array([Evil(), 1, 2, 0, 1, 2], object))
+        )
 
 
 def test_what_is_no_npz_is_refused(tmp_path):
@@ -165,7 +190,10 @@ def test_what_is_no_npz_is_refused(tmp_path):
 
 
 def test_damaged_npz_is_refused(tmp_path):
-    save_npz(tmp_path / "a.npz", x_train=np.random.default_rng(0).integers(0, 256, (600, 4, 4, 1), np.uint8))
+    save_npz(
+        tmp_path / "a.npz",
+        x_train=np.random.default_rng(0).integers(0, 256, (600, 4, 4, 1), np.uint8),
+    )
     data = bytearray((tmp_path / "a.npz").read_bytes())
     (tmp_path / "cut.npz").write_bytes(data[:-400])
     data[3000] ^= 1
@@ -184,7 +212,9 @@ def test_cifar_classes_have_their_names():
 @pytest.mark.slow
 @pytest.mark.skipif(not CIFAR10.is_dir(), reason=f"CIFAR-10 is not at {CIFAR10}")
 def test_the_whole_of_cifar10_is_read(tmp_path):
-    subprocess.run([sys.executable, str(CIFAR10 / "unpack"), str(tmp_path)], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, str(CIFAR10 / "unpack"), str(tmp_path)], check=True, capture_output=True
+    )
     arrays = datasets.cifar10(str(tmp_path))
     assert arrays.x_train.shape == (50_000, 32, 32, 3)
     assert np.bincount(arrays.y_train).tolist() == [5000] * 10

@@ -8,13 +8,23 @@ from scipy.optimize import minimize_scalar
 
 from hpsearch import metrics
 from hpsearch.errors import ConfigError
-from hpsearch.evaluation.calibration import Conformal, conformalized, null_band, scaled, sets, temperature, threshold
+from hpsearch.evaluation.calibration import (
+    Conformal,
+    conformalized,
+    null_band,
+    scaled,
+    sets,
+    temperature,
+    threshold,
+)
 from hpsearch.evaluation.number_of_passes import Passes, passes_law
 from hpsearch.mc_dropout.prediction import McPrediction
 
 
 def drawn(n, sharpness, seed, n_classes=4):
-    """Return distributions, and labels drawn from their `1 / sharpness` powers: that temperature is right."""
+    """Return distributions, and labels drawn from their `1 / sharpness` powers: that temperature is
+    right.
+    """
     rng = np.random.default_rng(seed)
     truth = rng.dirichlet(np.ones(n_classes), n)
     labels = (rng.random((n, 1)) > truth.cumsum(axis=1)).sum(axis=1).clip(max=n_classes - 1)
@@ -31,7 +41,9 @@ def test_the_temperature_of_an_overconfident_model_is_found():
     probs, labels = drawn(5000, 2.0, 0)
     found = temperature(probs, labels)
     assert found == pytest.approx(2.0, rel=0.1)
-    best = minimize_scalar(lambda t: metrics.nll(scaled(probs, t), labels), bounds=(0.1, 10), method="bounded")
+    best = minimize_scalar(
+        lambda t: metrics.nll(scaled(probs, t), labels), bounds=(0.1, 10), method="bounded"
+    )
     assert found == pytest.approx(best.x, rel=1e-2)
 
 
@@ -53,7 +65,8 @@ def test_the_null_band_holds_calibrated_models_as_often_as_it_says():
 
 
 def test_conformal_sets_on_a_hand_worked_case():
-    # Nine probabilities of the label, 0.1 to 0.9; coverage 0.8 wants the ceil(10 * 0.8) = 8th smallest 1 - p: p = 0.2.
+    # Nine probabilities of the label, 0.1 to 0.9; coverage 0.8 wants the ceil(10 * 0.8) = 8th
+    # smallest 1 - p: p = 0.2.
     p, labels = np.arange(1, 10) / 10, np.arange(9) % 2
     probs = np.stack([np.where(labels == 0, p, 1 - p), np.where(labels == 1, p, 1 - p)], axis=1)
     assert threshold(probs, labels, 0.8) == pytest.approx(0.2)
@@ -63,12 +76,16 @@ def test_the_served_threshold_makes_mapies_sets_and_they_cover():
     probs, labels = drawn(4000, 2.0, 2)
     classifier = conformalized(probs[:2000], labels[:2000], 0.9)
     held = sets(classifier, probs[2000:])
-    np.testing.assert_array_equal(held, probs[2000:] >= threshold(probs[:2000], labels[:2000], 0.9) - 1e-12)
+    np.testing.assert_array_equal(
+        held, probs[2000:] >= threshold(probs[:2000], labels[:2000], 0.9) - 1e-12
+    )
     assert held[np.arange(2000), labels[2000:]].mean() == pytest.approx(0.9, abs=0.03)
 
 
 def test_an_impossible_coverage_is_refused():
-    with pytest.raises(ConfigError, match=r"parts.conformal.coverage must lie between 0 and 1, but is 1.5"):
+    with pytest.raises(
+        ConfigError, match=r"parts.conformal.coverage must lie between 0 and 1, but is 1.5"
+    ):
         Conformal(1.5)
 
 

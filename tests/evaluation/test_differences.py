@@ -5,7 +5,14 @@ import pytest
 from scipy import stats
 
 from hpsearch import metrics
-from hpsearch.evaluation.differences import MEASURES, Difference, compare, holm, mcnemar, smallest_gain
+from hpsearch.evaluation.differences import (
+    MEASURES,
+    Difference,
+    compare,
+    holm,
+    mcnemar,
+    smallest_gain,
+)
 
 
 def test_mcnemar_looks_at_the_examples_that_one_arm_alone_gets_right():
@@ -59,9 +66,13 @@ def test_identical_predictions_do_not_differ():
 def test_a_clear_gain_is_called_and_its_interval_holds_it():
     first, _, labels = similar_pair(np.random.default_rng(0), n=400)
     second = 0.5 * first + 0.5 * np.eye(3)[labels]
-    found = {d.measure: d for d in compare(first, second, labels, n_resamples=500, level=0.05, seed=0)}
+    found = {
+        d.measure: d for d in compare(first, second, labels, n_resamples=500, level=0.05, seed=0)
+    }
     assert list(found) == list(MEASURES)
-    assert {found[m].verdict(0.05) for m in ("accuracy", "nll", "brier_score", "aurc")} == {"better"}
+    assert {found[m].verdict(0.05) for m in ("accuracy", "nll", "brier_score", "aurc")} == {
+        "better"
+    }
     d = found["nll"]
     assert d.values == pytest.approx((metrics.nll(first, labels), metrics.nll(second, labels)))
     assert d.low < d.value < d.high < 0

@@ -1,4 +1,6 @@
-"""The evaluation: both arms on the same weights, every part on one small model, the page, the command."""
+"""The evaluation: both arms on the same weights, every part on one small model, the page, the
+command.
+"""
 
 import json
 from pathlib import Path
@@ -22,7 +24,9 @@ from hpsearch.mc_dropout.certificate import fingerprint
 from hpsearch.mc_dropout.prediction import McDropout
 from workplace import SMALL
 
-SETTINGS = McDropout(n_samples=20, mask="example", seed=0, batch_size=64, memory_mb=64, from_logits=False)
+SETTINGS = McDropout(
+    n_samples=20, mask="example", seed=0, batch_size=64, memory_mb=64, from_logits=False
+)
 FAST = ("parts.verdict.n_resamples=100", "parts.verdict.n_seeds=2", "parts.calibration.n_simulations=50",
         "parts.rates.rates=[0.5]", "parts.rates.n_resamples=100", "parts.shift.names=[fog,contrast]")  # fmt: skip
 
@@ -83,12 +87,17 @@ def test_a_model_without_dropout_cannot_be_evaluated(subject):
 @pytest.fixture(scope="module")
 def parts():
     with initialize_config_dir(str(entry.CONF), version_base="1.3"):
-        config = compose("evaluate", ["registered_model=x", "data@parts.unknown.data=digits", *FAST])
+        config = compose(
+            "evaluate", ["registered_model=x", "data@parts.unknown.data=digits", *FAST]
+        )
     return instantiate(config.parts, _convert_="all")
 
 
 def test_every_part_answers_and_the_whole_changes_no_variable(subject, parts):
-    before, plain = fingerprint(subject.model), subject.model.predict(subject.test.images, verbose=0)
+    before, plain = (
+        fingerprint(subject.model),
+        subject.model.predict(subject.test.images, verbose=0),
+    )
     sections = {name: part.examine(subject) for name, part in parts.items()}
     assert fingerprint(subject.model) == before
     np.testing.assert_array_equal(subject.model.predict(subject.test.images, verbose=0), plain)
@@ -98,7 +107,13 @@ def test_every_part_answers_and_the_whole_changes_no_variable(subject, parts):
     assert {"test/verdict/accuracy/p", "test/mc_scaled/nll", "test/plain/ece_null_high", "test/mc/conformal_coverage",
             "test/mc/nll_at_infinity", "test/mc_tuned/nll", "test/mc/deep_ensemble_equivalent",
             "test/unknown/mc/entropy/auroc", "test/selective/mc/mutual_information/aurc"} <= found.keys()  # fmt: skip
-    assert [step for step, _ in sections["shift"].curves["test/shift/fog/mc/nll"]] == [1, 2, 3, 4, 5]
+    assert [step for step, _ in sections["shift"].curves["test/shift/fog/mc/nll"]] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]
     names = [figure.name for section in sections.values() for figure in section.figures]
     assert sorted(names) == [
         "differences",
@@ -112,7 +127,9 @@ def test_every_part_answers_and_the_whole_changes_no_variable(subject, parts):
 
 
 def test_the_page_is_one_file_and_escapes_what_it_shows():
-    section = Section("A < B", "so & so", [("a", "b"), ("<i>", "2")], figures=[Figure("f", b"png", 'it "shows"')])
+    section = Section(
+        "A < B", "so & so", [("a", "b"), ("<i>", "2")], figures=[Figure("f", b"png", 'it "shows"')]
+    )
     page = html("T & U", [("model", "m")], [section])
     assert "A &lt; B" in page
     assert "so &amp; so" in page
@@ -125,7 +142,9 @@ def test_the_page_is_one_file_and_escapes_what_it_shows():
 @pytest.mark.slow
 def test_a_search_and_then_its_evaluation_leave_all_in_mlflow(workplace):
     assert workplace.here(*SMALL, "budget.n_trials=2", "pruner=none").returncode == 0
-    done = workplace.here("registered_model=digits-selu", "uncertainty.n_samples=10", *FAST, script="evaluate")
+    done = workplace.here(
+        "registered_model=digits-selu", "uncertainty.n_samples=10", *FAST, script="evaluate"
+    )
     assert done.returncode == 0, done.stderr
     assert "MC Dropout against the plain prediction:" in done.stdout
     (run,) = workplace.runs("evaluation")
@@ -149,7 +168,10 @@ def test_mistakes_of_a_person_get_one_sentence_and_leave_no_run(workplace, monke
         mlflow.keras.log_model(net(), registered_model_name="theirs", pip_requirements=["keras"])
     for words, sentence in [
         (("registered_model=nobody",), "There is no registered model nobody"),
-        (("registered_model=theirs", "version=1"), "has no record of its data set: give the one it was trained on"),
+        (
+            ("registered_model=theirs", "version=1"),
+            "has no record of its data set: give the one it was trained on",
+        ),
         (
             ("registered_model=theirs", "version=1", "data=digits"),
             "Expected a model of images (8, 8, 1) and 10 classes",

@@ -15,8 +15,12 @@ def pictures(channels=3, size=32, n=6):
     """Return images with smooth areas and edges."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:size, :size] / size
-    waves = [np.sin(6 * (x * a + y * b))[..., None] + (x > a)[..., None] for a, b in rng.random((n, 2))]
-    images = np.stack([np.broadcast_to(w, (size, size, channels)) * rng.uniform(0.5, 1, channels) for w in waves])
+    waves = [
+        np.sin(6 * (x * a + y * b))[..., None] + (x > a)[..., None] for a, b in rng.random((n, 2))
+    ]
+    images = np.stack(
+        [np.broadcast_to(w, (size, size, channels)) * rng.uniform(0.5, 1, channels) for w in waves]
+    )
     return np.round(255 * (images - images.min()) / np.ptp(images)).astype(np.uint8)
 
 
@@ -38,7 +42,9 @@ def test_noise_has_the_strength_that_its_severity_says():
     hit = corrupt(grey, "impulse_noise", 5, seed=0)
     assert (hit != 0.5).mean() == pytest.approx(0.07, rel=0.1)
     assert set(np.unique(hit)) == {0.0, 0.5, 1.0}
-    assert corrupt(grey, "shot_noise", 5, seed=0).std() == pytest.approx(np.sqrt(0.5 / 50), rel=0.05)
+    assert corrupt(grey, "shot_noise", 5, seed=0).std() == pytest.approx(
+        np.sqrt(0.5 / 50), rel=0.05
+    )
 
 
 def test_contrast_and_brightness_on_hand_worked_pixels():
@@ -54,7 +60,9 @@ def test_blurs_keep_a_flat_image_flat():
 
 
 def test_the_real_cifar_10_c_is_read_by_severity(tmp_path):
-    images = np.repeat(np.arange(5, dtype=np.uint8), 4)[:, None, None, None] * np.ones((1, 32, 32, 3), np.uint8)
+    images = np.repeat(np.arange(5, dtype=np.uint8), 4)[:, None, None, None] * np.ones(
+        (1, 32, 32, 3), np.uint8
+    )
     np.save(tmp_path / "fog.npy", images)
     np.save(tmp_path / "labels.npy", np.tile(np.arange(4), 5))
     found, labels = stored(tmp_path, "fog", 3, 3)
@@ -65,7 +73,9 @@ def test_the_real_cifar_10_c_is_read_by_severity(tmp_path):
 
 
 def test_a_misspelt_corruption_is_answered_with_the_nearest():
-    with pytest.raises(ConfigError, match=r"There is no corruption fogg for parts.shift.names. Did you mean 'fog'"):
+    with pytest.raises(
+        ConfigError, match=r"There is no corruption fogg for parts.shift.names. Did you mean 'fog'"
+    ):
         Shift(names=["fogg"], n_images=1, n_samples=1, path=None, seed=0)
 
 
@@ -101,6 +111,10 @@ def test_test_time_choices_keep_off_what_is_off_and_are_all_different():
     found = choices([0.0, 0.1, 0.2], [0.1, 0.5])
     assert found["all", None] == (0.0, 0.1, 0.2)
     assert found["all", 0.5] == (0.0, 0.5, 0.5)
-    assert found["last half", None] == (0.0, 0.0, 0.2)  # of two active layers: the last is the last half
+    assert found["last half", None] == (
+        0.0,
+        0.0,
+        0.2,
+    )  # of two active layers: the last is the last half
     assert all(values[0] == 0 for values in found.values())
     assert len(set(found.values())) == len(found)

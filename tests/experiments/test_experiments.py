@@ -1,4 +1,6 @@
-"""Measures of curves, paired intervals and verdicts by hand; ablations and comparisons from the command line."""
+"""Measures of curves, paired intervals and verdicts by hand; ablations and comparisons from the
+command line.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,23 @@ from hpsearch.html_report.section import markdown
 from small_training import search_data
 
 ROOT = Path(__file__).parents[2]
-SHORT = ("data=digits", "data.n_train=300", "training.epochs=2", "training.jit_compile=false", "n_seeds=2")
+SHORT = (
+    "data=digits",
+    "data.n_train=300",
+    "training.epochs=2",
+    "training.jit_compile=false",
+    "n_seeds=2",
+)
 ABLATIONS = {
     "initialization": ("levels=[he_normal,one_value]", "arch.n_hidden=2"),
     "bias": ("levels=[zeros,positive]", "arch.n_hidden=2"),
     "self_normalization": ("levels=[selu,relu_batch_norm]", "ablation.across.values=[3]"),
     "activation": ("levels=[relu,prelu]", "ablation.across.values=[2]"),
-    "momentum": ("levels=[sgd_0.9,sgd_0,nadam_0.999]", "ablation.across.values=[1e-3]", "arch.n_hidden=2"),
+    "momentum": (
+        "levels=[sgd_0.9,sgd_0,nadam_0.999]",
+        "ablation.across.values=[1e-3]",
+        "arch.n_hidden=2",
+    ),
     "normalization": ("levels=[none,layer]", "ablation.across.values=[1e-3]", "arch.n_hidden=2"),
     "dropout_cost": ("levels=[no_layer,all]", "arch.n_hidden=2"),
     "schedule": ("levels=[constant,one_cycle]", "ablation.across.values=[1e-3]", "arch.n_hidden=2"),
@@ -72,7 +84,10 @@ def test_holm_leaves_out_what_is_no_test():
 
 
 def measured(loss):
-    return Measured(scalars={"best/val/loss": loss}, curves={"val/loss": [2.0, loss], "time/epoch_s": [1.0, 1.0]})
+    return Measured(
+        scalars={"best/val/loss": loss},
+        curves={"val/loss": [2.0, loss], "time/epoch_s": [1.0, 1.0]},
+    )
 
 
 ARMS = [Arm(name, {}, {}, level=name) for name in ("base", "good", "same")]
@@ -86,19 +101,28 @@ RESULTS = {
 def test_the_verdict_names_the_best_and_only_what_the_seeds_bear_out():
     table = answers.rows(ARMS, RESULTS, ["best/val/loss"], "base")
     sentence = answers.verdict(table, "best/val/loss", "base")
-    assert sentence.startswith("good has the best best/val/loss, 0.6033; better than base beyond doubt: good (-0.4967")
+    assert sentence.startswith(
+        "good has the best best/val/loss, 0.6033; better than base beyond doubt: good (-0.4967"
+    )
     assert sentence.endswith("not told apart from base by these seeds: same.")
 
 
 @pytest.mark.parametrize(
     ("lower", "than", "word"),
-    [("good", "base", "Confirmed"), ("base", "good", "**Contradicted**"), ("same", "base", "Undecided")],
+    [
+        ("good", "base", "Confirmed"),
+        ("base", "good", "**Contradicted**"),
+        ("same", "base", "Undecided"),
+    ],
 )
 def test_claims_of_textbooks_are_judged_with_their_interval(lower, than, word):
     by_level = {arm.level: arm.name for arm in ARMS}
     found = answers.judged([Claim("It is so", lower, than, "best/val/loss")], RESULTS, by_level)
     assert found[0].startswith(f'{word}: "It is so" (best/val/loss of {lower} minus {than}: ')
-    assert answers.judged([Claim("No such arm", "other", "base", "best/val/loss")], RESULTS, by_level) == []
+    assert (
+        answers.judged([Claim("No such arm", "other", "base", "best/val/loss")], RESULTS, by_level)
+        == []
+    )
 
 
 def test_censored_races_are_shown_as_such():
@@ -113,7 +137,8 @@ def test_a_claim_on_a_race_is_judged_by_the_loss_that_all_of_both_arms_reach():
     slow, quick = ([2.0, 1.5, 1.2 + n / 100] for n in range(3)), ([1.3, 1.0] for _ in range(3))
     results = {
         name: {
-            seed: Measured({}, {"val/loss": loss, "time/epoch_s": [1.0] * len(loss)}) for seed, loss in enumerate(found)
+            seed: Measured({}, {"val/loss": loss, "time/epoch_s": [1.0] * len(loss)})
+            for seed, loss in enumerate(found)
         }
         for name, found in (("slow", slow), ("quick", quick))
     }
@@ -122,9 +147,12 @@ def test_a_claim_on_a_race_is_judged_by_the_loss_that_all_of_both_arms_reach():
     results["quick"][4] = Measured(diverged="at once")
     claims = [Claim("It is so", "quick", "slow", "race/epochs")]
     (judged,) = answers.judged(claims, results, {name: name for name in results})
-    assert answers.with_race(results)[1] is not None  # what diverged before its first epoch has no curves
+    assert (
+        answers.with_race(results)[1] is not None
+    )  # what diverged before its first epoch has no curves
     assert judged == (
-        'Confirmed: "It is so" (race/epochs of quick minus slow to val/loss 1.2200: -1 [-1, -1] over 3 seeds; '
+        'Confirmed: "It is so" (race/epochs of quick minus slow to val/loss 1.2200: -1 [-1, -1] '
+        "over 3 seeds; "
         "2 of quick have none)."
     )
 
@@ -136,14 +164,19 @@ def test_the_best_of_a_second_factor_stands_for_its_level():
 
 
 @pytest.mark.parametrize(
-    ("best", "groups"), [(False, [["a, n 1", "b, n 1"], ["a, n 2", "b, n 2"]]), (True, [["a, n 2", "b, n 1"]])]
+    ("best", "groups"),
+    [(False, [["a, n 1", "b, n 1"], ["a, n 2", "b, n 2"]]), (True, [["a, n 2", "b, n 1"]])],
 )
 def test_compared_are_arms_of_one_second_factor_or_the_best_of_each_level(best, groups):
     across = {"setting": "arch.n", "values": [1, 2], "best": best}
     levels = {"a": (), "b": ()}
-    ablation = Ablation("x", "Why?", levels, "a", across, ["best/val/loss"], [], inspect=False, claims=[])
+    ablation = Ablation(
+        "x", "Why?", levels, "a", across, ["best/val/loss"], [], inspect=False, claims=[]
+    )
     arms = [Arm(name, {}, {}, level, value) for name, level, value, _ in ablation.cells(None)]
-    results = {arm.name: {0: measured(loss)} for arm, loss in zip(arms, (3.0, 1.0, 1.0, 2.0), strict=True)}
+    results = {
+        arm.name: {0: measured(loss)} for arm, loss in zip(arms, (3.0, 1.0, 1.0, 2.0), strict=True)
+    }
     assert [[arm.name for arm in group] for group in ablation.groups(arms, results)] == groups
 
 
@@ -168,11 +201,17 @@ def test_every_ablation_runs_in_a_short_form(workplace, name):
     cells = [r for r in runs if r.data.tags["hpsearch.kind"] == "cell"]
     assert [r.info.status for r in parents] == ["FINISHED"]
     assert "hpsearch.verdict" in parents[0].data.tags
-    assert {a.path for a in client.list_artifacts(parents[0].info.run_id)} == {"answer.md", "table.md", "figures"}
+    assert {a.path for a in client.list_artifacts(parents[0].info.run_id)} == {
+        "answer.md",
+        "table.md",
+        "figures",
+    }
     n_levels = ABLATIONS[name][0].count(",") + 1
     assert [r.info.status for r in cells] == ["FINISHED"] * 2 * n_levels
     assert all("best/val/loss" in r.data.metrics for r in cells)
-    text = Path(client.download_artifacts(cells[0].info.run_id, "measured.json", str(workplace.folder))).read_text()
+    text = Path(
+        client.download_artifacts(cells[0].info.run_id, "measured.json", str(workplace.folder))
+    ).read_text()
     assert len(json.loads(text)["curves"]["val/loss"]) == 2
 
 
@@ -213,7 +252,10 @@ def test_compare_trains_the_champions_again_and_refuses_another_data_set(workpla
     assert all("digits-batch_norm" in claim for claim in told["claims"])
     (parent,) = workplace.runs("comparison")
     assert {run.data.params["momentum"] for run in workplace.runs("cell")} == {"0.9"}
-    assert {"hpsearch.study.digits-elu", "hpsearch.study.digits-batch_norm"} <= parent.data.tags.keys()
+    assert {
+        "hpsearch.study.digits-elu",
+        "hpsearch.study.digits-batch_norm",
+    } <= parent.data.tags.keys()
     files = {a.path for a in workplace.client.list_artifacts(parent.info.run_id)}
     assert {"answer.md", "comparison.html", "figures"} <= files
     done = workplace.here(*words, "data.n_val=200", script="compare")

@@ -1,4 +1,6 @@
-"""What goes on inside nets: symmetry of one value for all weights, self-normalization, gradients and ranks."""
+"""What goes on inside nets: symmetry of one value for all weights, self-normalization, gradients
+and ranks.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,11 @@ def test_selu_keeps_mean_and_deviation_through_20_layers():
 )
 def test_without_one_of_the_three_conditions_they_leave_that_range(activation, initializer, images):
     measured = inspect_layers(net(activation, initializer), images, LABELS)
-    inside = np.abs(measured["mean"]).max() < 0.1 and min(measured["std"]) > 0.9 and max(measured["std"]) < 1.1
+    inside = (
+        np.abs(measured["mean"]).max() < 0.1
+        and min(measured["std"]) > 0.9
+        and max(measured["std"]) < 1.1
+    )
     assert not inside
 
 
@@ -114,7 +120,9 @@ def test_a_relu_with_a_large_negative_bias_is_dead():
         ([[1, 0], [0, 1]], 2, 2),
     ],
 )
-def test_rank_counts_independent_units_and_distinct_different_ones(columns, n_independent, n_different):
+def test_rank_counts_independent_units_and_distinct_different_ones(
+    columns, n_independent, n_different
+):
     outputs = np.array(columns, float)
     assert rank(outputs) == n_independent
     assert n_distinct(outputs) == n_different

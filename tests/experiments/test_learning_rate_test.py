@@ -1,4 +1,6 @@
-"""The learning rate test: its reading of a curve by hand, its bounds, and a real search that begins with it."""
+"""The learning rate test: its reading of a curve by hand, its bounds, and a real search that begins
+with it.
+"""
 
 from __future__ import annotations
 
@@ -45,10 +47,14 @@ def test_the_test_only_ever_lowers_the_upper_bound():
 
 def test_the_first_trial_has_the_proposal_and_the_middle_of_all_else():
     space = Space(BOUNDS)
-    assert middles(space) == pytest.approx({"learning_rate": 10**-2.5, "momentum": 0.99, "dropout_rate": 0.2})
+    assert middles(space) == pytest.approx(
+        {"learning_rate": 10**-2.5, "momentum": 0.99, "dropout_rate": 0.2}
+    )
     curve = valley()
     found = advice(SETTINGS, space, curve)
-    assert found["first"] == pytest.approx({"learning_rate": curve.proposal, "one_minus_momentum": 0.01})
+    assert found["first"] == pytest.approx(
+        {"learning_rate": curve.proposal, "one_minus_momentum": 0.01}
+    )
     assert found["bounds"]["high"] == curve.largest_stable
 
 
@@ -57,5 +63,7 @@ def test_a_fixed_rate_is_left_alone():
 
 
 def test_impossible_settings_name_their_key():
-    with pytest.raises(ConfigError, match=r"range_test\.low must lie between 0 and range_test\.high=1\.0, but is 2"):
+    with pytest.raises(
+        ConfigError, match=r"range_test\.low must lie between 0 and range_test\.high=1\.0, but is 2"
+    ):
         RangeTest(low=2.0, high=1.0, n_points=10, steps_per_point=1, margin=1.0)

@@ -1,4 +1,6 @@
-"""What a person types after something went wrong: the doctor tells it in sentences, and puts right what it can."""
+"""What a person types after something went wrong: the doctor tells it in sentences, and puts right
+what it can.
+"""
 
 import os
 import shutil
@@ -37,12 +39,17 @@ def said(place):
 def test_a_finished_search_agrees_and_its_suggestions_are_the_same_again(place, said):
     n_trials = len(place.study("digits-selu").trials)
     assert said() == (0, AGREE)
-    assert said("replay") == (0, f"The suggestions of {n_trials} trials are the same again, of 0 not.\n")
+    assert said("replay") == (
+        0,
+        f"The suggestions of {n_trials} trials are the same again, of 0 not.\n",
+    )
     assert said("sync") == (0, "Nothing waits.\n")
 
 
 def test_damage_is_told_once_it_is_repaired_it_is_gone(place, said):
-    by_number = {int(run.data.tags["hpsearch.trial"]): run.info.run_id for run in place.runs("trial")}
+    by_number = {
+        int(run.data.tags["hpsearch.trial"]): run.info.run_id for run in place.runs("trial")
+    }
     place.client.delete_run(by_number[0])
     place.client.set_terminated(by_number[1], "FAILED")
     folder = place.folder / "checkpoints" / "digits-selu"
@@ -52,7 +59,11 @@ def test_damage_is_told_once_it_is_repaired_it_is_gone(place, said):
     status, told = said()
     assert status == 1
     assert told.count("\n") == 3
-    for part in ("Trial 0 has no MLflow run.", "Trial 1 is ", "2 checkpoints are of no trial that goes on."):
+    for part in (
+        "Trial 0 has no MLflow run.",
+        "Trial 1 is ",
+        "2 checkpoints are of no trial that goes on.",
+    ):
         assert part in told
     status, told = said("--repair")
     assert (status, told.count(" Put right.\n"), told.count(" Removed.\n")) == (0, 2, 1)
@@ -86,7 +97,10 @@ def test_every_trial_is_explained(place, said):
         (["explain", "one"], "explain needs the number of a trial, such as: explain 17."),
         (["explian", "1"], "There is no command 'explian'. Did you mean 'explain'?"),
         (["study.name=nix"], "There is no study nix in this storage; it has: digits-selu."),
-        (["storage.path=elsewhere.db"], "There is no study digits-selu in this storage; it has: none."),
+        (
+            ["storage.path=elsewhere.db"],
+            "There is no study digits-selu in this storage; it has: none.",
+        ),
         (["budget.trials=3"], "There is no key budget.trials."),
     ],
 )
@@ -95,7 +109,11 @@ def test_a_mistake_is_one_sentence(words, sentence, place, said):
     assert status == 2
     assert told.startswith(f"Error: {sentence}")
     assert told.count("\n") == 1
-    assert {path.name for path in place.folder.iterdir()} <= {"mlflow.db", "optuna.db", "optuna.db.lock"}
+    assert {path.name for path in place.folder.iterdir()} <= {
+        "mlflow.db",
+        "optuna.db",
+        "optuna.db.lock",
+    }
 
 
 def epochs_of(place):
@@ -103,8 +121,16 @@ def epochs_of(place):
 
 
 @pytest.mark.slow
-def test_after_kill_9_the_doctor_gives_the_trial_back_and_the_search_goes_on_from_its_checkpoint(workplace):
-    words = [*SMALL, "training.epochs=60", "training.patience_epochs=60", "budget.n_trials=1", "pruner=none"]
+def test_after_kill_9_the_doctor_gives_the_trial_back_and_the_search_goes_on_from_its_checkpoint(
+    workplace,
+):
+    words = [
+        *SMALL,
+        "training.epochs=60",
+        "training.patience_epochs=60",
+        "budget.n_trials=1",
+        "pruner=none",
+    ]
     words += ["checkpoints.every_s=0"]
     worker = workplace.start(*words)
     assert worker.stdout.readline().startswith("Study ")
@@ -121,12 +147,18 @@ def test_after_kill_9_the_doctor_gives_the_trial_back_and_the_search_goes_on_fro
     assert (run.info.status, run.data.tags["hpsearch.reason"]) == ("KILLED", "killed")
     assert [run.info.status for run in workplace.runs("study")] == ["KILLED"]
     assert workplace.here(*words, script="doctor").stdout == AGREE
-    assert [path.name for path in (workplace.folder / "checkpoints" / "digits-selu").glob("*.npz")] == ["0.npz"]
+    assert [
+        path.name for path in (workplace.folder / "checkpoints" / "digits-selu").glob("*.npz")
+    ] == ["0.npz"]
     assert n_epochs < 60
     done = workplace.run(*words)
     assert done.returncode == 0, done.stderr
     killed, again = workplace.study("digits-selu").trials
-    assert (killed.state, again.state, number_of(again)) == (TrialState.FAIL, TrialState.COMPLETE, 0)
+    assert (killed.state, again.state, number_of(again)) == (
+        TrialState.FAIL,
+        TrialState.COMPLETE,
+        0,
+    )
     (run,) = workplace.runs("trial")
     durations = workplace.client.get_metric_history(run.info.run_id, "time/epoch_s")
     assert [m.step for m in durations] == list(range(1, 61))
@@ -134,14 +166,22 @@ def test_after_kill_9_the_doctor_gives_the_trial_back_and_the_search_goes_on_fro
 
 @pytest.mark.slow
 def test_a_spool_that_could_not_be_sent_goes_later_with_sync(mlflow_server, workplace):
-    words = [*SMALL, f"tracking.uri={mlflow_server.uri}", "tracking.patience_s=3", "budget.n_trials=3", "pruner=none"]
+    words = [
+        *SMALL,
+        f"tracking.uri={mlflow_server.uri}",
+        "tracking.patience_s=3",
+        "budget.n_trials=3",
+        "pruner=none",
+    ]
     worker = workplace.start(*words)
     assert worker.stdout.readline().startswith("Study ")
     mlflow_server.stop()
     out, err = worker.communicate(timeout=300)
     assert worker.returncode == 2, out + err
     assert "send what waits for it with: python -m hpsearch doctor sync" in out
-    assert err.startswith("Error: All trials are done, but MLflow does not answer at http://127.0.0.1:"), err
+    assert err.startswith(
+        "Error: All trials are done, but MLflow does not answer at http://127.0.0.1:"
+    ), err
     away = workplace.here("sync", *words, script="doctor")
     assert (away.returncode, away.stderr.count("\n")) == (2, 1), away.stderr
     mlflow_server.start()

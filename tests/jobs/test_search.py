@@ -23,13 +23,24 @@ def test_prints_progress_then_a_table_then_where_to_look_and_nothing_else(search
     _, done = searched
     *lines, look, on, understand, examine, serve = done.stdout.splitlines()
     assert lines[0] == "Study digits-selu begins: 7 trials of at most 6 epochs."
-    assert sum(bool(re.match(r"trial \d/7  #\d lr=.*: (finished|pruned)", line)) for line in lines) == 7
-    assert re.match(r"Registered as version 1 of digits-selu, alias champion \(there was no champion\)\.", lines[-1])
+    assert (
+        sum(bool(re.match(r"trial \d/7  #\d lr=.*: (finished|pruned)", line)) for line in lines)
+        == 7
+    )
+    assert re.match(
+        r"Registered as version 1 of digits-selu, alias champion \(there was no champion\)\.",
+        lines[-1],
+    )
     assert look.startswith("Look at it:    mlflow ui --backend-store-uri sqlite:///")
     assert on == "Search on:     the same command with budget.n_trials=14"
-    assert examine == "Examine it:    python -m hpsearch evaluate registered_model=digits-selu version=1"
+    assert (
+        examine
+        == "Examine it:    python -m hpsearch evaluate registered_model=digits-selu version=1"
+    )
     assert understand == "Understand it: python -m hpsearch report study=digits-selu"
-    assert re.fullmatch(r"Serve it: .* mlflow models serve -m models:/digits-selu/1 --env-manager local", serve)
+    assert re.fullmatch(
+        r"Serve it: .* mlflow models serve -m models:/digits-selu/1 --env-manager local", serve
+    )
     assert done.stderr == ""
 
 
@@ -43,9 +54,13 @@ def test_one_parent_and_a_child_for_each_trial_with_the_status_of_its_end(search
     for trial in trials:
         run = by_number[number_of(trial)]
         assert run.info.status == STATUS[trial.state]
-        assert run.data.tags.get("hpsearch.reason") == (None if run.info.status == "FINISHED" else "pruned")
+        assert run.data.tags.get("hpsearch.reason") == (
+            None if run.info.status == "FINISHED" else "pruned"
+        )
         assert float(run.data.params["learning_rate"]) == trial.params["learning_rate"]
-        assert float(run.data.params["momentum"]) == pytest.approx(1 - trial.params[f"{COMPLEMENT}momentum"])
+        assert float(run.data.params["momentum"]) == pytest.approx(
+            1 - trial.params[f"{COMPLEMENT}momentum"]
+        )
         reason = "" if run.info.status == "FINISHED" else "pruned "
         assert run.info.run_name.startswith(f"#{number_of(trial)} {reason}lr=")
 
@@ -57,7 +72,13 @@ def test_each_epoch_of_a_trial_stands_in_mlflow_once_as_optuna_saw_it(searched):
         history = place.client.get_metric_history(run.info.run_id, "val/loss")
         assert {m.step: m.value for m in history} == trial.intermediate_values
         assert len(history) == len(trial.intermediate_values)
-        assert {"train/loss", "train/accuracy", "val/loss", "val/accuracy", "time/epoch_s"} <= run.data.metrics.keys()
+        assert {
+            "train/loss",
+            "train/accuracy",
+            "val/loss",
+            "val/accuracy",
+            "time/epoch_s",
+        } <= run.data.metrics.keys()
 
 
 def test_the_parent_carries_config_data_best_trial_summary_and_figures(searched, tmp_path):
@@ -73,7 +94,10 @@ def test_the_parent_carries_config_data_best_trial_summary_and_figures(searched,
     assert parent.data.metrics["trials/finished"] + parent.data.metrics["trials/pruned"] == 7
     assert f"**Best trial:** [#{number_of(best)}" in parent.data.tags["mlflow.note.content"]
     figures = {f.path for f in place.client.list_artifacts(parent.info.run_id, "figures")}
-    wanted = {f"figures/{name}.png" for name in ("history", "parallel_coordinates", "slices", "learning_curves")}
+    wanted = {
+        f"figures/{name}.png"
+        for name in ("history", "parallel_coordinates", "slices", "learning_curves")
+    }
     assert wanted <= figures
 
 
@@ -85,17 +109,27 @@ def test_the_best_model_is_a_version_that_mlflow_loads_and_that_says_what_it_is(
     assert float(version.tags["hpsearch.measured_again"]) == pytest.approx(best.value, rel=1e-3)
     assert version.run_id == by_trial(place)[number_of(best)].info.run_id
     assert float(version.tags["val/loss"]) == pytest.approx(best.value)
-    assert {"test/plain/accuracy", "test/mc/nll", "val/accuracy", "hpsearch.trial"} <= version.tags.keys()
+    assert {
+        "test/plain/accuracy",
+        "test/mc/nll",
+        "val/accuracy",
+        "hpsearch.trial",
+    } <= version.tags.keys()
     uri = f"sqlite:///{place.folder}/mlflow.db"
     mlflow.set_tracking_uri(uri)
     model = mlflow.pyfunc.load_model("models:/digits-selu@champion")
     images = (
-        np.random.default_rng(0).integers(0, 17, (5, 8, 8, 1)).astype(model.metadata.signature.inputs.inputs[0].type)
+        np.random.default_rng(0)
+        .integers(0, 17, (5, 8, 8, 1))
+        .astype(model.metadata.signature.inputs.inputs[0].type)
     )
     answer = model.predict(images)
     probs = np.stack(answer["probabilities"])
     assert np.allclose(np.sum(probs, axis=1), 1, atol=1e-5)
-    assert all("==" in line for line in model.metadata.get_model_info().signature and _requirements(place, version))
+    assert all(
+        "==" in line
+        for line in model.metadata.get_model_info().signature and _requirements(place, version)
+    )
 
 
 def _requirements(place, version):
@@ -110,7 +144,9 @@ def test_the_same_command_again_runs_only_what_is_missing(searched):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Study digits-selu goes on: 7 of 8 trials done.")
     after = place.study("digits-selu").trials
-    assert [(t.number, t.value, t.state) for t in after[:7]] == [(t.number, t.value, t.state) for t in before]
+    assert [(t.number, t.value, t.state) for t in after[:7]] == [
+        (t.number, t.value, t.state) for t in before
+    ]
     assert len(after) == 8
     assert len(place.runs("study")) == 1
 
@@ -124,7 +160,10 @@ def test_other_data_or_settings_are_not_mixed_into_a_study(searched):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["training.monitor=val/los"], "training.monitor=val/los is no metric of this model. Did you mean 'val/loss'?"),
+        (
+            ["training.monitor=val/los"],
+            "training.monitor=val/los is no metric of this model. Did you mean 'val/loss'?",
+        ),
         (["space.bounds.dropout_rate.high=1.2"], "space.bounds.dropout_rate"),
         (["space.bounds.learning_rate.low=1"], "swap them"),
         (["data.path=nowhere", "data=cifar10"], "nothing there"),
@@ -148,7 +187,13 @@ def test_a_search_that_ends_in_its_learning_rate_test_ends_its_run(workplace):
 
 @pytest.mark.slow
 def test_ctrl_c_gives_the_trial_back_and_the_same_command_goes_on(workplace):
-    long = [*SMALL, "training.epochs=400", "training.patience_epochs=400", "budget.n_trials=2", "pruner=none"]
+    long = [
+        *SMALL,
+        "training.epochs=400",
+        "training.patience_epochs=400",
+        "budget.n_trials=2",
+        "pruner=none",
+    ]
     process = workplace.start(*long)
     _wait_for_an_epoch(workplace, process)
     os.killpg(process.pid, signal.SIGINT)
@@ -176,7 +221,9 @@ def test_killed_and_started_again_a_search_ends_as_one_that_was_not(tmp_path_fac
     ends = []
     for place in (calm, killed):
         trials = [t for t in place.study("digits-selu").trials if t.state in STATUS]
-        ends.append({number_of(t): (t.state, t.params, t.intermediate_values, t.value) for t in trials})
+        ends.append(
+            {number_of(t): (t.state, t.params, t.intermediate_values, t.value) for t in trials}
+        )
         runs = place.runs("trial")
         assert len(runs) == len(trials) == 6
         assert {run.info.status for run in runs} <= set(STATUS.values())

@@ -1,4 +1,6 @@
-"""A real SLURM cluster of one node: a sweep, a cancelled worker, one that is requeued; the same end."""
+"""A real SLURM cluster of one node: a sweep, a cancelled worker, one that is requeued; the same
+end.
+"""
 
 import subprocess
 import sys
@@ -23,24 +25,49 @@ def states(folder):
         return {}
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
     return {
-        s.study_name: Counter(t.state for t in storage.get_all_trials(s._study_id)) for s in storage.get_all_studies()
+        s.study_name: Counter(t.state for t in storage.get_all_trials(s._study_id))
+        for s in storage.get_all_studies()
     }
 
 
 def test_a_sweep_survives_scancel_and_requeue(slurm, tmp_path):
-    environment = {key: value for key, value in slurm.environment.items() if not key.startswith("MLFLOW_")}
+    environment = {
+        key: value for key, value in slurm.environment.items() if not key.startswith("MLFLOW_")
+    }
     environment |= {"PYTHONPATH": str(SRC)}
-    command = [sys.executable, "-m", "hpsearch", "search", "-m", "arch=elu,selu", "worker=0,1", *SMALL]
+    command = [
+        sys.executable,
+        "-m",
+        "hpsearch",
+        "search",
+        "-m",
+        "arch=elu,selu",
+        "worker=0,1",
+        *SMALL,
+    ]
     command += ["hydra/launcher=slurm", "hydra.launcher.gres=gpu:1", "hydra.launcher.mem_gb=1"]
     command += ["hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=20"]
-    command += ["storage=journal", f"storage.path={tmp_path}/journal.log", "data.n_train=200", "training.epochs=60"]
+    command += [
+        "storage=journal",
+        f"storage.path={tmp_path}/journal.log",
+        "data.n_train=200",
+        "training.epochs=60",
+    ]
     command += ["training.patience_epochs=60"]
-    command += [f"budget.n_trials={N_TRIALS}", "uncertainty.n_samples=5", "pruner=none", "budget.lease_s=60"]
+    command += [
+        f"budget.n_trials={N_TRIALS}",
+        "uncertainty.n_samples=5",
+        "pruner=none",
+        "budget.lease_s=60",
+    ]
     with open(tmp_path / "sweep.out", "wb") as log:
         sweep = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
     try:
         wait_until(
-            lambda: sum(c[TrialState.COMPLETE] for c in states(tmp_path).values()) >= 2 or sweep.poll() is not None,
+            lambda: (
+                sum(c[TrialState.COMPLETE] for c in states(tmp_path).values()) >= 2
+                or sweep.poll() is not None
+            ),
             "two finished trials",
             600,
         )
@@ -53,7 +80,9 @@ def test_a_sweep_survives_scancel_and_requeue(slurm, tmp_path):
         slurm.ask("scancel", "--user", "root")
         sweep.kill()
         sweep.wait()
-    spent = {name: c[TrialState.COMPLETE] + c[TrialState.PRUNED] for name, c in states(tmp_path).items()}
+    spent = {
+        name: c[TrialState.COMPLETE] + c[TrialState.PRUNED] for name, c in states(tmp_path).items()
+    }
     assert spent == {"digits-elu": N_TRIALS, "digits-selu": N_TRIALS}
     assert not any(c[TrialState.RUNNING] for c in states(tmp_path).values())
     uri = f"sqlite:///{tmp_path}/mlflow.db"
@@ -62,4 +91,7 @@ def test_a_sweep_survives_scancel_and_requeue(slurm, tmp_path):
     kinds = Counter(run.data.tags.get("hpsearch.kind") for run in runs)
     assert kinds == {"study": 2, "trial": 2 * N_TRIALS}
     assert {run.info.status for run in runs} == {"FINISHED"}
-    assert sorted(m.name for m in client.search_registered_models()) == ["digits-elu", "digits-selu"]
+    assert sorted(m.name for m in client.search_registered_models()) == [
+        "digits-elu",
+        "digits-selu",
+    ]

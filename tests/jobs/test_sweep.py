@@ -1,4 +1,6 @@
-"""A sweep on one machine: two workers on each of two studies, Ctrl-C in the middle, the same command again."""
+"""A sweep on one machine: two workers on each of two studies, Ctrl-C in the middle, the same
+command again.
+"""
 
 import os
 import signal
@@ -24,30 +26,60 @@ def n_running(place, name):
 
 
 def test_a_sweep_is_interrupted_and_goes_on(workplace):
-    words = [*SMALL, "-m", "arch=elu,selu", "worker=0,1", "hydra/launcher=local", "hydra.launcher.n_jobs=4"]
-    words += ["data.n_train=200", "pruner=none", "uncertainty.n_samples=5", f"budget.n_trials={N_TRIALS}"]
+    words = [
+        *SMALL,
+        "-m",
+        "arch=elu,selu",
+        "worker=0,1",
+        "hydra/launcher=local",
+        "hydra.launcher.n_jobs=4",
+    ]
+    words += [
+        "data.n_train=200",
+        "pruner=none",
+        "uncertainty.n_samples=5",
+        f"budget.n_trials={N_TRIALS}",
+    ]
     long = ["training.epochs=3000", "training.patience_epochs=3000"]
-    sweep = workplace.start(*words, *long, "study.name=long-${data.name}-${hydra:runtime.choices.arch}")
+    sweep = workplace.start(
+        *words, *long, "study.name=long-${data.name}-${hydra:runtime.choices.arch}"
+    )
     names = [f"long-{name}" for name in STUDIES]
 
     database = workplace.folder / "optuna.db"
     wait_until(database.exists, "the first worker's start", 240)
-    wait_until(lambda: all(n_running(workplace, name) >= 2 for name in names), "an epoch of each worker", 240)
+    wait_until(
+        lambda: all(n_running(workplace, name) >= 2 for name in names),
+        "an epoch of each worker",
+        240,
+    )
     os.killpg(sweep.pid, signal.SIGINT)
     _, err = sweep.communicate(timeout=120)
     assert sweep.returncode == 130, err
     assert "Traceback" not in err
     for name in names:
-        states = Counter((t.state, t.user_attrs.get("reason")) for t in workplace.study(name).trials)
+        states = Counter(
+            (t.state, t.user_attrs.get("reason")) for t in workplace.study(name).trials
+        )
         assert states == {(TrialState.FAIL, "interrupted"): 2, (TrialState.WAITING, None): 2}
-    assert {run.info.status for run in [*workplace.runs("trial"), *workplace.runs("study")]} == {"KILLED"}
+    assert {run.info.status for run in [*workplace.runs("trial"), *workplace.runs("study")]} == {
+        "KILLED"
+    }
     done = workplace.run(*words)
     assert done.returncode == 0, done.stderr
     for name in STUDIES:
         trials = workplace.study(name).trials
-        assert [t.state for t in trials if t.state != TrialState.FAIL] == [TrialState.COMPLETE] * N_TRIALS
-    parents = {run.info.run_name: run.info.run_id for run in workplace.runs("study") if run.info.status == "FINISHED"}
+        assert [t.state for t in trials if t.state != TrialState.FAIL] == [
+            TrialState.COMPLETE
+        ] * N_TRIALS
+    parents = {
+        run.info.run_name: run.info.run_id
+        for run in workplace.runs("study")
+        if run.info.status == "FINISHED"
+    }
     assert sorted(parents) == list(STUDIES)
     children = Counter(run.data.tags["mlflow.parentRunId"] for run in workplace.runs("trial"))
-    assert {name: children[run_id] for name, run_id in parents.items()} == dict.fromkeys(STUDIES, N_TRIALS)
+    assert {name: children[run_id] for name, run_id in parents.items()} == dict.fromkeys(
+        STUDIES, N_TRIALS
+    )
     assert sorted(m.name for m in workplace.client.search_registered_models()) == list(STUDIES)

@@ -22,7 +22,9 @@ def labels():
 
 
 def test_nll_is_the_mean_of_minus_log_the_labels_probability():
-    assert metrics.nll(PROBS, LABELS) == pytest.approx(-(math.log(0.5) + math.log(0.8) + math.log(0.4)) / 3)
+    assert metrics.nll(PROBS, LABELS) == pytest.approx(
+        -(math.log(0.5) + math.log(0.8) + math.log(0.4)) / 3
+    )
 
 
 def test_nll_of_an_impossible_label_is_large_but_finite():
@@ -32,7 +34,9 @@ def test_nll_of_an_impossible_label_is_large_but_finite():
 def test_nll_and_brier_agree_with_scikit_learn(samples, labels):
     probs = samples[0]
     assert metrics.nll(probs, labels) == pytest.approx(log_loss(labels, probs, labels=range(4)))
-    assert metrics.brier_score(probs, labels) == pytest.approx(brier_score_loss(labels, probs, labels=range(4)))
+    assert metrics.brier_score(probs, labels) == pytest.approx(
+        brier_score_loss(labels, probs, labels=range(4))
+    )
 
 
 def test_brier_is_summed_over_classes():
@@ -45,7 +49,8 @@ def test_accuracy_counts_right_answers():
 
 
 def test_ece_weights_bins_by_their_size():
-    # Bin of 0.5: one example, right: gap 0.5. Bin of 0.9: three examples, two right: gap |2/3 - 0.9|.
+    # Bin of 0.5: one example, right: gap 0.5. Bin of 0.9: three examples, two right: gap |2/3 -
+    # 0.9|.
     probs = np.array([[0.5, 0.3, 0.2], [0.9, 0.1, 0.0], [0.9, 0.1, 0.0], [0.9, 0.1, 0.0]])
     expected = 0.25 * 0.5 + 0.75 * abs(2 / 3 - 0.9)
     assert metrics.ece(probs, np.array([0, 0, 0, 1])) == pytest.approx(expected)
@@ -98,8 +103,12 @@ def test_risk_coverage_by_hand():
     coverage, risk = metrics.risk_coverage([0.4, 0.1, 0.3, 0.2], [False, True, True, False])
     assert coverage.tolist() == [0.25, 0.5, 0.75, 1.0]
     assert risk == pytest.approx([0, 1 / 2, 1 / 3, 1 / 2])
-    assert metrics.aurc([0.4, 0.1, 0.3, 0.2], [False, True, True, False]) == pytest.approx((1 / 2 + 1 / 3 + 1 / 2) / 4)
-    assert metrics.risk_at_coverage([0.4, 0.1, 0.3, 0.2], [False, True, True, False], 0.75) == pytest.approx(1 / 3)
+    assert metrics.aurc([0.4, 0.1, 0.3, 0.2], [False, True, True, False]) == pytest.approx(
+        (1 / 2 + 1 / 3 + 1 / 2) / 4
+    )
+    assert metrics.risk_at_coverage(
+        [0.4, 0.1, 0.3, 0.2], [False, True, True, False], 0.75
+    ) == pytest.approx(1 / 3)
 
 
 def test_ties_do_not_depend_on_the_order_of_examples():
@@ -111,7 +120,9 @@ def test_ties_do_not_depend_on_the_order_of_examples():
 def test_risk_at_full_coverage_is_the_error_rate(samples, labels):
     probs = samples[0]
     right = metrics.correct(probs, labels)
-    assert metrics.risk_at_coverage(1 - probs.max(axis=1), right, 1.0) == pytest.approx(1 - right.mean())
+    assert metrics.risk_at_coverage(1 - probs.max(axis=1), right, 1.0) == pytest.approx(
+        1 - right.mean()
+    )
 
 
 @pytest.mark.parametrize(
@@ -120,9 +131,17 @@ def test_risk_at_full_coverage_is_the_error_rate(samples, labels):
         ([[0.5, 0.5]], [2], r"Expected labels from 0 to 1. Received: labels from 2 to 2."),
         ([[0.5, 0.5]], [0, 1], r"Expected 1 whole-number labels. Received: labels=int64\(2,\)."),
         ([[0.5, 0.5]], [0.0], r"Expected 1 whole-number labels. Received: labels=float64\(1,\)."),
-        ([[2.0, -1.0]], [0], r"Expected rows of probabilities that sum to one. Received: values from -1 to 2"),
+        (
+            [[2.0, -1.0]],
+            [0],
+            r"Expected rows of probabilities that sum to one. Received: values from -1 to 2",
+        ),
         ([[np.nan, 1.0]], [0], r"Expected rows of probabilities that sum to one."),
-        ([[1.0]], [0], r"Expected probabilities of shape \(N, C\), C >= 2. Received: shape=\(1, 1\)."),
+        (
+            [[1.0]],
+            [0],
+            r"Expected probabilities of shape \(N, C\), C >= 2. Received: shape=\(1, 1\).",
+        ),
     ],
 )
 def test_what_is_no_prediction_is_refused(probs, labels, message):

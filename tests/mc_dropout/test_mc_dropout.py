@@ -18,7 +18,14 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (37, 6, 6, 3)).astype(np.floa
 
 def settings(**changes):
     return McDropout(
-        **{"n_samples": 6, "mask": "example", "seed": 3, "batch_size": 16, "memory_mb": 64, "from_logits": False}
+        **{
+            "n_samples": 6,
+            "mask": "example",
+            "seed": 3,
+            "batch_size": 16,
+            "memory_mb": 64,
+            "from_logits": False,
+        }
         | changes
     )
 
@@ -37,15 +44,23 @@ def residual():
     keras.utils.set_random_seed(1)
     inputs = keras.Input((6, 6, 3))
     x = layers.Conv2D(4, 3, padding="same", activation="relu")(layers.Rescaling(1 / 255)(inputs))
-    y = layers.SpatialDropout2D(0.3)(layers.BatchNormalization()(layers.Conv2D(4, 3, padding="same")(x)))
+    y = layers.SpatialDropout2D(0.3)(
+        layers.BatchNormalization()(layers.Conv2D(4, 3, padding="same")(x))
+    )
     x = layers.GlobalAveragePooling2D()(layers.Add()([x, y]))
-    return keras.Model(inputs, layers.Dense(4, activation="softmax")(layers.GaussianDropout(0.2)(x)))
+    return keras.Model(
+        inputs, layers.Dense(4, activation="softmax")(layers.GaussianDropout(0.2)(x))
+    )
 
 
 def nested():
     keras.utils.set_random_seed(1)
-    body = keras.Sequential([keras.Input((6, 6, 3)), layers.Flatten(), layers.Dense(8), layers.Dropout(0.4)])
-    return keras.Sequential([keras.Input((6, 6, 3)), layers.Rescaling(1 / 255), body, layers.Dense(4, "softmax")])
+    body = keras.Sequential(
+        [keras.Input((6, 6, 3)), layers.Flatten(), layers.Dense(8), layers.Dropout(0.4)]
+    )
+    return keras.Sequential(
+        [keras.Input((6, 6, 3)), layers.Rescaling(1 / 255), body, layers.Dense(4, "softmax")]
+    )
 
 
 MODELS = {
@@ -89,16 +104,22 @@ def test_sums_are_those_of_the_samples():
     features = keras.tree.flatten(part.prefix(IMAGES))
     rows = ops.arange(len(IMAGES), dtype="int32")
     rates = ops.convert_to_tensor(np.float32(part.rates))
-    samples = np.stack([np.asarray(part.suffix([*features, row_keys(seeds, i, rows), rates])) for i in range(6)])
+    samples = np.stack(
+        [np.asarray(part.suffix([*features, row_keys(seeds, i, rows), rates])) for i in range(6)]
+    )
     labels = np.arange(len(IMAGES)) % 4
 
     sums = sampler.predict(IMAGES, labels)
     np.testing.assert_allclose(sums.probs, samples.mean(axis=0), atol=1e-6)
     np.testing.assert_allclose(sums.variance, samples.var(axis=0), atol=1e-6)
     np.testing.assert_allclose(sums.expected_entropy, metrics.expected_entropy(samples), atol=1e-5)
-    np.testing.assert_allclose(sums.mutual_information, metrics.mutual_information(samples), atol=1e-5)
+    np.testing.assert_allclose(
+        sums.mutual_information, metrics.mutual_information(samples), atol=1e-5
+    )
     np.testing.assert_allclose(sums.variation_ratio, metrics.variation_ratio(samples), atol=1e-6)
-    np.testing.assert_allclose(sums.label_probs, samples[:, np.arange(len(IMAGES)), labels], atol=1e-6)
+    np.testing.assert_allclose(
+        sums.label_probs, samples[:, np.arange(len(IMAGES)), labels], atol=1e-6
+    )
 
 
 def test_one_mask_a_pass_treats_equal_images_equally():
@@ -113,7 +134,8 @@ def test_one_mask_a_pass_treats_equal_images_equally():
 def test_masks_of_both_modes_have_the_same_mean():
     model = MODELS["alpha"]()
     example, shared = (
-        Sampler(model, settings(mask=m, n_samples=4000)).predict(IMAGES[:8]) for m in ("example", "pass")
+        Sampler(model, settings(mask=m, n_samples=4000)).predict(IMAGES[:8])
+        for m in ("example", "pass")
     )
     error = np.sqrt(2 * example.variance / 4000)
     assert (np.abs(example.probs - shared.probs) < 6 * error).all()
@@ -122,13 +144,20 @@ def test_masks_of_both_modes_have_the_same_mean():
 def test_another_seed_gives_other_numbers():
     model = MODELS["dropout"]()
     sampler = Sampler(model, settings())
-    assert np.abs(sampler.predict(IMAGES, seed=1).probs - sampler.predict(IMAGES, seed=2).probs).max() > 1e-3
+    assert (
+        np.abs(sampler.predict(IMAGES, seed=1).probs - sampler.predict(IMAGES, seed=2).probs).max()
+        > 1e-3
+    )
 
 
 def test_passes_are_told_apart_in_groups_of_bounded_number():
-    prediction = Sampler(MODELS["dropout"](), settings(n_samples=300)).predict(IMAGES, np.zeros(37, int))
+    prediction = Sampler(MODELS["dropout"](), settings(n_samples=300)).predict(
+        IMAGES, np.zeros(37, int)
+    )
     assert prediction.label_probs.shape == (100, 37)
-    np.testing.assert_allclose(prediction.label_probs.mean(axis=0), prediction.probs[:, 0], atol=1e-5)
+    np.testing.assert_allclose(
+        prediction.label_probs.mean(axis=0), prediction.probs[:, 0], atol=1e-5
+    )
 
 
 def test_the_prefix_ends_before_the_first_active_dropout():
@@ -142,13 +171,18 @@ def test_rates_can_be_replaced_without_another_conversion():
     model = MODELS["dropout"]()
     sampler = Sampler(model, settings())
     assert sampler.predict(IMAGES, rates=[0, 0]).variance.max() < 1e-8
-    low, high = (sampler.predict(IMAGES, rates=[rate, rate]).variance.mean() for rate in (0.05, 0.5))
+    low, high = (
+        sampler.predict(IMAGES, rates=[rate, rate]).variance.mean() for rate in (0.05, 0.5)
+    )
     assert low < high
 
 
 def test_a_memory_limit_makes_batches_smaller_not_numbers_other():
     model = MODELS["dropout"]()
-    free, bound = Sampler(model, settings(batch_size=37)), Sampler(model, settings(batch_size=37, memory_mb=0.01))
+    free, bound = (
+        Sampler(model, settings(batch_size=37)),
+        Sampler(model, settings(batch_size=37, memory_mb=0.01)),
+    )
     assert bound.rows_per_call(37) < free.rows_per_call(37)
     np.testing.assert_allclose(bound.predict(IMAGES).probs, free.predict(IMAGES).probs, atol=1e-6)
     with pytest.raises(ModelError, match=r"One image needs .* MB in a pass"):
@@ -185,15 +219,22 @@ def test_spatial_dropout_drops_whole_channels():
 
 
 def test_a_broken_alpha_dropout_is_found(monkeypatch):
-    monkeypatch.setattr(mc_layers.AlwaysOnAlphaDropout, "noisy", lambda self, inputs, uniform, rate: inputs * 1.1)
-    with pytest.raises(ModelError, match=r"AlphaDropout moves mean or variance by .* standard errors"):
+    monkeypatch.setattr(
+        mc_layers.AlwaysOnAlphaDropout, "noisy", lambda self, inputs, uniform, rate: inputs * 1.1
+    )
+    with pytest.raises(
+        ModelError, match=r"AlphaDropout moves mean or variance by .* standard errors"
+    ):
         certify(model := MODELS["alpha"](), Sampler(model, settings()), IMAGES)
 
 
 def test_a_conversion_that_is_off_with_all_rates_at_zero_is_found(monkeypatch):
-    monkeypatch.setattr(mc_layers.AlwaysOnDropout, "noisy", lambda self, inputs, uniform, rate: inputs + 0.5)
+    monkeypatch.setattr(
+        mc_layers.AlwaysOnDropout, "noisy", lambda self, inputs, uniform, rate: inputs + 0.5
+    )
     with pytest.raises(
-        ModelError, match=r"received: the samples do not vary; with all rates at 0 the output is .* off"
+        ModelError,
+        match=r"received: the samples do not vary; with all rates at 0 the output is .* off",
     ):
         certify(model := MODELS["dropout"](), Sampler(model, settings()), IMAGES)
 
@@ -226,11 +267,23 @@ def attention():
     ("build", "message"),
     [
         (dense, "active dropout for MC Dropout, received one with no dropout layer: train it"),
-        (lambda: dense(layers.Dropout(0.0)), r"received one with dropout layers whose rate is 0 \(1\)"),
-        (lambda: dense(Halving(0.5, name="odd")), "Keras's own dropout layers, received 'odd' of type Halving"),
-        (lambda: dense(layers.Dropout(1.0, name="all")), "at least 0 and below 1, received 1.0 for 'all'"),
+        (
+            lambda: dense(layers.Dropout(0.0)),
+            r"received one with dropout layers whose rate is 0 \(1\)",
+        ),
+        (
+            lambda: dense(Halving(0.5, name="odd")),
+            "Keras's own dropout layers, received 'odd' of type Halving",
+        ),
+        (
+            lambda: dense(layers.Dropout(1.0, name="all")),
+            "at least 0 and below 1, received 1.0 for 'all'",
+        ),
         (attention, "no dropout layer, and dropout inside of heads, which stays off"),
-        (Subclassed, "Expected a built Sequential or Functional model for MC Dropout, received 'subclassed'"),
+        (
+            Subclassed,
+            "Expected a built Sequential or Functional model for MC Dropout, received 'subclassed'",
+        ),
     ],
 )
 def test_a_model_that_cannot_be_sampled_gets_one_sentence(build, message):
@@ -240,11 +293,17 @@ def test_a_model_that_cannot_be_sampled_gets_one_sentence(build, message):
 
 def test_logits_are_refused_unless_announced():
     inputs = keras.Input((6, 6, 3))
-    logits = layers.Dense(4)(layers.Dropout(0.3)(layers.Flatten()(layers.Rescaling(1 / 255)(inputs))))
+    logits = layers.Dense(4)(
+        layers.Dropout(0.3)(layers.Flatten()(layers.Rescaling(1 / 255)(inputs)))
+    )
     model = keras.Model(inputs, logits)
-    with pytest.raises(ModelError, match=r"a model that gives logits wants uncertainty.from_logits=true"):
+    with pytest.raises(
+        ModelError, match=r"a model that gives logits wants uncertainty.from_logits=true"
+    ):
         Sampler(model, settings()).predict(IMAGES)
-    with pytest.raises(ModelError, match=r"a model that gives logits wants uncertainty.from_logits=true"):
+    with pytest.raises(
+        ModelError, match=r"a model that gives logits wants uncertainty.from_logits=true"
+    ):
         plain_probs(model, IMAGES, settings())
     probs = Sampler(model, settings(from_logits=True)).predict(IMAGES).probs
     assert probs.sum(axis=1) == pytest.approx(1.0)

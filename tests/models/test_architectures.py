@@ -1,4 +1,6 @@
-"""HyperModels of conf: how they are composed, completed with the data's facts, and what they are made of."""
+"""HyperModels of conf: how they are composed, completed with the data's facts, and what they are
+made of.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,8 @@ def layers_of(model, kind):
     return [layer for layer in model.layers if type(layer) is kind]
 
 
-# --- every architecture, one path --------------------------------------------------------------------------
+# --- every architecture, one path
+# --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("arch", [*DENSE, "cnn", "hyper_resnet"])
@@ -110,7 +113,8 @@ def test_the_hypermodel_alone_proposes_its_own_bounds(conf, facts):
     }
 
 
-# --- structure ---------------------------------------------------------------------------------------------
+# --- structure
+# ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -135,7 +139,9 @@ def test_dense_nets_are_made_of_what_their_names_say(build, arch, made_of):
     assert {type(layer.kernel_initializer).__name__ for layer in hidden} == {initializer}
     activations = layers_of(model, keras.layers.Activation)
     assert [layer.activation for layer in activations] == [keras.activations.get(activation)] * 20
-    assert [name for layer in model.layers if "Dropout" in (name := type(layer).__name__)] == dropouts
+    assert [
+        name for layer in model.layers if "Dropout" in (name := type(layer).__name__)
+    ] == dropouts
     assert "dropout" in model.layers[-2].name
 
 
@@ -154,13 +160,20 @@ def test_prelu_learns_a_slope_in_each_layer(build):
 )
 def test_order_of_layers(build, overrides, kinds):
     model, _, _ = build(*overrides, "arch.n_hidden=2")
-    assert [type(layer).__name__ for layer in model.layers] == ["Normalization", "Flatten", *kinds, "Dense"]
+    assert [type(layer).__name__ for layer in model.layers] == [
+        "Normalization",
+        "Flatten",
+        *kinds,
+        "Dense",
+    ]
     assert layers_of(model, keras.layers.Dense)[0].use_bias == ("BatchNormalization" not in kinds)
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 1), (32, 32, 3), (5, 7, 2)])
 def test_cnn_takes_images_of_any_size(build, shape):
-    model, _, _ = build("arch=cnn", facts=measure(np.arange(2 * np.prod(shape)).reshape(2, *shape), 4))
+    model, _, _ = build(
+        "arch=cnn", facts=measure(np.arange(2 * np.prod(shape)).reshape(2, *shape), 4)
+    )
     block = ["Conv2D", "BatchNormalization", "Activation"] * 2 + ["MaxPooling2D", "Dropout"]
     head = ["Flatten", "Dense", "Activation", "Dropout", "Dense"]
     assert [type(layer).__name__ for layer in model.layers] == ["Normalization", *block * 3, *head]
@@ -170,34 +183,48 @@ def test_cnn_takes_images_of_any_size(build, shape):
     assert model.output_shape == (None, 4)
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras saves TensorFlow's variables
+@pytest.mark.filterwarnings(
+    "ignore:__array__ implementation:DeprecationWarning"
+)  # Keras saves TensorFlow's variables
 @pytest.mark.parametrize("arch", ["prelu", "cnn"])
 def test_what_is_saved_predicts_the_same_from_raw_pixels(build, images, tmp_path, arch):
     model, _, _ = build(f"arch={arch}")
-    model.fit(images, np.arange(50) % 10, verbose=0)  # Keras saves an optimizer that never stepped, but cannot load it
+    model.fit(
+        images, np.arange(50) % 10, verbose=0
+    )  # Keras saves an optimizer that never stepped, but cannot load it
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(np.asarray(again(images[:4])), np.asarray(model(images[:4])))
     np.testing.assert_allclose(np.asarray(model(images[:4])).sum(axis=1), 1, rtol=1e-5)
 
 
-@pytest.mark.parametrize("overrides", [["arch=elu", "arch.n_hidden=2"], ["arch=cnn", "arch.filters=[4]"]])
+@pytest.mark.parametrize(
+    "overrides", [["arch=elu", "arch.n_hidden=2"], ["arch=cnn", "arch.filters=[4]"]]
+)
 def test_a_model_learns(build, overrides):
     rng = np.random.default_rng(0)
     labels = np.arange(120) % 3
-    images = (rng.integers(0, 40, (120, 8, 8, 1)) + labels[:, None, None, None] * 60).astype("uint8")
+    images = (rng.integers(0, 40, (120, 8, 8, 1)) + labels[:, None, None, None] * 60).astype(
+        "uint8"
+    )
     model, _, _ = build(
-        *overrides, "space.bounds.learning_rate=0.005", "space.bounds.momentum=0.8", facts=measure(images, 3)
+        *overrides,
+        "space.bounds.learning_rate=0.005",
+        "space.bounds.momentum=0.8",
+        facts=measure(images, 3),
     )
     history = model.fit(images, labels, epochs=8, verbose=0).history
     assert history["accuracy"][-1] > 0.9
 
 
-# --- standardization ---------------------------------------------------------------------------------------
+# --- standardization
+# ---------------------------------------------------------------------------------------
 
 
 def test_measured_means_and_variances_by_hand():
-    images = np.array([[[[0, 1], [2, 1]]], [[[4, 1], [6, 5]]]], dtype="uint8")  # 2 images of 1x2 pixels, 2 channels
+    images = np.array(
+        [[[[0, 1], [2, 1]]], [[[4, 1], [6, 5]]]], dtype="uint8"
+    )  # 2 images of 1x2 pixels, 2 channels
     facts = measure(images, n_classes=2)
     assert facts.image_shape == (1, 2, 2)
     assert facts.mean.tolist() == [[[2, 1], [4, 3]]]
@@ -234,7 +261,9 @@ def test_a_pixel_that_never_changes_does_not_explode():
     facts = measure(images, 10)
     bright = np.full((1, 4, 4, 1), 255, "float32")
     out = np.asarray(standardization(facts, "pixel")(bright))
-    assert out[0, 0, 0, 0] == pytest.approx(255 / np.sqrt(VARIANCE_FLOOR * facts.channel_variance()[0]), rel=1e-5)
+    assert out[0, 0, 0, 0] == pytest.approx(
+        255 / np.sqrt(VARIANCE_FLOOR * facts.channel_variance()[0]), rel=1e-5
+    )
     assert out[0, 0, 0, 0] < 40
 
 
@@ -245,11 +274,14 @@ def test_images_all_black_give_zeros(standardize):
 
 
 def test_only_images_can_be_measured():
-    with pytest.raises(ValueError, match=r"\(N, H, W, C\)\. Received: train_images\.shape=\(3, 2, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"\(N, H, W, C\)\. Received: train_images\.shape=\(3, 2, 2\)"
+    ):
         measure(np.zeros((3, 2, 2)), 2)
 
 
-# --- conf --------------------------------------------------------------------------------------------------
+# --- conf
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("arch", DENSE)
@@ -260,13 +292,18 @@ def test_every_dense_net_has_every_setting_and_refuses_another(conf, arch):
 
 
 def test_the_space_follows_the_architecture_and_can_be_chosen(conf):
-    dense, alpha, cnn = (conf(f"arch={arch}").space.bounds for arch in ("selu", "alpha_dropout", "cnn"))
+    dense, alpha, cnn = (
+        conf(f"arch={arch}").space.bounds for arch in ("selu", "alpha_dropout", "cnn")
+    )
     assert alpha.dropout_rate.high < dense.dropout_rate.high
     assert alpha.learning_rate == dense.learning_rate
     assert cnn.learning_rate.high != dense.learning_rate.high
     assert "version" in conf("arch=hyper_resnet").space.bounds
     assert conf("arch=cnn", "space=dense").space.bounds == dense
-    assert conf("arch=cnn", "space.bounds.learning_rate.low=2e-4").space.bounds.learning_rate.low == 2e-4
+    assert (
+        conf("arch=cnn", "space.bounds.learning_rate.low=2e-4").space.bounds.learning_rate.low
+        == 2e-4
+    )
 
 
 def test_choices_can_be_set_on_the_command_line(conf):
@@ -303,13 +340,34 @@ def test_an_optimizer_without_momentum_is_refused():
     [
         (["arch.n_hidden=0"], r"arch\.n_hidden to be a whole number of at least 1; received 0"),
         (["arch.n_units=1.5"], r"arch\.n_units to be a whole number of at least 1; received 1\.5"),
-        (["arch.activation=elo"], r"arch\.activation to be a name that Keras knows; received 'elo'"),
-        (["arch.kernel_initializer=he"], r"arch\.kernel_initializer to be a name that Keras knows; received 'he'"),
-        (["arch.normalization=after"], r"arch\.normalization .*'after'\. .*Valid: batch, batch_after, layer, none"),
-        (["arch.dropout_after=lats"], r"arch\.dropout_after .*'lats'\. Did you mean 'last'\? Valid: all, last"),
-        (["arch.standardize=pixl"], r"arch\.standardize .*'pixl'\. Did you mean 'pixel'\? Valid: channel, none, pixel"),
-        (["arch=cnn", "arch.filters=32"], r"arch\.filters to be a list such as \[32, 64, 128\]; received 32"),
-        (["arch=cnn", "arch.filters=[32,0]"], r"each of arch\.filters to be a whole number of at least 1"),
+        (
+            ["arch.activation=elo"],
+            r"arch\.activation to be a name that Keras knows; received 'elo'",
+        ),
+        (
+            ["arch.kernel_initializer=he"],
+            r"arch\.kernel_initializer to be a name that Keras knows; received 'he'",
+        ),
+        (
+            ["arch.normalization=after"],
+            r"arch\.normalization .*'after'\. .*Valid: batch, batch_after, layer, none",
+        ),
+        (
+            ["arch.dropout_after=lats"],
+            r"arch\.dropout_after .*'lats'\. Did you mean 'last'\? Valid: all, last",
+        ),
+        (
+            ["arch.standardize=pixl"],
+            r"arch\.standardize .*'pixl'\. Did you mean 'pixel'\? Valid: channel, none, pixel",
+        ),
+        (
+            ["arch=cnn", "arch.filters=32"],
+            r"arch\.filters to be a list such as \[32, 64, 128\]; received 32",
+        ),
+        (
+            ["arch=cnn", "arch.filters=[32,0]"],
+            r"each of arch\.filters to be a whole number of at least 1",
+        ),
     ],
 )
 def test_an_impossible_setting_is_refused_with_its_key(build, overrides, sentence):
@@ -317,7 +375,8 @@ def test_an_impossible_setting_is_refused_with_its_key(build, overrides, sentenc
         build(*overrides)
 
 
-# --- anybody's HyperModel ----------------------------------------------------------------------------------
+# --- anybody's HyperModel
+# ----------------------------------------------------------------------------------
 
 
 class Foreign(keras_tuner.HyperModel):
@@ -333,7 +392,9 @@ def make_optimizer_name(optimizer):
 
 
 def test_facts_are_passed_under_the_names_that_a_hypermodel_gives_them(facts):
-    assert build_hypermodel(functools.partial(Foreign, width=3), facts, keras.optimizers.SGD).received == (
+    assert build_hypermodel(
+        functools.partial(Foreign, width=3), facts, keras.optimizers.SGD
+    ).received == (
         10,
         (8, 8, 1),
         3,
@@ -346,7 +407,10 @@ def test_facts_are_passed_under_the_names_that_a_hypermodel_gives_them(facts):
     ("factory", "sentence"),
     [
         (functools.partial(Foreign), r"to set width, which Foreign needs: add arch\.width"),
-        (functools.partial(make_optimizer_name), r"to name a keras_tuner\.HyperModel; make_optimizer_name makes a str"),
+        (
+            functools.partial(make_optimizer_name),
+            r"to name a keras_tuner\.HyperModel; make_optimizer_name makes a str",
+        ),
         (Foreign(10, (8, 8, 1), 3), r"architecture to say _partial_: true"),
     ],
 )
@@ -356,10 +420,14 @@ def test_what_cannot_become_a_hypermodel_is_refused(facts, factory, sentence):
 
 
 def drawn_by(conf, facts, bounds, others=("batch_size",)):
-    """Return the model of a trial whose space has these bounds too, and the trial's hyperparameters."""
+    """Return the model of a trial whose space has these bounds too, and the trial's
+    hyperparameters.
+    """
     parts = instantiate(conf("arch=selu"))
     space = Space({"learning_rate": 0.01, "momentum": 0.9, "dropout_rate": 0.1, **bounds})
-    architecture = Architecture(parts.arch, facts=facts, optimizer=parts.optimizer, space=space, others=others)
+    architecture = Architecture(
+        parts.arch, facts=facts, optimizer=parts.optimizer, space=space, others=others
+    )
     hp = OptunaHyperParameters(optuna.create_study().ask(), space)
     model = architecture.hypermodel(hp).build(hp)
     space.check_used(hp.asked)
@@ -378,7 +446,9 @@ def test_a_bound_with_the_name_of_a_setting_draws_it(conf, facts):
     dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
     assert len(dense) - 1 == hp.values["n_hidden"] in (1, 2)
     assert dense[0].units == 7
-    assert layers_of(model, keras.layers.Activation)[0].activation.__name__ == hp.values["activation"]
+    assert (
+        layers_of(model, keras.layers.Activation)[0].activation.__name__ == hp.values["activation"]
+    )
     assert model.optimizer.weight_decay == hp.values["weight_decay"]
     assert hp.values["batch_size"] in (8, 16)
     assert sorted(architecture.drawn) == sorted(bounds)
@@ -395,7 +465,9 @@ def test_settings_are_drawn_from_plain_hyperparameters_too(conf, facts):
     space = Space({"n_hidden": {"low": 1, "high": 4}, "activation": {"choices": ["elu", "tanh"]}})
     hp = keras_tuner.HyperParameters()
     hp.values["n_hidden"] = 2
-    made = Architecture(parts.arch, facts=facts, optimizer=parts.optimizer, space=space).hypermodel(hp)
+    made = Architecture(parts.arch, facts=facts, optimizer=parts.optimizer, space=space).hypermodel(
+        hp
+    )
     assert (made.n_hidden, made.activation) == (2, "elu")
 
 
@@ -430,5 +502,7 @@ def test_a_loss_that_is_not_for_classes_is_refused(loss):
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="probs")])
     if loss:
         model.compile(loss=loss)
-    with pytest.raises(ModelError, match="Expected the architecture to compile its model with the loss"):
+    with pytest.raises(
+        ModelError, match="Expected the architecture to compile its model with the loss"
+    ):
         labels_for(model)

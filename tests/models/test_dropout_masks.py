@@ -16,7 +16,10 @@ def drawn(seed, step, kind=np.uint32):
 
 
 def test_numbers_are_even_and_those_of_other_steps_and_layers_are_unrelated():
-    found = [drawn(*state) for state in ((0, 0), (0, 1), (1, 0), (7, 7), (2**31 - 1, 0), (2**31 - 1, 10**6))]
+    found = [
+        drawn(*state)
+        for state in ((0, 0), (0, 1), (1, 0), (7, 7), (2**31 - 1, 0), (2**31 - 1, 10**6))
+    ]
     n = INPUTS.size
     for numbers in found:
         assert numbers.shape == INPUTS.shape

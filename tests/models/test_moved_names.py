@@ -26,13 +26,21 @@ def test_every_current_name_can_be_imported_and_is_not_moved_again(path):
 def test_recorded_settings_are_renamed_wherever_a_path_stands():
     recorded = {
         "_target_": "hpsearch.jobs.Search",
-        "arch": {"_target_": "hpsearch.architectures.dense.DenseNet", "n_hidden": 3, "name": "hpsearch.jobs"},
+        "arch": {
+            "_target_": "hpsearch.architectures.dense.DenseNet",
+            "n_hidden": 3,
+            "name": "hpsearch.jobs",
+        },
         "modules": ["hpsearch.architectures.sparse", "mymodels"],
         "arch.class": "mymodels.Net",
     }
     assert with_current_names(recorded) == {
         "_target_": "hpsearch.jobs.search.Search",
-        "arch": {"_target_": "hpsearch.models.dense.DenseNet", "n_hidden": 3, "name": "hpsearch.jobs"},
+        "arch": {
+            "_target_": "hpsearch.models.dense.DenseNet",
+            "n_hidden": 3,
+            "name": "hpsearch.jobs",
+        },
         "modules": ["hpsearch.models.sparse", "mymodels"],
         "arch.class": "mymodels.Net",
     }

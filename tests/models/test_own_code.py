@@ -21,7 +21,13 @@ from hpsearch.serving.measured_again import check_before, cure, noise_of
 from project_files import FILES
 from workplace import SRC, shell_environment
 
-TINY = ("data=digits", "training.epochs=2", "training.jit_compile=false", "pruner=none", "uncertainty.n_samples=2")
+TINY = (
+    "data=digits",
+    "training.epochs=2",
+    "training.jit_compile=false",
+    "pruner=none",
+    "uncertainty.n_samples=2",
+)
 OWN = (*TINY, "arch=own", "budget.n_trials=1")
 NET = """
 import keras, keras_tuner
@@ -89,14 +95,21 @@ def elsewhere(place, tmp_path_factory, uri):
     env["MLFLOW_TRACKING_URI"] = f"sqlite:///{place.folder}/mlflow.db"
     folder = tmp_path_factory.mktemp("elsewhere")
     done = subprocess.run(
-        [sys.executable, "-P", "-c", ELSEWHERE, uri], cwd=folder, env=env, capture_output=True, text=True, check=False
+        [sys.executable, "-P", "-c", ELSEWHERE, uri],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.slow
-def test_the_pages_own_example_is_registered_evaluated_and_served_elsewhere(workplace, tmp_path_factory):
+def test_the_pages_own_example_is_registered_evaluated_and_served_elsewhere(
+    workplace, tmp_path_factory
+):
     (workplace.folder / "mymodels.py").write_text(FILES["mymodels.py"])
     words = (*OWN, "arch._target_=mymodels.SmallNet", "data.n_train=600")
     done = workplace.run(*words)
@@ -115,7 +128,9 @@ def test_the_pages_own_example_is_registered_evaluated_and_served_elsewhere(work
     assert state(workplace, "digits-own") == before
     away = type(workplace)(tmp_path_factory.mktemp("away"))
     uri = f"sqlite:///{workplace.folder}/mlflow.db"
-    examined = away.run("registered_model=digits-own", "version=1", f"tracking.uri={uri}", script="evaluate")
+    examined = away.run(
+        "registered_model=digits-own", "version=1", f"tracking.uri={uri}", script="evaluate"
+    )
     assert examined.returncode == 0, examined.stderr + examined.stdout
 
 
@@ -124,8 +139,12 @@ def test_a_package_brings_its_helpers_from_a_study_of_two_workers(workplace, tmp
     models = tmp_path_factory.mktemp("models")
     (models / "nets" / "inner").mkdir(parents=True)
     (models / "nets" / "__init__.py").write_text("")
-    (models / "nets" / "inner" / "parts.py").write_text("import keras\nfrom beside import FACTOR\n" + SCALE)
-    (models / "nets" / "small.py").write_text(net(imports="from .inner.parts import Scale", layer="Scale()"))
+    (models / "nets" / "inner" / "parts.py").write_text(
+        "import keras\nfrom beside import FACTOR\n" + SCALE
+    )
+    (models / "nets" / "small.py").write_text(
+        net(imports="from .inner.parts import Scale", layer="Scale()")
+    )
     (models / "beside.py").write_text("FACTOR = 2\n")
     words = (*OWN, "arch._target_=nets.small.Net", "budget.n_trials=2")
     path = f"{SRC}:{models}"
@@ -133,7 +152,10 @@ def test_a_package_brings_its_helpers_from_a_study_of_two_workers(workplace, tmp
     ended = [(*worker.communicate(timeout=300), worker.returncode) for worker in workers]
     assert [status for *_, status in ended] == [0, 0], ended
     assert state(workplace, "digits-own")[0] == {"champion": "1"}
-    assert "nets.inner.parts" in elsewhere(workplace, tmp_path_factory, "models:/digits-own/1")["layers"]
+    assert (
+        "nets.inner.parts"
+        in elsewhere(workplace, tmp_path_factory, "models:/digits-own/1")["layers"]
+    )
 
 
 MADE_IN_BUILD = """
@@ -162,7 +184,11 @@ def test_a_model_that_a_fresh_process_does_not_give_back_is_not_registered(workp
     assert done.returncode == 1
     warned = "the loaded one gives other outputs" in done.stdout.replace("\n", " ")
     assert warned == ("after" in parts)
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: The model of trial 0 is not")]
+    (line,) = [
+        line
+        for line in done.stderr.splitlines()
+        if line.startswith("Error: The model of trial 0 is not")
+    ]
     assert re.search(said, line)
     assert list(versions(workplace)) == []
     assert workplace.study("digits-own").trials[0].state.name == "COMPLETE"
@@ -179,7 +205,9 @@ def test_a_closure_as_loss_is_known_by_the_models_outputs(workplace):
     (workplace.folder / "own.py").write_text(net(classes=classes, loss="smoothed(0.1)"))
     done = workplace.run(*OWN, "arch._target_=own.Net")
     assert done.returncode == 0, done.stderr
-    assert state(workplace, "digits-own")[1]["1"]["hpsearch.measured_again"].startswith("by its outputs: Could not")
+    assert state(workplace, "digits-own")[1]["1"]["hpsearch.measured_again"].startswith(
+        "by its outputs: Could not"
+    )
 
 
 @pytest.mark.slow
@@ -242,7 +270,9 @@ def told():
 
 
 IMAGES = np.random.default_rng(0).integers(0, 17, (5, 8, 8, 1)).astype("uint8")
-SETTINGS = McDropout(n_samples=2, mask="example", seed=0, batch_size=64, memory_mb=64, from_logits=False)
+SETTINGS = McDropout(
+    n_samples=2, mask="example", seed=0, batch_size=64, memory_mb=64, from_logits=False
+)
 
 
 @pytest.mark.parametrize(
@@ -265,10 +295,15 @@ def test_what_a_file_does_not_give_back_is_refused_before_a_search(layer, said):
 
 @pytest.mark.parametrize(
     ("layer", "said"),
-    [(told, "neither among its weights nor in a get_config"), (Noisy, "draws at random outside training")],
+    [
+        (told, "neither among its weights nor in a get_config"),
+        (Noisy, "draws at random outside training"),
+    ],
 )
 def test_what_a_file_gives_back_otherwise_is_warned_of_before_a_search(layer, said):
-    assert said in (check_before(people.dense(layer()), IMAGES, SETTINGS, noise_of("float32")) or "")
+    assert said in (
+        check_before(people.dense(layer()), IMAGES, SETTINGS, noise_of("float32")) or ""
+    )
 
 
 @pytest.mark.parametrize("name", people.BUILDS)
@@ -276,9 +311,13 @@ def test_what_people_write_is_refused_only_where_keras_cannot_load_it(name):
     model = people.BUILDS[name]()
     if not model.built:
         model(IMAGES)
-    is_unknown = any(type(part).__module__ == "people" for part in (model, *model._flatten_layers()))
+    is_unknown = any(
+        type(part).__module__ == "people" for part in (model, *model._flatten_layers())
+    )
     if is_unknown or name == "functions_as_loss_metric_activation":  # its activation is a lambda
-        with pytest.raises(ModelError, match="could not be registered: Keras cannot save and load one"):
+        with pytest.raises(
+            ModelError, match="could not be registered: Keras cannot save and load one"
+        ):
             check_before(model, IMAGES, SETTINGS, noise_of(model.dtype_policy.name))
     else:
         assert check_before(model, IMAGES, SETTINGS, noise_of(model.dtype_policy.name)) is None
@@ -313,18 +352,27 @@ def test_what_keras_says_of_a_lambda_is_answered_with_what_helps():
 def test_own_code_is_what_nobody_can_install(tmp_path, monkeypatch):
     folder = tmp_path / "own_namespace" / "deep"
     folder.mkdir(parents=True)
-    (folder / "net.py").write_text("import os, json, yaml\nfrom own_helper import *\nfrom . import sibling\n")
+    (folder / "net.py").write_text(
+        "import os, json, yaml\nfrom own_helper import *\nfrom . import sibling\n"
+    )
     (folder / "sibling.py").write_text("import hpsearch\n")
     for name in (".env", "large.npz", "scale.json", "key.pem"):
         (folder / name).write_bytes(bytes(2_000_000 if name == "large.npz" else 10))
     (tmp_path / "own_helper.py").write_text("from own_namespace.deep import net\n")
     monkeypatch.syspath_prepend(tmp_path)
-    found = own_code(config("own_namespace.deep.net", "keras.layers", "keras_tuner.tuners", "__main__"))
+    found = own_code(
+        config("own_namespace.deep.net", "keras.layers", "keras_tuner.tuners", "__main__")
+    )
     assert set(found.places) == {"own_namespace", "own_helper"}
     assert list(found.modules) == ["keras_tuner.tuners", "own_namespace.deep.net"]
-    assert {line.partition("==")[0].lower() for line in found.requirements} == {"keras-tuner", "pyyaml"}
+    assert {line.partition("==")[0].lower() for line in found.requirements} == {
+        "keras-tuner",
+        "pyyaml",
+    }
     found.copy(tmp_path / "code")
-    copied = sorted(str(p.relative_to(tmp_path / "code")) for p in (tmp_path / "code").rglob("*") if p.is_file())
+    copied = sorted(
+        str(p.relative_to(tmp_path / "code")) for p in (tmp_path / "code").rglob("*") if p.is_file()
+    )
     assert copied == [
         "own_helper.py",
         *(f"own_namespace/deep/{name}" for name in ("net.py", "scale.json", "sibling.py")),
@@ -341,6 +389,9 @@ def test_a_librarys_message_is_told_without_its_configurations():
         first_line(TypeError("Could not locate class 'A'. Full object config: {'a': 1}"))
         == "Could not locate class 'A'."
     )
-    assert first_line(TypeError("Where.\n\nconfig={'x': 1}.\n\nException encountered: What.")) == "What."
+    assert (
+        first_line(TypeError("Where.\n\nconfig={'x': 1}.\n\nException encountered: What."))
+        == "What."
+    )
     assert first_line(ValueError()) == "ValueError"
     assert len(first_line(ValueError("x" * 1000))) < 400

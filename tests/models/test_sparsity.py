@@ -1,4 +1,6 @@
-"""Sparse layers, the masks and their schedule, and that the exported net says what the trained one said."""
+"""Sparse layers, the masks and their schedule, and that the exported net says what the trained one
+said.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,11 @@ RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 3, 300).astype("int32")
 IMAGES = (RNG.random((300, 5, 5, 1)) * 50 + 60 * LABELS[:, None, None, None]).astype("uint8")
 DATA = SearchData(
-    "toy", Examples(IMAGES[:200], LABELS[:200]), Examples(IMAGES[200:], LABELS[200:]), ("a", "b", "c"), ""
+    "toy",
+    Examples(IMAGES[:200], LABELS[:200]),
+    Examples(IMAGES[200:], LABELS[200:]),
+    ("a", "b", "c"),
+    "",
 )
 SETTINGS = Training(
     epochs=6,
@@ -77,7 +83,9 @@ def probs(model):
     return model.predict(IMAGES, verbose=0)
 
 
-@pytest.mark.parametrize(("epoch", "share"), [(0, 0.0), (2, 0.0), (4, 0.8 * (1 - 0.5**3)), (6, 0.8), (9, 0.8)])
+@pytest.mark.parametrize(
+    ("epoch", "share"), [(0, 0.0), (2, 0.0), (4, 0.8 * (1 - 0.5**3)), (6, 0.8), (9, 0.8)]
+)
 def test_the_pruned_share_follows_a_cubic(epoch, share):
     settings = Magnitude(target=0.8, begin=0.2, end=0.6, scope="weight")
     assert settings.share_at(epoch, 10) == pytest.approx(share)
@@ -95,7 +103,10 @@ def test_masks_take_the_smallest_weights_or_units():
     [
         ("unit", "batch"),
         pytest.param("weight", "none", marks=pytest.mark.slow),
-        *(pytest.param("unit", name, marks=pytest.mark.slow) for name in ("none", "batch_after", "layer")),
+        *(
+            pytest.param("unit", name, marks=pytest.mark.slow)
+            for name in ("none", "batch_after", "layer")
+        ),
     ],
 )
 def test_pruned_and_exported_nets_give_the_same_probabilities(scope, normalization):
@@ -114,7 +125,11 @@ def test_pruned_and_exported_nets_give_the_same_probabilities(scope, normalizati
 def test_units_whose_constant_output_is_not_zero_are_folded_into_biases(activation):
     hypermodel, model, _ = trained(Magnitude(0.5, 0.0, 0.5, "unit"), activation=activation)
     exported = hypermodel.finished(model)
-    assert [layer.units for layer in exported.layers if isinstance(layer, keras.layers.Dense)] == [6, 6, 3]
+    assert [layer.units for layer in exported.layers if isinstance(layer, keras.layers.Dense)] == [
+        6,
+        6,
+        3,
+    ]
     np.testing.assert_allclose(probs(exported), probs(model), atol=2e-6)
 
 
@@ -140,18 +155,27 @@ def test_group_lasso_makes_units_exactly_zero_and_the_exported_net_lacks_them():
 def test_a_proximal_step_shortens_each_unit_by_the_step_and_no_further_than_nothing():
     layer = GroupLassoDense(2, step=0.5, kernel_initializer="zeros")
     layer.build((None, 4))  # step 0.5 * sqrt(4) = 1
-    shrunk = np.array(layer.kernel.constraint(np.array([[3.0, 0.3], [4.0, 0.4], [0.0, 0.0], [0.0, 0.0]], "float32")))
+    shrunk = np.array(
+        layer.kernel.constraint(
+            np.array([[3.0, 0.3], [4.0, 0.4], [0.0, 0.0], [0.0, 0.0]], "float32")
+        )
+    )
     np.testing.assert_allclose(shrunk[:2], [[2.4, 0.0], [3.2, 0.0]], rtol=1e-6)
 
 
 def test_mistakes_are_one_sentence_each():
     with pytest.raises(
-        ConfigError, match=r"sparsity\.scope to be a known scope; received 'units'.*Did you mean 'unit'"
+        ConfigError,
+        match=r"sparsity\.scope to be a known scope; received 'units'.*Did you mean 'unit'",
     ):
         Magnitude(0.9, 0.1, 0.6, "units")
-    with pytest.raises(ConfigError, match=r"sparsity\.target to lie between 0 and 1; received 1\.0"):
+    with pytest.raises(
+        ConfigError, match=r"sparsity\.target to lie between 0 and 1; received 1\.0"
+    ):
         Magnitude(1.0, 0.1, 0.6, "unit")
-    with pytest.raises(ConfigError, match=r"sparsity\.begin <= sparsity\.end < 1; received 0\.7 and 0\.6"):
+    with pytest.raises(
+        ConfigError, match=r"sparsity\.begin <= sparsity\.end < 1; received 0\.7 and 0\.6"
+    ):
         Magnitude(0.9, 0.7, 0.6, "unit")
 
     class Other(keras_tuner.HyperModel):
@@ -160,4 +184,6 @@ def test_mistakes_are_one_sentence_each():
 
     facts = measure(DATA.train.images, 3)
     with pytest.raises(ModelError, match="Other knows no sparse layers"):
-        build_hypermodel(functools.partial(Other), facts, keras.optimizers.Adam, L1(1e-6, 1e-3, 0.1))
+        build_hypermodel(
+            functools.partial(Other), facts, keras.optimizers.Adam, L1(1e-6, 1e-3, 0.1)
+        )

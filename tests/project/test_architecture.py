@@ -1,4 +1,6 @@
-"""ARCHITECTURE.md's table of rooms is true: every file has its place, and imports only what stands above it."""
+"""ARCHITECTURE.md's table of rooms is true: every file has its place, and imports only what stands
+above it.
+"""
 
 import ast
 import re
@@ -25,7 +27,9 @@ def rooms() -> list[tuple[str, str]]:
     text = (ROOT / "ARCHITECTURE.md").read_text()
     table = text[text.index("| room |") :].split("\n\n")[0].splitlines()[2:]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
-    return [(room.rstrip("/").replace("\\", ""), row[2]) for row in rows for room in row[0].split(", ")]
+    return [
+        (room.rstrip("/").replace("\\", ""), row[2]) for row in rows for room in row[0].split(", ")
+    ]
 
 
 def room_of(path: Path) -> str:
@@ -60,14 +64,18 @@ def test_a_room_imports_only_rooms_above_it_in_the_table(path):
 
 
 def test_no_two_files_import_each_other_however_far_around():
-    dotted = {f"hpsearch.{'.'.join(path.relative_to(SRC).with_suffix('').parts)}": path for path in FILES}
+    dotted = {
+        f"hpsearch.{'.'.join(path.relative_to(SRC).with_suffix('').parts)}": path for path in FILES
+    }
     graph = {name: imports(path) & dotted.keys() for name, path in dotted.items()}
     assert set(TopologicalSorter(graph).static_order()) == dotted.keys()
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SRC)))
 def test_a_room_uses_only_the_outside_libraries_of_its_row(path):
-    outside = {name.split(".")[0] for name in imports(path)} - sys.stdlib_module_names - {"hpsearch"}
+    outside = (
+        {name.split(".")[0] for name in imports(path)} - sys.stdlib_module_names - {"hpsearch"}
+    )
     row = PLACES[room_of(path)][1]
     unnamed = [name for name in outside if not re.search(rf"\b{WRITTEN.get(name, name)}\b", row)]
     assert not unnamed, f"the row of {room_of(path)} in ARCHITECTURE.md does not name {unnamed}"

@@ -1,4 +1,6 @@
-"""What the documentation says is so: its commands work, its generated pages are current, its sentences exist."""
+"""What the documentation says is so: its commands work, its generated pages are current, its
+sentences exist.
+"""
 
 import importlib.util
 import os
@@ -22,30 +24,51 @@ QUICKSTART = (ROOT / "docs" / "quickstart.md").read_text()
 def lines(block: str) -> list[str]:
     """Return the commands of a block without comments, each on one line."""
     joined = block.replace("\\\n", " ").replace("&&\n", "\n")
-    return [line for line in (re.split(r"(?:^| +)# ", line)[0].strip() for line in joined.splitlines()) if line]
+    return [
+        line
+        for line in (re.split(r"(?:^| +)# ", line)[0].strip() for line in joined.splitlines())
+        if line
+    ]
 
 
 BLOCKS = [(page.name, *found) for page in PAGES for found in BLOCK.findall(page.read_text())]
-COMMANDS = sorted({(name, line) for name, mark, block in BLOCKS if "exit status" not in mark for line in lines(block)})
+COMMANDS = sorted(
+    {
+        (name, line)
+        for name, mark, block in BLOCKS
+        if "exit status" not in mark
+        for line in lines(block)
+    }
+)
 
 
-@pytest.mark.parametrize(("page", "command"), [c for c in COMMANDS if "python -m hpsearch " in c[1]])
+@pytest.mark.parametrize(
+    ("page", "command"), [c for c in COMMANDS if "python -m hpsearch " in c[1]]
+)
 def test_every_hpsearch_command_composes(page, command, monkeypatch):
     words = shlex.split(command)
     script, given = words[words.index("-m") + 2], words[words.index("-m") + 3 :]
-    overrides = [w for w in entry.as_overrides(given) if w not in ("--quiet", "--json", "--repair", "--help", "|")]
+    overrides = [
+        w
+        for w in entry.as_overrides(given)
+        if w not in ("--quiet", "--json", "--repair", "--help", "|")
+    ]
     if script == "doctor":
         script, overrides = "search", [word for word in overrides if "=" in word]
     entry.check(script, overrides)
 
 
-@pytest.mark.parametrize(("page", "command"), [c for c in COMMANDS if c[1].startswith("mlflow run")])
+@pytest.mark.parametrize(
+    ("page", "command"), [c for c in COMMANDS if c[1].startswith("mlflow run")]
+)
 def test_every_mlflow_command_names_known_entries_and_keys(page, command):
     words = shlex.split(command)
     name = words[words.index("-e") + 1] if "-e" in words else "main"
     given = dict(words[i + 1].split("=", 1) for i, word in enumerate(words) if word == "-P")
     known = PROJECT["entry_points"][name]["parameters"]
-    script, overrides = command_of(name, **{key: value for key, value in given.items() if key in known})
+    script, overrides = command_of(
+        name, **{key: value for key, value in given.items() if key in known}
+    )
     others = [f"{key}={value}" for key, value in given.items() if key not in known]
     entry.check(script, entry.as_overrides([*overrides, *others]))
 
@@ -53,7 +76,11 @@ def test_every_mlflow_command_names_known_entries_and_keys(page, command):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_other_command_is_run_by_a_test_or_says_what_it_needs(page):
     for mark, block in BLOCK.findall(page.read_text()):
-        others = [line for line in lines(block) if not re.match(r"python -m hpsearch |mlflow run |export ", line)]
+        others = [
+            line
+            for line in lines(block)
+            if not re.match(r"python -m hpsearch |mlflow run |export ", line)
+        ]
         if others and not mark.endswith(tuple(f"needs {what}" for what in NEEDS)):
             runner = re.search(r"run by ([\w./]+)", mark)
             assert runner, f"{page.name}: which test runs {others}?"
@@ -90,7 +117,10 @@ def test_links_between_pages_lead_somewhere(page):
 
 @pytest.mark.slow
 def test_the_quickstart_runs_from_its_first_line_to_its_last(tmp_path):
-    env = os.environ | {"PYTHONPATH": str(SRC), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    env = os.environ | {
+        "PYTHONPATH": str(SRC),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
     for mark, block in BLOCK.findall(QUICKSTART):
         if "needs " in mark or "in the repository" in mark:
             continue
@@ -113,7 +143,9 @@ def test_the_line_that_installs_tab_completion_works_in_bash():
     echo "${{COMPREPLY[@]}}"
     complete -p python"""
     env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(["bash", "-c", asked], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-c", asked], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+    )
     answers, installed = done.stdout.splitlines()
     assert answers.split() == ["optimizer=adam"], done.stderr
     assert "hydra_bash_completion" in installed

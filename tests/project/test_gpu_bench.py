@@ -1,4 +1,6 @@
-"""bench/gpu.py: all parts run, one that is stopped costs the others nothing, and its page is that of its results."""
+"""bench/gpu.py: all parts run, one that is stopped costs the others nothing, and its page is that
+of its results.
+"""
 
 import json
 import os
@@ -22,13 +24,20 @@ PARTS = {"chip", "search", "mc_dropout", "memory", "trials"}
 
 
 def run_bench(*words, script=ROOT / "bench" / "gpu.py", python=(sys.executable,), timeout_s=60):
-    variables = {key: value for key, value in os.environ.items() if key not in ("OUT", "PYTHONPATH")}
+    variables = {
+        key: value for key, value in os.environ.items() if key not in ("OUT", "PYTHONPATH")
+    }
     command = [*python, str(script), *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, env=variables, timeout=timeout_s, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, env=variables, timeout=timeout_s, check=False
+    )
 
 
 def results(folder):
-    return {path.stem.removeprefix("gpu_"): json.loads(path.read_text()) for path in folder.glob("gpu_*.json")}
+    return {
+        path.stem.removeprefix("gpu_"): json.loads(path.read_text())
+        for path in folder.glob("gpu_*.json")
+    }
 
 
 def test_the_page_is_made_of_the_results_beside_it(tmp_path):
@@ -46,7 +55,9 @@ def test_without_results_the_page_says_that_nothing_was_measured(tmp_path):
 
 def copy_with(tmp_path, part, code):
     """Copy bench/, a part of which has other code; return the copy of the script."""
-    shutil.copytree(ROOT / "bench", tmp_path / "bench", ignore=shutil.ignore_patterns("output", "__pycache__"))
+    shutil.copytree(
+        ROOT / "bench", tmp_path / "bench", ignore=shutil.ignore_patterns("output", "__pycache__")
+    )
     (tmp_path / "bench" / "gpu_parts" / f"{part}.py").write_text(code)
     return tmp_path / "bench" / "gpu.py"
 
@@ -61,7 +72,9 @@ print("hanging", flush=True)
 time.sleep(600)
 """
     script = copy_with(tmp_path, "memory", hangs)
-    done = run_bench("--small", "--parts", "memory", "--limit-s", "4", "--output", tmp_path, script=script)
+    done = run_bench(
+        "--small", "--parts", "memory", "--limit-s", "4", "--output", tmp_path, script=script
+    )
     assert done.returncode == 1
     found = results(tmp_path)["memory"]
     assert found["status"].startswith("stopped after its limit of")
@@ -89,7 +102,16 @@ Result(command_line("").parse_args().json).add(pid=os.getpid())
 time.sleep(600)
 """
     script = copy_with(tmp_path, "memory", hangs)
-    command = [sys.executable, str(script), *size, "--parts", "memory", "trials", "--output", str(tmp_path)]
+    command = [
+        sys.executable,
+        str(script),
+        *size,
+        "--parts",
+        "memory",
+        "trials",
+        "--output",
+        str(tmp_path),
+    ]
     runner = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     path = tmp_path / "gpu_memory.json"
     while not path.exists() or not json.loads(path.read_text())["rows"]:
@@ -103,7 +125,11 @@ time.sleep(600)
 
 
 def test_the_page_is_made_of_whatever_a_killed_run_has_left(tmp_path):
-    left = {"search": {"rows": []}, "trials": {"rows": [STEP], "processes": []}, "memory": {"rows": []}}
+    left = {
+        "search": {"rows": []},
+        "trials": {"rows": [STEP], "processes": []},
+        "memory": {"rows": []},
+    }
     for name, content in left.items():
         (tmp_path / f"gpu_{name}.json").write_text(json.dumps(content))
     assert run_bench("--table", "--output", tmp_path).returncode == 0
@@ -113,8 +139,19 @@ def test_the_page_is_made_of_whatever_a_killed_run_has_left(tmp_path):
 
 
 def test_a_search_without_an_epoch_has_its_place_on_the_page(tmp_path):
-    ended = {"trials": 1, "statuses": {"FAILED": 1}, "reasons": {"error": 1}, "failures": ["no"], "registered": []}
-    content = {"rows": [{"what": "training", "seconds": 1.0}], "command": ["python"], "exit_status": 1, "total_s": 1.0}
+    ended = {
+        "trials": 1,
+        "statuses": {"FAILED": 1},
+        "reasons": {"error": 1},
+        "failures": ["no"],
+        "registered": [],
+    }
+    content = {
+        "rows": [{"what": "training", "seconds": 1.0}],
+        "command": ["python"],
+        "exit_status": 1,
+        "total_s": 1.0,
+    }
     content |= {"epochs": 0, "median_epoch_s": None, **ended}
     (tmp_path / "gpu_search.json").write_text(json.dumps(content))
     assert run_bench("--table", "--output", tmp_path).returncode == 0
@@ -122,11 +159,17 @@ def test_a_search_without_an_epoch_has_its_place_on_the_page(tmp_path):
 
 
 def test_shares_of_the_data_sheet_are_by_hand(tmp_path):
-    """A step of 1 ms with 0.4945 TFLOP is all of an H200's TF32 rate; 2.4 GB are half of its memory rate."""
+    """A step of 1 ms with 0.4945 TFLOP is all of an H200's TF32 rate; 2.4 GB are half of its memory
+    rate.
+    """
     trials = {"rows": [STEP], "processes": [], "gpu": "NVIDIA H200"}
     (tmp_path / "gpu_trials.json").write_text(json.dumps(trials))
     assert run_bench("--table", "--output", tmp_path).returncode == 0
-    row = next(line for line in (tmp_path / "gpu.md").read_text().splitlines() if line.startswith("| elu | 32 | 1000"))
+    row = next(
+        line
+        for line in (tmp_path / "gpu.md").read_text().splitlines()
+        if line.startswith("| elu | 32 | 1000")
+    )
     assert "| 494 | 1e+02 % | 50 % | 1 | 0.2 | 0.01 | 0.1 (50 %) |" in row
 
 
@@ -144,13 +187,17 @@ def test_every_part_runs_small_on_any_machine(tmp_path):
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr
     found = results(tmp_path)
     assert found.keys() == PARTS
-    assert {name: part["status"] for name, part in found.items()} == dict.fromkeys(PARTS, "finished")
+    assert {name: part["status"] for name, part in found.items()} == dict.fromkeys(
+        PARTS, "finished"
+    )
     assert found["search"]["statuses"] == {"FINISHED": 1}
     assert found["search"]["registered"] == ["digits-selu 1"]
     assert found["memory"]["rows"][0]["trials"] == {"FINISHED": 2}
     assert not [row for row in found["trials"]["rows"] if "error" in row]
     whats = {(row["arch"], row["what"]) for row in found["trials"]["rows"]}
     for arch in ("elu", "cnn"):
-        assert {(arch, what) for what in ("one after the other", "Keras's fit", "fused", "step")} <= whats
+        assert {
+            (arch, what) for what in ("one after the other", "Keras's fit", "fused", "step")
+        } <= whats
     assert found["chip"]["peak_bytes"] is None or found["chip"]["peak_bytes"] > 0
     assert "numbers mean nothing" in (tmp_path / "gpu.md").read_text()

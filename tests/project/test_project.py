@@ -1,4 +1,6 @@
-"""The files that a stranger meets first agree with each other: MLproject, conda.yaml, requirements, README, conf."""
+"""The files that a stranger meets first agree with each other: MLproject, conda.yaml, requirements,
+README, conf.
+"""
 
 import re
 import subprocess
@@ -33,7 +35,11 @@ def test_conda_environment_holds_the_pinned_packages_and_nothing_else():
 
 @pytest.mark.parametrize("name", ["requirements", "requirements-dev"])
 def test_requirements_are_exact_name_no_registry_and_cover_what_is_asked_for(name):
-    lines = [line for line in (ROOT / f"{name}.txt").read_text().splitlines() if line[:1] not in {"", "#", " "}]
+    lines = [
+        line
+        for line in (ROOT / f"{name}.txt").read_text().splitlines()
+        if line[:1] not in {"", "#", " "}
+    ]
     assert all(re.fullmatch(r"[\w.\[\]-]+==[\w.+]+( ; .+)?", line) for line in lines)
     pinned = {re.split(r"[\[=]", line)[0].lower() for line in lines}
     asked = re.findall(r"^([A-Za-z][\w-]*)", (ROOT / f"{name}.in").read_text(), re.MULTILINE)
@@ -44,11 +50,15 @@ def test_readmes_table_lists_the_choices_that_conf_has():
     rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", README, re.MULTILINE))
     for group in ("data", "arch", "optimizer", "sampler", "pruner", "storage"):
         names = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")} - {"dense"}
-        assert names <= set(re.findall(r"\w+", rows[group])), f"README.md does not name every {group}"
+        assert names <= set(re.findall(r"\w+", rows[group])), (
+            f"README.md does not name every {group}"
+        )
 
 
 def test_nothing_that_belongs_to_a_machine_is_committed():
-    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         pytest.skip("not a git checkout")
     names = done.stdout.splitlines()

@@ -1,4 +1,6 @@
-"""What a person sees in the MLflow UI after a search, in a real browser; tests/output/ui keeps the pictures."""
+"""What a person sees in the MLflow UI after a search, in a real browser; tests/output/ui keeps the
+pictures.
+"""
 
 import re
 import shutil
@@ -27,14 +29,22 @@ class Browser:
         self.driver, self.uri = driver, uri
 
     def open(self, name, path, *texts):
-        """Open a page of the UI, wait until it shows `texts`, keep a picture, and return all that it says."""
+        """Open a page of the UI, wait until it shows `texts`, keep a picture, and return all that
+        it says.
+        """
         self.driver.get("about:blank")  # the UI's addresses differ behind # alone
-        self.driver.get(f"{self.uri}/#/{path}{'&' if '?' in path else '?'}workflowType=machine_learning")
+        self.driver.get(
+            f"{self.uri}/#/{path}{'&' if '?' in path else '?'}workflowType=machine_learning"
+        )
         return self.wait(name, *texts)
 
     def wait(self, name, *texts):
         try:
-            wait_until(lambda: all(text in self.text() for text in texts), f"{texts} on page {name}", PATIENCE_S)
+            wait_until(
+                lambda: all(text in self.text() for text in texts),
+                f"{texts} on page {name}",
+                PATIENCE_S,
+            )
         finally:
             self.press("[data-component-id='mlflow.assistant.chat_panel.close']", all_of_them=True)
             self.driver.save_screenshot(str(OUTPUT / f"{name}.png"))
@@ -66,7 +76,13 @@ def chromium():
         pytest.skip("Chromium is not installed (Debian's packages chromium and chromium-driver)")
     options = selenium.ChromeOptions()
     options.binary_location = binary
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--hide-scrollbars"):
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-dev-shm-usage",
+        "--disable-gpu",
+        "--hide-scrollbars",
+    ):
         options.add_argument(argument)
     options.add_argument("--window-size=1500,1100")
     driver = selenium.Chrome(options=options, service=selenium.ChromeService(service))
@@ -109,12 +125,18 @@ def test_the_experiment_page_lists_studies_with_their_trials_below(site):
     wanted = quote("tags.`hpsearch.kind` = 'trial'")
     path = f"experiments/0/runs?searchFilter={wanted}&orderByKey={quote('metrics.`best/val/loss`')}&orderByAsc=true"
     told = site.browser.open("trials", path, "#0 lr=", "#7 lr=")
-    places = {run.info.run_name: told.index(run.info.run_name) for run in site.trials if run.info.run_name in told}
+    places = {
+        run.info.run_name: told.index(run.info.run_name)
+        for run in site.trials
+        if run.info.run_name in told
+    }
     assert min(places, key=places.get) == best_of(site).info.run_name
 
 
 def test_a_studys_page_is_a_summary_with_commands(site):
-    told = site.browser.open("study", f"experiments/0/runs/{site.parent.info.run_id}", "Best trial:", "Next:")
+    told = site.browser.open(
+        "study", f"experiments/0/runs/{site.parent.info.run_id}", "Best trial:", "Next:"
+    )
     site.browser.press_text("Show more")
     told = site.browser.wait("study_whole", "hpsearch evaluate registered_model=digits-selu")
     best = best_of(site)
@@ -127,12 +149,18 @@ def test_a_studys_page_is_a_summary_with_commands(site):
 
 
 def test_the_report_opens_as_a_page_among_the_artifacts(site):
-    site.browser.open("report", f"experiments/0/runs/{site.parent.info.run_id}/artifacts/report.html", "report.html")
+    site.browser.open(
+        "report",
+        f"experiments/0/runs/{site.parent.info.run_id}/artifacts/report.html",
+        "report.html",
+    )
     frames = site.browser.driver.find_elements("tag name", "iframe")
     site.browser.driver.switch_to.frame(frames[0])
     told = site.browser.wait("report", "What to do next")
     pictures = site.browser.driver.find_elements("tag name", "img")
-    drawn = [site.browser.driver.execute_script("return arguments[0].naturalWidth", p) for p in pictures]
+    drawn = [
+        site.browser.driver.execute_script("return arguments[0].naturalWidth", p) for p in pictures
+    ]
     site.browser.driver.switch_to.default_content()
     assert "Are more trials likely to pay?" in told
     assert len(drawn) == 6
@@ -141,22 +169,33 @@ def test_the_report_opens_as_a_page_among_the_artifacts(site):
 
 def test_a_trials_page_has_its_place_its_study_and_what_it_took(site):
     best = best_of(site)
-    told = site.browser.open("trial", f"experiments/0/runs/{best.info.run_id}", "Parent run", "place 1 of")
+    told = site.browser.open(
+        "trial", f"experiments/0/runs/{best.info.run_id}", "Parent run", "place 1 of"
+    )
     assert "digits (" in told  # its data set, with the fingerprint
     assert "digits-selu" in told
-    site.browser.open("curves", f"experiments/0/runs/{best.info.run_id}/model-metrics", "best (1)", "best/train (2)")
+    site.browser.open(
+        "curves",
+        f"experiments/0/runs/{best.info.run_id}/model-metrics",
+        "best (1)",
+        "best/train (2)",
+    )
     path = f"experiments/0/runs/{best.info.run_id}/system-metrics"
     site.browser.open("system", path, "process_memory_megabytes")
 
 
 def test_a_pruned_trials_page_says_why(site):
     pruned = next(run for run in site.trials if run.info.status == "KILLED")
-    told = site.browser.open("pruned", f"experiments/0/runs/{pruned.info.run_id}", "pruned after epoch")
+    told = site.browser.open(
+        "pruned", f"experiments/0/runs/{pruned.info.run_id}", "pruned after epoch"
+    )
     assert re.search(r"place \d of \d at that epoch", told)
 
 
 def test_a_versions_page_says_where_it_is_from_and_what_it_is_worth(site):
-    told = site.browser.open("version", "models/digits-selu/versions/1", "What it is worth", "Load it")
+    told = site.browser.open(
+        "version", "models/digits-selu/versions/1", "What it is worth", "Load it"
+    )
     for expected in ("The model of trial", "champion", "accuracy: 0.", "MC Dropout against the plain",
                      "Certificate:", "mlflow.pyfunc.load_model", "mlflow models serve"):  # fmt: skip
         assert expected in told
@@ -166,7 +205,9 @@ def test_a_versions_page_says_where_it_is_from_and_what_it_is_worth(site):
 def test_an_evaluation_opens_as_a_page(site):
     (run,) = site.place.runs("evaluation")
     site.browser.open(
-        "evaluation", f"experiments/0/runs/{run.info.run_id}/artifacts/evaluation.html", "evaluation.html"
+        "evaluation",
+        f"experiments/0/runs/{run.info.run_id}/artifacts/evaluation.html",
+        "evaluation.html",
     )
     site.browser.driver.switch_to.frame(site.browser.driver.find_elements("tag name", "iframe")[0])
     told = site.browser.wait("evaluation", "Evaluation of digits-selu version 1")
@@ -182,7 +223,9 @@ def snippets(site):
 
 def test_the_snippet_that_loads_a_version_runs(searched_on_a_server):
     python, *_ = snippets(searched_on_a_server)
-    done = subprocess.run([sys.executable, "-c", python], capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", python], capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "abstain" in done.stdout
 

@@ -1,4 +1,6 @@
-"""A registered model as `mlflow models serve` runs it: answers with their uncertainty, and sentences for mistakes."""
+"""A registered model as `mlflow models serve` runs it: answers with their uncertainty, and
+sentences for mistakes.
+"""
 
 import json
 import re
@@ -20,7 +22,9 @@ from hpsearch.serving.registration import Registration
 from project_files import BLOCK
 from workplace import SRC, shell_environment
 
-SETTINGS = McDropout(n_samples=30, mask="example", seed=0, batch_size=64, memory_mb=64, from_logits=False)
+SETTINGS = McDropout(
+    n_samples=30, mask="example", seed=0, batch_size=64, memory_mb=64, from_logits=False
+)
 REGISTRATION = Registration(coverage=0.9, measure="nll", level=0.05, n_resamples=200, seed=0)
 NAMES = ("ant", "bee", "cow")
 PAGE = (SRC.parent / "docs" / "uncertainty.md").read_text()
@@ -38,7 +42,9 @@ def small(rate=0.4, seed=0):
 def data():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 300).astype(np.int32)
-    images = np.clip(rng.normal(80 * labels[:, None, None, None], 40, (300, 4, 4, 1)), 0, 255).astype(np.uint8)
+    images = np.clip(
+        rng.normal(80 * labels[:, None, None, None], 40, (300, 4, 4, 1)), 0, 255
+    ).astype(np.uint8)
     train, val = Examples(images[:150], labels[:150]), Examples(images[150:], labels[150:])
     return SearchData("animals", train, val, NAMES, "0" * 16)
 
@@ -63,7 +69,9 @@ def test_an_answer_has_class_uncertainty_set_and_flag(served, data):
     answer = served.predict(images)
     probs = np.stack(answer["probabilities"])
     assert [NAMES[i] for i in probs.argmax(axis=1)] == answer["class"].tolist()
-    assert answer["predictive_entropy"].to_numpy() == pytest.approx(metrics.predictive_entropy(probs))
+    assert answer["predictive_entropy"].to_numpy() == pytest.approx(
+        metrics.predictive_entropy(probs)
+    )
     assert (answer["mutual_information"] <= answer["predictive_entropy"]).all()
     assert answer["abstain"].tolist() == [len(held) != 1 for held in answer["conformal_set"]]
     held = served.predict(data.val.images)["conformal_set"]
@@ -73,7 +81,9 @@ def test_an_answer_has_class_uncertainty_set_and_flag(served, data):
 
 def test_a_stored_seed_gives_the_same_answer_and_another_one_another(served, data):
     images = data.val.images[:3]
-    first, again, other = (np.stack(served.predict(images, {"seed": s})["probabilities"]) for s in (7, 7, 8))
+    first, again, other = (
+        np.stack(served.predict(images, {"seed": s})["probabilities"]) for s in (7, 7, 8)
+    )
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 1e-3
 
@@ -121,7 +131,9 @@ def test_the_champion_moves_only_for_more_than_luck(data):
 
 
 def test_impossible_settings_are_refused():
-    with pytest.raises(ConfigError, match=r"There is no registration.measure=nil. Did you mean 'nll'"):
+    with pytest.raises(
+        ConfigError, match=r"There is no registration.measure=nil. Did you mean 'nll'"
+    ):
         Registration(0.9, "nil", 0.05, 100, 0)
     with pytest.raises(ConfigError, match="at least 1 / level resamples"):
         Registration(0.9, "nll", 0.05, 10, 0)
@@ -131,7 +143,9 @@ def test_impossible_settings_are_refused():
 def server(folder):
     """The model as a stranger's machine would serve it: only what is in its folder is on the path."""
     port = free_port()
-    command = f"mlflow models serve -m '{folder}' --env-manager local --host 127.0.0.1 --port {port}"
+    command = (
+        f"mlflow models serve -m '{folder}' --env-manager local --host 127.0.0.1 --port {port}"
+    )
     env = {key: value for key, value in shell_environment().items() if key != "PYTHONPATH"}
     with serving(command, folder.parent, port, env, timeout_s=240) as running:
         yield running
@@ -155,7 +169,10 @@ def malformed():
     ]
     bad = [{"instances": np.zeros(shape, int).tolist()} for shape in shapes]
     bad += [{"inputs": np.zeros(shape, int).tolist()} for shape in shapes]
-    bad += [{"instances": value} for value in (None, 1, "x", "", {}, [], [[]], [None], ["a"], {"a": GOOD}, [[[["p"]]]])]
+    bad += [
+        {"instances": value}
+        for value in (None, 1, "x", "", {}, [], [[]], [None], ["a"], {"a": GOOD}, [[[["p"]]]])
+    ]
     pixels = (300, -1, 1e30, None, "white", {}, [], "NaN")
     bad += [{"instances": [[[[pixel]] * 4] * 4]} for pixel in pixels]
     params = [{"method": "bayes"}, {"n_samples": 0}, {"n_samples": -3}, {"n_samples": 10**9}, {"n_samples": "many"},
@@ -171,7 +188,9 @@ def test_50_malformed_requests_get_a_sentence_and_the_server_lives(server):
     asked = malformed()
     assert len(asked) == 50
     for body in asked:
-        answer = requests.post(server.url, body.encode(), headers={"Content-Type": "application/json"}, timeout=60)
+        answer = requests.post(
+            server.url, body.encode(), headers={"Content-Type": "application/json"}, timeout=60
+        )
         assert 400 <= answer.status_code < 500, (body[:200], answer.status_code, answer.text[:500])
         assert len(answer.text) > 20
     assert server.answers()
@@ -180,8 +199,13 @@ def test_50_malformed_requests_get_a_sentence_and_the_server_lives(server):
 
 @pytest.mark.slow
 def test_http_answers_with_all_parts_and_repeats_itself(server):
-    body = {"instances": GOOD, "params": {"n_samples": 50, "seed": 1, "method": "mc", "return_samples": True}}
-    first, again = (requests.post(server.url, json=body, timeout=60).json()["predictions"] for _ in range(2))
+    body = {
+        "instances": GOOD,
+        "params": {"n_samples": 50, "seed": 1, "method": "mc", "return_samples": True},
+    }
+    first, again = (
+        requests.post(server.url, json=body, timeout=60).json()["predictions"] for _ in range(2)
+    )
     assert first == again
     assert set(first[0]) == {"class", "probabilities", "predictive_entropy", "mutual_information", "conformal_set",
                              "abstain", "samples"}  # fmt: skip
@@ -191,13 +215,23 @@ def test_http_answers_with_all_parts_and_repeats_itself(server):
 @pytest.mark.slow
 def test_the_page_on_uncertainty_serves_and_asks_as_it_says(tmp_path):
     port = free_port()
-    marked = [block for mark, block in BLOCK.findall(PAGE) if mark == "run by tests/serving/test_serving.py"]
+    marked = [
+        block
+        for mark, block in BLOCK.findall(PAGE)
+        if mark == "run by tests/serving/test_serving.py"
+    ]
     start, ask = (block.replace("5077", str(port)) for block in marked)
     env = shell_environment() | {"PYTHONPATH": str(SRC)}
     with serving(start, tmp_path, port, env, timeout_s=300):  # it searches first
-        done = subprocess.run(["bash", "-c", ask], cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["bash", "-c", ask], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
+        )
     answers = json.loads(done.stdout)["predictions"]
     (shown,) = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
     shown = json.loads(shown)["predictions"]
     assert [answer.keys() for answer in answers] == [example.keys() for example in shown]
-    assert [answer["class"] for answer in answers] == [example["class"] for example in shown] == ["0", "1"]
+    assert (
+        [answer["class"] for answer in answers]
+        == [example["class"] for example in shown]
+        == ["0", "1"]
+    )

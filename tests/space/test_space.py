@@ -31,17 +31,38 @@ def drawn(bounds, n=1, study=None):
         yield hp
 
 
-# --- what is refused ---------------------------------------------------------------------------------------
+# --- what is refused
+# ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("name", "bound", "sentence"),
     [
-        ("learning_rate", {"low": 0.1, "high": 0.001}, r"bounds\.learning_rate\.low to be at most .* swap them"),
-        ("n_units", {"low": 0, "high": 9, "scale": "log"}, r"bounds\.n_units\.low to be above 0 on a log scale"),
-        ("x", {"low": 0.5, "high": 1.0, "scale": "log_complement"}, r"bounds\.x to lie in \[0, 1\)"),
-        ("momentum", {"low": 0.5, "high": 1.0}, r"bounds\.momentum\.high to be a number in \[0, 1\); received 1\.0"),
-        ("dropout_rate", {"low": 0.0, "high": 1.2}, r"bounds\.dropout_rate\.high to be a rate in \[0, 1\)"),
+        (
+            "learning_rate",
+            {"low": 0.1, "high": 0.001},
+            r"bounds\.learning_rate\.low to be at most .* swap them",
+        ),
+        (
+            "n_units",
+            {"low": 0, "high": 9, "scale": "log"},
+            r"bounds\.n_units\.low to be above 0 on a log scale",
+        ),
+        (
+            "x",
+            {"low": 0.5, "high": 1.0, "scale": "log_complement"},
+            r"bounds\.x to lie in \[0, 1\)",
+        ),
+        (
+            "momentum",
+            {"low": 0.5, "high": 1.0},
+            r"bounds\.momentum\.high to be a number in \[0, 1\); received 1\.0",
+        ),
+        (
+            "dropout_rate",
+            {"low": 0.0, "high": 1.2},
+            r"bounds\.dropout_rate\.high to be a rate in \[0, 1\)",
+        ),
         ("dropout_rate", 1.2, r"bounds\.dropout_rate to be a rate in \[0, 1\); received 1\.2"),
         ("block/dropout_2", -0.1, r"bounds\.block/dropout_2 to be a rate"),
         (
@@ -49,20 +70,44 @@ def drawn(bounds, n=1, study=None):
             {"choices": [0.1, 1.0]},
             r"bounds\.dropout_rate\.choices to be a rate in \[0, 1\); received 1\.0",
         ),
-        ("learning_rate", {"low": 0.0, "high": 0.1}, r"bounds\.learning_rate\.low to be a number above 0"),
+        (
+            "learning_rate",
+            {"low": 0.0, "high": 0.1},
+            r"bounds\.learning_rate\.low to be a number above 0",
+        ),
         ("learning_rate", -0.1, r"bounds\.learning_rate to be a number above 0; received -0\.1"),
         ("learning_rate", "fast", r"bounds\.learning_rate to be a number above 0; received 'fast'"),
-        ("x", {"low": 1, "high": 2, "scale": "lgo"}, r"bounds\.x\.scale .* Did you mean 'log'\? Valid: linear, log, "),
+        (
+            "x",
+            {"low": 1, "high": 2, "scale": "lgo"},
+            r"bounds\.x\.scale .* Did you mean 'log'\? Valid: linear, log, ",
+        ),
         ("x", {"low": 1, "hihg": 2}, r"bounds\.x .*'hihg'\. Did you mean 'high'\?"),
         ("x", {"low": 1}, r"bounds\.x\.high to be a number"),
         ("x", {"low": "a", "high": 2}, r"bounds\.x\.low to be a number; received 'a'"),
         ("x", {"low": True, "high": 2}, r"bounds\.x\.low to be a number; received True"),
-        ("x", {"low": float("nan"), "high": 2}, r"bounds\.x\.low to be a finite number; received nan"),
-        ("x", {"low": 0, "high": float("inf")}, r"bounds\.x\.high to be a finite number; received inf"),
+        (
+            "x",
+            {"low": float("nan"), "high": 2},
+            r"bounds\.x\.low to be a finite number; received nan",
+        ),
+        (
+            "x",
+            {"low": 0, "high": float("inf")},
+            r"bounds\.x\.high to be a finite number; received inf",
+        ),
         ("x", float("nan"), r"bounds\.x to be a finite number"),
         ("x", None, r"bounds\.x to be a number, a word, or a mapping .* received None"),
-        ("x", {"low": 0, "high": 1, "step": 0}, r"bounds\.x\.step to be a number above 0; received 0"),
-        ("x", {"low": 1, "high": 9, "step": 2, "scale": "log"}, r"bounds\.x\.step to go with scale linear"),
+        (
+            "x",
+            {"low": 0, "high": 1, "step": 0},
+            r"bounds\.x\.step to be a number above 0; received 0",
+        ),
+        (
+            "x",
+            {"low": 1, "high": 9, "step": 2, "scale": "log"},
+            r"bounds\.x\.step to go with scale linear",
+        ),
         ("x", {"choices": []}, r"bounds\.x\.choices to be a list of values"),
         ("x", {"choices": "relu"}, r"bounds\.x\.choices to be a list of values"),
         ("x", {"choices": [1, 1]}, r"bounds\.x\.choices to differ"),
@@ -81,19 +126,23 @@ def test_a_name_that_only_resembles_a_dropout_rate_is_free(name):
 def test_a_bound_that_nobody_asks_for_is_refused_with_the_names_asked_for():
     space = Space({"momentun": 0.9})
     with pytest.raises(
-        SpaceError, match=r"bounds\.momentun .* Did you mean 'momentum'\? Valid: learning_rate, momentum"
+        SpaceError,
+        match=r"bounds\.momentun .* Did you mean 'momentum'\? Valid: learning_rate, momentum",
     ):
         space.check_used(["momentum", "learning_rate"])
     Space({"momentum": 0.9}).check_used(["momentum", "learning_rate"])
 
 
-# --- drawing -----------------------------------------------------------------------------------------------
+# --- drawing
+# -----------------------------------------------------------------------------------------------
 
 
 def test_momentum_has_the_same_mass_in_each_decade_of_its_complement():
     bounds = {"momentum": {"low": 0.0, "high": 0.999, "scale": "log_complement"}}
     momenta = [hp.values["momentum"] for hp in drawn(bounds, n=900)]
-    decades = [sum(low <= m < high for m in momenta) for low, high in ((0, 0.9), (0.9, 0.99), (0.99, 1))]
+    decades = [
+        sum(low <= m < high for m in momenta) for low, high in ((0, 0.9), (0.9, 0.99), (0.99, 1))
+    ]
     assert sum(decades) == 900
     assert all(abs(count - 300) < 60 for count in decades)  # four deviations of a binomial
     assert all(0 <= m <= 0.999 for m in momenta)
@@ -108,9 +157,12 @@ def test_a_log_bound_comes_before_a_linear_proposal():
 
 def test_a_study_stores_the_complement_and_people_read_momentum():
     study = new_study()
-    space = Space({"momentum": {"low": 0.8, "high": 0.99, "scale": "log_complement"}, "dropout_rate": 0.25})
+    space = Space(
+        {"momentum": {"low": 0.8, "high": 0.99, "scale": "log_complement"}, "dropout_rate": 0.25}
+    )
     (hp,) = drawn(
-        {"momentum": {"low": 0.8, "high": 0.99, "scale": "log_complement"}, "dropout_rate": 0.25}, study=study
+        {"momentum": {"low": 0.8, "high": 0.99, "scale": "log_complement"}, "dropout_rate": 0.25},
+        study=study,
     )
     trial = study.trials[0]
     assert set(trial.params) == {"learning_rate", "one_minus_momentum"}
@@ -121,7 +173,10 @@ def test_a_study_stores_the_complement_and_people_read_momentum():
 
 
 def test_values_that_people_write_can_be_enqueued():
-    bounds = {"momentum": {"low": 0.8, "high": 0.99, "scale": "log_complement"}, "dropout_rate": 0.25}
+    bounds = {
+        "momentum": {"low": 0.8, "high": 0.99, "scale": "log_complement"},
+        "dropout_rate": 0.25,
+    }
     wanted = {"learning_rate": 0.001, "momentum": 0.95, "dropout_rate": 0.25}
     study = new_study()
     params = Space(bounds).params(wanted)
@@ -153,7 +208,8 @@ def test_a_trial_of_earlier_bounds_keeps_the_values_that_it_drew():
     assert Space({"momentum": 0.5}).values(study.trials[0])["momentum"] == hp.values["momentum"]
 
 
-# --- any HyperModel ----------------------------------------------------------------------------------------
+# --- any HyperModel
+# ----------------------------------------------------------------------------------------
 
 
 def model_of_two_kinds(hp):
@@ -187,7 +243,9 @@ def test_what_is_inactive_is_none_and_is_not_drawn(kind):
 
 def test_a_fixed_parent_opens_its_scope():
     trial = new_study().ask()
-    kind, seen = model_of_two_kinds(OptunaHyperParameters(trial, Space({"model_type": "cnn", "filters": 16})))
+    kind, seen = model_of_two_kinds(
+        OptunaHyperParameters(trial, Space({"model_type": "cnn", "filters": 16}))
+    )
     assert (kind, seen["filters"], seen["units"]) == ("cnn", 16, None)
     assert set(trial.params) == {"head/bias"}
 
@@ -223,7 +281,9 @@ def test_reverse_log_is_drawn_between_its_ends():
 
 
 def test_a_range_can_replace_a_list_of_numbers():
-    hp = OptunaHyperParameters(new_study().ask(), Space({"learning_rate": {"low": 2e-4, "high": 9e-4, "scale": "log"}}))
+    hp = OptunaHyperParameters(
+        new_study().ask(), Space({"learning_rate": {"low": 2e-4, "high": 9e-4, "scale": "log"}})
+    )
     assert 2e-4 <= hp.Choice("learning_rate", [0.1, 0.01, 0.001]) <= 9e-4
 
 
@@ -231,11 +291,23 @@ def test_a_range_can_replace_a_list_of_numbers():
     ("bound", "ask", "sentence"),
     [
         (2.5, lambda hp: hp.Int("x", 1, 4), "whole numbers; received 2.5"),
-        ({"low": 1.5, "high": 4}, lambda hp: hp.Int("x", 1, 4), "whole numbers; received low=1.5, high=4"),
+        (
+            {"low": 1.5, "high": 4},
+            lambda hp: hp.Int("x", 1, 4),
+            "whole numbers; received low=1.5, high=4",
+        ),
         ("many", lambda hp: hp.Float("x", 1, 4), "numbers; received 'many'"),
         ("elo", lambda hp: hp.Choice("x", ["elu", "relu"]), "one of elu, relu; received 'elo'"),
-        ({"choices": ["elu", "no"]}, lambda hp: hp.Choice("x", ["elu", "relu"]), "one of elu, relu; received 'no'"),
-        ({"low": 1, "high": 2}, lambda hp: hp.Choice("x", ["elu", "relu"]), "one of elu, relu; received low=1"),
+        (
+            {"choices": ["elu", "no"]},
+            lambda hp: hp.Choice("x", ["elu", "relu"]),
+            "one of elu, relu; received 'no'",
+        ),
+        (
+            {"low": 1, "high": 2},
+            lambda hp: hp.Choice("x", ["elu", "relu"]),
+            "one of elu, relu; received low=1",
+        ),
         (1, lambda hp: hp.Boolean("x"), "true or false; received 1"),
     ],
 )
@@ -256,7 +328,8 @@ def test_a_hypermodel_that_is_not_tunable_builds_from_a_copy():
     assert hp.copy().get("rate") == rate
 
 
-# --- grid --------------------------------------------------------------------------------------------------
+# --- grid
+# --------------------------------------------------------------------------------------------------
 
 
 def test_grid_points_are_even_on_each_scale():
@@ -294,16 +367,24 @@ def test_grid_sampler_runs_through_the_whole_grid():
 
     def objective(trial):
         hp = OptunaHyperParameters(trial, Space(bounds))
-        return hp.Float("learning_rate", 1, 2) + hp.Float("momentum", 0, 0.5) + hp.Float("dropout_rate", 0, 0.5)
+        return (
+            hp.Float("learning_rate", 1, 2)
+            + hp.Float("momentum", 0, 0.5)
+            + hp.Float("dropout_rate", 0, 0.5)
+        )
 
     study.optimize(objective, n_trials=20)
-    assert len({tuple(sorted(Space(bounds).values(trial).items())) for trial in study.trials}) == 8 == len(study.trials)
+    assert (
+        len({tuple(sorted(Space(bounds).values(trial).items())) for trial in study.trials})
+        == 8
+        == len(study.trials)
+    )
 
 
 def test_the_space_is_imported_without_keras_and_optuna(request):
-    code = (
-        "import sys, hpsearch.space.space; print([m for m in ('keras', 'keras_tuner', 'optuna') if m in sys.modules])"
-    )
+    code = "import sys, hpsearch.space.space; print([m for m in ('keras', 'keras_tuner', 'optuna') if m in sys.modules])"
     source = request.config.rootpath / "src"
-    done = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=source, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"

@@ -38,7 +38,9 @@ def storage(tmp_path):
 
 
 @pytest.mark.parametrize("batch", [500, 2])
-@pytest.mark.parametrize("states", [None, (TrialState.COMPLETE,), (TrialState.RUNNING, TrialState.WAITING)])
+@pytest.mark.parametrize(
+    "states", [None, (TrialState.COMPLETE,), (TrialState.RUNNING, TrialState.WAITING)]
+)
 @pytest.mark.parametrize("keys", [(set(), -1), ({1, 2, 5}, 3), (set(), 4), ({1}, 100)])
 def test_trials_are_those_that_optuna_reads(storage, monkeypatch, batch, states, keys):
     monkeypatch.setattr(fast_reader, "MOST_KEYS", batch)

@@ -1,4 +1,6 @@
-"""Both servers go away in the middle of a real search: training goes on, and every value is there once."""
+"""Both servers go away in the middle of a real search: training goes on, and every value is there
+once.
+"""
 
 import os
 import signal
@@ -23,7 +25,9 @@ def complete_trials(url):
     """Return the finished trials of the one study; none while the workers are still starting."""
     with AdvisoryLock(url, patience_s=60)():  # opening makes the tables, as the workers do
         storage = optuna.storages.RDBStorage(url)
-    trials = [t for study in storage.get_all_studies() for t in storage.get_all_trials(study._study_id)]
+    trials = [
+        t for study in storage.get_all_studies() for t in storage.get_all_trials(study._study_id)
+    ]
     storage.engine.dispose()
     return [t for t in trials if t.state == TrialState.COMPLETE]
 
@@ -41,10 +45,16 @@ def command(mlflow_server, postgres_server):
     ]  # fmt: skip
 
 
-def test_mlflow_is_away_for_60_s_and_postgresql_for_20_s_of_them(command, mlflow_server, postgres_server, workplace):
-    (url,) = (word.removeprefix("storage.url=") for word in command if word.startswith("storage.url="))
+def test_mlflow_is_away_for_60_s_and_postgresql_for_20_s_of_them(
+    command, mlflow_server, postgres_server, workplace
+):
+    (url,) = (
+        word.removeprefix("storage.url=") for word in command if word.startswith("storage.url=")
+    )
     begin = datetime.now()
-    workers = [workplace.start(*command, "budget.n_trials=10000", PYTHONFAULTHANDLER="1") for _ in range(2)]
+    workers = [
+        workplace.start(*command, "budget.n_trials=10000", PYTHONFAULTHANDLER="1") for _ in range(2)
+    ]
     try:
         wait_until(lambda: n_complete_since(url, begin) >= 2, "two finished trials", 300)
         mlflow_server.stop()
@@ -80,6 +90,9 @@ def test_mlflow_is_away_for_60_s_and_postgresql_for_20_s_of_them(command, mlflow
         history = client.get_metric_history(run.info.run_id, "val/loss")
         assert Counter((m.step, m.value) for m in history) == Counter(told.items())
         n_values += len(history)
-    print(f"{n_values} values of {n_trials} trials, each once; {n_meanwhile} ended while a server was away.")
+    print(
+        f"{n_values} values of {n_trials} trials, each once; {n_meanwhile} ended while a server "
+        f"was away."
+    )
     doctor = workplace.here(*command, script="doctor")
     assert doctor.stdout == "Study digits-selu and MLflow agree.\n", doctor.stdout + doctor.stderr

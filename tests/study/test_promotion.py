@@ -60,7 +60,9 @@ def run_on_paper(study: SharedStudy, curves: list[list[float]]) -> list[str]:
     ("first", "factor", "most", "rungs"),
     [(3, 3, 30, [3, 9]), (3, 3, 81, [3, 9, 27]), (1, 2, 4, [1, 2]), (1, 3, 2, [1]), (2, 2, 3, [2])],
 )
-def test_rungs_leave_a_whole_step_to_the_end(first: int, factor: int, most: int, rungs: list[int]) -> None:
+def test_rungs_leave_a_whole_step_to_the_end(
+    first: int, factor: int, most: int, rungs: list[int]
+) -> None:
     assert Promoting(first, most, factor).rungs == rungs
 
 
@@ -72,7 +74,9 @@ def test_impossible_settings_are_refused(setting: dict[str, int]) -> None:
 
 @pytest.mark.parametrize("store", ["sqlite", "journal"])
 def test_hand_worked_promotions(tmp_path: Path, store: str) -> None:
-    """Rungs 1 and 2, half go on. #0 is the worst at rung 1, #1 the best, #2 second, #3 between #1 and #2."""
+    """Rungs 1 and 2, half go on. #0 is the worst at rung 1, #1 the best, #2 second, #3 between #1
+    and #2.
+    """
     storage = {"sqlite": lambda p: sqlite(p, 10, 10), "journal": lambda p: journal(p, 10)}[store]
     study = open_study(storage(str(tmp_path / store)), Promoting(1, 4, 2), n_trials=4)
     curves = [[9, 9, 9, 9], [1, 1, 1, 1], [3, 2.5, 0.5, 0.4], [2, 2, 2, 2]]
@@ -80,7 +84,8 @@ def test_hand_worked_promotions(tmp_path: Path, store: str) -> None:
         "#0 0-1 paused",  # alone at its rung: 1 // 2 go on
         "#1 0-2 paused",  # the best of two, so straight on to rung 2, where it is alone
         "#2 0-1 paused",  # third of three, one goes on
-        "#3 0-2 paused",  # second of four, two go on; second of two at rung 2: now #1 is the best of two there
+        # second of four, two go on; second of two at rung 2: now #1 is the best of two there
+        "#3 0-2 paused",
         "#1 2-4 finished",
     ]
     states = [t.state for t in study.trials()]
@@ -106,7 +111,9 @@ def test_one_trial_always_finishes(tmp_path: Path) -> None:
 
 def test_a_paused_trial_is_taken_up_by_one_worker_alone(tmp_path: Path) -> None:
     path = str(tmp_path / "study.db")
-    one, other = (open_study(sqlite(path, 10, 10), Promoting(1, 4, 2), n_trials=2) for _ in range(2))
+    one, other = (
+        open_study(sqlite(path, 10, 10), Promoting(1, 4, 2), n_trials=2) for _ in range(2)
+    )
     for worker, value in ((one, 1.0), (other, 2.0)):
         trial = worker.claim()
         assert trial is not None
@@ -117,7 +124,9 @@ def test_a_paused_trial_is_taken_up_by_one_worker_alone(tmp_path: Path) -> None:
     assert [t and t.number for t in taken] == [0, None]
 
 
-def test_samplers_learn_from_paused_trials_and_other_pruners_go_on_with_them(tmp_path: Path) -> None:
+def test_samplers_learn_from_paused_trials_and_other_pruners_go_on_with_them(
+    tmp_path: Path,
+) -> None:
     storage = journal(str(tmp_path / "journal"), 10)
     study = open_study(storage, Promoting(1, 4, 2), n_trials=2)
     trial = study.claim()
@@ -137,20 +146,30 @@ def test_a_paused_trial_does_not_look_dead(tmp_path: Path) -> None:
     assert trial is not None
     study.report(trial, 1.0, 1)
     study.pause(trial)
-    study.optuna._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)  # taken, not yet signed
+    study.optuna._storage.set_trial_state_values(
+        trial._trial_id, TrialState.RUNNING
+    )  # taken, not yet signed
     assert [t.state for t in study.release_dead()] == [TrialState.RUNNING]
 
 
 def search(folder: Path, pruner: Any) -> tuple[Objective, dict[int, list[tuple[str, int, float]]]]:
-    """Run a search of six trials; return it, and from MLflow what each trial's run holds, epoch by epoch."""
+    """Run a search of six trials; return it, and from MLflow what each trial's run holds, epoch by
+    epoch.
+    """
     folder.mkdir()
     study = open_study(sqlite(str(folder / "study.db"), 10, 10), pruner, n_trials=6)
     tracking = Tracking(
-        f"sqlite:///{folder}/mlflow.db", None, str(folder / "spool"), flush_every_s=1.0, patience_s=60.0
+        f"sqlite:///{folder}/mlflow.db",
+        None,
+        str(folder / "spool"),
+        flush_every_s=1.0,
+        patience_s=60.0,
     )
     objective = Objective(
         make=lambda hp: Net(),
-        space=Space({"learning_rate": {"low": 1e-3, "high": 0.1, "scale": "log"}, "dropout_rate": 0.2}),
+        space=Space(
+            {"learning_rate": {"low": 1e-3, "high": 0.1, "scale": "log"}, "dropout_rate": 0.2}
+        ),
         trainer=trainer(),
         study=study,
         tracking=tracking,
@@ -166,7 +185,9 @@ def search(folder: Path, pruner: Any) -> tuple[Objective, dict[int, list[tuple[s
         objective.run(trial)
     objective.end_paused()
     assert tracking.close(60)
-    runs = {int(run.data.tags["hpsearch.trial"]): run for run in tracking.children(objective.parent)}
+    runs = {
+        int(run.data.tags["hpsearch.trial"]): run for run in tracking.children(objective.parent)
+    }
     assert len(runs) == 6
     keys = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
     epochs = {
@@ -194,13 +215,16 @@ def test_a_paused_and_promoted_trial_equals_the_same_trial_never_paused(
     for t in finished:
         assert t.value == never.study.trials()[t.number].value
         assert t.intermediate_values == never.study.trials()[t.number].intermediate_values
-        assert some_epochs[t.number] == all_epochs[t.number]  # each epoch once, whatever was paused in between
+        assert (
+            some_epochs[t.number] == all_epochs[t.number]
+        )  # each epoch once, whatever was paused in between
     for number, epochs in some_epochs.items():
         assert set(epochs) <= set(all_epochs[number])
     n_epochs = sum(len(t.intermediate_values) for t in paused.study.trials())
     assert n_epochs < 6 * SETTINGS["epochs"]
     statuses = {
-        str(t.number): "FINISHED" if t.state == TrialState.COMPLETE else "KILLED" for t in paused.study.trials()
+        str(t.number): "FINISHED" if t.state == TrialState.COMPLETE else "KILLED"
+        for t in paused.study.trials()
     }
     assert paused.settings == statuses
     assert not list((tmp_path / "paused").rglob("*.npz"))  # losing trials leave nothing

@@ -27,7 +27,9 @@ def sampler_of(name, root_seed=1):
 
 
 def study_of(sampler, storage=None, name="s"):
-    return optuna.create_study(study_name=name, storage=storage, sampler=sampler, load_if_exists=True)
+    return optuna.create_study(
+        study_name=name, storage=storage, sampler=sampler, load_if_exists=True
+    )
 
 
 def suggest(trial):
@@ -47,7 +49,9 @@ def drawn(study, n):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_five_trials_and_a_new_process_that_goes_on_equal_twelve_in_one_go(name):
     storage = optuna.storages.InMemoryStorage()
-    resumed = drawn(study_of(sampler_of(name), storage), 5) + drawn(study_of(sampler_of(name), storage), 1)
+    resumed = drawn(study_of(sampler_of(name), storage), 5) + drawn(
+        study_of(sampler_of(name), storage), 1
+    )
     assert resumed == drawn(study_of(sampler_of(name)), 6)
 
 
@@ -86,8 +90,14 @@ def trial_of(number, **attrs):
     ("attrs", "expected"),
     [
         ([{}, {}, {}], [0, 1, 2]),
-        ([{}, {"ticket": 0, "retry_of": 0}, {}], [0, 0, 1]),  # a retry has its first try's ticket, the next goes on
-        ([{}, {"reason": "surplus"}, {}], [0, 1, 1]),  # a surplus trial never ran: the next one has its ticket
+        (
+            [{}, {"ticket": 0, "retry_of": 0}, {}],
+            [0, 0, 1],
+        ),  # a retry has its first try's ticket, the next goes on
+        (
+            [{}, {"reason": "surplus"}, {}],
+            [0, 1, 1],
+        ),  # a surplus trial never ran: the next one has its ticket
         ([{}, {"reason": "error"}, {}], [0, 1, 2]),  # a failed one keeps its own
     ],
 )
@@ -107,7 +117,8 @@ def test_a_killed_trial_leaves_its_bracket_to_its_retry():
 
 
 @pytest.mark.parametrize(
-    ("numbers", "text"), [([], ""), ([3], "3"), ([0, 1, 2, 4], "0-2,4"), ([7, 5, 6, 9, 10], "5-7,9-10")]
+    ("numbers", "text"),
+    [([], ""), ([3], "3"), ([0, 1, 2, 4], "0-2,4"), ([7, 5, 6, 9, 10], "5-7,9-10")],
 )
 def test_ranges_there_and_back(numbers, text):
     assert as_ranges(numbers) == text

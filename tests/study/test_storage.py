@@ -1,4 +1,6 @@
-"""Storages for many workers: one schema, no broken journal, no password, servers that go away for a while."""
+"""Storages for many workers: one schema, no broken journal, no password, servers that go away for a
+while.
+"""
 
 import gc
 import json
@@ -72,7 +74,9 @@ def make_study(kind, tmp_path, barrier):
 def test_ten_workers_that_start_at_once_make_one_study(kind, tmp_path):
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(10)
-    workers = [context.Process(target=make_study, args=(kind, tmp_path, barrier)) for _ in range(10)]
+    workers = [
+        context.Process(target=make_study, args=(kind, tmp_path, barrier)) for _ in range(10)
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -104,7 +108,9 @@ def test_a_storage_that_is_away_is_waited_for():
     assert Away(4, LOCKED).call() == 4
 
 
-@pytest.mark.parametrize("error", [ValueError("a mistake"), optuna.exceptions.UpdateFinishedTrialError()])
+@pytest.mark.parametrize(
+    "error", [ValueError("a mistake"), optuna.exceptions.UpdateFinishedTrialError()]
+)
 def test_a_mistake_is_not_waited_for(error):
     with pytest.raises(type(error)):
         Away(2, error).call()
@@ -131,7 +137,11 @@ def test_half_a_line_at_the_end_of_a_journal_is_dropped_by_the_next_who_writes(t
     with open(path, "ab") as file:
         file.write(b'{"b": 2, "half of a l')
     journal.append_logs([{"c": 3}, {"d": 4}])
-    assert [json.loads(line) for line in path.read_text().splitlines()] == [{"a": 1}, {"c": 3}, {"d": 4}]
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"a": 1},
+        {"c": 3},
+        {"d": 4},
+    ]
     assert list(JournalFile(str(path), patience_s=1).read_logs(0)) == [{"a": 1}, {"c": 3}, {"d": 4}]
 
 

@@ -47,7 +47,9 @@ def test_the_budget_is_spent_exactly_and_what_others_hold_is_theirs(tmp_path):
 def test_a_failed_trial_gives_its_place_to_another_and_too_many_end_the_search(tmp_path):
     study = study_in(tmp_path, n_trials=1)
     study.fail(study.claim(), "error", "ValueError: a bug")
-    with pytest.raises(SearchError, match=r"1 trials failed, more than budget.max_failures=0; .* ValueError"):
+    with pytest.raises(
+        SearchError, match=r"1 trials failed, more than budget.max_failures=0; .* ValueError"
+    ):
         study.claim()
 
 
@@ -93,7 +95,9 @@ def test_workers_that_find_one_dead_trial_at_once_try_it_again_once(tmp_path):
 
 
 @pytest.mark.parametrize("elsewhere", [True, False])
-def test_a_silent_worker_counts_as_dead_only_when_its_lease_is_over_or_it_is_seen_gone(tmp_path, elsewhere):
+def test_a_silent_worker_counts_as_dead_only_when_its_lease_is_over_or_it_is_seen_gone(
+    tmp_path, elsewhere
+):
     study = study_in(tmp_path, lease_s=30.0)
     trial = study.claim()
     me = Worker.this()
@@ -120,7 +124,9 @@ def test_a_worker_that_was_taken_for_dead_leaves_the_trial_to_the_other(tmp_path
     other.fail(other.trials()[0], "killed", "its lease was over")
     with pytest.raises(TakenOverError):
         zombie.report(trial, 1.0, 2)
-    zombie.optuna.pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1)  # it writes down what it sees
+    zombie.optuna.pruner = optuna.pruners.SuccessiveHalvingPruner(
+        min_resource=1
+    )  # it writes down what it sees
     with pytest.raises(TakenOverError):
         zombie.should_stop(trial, 1)
     with pytest.raises(TakenOverError):
@@ -236,7 +242,12 @@ def test_the_signal_then_goes_to_who_waited_for_it_before():
 def tracked(tmp_path, monkeypatch, mlflow_tables):
     """A finished study of six trials with its runs."""
     monkeypatch.chdir(tmp_path)
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
+    for name in (
+        "MLFLOW_TRACKING_URI",
+        "MLFLOW_EXPERIMENT_ID",
+        "MLFLOW_EXPERIMENT_NAME",
+        "MLFLOW_RUN_ID",
+    ):
         monkeypatch.delenv(name, raising=False)
     shutil.copy(mlflow_tables, tmp_path)
     trials = ShortTrials(f"journal:{tmp_path}/study.log", tmp_path, n_trials=6, epoch_s=0.0)
@@ -267,7 +278,16 @@ def test_the_doctor_finds_and_repairs_what_disagrees(tracked):
     texts = [f.text for f in findings(tracked)]
     assert len([t for t in texts if "SLURM job 99_1 is over" in t]) == 1
     assert len([t for t in texts if t == "Trial 0 has no MLflow run."]) == 1
-    assert len([t for t in texts if t.startswith("Trial 1 is") and t.endswith("its MLflow run FAILED.")]) == 1
+    assert (
+        len(
+            [
+                t
+                for t in texts
+                if t.startswith("Trial 1 is") and t.endswith("its MLflow run FAILED.")
+            ]
+        )
+        == 1
+    )
     while found := [f for f in findings(tracked) if f.repair is not None]:
         for finding in found:
             finding.repair()
@@ -292,13 +312,20 @@ def test_an_error_in_a_trial_is_recorded_on_both_sides(tracked):
     trial = study.claim()
     ended = []
     attempt = Attempt.of(
-        trial, study=study, tracking=tracking, parent=parent, ended=lambda *o: ended.append(o), deadline=math.inf
+        trial,
+        study=study,
+        tracking=tracking,
+        parent=parent,
+        ended=lambda *o: ended.append(o),
+        deadline=math.inf,
     )
     with attempt.kept():
         raise MemoryError("no more")
     assert tracking.spool.drain(60)
     ((outcome, _),) = ended
-    assert outcome.startswith("failed: There was not enough memory: give a smaller training.batch_size")
+    assert outcome.startswith(
+        "failed: There was not enough memory: give a smaller training.batch_size"
+    )
     assert outcome.endswith(". MemoryError: no more")
     run = tracking.find_child(parent, attempt.number)
     assert (run.info.status, run.data.tags["hpsearch.reason"]) == ("FAILED", "out_of_memory")
@@ -309,7 +336,14 @@ def test_a_trial_that_a_slot_gives_back_is_tried_again(tracked):
     _, study, tracking, parent = tracked
     object.__setattr__(study.budget, "n_trials", 7)
     trial = study.claim()
-    attempt = Attempt.of(trial, study=study, tracking=tracking, parent=parent, ended=lambda *_: None, deadline=math.inf)
+    attempt = Attempt.of(
+        trial,
+        study=study,
+        tracking=tracking,
+        parent=parent,
+        ended=lambda *_: None,
+        deadline=math.inf,
+    )
     with pytest.raises(GivenBackError), attempt.kept():
         raise GivenBackError("another slot ended the search: too many failures")
     run = tracking.find_child(parent, attempt.number)
@@ -322,13 +356,22 @@ def test_a_trial_that_is_taken_over_while_it_draws_is_no_failure_of_its_own(trac
     object.__setattr__(study.budget, "n_trials", 7)
     other, trial, ended = trials.open_study(trials.open_storage()), study.claim(), []
     attempt = Attempt.of(
-        trial, study=study, tracking=tracking, parent=parent, ended=lambda *o: ended.append(o), deadline=math.inf
+        trial,
+        study=study,
+        tracking=tracking,
+        parent=parent,
+        ended=lambda *o: ended.append(o),
+        deadline=math.inf,
     )
     with attempt.kept():
         other.fail(other.trials()[trial.number], "killed", "its lease was over")
         suggested(trial)
     assert ended == [
-        (f"failed: another worker took trial {trial.number} over, since nothing was heard of this one", None)
+        (
+            f"failed: another worker took trial {trial.number} over, since nothing was heard of "
+            f"this one",
+            None,
+        )
     ]
     assert states(other)[-2:] == [("FAIL", "killed"), ("WAITING", None)]
 
@@ -336,12 +379,20 @@ def test_a_trial_that_is_taken_over_while_it_draws_is_no_failure_of_its_own(trac
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["journal", "postgres"])
 def test_chaos(kind, tmp_path, request):
-    place = "journal" if kind == "journal" else request.getfixturevalue("postgres_server").new_database("chaos")
-    run_bench("chaos", tmp_path, "--storage", place, "--trials", "30", "--kills", "12", "--epoch-s", "0.1")
+    place = (
+        "journal"
+        if kind == "journal"
+        else request.getfixturevalue("postgres_server").new_database("chaos")
+    )
+    run_bench(
+        "chaos", tmp_path, "--storage", place, "--trials", "30", "--kills", "12", "--epoch-s", "0.1"
+    )
 
 
 @pytest.mark.slow
-def test_suggestions_of_1_2_and_8_workers_can_be_computed_again_and_a_resumed_study_equals_a_whole_one(tmp_path):
+def test_suggestions_of_1_2_and_8_workers_can_be_computed_again_and_a_resumed_study_equals_a_whole_one(
+    tmp_path,
+):
     said = run_bench("replay", tmp_path, "--trials", "30")
     assert "13 trials and 11 more of a new process equal 24 in one go." in said
 
@@ -350,6 +401,8 @@ def run_bench(name, tmp_path, *words):
     script = Path(__file__).parents[2] / "bench" / f"{name}.py"
     command = [sys.executable, str(script), *words, "--out", str(tmp_path / f"{name}.json")]
     environment = {**os.environ, "PYTHONPATH": str(SRC)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=900, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -12,7 +12,9 @@ from hpsearch.study.warm_start import WARM_START, Asked, WarmStart
 from small_study import study_in, suggested
 
 RATE, MOMENTUM = FloatDistribution(1e-4, 1e-1, log=True), FloatDistribution(0.8, 0.99)
-ASKED = Asked(frozenset({"learning_rate", "momentum"}), {"learning_rate": RATE, "momentum": MOMENTUM})
+ASKED = Asked(
+    frozenset({"learning_rate", "momentum"}), {"learning_rate": RATE, "momentum": MOMENTUM}
+)
 NO_BOUNDS = Space({})
 
 
@@ -23,7 +25,11 @@ def studies(tmp_path):
     old = optuna.create_study(study_name="old", storage=study.storage)
     for number, loss in enumerate((0.5, 0.1, 0.3)):
         params = {"learning_rate": 1e-3 * (number + 1), "momentum": 0.9, "pooling": "avg"}
-        distributions = {"learning_rate": RATE, "momentum": MOMENTUM, "pooling": CategoricalDistribution(["avg"])}
+        distributions = {
+            "learning_rate": RATE,
+            "momentum": MOMENTUM,
+            "pooling": CategoricalDistribution(["avg"]),
+        }
         old.add_trial(optuna.create_trial(params=params, distributions=distributions, value=loss))
     optuna.create_study(study_name="empty", storage=study.storage)
     return study
@@ -48,7 +54,9 @@ def test_the_best_are_tried_first_the_rest_is_drawn_and_all_can_be_replayed(stud
 
 
 def test_what_a_bound_does_not_hold_is_drawn_instead(studies):
-    narrow = Space({"learning_rate": {"low": 1e-4, "high": 2.5e-3, "scale": "log"}, "momentum": 0.9})
+    narrow = Space(
+        {"learning_rate": {"low": 1e-4, "high": 2.5e-3, "scale": "log"}, "momentum": 0.9}
+    )
     asked = Asked(ASKED.names, {"learning_rate": FloatDistribution(1e-4, 2.5e-3, log=True)})
     warm(studies, 3, narrow, asked)
     fixed = [t.system_attrs["fixed_params"] for t in studies.trials()]
@@ -63,7 +71,9 @@ def test_a_study_that_goes_on_is_left_as_it_is(studies):
 
 def test_a_study_with_trials_is_not_started_again(studies):
     suggested(studies.claim())
-    with pytest.raises(ConfigError, match=r"Study short was begun without a warm start; give study.name=NAME"):
+    with pytest.raises(
+        ConfigError, match=r"Study short was begun without a warm start; give study.name=NAME"
+    ):
         warm(studies)
 
 
@@ -80,5 +90,7 @@ def test_what_nothing_can_start_from_is_a_sentence(studies, name, sentence):
 
 
 def test_a_study_that_asks_for_nothing_of_it_is_refused(studies):
-    with pytest.raises(ConfigError, match="Of the best trials of old nothing lies within the space of study short"):
+    with pytest.raises(
+        ConfigError, match="Of the best trials of old nothing lies within the space of study short"
+    ):
         warm(studies, asked=Asked(frozenset({"width"}), {}))

@@ -1,4 +1,6 @@
-"""What a study's report says: bounds that cut, prospects of more trials, commands, page and descriptions."""
+"""What a study's report says: bounds that cut, prospects of more trials, commands, page and
+descriptions.
+"""
 
 import datetime
 import math
@@ -34,7 +36,13 @@ DISTRIBUTIONS = {
     "dropout_rate": FloatDistribution(0.0, 0.5),
 }
 CONFIG = {
-    "overrides": ["arch=selu", "data=digits", "data.path=null", "budget.n_trials=6", "tracking.uri=sqlite:///a b"]
+    "overrides": [
+        "arch=selu",
+        "data=digits",
+        "data.path=null",
+        "budget.n_trials=6",
+        "tracking.uri=sqlite:///a b",
+    ]
 }
 MIDNIGHT = datetime.datetime(2026, 1, 1)
 
@@ -58,7 +66,9 @@ def trial(place, values, curve, state=TrialState.COMPLETE, **attrs):
 def study_of(trials, config=CONFIG):
     study = optuna.create_study(study_name="digits-selu", pruner=Hyperband(1, 3, 3))
     study.add_trials(trials)
-    return Searched("digits-selu", study, Space(BOUNDS), "val/loss", False, config, "sqlite:///mlflow.db")
+    return Searched(
+        "digits-selu", study, Space(BOUNDS), "val/loss", False, config, "sqlite:///mlflow.db"
+    )
 
 
 def drawn_at_random(n, loss, seed):
@@ -77,7 +87,14 @@ SEARCHED = study_of(
         trial(1, (9.9e-3, 0.95, 0.0), [1.5, 0.6, 0.2]),
         trial(2, (2e-4, 0.85, 0.3), [2.5], TrialState.PRUNED, reason="pruned", against="0-1"),
         trial(3, (8e-3, 0.85, 0.01), [1.6, 0.9, 0.4]),
-        trial(4, (9e-3, 0.98, 0.3), [], TrialState.PRUNED, reason="diverged", message="train/loss is nan"),
+        trial(
+            4,
+            (9e-3, 0.98, 0.3),
+            [],
+            TrialState.PRUNED,
+            reason="diverged",
+            message="train/loss is nan",
+        ),
         trial(5, (5e-3, 0.9, 0.4), [1.9, 1.1, 0.7]),
         trial(6, (3e-3, 0.97, 0.2), [1.9, 1.1, 0.6]),
     ]
@@ -104,12 +121,17 @@ def test_hyperparameters_have_the_names_and_bounds_that_people_read():
 def test_a_best_value_at_a_bound_says_where_to_widen_it_unless_nothing_lies_beyond():
     found = {edge.dimension.name: edge for edge in edges(SEARCHED)}
     assert found["learning_rate"].bound == "high"
-    assert found["learning_rate"].override(SEARCHED.space) == "space.bounds.learning_rate.high=0.032"
+    assert (
+        found["learning_rate"].override(SEARCHED.space) == "space.bounds.learning_rate.high=0.032"
+    )
     assert found["learning_rate"].n_near == 2
     assert found["dropout_rate"].bound is None  # it is 0, and no rate is below
     assert found["momentum"].bound is None
     proposed_by_its_hypermodel = found["learning_rate"].override(Space({}))
-    assert proposed_by_its_hypermodel == "+space.bounds.learning_rate={low: 0.0001, high: 0.032, scale: log}"
+    assert (
+        proposed_by_its_hypermodel
+        == "+space.bounds.learning_rate={low: 0.0001, high: 0.032, scale: log}"
+    )
 
 
 def test_the_next_command_is_the_one_that_was_typed_with_what_changes():
@@ -118,9 +140,14 @@ def test_the_next_command_is_the_one_that_was_typed_with_what_changes():
         "python -m hpsearch search arch=selu data=digits 'tracking.uri=sqlite:///a b' "
         "space.bounds.learning_rate.high=0.032 budget.n_trials=14"
     )
-    assert commands.evaluate(SEARCHED).endswith("registered_model=digits-selu 'tracking.uri=sqlite:///a b'")
+    assert commands.evaluate(SEARCHED).endswith(
+        "registered_model=digits-selu 'tracking.uri=sqlite:///a b'"
+    )
     without_record = study_of([], {"data": {"name": "digits", "path": "x"}})
-    assert commands.resume(without_record) == "python -m hpsearch search data=digits arch=selu data.path=x"
+    assert (
+        commands.resume(without_record)
+        == "python -m hpsearch search data=digits arch=selu data.path=x"
+    )
 
 
 def test_importances_name_what_matters():
@@ -131,7 +158,9 @@ def test_importances_name_what_matters():
 
 
 def test_more_trials_pay_while_there_is_something_to_find_and_not_where_all_is_noise():
-    valley = Prospects(drawn_at_random(12, lambda x, _: float(((x - 0.6) ** 2).sum()), seed=1), seed=0)
+    valley = Prospects(
+        drawn_at_random(12, lambda x, _: float(((x - 0.6) ** 2).sum()), seed=1), seed=0
+    )
     noise = Prospects(drawn_at_random(40, lambda x, rng: 1 + 0.1 * rng.normal(), seed=1), seed=0)
     assert valley.gain(50).worth > 0.5
     assert noise.gain(50).worth < 0.1
@@ -173,7 +202,14 @@ def test_the_page_tells_why_trials_were_stopped_and_needs_no_network():
     assert re.fullmatch(r"\d of \d of bracket \d", rows[1][4])
     assert rows[2][-1] == "train/loss is nan"
     names = [figure.name for s in found for figure in s.figures]
-    wanted = ["history", "importances", "slices", "parallel_coordinates", "learning_curves", "timeline"]
+    wanted = [
+        "history",
+        "importances",
+        "slices",
+        "parallel_coordinates",
+        "learning_curves",
+        "timeline",
+    ]
     assert names == wanted
     addresses = re.findall(r'(?:src|href)="([^"]*)"', page)
     assert len(addresses) > len(wanted)
@@ -190,16 +226,25 @@ def test_a_study_that_has_hardly_begun_has_a_page_too(n):
 
 
 def test_a_page_escapes_what_it_shows():
-    page = html("a<b", [("c", "<d>")], [Section("e & f", "one\n\ntwo <g>", [["<h>"], ["<i>"]], commands=["j < k"])])
+    page = html(
+        "a<b",
+        [("c", "<d>")],
+        [Section("e & f", "one\n\ntwo <g>", [["<h>"], ["<i>"]], commands=["j < k"])],
+    )
     assert not re.search(r"<[bdghi]>", page)
-    assert '<h2 id="e-f">e &amp; f</h2>\n<p>one</p>\n<p>two &lt;g&gt;</p>\n<pre>j &lt; k</pre>' in page
+    assert (
+        '<h2 id="e-f">e &amp; f</h2>\n<p>one</p>\n<p>two &lt;g&gt;</p>\n<pre>j &lt; k</pre>' in page
+    )
 
 
 def test_a_trials_description_has_its_end_and_its_place():
     places = description.Places("3", "parent", {}, None, {})
     told = {t.number: description.of_trial(SEARCHED, t, places) for t in SEARCHED.trials}
     study = "[digits-selu](#/experiments/3/runs/parent?workflowType=machine_learning)"
-    assert told[1] == f"Trial 1 of study {study}: finished after 3 epochs with val/loss 0.2000, place 1 of 5."
+    assert (
+        told[1]
+        == f"Trial 1 of study {study}: finished after 3 epochs with val/loss 0.2000, place 1 of 5."
+    )
     assert "pruned after epoch 1 with val/loss 2.5000, place" in told[2]
     assert told[4].endswith("diverged: train/loss is nan")
 
@@ -215,7 +260,10 @@ def test_a_search_leaves_its_report_and_the_command_writes_it_again(searched):
         assert expected in note
     for run in trials:
         assert f"#/experiments/0/runs/{parent.info.run_id}" in run.data.tags["mlflow.note.content"]
-        assert {"system/process_cpu_percent", "system/process_memory_megabytes"} <= run.data.metrics.keys()
+        assert {
+            "system/process_cpu_percent",
+            "system/process_memory_megabytes",
+        } <= run.data.metrics.keys()
         (given_data,) = run.inputs.dataset_inputs
         assert given_data.dataset.digest == parent.data.tags["hpsearch.fingerprint"]
     done = place.here("study=digits-selu", "path=again.html", script="report")
@@ -231,12 +279,17 @@ def test_a_version_says_where_it_is_from_and_what_it_is_worth(searched):
     for expected in ("The model of [trial", "It became champion", "- accuracy: 0.", "with MC Dropout", "Certificate:",
                      'mlflow.pyfunc.load_model("models:/digits-selu/1")', "np.zeros((2, 8, 8, 1)"):  # fmt: skip
         assert expected in text
-    assert "`champion` is the one to use" in place.client.get_registered_model("digits-selu").description
+    assert (
+        "`champion` is the one to use"
+        in place.client.get_registered_model("digits-selu").description
+    )
 
 
 def test_a_study_that_is_not_there_is_one_sentence_and_leaves_no_page(searched):
     place, _ = searched
     done = place.here("study=digits-elu", script="report")
     assert done.returncode == 2
-    assert done.stderr.startswith("Error: There is no study digits-elu in the storage. Did you mean 'digits-selu'?")
+    assert done.stderr.startswith(
+        "Error: There is no study digits-elu in the storage. Did you mean 'digits-selu'?"
+    )
     assert not (place.folder / "digits-elu.html").exists()

@@ -1,4 +1,6 @@
-"""A real disk without room: nothing is lost while something else can hold it, and no trial ends of it."""
+"""A real disk without room: nothing is lost while something else can hold it, and no trial ends of
+it.
+"""
 
 import errno
 import subprocess
@@ -20,7 +22,9 @@ def tiny(tmp_path):
     """A file system with room for 64 KiB."""
     place = tmp_path / "tiny"
     place.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], capture_output=True, check=False)
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], capture_output=True, check=False
+    )
     if made.returncode:
         pytest.skip("root alone can mount a file system")
     yield place
@@ -100,7 +104,12 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_older_one_and_no_part_of_itse
 @pytest.mark.slow
 def test_a_search_whose_spool_and_checkpoints_are_on_a_full_disk_ends_as_any_other(tiny, workplace):
     fill(tiny)
-    words = [*SMALL, "budget.n_trials=4", f"tracking.spool={tiny}/spool", f"checkpoints.path={tiny}/checkpoints"]
+    words = [
+        *SMALL,
+        "budget.n_trials=4",
+        f"tracking.spool={tiny}/spool",
+        f"checkpoints.path={tiny}/checkpoints",
+    ]
     done = workplace.run(*words, "checkpoints.every_s=0")
     assert done.returncode == 0, done.stderr
     assert "No checkpoint of trial 0 could be written" in done.stderr

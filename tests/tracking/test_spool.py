@@ -70,7 +70,9 @@ def test_a_receiver_that_is_away_is_tried_again_and_nobody_waits_for_it(tmp_path
     assert not spool.drain(0.2)
     ledger.is_away = False
     assert spool.close(10)
-    assert [row for row in ledger.rows if row[1] == "metrics"] == [(f"run-{n}", "metrics", n) for n in range(3)]
+    assert [row for row in ledger.rows if row[1] == "metrics"] == [
+        (f"run-{n}", "metrics", n) for n in range(3)
+    ]
     assert not any(path.is_file() for path in tmp_path.rglob("*.jsonl"))
 
 
@@ -90,7 +92,9 @@ def dead_worker_folder(tmp_path, place=None):
     return tmp_path / str(Worker(place or me.place, 2**22 + 1, me.started))
 
 
-def test_what_a_dead_worker_left_is_sent_before_a_retry_and_what_a_live_one_has_is_left_alone(tmp_path):
+def test_what_a_dead_worker_left_is_sent_before_a_retry_and_what_a_live_one_has_is_left_alone(
+    tmp_path,
+):
     left = SpoolFile(dead_worker_folder(tmp_path), "parent-7-1")
     elsewhere = SpoolFile(dead_worker_folder(tmp_path, "another@1"), "parent-71-1")
     for file in (left, elsewhere):
@@ -119,7 +123,12 @@ def tracking_in(tmp_path):
 def tracking(tmp_path, monkeypatch, mlflow_tables):
     shutil.copy(mlflow_tables, tmp_path)
     monkeypatch.chdir(tmp_path)
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
+    for name in (
+        "MLFLOW_TRACKING_URI",
+        "MLFLOW_EXPERIMENT_ID",
+        "MLFLOW_EXPERIMENT_NAME",
+        "MLFLOW_RUN_ID",
+    ):
         monkeypatch.delenv(name, raising=False)
     made = tracking_in(tmp_path)
     yield made
@@ -149,7 +158,9 @@ def test_a_run_arrives_whole(tracking, tmp_path):
     assert (found.info.status, found.info.run_name) == ("FINISHED", "#3 lr=0.00123 m=0.9")
     assert len(found.data.params) == 150
     assert history(tracking, found.info.run_id) == [(n, 1 / n) for n in range(1, 1200)]
-    assert [f.path for f in tracking.client.list_artifacts(found.info.run_id, "checkpoint")] == ["checkpoint/model"]
+    assert [f.path for f in tracking.client.list_artifacts(found.info.run_id, "checkpoint")] == [
+        "checkpoint/model"
+    ]
     assert not (tmp_path / "model").exists()
 
 
@@ -179,7 +190,10 @@ def test_rows_that_are_sent_again_because_an_answer_was_lost_are_there_once(trac
     delivery = Delivery(tracking.client, tracking.uri)
     entry = {"experiment_id": tracking.experiment_id, "parent_run_id": parent.run_id, "number": 1}
     state = delivery.open(entry | {"time": 0, "name": "#1", "tags": {}}, is_mine=True)
-    rows = {"entry": "metrics", "rows": [["val/loss", 0.5, 1000, 1], ["time/epoch_s", 0.5, 1000, 1]]}
+    rows = {
+        "entry": "metrics",
+        "rows": [["val/loss", 0.5, 1000, 1], ["time/epoch_s", 0.5, 1000, 1]],
+    }
     delivery.take(state, [rows])
     delivery.take(state, [rows])
     assert history(tracking, state["run_id"]) == [(1, 0.5)]
@@ -203,7 +217,9 @@ def test_a_server_that_is_stopped_for_a_while_costs_nothing(mlflow_server, tmp_p
     monkeypatch.chdir(tmp_path)
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
-    tracking = Tracking(mlflow_server.uri, "away", str(tmp_path / "spool"), flush_every_s=0.2, patience_s=120)
+    tracking = Tracking(
+        mlflow_server.uri, "away", str(tmp_path / "spool"), flush_every_s=0.2, patience_s=120
+    )
     parent = tracking.open_parent("study", None, {})
     slowest = 0.0
     for trial in range(3):
@@ -222,5 +238,7 @@ def test_a_server_that_is_stopped_for_a_while_costs_nothing(mlflow_server, tmp_p
     runs = tracking.children(parent)
     assert [run.info.status for run in runs] == ["FINISHED"] * 3
     for run in runs:
-        assert [m.step for m in client.get_metric_history(run.info.run_id, "val/loss")] == list(range(1, 21))
+        assert [m.step for m in client.get_metric_history(run.info.run_id, "val/loss")] == list(
+            range(1, 21)
+        )
     assert slowest < 1.0

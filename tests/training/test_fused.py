@@ -29,7 +29,9 @@ def values(number: int) -> dict[str, float]:
     return {"learning_rate": 0.002 * (number + 1), "dropout_rate": 0.08 * number}
 
 
-def fit(trainer: Trainer, number: int, stop_after: int = 0, slot: Any = None, made: Any = None) -> Any:
+def fit(
+    trainer: Trainer, number: int, stop_after: int = 0, slot: Any = None, made: Any = None
+) -> Any:
     """Fit trial `number`; return its weights and what the fit came to, None where it was stopped."""
 
     def listen(epoch: int, metrics: Mapping[str, float]) -> None:
@@ -55,7 +57,9 @@ def fused_trainer(n_slots: int, **changed: Any) -> Any:
 
 
 def assert_close(fused: Any, alone: Any) -> None:
-    """Products of many matrices at once are rounded otherwise than one by one: 1e-4 after five epochs."""
+    """Products of many matrices at once are rounded otherwise than one by one: 1e-4 after five
+    epochs.
+    """
     assert fused[1].best_epoch == alone[1].best_epoch
     assert fused[1].n_epochs == alone[1].n_epochs
     for mine, theirs in zip(timeless(fused[1].history), timeless(alone[1].history), strict=True):
@@ -83,7 +87,9 @@ def test_eight_fused_trials_equal_the_same_eight_alone() -> None:
 
 @on_jax
 def test_a_slot_goes_to_the_next_trial_and_checkpoints_go_on(tmp_path: Path) -> None:
-    """Seven trials in three slots: some stop early, one is paused and goes on beside others than before."""
+    """Seven trials in three slots: some stop early, one is paused and goes on beside others than
+    before.
+    """
     trainer, alone = fused_trainer(3), Trainer(Training(**SETTINGS), search_data())
     stops, slots = {0: 2, 3: 1, 5: 3}, {5: slot_in(tmp_path)}
     with ThreadPoolExecutor(3) as pool:

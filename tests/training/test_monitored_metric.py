@@ -51,7 +51,10 @@ METRICS = {
     "undirected": lambda: [Distance(name="distance")],
     "function": lambda: [surprise],
     "crossentropy": lambda: [SPARSE],
-    "nameless": lambda: [keras.metrics.SparseTopKCategoricalAccuracy(2, name="top"), keras.metrics.Mean],
+    "nameless": lambda: [
+        keras.metrics.SparseTopKCategoricalAccuracy(2, name="top"),
+        keras.metrics.Mean,
+    ],
     "auc": lambda: [keras.metrics.AUC()],
 }
 
@@ -61,11 +64,18 @@ class Net(keras_tuner.HyperModel):
 
     def __init__(self, input_shape, n_classes, metrics="crossentropy", loss=SPARSE):
         super().__init__()
-        self.shape, self.n_classes, self.metrics, self.loss = input_shape, n_classes, METRICS[metrics], loss
+        self.shape, self.n_classes, self.metrics, self.loss = (
+            input_shape,
+            n_classes,
+            METRICS[metrics],
+            loss,
+        )
 
     def build(self, hp):
         layers = [keras.Input(self.shape), keras.layers.Flatten(), keras.layers.Rescaling(1 / 16)]
-        model = keras.Sequential([*layers, keras.layers.Dense(self.n_classes, activation="softmax")])
+        model = keras.Sequential(
+            [*layers, keras.layers.Dense(self.n_classes, activation="softmax")]
+        )
         rate = hp.Float("learning_rate", 1e-4, 1e-2, sampling="log")
         model.compile(keras.optimizers.Adam(rate), self.loss, metrics=self.metrics())
         return model
@@ -153,7 +163,10 @@ def test_so_does_one_of_labels_in_rows(metrics, name, direction):
 
 
 def test_a_metric_of_several_numbers_is_none_to_monitor_but_each_of_them_is():
-    with pytest.raises(ConfigError, match=r"val/f1_score is no metric of this model. Did you mean 'val/f1_score/\d'\?"):
+    with pytest.raises(
+        ConfigError,
+        match=r"val/f1_score is no metric of this model. Did you mean 'val/f1_score/\d'\?",
+    ):
         found(net([K.F1Score()], loss=ONEHOT), "val/f1_score")
 
 
@@ -166,7 +179,9 @@ def test_names_are_those_of_the_logs():
     with pytest.raises(ConfigError) as refused:
         found(net(metrics, ["accuracy", "accuracy", SPARSE]), "val/nothing")
     assert {f"train/{name}" for name in logs} == {
-        word.strip(". ") for word in str(refused.value).split("Valid: ")[1].split(",") if "train/" in word
+        word.strip(". ")
+        for word in str(refused.value).split("Valid: ")[1].split(",")
+        if "train/" in word
     }
 
 
@@ -190,9 +205,13 @@ def test_the_refusal_names_the_metric_and_both_settings():
     )
 
 
-@pytest.mark.parametrize("metrics", [["accuracy"], [K.SparseCategoricalAccuracy(name="accuracy")], [surprise]])
+@pytest.mark.parametrize(
+    "metrics", [["accuracy"], [K.SparseCategoricalAccuracy(name="accuracy")], [surprise]]
+)
 def test_an_unknown_metric_is_refused_before_the_first_epoch(metrics):
-    with pytest.raises(ConfigError, match=r"val/los is no metric of this model. Did you mean 'val/loss'\?"):
+    with pytest.raises(
+        ConfigError, match=r"val/los is no metric of this model. Did you mean 'val/loss'\?"
+    ):
         found(net(metrics), "val/los")
 
 
@@ -215,14 +234,20 @@ class OwnStep(keras.Sequential):
 def test_what_a_step_of_ones_own_reports_is_left_to_the_first_epoch():
     assert found(net([], cls=OwnStep), "train/profit", "maximize") == "maximize"
     assert found(net([], cls=OwnStep), "val/hits") == "maximize"
-    with pytest.raises(ConfigError, match=r"Nothing says .*=train/prfit is better.* Valid: train/hits, train/loss"):
+    with pytest.raises(
+        ConfigError, match=r"Nothing says .*=train/prfit is better.* Valid: train/hits, train/loss"
+    ):
         directed(settings("train/prfit"), Net((4, 4, 1), 3), net([], cls=OwnStep), search_data())
-    with pytest.raises(ConfigError, match=r"train/prfit is no metric of this fit. Did you mean 'train/profit'\?"):
+    with pytest.raises(
+        ConfigError, match=r"train/prfit is no metric of this fit. Did you mean 'train/profit'\?"
+    ):
         Fitted().add({"train/profit": 1.0, "time/epoch_s": 1.0}, "train/prfit", maximize=True)
 
 
 def test_a_direction_is_one_of_two_and_never_guessed():
-    with pytest.raises(ConfigError, match=r"There is no training.direction=maximise. Did you mean 'maximize'\?"):
+    with pytest.raises(
+        ConfigError, match=r"There is no training.direction=maximise. Did you mean 'maximize'\?"
+    ):
         settings(direction="maximise")
     with pytest.raises(ValueError, match="Expected a direction of val/accuracy"):
         assert settings("val/accuracy").maximize
@@ -248,11 +273,21 @@ def test_metrics_without_a_name_are_called_alike_in_every_model():
             assert found(model, f"val/{name}") == "maximize"
 
 
-SEARCHED = (*(word for word in SMALL if not word.startswith("arch.")), "data.n_train=300", "budget.n_trials=3")
+SEARCHED = (
+    *(word for word in SMALL if not word.startswith("arch.")),
+    "data.n_train=300",
+    "budget.n_trials=3",
+)
 
 
 def own(metrics, *words, net="Net"):
-    return ("arch=own", f"arch._target_=test_monitored_metric.{net}", f"+arch.metrics={metrics}", *SEARCHED, *words)
+    return (
+        "arch=own",
+        f"arch._target_=test_monitored_metric.{net}",
+        f"+arch.metrics={metrics}",
+        *SEARCHED,
+        *words,
+    )
 
 
 def ran(place, *words, **more):
@@ -269,8 +304,16 @@ def ended(study):
     ("metrics", "monitor", "words", "direction"),
     [
         ("crossentropy", f"val/{SPARSE}", (), StudyDirection.MINIMIZE),
-        pytest.param("directed", "val/distance", (), StudyDirection.MINIMIZE, marks=pytest.mark.slow),
-        pytest.param("auc", "val/auc", (f"+arch.loss={ONEHOT}",), StudyDirection.MAXIMIZE, marks=pytest.mark.slow),
+        pytest.param(
+            "directed", "val/distance", (), StudyDirection.MINIMIZE, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "auc",
+            "val/auc",
+            (f"+arch.loss={ONEHOT}",),
+            StudyDirection.MAXIMIZE,
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             "function",
             "val/surprise",
@@ -299,7 +342,9 @@ def test_a_search_keeps_and_registers_what_is_best(metrics, monitor, words, dire
 def test_nothing_is_made_where_nothing_says_the_direction(workplace):
     done = workplace.here(*own("function", "training.monitor=val/surprise"))
     assert done.returncode == 2
-    assert done.stderr.startswith("Error: Nothing says whether more or less of training.monitor=val/surprise")
+    assert done.stderr.startswith(
+        "Error: Nothing says whether more or less of training.monitor=val/surprise"
+    )
     database = workplace.folder / "optuna.db"
     assert not database.exists() or optuna.get_all_study_names(f"sqlite:///{database}") == []
     assert workplace.runs("study") == []
@@ -316,7 +361,8 @@ def test_a_study_goes_on_only_in_its_direction(workplace):
     assert (done.returncode, done.stderr.splitlines()) == (
         2,
         [
-            "Error: Study digits-own was made to maximize val/distance, not to minimize; give study.name=NAME "
+            "Error: Study digits-own was made to maximize val/distance, not to minimize; give "
+            "study.name=NAME "
             "to start another one, or training.direction=maximize to go on with this one."
         ],
     )
@@ -337,10 +383,15 @@ def test_what_a_fit_of_ones_own_reports(workplace):
     ran(workplace, *words, "training.monitor=val/profit", "budget.n_trials=1")
     assert ended(workplace.study("digits-own")) == {0: 6.0}
     (run,) = workplace.runs("trial")
-    assert {"trial_seed", "learning_rate"} <= run.data.params.keys(), "MLflow refuses a parameter that comes twice"
+    assert {"trial_seed", "learning_rate"} <= run.data.params.keys(), (
+        "MLflow refuses a parameter that comes twice"
+    )
     done = workplace.here(*words, "training.monitor=val/profi", "study.name=other")
     assert done.returncode == 2
-    assert "training.monitor=val/profi is no metric of this fit. Did you mean 'val/profit'?" in done.stderr
+    assert (
+        "training.monitor=val/profi is no metric of this fit. Did you mean 'val/profit'?"
+        in done.stderr
+    )
 
 
 def test_an_ablation_asks_the_metric_before_it_makes_a_run(workplace):

@@ -30,7 +30,9 @@ def build(  # noqa: PLR0917
         [
             keras.Input((4, 4, 1)),
             layers.Flatten(),
-            layers.Dense(units, use_bias=False),  # its gradient would be rounding noise, which Nadam blows up
+            layers.Dense(
+                units, use_bias=False
+            ),  # its gradient would be rounding noise, which Nadam blows up
             layers.BatchNormalization(),
             layers.Activation("elu"),
             dropout(rate),
@@ -49,7 +51,9 @@ def build(  # noqa: PLR0917
 @pytest.fixture(scope="module")
 def data() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
-    return rng.integers(0, 256, (N, 4, 4, 1)).astype(np.float32) / 255, rng.integers(0, 3, N).astype(np.int32)
+    return rng.integers(0, 256, (N, 4, 4, 1)).astype(np.float32) / 255, rng.integers(
+        0, 3, N
+    ).astype(np.int32)
 
 
 def program(model: Any, data: tuple[np.ndarray, np.ndarray], averaging: float = 0.0) -> Program:
@@ -59,7 +63,9 @@ def program(model: Any, data: tuple[np.ndarray, np.ndarray], averaging: float = 
 def train(program: Program, model: Any, seed: int = 1, epochs: int = 2) -> list[np.ndarray]:
     program.load(model, lambda layer: seed + layer)
     order = Order(N, BATCH, 4, lambda epoch: seed * 1000 + epoch)
-    turn = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: setattr(order, "epoch", epoch))
+    turn = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: setattr(order, "epoch", epoch)
+    )
     program.model.fit(order, epochs=epochs, shuffle=False, verbose=0, callbacks=[turn])
     return program.state()
 
@@ -71,7 +77,9 @@ def assert_equal(some: list[np.ndarray], others: list[np.ndarray], **tolerance: 
 
 def test_order_is_a_permutation_whose_smaller_batch_comes_last() -> None:
     order = Order(50, 8, 4, lambda epoch: epoch)
-    rows, counts, _, last, comes, _ = zip(*(order.element_at(i) for i in range(len(order))), strict=True)
+    rows, counts, _, last, comes, _ = zip(
+        *(order.element_at(i) for i in range(len(order))), strict=True
+    )
     assert [c.tolist() for c in counts] == [[4], [2]]
     assert [c.tolist() for c in comes] == [[0], [1]]
     seen = [*(r[: c[0]].ravel() for r, c in zip(rows, counts, strict=True)), last[1]]
@@ -109,7 +117,12 @@ def test_equals_keras_fit_on_the_same_batches(data: Any, sgd: bool) -> None:
         order.epoch = epoch
         for rows in order.element_at(0)[0]:
             model.train_on_batch(data[0][rows], data[1][rows])
-    theirs = [keras.ops.convert_to_numpy(v) for layer in model.layers for v in layer.variables if "seed" not in v.path]
+    theirs = [
+        keras.ops.convert_to_numpy(v)
+        for layer in model.layers
+        for v in layer.variables
+        if "seed" not in v.path
+    ]
     assert_equal(ours, theirs, rtol=2e-4, atol=2e-5)
 
 
@@ -125,7 +138,9 @@ def test_a_trial_alone_equals_the_same_trial_after_others(data: Any, sgd: bool) 
     assert_equal(train(shared, seventh(), seed=7), alone)
 
 
-@pytest.mark.parametrize("changed", [{"rate": 0.0}, {"learning_rate": 0.001}, {"momentum": 0.5}, {"seed": 2}])
+@pytest.mark.parametrize(
+    "changed", [{"rate": 0.0}, {"learning_rate": 0.001}, {"momentum": 0.5}, {"seed": 2}]
+)
 def test_every_input_counts(data: Any, changed: dict[str, Any]) -> None:
     shared = program(build(), data)
     seed = changed.pop("seed", 1)
@@ -144,7 +159,9 @@ def test_unload_gives_a_fresh_model_the_trained_weights(data: Any) -> None:
     state = train(shared, build())
     target = build()
     shared.unload(target, state)
-    np.testing.assert_allclose(target.predict(data[0], verbose=0), shared.model.predict(data[0], verbose=0), rtol=1e-5)
+    np.testing.assert_allclose(
+        target.predict(data[0], verbose=0), shared.model.predict(data[0], verbose=0), rtol=1e-5
+    )
     assert target.layers[4].rate == 0.3  # a plain number, as the registry wants it
 
 
@@ -179,7 +196,10 @@ def test_trains_with_any_dropout_layer(data: Any, dropout: Any) -> None:
 
 
 def test_averages_look_back_over_a_fifth_of_the_steps_then_over_their_window():
-    optimizer, weight = keras.optimizers.SGD(1.0, use_ema=True, ema_momentum=0.6), keras.Variable([0.0])
+    optimizer, weight = (
+        keras.optimizers.SGD(1.0, use_ema=True, ema_momentum=0.6),
+        keras.Variable([0.0]),
+    )
     optimizer.build([weight])
     grow_window(optimizer, 0.6)
     averages = []
@@ -192,7 +212,10 @@ def test_averages_look_back_over_a_fifth_of_the_steps_then_over_their_window():
 
 
 def test_the_initial_weights_have_faded_from_the_averages_after_an_epoch():
-    optimizer, weight = keras.optimizers.SGD(0.0, use_ema=True, ema_momentum=0.999), keras.Variable([1.0])
+    optimizer, weight = (
+        keras.optimizers.SGD(0.0, use_ema=True, ema_momentum=0.999),
+        keras.Variable([1.0]),
+    )
     optimizer.build([weight])
     grow_window(optimizer, 0.999)
     for _ in range(100):

@@ -1,4 +1,6 @@
-"""What is trained is the model that a HyperModel's `build` returns: each kind of model beside Keras's own fit."""
+"""What is trained is the model that a HyperModel's `build` returns: each kind of model beside
+Keras's own fit.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,17 @@ import numpy as np
 import pytest
 
 import people
-from beside_keras import FLOAT32_ALONE, SEED, SETTINGS, WEIGHTS, by_keras, hyperparameters, precision, searched, trained
+from beside_keras import (
+    FLOAT32_ALONE,
+    SEED,
+    SETTINGS,
+    WEIGHTS,
+    by_keras,
+    hyperparameters,
+    precision,
+    searched,
+    trained,
+)
 from hpsearch.data.split import SearchData
 from hpsearch.training.checkpoints import Slot
 from hpsearch.training.programs.fingerprint import UnknownStateError, fingerprint
@@ -25,11 +37,19 @@ from hpsearch.training.trainer import BY_PROGRAM, Trainer
 BY_FIT = {"own_compute_loss", "own_test_step", "run_eagerly"}
 BY_FIT_ON_JAX = {"random_preprocessing"}
 EITHER = {"mixed_float16"}  # whose rounding may be more than the proof allows
-QUICK = {"adapted_normalization", "own_compute_loss", "averages_and_clipping", "imperative", "one_hot_loss"}
+QUICK = {
+    "adapted_normalization",
+    "own_compute_loss",
+    "averages_and_clipping",
+    "imperative",
+    "one_hot_loss",
+}
 EVERY = [
     *((name, "float32") for name in sorted(QUICK)),
     *(
-        pytest.param(name, "float32" if name in FLOAT32_ALONE else "float64", marks=pytest.mark.slow)
+        pytest.param(
+            name, "float32" if name in FLOAT32_ALONE else "float64", marks=pytest.mark.slow
+        )
         for name in people.BUILDS
     ),
 ]
@@ -65,7 +85,9 @@ def test_each_number_of_a_metric_is_reported(data: SearchData) -> None:
     theirs = by_keras(people.BUILDS["metrics_of_several_numbers"], data)
     for place in range(people.N_CLASSES):
         ours = [epoch[f"val/f1_score/{place}"] for epoch in epochs]
-        np.testing.assert_allclose(ours, [values[place] for values in theirs["val_f1_score"]], atol=1e-4)
+        np.testing.assert_allclose(
+            ours, [values[place] for values in theirs["val_f1_score"]], atol=1e-4
+        )
     assert "val/f1_score" not in epochs[0]
 
 
@@ -77,11 +99,15 @@ def test_two_thirds_of_what_people_write_go_by_the_program() -> None:
 @pytest.mark.parametrize("name", ["adapted_normalization", "own_compute_loss", "imperative"])
 def test_the_model_has_the_value_that_is_reported(name: str, data: SearchData) -> None:
     epochs, model, _ = trained(people.BUILDS[name], data)
-    measured = model.evaluate(data.val.images, data.val.labels, verbose=0, return_dict=True, batch_size=VAL_BATCH_SIZE)
+    measured = model.evaluate(
+        data.val.images, data.val.labels, verbose=0, return_dict=True, batch_size=VAL_BATCH_SIZE
+    )
     assert measured["loss"] == pytest.approx(min(epoch["val/loss"] for epoch in epochs), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["adapted_normalization", "own_layer_with_state", "told_after_it_was_made"])
+@pytest.mark.parametrize(
+    "name", ["adapted_normalization", "own_layer_with_state", "told_after_it_was_made"]
+)
 def test_the_fingerprint_is_that_of_any_model_built_alike(name: str) -> None:
     assert fingerprint(people.BUILDS[name]()) == fingerprint(people.BUILDS[name]())
 
@@ -161,7 +187,10 @@ def test_what_a_function_reads_elsewhere_is_in_the_fingerprint(read: Any, monkey
 
 @pytest.mark.parametrize("name", ["history", "_seed", "_self_scale"])
 def test_no_attribute_of_ones_own_is_passed_over_for_its_name(name: str) -> None:
-    found = [fingerprint(people.compiled(people.dense(Blend(**{name: value})))) for value in (0.5, 0.7, 0.5)]
+    found = [
+        fingerprint(people.compiled(people.dense(Blend(**{name: value}))))
+        for value in (0.5, 0.7, 0.5)
+    ]
     assert found[0] == found[2] != found[1]
 
 
@@ -181,7 +210,10 @@ def test_what_keras_is_told_of_everything_is_in_the_fingerprint(monkeypatch: Any
         (changed_closure(1.0), changed_closure(2.0)),
         (changed_constraint(1.0), changed_constraint(2.0)),
         (people.frozen_inside_own_layer(), people.compiled(people.dense(people.OpenBase()))),
-        (people.compiled(people.dense()), people.compiled(people.dense(), metrics=[people.confidence])),
+        (
+            people.compiled(people.dense()),
+            people.compiled(people.dense(), metrics=[people.confidence]),
+        ),
         (people.compiled(people.dense()), people.compiled(people.dense(), loss=people.soft_error)),
     ],
 )
@@ -217,7 +249,14 @@ def test_short_trainings_of_many_structures_are_not_compiled(data: SearchData) -
     trainer = Trainer(Training(**SETTINGS), data)
     trainer.varies = True
     said: list[str] = []
-    trainer.fit(people.Given(people.plain), hyperparameters(), people.plain(), SEED, lambda *_: None, told=said.append)
+    trainer.fit(
+        people.Given(people.plain),
+        hyperparameters(),
+        people.plain(),
+        SEED,
+        lambda *_: None,
+        told=said.append,
+    )
     assert "takes longer than it saves" in said[0]
 
 
@@ -245,7 +284,9 @@ def test_a_fit_by_keras_that_goes_on_equals_one_never_stopped(
     def run(listener: Any, slot: Slot | None) -> tuple[list[float], keras.Model]:
         keras.utils.set_random_seed(WEIGHTS)
         model = people.gaussian_noise()
-        fitted = made().fit(people.Given(people.gaussian_noise), hyperparameters(), model, SEED, listener, slot=slot)
+        fitted = made().fit(
+            people.Given(people.gaussian_noise), hyperparameters(), model, SEED, listener, slot=slot
+        )
         return [epoch["val/loss"] for epoch in fitted.history], model
 
     class StopError(Exception):

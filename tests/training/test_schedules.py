@@ -19,7 +19,10 @@ def mean_output(labels, outputs):
 
 def whole(schedule, n_epochs=10, n_steps=10, losses=()):
     """Return learning rates and momentums of all steps of a training."""
-    parts = [schedule.rates(0.1, 0.95, Place(epoch, n_epochs, n_steps, losses)) for epoch in range(n_epochs)]
+    parts = [
+        schedule.rates(0.1, 0.95, Place(epoch, n_epochs, n_steps, losses))
+        for epoch in range(n_epochs)
+    ]
     return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
 
@@ -43,7 +46,9 @@ def test_one_cycle_peaks_at_the_drawn_rate_where_momentum_is_lowest():
 
 
 def test_one_cycle_never_raises_momentum_above_the_drawn_one():
-    _, momentums = OneCycle(0.3, 0.04, 0.001, low_momentum=0.85).rates(0.1, 0.5, Place(3, 10, 10, ()))
+    _, momentums = OneCycle(0.3, 0.04, 0.001, low_momentum=0.85).rates(
+        0.1, 0.5, Place(3, 10, 10, ())
+    )
     assert set(momentums) == {0.5}
 
 
@@ -82,10 +87,14 @@ def test_impossible_settings_name_their_key():
 
 
 def test_a_program_takes_each_step_at_the_rate_of_its_table():
-    """Plain gradient descent on one weight whose gradient is always 1: the weight falls by the sum of the rates."""
+    """Plain gradient descent on one weight whose gradient is always 1: the weight falls by the sum
+    of the rates.
+    """
 
     def built():
-        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")])
+        model = keras.Sequential(
+            [keras.Input((1,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")]
+        )
         model.compile(keras.optimizers.SGD(0.5, momentum=0.9), loss=mean_output)
         return model
 

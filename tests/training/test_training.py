@@ -1,4 +1,6 @@
-"""A fit stops early, keeps its best weights, refuses NaN, and goes on from a checkpoint as if it had never stopped."""
+"""A fit stops early, keeps its best weights, refuses NaN, and goes on from a checkpoint as if it
+had never stopped.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ from hpsearch.training.trainer import Trainer
 from small_training import SETTINGS, Net, OwnFit, fit, search_data, slot_in, timeless, trainer
 
 
-def assert_same(one: tuple[keras.Model, Fitted, Any], other: tuple[keras.Model, Fitted, Any]) -> None:
+def assert_same(
+    one: tuple[keras.Model, Fitted, Any], other: tuple[keras.Model, Fitted, Any]
+) -> None:
     assert timeless(one[1].history) == timeless(other[1].history)
     assert one[1].best_epoch == other[1].best_epoch
     for mine, theirs in zip(one[0].get_weights(), other[0].get_weights(), strict=True):
@@ -33,10 +37,15 @@ def assert_same(one: tuple[keras.Model, Fitted, Any], other: tuple[keras.Model, 
     ("averaging_epochs", "stop_after"),
     [
         (1.0, 3),
-        *(pytest.param(*c, marks=pytest.mark.slow) for c in ((0.0, 1), (0.0, 3), (0.0, 5), (1.0, 1), (1.0, 5))),
+        *(
+            pytest.param(*c, marks=pytest.mark.slow)
+            for c in ((0.0, 1), (0.0, 3), (0.0, 5), (1.0, 1), (1.0, 5))
+        ),
     ],
 )
-def test_a_fit_that_goes_on_equals_one_never_stopped(tmp_path: Path, averaging_epochs: float, stop_after: int) -> None:
+def test_a_fit_that_goes_on_equals_one_never_stopped(
+    tmp_path: Path, averaging_epochs: float, stop_after: int
+) -> None:
     shared = trainer(averaging_epochs=averaging_epochs)
     never = fit(shared)
     before = fit(shared, slot_in(tmp_path), stop_after)[2]
@@ -76,7 +85,9 @@ def test_a_fit_goes_on_in_another_process(tmp_path: Path) -> None:
 
 
 def test_early_stopping_goes_on_where_it_was(tmp_path: Path) -> None:
-    """A learning rate that destroys the net: the first epoch stays the best, and patience runs over the stop."""
+    """A learning rate that destroys the net: the first epoch stays the best, and patience runs over
+    the stop.
+    """
     shared = trainer(epochs=20, patience_epochs=3, averaging_epochs=0.0)
     bad = {"learning_rate": 0.3, "dropout_rate": 0.0}
     never = fit(shared, **bad)
@@ -90,7 +101,11 @@ def test_early_stopping_goes_on_where_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "damage",
-    ["of another seed", "cut", *(pytest.param(d, marks=pytest.mark.slow) for d in ("empty", "of another kind"))],
+    [
+        "of another seed",
+        "cut",
+        *(pytest.param(d, marks=pytest.mark.slow) for d in ("empty", "of another kind")),
+    ],
 )
 def test_a_checkpoint_of_no_use_is_passed_over(tmp_path: Path, damage: str) -> None:
     slot = slot_in(tmp_path)
@@ -116,9 +131,13 @@ def test_checkpoints_come_when_due_and_are_removed(tmp_path: Path) -> None:
     assert list(often.path.parent.iterdir()) == []
 
 
-def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_is_replaced_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     slot = slot_in(tmp_path)
-    one = Checkpoint("x", [{"val/loss": 1.5}], 1, [np.ones(3)], [np.zeros((2, 2), np.float32), np.array(3)])
+    one = Checkpoint(
+        "x", [{"val/loss": 1.5}], 1, [np.ones(3)], [np.zeros((2, 2), np.float32), np.array(3)]
+    )
     slot.save(one)
 
     def full(*args: Any, **kwargs: Any) -> None:
@@ -140,7 +159,13 @@ def test_the_seventh_trial_equals_it_alone() -> None:
     shared = trainer()
     for number in range(1, 7):
         stop = 1 + number % 2  # all are pruned
-        fit(shared, stop_after=stop, seed=number, dropout_rate=number / 10, learning_rate=0.1 / number)
+        fit(
+            shared,
+            stop_after=stop,
+            seed=number,
+            dropout_rate=number / 10,
+            learning_rate=0.1 / number,
+        )
     assert_same(fit(shared), fit(Trainer(Training(**SETTINGS), search_data())))
 
 
@@ -172,7 +197,9 @@ def test_a_hypermodels_own_fit_is_what_runs() -> None:
     hypermodel, hp = OwnFit(), keras_tuner.HyperParameters()
     model = hypermodel.build(hp)
     told: list[int] = []
-    fitted = trainer(epochs=2).fit(hypermodel, hp, model, 7, lambda epoch, metrics: told.append(epoch))
+    fitted = trainer(epochs=2).fit(
+        hypermodel, hp, model, 7, lambda epoch, metrics: told.append(epoch)
+    )
     assert hypermodel.seen == {"batch_size": 24, "epochs": 2, "verbose": 0}
     assert told == [1, 2]
     assert fitted.n_epochs == 2

@@ -1,4 +1,6 @@
-"""What a model costs: measured, kept within limits, searched as a second objective, drawn as a front."""
+"""What a model costs: measured, kept within limits, searched as a second objective, drawn as a
+front.
+"""
 
 import keras
 import optuna
@@ -26,7 +28,9 @@ def costs(second_objective=None, tolerance=0.1, **constraints):
 
 
 def model_of(n_units):
-    return keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(n_units)])
+    return keras.Sequential(
+        [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(n_units)]
+    )
 
 
 def test_only_what_is_asked_for_is_measured():
@@ -43,7 +47,9 @@ def test_a_limit_is_exceeded_by_a_share_of_it_and_kept_when_it_is_met():
     assert limited.excess({"n_parameters": 170.0}) == {"n_parameters": 0.0}
     limited.check({"n_parameters": 170.0})
     assert limited.excess({"n_parameters": 255.0}) == {"n_parameters": 0.5}
-    with pytest.raises(InfeasibleError, match=r"^n_parameters 255 is above costs.constraints.n_parameters=170$"):
+    with pytest.raises(
+        InfeasibleError, match=r"^n_parameters 255 is above costs.constraints.n_parameters=170$"
+    ):
         limited.check({"n_parameters": 255.0})
 
 
@@ -52,7 +58,10 @@ def test_a_limit_is_exceeded_by_a_share_of_it_and_kept_when_it_is_met():
     [
         ({"second_objective": "latency"}, "There is no cost 'latency'. Did you mean 'latency_ms'?"),
         ({"n_parameter": 3}, "There is no cost 'n_parameter'. Did you mean 'n_parameters'?"),
-        ({"latency_ms": 0}, "Expected costs.constraints.latency_ms to be a number above 0; received 0."),
+        (
+            {"latency_ms": 0},
+            "Expected costs.constraints.latency_ms to be a number above 0; received 0.",
+        ),
         ({"latency_ms": "5 ms"}, "received '5 ms'"),
         ({"tolerance": -0.1}, "costs.tolerance"),
     ],
@@ -70,17 +79,22 @@ def study_of(*values, directions=("minimize", "minimize")):
     return study
 
 
-# Losses and milliseconds: 0 is beaten by 1 in both, 3 by 2 in one with equal loss, the others by none.
+# Losses and milliseconds: 0 is beaten by 1 in both, 3 by 2 in one with equal loss, the others by
+# none.
 LOSSES = ((1.2, 9.0), (1.0, 8.0), (1.05, 4.0), (1.05, 5.0), (2.0, 1.0))
 
 
 def test_the_front_holds_what_no_other_beats_in_both():
     assert [t.number for t in front(study_of(*LOSSES))] == [1, 2, 4]
     accuracies = [(1 / loss, ms) for loss, ms in LOSSES]
-    assert [t.number for t in front(study_of(*accuracies, directions=("maximize", "minimize")))] == [1, 2, 4]
+    assert [
+        t.number for t in front(study_of(*accuracies, directions=("maximize", "minimize")))
+    ] == [1, 2, 4]
 
 
-@pytest.mark.parametrize(("tolerance", "number"), [(0.0, 1), (0.04, 1), (0.06, 2), (0.9, 2), (1.0, 4)])
+@pytest.mark.parametrize(
+    ("tolerance", "number"), [(0.0, 1), (0.04, 1), (0.06, 2), (0.9, 2), (1.0, 4)]
+)
 def test_the_cheapest_is_nearly_as_good_as_the_best(tolerance, number):
     assert cheapest(study_of(*LOSSES), tolerance).number == number
 
@@ -109,7 +123,9 @@ def shared(tmp_path, has_cost, n_trials=12):
         sampler=SeededSampler(make=make, root_seed=1, per_trial=True),
         pruner=optuna.pruners.NopPruner(),
         maximize=False,
-        budget=Budget(n_trials, None, max_failures=0, max_retries=3, lease_s=60, linger=False, grace_s=1),
+        budget=Budget(
+            n_trials, None, max_failures=0, max_retries=3, lease_s=60, linger=False, grace_s=1
+        ),
         has_cost=has_cost,
     )
 
@@ -139,7 +155,11 @@ def test_a_study_with_costs_learns_from_all_ends_and_can_be_replayed(tmp_path, h
     assert f"{outcome.n_infeasible} beyond a constraint" in outcome.counts()
     best = min((t for t in trials if t.state.name == "COMPLETE"), key=lambda t: t.values[0])
     assert best_trial(trials, maximize=False).number == number_of(best)
-    assert all(t.intermediate_values == {1: t.params["rate"]} for t in trials if t.constraints["n_parameters"] <= 0)
+    assert all(
+        t.intermediate_values == {1: t.params["rate"]}
+        for t in trials
+        if t.constraints["n_parameters"] <= 0
+    )
     result = replay(study.optuna, study.sampler)
     assert (result.n_same, result.differing) == (12, [])
 

@@ -19,7 +19,8 @@ RECORDED = json.loads(Path(__file__).with_name("recorded_searches.json").read_te
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(4.4, "4 s"), (89, "89 s"), (100, "2 min"), (3600, "60 min"), (7500, "2 h 05 min")]
+    ("seconds", "words"),
+    [(4.4, "4 s"), (89, "89 s"), (100, "2 min"), (3600, "60 min"), (7500, "2 h 05 min")],
 )
 def test_durations_read_as_people_say_them(seconds, words):
     assert in_words(seconds) == words
@@ -27,9 +28,13 @@ def test_durations_read_as_people_say_them(seconds, words):
 
 def ended(begin_s, end_s, *, state=TrialState.COMPLETE, n_epochs=10):
     value = {TrialState.COMPLETE: 1.0}.get(state)
-    trial = create_trial(state=state, value=value, intermediate_values=dict.fromkeys(range(1, n_epochs + 1), 1.0))
+    trial = create_trial(
+        state=state, value=value, intermediate_values=dict.fromkeys(range(1, n_epochs + 1), 1.0)
+    )
     trial.datetime_start = BEGIN + timedelta(seconds=begin_s)
-    trial.datetime_complete = None if state == TrialState.RUNNING else BEGIN + timedelta(seconds=end_s)
+    trial.datetime_complete = (
+        None if state == TrialState.RUNNING else BEGIN + timedelta(seconds=end_s)
+    )
     return trial
 
 
@@ -45,8 +50,12 @@ def test_time_left_is_that_of_the_trials_to_come_and_the_last_ones_count_most():
     assert left(done, 4, 40) == pytest.approx(2 * expected)
     new, old = (ended(40, None, state=TrialState.RUNNING, n_epochs=n) for n in (0, 20))
     assert left([*done, new], 4, 46) == pytest.approx(2 * expected - 6)
-    assert left([*done, new], 4, 99) == pytest.approx(expected)  # a slow one takes nothing from those after it
-    assert left([*done, old], 4, 60) == pytest.approx(expected + 5)  # it goes on, for 5 of 10 epochs at least
+    assert left([*done, new], 4, 99) == pytest.approx(
+        expected
+    )  # a slow one takes nothing from those after it
+    assert left([*done, old], 4, 60) == pytest.approx(
+        expected + 5
+    )  # it goes on, for 5 of 10 epochs at least
     assert left([*done, new, new], 4, 46) == pytest.approx((2 * expected - 2 * 6) / 2)
 
 
@@ -57,11 +66,15 @@ def test_under_a_pruner_later_trials_are_expected_to_be_shorter_than_the_first()
 
 
 def test_trials_that_failed_or_were_killed_tell_nothing_of_the_pace():
-    assert left([ended(0, 10), ended(10, 9999, state=TrialState.FAIL)], 2, 9999) == pytest.approx(10)
+    assert left([ended(0, 10), ended(10, 9999, state=TrialState.FAIL)], 2, 9999) == pytest.approx(
+        10
+    )
 
 
 def error_factor(epochs, n_done):
-    """Replay a search whose epochs take a second and trials two more; return how far the time left is off."""
+    """Replay a search whose epochs take a second and trials two more; return how far the time left
+    is off.
+    """
     trials, now_s = [], 0.0
     for n in epochs:
         trials.append(ended(now_s, now_s + n + 2, n_epochs=n))
@@ -79,7 +92,9 @@ def test_after_a_quarter_of_a_search_the_time_left_is_right_within_a_factor_of_o
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
 def test_so_it_is_in_most_searches(share):
-    right = [error_factor(epochs, round(share * len(epochs))) < 1.5 for epochs in RECORDED["replayed"]]
+    right = [
+        error_factor(epochs, round(share * len(epochs))) < 1.5 for epochs in RECORDED["replayed"]
+    ]
     assert sum(right) >= 0.8 * len(right)
 
 
@@ -94,11 +109,15 @@ def study():
 
 
 def shown(lines, **console):
-    return Progress("val/loss", 30, maximize=False, console=Console(file=lines, width=120, **console))
+    return Progress(
+        "val/loss", 30, maximize=False, console=Console(file=lines, width=120, **console)
+    )
 
 
 def run(study, shown, values, *, epochs=1):
-    """Run a trial for each value: a number completes it, "pruned" prunes it, any other word fails it."""
+    """Run a trial for each value: a number completes it, "pruned" prunes it, any other word fails
+    it.
+    """
     for value in values:
         trial = study.ask()
         shown.begin_trial(trial.number)
@@ -117,7 +136,9 @@ def run(study, shown, values, *, epochs=1):
             shown.end_trial(f"failed: {value}", None)
 
 
-def test_without_a_terminal_plain_lines_tell_the_trial_the_epoch_and_the_best(study, lines, monkeypatch):
+def test_without_a_terminal_plain_lines_tell_the_trial_the_epoch_and_the_best(
+    study, lines, monkeypatch
+):
     monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0.0)
     told = shown(lines)
     with told.search("made", 3, study.get_trials, prunes=False):
@@ -126,7 +147,9 @@ def test_without_a_terminal_plain_lines_tell_the_trial_the_epoch_and_the_best(st
     assert found[0] == "trial 1/3  #0 lr=0.01: epoch 1/30 val/loss 2.0000"
     assert found[1] == "trial 1/3  #0 lr=0.01: finished, val/loss 1.5000  (best so far)"
     assert re.fullmatch(
-        r"trial 2/3  #1 lr=0\.01: epoch 1/30 val/loss 2\.0000; best so far #0 1\.5000; about \d+ s left", found[2]
+        r"trial 2/3  #1 lr=0\.01: epoch 1/30 val/loss 2\.0000; best so far #0 1\.5000; about \d+ s "
+        r"left",
+        found[2],
     )
     assert found[3] == "trial 2/3  #1 lr=0.01: pruned"
     assert found[5] == "trial 3/3  #2 lr=0.01: finished, val/loss 1.6000"
@@ -156,7 +179,9 @@ def test_where_more_is_better_the_best_is_the_highest(lines):
     assert second.endswith("val/accuracy 0.4000")
 
 
-def test_on_a_terminal_one_view_lives_with_study_counts_best_bar_and_time_left_and_is_gone_at_the_end(study, lines):
+def test_on_a_terminal_one_view_lives_with_study_counts_best_bar_and_time_left_and_is_gone_at_the_end(
+    study, lines
+):
     told = shown(lines, force_terminal=True)
     with told.search("made", 20, study.get_trials, prunes=False):
         run(study, told, [1.5, "pruned", "no"])
@@ -168,7 +193,9 @@ def test_on_a_terminal_one_view_lives_with_study_counts_best_bar_and_time_left_a
         view = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", lines.getvalue()).splitlines()
     assert any(
         re.match(
-            r"Study made: 2 of 20 trials done, 1 of them pruned, 1 failed; best so far #0 1\.5000; about \d+ s left", v
+            r"Study made: 2 of 20 trials done, 1 of them pruned, 1 failed; best so far #0 1\.5000; "
+            r"about \d+ s left",
+            v,
         )
         for v in view
     )

@@ -1,4 +1,6 @@
-"""Trials of many slots, each in a thread of its own: what one does, or suffers, is no other's affair."""
+"""Trials of many slots, each in a thread of its own: what one does, or suffers, is no other's
+affair.
+"""
 
 import threading
 import time
@@ -61,7 +63,9 @@ def test_threads_that_report_at_once_lose_nothing_and_mix_nothing_up(tmp_path):
 
     with ThreadPoolExecutor(n_trials) as pool:
         list(pool.map(run, trials))
-    wanted = {number: dict.fromkeys(range(1, n_epochs + 1), float(number)) for number in range(n_trials)}
+    wanted = {
+        number: dict.fromkeys(range(1, n_epochs + 1), float(number)) for number in range(n_trials)
+    }
     assert told(study) == wanted
 
 
@@ -149,7 +153,8 @@ class TwoSlots:
 
 
 @pytest.mark.parametrize(
-    ("error", "kind"), [(SearchError("too many failures"), GivenBackError), (KeyboardInterrupt(), KeyboardInterrupt)]
+    ("error", "kind"),
+    [(SearchError("too many failures"), GivenBackError), (KeyboardInterrupt(), KeyboardInterrupt)],
 )
 def test_when_one_slot_ends_the_search_the_others_give_their_trials_back(error, kind):
     objective = TwoSlots(error)
@@ -184,4 +189,6 @@ def test_each_trial_of_a_search_in_four_slots_is_the_one_that_it_is_alone(workpl
         for epoch, value in trial.intermediate_values.items():
             apart[epoch].append(abs(value / alone.intermediate_values[epoch] - 1))
     assert max(apart[1]) < 1e-6
-    assert sorted(apart[2])[2] < 1e-6, "only high learning rates make large differences of small ones"
+    assert sorted(apart[2])[2] < 1e-6, (
+        "only high learning rates make large differences of small ones"
+    )

@@ -138,7 +138,9 @@ def test_what_a_process_ran_before_it_was_replaced_is_dead(monkeypatch):
     assert Worker.of(str(me)) == Worker(me.place, me.pid, round(me.started, 2))
     assert Worker.of(str(later)).restarts == 1
     assert not me.is_seen_dead()
-    monkeypatch.setattr("psutil.Process.environ", lambda _: {worker_process.RESTARTED: f"{me.pid} 1 0"})
+    monkeypatch.setattr(
+        "psutil.Process.environ", lambda _: {worker_process.RESTARTED: f"{me.pid} 1 0"}
+    )
     assert me.is_seen_dead()
     assert not later.is_seen_dead()
 
@@ -152,7 +154,11 @@ OWN = ("arch=own", "data=digits", "space=own", "sampler=random", "pruner=none", 
 
 
 def hanging_search(workplace, how, *words, **env):
-    model = "arch._target_=hanging.OwnFit" if how.startswith("callback") else "arch._target_=hanging.Net"
+    model = (
+        "arch._target_=hanging.OwnFit"
+        if how.startswith("callback")
+        else "arch._target_=hanging.Net"
+    )
     place = f"{SRC}{os.pathsep}{Path(__file__).parents[1]}"
     bounds = "space.bounds.learning_rate={low: 1e-4, high: 1e-3, scale: log}"
     return workplace.run(*OWN, model, bounds, *words, HANG=how, PYTHONPATH=place, **env)
@@ -174,7 +180,9 @@ def test_a_search_goes_on_after_a_trial_that_hangs(workplace, how, is_fresh):
     assert ("goes on in a fresh process" in done.stdout) == is_fresh
     hung, *others = workplace.study("digits-own").trials
     assert (hung.state, hung.user_attrs["reason"]) == (TrialState.FAIL, "timed_out")
-    assert hung.user_attrs["message"].startswith("It took longer than budget.trial_timeout_s=10 seconds: give it")
+    assert hung.user_attrs["message"].startswith(
+        "It took longer than budget.trial_timeout_s=10 seconds: give it"
+    )
     assert [t.state for t in others] == [TrialState.COMPLETE] * 2
     runs = {run.data.tags["hpsearch.trial"]: run for run in workplace.runs("trial")}
     assert [runs[n].info.status for n in sorted(runs)] == ["FAILED", "FINISHED", "FINISHED"]
@@ -190,7 +198,12 @@ def test_slots_go_on_after_a_trial_that_hangs_in_one_of_them(workplace):
     assert done.returncode == 0, done.stdout + done.stderr
     trials = workplace.study("digits-own").trials
     assert [t.user_attrs.get("reason") for t in trials].count("timed_out") == 1
-    assert {t.user_attrs.get("reason") for t in trials} <= {None, "timed_out", "interrupted", "killed"}
+    assert {t.user_attrs.get("reason") for t in trials} <= {
+        None,
+        "timed_out",
+        "interrupted",
+        "killed",
+    }
     assert sum(t.state == TrialState.COMPLETE for t in trials) == 2
 
 

@@ -18,8 +18,12 @@ WIDTH = 180  # of tables in a file or a pipe
 JOB = ("data", "tracking", "storage", "uncertainty", "range_test", "ablation")
 
 
-def arms(config: DictConfig, ablation: Any, champion: Mapping[str, Any]) -> list[tuple[Any, dict[str, Any]]]:
-    """Return each arm with its composed configuration: the person's overrides, then those of its level."""
+def arms(
+    config: DictConfig, ablation: Any, champion: Mapping[str, Any]
+) -> list[tuple[Any, dict[str, Any]]]:
+    """Return each arm with its composed configuration: the person's overrides, then those of its
+    level.
+    """
     from hpsearch.experiments.arms import Arm  # noqa: PLC0415
     from hpsearch.experiments.session import PARTS  # noqa: PLC0415 (seconds that a typo must not cost)
 
@@ -28,7 +32,9 @@ def arms(config: DictConfig, ablation: Any, champion: Mapping[str, Any]) -> list
     found = []
     for name, level, across, overrides in ablation.cells(config.levels):
         composed = compose("ablate", [*mine, *overrides])
-        parts = entry.instantiate(OmegaConf.masked_copy(composed, [part for part in PARTS if part in composed]))
+        parts = entry.instantiate(
+            OmegaConf.masked_copy(composed, [part for part in PARTS if part in composed])
+        )
         plain: Any = OmegaConf.to_container(composed, resolve=True)
         found.append((Arm(name, parts, plain["hyperparameters"], level, across), plain))
     return found
@@ -62,7 +68,9 @@ def main(config: DictConfig) -> None:
         plain: Any = OmegaConf.to_container(config, resolve=True)
         plain["hyperparameters"] |= champion
         typed = [o for o in HydraConfig.get().overrides.task if not o.startswith("data.path=")]
-        answer = ablate.run(plain, " ".join(["python -m hpsearch ablate", *typed]), terminal.console)
+        answer = ablate.run(
+            plain, " ".join(["python -m hpsearch ablate", *typed]), terminal.console
+        )
     except (HpsearchError, KeyboardInterrupt) as error:
         raise entry.ending(error) from None
     terminal.result(answer.facts())

@@ -1,4 +1,6 @@
-"""Searches in notebooks and scripts: `from hpsearch import Search`, of the very parts that a command line composes."""
+"""Searches in notebooks and scripts: `from hpsearch import Search`, of the very parts that a
+command line composes.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from hpsearch.cli import entry
 from hpsearch.cli.command_line import composed
 
 if TYPE_CHECKING:
-    from hpsearch.jobs.search_result import SearchResult  # imports Keras, which a typo must not wait for
+    from hpsearch.jobs.search_result import (
+        SearchResult,
+    )  # imports Keras, which a typo must not wait for
 
 
 class Search:
@@ -55,5 +59,7 @@ class Search:
 
         plain = cast("dict[str, Any]", OmegaConf.to_container(self.config, resolve=True))
         plain["overrides"] = list(self.overrides)
-        result: SearchResult = job.run(plain, partial(Progress, console=console or Console(highlight=False)))
+        result: SearchResult = job.run(
+            plain, partial(Progress, console=console or Console(highlight=False))
+        )
         return result

@@ -1,4 +1,5 @@
-"""A command line and its mistakes: composed here first, without TensorFlow, so that a typo is answered at once.
+"""A command line and its mistakes: composed here first, without TensorFlow, so that a typo is
+answered at once.
 
 Each mistake is one sentence that says what would be right.
 """
@@ -25,7 +26,18 @@ from hpsearch.errors import ConfigError, did_you_mean
 CONF = Path(__file__).resolve().parents[3] / "conf"
 UNDOTTED = {
     f"--{key}"
-    for key in ("study", "seed", "level", "registered_model", "arch", "data", "space", "sampler", "pruner", "storage")
+    for key in (
+        "study",
+        "seed",
+        "level",
+        "registered_model",
+        "arch",
+        "data",
+        "space",
+        "sampler",
+        "pruner",
+        "storage",
+    )
 }
 MULTIRUN = ("-m", "--multirun")
 KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
@@ -34,7 +46,8 @@ KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
 def as_overrides(arguments: Sequence[str]) -> list[str]:
     """Return Hydra's form of a command line.
 
-    `mlflow run` writes `--a.b 1` for `-P a.b=1`; and a bound may be set whether or not conf has one of its name.
+    `mlflow run` writes `--a.b 1` for `-P a.b=1`; and a bound may be set whether or not conf has one
+    of its name.
     """
     overrides: list[str] = []
     waiting = list(arguments)
@@ -43,24 +56,33 @@ def as_overrides(arguments: Sequence[str]) -> list[str]:
         if waiting and (re.fullmatch(r"--\+{0,2}[a-z_]+(\.[\w@/]+)+", word) or word in UNDOTTED):
             word = f"{word[2:]}={waiting.pop(0)}"
         overrides.append(f"++{word}" if word.startswith("space.bounds.") else word)
-    return sorted(overrides, key=lambda word: word not in MULTIRUN)  # Hydra wants its overrides in one piece
+    return sorted(
+        overrides, key=lambda word: word not in MULTIRUN
+    )  # Hydra wants its overrides in one piece
 
 
 def check(root: str, words: Sequence[str]) -> None:
     """Compose `conf/<root>.yaml` with the overrides among `words`.
 
     Raises:
-        ConfigError: They name an option, a key, a choice or a file that is not there, or a value of the wrong kind.
+        ConfigError: They name an option, a key, a choice or a file that is not there, or a value of
+            the wrong kind.
     """
     parser: Any = get_args_parser()
     parser.error = _refuse
     given = parser.parse_args(list(words))
     try:
-        plain = [_first_choice(word) if given.multirun else _single(word) for word in given.overrides]
+        plain = [
+            _first_choice(word) if given.multirun else _single(word) for word in given.overrides
+        ]
         with initialize_config_dir(str(CONF), version_base="1.3", job_name=root):
-            config = compose(root, plain, return_hydra_config=any(word.startswith("hydra") for word in plain))
+            config = compose(
+                root, plain, return_hydra_config=any(word.startswith("hydra") for word in plain)
+            )
             _refuse_wrong_kinds(root, plain)
-        missing = list(_missing("", OmegaConf.to_container(OmegaConf.masked_copy(config, _own_keys(config)))))
+        missing = list(
+            _missing("", OmegaConf.to_container(OmegaConf.masked_copy(config, _own_keys(config))))
+        )
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_one_sentence(error, root)) from error
     finally:
@@ -80,13 +102,19 @@ def _refuse(message: str) -> NoReturn:
     if unknown is None:
         raise ConfigError(f"{message[0].upper()}{message[1:]}.")
     if unknown[1].startswith("-"):
-        raise ConfigError(f"There is no option {unknown[1]}: settings are KEY=VALUE without dashes, see --help.")
-    raise ConfigError(f"{unknown[1]} stands behind an option: give all KEY=VALUE first, then the options.")
+        raise ConfigError(
+            f"There is no option {unknown[1]}: settings are KEY=VALUE without dashes, see --help."
+        )
+    raise ConfigError(
+        f"{unknown[1]} stands behind an option: give all KEY=VALUE first, then the options."
+    )
 
 
 def _parsed(word: str) -> Override:
     if ("=" not in word and not word.startswith("~")) or re.match(r"[^=]* =|[^=]*= ", word):
-        raise ConfigError(f"Expected KEY=VALUE without spaces, such as arch=selu; received {word!r}.")
+        raise ConfigError(
+            f"Expected KEY=VALUE without spaces, such as arch=selu; received {word!r}."
+        )
     try:
         override = OverridesParser.create().parse_override(word)
     except HydraException as error:
@@ -105,12 +133,16 @@ def _single(word: str) -> str:
     """Return an override that is no sweep: several values at once need `-m`."""
     override = _parsed(word)
     if override.is_sweep_override():
-        raise ConfigError(f"{word} gives several values: add -m to run one search for each, or [...] for a list.")
+        raise ConfigError(
+            f"{word} gives several values: add -m to run one search for each, or [...] for a list."
+        )
     return word
 
 
 def composed(root: str, overrides: Sequence[str]) -> DictConfig:
-    """Return `conf/<root>.yaml` with `overrides`, whole, checked and resolved, for who is not started by Hydra."""
+    """Return `conf/<root>.yaml` with `overrides`, whole, checked and resolved, for who is not
+    started by Hydra.
+    """
     check(root, overrides)
     with initialize_config_dir(str(CONF), version_base="1.3", job_name=root):
         config = compose(root, list(overrides), return_hydra_config=True)
@@ -126,18 +158,28 @@ def _first_choice(word: str) -> str:
     if not override.is_sweep_override():
         return word
     group = override.get_key_element()
-    for value in override.sweep_iterator(transformer=Transformer.encode) if (CONF / group).is_dir() else ():
+    for value in (
+        override.sweep_iterator(transformer=Transformer.encode) if (CONF / group).is_dir() else ()
+    ):
         if not (CONF / group / f"{value}.yaml").is_file():
             raise ConfigError(_no_choice(group, str(value)))
     return f"{override.get_key_element()}={next(override.sweep_iterator(transformer=Transformer.encode))}"
 
 
 def _refuse_wrong_kinds(root: str, plain: Sequence[str]) -> None:
-    """Raise ConfigError where a number or a switch of conf is given another kind of value, such as `ten`."""
+    """Raise ConfigError where a number or a switch of conf is given another kind of value, such as
+    `ten`.
+    """
     overrides = [OverridesParser.create().parse_override(word) for word in plain]
-    is_group = [(CONF / o.get_key_element().lstrip("+~").partition("@")[0]).is_dir() for o in overrides]
-    values = [o for o, group in zip(overrides, is_group, strict=True) if not group and not o.is_delete()]
-    suspects = [o for o in values if not isinstance(o.value(), (int, dict)) or isinstance(o.value(), bool)]
+    is_group = [
+        (CONF / o.get_key_element().lstrip("+~").partition("@")[0]).is_dir() for o in overrides
+    ]
+    values = [
+        o for o, group in zip(overrides, is_group, strict=True) if not group and not o.is_delete()
+    ]
+    suspects = [
+        o for o in values if not isinstance(o.value(), (int, dict)) or isinstance(o.value(), bool)
+    ]
     if not suspects:
         return
     defaults = compose(root, [word for word, group in zip(plain, is_group, strict=True) if group])
@@ -148,7 +190,10 @@ def _refuse_wrong_kinds(root: str, plain: Sequence[str]) -> None:
             text = override.get_value_string()
             raise ConfigError(f"{key} must be a list, such as [{text}], but is {text}.")
         if type(default) in KINDS and not _is_a(type(default), value) and "${" not in str(value):
-            raise ConfigError(f"{key} must be {KINDS[type(default)]}, but is {override.get_value_string() or 'empty'}.")
+            raise ConfigError(
+                f"{key} must be {KINDS[type(default)]}, but is "
+                f"{override.get_value_string() or 'empty'}."
+            )
 
 
 def _default(config: DictConfig, key: str) -> Any:
@@ -172,7 +217,8 @@ def _refuse_passwords(overrides: Sequence[str]) -> None:
         if re.search(r"://[^:/@\s]*:[^@\s]+@", override):
             key = override.partition("=")[0]
             raise ConfigError(
-                f"{key} must not hold a password, which everybody on this machine could see; put it into PGPASSWORD or "
+                f"{key} must not hold a password, which everybody on this machine could see; put "
+                f"it into PGPASSWORD or "
                 "~/.pgpass for PostgreSQL, into MLFLOW_TRACKING_PASSWORD for MLflow."
             )
 
@@ -187,7 +233,11 @@ def _missing(path: str, node: Any) -> Iterator[str]:
 
 def _one_sentence(error: Exception, root: str) -> str:
     """Return what a person needs of an error of Hydra's."""
-    text = str(error.__cause__ or error) if isinstance(error.__cause__, OmegaConfBaseException) else str(error)
+    text = (
+        str(error.__cause__ or error)
+        if isinstance(error.__cause__, OmegaConfBaseException)
+        else str(error)
+    )
     group = re.search(r"Could not find '((?:hydra/)?\w+)/([^']*)'", text)
     if group and (CONF / group[1]).is_dir():
         return _no_choice(group[1], group[2])
@@ -200,7 +250,9 @@ def _one_sentence(error: Exception, root: str) -> str:
     without = re.search(r"You must specify '(\w+)'", text)
     if without:
         return f"{without[1]} must be given: {without[1]}=NAME.{did_you_mean('', _choices(without[1]))}"
-    return re.sub(r"\s+", " ", text.split("See https://")[0].split("Set the environment")[0]).strip()
+    return re.sub(
+        r"\s+", " ", text.split("See https://")[0].split("Set the environment")[0]
+    ).strip()
 
 
 def _choices(group: str) -> list[str]:

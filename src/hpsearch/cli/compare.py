@@ -31,17 +31,28 @@ def check_settings(config: DictConfig) -> None:
 
 
 def search_config(config: DictConfig, study: str) -> DictConfig:
-    """Compose the search that makes `study`, with the data set, storage and tracking of this comparison."""
+    """Compose the search that makes `study`, with the data set, storage and tracking of this
+    comparison.
+    """
     arch = study.partition("-")[2]
-    shared = [o for o in HydraConfig.get().overrides.task if o.partition("=")[0].split(".")[0] in JOB]
+    shared = [
+        o for o in HydraConfig.get().overrides.task if o.partition("=")[0].split(".")[0] in JOB
+    ]
     known = (entry.CONF / "arch" / f"{arch}.yaml").is_file()
     return compose("search", [*shared, f"arch={arch if known else 'dense'}", f"study.name={study}"])
 
 
 def as_recorded(today: Any, recorded: Any) -> Any:
     """Return today's settings with the values that a study has recorded, where they still exist."""
-    if isinstance(today, dict) and isinstance(recorded, dict) and today.get("_target_") == recorded.get("_target_"):
-        return {key: as_recorded(value, recorded[key]) if key in recorded else value for key, value in today.items()}
+    if (
+        isinstance(today, dict)
+        and isinstance(recorded, dict)
+        and today.get("_target_") == recorded.get("_target_")
+    ):
+        return {
+            key: as_recorded(value, recorded[key]) if key in recorded else value
+            for key, value in today.items()
+        }
     return recorded if type(today) is type(recorded) or not isinstance(recorded, dict) else today
 
 
@@ -59,7 +70,9 @@ def found_studies(config: DictConfig, storage: Any, console: Console) -> list[An
                 raise
             search = search_config(config, name)
             job = entry.instantiate(search)
-            job.run(OmegaConf.to_container(search, resolve=True), partial(Progress, console=console))
+            job.run(
+                OmegaConf.to_container(search, resolve=True), partial(Progress, console=console)
+            )
             found.append(finished_study.find(name, storage))
     return found
 
@@ -73,12 +86,18 @@ def arms(config: DictConfig, studies: list[Any], tracking: Any) -> list[tuple[An
     for study in studies:
         composed: Any = OmegaConf.to_container(search_config(config, study.name), resolve=True)
         recorded = study.config(tracking)
-        plain = {key: as_recorded(composed[key], recorded.get(key, composed[key])) for key in PARTS if key in composed}
+        plain = {
+            key: as_recorded(composed[key], recorded.get(key, composed[key]))
+            for key in PARTS
+            if key in composed
+        }
         parts = entry.instantiate(OmegaConf.create(plain))
         parts["training"] = replace(parts["training"], direction=study.direction)
         for rank, trial in enumerate(study.trials[: config.confirm.top_k]):
             name = study.name if config.confirm.top_k == 1 else f"{study.name} #{trial.number}"
-            made.append((Arm(name, parts, study.hyperparameters(trial, recorded), study.name, rank), plain))
+            made.append(
+                (Arm(name, parts, study.hyperparameters(trial, recorded), study.name, rank), plain)
+            )
     return made
 
 

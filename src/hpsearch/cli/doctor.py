@@ -1,12 +1,13 @@
 """Entry script: look at a study, its runs and its suggestions.
 
-    python -m hpsearch doctor [compare] [--repair] [KEY=VALUE ...]   do study, MLflow and SLURM agree?
-    python -m hpsearch doctor sync [KEY=VALUE ...]                   send what dead workers have left in the spool
-    python -m hpsearch doctor replay [KEY=VALUE ...]                 compute every suggestion again
-    python -m hpsearch doctor explain NUMBER [KEY=VALUE ...]         why a trial had its values, and its end
+    python -m hpsearch doctor [compare] [--repair] [KEY=VALUE ...]   do study, MLflow and SLURM
+    agree? python -m hpsearch doctor sync [KEY=VALUE ...]                   send what dead workers
+    have left in the spool python -m hpsearch doctor replay [KEY=VALUE ...]                 compute
+    every suggestion again python -m hpsearch doctor explain NUMBER [KEY=VALUE ...]         why a
+    trial had its values, and its end
 
-KEY=VALUE are those of the search, such as arch=selu storage=postgres study.name=NAME. The exit status is 1 where
-something disagrees.
+KEY=VALUE are those of the search, such as arch=selu storage=postgres study.name=NAME. The exit
+status is 1 where something disagrees.
 """
 
 from __future__ import annotations
@@ -42,16 +43,23 @@ def main() -> None:
 def arguments(words: list[str]) -> argparse.Namespace:
     """Return what a command line asks for."""
     parser = argparse.ArgumentParser(
-        prog="python -m hpsearch doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m hpsearch doctor",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--repair", action="store_true", help="make study and MLflow agree")
     parser.add_argument("words", nargs="*", metavar="COMMAND KEY=VALUE")
     parser.error = _refuse  # type: ignore[method-assign]
     given = parser.parse_args(words)
     plain = [word for word in given.words if "=" not in word] or ["compare"]
-    given.command, given.overrides = plain[0], entry.as_overrides([word for word in given.words if "=" in word])
+    given.command, given.overrides = (
+        plain[0],
+        entry.as_overrides([word for word in given.words if "=" in word]),
+    )
     if given.command not in COMMANDS:
-        raise ConfigError(f"There is no command {given.command!r}.{did_you_mean(given.command, COMMANDS)}")
+        raise ConfigError(
+            f"There is no command {given.command!r}.{did_you_mean(given.command, COMMANDS)}"
+        )
     given.number = None
     if given.command == "explain":
         if len(plain) != 2 or not plain[1].isdigit():
@@ -77,12 +85,17 @@ def open_study(config: DictConfig) -> Any:
     from hpsearch.study.study import SharedStudy, maximizes  # noqa: PLC0415
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    built = {key: _build(config[key]) for key in ("space", "sampler", "pruner", "storage", "budget")}
+    built = {
+        key: _build(config[key]) for key in ("space", "sampler", "pruner", "storage", "budget")
+    }
     is_there = "path" not in config.storage or Path(config.storage.path).exists()
     storage = built["storage"]() if is_there else None  # which would make an empty one
     names = optuna.get_all_study_names(storage) if storage else []
     if storage is None or config.study.name not in names:
-        raise UserError(f"There is no study {config.study.name} in this storage; it has: {', '.join(names) or 'none'}.")
+        raise UserError(
+            f"There is no study {config.study.name} in this storage; it has: "
+            f"{', '.join(names) or 'none'}."
+        )
     known = optuna.load_study(study_name=config.study.name, storage=storage)
     study = SharedStudy.open(
         config.study.name,
@@ -142,7 +155,13 @@ def slurm_queue() -> frozenset[str] | None:
     """Return the jobs that SLURM knows of, `17` or `17_3`; None where there is no SLURM."""
     if not shutil.which("squeue"):
         return None
-    command = ["squeue", "--noheader", "--array", "--format=%i", "--states=RUNNING,COMPLETING,SUSPENDED"]
+    command = [
+        "squeue",
+        "--noheader",
+        "--array",
+        "--format=%i",
+        "--states=RUNNING,COMPLETING,SUSPENDED",
+    ]
     found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     return frozenset(found.stdout.split()) if found.returncode == 0 else None
 
@@ -159,7 +178,9 @@ def _send(tracking: Any) -> int:
     try:
         return int(tracking.spool.send_abandoned())
     except Away as error:
-        raise TrackingError(f"The MLflow store cannot be reached ({error.__cause__}); nothing is lost.") from error
+        raise TrackingError(
+            f"The MLflow store cannot be reached ({error.__cause__}); nothing is lost."
+        ) from error
 
 
 def replay(config: DictConfig, _given: argparse.Namespace, terminal: Terminal) -> int:
@@ -170,8 +191,13 @@ def replay(config: DictConfig, _given: argparse.Namespace, terminal: Terminal) -
     result = again(study.optuna, study.sampler)
     for text in result.differing:
         terminal.say(text)
-    terminal.say(f"The suggestions of {result.n_same} trials are the same again, of {len(result.differing)} not.")
-    terminal.result({"study": config.study.name, "n_same": result.n_same, "differing": result.differing})
+    terminal.say(
+        f"The suggestions of {result.n_same} trials are the same again, of {len(result.differing)} "
+        f"not."
+    )
+    terminal.result(
+        {"study": config.study.name, "n_same": result.n_same, "differing": result.differing}
+    )
     return int(bool(result.differing))
 
 
@@ -187,4 +213,9 @@ def explain(config: DictConfig, given: argparse.Namespace, terminal: Terminal) -
     return 0
 
 
-COMMANDS: dict[str, Callable[..., int]] = {"compare": compare, "sync": sync, "replay": replay, "explain": explain}
+COMMANDS: dict[str, Callable[..., int]] = {
+    "compare": compare,
+    "sync": sync,
+    "replay": replay,
+    "explain": explain,
+}

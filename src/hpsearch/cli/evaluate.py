@@ -19,7 +19,9 @@ def main(config: DictConfig) -> float:
     try:
         job = entry.instantiate(config)
         plain = OmegaConf.to_container(config, resolve=True)
-        result = job.run(plain, lambda settings: entry.instantiate(OmegaConf.create(dict(settings))))
+        result = job.run(
+            plain, lambda settings: entry.instantiate(OmegaConf.create(dict(settings)))
+        )
     except (HpsearchError, KeyboardInterrupt) as error:
         raise entry.ending(error) from None
     result.show(terminal.console)

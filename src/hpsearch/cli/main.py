@@ -26,7 +26,9 @@ def usage() -> str:
     """Return what `python -m hpsearch --help` prints."""
     width = max(len(name) for name in JOBS)
     lines = [f"  {name:<{width}}  {what}" for name, what in JOBS.items()]
-    return "\n".join([USAGE, "", "Jobs:", *lines, "", "python -m hpsearch JOB --help tells more of a job."])
+    return "\n".join(
+        [USAGE, "", "Jobs:", *lines, "", "python -m hpsearch JOB --help tells more of a job."]
+    )
 
 
 def main() -> None:

@@ -1,4 +1,6 @@
-"""Where an entry script writes: to a person, to nobody (`--quiet`), or one JSON object for a script (`--json`)."""
+"""Where an entry script writes: to a person, to nobody (`--quiet`), or one JSON object for a script
+(`--json`).
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ FLAGS = {"--quiet": "quiet", "--json": "json"}
 
 
 def take_flags(words: Sequence[str]) -> list[str]:
-    """Remember `--quiet` or `--json` for this process and those that it starts; return the other words."""
+    """Remember `--quiet` or `--json` for this process and those that it starts; return the other
+    words.
+    """
     for word in words:
         if word in FLAGS:
             os.environ[FORM] = FLAGS[word]
@@ -33,7 +37,9 @@ class Terminal:
     def __init__(self, width: int | None = None) -> None:
         """Args: width: Columns where stdout is no terminal."""
         self._form = os.environ.get(FORM, "")
-        self.console = Console(highlight=False, quiet=bool(self._form), width=None if sys.stdout.isatty() else width)
+        self.console = Console(
+            highlight=False, quiet=bool(self._form), width=None if sys.stdout.isatty() else width
+        )
         self._errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
     def say(self, sentence: str) -> None:
@@ -41,7 +47,9 @@ class Terminal:
         self.console.print(sentence, markup=False, soft_wrap=True)
 
     def result(self, facts: Mapping[str, Any]) -> None:
-        """Print the command's one JSON object, where that is asked for; numbers that are not finite become null."""
+        """Print the command's one JSON object, where that is asked for; numbers that are not finite
+        become null.
+        """
         if self._form == "json":
             print(json.dumps(_plain(facts)), flush=True)
 

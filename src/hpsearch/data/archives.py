@@ -21,7 +21,9 @@ PIXELS = 3 * 32 * 32  # bytes of a CIFAR image: 32 x 32 red, then green, then bl
 DAMAGE = (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile, tarfile.TarError)
 
 
-def read_npz(path: Path, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, NDArray[Any]]:
+def read_npz(
+    path: Path, required: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> dict[str, NDArray[Any]]:
     """Return the named arrays of an .npz file; object arrays are refused, as they hold pickles.
 
     Raises:
@@ -30,7 +32,10 @@ def read_npz(path: Path, required: tuple[str, ...], optional: tuple[str, ...] = 
     if not path.is_file():
         raise DataError(f"Expected an .npz file at {path}, received {what_is_at(path)}.")
     if not zipfile.is_zipfile(path):
-        raise DataError(f"Expected {path} to be an .npz file (numpy.savez writes one), received another kind of file.")
+        raise DataError(
+            f"Expected {path} to be an .npz file (numpy.savez writes one), received another kind "
+            f"of file."
+        )
     try:
         with np.load(path, allow_pickle=False) as file:
             missing = [key for key in required if key not in file.files]
@@ -40,10 +45,13 @@ def read_npz(path: Path, required: tuple[str, ...], optional: tuple[str, ...] = 
                     f"Expected {path} to hold the arrays {', '.join(required)}, received {found}: "
                     f"{', '.join(missing)} must be added."
                 )
-            return {key: _member(file, key, path) for key in required + optional if key in file.files}
+            return {
+                key: _member(file, key, path) for key in required + optional if key in file.files
+            }
     except DAMAGE as error:
         raise DataError(
-            f"Expected {path} to be a whole .npz file, received a damaged one ({first_line(error)})."
+            f"Expected {path} to be a whole .npz file, received a damaged one "
+            f"({first_line(error)})."
         ) from error
 
 
@@ -52,11 +60,14 @@ def _member(file: Mapping[str, Any], key: str, path: Path) -> NDArray[Any]:
         array = file[key]
     except DAMAGE as error:
         raise DataError(
-            f"Expected {key} in {path} to be a whole array of numbers, received one that cannot be read "
+            f"Expected {key} in {path} to be a whole array of numbers, received one that cannot be "
+            f"read "
             f"({first_line(error)})."
         ) from error
     if not isinstance(array, np.ndarray):  # numpy hands out the bytes of a member that is no .npy
-        raise DataError(f"Expected {key} in {path} to be an array, received a file of another kind.")
+        raise DataError(
+            f"Expected {key} in {path} to be an array, received a file of another kind."
+        )
     return array
 
 
@@ -68,39 +79,51 @@ def read_idx(path: Path, ndim: int) -> NDArray[np.uint8]:
     """
     if not path.is_file():
         raise DataError(f"Expected a gzipped idx file at {path}, received {what_is_at(path)}.")
-    start = 4 + 4 * ndim  # two zero bytes, 8 for uint8, the number of axes, then each axis as a big-endian int32
+    start = (
+        4 + 4 * ndim
+    )  # two zero bytes, 8 for uint8, the number of axes, then each axis as a big-endian int32
     try:
         data = gzip.decompress(path.read_bytes())
     except DAMAGE as error:
         raise DataError(
-            f"Expected {path} to be a whole gzip file, received a damaged one ({first_line(error)})."
+            f"Expected {path} to be a whole gzip file, received a damaged one "
+            f"({first_line(error)})."
         ) from error
     shape = tuple(int(n) for n in np.frombuffer(data[4:start], ">u4")) if len(data) >= start else ()
     if data[:4] != bytes((0, 0, 8, ndim)) or len(data) - start != int(np.prod(shape, dtype=object)):
         raise DataError(
-            f"Expected {path} to hold a uint8 idx array of {ndim} axes, received {len(data):,} other bytes."
+            f"Expected {path} to hold a uint8 idx array of {ndim} axes, received {len(data):,} "
+            f"other bytes."
         )
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 
-def read_cifar(path: Path, sizes: Mapping[str, int], label_key: str) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+def read_cifar(
+    path: Path, sizes: Mapping[str, int], label_key: str
+) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
     """Return images (N, 32, 32, 3) uint8 and labels (N,) of each batch of a CIFAR folder or tar.gz.
 
     Args:
-        path: The folder that holds the batches, or the archive; an archive is read in memory, never unpacked.
+        path: The folder that holds the batches, or the archive; an archive is read in memory, never
+            unpacked.
         sizes: How many images each batch must hold, by the batch's file name.
         label_key: The name of the labels in a batch: `labels`, or `fine_labels` for CIFAR-100.
 
     Raises:
-        DataError: A batch is missing, damaged, of another size, or a pickle of anything but a batch.
+        DataError: A batch is missing, damaged, of another size, or a pickle of anything but a
+            batch.
     """
     limits = {name: 2 * PIXELS * n + 2**20 for name, n in sizes.items()}
     batches = {}
-    for name, where, data in _in_folder(path, limits) if path.is_dir() else _in_archive(path, limits):
+    for name, where, data in (
+        _in_folder(path, limits) if path.is_dir() else _in_archive(path, limits)
+    ):
         batches[name] = _batch(data, where, sizes[name], label_key)
     missing = [name for name in sizes if name not in batches]
     if missing:
-        raise DataError(f"Expected {path} to hold {', '.join(sizes)}, received it without {', '.join(missing)}.")
+        raise DataError(
+            f"Expected {path} to hold {', '.join(sizes)}, received it without {', '.join(missing)}."
+        )
     return batches
 
 
@@ -123,26 +146,41 @@ def _in_archive(path: Path, limits: Mapping[str, int]) -> Iterator[tuple[str, st
                         where = f"{member.name} in {path}"
                         _refuse_large(where, member.size, limits[name])
                         yield name, where, file.read()
-            while whole.read(2**20):  # gzip compares its checksum at the very end, after what tar needs
+            while whole.read(
+                2**20
+            ):  # gzip compares its checksum at the very end, after what tar needs
                 pass
     except DAMAGE as error:
         raise DataError(
-            f"Expected {path} to be a whole tar.gz archive, received a truncated or altered one ({first_line(error)})."
+            f"Expected {path} to be a whole tar.gz archive, received a truncated or altered one "
+            f"({first_line(error)})."
         ) from error
 
 
 def _refuse_large(where: str, size: int, limit: int) -> None:
     if size > limit:
-        raise DataError(f"Expected {where} to be a CIFAR batch of at most {limit:,} bytes, received {size:,} bytes.")
+        raise DataError(
+            f"Expected {where} to be a CIFAR batch of at most {limit:,} bytes, received {size:,} "
+            f"bytes."
+        )
 
 
-def _batch(data: bytes, where: str, n: int, label_key: str) -> tuple[NDArray[np.uint8], NDArray[Any]]:
-    expected = f"Expected {where} to be a CIFAR batch of {n:,} images of {PIXELS} bytes with {label_key}"
+def _batch(
+    data: bytes, where: str, n: int, label_key: str
+) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+    expected = (
+        f"Expected {where} to be a CIFAR batch of {n:,} images of {PIXELS} bytes with {label_key}"
+    )
     try:
-        batch = {_text(key): value for key, value in _BatchUnpickler(io.BytesIO(data), encoding="bytes").load().items()}
+        batch = {
+            _text(key): value
+            for key, value in _BatchUnpickler(io.BytesIO(data), encoding="bytes").load().items()
+        }
         pixels, labels = batch["data"].numpy(), np.asarray(batch[label_key])
     except Exception as error:  # a damaged pickle fails in ways without number
-        raise DataError(f"{expected}, received a file that cannot be read ({first_line(error)}).") from error
+        raise DataError(
+            f"{expected}, received a file that cannot be read ({first_line(error)})."
+        ) from error
     if pixels.dtype != np.uint8 or pixels.shape != (n, PIXELS):
         raise DataError(f"{expected}, received {pixels.dtype} data of shape {pixels.shape}.")
     if labels.shape != (n,) or labels.dtype.kind not in "iu":
@@ -155,7 +193,9 @@ def _text(key: str | bytes) -> str:
 
 
 class _PickledArray:
-    """Stands for numpy.ndarray in a pickle, so that numpy's own unpickling never sees a stranger's state."""
+    """Stands for numpy.ndarray in a pickle, so that numpy's own unpickling never sees a stranger's
+    state.
+    """
 
     def __init__(self, *_: object) -> None:
         self.state: tuple[Any, ...] = ()
@@ -178,7 +218,9 @@ class _PickledDtype:
         """Ignore byte order and fields: a batch holds single bytes."""
 
 
-def _from_buffer(raw: bytes, dtype: _PickledDtype, shape: tuple[int, ...], order: str) -> _PickledArray:
+def _from_buffer(
+    raw: bytes, dtype: _PickledDtype, shape: tuple[int, ...], order: str
+) -> _PickledArray:
     array = _PickledArray()
     array.state = (1, shape, dtype, order == "F", raw)
     return array
@@ -203,7 +245,9 @@ _ALLOWED = {
 
 
 class _BatchUnpickler(pickle.Unpickler):
-    """Builds what a CIFAR batch is made of and imports nothing: a pickle could otherwise run any program."""
+    """Builds what a CIFAR batch is made of and imports nothing: a pickle could otherwise run any
+    program.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:

@@ -1,4 +1,6 @@
-"""Where images and labels come from: Keras's loaders, files of the same form, scikit-learn's digits, an own .npz."""
+"""Where images and labels come from: Keras's loaders, files of the same form, scikit-learn's
+digits, an own .npz.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,18 @@ from hpsearch.errors import DataError, first_line
 CIFAR10_SIZES = {f"data_batch_{i}": 10_000 for i in range(1, 6)} | {"test_batch": 10_000}
 CIFAR100_SIZES = {"train": 50_000, "test": 10_000}
 DIGITS = tuple("0123456789")
-CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10_NAMES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
 FASHION_NAMES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
@@ -45,7 +58,8 @@ class Arrays:
         y_train: Their labels, (N,) or (N, 1).
         x_test: Test images, of the same form.
         y_test: Their labels.
-        class_names: A name for each label from 0 on; None where the labels themselves are the names.
+        class_names: A name for each label from 0 on; None where the labels themselves are the
+            names.
     """
 
     x_train: NDArray[Any]
@@ -59,7 +73,8 @@ def cifar10(path: str | None) -> Arrays:
     """Load CIFAR-10, 50,000 + 10,000 images (32, 32, 3) of 10 classes (Krizhevsky, 2009).
 
     Args:
-        path: A folder that holds `cifar-10-batches-py` or `cifar-10-python.tar.gz`, or either itself; None downloads.
+        path: A folder that holds `cifar-10-batches-py` or `cifar-10-python.tar.gz`, or either
+            itself; None downloads.
 
     Raises:
         DataError: No network, or a file that is missing, truncated, altered or not CIFAR.
@@ -71,10 +86,12 @@ def cifar10(path: str | None) -> Arrays:
 
 
 def cifar100(path: str | None) -> Arrays:
-    """Load CIFAR-100 with its fine labels, 50,000 + 10,000 images (32, 32, 3) of 100 classes (Krizhevsky, 2009).
+    """Load CIFAR-100 with its fine labels, 50,000 + 10,000 images (32, 32, 3) of 100 classes
+    (Krizhevsky, 2009).
 
     Args:
-        path: A folder that holds `cifar-100-python` or `cifar-100-python.tar.gz`, or either itself; None downloads.
+        path: A folder that holds `cifar-100-python` or `cifar-100-python.tar.gz`, or either itself;
+            None downloads.
 
     Raises:
         DataError: As for `cifar10`.
@@ -82,7 +99,10 @@ def cifar100(path: str | None) -> Arrays:
     if path is None:
         return _download("CIFAR-100", "cifar100", CIFAR100_NAMES)
     return _cifar(
-        _find(path, "cifar-100-python", "cifar-100-python.tar.gz"), CIFAR100_SIZES, "fine_labels", CIFAR100_NAMES
+        _find(path, "cifar-100-python", "cifar-100-python.tar.gz"),
+        CIFAR100_SIZES,
+        "fine_labels",
+        CIFAR100_NAMES,
     )
 
 
@@ -104,10 +124,12 @@ def mnist(path: str | None) -> Arrays:
 
 
 def fashion_mnist(path: str | None) -> Arrays:
-    """Load Fashion-MNIST, 60,000 + 10,000 grey images (28, 28) of 10 kinds of clothing (Xiao et al., 2017).
+    """Load Fashion-MNIST, 60,000 + 10,000 grey images (28, 28) of 10 kinds of clothing (Xiao et
+    al., 2017).
 
     Args:
-        path: A folder that holds its four files, such as `train-images-idx3-ubyte.gz`; None downloads.
+        path: A folder that holds its four files, such as `train-images-idx3-ubyte.gz`; None
+            downloads.
 
     Raises:
         DataError: No network, or a file that is missing or damaged.
@@ -127,8 +149,8 @@ def fashion_mnist(path: str | None) -> Arrays:
 def digits() -> Arrays:
     """Load scikit-learn's 1,797 handwritten digits, grey images (8, 8), which need no download.
 
-    Every fifth image of a class is a test image. The 17 grey levels are spread over 0 to 255, so that a pixel
-    means the same as in the other data sets.
+    Every fifth image of a class is a test image. The 17 grey levels are spread over 0 to 255, so
+    that a pixel means the same as in the other data sets.
     """
     from sklearn.datasets import load_digits  # noqa: PLC0415 (a second that only this data set needs)
 
@@ -141,10 +163,12 @@ def digits() -> Arrays:
 
 
 def npz(path: str) -> Arrays:
-    """Load a user's own .npz with x_train, y_train, x_test, y_test and, if they have names, class_names (C,).
+    """Load a user's own .npz with x_train, y_train, x_test, y_test and, if they have names,
+    class_names (C,).
 
     Raises:
-        DataError: The file is missing, not an .npz, damaged, lacks an array, or its class_names are no text.
+        DataError: The file is missing, not an .npz, damaged, lacks an array, or its class_names are
+            no text.
     """
     file = Path(path).expanduser()
     arrays = archives.read_npz(file, ARRAYS, optional=("class_names",))
@@ -153,7 +177,8 @@ def npz(path: str) -> Arrays:
         return Arrays(**arrays, class_names=None)
     if names.ndim != 1 or names.dtype.kind != "U":
         raise DataError(
-            f"Expected class_names in {file} to be one row of texts, received {names.dtype} of shape {names.shape}."
+            f"Expected class_names in {file} to be one row of texts, received {names.dtype} of "
+            f"shape {names.shape}."
         )
     return Arrays(**arrays, class_names=tuple(str(name) for name in names))
 
@@ -167,7 +192,10 @@ def _find(path: str, folder: str, archive: str) -> Path:
         if inside.exists():
             return inside
     received = "a folder without them" if here.is_dir() else "nothing there"
-    raise DataError(f"Expected data.path={path} to be a folder that holds {folder} or {archive}, received {received}.")
+    raise DataError(
+        f"Expected data.path={path} to be a folder that holds {folder} or {archive}, received "
+        f"{received}."
+    )
 
 
 def _cifar(path: Path, sizes: dict[str, int], label_key: str, names: tuple[str, ...]) -> Arrays:
@@ -179,7 +207,9 @@ def _cifar(path: Path, sizes: dict[str, int], label_key: str, names: tuple[str, 
 
 
 def _download(title: str, module: str, names: tuple[str, ...]) -> Arrays:
-    """Call a loader of `keras.datasets`, which keeps what it downloads; its progress goes to stderr."""
+    """Call a loader of `keras.datasets`, which keeps what it downloads; its progress goes to
+    stderr.
+    """
     import keras  # noqa: PLC0415 (seconds that only a download needs)
 
     load: Callable[[], Any] = getattr(keras.datasets, module).load_data
@@ -188,7 +218,8 @@ def _download(title: str, module: str, names: tuple[str, ...]) -> Arrays:
             (x_train, y_train), (x_test, y_test) = load()
     except Exception as error:  # Keras raises a bare Exception where a download fails
         raise DataError(
-            f"Expected to download {title}, received {first_line(error)!r}; name a folder that holds it with "
+            f"Expected to download {title}, received {first_line(error)!r}; name a folder that "
+            f"holds it with "
             "data.path=DIR, or choose data=digits, which needs no download."
         ) from error
     if x_train.ndim == 4 and keras.config.image_data_format() == "channels_first":

@@ -1,4 +1,6 @@
-"""A data set for a search: checked, split once into train and val, fingerprinted; test stays out of reach."""
+"""A data set for a search: checked, split once into train and val, fingerprinted; test stays out of
+reach.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,8 @@ class SearchData:
         train: What models are fitted to.
         val: What guides the search.
         class_names: One name a label.
-        fingerprint: 16 hexadecimal digits that change with any pixel, label or split of train, val or test.
+        fingerprint: 16 hexadecimal digits that change with any pixel, label or split of train, val
+            or test.
     """
 
     name: str
@@ -66,12 +69,14 @@ class Data:
         name: The data set's name.
         load: Returns the arrays, such as `functools.partial(datasets.cifar10, path=None)`.
         path: Where the files are, None for a source that needs none; `load` already knows it.
-        n_train: How many images to train on, a stratified part for quick tries; None takes all that are not in val.
+        n_train: How many images to train on, a stratified part for quick tries; None takes all that
+            are not in val.
         n_val: How many of the training images make the validation part, stratified.
         split_seed: Another seed, another split; val is the same for every n_train.
 
     Raises:
-        DataError: From both methods, where the data set is missing, damaged, unfit or too small for its parts.
+        DataError: From both methods, where the data set is missing, damaged, unfit or too small for
+            its parts.
     """
 
     def __init__(
@@ -111,12 +116,15 @@ class Data:
 def checked(arrays: Arrays, name: str) -> tuple[Examples, Examples, tuple[str, ...]]:
     """Return the training set, the test set and the class names, fit for classification.
 
-    Grey images get a channel axis, float images become float32 and labels (N,) int32; uint8 images are not copied.
+    Grey images get a channel axis, float images become float32 and labels (N,) int32; uint8 images
+    are not copied.
 
     Raises:
         DataError: A shape, dtype, number, label or value that no classifier could use.
     """
-    train = Examples(_images(arrays.x_train, name, "x_train"), _labels(arrays.y_train, name, "y_train"))
+    train = Examples(
+        _images(arrays.x_train, name, "x_train"), _labels(arrays.y_train, name, "y_train")
+    )
     test = Examples(_images(arrays.x_test, name, "x_test"), _labels(arrays.y_test, name, "y_test"))
     for part, examples in (("train", train), ("test", test)):
         n_images, n_labels = len(examples.images), len(examples.labels)
@@ -128,7 +136,8 @@ def checked(arrays: Arrays, name: str) -> tuple[Examples, Examples, tuple[str, .
     if train.images.shape[1:] != test.images.shape[1:] or train.images.dtype != test.images.dtype:
         raise DataError(
             f"Expected images of one shape and dtype in x_train and x_test of {name}, received "
-            f"{train.images.shape[1:]} {train.images.dtype} and {test.images.shape[1:]} {test.images.dtype}."
+            f"{train.images.shape[1:]} {train.images.dtype} and {test.images.shape[1:]} "
+            f"{test.images.dtype}."
         )
     return train, test, _class_names(arrays.class_names, train.labels, test.labels, name)
 
@@ -142,12 +151,18 @@ def _images(images: NDArray[Any], name: str, key: str) -> Images:
     if images.dtype == np.uint8:
         return images
     if images.dtype.kind != "f":
-        raise DataError(f"{expected}, received {images.dtype}; convert them with astype('uint8') or astype('float32').")
+        raise DataError(
+            f"{expected}, received {images.dtype}; convert them with astype('uint8') or "
+            f"astype('float32')."
+        )
     with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite and is refused below
         images = images.astype(np.float32, copy=False)
     n_bad = images.size - int(np.count_nonzero(np.isfinite(images)))
     if n_bad:
-        raise DataError(f"Expected finite values in {key} of {name}, received {n_bad:,} that are NaN or infinite.")
+        raise DataError(
+            f"Expected finite values in {key} of {name}, received {n_bad:,} that are NaN or "
+            f"infinite."
+        )
     return images
 
 
@@ -156,7 +171,10 @@ def _labels(labels: NDArray[Any], name: str, key: str) -> Labels:
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1 or labels.size == 0:
-        raise DataError(f"{expected}, received shape {labels.shape}; one-hot rows become labels with argmax(axis=1).")
+        raise DataError(
+            f"{expected}, received shape {labels.shape}; one-hot rows become labels with "
+            f"argmax(axis=1)."
+        )
     if labels.dtype.kind not in "iu":
         raise DataError(f"{expected}, received {labels.dtype}; convert them with astype('int32').")
     if labels.min() < 0 or labels.max() > np.iinfo(np.int32).max:
@@ -164,8 +182,12 @@ def _labels(labels: NDArray[Any], name: str, key: str) -> Labels:
     return labels.astype(np.int32, copy=False)
 
 
-def _class_names(names: tuple[str, ...] | None, train: Labels, test: Labels, name: str) -> tuple[str, ...]:
-    """Return a name a class, after a look whether the labels use exactly the classes that there are."""
+def _class_names(
+    names: tuple[str, ...] | None, train: Labels, test: Labels, name: str
+) -> tuple[str, ...]:
+    """Return a name a class, after a look whether the labels use exactly the classes that there
+    are.
+    """
     present = set(np.unique(train).tolist())
     n_classes = max(present) + 1 if names is None else len(names)
     if n_classes < 2:
@@ -179,17 +201,20 @@ def _class_names(names: tuple[str, ...] | None, train: Labels, test: Labels, nam
     if len(present) < n_classes:
         absent = next(label for label in range(n_classes) if label not in present)
         raise DataError(
-            f"Expected a training image of each of the {n_classes} classes of {name}, received none of class {absent}; "
+            f"Expected a training image of each of the {n_classes} classes of {name}, received "
+            f"none of class {absent}; "
             "number the classes without gaps."
         )
     return names or tuple(str(label) for label in range(n_classes))
 
 
-def split(labels: Labels, n_train: int | None, n_val: int, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def split(
+    labels: Labels, n_train: int | None, n_val: int, seed: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Return the indices, ascending, of a stratified train and val part of `labels` (N,).
 
-    Each class has its share of a part to within one image. PCG64's stream of integers never changes for a seed, so
-    neither does the split. Val is taken first, so it is the same for every n_train.
+    Each class has its share of a part to within one image. PCG64's stream of integers never changes
+    for a seed, so neither does the split. Val is taken first, so it is the same for every n_train.
 
     Raises:
         DataError: The labels are too few for these parts.
@@ -201,8 +226,10 @@ def split(labels: Labels, n_train: int | None, n_val: int, seed: int) -> tuple[N
     if of_train.min() == 0:
         rare = int(of_train.argmin())
         raise DataError(
-            f"Expected data.n_train={of_train.sum()} and data.n_val={n_val} to leave a training image of each class, "
-            f"received none of class {rare}, which has {counts[rare]} of {len(labels)}; add images or train on more."
+            f"Expected data.n_train={of_train.sum()} and data.n_val={n_val} to leave a training "
+            f"image of each class, "
+            f"received none of class {rare}, which has {counts[rare]} of {len(labels)}; add images "
+            f"or train on more."
         )
     keys = np.random.PCG64(seed).random_raw(len(labels))
     in_train, in_val = [], []
@@ -217,12 +244,14 @@ def split(labels: Labels, n_train: int | None, n_val: int, seed: int) -> tuple[N
 def _check_sizes(n: int, n_classes: int, n_train: int | None, n_val: int, seed: int) -> None:
     if not isinstance(n_val, int) or not n_classes <= n_val <= n - n_classes:
         raise DataError(
-            f"Expected data.n_val to be an integer from {n_classes} (the classes) to {n - n_classes} ({n} images less "
+            f"Expected data.n_val to be an integer from {n_classes} (the classes) to "
+            f"{n - n_classes} ({n} images less "
             f"one a class to train on), received {n_val!r}."
         )
     if n_train is not None and not (isinstance(n_train, int) and n_classes <= n_train <= n - n_val):
         raise DataError(
-            f"Expected data.n_train to be null (all) or an integer from {n_classes} (the classes) to {n - n_val} (what "
+            f"Expected data.n_train to be null (all) or an integer from {n_classes} (the classes) "
+            f"to {n - n_val} (what "
             f"data.n_val={n_val} leaves of {n} images), received {n_train!r}."
         )
     if not isinstance(seed, int) or seed < 0:
@@ -230,7 +259,9 @@ def _check_sizes(n: int, n_classes: int, n_train: int | None, n_val: int, seed: 
 
 
 def _shares(n: int, counts: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Share `n` places among classes in proportion to `counts`, by largest remainder; the sum is exactly `n`."""
+    """Share `n` places among classes in proportion to `counts`, by largest remainder; the sum is
+    exactly `n`.
+    """
     shares, remainders = np.divmod(n * counts, counts.sum())
     most = np.argsort(-remainders, kind="stable")[: n - shares.sum()]
     shares[most] += 1

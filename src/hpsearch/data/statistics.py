@@ -1,4 +1,6 @@
-"""What an architecture needs to know about the data before it can be built, measured on the train images alone."""
+"""What an architecture needs to know about the data before it can be built, measured on the train
+images alone.
+"""
 
 from __future__ import annotations
 
@@ -33,22 +35,28 @@ class DataFacts:
         return np.asarray(self.mean.mean(axis=(0, 1)))
 
     def channel_variance(self) -> NDArray[np.float64]:
-        """Return the variance of each channel over images and places, (C,): within pixels plus between them."""
+        """Return the variance of each channel over images and places, (C,): within pixels plus
+        between them.
+        """
         return np.asarray(self.variance.mean(axis=(0, 1)) + self.mean.var(axis=(0, 1)))
 
 
 def measure(train_images: NDArray[np.generic], n_classes: int) -> DataFacts:
     """Measure the train images, a chunk at a time, so that no float copy of them all is made.
 
-    Means and sums of squares of the chunks are merged as in Chan, Golub and LeVeque (1983), "Algorithms for computing
-    the sample variance", which loses no digits where a mean is large beside its deviation.
+    Means and sums of squares of the chunks are merged as in Chan, Golub and LeVeque (1983),
+    "Algorithms for computing the sample variance", which loses no digits where a mean is large
+    beside its deviation.
 
     Args:
         train_images: (N, H, W, C), raw pixels of any numeric type, N >= 1.
         n_classes: Number of classes.
     """
     if train_images.ndim != 4 or len(train_images) == 0:
-        raise ValueError(f"Expected images of shape (N, H, W, C). Received: train_images.shape={train_images.shape}.")
+        raise ValueError(
+            f"Expected images of shape (N, H, W, C). Received: "
+            f"train_images.shape={train_images.shape}."
+        )
     count, largest = 0, 0.0
     mean = np.zeros(train_images.shape[1:])
     squares = np.zeros_like(mean)
@@ -57,7 +65,9 @@ def measure(train_images: NDArray[np.generic], n_classes: int) -> DataFacts:
         total = count + len(chunk)
         chunk_mean = chunk.mean(axis=0)
         shift = chunk_mean - mean
-        squares += np.square(chunk - chunk_mean).sum(axis=0) + np.square(shift) * (count * len(chunk) / total)
+        squares += np.square(chunk - chunk_mean).sum(axis=0) + np.square(shift) * (
+            count * len(chunk) / total
+        )
         mean += shift * (len(chunk) / total)
         largest = max(largest, float(np.abs(chunk).max()))
         count = total

@@ -1,7 +1,9 @@
 """Is a difference between two sets of predictions of the same examples more than chance?
 
-Tests: McNemar's exact test for accuracy; for all else a paired permutation test, which swaps the two predictions of
-random examples: if they were equally good, that would change nothing but by chance. Intervals: paired bootstrap.
+Tests: McNemar's exact test for accuracy; for all else a paired permutation test, which swaps the
+two predictions of
+random examples: if they were equally good, that would change nothing but by chance. Intervals:
+paired bootstrap.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ class Difference:
         values: The measure of both arms.
         low: Lower end of the bootstrap interval of the difference.
         high: Upper end.
-        p: Chance of a difference at least as large between equally good arms; Holm's correction is in it once
-            `holm` has been applied.
+        p: Chance of a difference at least as large between equally good arms; Holm's correction is
+            in it once `holm` has been applied.
         detectable: The smallest improvement that this test set could have shown.
     """
 
@@ -53,13 +55,20 @@ class Difference:
 
 
 def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> float:
-    """Return the two-sided p of McNemar's exact test: are the examples that one arm alone gets right shared evenly?"""
-    n_first, n_second = int((first_right & ~second_right).sum()), int((~first_right & second_right).sum())
+    """Return the two-sided p of McNemar's exact test: are the examples that one arm alone gets
+    right shared evenly?
+    """
+    n_first, n_second = (
+        int((first_right & ~second_right).sum()),
+        int((~first_right & second_right).sum()),
+    )
     return float(stats.binomtest(n_first, n_first + n_second).pvalue) if n_first + n_second else 1.0
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Return p values corrected for their number, step by step (Holm, 1979): they bound the chance of any false one."""
+    """Return p values corrected for their number, step by step (Holm, 1979): they bound the chance
+    of any false one.
+    """
     order = np.argsort(ps)
     stepped = np.maximum.accumulate(np.asarray(ps)[order] * np.arange(len(ps), 0, -1))
     corrected = np.empty(len(ps))
@@ -84,7 +93,8 @@ def compare(
         second: Distributions, (N, C), which are better, worse or neither.
         labels: Class of each example, (N,).
         n_resamples: Of the bootstrap, and of the permutation test.
-        level: Intervals hold the difference with probability 1 - level; Holm's p is compared with it.
+        level: Intervals hold the difference with probability 1 - level; Holm's p is compared with
+            it.
         seed: Of the resampling.
         measures: Which to compare.
 
@@ -104,17 +114,25 @@ def compare(
         detectable = float(np.quantile(np.abs(swapped), 1 - level / len(hows)))
         if name == "accuracy":
             p = mcnemar(arms[0].right, arms[1].right)
-            detectable = smallest_gain(int((arms[0].right ^ arms[1].right).sum()), level / len(hows)) / len(labels)
+            detectable = smallest_gain(
+                int((arms[0].right ^ arms[1].right).sum()), level / len(hows)
+            ) / len(labels)
         low, high = np.quantile(booted, [level / 2, 1 - level / 2])
-        found.append(Difference(name, (values[0], values[1]), float(low), float(high), p, detectable))
+        found.append(
+            Difference(name, (values[0], values[1]), float(low), float(high), p, detectable)
+        )
     ps = holm([d.p for d in found])
-    return [Difference(d.measure, d.values, d.low, d.high, p, d.detectable) for d, p in zip(found, ps, strict=True)]
+    return [
+        Difference(d.measure, d.values, d.low, d.high, p, d.detectable)
+        for d, p in zip(found, ps, strict=True)
+    ]
 
 
 def smallest_gain(n_discordant: int, level: float) -> int:
     """Return the smallest net number of examples that McNemar's test would have called a gain.
 
-    `n_discordant` examples are right in one arm alone. Where even all of them would not do, more are needed.
+    `n_discordant` examples are right in one arm alone. Where even all of them would not do, more
+    are needed.
     """
     n = n_discordant
     while n == 0 or 2 * 0.5**n > level:
@@ -137,7 +155,12 @@ class _Scores:
     @classmethod
     def of(cls, probs: Floats, labels: Ints) -> _Scores:
         right = metrics.correct(probs, labels)
-        return cls(right, metrics.example_nll(probs, labels), metrics.example_brier(probs, labels), probs.max(axis=1))
+        return cls(
+            right,
+            metrics.example_nll(probs, labels),
+            metrics.example_brier(probs, labels),
+            probs.max(axis=1),
+        )
 
     def swapped(self, other: _Scores, where: np.ndarray) -> _Scores:
         """Return self with the scores of `other` where `where` is true."""
@@ -167,7 +190,9 @@ MEASURES: Hows = {
 def _resampled(
     arms: tuple[_Scores, _Scores], hows: Hows, n_resamples: int, rng: np.random.Generator
 ) -> dict[str, tuple[Floats, Floats]]:
-    """Return the differences of each measure under the bootstrap and under swapping, (n_resamples,) each."""
+    """Return the differences of each measure under the bootstrap and under swapping, (n_resamples,)
+    each.
+    """
     first, second = arms
     n = len(first.right)
     everyone = np.arange(n)[None, :]

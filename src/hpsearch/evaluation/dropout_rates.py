@@ -1,4 +1,6 @@
-"""Another dropout rate, or other active layers, at test time: chosen on validation data alone, without retraining."""
+"""Another dropout rate, or other active layers, at test time: chosen on validation data alone,
+without retraining.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ Choice = tuple[str, float | None]  # which layers, and at what rate: None is eac
 
 
 def choices(own: Sequence[float], rates: Sequence[float]) -> dict[Choice, tuple[float, ...]]:
-    """Return the rate of every dropout call for each choice of layers and rate; layers whose own rate is 0 stay off."""
+    """Return the rate of every dropout call for each choice of layers and rate; layers whose own
+    rate is 0 stay off.
+    """
     active = [place for place, rate in enumerate(own) if rate]
     half = (len(active) + 1) // 2
     layers = {"all": active, "last half": active[-half:], "first half": active[:half], "last": active[-1:],
@@ -25,7 +29,9 @@ def choices(own: Sequence[float], rates: Sequence[float]) -> dict[Choice, tuple[
     found: dict[Choice, tuple[float, ...]] = {}
     for name, places in layers.items():
         for rate in (None, *rates):
-            values = tuple((own[i] if rate is None else rate) if i in places else 0.0 for i in range(len(own)))
+            values = tuple(
+                (own[i] if rate is None else rate) if i in places else 0.0 for i in range(len(own))
+            )
             if values not in found.values():
                 found[name, rate] = values
     return found
@@ -62,7 +68,9 @@ class Rates:
         tried = choices(subject.sampler.split.rates, self.rates)
         on_val = {
             choice: metrics.nll(
-                subject.sampler.predict(subject.val.images, n_samples=self.n_samples, rates=values).probs,
+                subject.sampler.predict(
+                    subject.val.images, n_samples=self.n_samples, rates=values
+                ).probs,
                 subject.val.labels,
             )
             for choice, values in tried.items()
@@ -71,10 +79,18 @@ class Rates:
         tuned = subject.sampler.predict(subject.test.images, rates=tried[best]).probs
         labels = np.asarray(subject.test.labels)
         found = compare(
-            subject.on_test["mc"], tuned, labels, n_resamples=self.n_resamples, level=self.level, seed=self.seed
+            subject.on_test["mc"],
+            tuned,
+            labels,
+            n_resamples=self.n_resamples,
+            level=self.level,
+            seed=self.seed,
         )
         rows = [("layers", "rate", "NLL on val")]
-        rows += [(*_shown(c), f"{on_val[c]:.4f}") for c in sorted(on_val, key=lambda choice: on_val[choice])[:8]]
+        rows += [
+            (*_shown(c), f"{on_val[c]:.4f}")
+            for c in sorted(on_val, key=lambda choice: on_val[choice])[:8]
+        ]
         said = "; ".join(f"{d.measure} {d.value:+z.4f} ({d.verdict(self.level)})" for d in found)
         layers, rate = _shown(best)
         text = (
@@ -82,7 +98,9 @@ class Rates:
             f"On test, against the model's own rates: {said}."
         )
         values = {f"test/mc_tuned/{d.measure}": d.values[1] for d in found}
-        return Section("Dropout at test time", text, rows, {**values, "val/mc_tuned/nll": on_val[best]})
+        return Section(
+            "Dropout at test time", text, rows, {**values, "val/mc_tuned/nll": on_val[best]}
+        )
 
 
 def _shown(choice: Choice) -> tuple[str, str]:

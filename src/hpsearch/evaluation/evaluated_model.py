@@ -63,7 +63,8 @@ class Subject:
         settings: How MC Dropout is done.
         val: What may guide a choice.
         test: What no choice may see.
-        members: Models of the same study, the best first, for ensembles; the model itself may be one of them.
+        members: Models of the same study, the best first, for ensembles; the model itself may be
+            one of them.
     """
 
     model: keras.Model
@@ -108,7 +109,8 @@ class Evaluation:
 
     Attributes:
         plain: Measures of one deterministic pass, by name.
-        mc: Measures of the mean of S passes, by name, with the uncertainties that only samples have.
+        mc: Measures of the mean of S passes, by name, with the uncertainties that only samples
+            have.
         n_samples: S.
         certificate: The self-test of the conversion.
     """
@@ -121,13 +123,19 @@ class Evaluation:
     def metrics(self) -> dict[str, float]:
         """Return all measures by their MLflow keys, such as `test/mc/nll`."""
         arms = {"plain": self.plain, "mc": self.mc}
-        return {f"test/{arm}/{name}": value for arm, values in arms.items() for name, value in values.items()}
+        return {
+            f"test/{arm}/{name}": value
+            for arm, values in arms.items()
+            for name, value in values.items()
+        }
 
     def section(self) -> Section:
         """Return both arms side by side, with the certificate in words."""
         head = ("measure", "plain", f"MC Dropout (S = {self.n_samples})", "difference")
         rows = [head, *(self._row(name) for name in self.mc)]
-        return Section("On the test set, same weights", self.certificate.sentence(), rows, self.metrics())
+        return Section(
+            "On the test set, same weights", self.certificate.sentence(), rows, self.metrics()
+        )
 
     def _row(self, name: str) -> tuple[str, str, str, str]:
         before, after = self.plain.get(name), self.mc[name]
@@ -137,7 +145,8 @@ class Evaluation:
 
 
 def evaluate(subject: Subject) -> Evaluation:
-    """Compare the plain prediction with MC Dropout on test examples, after a self-test of the conversion.
+    """Compare the plain prediction with MC Dropout on test examples, after a self-test of the
+    conversion.
 
     Raises:
         ModelError: The model has no active dropout, cannot be converted, or fails the self-test.

@@ -25,7 +25,8 @@ class PassesLaw:
         n_samples: The S of each measurement, (G,).
         nll: NLL of the mean of S passes, (G,), averaged over orders of the passes.
         at_infinity: The fitted NLL of infinitely many passes.
-        slope: What one pass adds to it; the law follows from -log's curvature: Var(p) / (2 p^2), averaged.
+        slope: What one pass adds to it; the law follows from -log's curvature: Var(p) / (2 p^2),
+            averaged.
     """
 
     n_samples: Ints
@@ -44,7 +45,9 @@ def passes_law(prediction: McPrediction, n_orders: int, seed: int) -> PassesLaw:
     Raises:
         ConfigError: Too few passes for a fit.
     """
-    groups = prediction.label_probs[: prediction.n_samples // prediction.group_size]  # the last may be smaller
+    groups = prediction.label_probs[
+        : prediction.n_samples // prediction.group_size
+    ]  # the last may be smaller
     if len(groups) < 2 * FIRST_FITTED:
         raise ConfigError(
             f"Expected at least {2 * FIRST_FITTED} passes for the curve of passes, received "
@@ -79,16 +82,23 @@ class Passes:
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
         if self.tolerance <= 0:
-            raise ConfigError(f"Expected a positive tolerance of the curve of passes, received {self.tolerance}.")
+            raise ConfigError(
+                f"Expected a positive tolerance of the curve of passes, received {self.tolerance}."
+            )
 
     def examine(self, subject: Subject) -> Section:
         """Fit the law on test: it describes MC Dropout and chooses nothing."""
         law = passes_law(subject.mc_test, self.n_orders, self.seed)
         enough = law.n_within(self.tolerance)
-        found = {"nll_at_infinity": law.at_infinity, "nll_slope": law.slope, "n_samples_enough": float(enough)}
+        found = {
+            "nll_at_infinity": law.at_infinity,
+            "nll_slope": law.slope,
+            "n_samples_enough": float(enough),
+        }
         curve = [(int(s), float(v)) for s, v in zip(law.n_samples, law.nll, strict=True)]
         text = (
-            f"NLL(S) = {law.at_infinity:.4f} + {law.slope:.4f} / S. {enough} passes come within {self.tolerance:g} "
+            f"NLL(S) = {law.at_infinity:.4f} + {law.slope:.4f} / S. {enough} passes come within "
+            f"{self.tolerance:g} "
             f"nats of infinitely many; {subject.mc_test.n_samples} passes are "
             f"{law.slope / subject.mc_test.n_samples:.2g} above."
         )
@@ -97,5 +107,9 @@ class Passes:
             text,
             metrics={f"test/mc/{name}": value for name, value in found.items()},
             curves={"test/mc/nll_over_passes": curve},
-            figures=[figures.over_passes(law.n_samples, law.nll, law.at_infinity, law.slope, self.tolerance)],
+            figures=[
+                figures.over_passes(
+                    law.n_samples, law.nll, law.at_infinity, law.slope, self.tolerance
+                )
+            ],
         )

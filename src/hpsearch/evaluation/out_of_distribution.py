@@ -22,13 +22,17 @@ CAUGHT = 0.95
 
 
 def auroc(known: Floats, unknown: Floats) -> float:
-    """Return the chance that an unknown image has a higher score than a known one, ties counting half."""
+    """Return the chance that an unknown image has a higher score than a known one, ties counting
+    half.
+    """
     return float(roc_auc_score(*_as_detection(known, unknown)))
 
 
 def fpr_at_95(known: Floats, unknown: Floats) -> float:
     """Return the share of known images that are refused where 95 % of the unknown ones are."""
-    false_positive, true_positive, _ = roc_curve(*_as_detection(known, unknown), drop_intermediate=False)
+    false_positive, true_positive, _ = roc_curve(
+        *_as_detection(known, unknown), drop_intermediate=False
+    )
     return float(false_positive[np.argmax(true_positive >= CAUGHT)])
 
 
@@ -48,7 +52,9 @@ def fitted(images: NDArray[Any], like: NDArray[Any]) -> NDArray[Any]:
     bytes_ = np.round(images / white * 255).astype(np.uint8)
     mode = "L" if channels == 1 else "RGB"
     shown = [Image.fromarray(i[..., 0] if i.shape[-1] == 1 else i).convert(mode) for i in bytes_]
-    resized = np.stack([np.asarray(i.resize((width, height), Image.Resampling.BILINEAR)) for i in shown])
+    resized = np.stack(
+        [np.asarray(i.resize((width, height), Image.Resampling.BILINEAR)) for i in shown]
+    )
     resized = resized.reshape(len(images), height, width, channels)
     bright = 1.0 if like.dtype == np.uint8 or like.max() > 1 else 255.0
     return (resized / bright).astype(like.dtype)
@@ -60,7 +66,8 @@ class Unknown:
 
     Attributes:
         data: The data set whose test images are unknown; None leaves this part out.
-        classes: Only these of its labels, such as classes that training has held out; None takes all.
+        classes: Only these of its labels, such as classes that training has held out; None takes
+            all.
         n_images: Of each kind, at most.
         n_samples: Passes of MC Dropout.
     """
@@ -83,20 +90,35 @@ class Unknown:
         if self.data is None:
             return None
         strange = self.data.test()
-        chosen = np.isin(strange.labels, self.classes) if self.classes is not None else np.ones(len(strange), bool)
+        chosen = (
+            np.isin(strange.labels, self.classes)
+            if self.classes is not None
+            else np.ones(len(strange), bool)
+        )
         if not chosen.any():
-            raise DataError(f"Expected test images of classes {self.classes} in {self.data.name}, received none.")
+            raise DataError(
+                f"Expected test images of classes {self.classes} in {self.data.name}, received "
+                f"none."
+            )
         known = subject.test.images[: self.n_images]
         unknown = fitted(strange.images[chosen][: self.n_images], known)
         scores = [self._scores(subject, images) for images in (known, unknown)]
         rows, found = [("score", "AUROC", "FPR at 95 %")], dict[str, float]()
         for name in scores[0]:
-            area, refused = auroc(scores[0][name], scores[1][name]), fpr_at_95(scores[0][name], scores[1][name])
+            area, refused = (
+                auroc(scores[0][name], scores[1][name]),
+                fpr_at_95(scores[0][name], scores[1][name]),
+            )
             rows.append((name, f"{area:.4f}", f"{refused:.4f}"))
             found |= {f"test/unknown/{name}/auroc": area, f"test/unknown/{name}/fpr_at_95": refused}
-        of = f"{self.data.name}, classes {list(self.classes)}" if self.classes is not None else self.data.name
+        of = (
+            f"{self.data.name}, classes {list(self.classes)}"
+            if self.classes is not None
+            else self.data.name
+        )
         text = (
-            f"{len(known):,} test images against {len(unknown):,} of {of}. AUROC: the chance that an unknown image has "
+            f"{len(known):,} test images against {len(unknown):,} of {of}. AUROC: the chance that "
+            f"an unknown image has "
             "the higher score; FPR: known images refused where 95 % of the unknown ones are."
         )
         return Section("The unknown", text, rows, found)

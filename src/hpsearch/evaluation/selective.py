@@ -52,7 +52,8 @@ class Selective:
         entropy = {"plain": doubts["plain/entropy"], "MC Dropout": doubts["mc/entropy"]}
         return Section(
             "Knowing its errors",
-            f"Answers given only where the uncertainty is low: the error rate at {self.coverage:.0%} coverage, and the "
+            f"Answers given only where the uncertainty is low: the error rate at "
+            f"{self.coverage:.0%} coverage, and the "
             "chance that a wrong answer is more uncertain than a right one.",
             rows,
             found,
@@ -60,12 +61,20 @@ class Selective:
                 figures.risk_coverage(doubts, rights),
                 figures.entropies(entropy, {"plain": right["plain"], "MC Dropout": right["mc"]}),
                 figures.extremes(
-                    subject.test.images, _titles(mc.probs.argmax(axis=1), labels, class_names), doubts["mc/entropy"]
+                    subject.test.images,
+                    _titles(mc.probs.argmax(axis=1), labels, class_names),
+                    doubts["mc/entropy"],
                 ),
             ],
         )
 
 
 def _titles(answers: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> list[str]:
-    shown = [names[label] if names else str(label) for label in range(max(labels.max(), answers.max()) + 1)]
-    return [shown[y] if y == a else f"{shown[y]}, not {shown[a]}" for a, y in zip(answers, labels, strict=True)]
+    shown = [
+        names[label] if names else str(label)
+        for label in range(max(labels.max(), answers.max()) + 1)
+    ]
+    return [
+        shown[y] if y == a else f"{shown[y]}, not {shown[a]}"
+        for a, y in zip(answers, labels, strict=True)
+    ]

@@ -1,7 +1,8 @@
 """Images as a bad camera, bad weather or bad compression would show them, at five severities.
 
-The kinds and strengths are those of CIFAR-10-C (Hendrycks & Dietterich, 2019); sizes in pixels are for 32 x 32 images
-and grow with the image. Made anew from a seed; neither their code nor their draws.
+The kinds and strengths are those of CIFAR-10-C (Hendrycks & Dietterich, 2019); sizes in pixels are
+for 32 x 32 images and grow with the image. Made anew from a seed; neither their code nor their
+draws.
 
 What plain and MC Dropout predictions are worth when images get worse.
 """
@@ -75,7 +76,9 @@ def defocus_blur(x: Pixels, i: int, rng: Rng) -> Pixels:
     disk = np.hypot(*np.meshgrid(axis, axis)) <= radius * scale + 0.5
     soft = ndimage.gaussian_filter(disk.astype(float), softness * scale * fine)
     kernel = soft.reshape(2 * reach + 1, fine, 2 * reach + 1, fine).mean(axis=(1, 3))
-    return np.asarray(ndimage.convolve(x, (kernel / kernel.sum())[None, :, :, None], mode="nearest"))
+    return np.asarray(
+        ndimage.convolve(x, (kernel / kernel.sum())[None, :, :, None], mode="nearest")
+    )
 
 
 def motion_blur(x: Pixels, i: int, rng: Rng) -> Pixels:
@@ -105,7 +108,9 @@ def fog(x: Pixels, i: int, rng: Rng) -> Pixels:
         points = 2**octave + 1
         grid = rng.random((n, points, points))
         clouds += ndimage.zoom(grid, (1, height / points, width / points), order=1) / decay**octave
-    clouds = (clouds - clouds.min(axis=(1, 2), keepdims=True)) / np.ptp(clouds, axis=(1, 2), keepdims=True)
+    clouds = (clouds - clouds.min(axis=(1, 2), keepdims=True)) / np.ptp(
+        clouds, axis=(1, 2), keepdims=True
+    )
     brightest = x.max(axis=(1, 2, 3), keepdims=True)
     return np.asarray((x + density * clouds[..., None]) * brightest / (brightest + density))
 
@@ -128,7 +133,9 @@ def pixelate(x: Pixels, i: int, rng: Rng) -> Pixels:
     share = (0.95, 0.9, 0.85, 0.75, 0.65)[i]
 
     def stored(image: Image.Image) -> Image.Image:
-        small = image.resize([max(1, int(side * share)) for side in image.size], Image.Resampling.BOX)
+        small = image.resize(
+            [max(1, int(side * share)) for side in image.size], Image.Resampling.BOX
+        )
         return small.resize(image.size, Image.Resampling.NEAREST)
 
     return _through_pil(x, stored)
@@ -149,7 +156,10 @@ def _through_pil(x: Pixels, change: Callable[[Image.Image], Image.Image]) -> Pix
     """Change images of 3 channels as they are, others channel by channel."""
     n, height, width, channels = x.shape
     layers = x if channels == 3 else np.moveaxis(x, 3, 1).reshape(-1, height, width)
-    changed = [np.asarray(change(Image.fromarray(layer))) for layer in np.round(layers * 255).astype(np.uint8)]
+    changed = [
+        np.asarray(change(Image.fromarray(layer)))
+        for layer in np.round(layers * 255).astype(np.uint8)
+    ]
     found = np.stack(changed) / 255.0
     return found if channels == 3 else np.moveaxis(found.reshape(n, channels, height, width), 1, 3)
 
@@ -168,7 +178,10 @@ def stored(folder: Path, name: str, severity: int, n_images: int) -> tuple[NDArr
         DataError: The folder does not hold it.
     """
     try:
-        images, labels = np.load(folder / f"{name}.npy", mmap_mode="r"), np.load(folder / "labels.npy")
+        images, labels = (
+            np.load(folder / f"{name}.npy", mmap_mode="r"),
+            np.load(folder / "labels.npy"),
+        )
     except (OSError, ValueError) as error:
         raise DataError(
             f"Expected {name}.npy and labels.npy of CIFAR-10-C in {folder}, received {error}; "
@@ -205,7 +218,8 @@ class Shift:
         for name in self.names:
             if name not in CORRUPTIONS:
                 raise ConfigError(
-                    f"There is no corruption {name} for parts.shift.names.{did_you_mean(name, CORRUPTIONS)}"
+                    f"There is no corruption {name} for "
+                    f"parts.shift.names.{did_you_mean(name, CORRUPTIONS)}"
                 )
         if not self.names or self.n_images < 1 or self.n_samples < 1:
             raise ConfigError(
@@ -215,20 +229,34 @@ class Shift:
 
     def examine(self, subject: Subject) -> Section:
         """Measure both arms at each severity of each corruption."""
-        clean = self._measure(subject, subject.test.images[: self.n_images], subject.test.labels[: self.n_images])
+        clean = self._measure(
+            subject, subject.test.images[: self.n_images], subject.test.labels[: self.n_images]
+        )
         by_key: dict[str, list[tuple[int, float]]] = {}
         for name, severity, images, labels in self._corrupted(subject):
             for key, value in self._measure(subject, images, labels).items():
                 by_key.setdefault(f"{name}/{key}", []).append((severity, value))
         mean = {
-            key: [value, *(float(np.mean([by_key[f"{n}/{key}"][i][1] for n in self.names])) for i in range(5))]
+            key: [
+                value,
+                *(
+                    float(np.mean([by_key[f"{n}/{key}"][i][1] for n in self.names]))
+                    for i in range(5)
+                ),
+            ]
             for key, value in clean.items()
         }
         n_steps = len(SEVERITIES) + 1
         rows = [("measure", "arm", "clean", *(f"severity {s}" for s in SEVERITIES))]
-        rows += [(*reversed(key.split("/")), *(f"{v:.4f}" for v in values)) for key, values in mean.items()]
+        rows += [
+            (*reversed(key.split("/")), *(f"{v:.4f}" for v in values))
+            for key, values in mean.items()
+        ]
         curves = {f"test/shift/{key}": values for key, values in by_key.items()}
-        curves |= {f"test/shift/mean/{key}": list(zip(range(n_steps), v, strict=True)) for key, v in mean.items()}
+        curves |= {
+            f"test/shift/mean/{key}": list(zip(range(n_steps), v, strict=True))
+            for key, v in mean.items()
+        }
         drawn = {measure: {arm: mean[f"{arm}/{measure}"] for arm in ARMS} for measure in MEASURES}
         source = "CIFAR-10-C" if self.path else "made from the test images"
         return Section(
@@ -240,7 +268,10 @@ class Shift:
         )
 
     def _corrupted(self, subject: Subject) -> Iterator[tuple[str, int, NDArray[Any], Ints]]:
-        images, labels = subject.test.images[: self.n_images], np.asarray(subject.test.labels[: self.n_images])
+        images, labels = (
+            subject.test.images[: self.n_images],
+            np.asarray(subject.test.labels[: self.n_images]),
+        )
         for name in self.names:
             for severity in SEVERITIES:
                 if self.path is None:
@@ -257,4 +288,8 @@ class Shift:
     def _measure(self, subject: Subject, images: NDArray[Any], labels: Any) -> dict[str, float]:
         mc: Floats = subject.sampler.predict(images, n_samples=self.n_samples).probs
         arms = {"plain": subject.plain(images), "mc": mc}
-        return {f"{arm}/{name}": how(arms[arm], labels) for name, how in MEASURES.items() for arm in ARMS}
+        return {
+            f"{arm}/{name}": how(arms[arm], labels)
+            for name, how in MEASURES.items()
+            for arm in ARMS
+        }

@@ -40,7 +40,8 @@ class Verdict:
         fewest = math.ceil(len(MEASURES) / self.level)
         if self.n_resamples < fewest or self.n_seeds < 1:
             raise ConfigError(
-                f"Expected at least {fewest} resamples for the level {self.level} and one seed, received "
+                f"Expected at least {fewest} resamples for the level {self.level} and one seed, "
+                f"received "
                 f"n_resamples={self.n_resamples}, n_seeds={self.n_seeds}."
             )
 
@@ -49,7 +50,12 @@ class Verdict:
         labels = np.asarray(subject.test.labels)
         arms = subject.on_test
         found = compare(
-            arms["plain"], arms["mc"], labels, n_resamples=self.n_resamples, level=self.level, seed=self.seed
+            arms["plain"],
+            arms["mc"],
+            labels,
+            n_resamples=self.n_resamples,
+            level=self.level,
+            seed=self.seed,
         )
         spread = self._spread(subject, [d.measure for d in found])
         head = ("measure", "plain", "MC Dropout", "difference", f"{1 - self.level:.0%} interval", "p (Holm)",
@@ -57,9 +63,17 @@ class Verdict:
         rows = [head, *(self._row(d, spread[d.measure]) for d in found)]
         values: dict[str, float] = {}
         for d in found:
-            values |= {f"test/verdict/{d.measure}/{name}": value for name, value in _numbers(d).items()}
+            values |= {
+                f"test/verdict/{d.measure}/{name}": value for name, value in _numbers(d).items()
+            }
             values[f"test/verdict/{d.measure}/seed_spread"] = spread[d.measure]
-        return Section("Verdict", self.sentence(found), rows, values, figures=[figures.differences(found, self.level)])
+        return Section(
+            "Verdict",
+            self.sentence(found),
+            rows,
+            values,
+            figures=[figures.differences(found, self.level)],
+        )
 
     def sentence(self, found: Sequence[Difference]) -> str:
         """Return the verdict in words."""
@@ -71,16 +85,40 @@ class Verdict:
         return f"MC Dropout against the plain prediction: {'; '.join(parts)}."
 
     def _row(self, d: Difference, spread: float) -> tuple[str, ...]:
-        numbers = (f"{d.values[0]:.4f}", f"{d.values[1]:.4f}", f"{d.value:+z.4f}", f"{d.low:+z.4f} to {d.high:+z.4f}")
-        return (d.measure, *numbers, f"{d.p:.3g}", f"{spread:.4f}", f"{d.detectable:.4f}", d.verdict(self.level))
+        numbers = (
+            f"{d.values[0]:.4f}",
+            f"{d.values[1]:.4f}",
+            f"{d.value:+z.4f}",
+            f"{d.low:+z.4f} to {d.high:+z.4f}",
+        )
+        return (
+            d.measure,
+            *numbers,
+            f"{d.p:.3g}",
+            f"{spread:.4f}",
+            f"{d.detectable:.4f}",
+            d.verdict(self.level),
+        )
 
     def _spread(self, subject: Subject, measures: list[str]) -> dict[str, float]:
         """Return the standard deviation of MC Dropout's measures over sets of masks."""
         seeds = [derive(subject.settings.seed, "spread", i) for i in range(self.n_seeds)]
         labels = subject.test.labels
-        summaries = [metrics.summary(subject.sampler.predict(subject.test.images, seed=s).probs, labels) for s in seeds]
-        return {name: float(np.std([s[name] for s in summaries], ddof=min(1, len(seeds) - 1))) for name in measures}
+        summaries = [
+            metrics.summary(subject.sampler.predict(subject.test.images, seed=s).probs, labels)
+            for s in seeds
+        ]
+        return {
+            name: float(np.std([s[name] for s in summaries], ddof=min(1, len(seeds) - 1)))
+            for name in measures
+        }
 
 
 def _numbers(d: Difference) -> dict[str, float]:
-    return {"difference": d.value, "low": d.low, "high": d.high, "p": d.p, "detectable": d.detectable}
+    return {
+        "difference": d.value,
+        "low": d.low,
+        "high": d.high,
+        "p": d.p,
+        "detectable": d.detectable,
+    }

@@ -28,7 +28,8 @@ class Ablation:
         question: One sentence.
         levels: Overrides of the configuration for each level of the factor.
         baseline: The level that the others are compared with.
-        across: A second factor: `setting`, `values`, and whether only the `best` value of each level is compared.
+        across: A second factor: `setting`, `values`, and whether only the `best` value of each
+            level is compared.
         measures: Columns of the table; the first one decides.
         panels: Of the figure, as `figures.draw` says.
         inspect: Whether the layers are looked at before and after training.
@@ -57,8 +58,15 @@ class Ablation:
             raise ConfigError(f"levels must be a list, such as [{wanted}], but is {wanted}.")
         for name in wanted or ():
             if name not in self.levels:
-                raise ConfigError(f"Ablation {self.name} has no level {name}.{did_you_mean(str(name), self.levels)}")
-        return {name: overrides for name, overrides in self.levels.items() if wanted is None or name in wanted}
+                raise ConfigError(
+                    f"Ablation {self.name} has no level "
+                    f"{name}.{did_you_mean(str(name), self.levels)}"
+                )
+        return {
+            name: overrides
+            for name, overrides in self.levels.items()
+            if wanted is None or name in wanted
+        }
 
     def cells(self, wanted: Sequence[str] | None) -> list[tuple[str, str, Any, list[str]]]:
         """Return name, level, second factor and overrides of each arm."""
@@ -74,12 +82,17 @@ class Ablation:
         return found
 
     def groups(self, arms: Sequence[Arm], results: Results) -> list[list[Arm]]:
-        """Return the arms that are compared with each other: the best of each level, or those of one second factor."""
+        """Return the arms that are compared with each other: the best of each level, or those of
+        one second factor.
+        """
         if self.across is None:
             return [list(arms)]
         if self.across["best"]:
             return [answers.best_across(arms, results, self.measures[0])]
-        return [[arm for arm in arms if arm.across == value] for value in dict.fromkeys(arm.across for arm in arms)]
+        return [
+            [arm for arm in arms if arm.across == value]
+            for value in dict.fromkeys(arm.across for arm in arms)
+        ]
 
 
 @dataclass(frozen=True)
@@ -94,7 +107,9 @@ class Part:
 
     def as_text(self) -> str:
         """Return it in Markdown."""
-        return "\n\n".join(filter(None, [markdown(self.cells), self.race, f"**{self.verdict}**", *self.claims]))
+        return "\n\n".join(
+            filter(None, [markdown(self.cells), self.race, f"**{self.verdict}**", *self.claims])
+        )
 
 
 @dataclass(frozen=True)
@@ -122,7 +137,9 @@ class Ablate:
         data = self.data.for_search()
         bench = Workbench(data)
         arms = [(bench.directed(arm), composed) for arm, composed in self.arms]
-        base = {key: config[key] for key in (*PARTS, "hyperparameters", "ablation") if key in config}
+        base = {
+            key: config[key] for key in (*PARTS, "hyperparameters", "ablation") if key in config
+        }
         said = {k: v for k, v in base["training"].items() if (k, v) != ("direction", None)}
         identity = digest({**base, "training": said}, data.fingerprint, self.seed)
         name = f"{data.name}-{self.ablation.name}"
@@ -155,14 +172,18 @@ class Ablate:
         for line in records.where_to_look():
             console.print(line, soft_wrap=True, markup=False)
         claims = [claim for part in parts for claim in part.claims]
-        return Answer(records.name, sentence, [p.rows for p in parts], claims, run_id, records.tracking_uri)
+        return Answer(
+            records.name, sentence, [p.rows for p in parts], claims, run_id, records.tracking_uri
+        )
 
     def _part(self, group: Sequence[Arm], results: Results) -> Part:
         ablation, by_level = self.ablation, {arm.level: arm.name for arm in group}
         raced, target = answers.with_race({arm.name: results[arm.name] for arm in group})
         baseline = by_level.get(ablation.baseline, group[0].name)
         rows = answers.rows(group, raced, ablation.measures, baseline)
-        races = target is not None and any(measure.startswith("race/") for measure in ablation.measures)
+        races = target is not None and any(
+            measure.startswith("race/") for measure in ablation.measures
+        )
         return Part(
             rows,
             cells(rows, ablation.measures, baseline),

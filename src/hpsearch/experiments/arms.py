@@ -35,7 +35,9 @@ RACE_EPOCHS, RACE_SECONDS = "race/epochs", "race/seconds"
 
 
 def overshoot(losses: Sequence[float]) -> float:
-    """Return how far the loss rises above its first low after its first descent; 0 where it never rises."""
+    """Return how far the loss rises above its first low after its first descent; 0 where it never
+    rises.
+    """
     for place in range(len(losses) - 1):
         if losses[place + 1] > losses[place]:
             return float(max(losses[place + 1 :]) - losses[place])
@@ -49,7 +51,9 @@ def oscillation(losses: Sequence[float]) -> float:
 
 
 def epochs_to(losses: Sequence[float], target: float) -> int | None:
-    """Return the first epoch (counted from 1) whose loss is at most `target`; None where there is none (censored)."""
+    """Return the first epoch (counted from 1) whose loss is at most `target`; None where there is
+    none (censored).
+    """
     return next((epoch for epoch, loss in enumerate(losses, 1) if loss <= target), None)
 
 
@@ -62,7 +66,11 @@ def common_target(curves: Sequence[Sequence[float]], share: float = 0.75) -> flo
 def race(losses: Sequence[float], epoch_s: Sequence[float], target: float) -> dict[str, float]:
     """Return epochs and seconds to a loss; nothing where it is never reached."""
     epochs = epochs_to(losses, target)
-    return {} if epochs is None else {RACE_EPOCHS: float(epochs), RACE_SECONDS: float(sum(epoch_s[:epochs]))}
+    return (
+        {}
+        if epochs is None
+        else {RACE_EPOCHS: float(epochs), RACE_SECONDS: float(sum(epoch_s[:epochs]))}
+    )
 
 
 def of_training(curves: dict[str, list[float]]) -> dict[str, float]:
@@ -89,7 +97,8 @@ class Arm:
 
     Attributes:
         name: For tables, unique in an experiment.
-        parts: `arch`, `optimizer`, `training` and `schedule`, as their folders in conf describe them.
+        parts: `arch`, `optimizer`, `training` and `schedule`, as their folders in conf describe
+            them.
         hyperparameters: What a search would draw.
         level: The factor's level.
         across: The second factor's value, where there is one.
@@ -139,7 +148,9 @@ Probe = Callable[["Workbench", Trained], Mapping[str, float]]
 
 
 class Workbench:
-    """Trains arms on one data set; arms that share a program follow each other at no cost of compiling."""
+    """Trains arms on one data set; arms that share a program follow each other at no cost of
+    compiling.
+    """
 
     def __init__(self, data: SearchData) -> None:
         self.data = data
@@ -156,16 +167,26 @@ class Workbench:
         return self.data.val.images[:N_INSPECTED], self.data.val.labels[:N_INSPECTED]
 
     def hypermodel(self, arm: Arm) -> keras_tuner.HyperModel:
-        """Return an arm's HyperModel, completed; with the settings of it that are hyperparameters here."""
+        """Return an arm's HyperModel, completed; with the settings of it that are hyperparameters
+        here.
+        """
         return self._drawn(arm)[0]
 
     def _drawn(self, arm: Arm) -> tuple[keras_tuner.HyperModel, keras_tuner.HyperParameters]:
         parts, hp = arm.parts, keras_tuner.HyperParameters()
         hp.values.update(arm.hyperparameters)
-        given = {"facts": self.facts, "optimizer": parts["optimizer"], "sparsity": parts.get("sparsity")}
-        return Architecture(parts["arch"], **given, space=Space(arm.hyperparameters)).hypermodel(hp), hp
+        given = {
+            "facts": self.facts,
+            "optimizer": parts["optimizer"],
+            "sparsity": parts.get("sparsity"),
+        }
+        return Architecture(parts["arch"], **given, space=Space(arm.hyperparameters)).hypermodel(
+            hp
+        ), hp
 
-    def build(self, arm: Arm, seed: int) -> tuple[keras_tuner.HyperModel, keras_tuner.HyperParameters, keras.Model]:
+    def build(
+        self, arm: Arm, seed: int
+    ) -> tuple[keras_tuner.HyperModel, keras_tuner.HyperParameters, keras.Model]:
         """Return a fresh model of an arm, the same for the same seed."""
         keras.utils.set_random_seed(derive(seed, "weights"))
         hypermodel, hp = self._drawn(arm)
@@ -193,7 +214,12 @@ class Workbench:
         return cast("Trainer", self._trainer)
 
     def train(
-        self, arm: Arm, seed: int, listener: Callable[[int, Mapping[str, float]], None], *, inspect: bool
+        self,
+        arm: Arm,
+        seed: int,
+        listener: Callable[[int, Mapping[str, float]], None],
+        *,
+        inspect: bool,
     ) -> Trained:
         """Train an arm from `seed`; where it diverges, what it was until then counts."""
         hypermodel, hp, model = self.build(arm, seed)
@@ -207,18 +233,25 @@ class Workbench:
             listener(epoch, metrics)
 
         try:
-            best_epoch = self.trainer(arm).fit(hypermodel, hp, model, derive(seed, "fit"), listen).best_epoch
+            best_epoch = (
+                self.trainer(arm).fit(hypermodel, hp, model, derive(seed, "fit"), listen).best_epoch
+            )
             if inspect:
                 measured.layers |= _at("end", inspect_layers(model, *self.sample))
         except DivergedError as error:
             measured.diverged = str(error)
-        measured.scalars |= scores(measured.curves, arm.training, best_epoch) | _summary(measured.layers)
+        measured.scalars |= scores(measured.curves, arm.training, best_epoch) | _summary(
+            measured.layers
+        )
         measured.scalars |= {"diverged": float(bool(measured.diverged))}
         if "time/epoch_s" in measured.scalars:
             n = len(self.data.train.labels)
             seconds = measured.scalars["time/epoch_s"]  # with the validation, which all arms share
             steps = n // min(arm.training.batch_size, n)
-            measured.scalars |= {"time/step_ms": 1000 * seconds / steps, "time/examples_per_s": n / seconds}
+            measured.scalars |= {
+                "time/step_ms": 1000 * seconds / steps,
+                "time/examples_per_s": n / seconds,
+            }
         kept = finished(hypermodel, model)
         if kept is not model:
             measured.scalars |= sparse_scalars(model, kept)
@@ -226,26 +259,42 @@ class Workbench:
         return Trained(kept, arm, seed, measured)
 
 
-def scores(by_epoch: dict[str, list[float]], training: Training, best_epoch: int) -> dict[str, float]:
+def scores(
+    by_epoch: dict[str, list[float]], training: Training, best_epoch: int
+) -> dict[str, float]:
     """Return the metrics of the best epoch, that epoch, and what its curve says.
 
     Args:
         by_epoch: A value for each epoch, by metric.
         training: Says which metric decides.
-        best_epoch: What the fit says, which may leave first epochs out; 0 where it did not come to its end.
+        best_epoch: What the fit says, which may leave first epochs out; 0 where it did not come to
+            its end.
     """
     monitored = by_epoch.get(training.monitor, [])
     if not monitored:
         return {}
-    best = best_epoch - 1 if best_epoch else int((np.argmax if training.maximize else np.argmin)(monitored))
-    found = {f"best/{key}": values[best] for key, values in by_epoch.items() if not key.startswith("time/")}
+    best = (
+        best_epoch - 1
+        if best_epoch
+        else int((np.argmax if training.maximize else np.argmin)(monitored))
+    )
+    found = {
+        f"best/{key}": values[best]
+        for key, values in by_epoch.items()
+        if not key.startswith("time/")
+    }
     return {**found, "best/epoch": best + 1.0, **of_training(by_epoch)}
 
 
 def sparse_scalars(trained: keras.Model, kept: keras.Model) -> dict[str, float]:
-    """Return which share of the dense net's weights is zero or gone, and which share of its units is gone."""
+    """Return which share of the dense net's weights is zero or gone, and which share of its units
+    is gone.
+    """
     dense, left = n_weights(trained), n_weights(kept)
-    return {"sparsity": 1 - left.n_used / dense.n_all, "units_gone": 1 - left.n_units / dense.n_units}
+    return {
+        "sparsity": 1 - left.n_used / dense.n_all,
+        "units_gone": 1 - left.n_units / dense.n_units,
+    }
 
 
 def _at(when: str, layers: Mapping[str, list[float]]) -> dict[str, list[float]]:
@@ -253,7 +302,9 @@ def _at(when: str, layers: Mapping[str, list[float]]) -> dict[str, list[float]]:
 
 
 def _summary(layers: Mapping[str, list[float]]) -> dict[str, float]:
-    """Return one number for each measure of the layers: mean, lowest, or last by what the measure asks."""
+    """Return one number for each measure of the layers: mean, lowest, or last by what the measure
+    asks.
+    """
     pick: dict[str, Callable[[list[float]], float]] = {
         "mean": lambda x: max(x, key=abs),
         "std": lambda x: x[-1],

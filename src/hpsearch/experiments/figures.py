@@ -1,4 +1,6 @@
-"""Figures of experiments, as PNG: learning curves with bands over seeds, layers, and a measure over a second factor."""
+"""Figures of experiments, as PNG: learning curves with bands over seeds, layers, and a measure over
+a second factor.
+"""
 
 from __future__ import annotations
 
@@ -22,20 +24,32 @@ CAPTION = "Lines are means over seeds; bands reach from the lowest to the highes
 def draw(name: str, panels: Sequence[str], arms: Sequence[Arm], results: Results) -> Figure:
     """Return one picture with a panel for each of `panels`.
 
-    A panel is `curve:METRIC` over epochs, `clock:METRIC` over seconds, `layers:MEASURE` over hidden layers,
-    `across:MEASURE` over the second factor, or `scatter:MEASURE,MEASURE`.
+    A panel is `curve:METRIC` over epochs, `clock:METRIC` over seconds, `layers:MEASURE` over hidden
+    layers, `across:MEASURE` over the second factor, or `scatter:MEASURE,MEASURE`.
     """
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(WIDTH_IN * len(panels), HEIGHT_IN), layout="constrained", squeeze=False
+        1,
+        len(panels),
+        figsize=(WIDTH_IN * len(panels), HEIGHT_IN),
+        layout="constrained",
+        squeeze=False,
     )
-    levels, factors = (list(dict.fromkeys(getattr(arm, name) for arm in arms)) for name in ("level", "across"))
+    levels, factors = (
+        list(dict.fromkeys(getattr(arm, name) for arm in arms)) for name in ("level", "across")
+    )
     looks = {arm.name: _look(levels.index(arm.level), factors.index(arm.across)) for arm in arms}
     for axis, panel in zip(axes[0], panels, strict=True):
         kind, _, key = panel.partition(":")
         _KINDS[kind](axis, key, arms, results, looks)
         axis.grid(alpha=0.3)
     handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(6, max(1, len(labels))), fontsize="small")
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=min(6, max(1, len(labels))),
+        fontsize="small",
+    )
     return drawn(name, figure, CAPTION)
 
 
@@ -96,19 +110,29 @@ def _scatter(axis: Any, key: str, arms: Sequence[Arm], results: Results, looks: 
     for arm in arms:
         x, y = (values(results[arm.name], measure) for measure in (first, second))
         axis.plot(
-            [x.get(seed, 0.0) for seed in y], list(y.values()), "o", label=arm.name, color=looks[arm.name]["color"]
+            [x.get(seed, 0.0) for seed in y],
+            list(y.values()),
+            "o",
+            label=arm.name,
+            color=looks[arm.name]["color"],
         )
     axis.set(xlabel=first, ylabel=second)
 
 
-def _band(axis: Any, name: str, looks: Looks, lines: list[list[float]], x: NDArray[Any] | None = None) -> None:
+def _band(
+    axis: Any, name: str, looks: Looks, lines: list[list[float]], x: NDArray[Any] | None = None
+) -> None:
     if not lines:
         return
     n = min(map(len, lines))
     stacked = np.array([line[:n] for line in lines], np.float64)
     x = np.arange(1, n + 1) if x is None else x[:n]
-    line = axis.plot(x, stacked.mean(axis=0), label=name, marker="o" if n < 3 else None, **looks[name])[0]
-    axis.fill_between(x, stacked.min(axis=0), stacked.max(axis=0), color=line.get_color(), alpha=0.15)
+    line = axis.plot(
+        x, stacked.mean(axis=0), label=name, marker="o" if n < 3 else None, **looks[name]
+    )[0]
+    axis.fill_between(
+        x, stacked.min(axis=0), stacked.max(axis=0), color=line.get_color(), alpha=0.15
+    )
 
 
 def _scale(axis: Any, key: str) -> None:
@@ -118,4 +142,10 @@ def _scale(axis: Any, key: str) -> None:
         axis.set_yscale("log")
 
 
-_KINDS = {"curve": _curves, "clock": _clock, "layers": _layers, "across": _across, "scatter": _scatter}
+_KINDS = {
+    "curve": _curves,
+    "clock": _clock,
+    "layers": _layers,
+    "across": _across,
+    "scatter": _scatter,
+}

@@ -1,4 +1,6 @@
-"""Studies that have been searched: their best trials, with the settings that those were trained with."""
+"""Studies that have been searched: their best trials, with the settings that those were trained
+with.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ class FinishedStudy:
 
     @staticmethod
     def hyperparameters(trial: FrozenTrial, config: Mapping[str, Any]) -> dict[str, Value]:
-        """Return what a trial drew and what the bounds of the search's configuration fixed, as people read it."""
+        """Return what a trial drew and what the bounds of the search's configuration fixed, as
+        people read it.
+        """
         return Space(config["space"]["bounds"]).values(trial)
 
     def config(self, tracking: Tracking) -> dict[str, Any]:
@@ -60,7 +64,12 @@ def find(name: str, storage: optuna.storages.BaseStorage) -> FinishedStudy:
     study = optuna.load_study(study_name=name, storage=storage)
     best = ranked(study.get_trials(deepcopy=False), maximizes(study))
     if not best:
-        raise ConfigError(f"No trial of study {name} has finished yet; the command that started it goes on with it.")
+        raise ConfigError(
+            f"No trial of study {name} has finished yet; the command that started it goes on with "
+            f"it."
+        )
     attrs, direction = study.user_attrs, MAXIMIZE if maximizes(study) else MINIMIZE
     run_id = attrs.get("parent_run_id", "")
-    return FinishedStudy(name, best, run_id, with_current_names(attrs.get("settings", {})), direction)
+    return FinishedStudy(
+        name, best, run_id, with_current_names(attrs.get("settings", {})), direction
+    )

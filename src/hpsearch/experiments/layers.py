@@ -1,4 +1,6 @@
-"""What goes on inside a net, layer by layer: activations, dead units, ranks, gradients. The net is not changed."""
+"""What goes on inside a net, layer by layer: activations, dead units, ranks, gradients. The net is
+not changed.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +15,28 @@ from hpsearch.models.loss_and_optimizer import labels_for
 
 Floats = NDArray[np.float64]
 DROPOUTS = (keras.layers.Dropout, keras.layers.AlphaDropout)
-ACTIVATIONS = (keras.layers.Activation, keras.layers.PReLU, keras.layers.LeakyReLU, keras.layers.ELU, keras.layers.ReLU)
+ACTIVATIONS = (
+    keras.layers.Activation,
+    keras.layers.PReLU,
+    keras.layers.LeakyReLU,
+    keras.layers.ELU,
+    keras.layers.ReLU,
+)
 WEIGHTED = (keras.layers.Dense, keras.layers.Conv2D)
 FLAT_SLOPE = 0.05  # an activation this flat lets next to no gradient through
 DEAD_SLOPE = 1e-3
 RANK_TOLERANCE = 1e-3  # of the largest singular value; float32 sums of 100 products agree to 1e-5
 
 
-def inspect_layers(model: keras.Model, images: NDArray[Any], labels: NDArray[Any]) -> dict[str, list[float]]:
+def inspect_layers(
+    model: keras.Model, images: NDArray[Any], labels: NDArray[Any]
+) -> dict[str, list[float]]:
     """Return measures of each hidden layer, first to last, as training sees it but without dropout.
 
-    `mean` and `std` of the activations over examples and units; `dead`, the share of units that are flat for every
-    example; `saturated`, the share of flat activations; `rank`, how many independent units there are; `distinct`, how
-    many units differ from each other; `gradient_norm`, of each kernel, the output layer's last.
+    `mean` and `std` of the activations over examples and units; `dead`, the share of units that are
+    flat for every example; `saturated`, the share of flat activations; `rank`, how many independent
+    units there are; `distinct`, how many units differ from each other; `gradient_norm`, of each
+    kernel, the output layer's last.
 
     Args:
         model: A compiled Sequential or Functional model.
@@ -55,7 +66,9 @@ def without_dropout(model: keras.Model) -> keras.Model:
 def _activations(twin: keras.Model, images: NDArray[Any]) -> dict[str, list[float]]:
     hidden = [layer for layer in twin.layers if isinstance(layer, ACTIVATIONS)]
     inputs = keras.Model(twin.inputs[0], [layer.input for layer in hidden])(images, training=True)
-    measured: dict[str, list[float]] = {k: [] for k in ("mean", "std", "dead", "saturated", "rank", "distinct")}
+    measured: dict[str, list[float]] = {
+        k: [] for k in ("mean", "std", "dead", "saturated", "rank", "distinct")
+    }
     for layer, z in zip(hidden, inputs if isinstance(inputs, list) else [inputs], strict=True):
         outputs = _by_unit(layer(z))
         slopes = np.abs(_by_unit(_slope(layer, z)))
@@ -80,7 +93,9 @@ def _slope(layer: keras.layers.Layer, z: Any) -> Any:
 
 
 def rank(outputs: NDArray[Any]) -> int:
-    """Return the number of independent units (columns) of activations (N, units): singular values above rounding."""
+    """Return the number of independent units (columns) of activations (N, units): singular values
+    above rounding.
+    """
     scale = np.abs(outputs).max()
     if not scale:
         return 0
@@ -114,7 +129,8 @@ class _Recorder(keras.optimizers.Optimizer):  # type: ignore[misc]
 def gradients(
     twin: keras.Model, model: keras.Model, images: NDArray[Any], labels: NDArray[Any]
 ) -> list[NDArray[np.float32]]:
-    """Return the gradient of `model`'s loss in each kernel, first to last, at the weights that `twin` holds.
+    """Return the gradient of `model`'s loss in each kernel, first to last, at the weights that
+    `twin` holds.
 
     `twin` is used up: its variables become gradients.
     """
@@ -123,7 +139,9 @@ def gradients(
         labels = keras.utils.to_categorical(labels, model.output_shape[-1])
     twin.compile(optimizer=_Recorder(), loss=loss, run_eagerly=True)
     twin.train_on_batch(images, labels)
-    return [ops.convert_to_numpy(layer.kernel) for layer in twin.layers if isinstance(layer, WEIGHTED)]
+    return [
+        ops.convert_to_numpy(layer.kernel) for layer in twin.layers if isinstance(layer, WEIGHTED)
+    ]
 
 
 def _norm(gradient: NDArray[np.float32]) -> float:

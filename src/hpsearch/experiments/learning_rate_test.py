@@ -1,4 +1,6 @@
-"""The learning rate test (Smith 2017, "Cyclical learning rates"): a few hundred steps at ever larger rates."""
+"""The learning rate test (Smith 2017, "Cyclical learning rates"): a few hundred steps at ever
+larger rates.
+"""
 
 from __future__ import annotations
 
@@ -69,14 +71,23 @@ class RangeTest:
 
     def __post_init__(self) -> None:
         if not 0 < self.low < self.high:
-            raise ConfigError(f"range_test.low must lie between 0 and range_test.high={self.high}, but is {self.low}.")
+            raise ConfigError(
+                f"range_test.low must lie between 0 and range_test.high={self.high}, but is "
+                f"{self.low}."
+            )
 
-    def measure(self, trainer: Trainer, hypermodel: keras_tuner.HyperModel, space: Space, seed: int) -> Curve:
+    def measure(
+        self, trainer: Trainer, hypermodel: keras_tuner.HyperModel, space: Space, seed: int
+    ) -> Curve:
         """Test with the other hyperparameters in the middle of their bounds."""
         return self.curve(trainer, hypermodel, middles(space), seed)
 
     def curve(
-        self, trainer: Trainer, hypermodel: keras_tuner.HyperModel, values: Mapping[str, Value], seed: int
+        self,
+        trainer: Trainer,
+        hypermodel: keras_tuner.HyperModel,
+        values: Mapping[str, Value],
+        seed: int,
     ) -> Curve:
         """Train a fresh model at ever larger rates.
 
@@ -94,14 +105,19 @@ class RangeTest:
         hp = keras_tuner.HyperParameters()
         hp.values.update({**values, "learning_rate": self.low})
         model = build_model(hypermodel, hp)
-        losses = trainer.sweep(hypermodel, hp, model, derive(seed, "fit"), rates, self.steps_per_point)
+        losses = trainer.sweep(
+            hypermodel, hp, model, derive(seed, "fit"), rates, self.steps_per_point
+        )
         if len(losses) < 3:
-            raise ModelError(f"The learning rate test diverged at {self.low:g}; give a smaller range_test.low.")
+            raise ModelError(
+                f"The learning rate test diverged at {self.low:g}; give a smaller range_test.low."
+            )
         return Curve(rates[: len(losses)], losses)
 
 
 def advice(settings: RangeTest, space: Space, curve: Curve) -> dict[str, Any]:
-    """Return what a study remembers of the test: `bounds` for people, and the `first` trial as the study stores it.
+    """Return what a study remembers of the test: `bounds` for people, and the `first` trial as the
+    study stores it.
 
     The first trial is empty where the learning rate is not drawn from a range.
     """
@@ -111,25 +127,38 @@ def advice(settings: RangeTest, space: Space, curve: Curve) -> dict[str, Any]:
     bounds = {"largest_stable": curve.largest_stable, "proposal": curve.proposal, "high": high}
     if not isinstance(rule, Range):
         return {"bounds": bounds, "first": {}}
-    drawn = {name: value for name, value in middles(space).items() if not isinstance(space.rules[name], Fixed)}
+    drawn = {
+        name: value
+        for name, value in middles(space).items()
+        if not isinstance(space.rules[name], Fixed)
+    }
     drawn["learning_rate"] = min(max(curve.proposal, rule.low), rule.high)
     return {"bounds": bounds, "first": narrow.params(drawn)}
 
 
 def below(space: Space, high: float) -> Space:
-    """Return the space with learning rates of at most `high`; fixed ones and choices stay as they are."""
+    """Return the space with learning rates of at most `high`; fixed ones and choices stay as they
+    are.
+    """
     rule = space.rules.get("learning_rate")
     if not isinstance(rule, Range):
         return space
     high = min(rule.high, max(high, 2 * rule.low))
     found = Space({})
-    found.rules = {**space.rules, "learning_rate": Range(rule.low, high, rule.scale, rule.step, rule.integer)}
+    found.rules = {
+        **space.rules,
+        "learning_rate": Range(rule.low, high, rule.scale, rule.step, rule.integer),
+    }
     return found
 
 
 def middles(space: Space) -> dict[str, float]:
     """Return the middle of each bound, on its scale; a fixed hyperparameter has its value."""
-    fixed = {name: r.value for name, r in space.rules.items() if isinstance(r, Fixed) and is_number(r.value)}
+    fixed = {
+        name: r.value
+        for name, r in space.rules.items()
+        if isinstance(r, Fixed) and is_number(r.value)
+    }
     points = {stored: values[0] for stored, values in space.grid(1).items()}
     drawn = {
         stored.removeprefix(COMPLEMENT): 1 - value if stored.startswith(COMPLEMENT) else value

@@ -43,8 +43,12 @@ class Latency:
         """Measure; a model without active dropout has no MC Dropout."""
         images = bench.data.val.images[: self.n_images]
         per_image = 1000 / len(images)
-        model = compiled(lambda batch: trained.model(batch, training=False))  # `predict` costs more than small nets do
-        plain = median_s(lambda: ops.convert_to_numpy(model(ops.convert_to_tensor(images))), self.n_repeats)
+        model = compiled(
+            lambda batch: trained.model(batch, training=False)
+        )  # `predict` costs more than small nets do
+        plain = median_s(
+            lambda: ops.convert_to_numpy(model(ops.convert_to_tensor(images))), self.n_repeats
+        )
         found = {"latency/plain_ms": plain * per_image}
         try:
             sampler = Sampler(trained.model, replace(self.uncertainty, batch_size=len(images)))
@@ -69,7 +73,8 @@ def median_s(call: Callable[[], object], n_repeats: int) -> float:
 
 @dataclass(frozen=True)
 class OnTest:
-    """The measures of the test set, plain and with MC Dropout where the model has dropout; size of the model.
+    """The measures of the test set, plain and with MC Dropout where the model has dropout; size of
+    the model.
 
     Attributes:
         test: Examples that no search has seen.
@@ -87,11 +92,15 @@ class OnTest:
             return found | evaluate(subject).metrics()
         except ModelError:
             probs = subject.plain(self.test.images)
-            return found | {f"test/plain/{k}": v for k, v in metrics.summary(probs, self.test.labels).items()}
+            return found | {
+                f"test/plain/{k}": v for k, v in metrics.summary(probs, self.test.labels).items()
+            }
 
 
 def file_mb(model: keras.Model) -> float:
-    """Return the size of the saved model, without the optimizer's state, in megabytes (10**6 bytes)."""
+    """Return the size of the saved model, without the optimizer's state, in megabytes (10**6
+    bytes).
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
         model.save(path, include_optimizer=False)
@@ -99,7 +108,9 @@ def file_mb(model: keras.Model) -> float:
 
 
 def compressed_mb(model: keras.Model) -> float:
-    """Return the size of the saved weights alone after xz, in megabytes: zeros cost next to nothing there."""
+    """Return the size of the saved weights alone after xz, in megabytes: zeros cost next to nothing
+    there.
+    """
     weights = b"".join(np.ascontiguousarray(w).tobytes() for w in model.get_weights())
     return len(lzma.compress(weights)) / 1e6
 
@@ -115,10 +126,15 @@ def size(bench: Workbench, trained: Trained) -> dict[str, float]:
 
 
 def on_validation(bench: Workbench, trained: Trained) -> dict[str, float]:
-    """Return accuracy and NLL of the model that is kept: pruned, and without the penalties that its loss had."""
+    """Return accuracy and NLL of the model that is kept: pruned, and without the penalties that its
+    loss had.
+    """
     probs = trained.model.predict(bench.data.val.images, verbose=0)
     labels = bench.data.val.labels
-    return {"kept/val/accuracy": metrics.accuracy(probs, labels), "kept/val/nll": metrics.nll(probs, labels)}
+    return {
+        "kept/val/accuracy": metrics.accuracy(probs, labels),
+        "kept/val/nll": metrics.nll(probs, labels),
+    }
 
 
 @dataclass(frozen=True)
@@ -135,7 +151,9 @@ class StableRate:
         """Test; an arm that explodes at once has no stable rate."""
         arm = trained.arm
         try:
-            curve = self.range_test.curve(bench.trainer(arm), bench.hypermodel(arm), arm.hyperparameters, trained.seed)
+            curve = self.range_test.curve(
+                bench.trainer(arm), bench.hypermodel(arm), arm.hyperparameters, trained.seed
+            )
         except ModelError:
             return {}
         return {"stable_learning_rate": curve.largest_stable}

@@ -1,4 +1,5 @@
-"""What an experiment leaves in MLflow: one parent run, a child run for each arm and seed, all read back from there.
+"""What an experiment leaves in MLflow: one parent run, a child run for each arm and seed, all read
+back from there.
 
 Trains all arms of an experiment from all seeds, or what earlier sessions have left to do.
 """
@@ -44,24 +45,41 @@ class Records:
         identity: What `digest` says of all that may not change between two sessions.
     """
 
-    def __init__(self, tracking: Tracking, name: str, kind: str, identity: str, tags: Mapping[str, str]) -> None:
+    def __init__(
+        self, tracking: Tracking, name: str, kind: str, identity: str, tags: Mapping[str, str]
+    ) -> None:
         self.tracking, self.name, self.tracking_uri = tracking, name, without_password(tracking.uri)
         known = self._known(identity)
-        self.parent: ParentRun = tracking.open_parent(name, known, {**tags, "hpsearch.kind": kind, IDENTITY: identity})
-        self._cells = {run.data.tags[CELL]: run for run in tracking.children(self.parent) if CELL in run.data.tags}
+        self.parent: ParentRun = tracking.open_parent(
+            name, known, {**tags, "hpsearch.kind": kind, IDENTITY: identity}
+        )
+        self._cells = {
+            run.data.tags[CELL]: run
+            for run in tracking.children(self.parent)
+            if CELL in run.data.tags
+        }
 
     def where_to_look(self) -> tuple[str, ...]:
         """Return what a person may do next, a line each."""
-        return (f"Look at it:  mlflow ui --backend-store-uri {self.tracking_uri}  (run {self.parent.run_id})",)
+        return (
+            f"Look at it:  mlflow ui --backend-store-uri {self.tracking_uri}  (run "
+            f"{self.parent.run_id})",
+        )
 
     def _known(self, identity: str) -> str | None:
-        runs = self.tracking.client.search_runs([self.tracking.experiment_id], f"tags.`{IDENTITY}` = '{identity}'")
+        runs = self.tracking.client.search_runs(
+            [self.tracking.experiment_id], f"tags.`{IDENTITY}` = '{identity}'"
+        )
         return runs[0].info.run_id if runs else None
 
     def find(self, arm: Arm, seed: int) -> Measured | None:
         """Return what an earlier session has measured."""
         run = self._cells.get(_cell(arm, seed))
-        return read(self.tracking, run.info.run_id) if run is not None and run.info.status == "FINISHED" else None
+        return (
+            read(self.tracking, run.info.run_id)
+            if run is not None and run.info.status == "FINISHED"
+            else None
+        )
 
     def open(self, arm: Arm, seed: int, kind: str, settings: Mapping[str, object]) -> TrackedRun:
         """Open the child run of an arm and a seed, the one that was cut off where there is one."""
@@ -70,12 +88,16 @@ class Records:
         child = self.tracking.open_cell(
             self.parent, f"{arm.name} seed {seed}", known.info.run_id if known else None, tags
         )
-        child.params({**arm.hyperparameters, "level": arm.level, "experiment_seed": seed, **settings})
+        child.params(
+            {**arm.hyperparameters, "level": arm.level, "experiment_seed": seed, **settings}
+        )
         return child
 
     def close(self, child: TrackedRun, measured: Measured) -> None:
         """Write what was measured; layers become curves over the layer's number."""
-        child.metrics({key: value for key, value in measured.scalars.items() if math.isfinite(value)})
+        child.metrics(
+            {key: value for key, value in measured.scalars.items() if math.isfinite(value)}
+        )
         for layer in range(max(map(len, measured.layers.values()), default=0)):
             at = {f"layer/{k}": v[layer] for k, v in measured.layers.items() if layer < len(v)}
             child.metrics({k: v for k, v in at.items() if math.isfinite(v)}, step=layer + 1)
@@ -102,7 +124,9 @@ PARTS = ("arch", "optimizer", "training", "schedule", "sparsity")
 def check_seeds(key: str, n_seeds: int) -> None:
     """Raise ConfigError where there are too few seeds for an interval."""
     if n_seeds < 2:
-        raise ConfigError(f"{key} must be at least 2, since one seed has no interval, but is {n_seeds}.")
+        raise ConfigError(
+            f"{key} must be at least 2, since one seed has no interval, but is {n_seeds}."
+        )
 
 
 @dataclass(frozen=True)
@@ -111,7 +135,8 @@ class Session:
 
     Attributes:
         arms: Each with its composed configuration as plain data.
-        seeds: The seed of each training of an arm, the same for all arms, so that results are paired.
+        seeds: The seed of each training of an arm, the same for all arms, so that results are
+            paired.
         records: The experiment's runs.
         bench: Trains.
         inspect: Whether the layers are looked at before and after training.
@@ -135,16 +160,24 @@ class Session:
                 known = self.records.find(arm, place)
                 found = known or self._train(arm, config, place)
                 results[arm.name][place] = found
-                loss = found.diverged or f"val/loss {found.scalars.get('best/val/loss', float('nan')):.4f}"
+                loss = (
+                    found.diverged
+                    or f"val/loss {found.scalars.get('best/val/loss', float('nan')):.4f}"
+                )
                 again = " (measured before)" if known else ""
-                console.print(f"{n_done}/{n_cells}  {arm.name}, seed {place}: {loss}{again}", soft_wrap=True)
+                console.print(
+                    f"{n_done}/{n_cells}  {arm.name}, seed {place}: {loss}{again}", soft_wrap=True
+                )
         return results
 
     def _train(self, arm: Arm, config: Mapping[str, Any], place: int) -> Measured:
         child = self.records.open(arm, place, "cell", settings_shown(config, PARTS))
         try:
             trained = self.bench.train(
-                arm, self.seeds[place], lambda epoch, metrics: child.metrics(metrics, epoch), inspect=self.inspect
+                arm,
+                self.seeds[place],
+                lambda epoch, metrics: child.metrics(metrics, epoch),
+                inspect=self.inspect,
             )
             if not trained.measured.diverged:
                 for probe in self.probes:

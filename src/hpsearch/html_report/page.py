@@ -1,4 +1,6 @@
-"""One page that a person can read and send: all sections, tables and pictures in a single HTML file."""
+"""One page that a person can read and send: all sections, tables and pictures in a single HTML
+file.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,12 @@ def html(title: str, facts: Sequence[tuple[str, str]], sections: Sequence[Sectio
     """
     links = (f'<a href="#{_anchor(s.title)}">{escape(s.title)}</a>' for s in sections)
     facts_of_it = _table(facts, head=False)
-    body = [f"<h1>{escape(title)}</h1>", facts_of_it, f"<nav>{' '.join(links)}</nav>", *map(_section, sections)]
+    body = [
+        f"<h1>{escape(title)}</h1>",
+        facts_of_it,
+        f"<nav>{' '.join(links)}</nav>",
+        *map(_section, sections),
+    ]
     head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{chr(10).join(body)}\n</body></html>\n'
 
@@ -43,7 +50,9 @@ def _anchor(title: str) -> str:
 
 def _section(section: Section) -> str:
     parts = [f'<h2 id="{_anchor(section.title)}">{escape(section.title)}</h2>']
-    parts += [f"<p>{escape(paragraph)}</p>" for paragraph in section.text.split("\n\n") if paragraph]
+    parts += [
+        f"<p>{escape(paragraph)}</p>" for paragraph in section.text.split("\n\n") if paragraph
+    ]
     if section.commands:
         parts.append(f"<pre>{escape(chr(10).join(section.commands))}</pre>")
     if section.table:
@@ -63,4 +72,6 @@ def _row(cells: Sequence[str], kind: str) -> str:
 def _figure(figure: Figure) -> str:
     source = f"data:image/png;base64,{base64.b64encode(figure.png).decode()}"
     caption = escape(figure.caption)
-    return f'<figure><img alt="{caption}" src="{source}"><figcaption>{caption}</figcaption></figure>'
+    return (
+        f'<figure><img alt="{caption}" src="{source}"><figcaption>{caption}</figcaption></figure>'
+    )

@@ -1,4 +1,5 @@
-"""Tables whose first row is the head, in Markdown and for a terminal; `page` writes them for a browser.
+"""Tables whose first row is the head, in Markdown and for a terminal; `page` writes them for a
+browser.
 
 A part of a page: what was found, in the form in which it is logged and read.
 

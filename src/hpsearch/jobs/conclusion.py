@@ -57,7 +57,8 @@ class Conclusion:
         uncertainty: How MC Dropout is done.
         config: The composed configuration, as plain data.
         shown: Images whose outputs are kept with a model, to know it again; None keeps none.
-        makers: The classes or functions of the configuration that make models, which may be a person's own.
+        makers: The classes or functions of the configuration that make models, which may be a
+            person's own.
     """
 
     name: str
@@ -91,20 +92,26 @@ class Conclusion:
         mine = (sign * values[0], *values[1:])
         complete = [t.values for t in self.study.trials() if t.state == TrialState.COMPLETE]
         others = [(sign * other[0], *other[1:]) for other in complete]
-        is_on_front = not any(all(a <= b for a, b in zip(other, mine, strict=True)) for other in others)
+        is_on_front = not any(
+            all(a <= b for a, b in zip(other, mine, strict=True)) for other in others
+        )
         if is_on_front or sum(other[0] <= mine[0] for other in others) < N_KEPT:
             self.registry.keep(model, run, self.shown)
 
-    def register(self, best: FrozenTrial, data: SearchData, progress: Progress) -> tuple[keras.Model, Version]:
+    def register(
+        self, best: FrozenTrial, data: SearchData, progress: Progress
+    ) -> tuple[keras.Model, Version]:
         """Make the best trial's model a version of the registered model, and return both.
 
         Raises:
             TrackingError: MLflow has not answered for `tracking.patience_s` seconds.
-            SearchError: In a fresh process the model is not the one that was trained; nothing is registered.
+            SearchError: In a fresh process the model is not the one that was trained; nothing is
+                registered.
         """
         if not self.tracking.wait():
             raise TrackingError(
-                f"All trials are done, but MLflow does not answer at {without_password(self.tracking.uri)}; when it "
+                f"All trials are done, but MLflow does not answer at "
+                f"{without_password(self.tracking.uri)}; when it "
                 "does, the same command registers and evaluates the best model."
             )
         model, version = self._version_of(best, data, progress)
@@ -116,7 +123,9 @@ class Conclusion:
         )
 
     def register_cheapest(self, data: SearchData, progress: Progress) -> Version | None:
-        """Give the cheapest trial that is nearly as good as the best its alias; None where there is one objective."""
+        """Give the cheapest trial that is nearly as good as the best its alias; None where there is
+        one objective.
+        """
         objective, study = self.costs.second_objective, self.study.optuna
         if objective is None:
             return None
@@ -124,7 +133,8 @@ class Conclusion:
         _, version = self._version_of(chosen, data, progress)
         best = self.best()
         why = (
-            f"{objective} {chosen.values[1]:.4g} with {self.training.monitor} {chosen.values[0]:.4f}; "
+            f"{objective} {chosen.values[1]:.4g} with {self.training.monitor} "
+            f"{chosen.values[0]:.4f}; "
             f"the best has {best.values[1]:.4g} with {best.values[0]:.4f}"  # type: ignore[union-attr]
         )
         return self.registry.give_alias(self.costs.alias, self.name, **version, why=why)
@@ -135,13 +145,25 @@ class Conclusion:
         """Return a trial's model, and what the registry needs to make it a version."""
         run = self._arrived(number_of(trial))
         model, config = self._kept(trial, run.info.run_id)
-        shown = {key: value for key, value in run.data.metrics.items() if key.startswith(("best/val/", "model/"))}
+        shown = {
+            key: value
+            for key, value in run.data.metrics.items()
+            if key.startswith(("best/val/", "model/"))
+        }
         tags: dict[str, object] = {key.removeprefix("best/"): value for key, value in shown.items()}
-        tags |= {"hpsearch.trial": number_of(trial), "hpsearch.study": self.name, "parent_run": self.parent.run_id}
+        tags |= {
+            "hpsearch.trial": number_of(trial),
+            "hpsearch.study": self.name,
+            "parent_run": self.parent.run_id,
+        }
 
         def save(folder: Path) -> dict[str, object]:
-            self.registration.save(model, folder, data, self.uncertainty, own_code(config, self.makers))
-            progress.say(f"Measuring the model of trial {number_of(trial)} again in a fresh process.")
+            self.registration.save(
+                model, folder, data, self.uncertainty, own_code(config, self.makers)
+            )
+            progress.say(
+                f"Measuring the model of trial {number_of(trial)} again in a fresh process."
+            )
             expected = self._expected(trial, run, config)
             return {MEASURED_AGAIN: measure_again(folder, data.val, data.n_classes, expected)}
 
@@ -155,13 +177,16 @@ class Conclusion:
                 return keras.models.load_model(file, compile=False), config_of(file)
             except Exception as error:  # whatever Keras or a person's class raises
                 raise SearchError(
-                    f"The model of trial {number_of(trial)} is not registered: Keras cannot load what it has saved of "
+                    f"The model of trial {number_of(trial)} is not registered: Keras cannot load "
+                    f"what it has saved of "
                     f"it ({first_line(error)}); {CURE}."
                 ) from error
 
     def _expected(self, trial: FrozenTrial, run: Run, config: Any) -> Expected:
         monitor, value = self.training.monitor, value_of(trial)
-        if not monitor.startswith("val/"):  # a training loss was measured with dropout, before the step
+        if not monitor.startswith(
+            "val/"
+        ):  # a training loss was measured with dropout, before the step
             monitor = "val/loss"
             value = run.data.metrics.get(f"best/{monitor}")
         return Expected(
@@ -187,17 +212,22 @@ class Conclusion:
             if time.monotonic() > deadline:
                 raise TrackingError(
                     f"The run of trial {number}, the best one, has not arrived at MLflow; "
-                    "give python -m hpsearch doctor sync where its worker ran, then this command again."
+                    "give python -m hpsearch doctor sync where its worker ran, then this command "
+                    "again."
                 )
             time.sleep(1.0)
 
     def evaluate(self, subject: Subject, version: Version, progress: Progress) -> Evaluation | None:
-        """Ask the registered model plainly and with MC Dropout; None where it has no dropout at all."""
+        """Ask the registered model plainly and with MC Dropout; None where it has no dropout at
+        all.
+        """
         try:
             evaluation = evaluate(subject)
         except ModelError as error:  # somebody's HyperModel may have none
             progress.say(f"No MC Dropout evaluation: {error}")
-            self.tracking.client.set_model_version_tag(version.name, version.number, NOT_EVALUATED, str(error))
+            self.tracking.client.set_model_version_tag(
+                version.name, version.number, NOT_EVALUATED, str(error)
+            )
             return None
         self.parent.metrics(evaluation.metrics())
         tags = {key: f"{value:.6g}" for key, value in evaluation.metrics().items()}

@@ -51,7 +51,8 @@ class Diagnosis:
     def findings(self) -> list[Finding]:
         """Return all that disagrees; an empty list where nothing does.
 
-        What a repair changes may show more, such as the retry of a trial that was released: look again after it.
+        What a repair changes may show more, such as the retry of a trial that was released: look
+        again after it.
         """
         trials, runs = self.study.trials(), self._runs()
         found = [*self._of_workers(trials), *self._of_budget(trials)]
@@ -59,7 +60,10 @@ class Diagnosis:
         for number, trial in sorted(tries.items()):
             found += self._of_trial(number, trial, runs.get(number, []))
         for number in sorted(runs.keys() - tries.keys()):
-            found += [Finding(f"MLflow run {r.info.run_id} is of no trial.", self._delete(r)) for r in runs[number]]
+            found += [
+                Finding(f"MLflow run {r.info.run_id} is of no trial.", self._delete(r))
+                for r in runs[number]
+            ]
         return found + list(self._of_parent(trials))
 
     def _runs(self) -> dict[int, list[Run]]:
@@ -72,7 +76,9 @@ class Diagnosis:
         for trial in trials:
             job = trial.user_attrs.get("job")
             left = self.queue is not None and job is not None and job not in self.queue
-            if trial.state == TrialState.RUNNING and (left or is_dead(trial, self.study.budget.lease_s)):
+            if trial.state == TrialState.RUNNING and (
+                left or is_dead(trial, self.study.budget.lease_s)
+            ):
                 why = f"SLURM job {job} is over" if left else "its worker is dead"
                 text = f"Trial {number_of(trial)} runs in the study, but {why} ({trial.user_attrs.get(WORKER)})."
                 yield Finding(text, partial(self.study.fail, trial, "killed", why))
@@ -91,7 +97,9 @@ class Diagnosis:
         expected = expected_status(trial)
         if not runs:
             if trial.state != TrialState.RUNNING:
-                yield Finding(f"Trial {number} has no MLflow run.", partial(self._write, number, trial))
+                yield Finding(
+                    f"Trial {number} has no MLflow run.", partial(self._write, number, trial)
+                )
             return
         run = runs[0]
         if run.info.status != expected:
@@ -107,8 +115,12 @@ class Diagnosis:
         counts = Counter(m.step for m in history)
         doubled = sorted(step for step, count in counts.items() if count > 1)
         if doubled:
-            yield Finding(f"Trial {number} has {monitor} of epochs {doubled} more than once in MLflow.")
-        missing = {step: value for step, value in trial.intermediate_values.items() if step not in counts}
+            yield Finding(
+                f"Trial {number} has {monitor} of epochs {doubled} more than once in MLflow."
+            )
+        missing = {
+            step: value for step, value in trial.intermediate_values.items() if step not in counts
+        }
         if missing:
             text = f"Trial {number} lacks {monitor} of epochs {sorted(missing)} in MLflow."
             yield Finding(text, partial(self._write_values, run.info.run_id, missing))
@@ -118,7 +130,9 @@ class Diagnosis:
         runs = any(t.state == TrialState.RUNNING for t in trials)
         if status == "RUNNING" and not runs:
             over = "KILLED" if self.study.budget.has_room(trials) else "FINISHED"
-            yield Finding("No trial runs, but the study's MLflow run does.", partial(self.parent.end, over))
+            yield Finding(
+                "No trial runs, but the study's MLflow run does.", partial(self.parent.end, over)
+            )
 
     def _monitor(self) -> str:
         return str(self.study.optuna.user_attrs["settings"]["training.monitor"])
@@ -138,7 +152,10 @@ class Diagnosis:
         values = self.space.values(trial)
         run = self.tracking.open_child(self.parent, number, is_retry=True)
         reason = "paused" if is_seen_paused(trial) else trial.user_attrs.get("reason", "")
-        tags = {"mlflow.runName": TrialName(number, values, reason), "hpsearch.written_by": "hpsearch.doctor"}
+        tags = {
+            "mlflow.runName": TrialName(number, values, reason),
+            "hpsearch.written_by": "hpsearch.doctor",
+        }
         run.tag(tags | ({"hpsearch.reason": reason} if reason else {}))
         run.params(values)
         for step, value in trial.intermediate_values.items():
@@ -164,6 +181,10 @@ def expected_status(trial: FrozenTrial) -> str:
 
 
 def _last_tries(trials: list[FrozenTrial]) -> dict[int, FrozenTrial]:
-    """Return the last try of each trial that has begun, by what it is called; surplus ones never ran."""
-    begun = [t for t in trials if t.state != TrialState.WAITING and t.user_attrs.get("reason") != SURPLUS]
+    """Return the last try of each trial that has begun, by what it is called; surplus ones never
+    ran.
+    """
+    begun = [
+        t for t in trials if t.state != TrialState.WAITING and t.user_attrs.get("reason") != SURPLUS
+    ]
     return {number_of(t): t for t in begun}

@@ -55,7 +55,8 @@ class Evaluated:
             console.print(section.as_table() or section.title)
             console.print(f"{section.text}\n", soft_wrap=True, markup=False)
         console.print(
-            f"Evaluated {self.model}; the page evaluation.html is an artifact of run {self.run_id}.\n"
+            f"Evaluated {self.model}; the page evaluation.html is an artifact of run "
+            f"{self.run_id}.\n"
             f"Look at it:  mlflow ui --backend-store-uri {without_password(self.tracking_uri)}",
             soft_wrap=True,
             markup=False,
@@ -65,7 +66,9 @@ class Evaluated:
         """Return the same as plain data."""
         return {
             "model": self.model,
-            "metrics": {key: value for section in self.sections for key, value in section.metrics.items()},
+            "metrics": {
+                key: value for section in self.sections for key, value in section.metrics.items()
+            },
             "says": {section.title: section.text for section in self.sections},
             "run_id": self.run_id,
             "tracking_uri": without_password(self.tracking_uri),
@@ -79,7 +82,8 @@ class Evaluate:
     Attributes:
         registered_model: Its name.
         version: A number or an alias.
-        data: The data set; None takes the one on which the model was trained, from the record of its search.
+        data: The data set; None takes the one on which the model was trained, from the record of
+            its search.
         data_path: Where that one's files are now; None where they were.
         uncertainty: How MC Dropout is done.
         parts: Questions by name; None leaves one out.
@@ -98,7 +102,9 @@ class Evaluate:
     seed: int
     tracking: Callable[[], Tracking]
 
-    def run(self, config: Mapping[str, Any], rebuild: Callable[[Mapping[str, Any]], Data]) -> Evaluated:
+    def run(
+        self, config: Mapping[str, Any], rebuild: Callable[[Mapping[str, Any]], Data]
+    ) -> Evaluated:
         """Examine the model.
 
         Args:
@@ -106,7 +112,8 @@ class Evaluate:
             rebuild: Makes a data set of its recorded settings.
 
         Raises:
-            UserError: The model, the version or its data cannot be had or does not fit; no run is made.
+            UserError: The model, the version or its data cannot be had or does not fit; no run is
+                made.
         """
         tracking = self.tracking()
         registry = Registry(tracking.client)
@@ -114,16 +121,28 @@ class Evaluate:
         data = self.data or rebuild(self._recorded_data(tracking, found))
         known = data.for_search()
         _check_fits(model, known)
-        subject = Subject(model, self.uncertainty, known.val, data.test(), _members(registry, found))
+        subject = Subject(
+            model, self.uncertainty, known.val, data.test(), _members(registry, found)
+        )
         evaluation = evaluate(subject)
         name = f"{found.name} version {found.version}"
-        tags = {"hpsearch.model": found.name, "hpsearch.version": found.version, "hpsearch.data": known.name}
+        tags = {
+            "hpsearch.model": found.name,
+            "hpsearch.version": found.version,
+            "hpsearch.data": known.name,
+        }
         run = tracking.open_run(f"{found.name} v{found.version} evaluation", "evaluation", tags)
         try:
             with run.ending():
                 sections = [evaluation.section(), *self._examined(subject)]
                 facts = _facts(name, found, known, subject, tracking)
-                _log(run, evaluation, sections, html(f"Evaluation of {name}", facts, sections), config)
+                _log(
+                    run,
+                    evaluation,
+                    sections,
+                    html(f"Evaluation of {name}", facts, sections),
+                    config,
+                )
                 _tag_version(tracking, found, sections)
                 describe(tracking.client, found.name, found.version, without_password(tracking.uri))
         finally:
@@ -135,7 +154,9 @@ class Evaluate:
         return [section for section in found if section is not None]
 
     def _recorded_data(self, tracking: Tracking, found: ModelVersion) -> dict[str, Any]:
-        """Return the settings of the data set in the configuration of the search that made a version."""
+        """Return the settings of the data set in the configuration of the search that made a
+        version.
+        """
         parent = found.tags.get("parent_run")
         try:
             text = tracking.client.download_artifacts(parent, "config.yaml") if parent else None
@@ -158,11 +179,15 @@ class Evaluate:
 def _check_fits(model: keras.Model, data: SearchData) -> None:
     """Refuse a data set of another shape or number of classes than the model's."""
     shape, n_classes = tuple(model.input_shape[1:]), model.output_shape[-1]
-    matches = len(shape) == 3 and all(m in (None, d) for m, d in zip(shape, data.image_shape, strict=True))
+    matches = len(shape) == 3 and all(
+        m in (None, d) for m, d in zip(shape, data.image_shape, strict=True)
+    )
     if not matches or n_classes != data.n_classes:
         raise ModelError(
-            f"Expected a model of images {data.image_shape} and {data.n_classes} classes for {data.name}, "
-            f"received one of {shape} and {n_classes} classes: give the data set it was trained on, data=NAME."
+            f"Expected a model of images {data.image_shape} and {data.n_classes} classes for "
+            f"{data.name}, "
+            f"received one of {shape} and {n_classes} classes: give the data set it was trained "
+            f"on, data=NAME."
         )
 
 
@@ -177,21 +202,41 @@ def _facts(
     settings = subject.settings
     facts = [
         ("model", name),
-        ("data", f"{data.name}: {len(data.val):,} validation and {len(subject.test.labels):,} test images"),
+        (
+            "data",
+            f"{data.name}: {len(data.val):,} validation and {len(subject.test.labels):,} test "
+            f"images",
+        ),
         ("MC Dropout", f"{settings.n_samples} passes, mask={settings.mask}, seed {settings.seed}"),
     ]
-    trained_on = tracking.client.get_run(found.tags["parent_run"]).data.tags if "parent_run" in found.tags else {}
+    trained_on = (
+        tracking.client.get_run(found.tags["parent_run"]).data.tags
+        if "parent_run" in found.tags
+        else {}
+    )
     recorded = trained_on.get("hpsearch.fingerprint", data.fingerprint)
     if recorded != data.fingerprint:
-        facts.append(("careful", f"the model was trained on another split ({recorded}) than this ({data.fingerprint})"))
+        facts.append(
+            (
+                "careful",
+                f"the model was trained on another split ({recorded}) than this "
+                f"({data.fingerprint})",
+            )
+        )
     return facts
 
 
 def _log(
-    run: TrackedRun, evaluation: Evaluation, sections: Sequence[Section], page: str, config: Mapping[str, Any]
+    run: TrackedRun,
+    evaluation: Evaluation,
+    sections: Sequence[Section],
+    page: str,
+    config: Mapping[str, Any],
 ) -> None:
     now = int(time.time() * 1000)
-    rows = [Metric(key, value, now, 0) for section in sections for key, value in section.metrics.items()]
+    rows = [
+        Metric(key, value, now, 0) for section in sections for key, value in section.metrics.items()
+    ]
     rows += [
         Metric(key, value, now, step)
         for section in sections
@@ -203,7 +248,9 @@ def _log(
     for figure in (figure for section in sections for figure in section.figures):
         run.file(f"figures/{figure.name}.png", figure.png)
     run.client.log_text(run.run_id, page, "evaluation.html")
-    run.client.log_text(run.run_id, json.dumps(asdict(evaluation.certificate), indent=1), "certificate.json")
+    run.client.log_text(
+        run.run_id, json.dumps(asdict(evaluation.certificate), indent=1), "certificate.json"
+    )
     run.client.log_text(run.run_id, yaml.safe_dump(dict(config), sort_keys=False), "config.yaml")
     run.tag({MLFLOW_RUN_NOTE: "\n\n".join(f"**{s.title}.** {s.text}" for s in sections)})
 
@@ -214,4 +261,6 @@ def _tag_version(tracking: Tracking, found: ModelVersion, sections: Sequence[Sec
         for key, value in section.metrics.items():
             tracking.client.set_model_version_tag(found.name, found.version, key, f"{value:.6g}")
         if section.title == "Verdict":
-            tracking.client.set_model_version_tag(found.name, found.version, "hpsearch.verdict", section.text)
+            tracking.client.set_model_version_tag(
+                found.name, found.version, "hpsearch.verdict", section.text
+            )

@@ -50,8 +50,15 @@ class Reported:
 
     def facts(self) -> dict[str, Any]:
         """Return the same as plain data."""
-        said = {"outlook": self.advice.outlook.text, "next_step": self.advice.next_step, "command": self.advice.command}
-        store = {"run_id": self.run_id, "tracking_uri": without_password(self.searched.tracking_uri)}
+        said = {
+            "outlook": self.advice.outlook.text,
+            "next_step": self.advice.next_step,
+            "command": self.advice.command,
+        }
+        store = {
+            "run_id": self.run_id,
+            "tracking_uri": without_password(self.searched.tracking_uri),
+        }
         return {"study": self.searched.name, **said, "page": self.path, **store}
 
 
@@ -86,13 +93,18 @@ class Report:
         study = optuna.load_study(study_name=self.study, storage=storage)
         parent_run_id = study.user_attrs.get("parent_run_id")
         if parent_run_id is None:
-            raise ConfigError(f"Study {self.study} has no MLflow run yet; the command that started it goes on with it.")
+            raise ConfigError(
+                f"Study {self.study} has no MLflow run yet; the command that started it goes on "
+                f"with it."
+            )
         tracking = self.tracking()
         try:
             config = _recorded(tracking, parent_run_id, self.study)
             searched = Searched(
                 name=self.study,
-                study=PausableStudy(self.study, storage, optuna.samplers.RandomSampler(), rebuild(config["pruner"])),
+                study=PausableStudy(
+                    self.study, storage, optuna.samplers.RandomSampler(), rebuild(config["pruner"])
+                ),
                 space=rebuild(config["space"]),
                 monitor=config["training"]["monitor"],
                 maximize=maximizes(study),
@@ -112,7 +124,8 @@ def _recorded(tracking: Tracking, parent_run_id: str, name: str) -> dict[str, An
         text = tracking.client.download_artifacts(parent_run_id, "config.yaml")
     except (MlflowException, OSError) as error:
         raise TrackingError(
-            f"The MLflow store {without_password(tracking.uri)} has no record of study {name} (run {parent_run_id}); "
+            f"The MLflow store {without_password(tracking.uri)} has no record of study {name} (run "
+            f"{parent_run_id}); "
             "give the store in which it was searched, tracking.uri=URI or MLFLOW_TRACKING_URI."
         ) from error
     with open(text, encoding="utf-8") as file:

@@ -1,4 +1,5 @@
-"""Opens what a search runs in: a study and its parent run that fit its settings, a space that its data have bounded.
+"""Opens what a search runs in: a study and its parent run that fit its settings, a space that its
+data have bounded.
 
 The jobs: each a frozen dataclass that names its parts, and runs them in order.
 """
@@ -70,7 +71,8 @@ FINGERPRINT, OBJECTIVE = "data.fingerprint", "costs.second_objective"
 
 
 def check_same_settings(study: SharedStudy, config: Mapping[str, Any], fingerprint: str) -> None:
-    """Trials are comparable only where data, architecture and training are the same; refuse to mix others in.
+    """Trials are comparable only where data, architecture and training are the same; refuse to mix
+    others in.
 
     Raises:
         ConfigError: The study was made with other settings, or for other objectives.
@@ -86,7 +88,9 @@ def check_same_settings(study: SharedStudy, config: Mapping[str, Any], fingerpri
     name = study.optuna.study_name
     for key in sorted(mine.keys() | theirs.keys(), key=lambda k: (k == FINGERPRINT, k)):
         if mine.get(key) != theirs.get(key):
-            was, now = ("null" if value is None else value for value in (theirs.get(key), mine.get(key)))
+            was, now = (
+                "null" if value is None else value for value in (theirs.get(key), mine.get(key))
+            )
             back = "the same data" if key == FINGERPRINT else f"{key}={was}"
             raise ConfigError(
                 f"Study {name} was made with {key}={was}, not {now}; "
@@ -125,15 +129,21 @@ def open_parent(
     known, name = study.optuna.user_attrs.get("parent_run_id"), study.optuna.study_name
     tags = {"hpsearch.study": name, "hpsearch.fingerprint": data.fingerprint}
     if (begun := study.optuna.user_attrs.get(WARM_START)) is not None:
-        tags[f"hpsearch.{WARM_START}"] = f"{begun['study']} " + ", ".join(f"#{number}" for number in begun["trials"])
+        tags[f"hpsearch.{WARM_START}"] = f"{begun['study']} " + ", ".join(
+            f"#{number}" for number in begun["trials"]
+        )
     parent = tracking.open_parent(name, known, tags)
     if parent.run_id != known:
         study.optuna.set_user_attr("parent_run_id", parent.run_id)
-        typed = parent.client.get_run(parent.run_id).data.params  # by `mlflow run`, as `false` and 1e-3, for good
+        typed = parent.client.get_run(
+            parent.run_id
+        ).data.params  # by `mlflow run`, as `false` and 1e-3, for good
         shown = settings_shown(config, SETTINGS_OF_A_SEARCH)
         parent.params({key: value for key, value in shown.items() if key not in typed})
         parent.data(data, source)
-    parent.client.log_text(parent.run_id, yaml.safe_dump(dict(config), sort_keys=False), "config.yaml")
+    parent.client.log_text(
+        parent.run_id, yaml.safe_dump(dict(config), sort_keys=False), "config.yaml"
+    )
     return parent
 
 
@@ -147,7 +157,8 @@ def tested_space(
     make: Callable[[keras_tuner.HyperParameters], keras_tuner.HyperModel],
     seed: int,
 ) -> Space:
-    """Return the space as the learning rate test bounds it; the first worker tests, the study remembers.
+    """Return the space as the learning rate test bounds it; the first worker tests, the study
+    remembers.
 
     Args:
         test: Its settings.
@@ -175,8 +186,13 @@ def tested_space(
     return below(space, known["bounds"]["high"])
 
 
-N_ASKED = 2  # images, as many as metrics are built with, so that JAX compiles no operation for another size
-SAME_STRUCTURE = {"learning_rate", "momentum", "dropout_rate"}  # hyperparameters that change no model's structure
+# images, as many as metrics are built with, so that JAX compiles no operation for another size
+N_ASKED = 2
+SAME_STRUCTURE = {
+    "learning_rate",
+    "momentum",
+    "dropout_rate",
+}  # hyperparameters that change no model's structure
 
 
 @dataclass(frozen=True)
@@ -197,7 +213,10 @@ class _Checked:
 
 
 def _builds_too_long() -> ModelError:
-    return ModelError("A model took longer than budget.trial_timeout_s to build; look for what hangs in its build.")
+    return ModelError(
+        "A model took longer than budget.trial_timeout_s to build; look for what hangs in its "
+        "build."
+    )
 
 
 def _end_build() -> None:
@@ -208,10 +227,11 @@ def _end_build() -> None:
 
 @dataclass(frozen=True)
 class Search:
-    """Search the hyperparameters of one architecture on one data set, register the best model and evaluate it.
+    """Search the hyperparameters of one architecture on one data set, register the best model and
+    evaluate it.
 
-    Each part is what its folder in conf/ describes; `_partial_` ones are completed here, where what they need is known
-    and where a person's mistakes elsewhere have been found already.
+    Each part is what its folder in conf/ describes; `_partial_` ones are completed here, where what
+    they need is known and where a person's mistakes elsewhere have been found already.
     """
 
     data: Data
@@ -237,15 +257,19 @@ class Search:
     range_test: RangeTest
     sparsity: Sparsity | None = None
 
-    def run(self, config: Mapping[str, Any], make_progress: Callable[..., Progress]) -> SearchResult:
+    def run(
+        self, config: Mapping[str, Any], make_progress: Callable[..., Progress]
+    ) -> SearchResult:
         """Run the search, or what is missing of it.
 
         Args:
             config: The composed configuration as plain data, for the record.
-            make_progress: Called with the monitored metric, the most epochs and whether more is better.
+            make_progress: Called with the monitored metric, the most epochs and whether more is
+                better.
 
         Raises:
-            UserError: A mistake that the person can put right; found before any run or study is made where possible.
+            UserError: A mistake that the person can put right; found before any run or study is
+                made where possible.
             SearchError: The search ended without a usable model.
             KeyboardInterrupt: The person stopped it; the same command goes on.
             Preempted: The cluster stopped it; so it does there.
@@ -268,16 +292,27 @@ class Search:
     ) -> SearchResult:
         """Run it, with training settings that say which way the monitored metric is better."""
         trainer = self.trainer(settings=self.training, data=data, schedule=self.schedule)
-        progress = make_progress(self.training.monitor, self.training.epochs, self.training.maximize)
+        progress = make_progress(
+            self.training.monitor, self.training.epochs, self.training.maximize
+        )
         trainer.varies = checked.varies
         study, tracking, parent = self._open(data, config, checked.asked)
         trainer.answers = study.answers
         if checked.warning:
             progress.say(checked.warning)
-        settings = (self.space, self.training, self.costs, self.registration, self.uncertainty, config)
+        settings = (
+            self.space,
+            self.training,
+            self.costs,
+            self.registration,
+            self.uncertainty,
+            config,
+        )
         makers = [part.func for part in (self.arch, self.optimizer)]
         to_keep = data.val.images[:N_SHOWN]
-        conclusion = Conclusion(self.study["name"], study, tracking, parent, *settings, to_keep, makers)
+        conclusion = Conclusion(
+            self.study["name"], study, tracking, parent, *settings, to_keep, makers
+        )
         shown = settings_shown(config, ("arch", "optimizer", "training"))
         objective = Objective(
             make=architecture.hypermodel,
@@ -290,7 +325,11 @@ class Search:
             costs=self.costs,
             checkpoints=self.checkpoints,
             progress=progress,
-            settings={key: value for key, value in shown.items() if key.partition(".")[2] not in architecture.drawn},
+            settings={
+                key: value
+                for key, value in shown.items()
+                if key.partition(".")[2] not in architecture.drawn
+            },
             root_seed=self.seed,
             deadline=deadline(self.budget.timeout_s or math.inf),
         )
@@ -313,9 +352,13 @@ class Search:
     def _open(
         self, data: SearchData, config: Mapping[str, Any], asked: Asked
     ) -> tuple[SharedStudy, Tracking, ParentRun]:
-        """Open study and parent run, one worker at a time: those that start at once shall make one of each."""
+        """Open study and parent run, one worker at a time: those that start at once shall make one
+        of each.
+        """
         storage, earlier = self.storage(), self.study["warm_start"]
-        warm_start = WarmStart.of(earlier, storage, self.study["n_warm_trials"]) if earlier else None
+        warm_start = (
+            WarmStart.of(earlier, storage, self.study["n_warm_trials"]) if earlier else None
+        )
         with storage.exclusively():
             tracking = self.tracking()
             study = SharedStudy.open(
@@ -331,7 +374,11 @@ class Search:
             check_same_direction(study, self.training)
             if warm_start is not None:
                 warm_start.begin(study, self.space, asked)
-            return study, tracking, open_parent(study, tracking, data, self.data.path or data.name, config)
+            return (
+                study,
+                tracking,
+                open_parent(study, tracking, data, self.data.path or data.name, config),
+            )
 
     @contextmanager
     def _closing(self, conclusion: Conclusion, progress: Progress) -> Iterator[None]:
@@ -353,7 +400,9 @@ class Search:
                 conclusion.describe()
                 conclusion.parent.end(status)
             if not tracking.close(tracking.patience_s):
-                progress.say("MLflow is away; send what waits for it with: python -m hpsearch doctor sync")
+                progress.say(
+                    "MLflow is away; send what waits for it with: python -m hpsearch doctor sync"
+                )
 
     def _check(self, architecture: Architecture, data: SearchData) -> _Checked:
         """Build a model, so that mistakes show before a study or a run is made."""
@@ -371,7 +420,9 @@ class Search:
         return _Checked(asked, training, varies=len(structures) > 1, warning=warning)
 
     def _drawn(self, architecture: Architecture, seed: int) -> tuple[Any, Any, Any, Any]:
-        """Return a model of hyperparameters that are drawn at random, them, its HyperModel and their distributions."""
+        """Return a model of hyperparameters that are drawn at random, them, its HyperModel and
+        their distributions.
+        """
         probe = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed)).ask()
         hp = OptunaHyperParameters(probe, self.space)
         hypermodel = architecture.hypermodel(hp)
@@ -386,26 +437,39 @@ class Search:
         seed = derive(self.seed, objective.study.optuna.study_name, "lr_test")
         study, parent, trainer = objective.study, objective.parent, objective.trainer
         return tested_space(
-            self.range_test, self.space, study=study, parent=parent, trainer=trainer, make=objective.make, seed=seed
+            self.range_test,
+            self.space,
+            study=study,
+            parent=parent,
+            trainer=trainer,
+            make=objective.make,
+            seed=seed,
         )
 
     def _run_trials(self, study: SharedStudy, objective: Objective, progress: Progress) -> None:
         n_spent, n_trials = study.n_spent(), self.budget.n_trials
         begins = f"begins: {n_trials} trial{'s' * (n_trials != 1)} of at most {self.training.epochs} epochs"
-        where = f"goes on: {min(n_spent, n_trials)} of {n_trials} trials done" if n_spent else begins
+        where = (
+            f"goes on: {min(n_spent, n_trials)} of {n_trials} trials done" if n_spent else begins
+        )
         progress.say(f"Study {self.study['name']} {where}.")
         if self.costs.second_objective:
             progress.say("No trial is pruned: one that is worse than others may be the cheapest.")
-        prunes = not (self.costs.second_objective or isinstance(self.pruner, optuna.pruners.NopPruner))
+        prunes = not (
+            self.costs.second_objective or isinstance(self.pruner, optuna.pruners.NopPruner)
+        )
         with progress.search(self.study["name"], n_trials, study.trials, prunes=prunes):
             run_trials(objective)
 
-    def _conclude(self, conclusion: Conclusion, data: SearchData, progress: Progress) -> SearchResult:
+    def _conclude(
+        self, conclusion: Conclusion, data: SearchData, progress: Progress
+    ) -> SearchResult:
         """Register the best model and evaluate it on the test set, if no other worker does."""
         best = conclusion.best()
         if best is None:
             raise SearchError(
-                f"No trial of study {self.study['name']} finished; give it more with budget.n_trials="
+                f"No trial of study {self.study['name']} finished; give it more with "
+                f"budget.n_trials="
                 f"{self.budget.n_trials + 10}, or a narrower space.bounds.learning_rate."
             )
         version = cheapest = evaluation = None
@@ -415,10 +479,16 @@ class Search:
             subject = Subject(model, self.uncertainty, data.val, self.data.test())
             evaluation = conclusion.evaluate(subject, version, progress)
         else:
-            progress.say("Other workers go on with this study; the last of them registers its best model.")
+            progress.say(
+                "Other workers go on with this study; the last of them registers its best model."
+            )
         trials, training = conclusion.study.trials(), self.training
-        rows = best_rows(trials, self.space, [training.monitor, *self.costs.objectives], training.maximize)
-        by_column = list(zip(*rows, strict=True))  # a column for each trial: there may be many hyperparameters
+        rows = best_rows(
+            trials, self.space, [training.monitor, *self.costs.objectives], training.maximize
+        )
+        by_column = list(
+            zip(*rows, strict=True)
+        )  # a column for each trial: there may be many hyperparameters
         progress.console.print(terminal(by_column, f"The best {len(rows) - 1} trials"))
         outcome = Outcome.of(trials, training.maximize)
         store = (conclusion.parent.run_id, conclusion.tracking.uri)

@@ -18,7 +18,8 @@ from hpsearch.tracking.registry import CHAMPION, Version
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search came to; `version` and `evaluation` are None where another worker concludes the study.
+    """What a search came to; `version` and `evaluation` are None where another worker concludes the
+    study.
 
     `cheapest` is the version at the other end of two objectives, where there are two.
     """
@@ -43,10 +44,17 @@ class SearchResult:
             trial = {"trial": number_of(best), "monitor": self.monitor, "value": value_of(best)}
             found["best"] = {**trial, "hyperparameters": self.space.values(best)}
         if version is not None:
-            about = {"version": version.number, "is_champion": version.alias == CHAMPION, "why": version.why}
+            about = {
+                "version": version.number,
+                "is_champion": version.alias == CHAMPION,
+                "why": version.why,
+            }
             found["registered"] = {"name": version.name, **about}
         found["test"] = None if self.evaluation is None else self.evaluation.metrics()
-        return found | {"run_id": self.parent_run_id, "tracking_uri": without_password(self.tracking_uri)}
+        return found | {
+            "run_id": self.parent_run_id,
+            "tracking_uri": without_password(self.tracking_uri),
+        }
 
     @property
     def versions(self) -> list[Version]:
@@ -73,12 +81,17 @@ class SearchResult:
     def next_steps(self) -> list[str]:
         """Return what a person may do next, a command a line."""
         n_more = 2 * (self.outcome.n_finished + self.outcome.n_pruned + self.outcome.n_diverged)
-        lines = [f"Look at it:    mlflow ui --backend-store-uri {without_password(self.tracking_uri)}"]
+        lines = [
+            f"Look at it:    mlflow ui --backend-store-uri {without_password(self.tracking_uri)}"
+        ]
         lines += [f"Search on:     the same command with budget.n_trials={n_more}"]
         lines += [f"Understand it: python -m hpsearch report study={self.study}"]
         if self.version is not None:
             model = f"registered_model={self.version.name} version={self.version.number}"
             lines += [f"Examine it:    python -m hpsearch evaluate {model}"]
             store = f"MLFLOW_TRACKING_URI={without_password(self.tracking_uri)}"
-            lines += [f"Serve it:      {store} mlflow models serve -m {self.version.uri} --env-manager local"]
+            lines += [
+                f"Serve it:      {store} mlflow models serve -m {self.version.uri} --env-manager "
+                f"local"
+            ]
         return lines

@@ -33,7 +33,8 @@ class Certificate:
         samples_vary: Whether passes differ.
         variables_unchanged: Whether all variables but seeds are bit-identical after the passes.
         plain_gap: Largest difference between the plain output and a pass with all rates at 0.
-        alpha_errors: Of mean and variance after AlphaDropout of a standard normal, in standard errors; 0 without.
+        alpha_errors: Of mean and variance after AlphaDropout of a standard normal, in standard
+            errors; 0 without.
     """
 
     n_active: int
@@ -96,7 +97,8 @@ def certify(model: keras.Model, sampler: Sampler, images: NDArray[Any]) -> Certi
     )
     if certificate.failures:
         raise ModelError(
-            f"Expected {model.name!r} to pass the self-test of MC Dropout, received: {'; '.join(certificate.failures)}."
+            f"Expected {model.name!r} to pass the self-test of MC Dropout, received: "
+            f"{'; '.join(certificate.failures)}."
         )
     return certificate
 
@@ -111,7 +113,9 @@ def fingerprint(model: keras.Model) -> str:
 
 
 def alpha_errors(site: Site) -> float:
-    """Return how far AlphaDropout moves mean 0 and variance 1, in standard errors; 0 for other layers."""
+    """Return how far AlphaDropout moves mean 0 and variance 1, in standard errors; 0 for other
+    layers.
+    """
     layer = always_on(site)
     if not isinstance(layer, AlwaysOnAlphaDropout):
         return 0.0
@@ -119,7 +123,9 @@ def alpha_errors(site: Site) -> float:
     normal = (normal - normal.mean()) / normal.std()
     keys = row_keys(np.asarray([1, 2], np.int32), 0, ops.arange(MOMENT_ROWS, dtype="int32"))
     rates = ops.full((site.position + 1,), site.rate, dtype="float32")
-    noisy = np.float64(ops.convert_to_numpy(layer(ops.convert_to_tensor(normal, "float32"), keys, rates)))
+    noisy = np.float64(
+        ops.convert_to_numpy(layer(ops.convert_to_tensor(normal, "float32"), keys, rates))
+    )
     n, square = noisy.size, np.square(noisy)
     of_mean = abs(noisy.mean()) / (noisy.std() / n**0.5)
     of_variance = abs(square.mean() - 1.0) / (square.std() / n**0.5)

@@ -1,8 +1,9 @@
 """A model cut in two, so that only what is stochastic runs again and again.
 
-`split` rebuilds a Keras model on the same layers and weights. Dropout layers become always-on ones that take their
-randomness as an input; every other layer is the same object and runs in inference mode, so BatchNormalization is left
-alone. The model is cut before its first active dropout: `prefix` needs one pass, `suffix` one for each sample.
+`split` rebuilds a Keras model on the same layers and weights. Dropout layers become always-on ones
+that take their randomness as an input; every other layer is the same object and runs in inference
+mode, so BatchNormalization is left alone. The model is cut before its first active dropout:
+`prefix` needs one pass, `suffix` one for each sample.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ class Split:
 
     Attributes:
         prefix: Images to a list of features; deterministic.
-        suffix: `[*features, keys (B or 1, 2), rates (L,)]` to the model's output (B, C); stochastic.
+        suffix: `[*features, keys (B or 1, 2), rates (L,)]` to the model's output (B, C);
+            stochastic.
         sites: The active dropout layers, in the order in which the model calls them.
         rates: The rate of each of the L calls of a dropout layer, active or not.
-        left_off: Names of dropout layers inside of other layers (attention, recurrent, wrapped), which stay off.
+        left_off: Names of dropout layers inside of other layers (attention, recurrent, wrapped),
+            which stay off.
     """
 
     prefix: keras.Model
@@ -41,7 +44,8 @@ def split(model: keras.Model, rates: Sequence[float] | None = None) -> Split:
 
     Args:
         model: A built Sequential or Functional model with one input and one output.
-        rates: A test-time rate for each call of a dropout layer, in order; its own rate by default. 0 is off.
+        rates: A test-time rate for each call of a dropout layer, in order; its own rate by default.
+            0 is off.
 
     Raises:
         ModelError: The model is neither, or has no active dropout.
@@ -51,7 +55,10 @@ def split(model: keras.Model, rates: Sequence[float] | None = None) -> Split:
     inputs = keras.Input(batch_shape=functional.inputs[0].shape, dtype=functional.inputs[0].dtype)
     output = rewrite.replay(functional, [inputs])
     if rates is not None and len(rates) != len(rewrite.rates):
-        raise ValueError(f"Expected {len(rewrite.rates)} rates, one a dropout call. Received: rates={list(rates)}.")
+        raise ValueError(
+            f"Expected {len(rewrite.rates)} rates, one a dropout call. Received: "
+            f"rates={list(rates)}."
+        )
     if id(output) not in rewrite.stochastic:
         raise ModelError(_no_dropout(rewrite))
     features = list(rewrite.frontier.values())
@@ -72,28 +79,43 @@ def _functional(model: keras.Model) -> keras.Model:
         inputs = None
     if not inputs:
         raise ModelError(
-            f"Expected a built Sequential or Functional model for MC Dropout, received {model.name!r} of type "
-            f"{type(model).__name__}: build it, or rebuild it as a Functional model and load its weights."
+            f"Expected a built Sequential or Functional model for MC Dropout, received "
+            f"{model.name!r} of type "
+            f"{type(model).__name__}: build it, or rebuild it as a Functional model and load its "
+            f"weights."
         )
     if len(inputs) != 1 or len(outputs) != 1:
         raise ModelError(
-            f"Expected a model with one input and one output for MC Dropout, received {model.name!r} with "
-            f"{len(inputs)} and {len(outputs)}: make a keras.Model of the pair that is to be evaluated."
+            f"Expected a model with one input and one output for MC Dropout, received "
+            f"{model.name!r} with "
+            f"{len(inputs)} and {len(outputs)}: make a keras.Model of the pair that is to be "
+            f"evaluated."
         )
     return functional
 
 
 def _no_dropout(rewrite: _Rewrite) -> str:
-    found = f"dropout layers whose rate is 0 ({len(rewrite.rates)})" if rewrite.rates else "no dropout layer"
-    inside = f", and dropout inside of {', '.join(rewrite.left_off)}, which stays off" if rewrite.left_off else ""
+    found = (
+        f"dropout layers whose rate is 0 ({len(rewrite.rates)})"
+        if rewrite.rates
+        else "no dropout layer"
+    )
+    inside = (
+        f", and dropout inside of {', '.join(rewrite.left_off)}, which stays off"
+        if rewrite.left_off
+        else ""
+    )
     return (
         f"Expected a model with active dropout for MC Dropout, received one with {found}{inside}: "
-        "train it with a Dropout, AlphaDropout, SpatialDropout or GaussianDropout layer of a rate above 0."
+        "train it with a Dropout, AlphaDropout, SpatialDropout or GaussianDropout layer of a rate "
+        "above 0."
     )
 
 
 class _Rewrite:
-    """One walk over the graph of a model that notes which tensors are stochastic, and where they begin."""
+    """One walk over the graph of a model that notes which tensors are stochastic, and where they
+    begin.
+    """
 
     def __init__(self, wanted: Sequence[float] | None) -> None:
         self.wanted = wanted
@@ -107,7 +129,9 @@ class _Rewrite:
 
     def replay(self, functional: keras.Model, inputs: list[Any]) -> Any:
         """Call every layer of the graph again on new inputs, in order; return the output."""
-        outputs = functional._run_through_graph(inputs, operation_fn=lambda layer: layer, call_fn=self.call)
+        outputs = functional._run_through_graph(
+            inputs, operation_fn=lambda layer: layer, call_fn=self.call
+        )
         return keras.tree.flatten(outputs)[0]
 
     def call(self, layer: Any, *args: Any, **kwargs: Any) -> Any:
@@ -130,15 +154,23 @@ class _Rewrite:
     def drop(self, layer: Any, inputs: Any) -> Any:
         """Call the always-on layer, or pass the input on where the rate is 0."""
         position = len(self.rates)
-        rate = float(layer.rate if self.wanted is None or position >= len(self.wanted) else self.wanted[position])
+        rate = float(
+            layer.rate
+            if self.wanted is None or position >= len(self.wanted)
+            else self.wanted[position]
+        )
         self.rates.append(rate)
         if rate == 0:
             return inputs
         if not 0 < rate < 1:
-            raise ModelError(f"Expected dropout rates of at least 0 and below 1, received {rate} for {layer.name!r}.")
+            raise ModelError(
+                f"Expected dropout rates of at least 0 and below 1, received {rate} for "
+                f"{layer.name!r}."
+            )
         if type(layer).call not in [kind.call for kind in DROPOUTS]:
             raise ModelError(
-                f"Expected Keras's own dropout layers, received {layer.name!r} of type {type(layer).__name__}, which "
+                f"Expected Keras's own dropout layers, received {layer.name!r} of type "
+                f"{type(layer).__name__}, which "
                 "does something else than its base class: put the Keras layer in its place."
             )
         self.sites.append(Site(layer, rate, position))

@@ -1,4 +1,6 @@
-"""Keras's dropout layers, always on: each takes its randomness as an input instead of keeping a state."""
+"""Keras's dropout layers, always on: each takes its randomness as an input instead of keeping a
+state.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,11 @@ from keras import ops
 
 from hpsearch.models.dropout_masks import alpha_dropped, dropped, random_bits, uniform_of
 
-SPATIAL = (keras.layers.SpatialDropout1D, keras.layers.SpatialDropout2D, keras.layers.SpatialDropout3D)
+SPATIAL = (
+    keras.layers.SpatialDropout1D,
+    keras.layers.SpatialDropout2D,
+    keras.layers.SpatialDropout3D,
+)
 DROPOUTS = (keras.layers.Dropout, *SPATIAL, keras.layers.AlphaDropout, keras.layers.GaussianDropout)
 
 
@@ -23,7 +29,8 @@ class Site:
     Attributes:
         layer: The original layer.
         rate: Its test-time rate, in (0, 1).
-        position: Its place among all calls of dropout layers in the model, from 0: what its draws depend on.
+        position: Its place among all calls of dropout layers in the model, from 0: what its draws
+            depend on.
     """
 
     layer: keras.layers.Layer
@@ -40,7 +47,9 @@ class AlwaysOn(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
     """A dropout layer that draws from given keys; subclasses say what a draw does to the input."""
 
     def __init__(self, site: Site) -> None:
-        super().__init__(name=f"always_on_{site.position}", dtype=site.layer.dtype_policy, autocast=False)
+        super().__init__(
+            name=f"always_on_{site.position}", dtype=site.layer.dtype_policy, autocast=False
+        )
         self.site = site
 
     def call(self, inputs: Any, keys: Any, rates: Any) -> Any:
@@ -53,7 +62,9 @@ class AlwaysOn(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
         return self.noisy(inputs, uniform, rates[self.site.position])
 
     def noisy(self, inputs: Any, uniform: Any, rate: Any) -> Any:
-        """Return the input with noise from `uniform`: whole numbers in [0, 2**24), which broadcast to the input."""
+        """Return the input with noise from `uniform`: whole numbers in [0, 2**24), which broadcast
+        to the input.
+        """
         raise NotImplementedError
 
     def compute_output_spec(self, inputs: Any, keys: Any, rates: Any) -> Any:

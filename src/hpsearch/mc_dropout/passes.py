@@ -40,10 +40,12 @@ class _Sums(NamedTuple):
 
 
 class Sampler:
-    """Draws stochastic passes of one model; compiles on the first call, and again for each new batch size.
+    """Draws stochastic passes of one model; compiles on the first call, and again for each new
+    batch size.
 
     Args:
-        model: A built Sequential or Functional model; its layers and weights are shared, never changed.
+        model: A built Sequential or Functional model; its layers and weights are shared, never
+            changed.
         settings: How many passes, and how.
         rates: A test-time rate for each call of a dropout layer, in order; its own rate by default.
 
@@ -51,11 +53,15 @@ class Sampler:
         ModelError: The model cannot be converted, or has no active dropout.
     """
 
-    def __init__(self, model: keras.Model, settings: McDropout, rates: Sequence[float] | None = None) -> None:
+    def __init__(
+        self, model: keras.Model, settings: McDropout, rates: Sequence[float] | None = None
+    ) -> None:
         self.split: Split = split(model, rates)
         self.settings = settings
         self.n_classes = _n_classes(model)
-        self._prefix = compiled(lambda images: keras.tree.flatten(self.split.prefix(images, training=False)))
+        self._prefix = compiled(
+            lambda images: keras.tree.flatten(self.split.prefix(images, training=False))
+        )
         self._passes = compiled(self._sum_passes)
         self._one = compiled(self._pass)
 
@@ -70,14 +76,17 @@ class Sampler:
     ) -> McPrediction:
         """Run the passes and return their sums.
 
-        The draws of a row depend on (seed, pass, layer, row) alone: batches of any size give the same numbers.
+        The draws of a row depend on (seed, pass, layer, row) alone: batches of any size give the
+        same numbers.
 
         Args:
             images: Model input, (N, ...).
-            labels: Class of each image, (N,); fills `label_probs`, which is class 0's probability without.
+            labels: Class of each image, (N,); fills `label_probs`, which is class 0's probability
+                without.
             n_samples: S, instead of the setting.
             seed: Instead of the setting.
-            rates: Rates of all L dropout calls for this call alone: no compilation. A layer that was off stays off.
+            rates: Rates of all L dropout calls for this call alone: no compilation. A layer that
+                was off stays off.
         """
         n_samples = n_samples or self.settings.n_samples
         group_size = -(-n_samples // N_GROUPS)
@@ -85,9 +94,13 @@ class Sampler:
         plan = self._plan(n_samples, self.settings.seed if seed is None else seed, rates)
         parts = []
         for features, rows in self._batches(images):
-            sums = self._passes(features, _int32(rows), _int32(truth[np.minimum(rows, len(images) - 1)]), plan)
+            sums = self._passes(
+                features, _int32(rows), _int32(truth[np.minimum(rows, len(images) - 1)]), plan
+            )
             parts.append([ops.convert_to_numpy(part)[: len(images) - rows[0]] for part in sums])
-        sums = _Sums(*(np.concatenate(part).astype(np.float64) for part in zip(*parts, strict=True)))
+        sums = _Sums(
+            *(np.concatenate(part).astype(np.float64) for part in zip(*parts, strict=True))
+        )
         check_distributions(sums.mean, self.settings.from_logits)
         n_groups = -(-n_samples // group_size)
         sizes = np.full(n_groups, group_size)
@@ -103,7 +116,8 @@ class Sampler:
         )
 
     def samples(self, images: NDArray[Any], *, n_samples: int, seed: int) -> Floats:
-        """Return each pass's own distributions, (S, N, C): what `predict` sums, at the price of memory.
+        """Return each pass's own distributions, (S, N, C): what `predict` sums, at the price of
+        memory.
 
         Args:
             images: Model input, (N, ...).
@@ -114,7 +128,8 @@ class Sampler:
         parts = []
         for features, rows in self._batches(images):
             passes = [
-                ops.convert_to_numpy(self._one(_int32(i), features, _int32(rows), plan)) for i in range(n_samples)
+                ops.convert_to_numpy(self._one(_int32(i), features, _int32(rows), plan))
+                for i in range(n_samples)
             ]
             parts.append(np.stack(passes)[:, : len(images) - rows[0]])
         return np.concatenate(parts, axis=1).astype(np.float64)
@@ -124,15 +139,22 @@ class Sampler:
             n_samples=_int32(n_samples),
             group_size=_int32(-(-n_samples // N_GROUPS)),
             seeds=_int32(self.seed_words(seed)),
-            rates=ops.convert_to_tensor(np.asarray(self.split.rates if rates is None else rates, np.float32)),
+            rates=ops.convert_to_tensor(
+                np.asarray(self.split.rates if rates is None else rates, np.float32)
+            ),
         )
 
     def _batches(self, images: NDArray[Any]) -> Iterator[tuple[list[Any], NDArray[np.int64]]]:
-        """Yield features and numbers of rows; the last batch repeats its last row to keep its shape."""
+        """Yield features and numbers of rows; the last batch repeats its last row to keep its
+        shape.
+        """
         size = self.rows_per_call(len(images))
         for start in range(0, len(images), size):
             rows = np.arange(start, start + size)
-            yield self._prefix(ops.convert_to_tensor(images[np.minimum(rows, len(images) - 1)])), rows
+            yield (
+                self._prefix(ops.convert_to_tensor(images[np.minimum(rows, len(images) - 1)])),
+                rows,
+            )
 
     def rows_per_call(self, n_rows: int) -> int:
         """Return how many rows go into a compiled call under the memory limit.
@@ -140,7 +162,12 @@ class Sampler:
         Raises:
             ModelError: Not even one row fits.
         """
-        values = _values_per_row(self.split.prefix) + _values_per_row(self.split.suffix) + 4 * self.n_classes + N_GROUPS
+        values = (
+            _values_per_row(self.split.prefix)
+            + _values_per_row(self.split.suffix)
+            + 4 * self.n_classes
+            + N_GROUPS
+        )
         limit = int(self.settings.memory_mb * 2**20 // (4 * values))
         if not limit:
             raise ModelError(
@@ -157,7 +184,9 @@ class Sampler:
         """Return the distributions of pass i, (B, C)."""
         key_rows = rows if self.settings.mask == "example" else ops.zeros((1,), "int32") - 1
         keys = row_keys(plan.seeds, i, key_rows)
-        probs = ops.cast(self.split.suffix([*features, keys, plan.rates], training=False), "float32")
+        probs = ops.cast(
+            self.split.suffix([*features, keys, plan.rates], training=False), "float32"
+        )
         return ops.softmax(probs) if self.settings.from_logits else probs
 
     def _sum_passes(self, features: list[Any], rows: Any, labels: Any, plan: _Plan) -> _Sums:
@@ -175,8 +204,10 @@ class Sampler:
                 mean=mean,
                 squares=sums.squares + step * (probs - mean),
                 entropy=sums.entropy - ops.sum(probs * ops.log(ops.maximum(probs, 1e-30)), axis=1),
-                votes=sums.votes + ops.one_hot(ops.argmax(probs, axis=1), n_classes, dtype="float32"),
-                grouped=sums.grouped + of_label * ops.cast(groups == i // plan.group_size, "float32"),
+                votes=sums.votes
+                + ops.one_hot(ops.argmax(probs, axis=1), n_classes, dtype="float32"),
+                grouped=sums.grouped
+                + of_label * ops.cast(groups == i // plan.group_size, "float32"),
             )
 
         zeros = ops.zeros((n_rows, n_classes), "float32")
@@ -186,7 +217,9 @@ class Sampler:
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function compiled with XLA where the backend can; the only lines that know a backend."""
+    """Return a function compiled with XLA where the backend can; the only lines that know a
+    backend.
+    """
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf  # noqa: PLC0415  # other backends work without it
 
@@ -203,8 +236,12 @@ def _int32(values: Any) -> Any:
 
 
 def _values_per_row(model: keras.Model) -> int:
-    """Return how many numbers one row has over all tensors of a model: an upper bound, for they are never all alive."""
-    shapes = [output.shape[1:] for layer in model.layers for output in keras.tree.flatten(layer.output)]
+    """Return how many numbers one row has over all tensors of a model: an upper bound, for they are
+    never all alive.
+    """
+    shapes = [
+        output.shape[1:] for layer in model.layers for output in keras.tree.flatten(layer.output)
+    ]
     return int(sum(np.prod([size or 1 for size in shape]) for shape in shapes))
 
 
@@ -212,7 +249,8 @@ def _n_classes(model: keras.Model) -> int:
     shape = model.outputs[0].shape
     if len(shape) != 2 or (shape[1] or 0) < 2:
         raise ModelError(
-            f"Expected a model that gives one probability a class, (N, C) with C of at least 2, received {shape}."
+            f"Expected a model that gives one probability a class, (N, C) with C of at least 2, "
+            f"received {shape}."
         )
     return int(shape[1])
 
@@ -220,10 +258,14 @@ def _n_classes(model: keras.Model) -> int:
 def check_distributions(probs: Floats, from_logits: bool) -> None:
     """Raise ModelError where answers (N, C) are no class probabilities, with what to do."""
     if not np.isfinite(probs).all():
-        raise ModelError("Expected class probabilities, received NaN or infinite ones: the model has diverged.")
+        raise ModelError(
+            "Expected class probabilities, received NaN or infinite ones: the model has diverged."
+        )
     if (probs < 0).any() or (np.abs(probs.sum(axis=1) - 1) > SUM_TOLERANCE).any():
         raise ModelError(
-            f"Expected class probabilities that sum to one, received values from {probs.min():.4g} to "
-            f"{probs.max():.4g} with from_logits={str(from_logits).lower()}: a model that gives logits wants "
+            f"Expected class probabilities that sum to one, received values from {probs.min():.4g} "
+            f"to "
+            f"{probs.max():.4g} with from_logits={str(from_logits).lower()}: a model that gives "
+            f"logits wants "
             "uncertainty.from_logits=true."
         )

@@ -19,10 +19,12 @@ class McDropout:
 
     Attributes:
         n_samples: S, the number of passes.
-        mask: "example": each image has its own masks. "pass": all images of a pass share one thinned network.
+        mask: "example": each image has its own masks. "pass": all images of a pass share one
+            thinned network.
         seed: Root of all draws.
         batch_size: Images in a compiled call, at most; no number depends on it.
-        memory_mb: Bound on features, activations and sums of a compiled call; makes batches smaller where it binds.
+        memory_mb: Bound on features, activations and sums of a compiled call; makes batches smaller
+            where it binds.
         from_logits: Whether the model's output wants a softmax.
     """
 
@@ -40,10 +42,14 @@ class McDropout:
             ConfigError: One of them is out of range.
         """
         if self.mask not in MASKS:
-            raise ConfigError(f"There is no uncertainty.mask={self.mask}.{did_you_mean(str(self.mask), MASKS)}")
+            raise ConfigError(
+                f"There is no uncertainty.mask={self.mask}.{did_you_mean(str(self.mask), MASKS)}"
+            )
         for name in ("n_samples", "batch_size", "memory_mb"):
             if getattr(self, name) <= 0:
-                raise ConfigError(f"uncertainty.{name} must be above 0, but is {getattr(self, name)}.")
+                raise ConfigError(
+                    f"uncertainty.{name} must be above 0, but is {getattr(self, name)}."
+                )
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,8 @@ class McPrediction:
         expected_entropy: Mean of their entropies, (N,), nats.
         variance: Variance of each class's probability over samples, (N, C).
         votes: Share of samples whose most probable class is this one, (N, C).
-        label_probs: Mean probability of the label in each group of passes, (G, N), G = ceil(S / group_size).
+        label_probs: Mean probability of the label in each group of passes, (G, N), G = ceil(S /
+            group_size).
         group_size: Passes in a group; the last group may have fewer.
         n_samples: S.
     """

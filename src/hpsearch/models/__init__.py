@@ -1,1 +1,3 @@
-"""Architectures: HyperModels with their settings, initializers, preprocessing, dropout masks and sparse layers."""
+"""Architectures: HyperModels with their settings, initializers, preprocessing, dropout masks and
+sparse layers.
+"""

@@ -1,6 +1,8 @@
-"""Completes an architecture of conf with the facts that only the data can tell: any HyperModel, one way.
+"""Completes an architecture of conf with the facts that only the data can tell: any HyperModel, one
+way.
 
-An architecture under search: it makes the HyperModel of each trial, with the settings that the trial draws.
+An architecture under search: it makes the HyperModel of each trial, with the settings that the
+trial draws.
 """
 
 from __future__ import annotations
@@ -30,10 +32,12 @@ def build_hypermodel(
     optimizer: OptimizerFactory,
     sparsity: Sparsity | None = None,
 ) -> keras_tuner.HyperModel:
-    """Complete an architecture of conf, which is a partial of a HyperModel's class, and return the HyperModel.
+    """Complete an architecture of conf, which is a partial of a HyperModel's class, and return the
+    HyperModel.
 
-    Of `facts`, `optimizer`, `image_shape` (also named `input_shape`) and `n_classes` (also named `classes` or
-    `num_classes`) it is given those that its constructor names and that its yaml file does not set.
+    Of `facts`, `optimizer`, `image_shape` (also named `input_shape`) and `n_classes` (also named
+    `classes` or `num_classes`) it is given those that its constructor names and that its yaml file
+    does not set.
 
     Args:
         factory: What `_target_` with `_partial_: true` becomes.
@@ -45,7 +49,9 @@ def build_hypermodel(
         ModelError: The constructor needs more than that, or returns no HyperModel.
     """
     if not isinstance(factory, functools.partial):
-        raise ModelError(f"Expected the conf of the architecture to say _partial_: true; received {factory!r}.")
+        raise ModelError(
+            f"Expected the conf of the architecture to say _partial_: true; received {factory!r}."
+        )
     name = getattr(factory.func, "__name__", repr(factory.func))
     known = {
         "facts": facts,
@@ -57,16 +63,27 @@ def build_hypermodel(
     if sparsity is not None:
         known["sparsity"] = sparsity
         if "sparsity" not in accepted:
-            raise ModelError(f"Expected an architecture of dense layers with sparsity=; {name} knows no sparse layers.")
-    given = {key: value for key, value in known.items() if key in accepted and key not in factory.keywords}
+            raise ModelError(
+                f"Expected an architecture of dense layers with sparsity=; {name} knows no sparse "
+                f"layers."
+            )
+    given = {
+        key: value
+        for key, value in known.items()
+        if key in accepted and key not in factory.keywords
+    }
     for key, parameter in accepted.items():
         named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         if named and parameter.default is parameter.empty and key not in given:
-            raise ModelError(f"Expected the conf of the architecture to set {key}, which {name} needs: add arch.{key}.")
+            raise ModelError(
+                f"Expected the conf of the architecture to set {key}, which {name} needs: add "
+                f"arch.{key}."
+            )
     hypermodel = factory(**given)
     if not isinstance(hypermodel, keras_tuner.HyperModel):
         raise ModelError(
-            f"Expected arch._target_ to name a keras_tuner.HyperModel; {name} makes a {type(hypermodel).__name__}."
+            f"Expected arch._target_ to name a keras_tuner.HyperModel; {name} makes a "
+            f"{type(hypermodel).__name__}."
         )
     return hypermodel
 
@@ -106,8 +123,9 @@ OF_THE_JOB = ("facts", "optimizer", "sparsity")  # what a constructor gets and n
 class Architecture:
     """Makes HyperModels; a bound that bears the name of a setting makes it a hyperparameter.
 
-    Such settings are those of the HyperModel's constructor (`n_hidden`), those of the optimizer where the constructor
-    takes one (`weight_decay`), and those in `others`, which are drawn for whoever reads them (`batch_size`).
+    Such settings are those of the HyperModel's constructor (`n_hidden`), those of the optimizer
+    where the constructor takes one (`weight_decay`), and those in `others`, which are drawn for
+    whoever reads them (`batch_size`).
 
     Args:
         factory: As `build_hypermodel`.
@@ -128,7 +146,12 @@ class Architecture:
         sparsity: Sparsity | None = None,
         others: Iterable[str] = (),
     ) -> None:
-        self._factory, self._facts, self._optimizer, self._sparsity = factory, facts, optimizer, sparsity
+        self._factory, self._facts, self._optimizer, self._sparsity = (
+            factory,
+            facts,
+            optimizer,
+            sparsity,
+        )
         self._rules = space.rules
         accepted = _settings(factory)
         of_optimizer = _settings(optimizer) if "optimizer" in _keywords(factory) else set()

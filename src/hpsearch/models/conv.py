@@ -9,7 +9,11 @@ import keras_tuner
 
 from hpsearch.data.statistics import DataFacts
 from hpsearch.errors import ConfigError
-from hpsearch.models.loss_and_optimizer import OptimizerFactory, compile_classifier, draw_dropout_rate
+from hpsearch.models.loss_and_optimizer import (
+    OptimizerFactory,
+    compile_classifier,
+    draw_dropout_rate,
+)
 from hpsearch.models.preprocessing import standardization
 from hpsearch.models.settings import (
     ActivationSetting,
@@ -24,10 +28,11 @@ from hpsearch.models.settings import (
 
 
 class ConvNet(keras_tuner.HyperModel):  # type: ignore[misc]
-    """Blocks of 3x3 convolutions, each followed by max pooling and dropout; then a dense layer, dropout, softmax.
+    """Blocks of 3x3 convolutions, each followed by max pooling and dropout; then a dense layer,
+    dropout, softmax.
 
-    Draws `learning_rate`, `momentum` and `dropout_rate` (one rate for all places). Input (N, H, W, C) raw pixels of
-    any size, output (N, C) probabilities.
+    Draws `learning_rate`, `momentum` and `dropout_rate` (one rate for all places). Input (N, H, W,
+    C) raw pixels of any size, output (N, C) probabilities.
 
     Args:
         facts: Shape, classes and statistics of the train images.
@@ -46,7 +51,9 @@ class ConvNet(keras_tuner.HyperModel):  # type: ignore[misc]
         ConfigError: A setting is impossible; the sentence names its key.
     """
 
-    averaging_epochs = 2.0  # over which a fit averages its weights, unless the person's settings say otherwise
+    averaging_epochs = (
+        2.0  # over which a fit averages its weights, unless the person's settings say otherwise
+    )
 
     def __init__(
         self,
@@ -65,7 +72,9 @@ class ConvNet(keras_tuner.HyperModel):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         if isinstance(filters, int | str) or not filters:
-            raise ConfigError(f"Expected arch.filters to be a list such as [32, 64, 128]; received {filters!r}.")
+            raise ConfigError(
+                f"Expected arch.filters to be a list such as [32, 64, 128]; received {filters!r}."
+            )
         self.facts = facts
         self.optimizer = optimizer
         self.filters = [check_count("each of arch.filters", number) for number in filters]
@@ -73,7 +82,9 @@ class ConvNet(keras_tuner.HyperModel):  # type: ignore[misc]
         self.kernel_size_px = check_count("arch.kernel_size_px", kernel_size_px)
         self.n_units = check_count("arch.n_units", n_units)
         self.activation = check_activation("arch.activation", activation)
-        self.kernel_initializer = check_known("arch.kernel_initializer", kernel_initializer, keras.initializers.get)
+        self.kernel_initializer = check_known(
+            "arch.kernel_initializer", kernel_initializer, keras.initializers.get
+        )
         self.normalization = check_normalization(normalization)
         self.standardize = standardize
         self.dropout = dropout
@@ -81,7 +92,10 @@ class ConvNet(keras_tuner.HyperModel):  # type: ignore[misc]
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         """Return a compiled model with the hyperparameters that `hp` holds or draws."""
         rate = draw_dropout_rate(hp)
-        layers = [keras.Input(self.facts.image_shape), standardization(self.facts, self.standardize)]
+        layers = [
+            keras.Input(self.facts.image_shape),
+            standardization(self.facts, self.standardize),
+        ]
         for filters in self.filters:
             for _ in range(self.n_convolutions):
                 layers += self._convolution(filters)
@@ -92,7 +106,9 @@ class ConvNet(keras_tuner.HyperModel):  # type: ignore[misc]
             keras.layers.Dense(self.n_units, kernel_initializer=self.kernel_initializer),
             make_activation(self.activation),
             self.dropout(rate),
-            keras.layers.Dense(self.facts.n_classes, activation="softmax", dtype=keras.config.floatx()),
+            keras.layers.Dense(
+                self.facts.n_classes, activation="softmax", dtype=keras.config.floatx()
+            ),
         ]
         return compile_classifier(keras.Sequential(layers), hp, self.optimizer)
 
@@ -102,6 +118,7 @@ class ConvNet(keras_tuner.HyperModel):  # type: ignore[misc]
             self.kernel_size_px,
             padding="same",
             kernel_initializer=self.kernel_initializer,
-            use_bias=self.normalization != "batch",  # BatchNormalization brings an offset of its own
+            use_bias=self.normalization
+            != "batch",  # BatchNormalization brings an offset of its own
         )
         return activated(convolution, self.normalization, self.activation)

@@ -10,7 +10,11 @@ import keras_tuner
 from hpsearch.data.statistics import DataFacts
 from hpsearch.errors import ConfigError, did_you_mean
 from hpsearch.models.initializers import InitializerSetting
-from hpsearch.models.loss_and_optimizer import OptimizerFactory, compile_classifier, draw_dropout_rate
+from hpsearch.models.loss_and_optimizer import (
+    OptimizerFactory,
+    compile_classifier,
+    draw_dropout_rate,
+)
 from hpsearch.models.preprocessing import standardization
 from hpsearch.models.settings import (
     ActivationSetting,
@@ -27,9 +31,11 @@ DROPOUT_AFTER = ("last", "all")
 
 
 class DenseNet(keras_tuner.HyperModel):  # type: ignore[misc]
-    """`n_hidden` layers of `n_units`: dense, normalization if wanted, activation, dropout; then softmax.
+    """`n_hidden` layers of `n_units`: dense, normalization if wanted, activation, dropout; then
+    softmax.
 
-    Draws `learning_rate`, `momentum` and `dropout_rate`. Input (N, H, W, C) raw pixels, output (N, C) probabilities.
+    Draws `learning_rate`, `momentum` and `dropout_rate`. Input (N, H, W, C) raw pixels, output (N,
+    C) probabilities.
 
     Args:
         facts: Shape, classes and statistics of the train images.
@@ -37,20 +43,24 @@ class DenseNet(keras_tuner.HyperModel):  # type: ignore[misc]
         n_hidden: Number of hidden layers.
         n_units: Units of each hidden layer.
         activation: A Keras activation's name, or a partial of an activation layer.
-        kernel_initializer: A Keras initializer, by name or made by `_target_`, for the hidden layers.
+        kernel_initializer: A Keras initializer, by name or made by `_target_`, for the hidden
+            layers.
         bias_initializer: The same, for the biases of the hidden layers.
         output_initializer: The same, for the kernel of the output layer.
         normalization: `none`, `batch`, `batch_after` or `layer`, as `settings.activated` says.
         standardize: `channel`, `pixel` or `none`, as `preprocessing.standardization` says.
         dropout: Makes a dropout layer from a rate.
-        dropout_after: `last`, one layer of dropout before the output layer; `all`, after every hidden layer.
+        dropout_after: `last`, one layer of dropout before the output layer; `all`, after every
+            hidden layer.
         sparsity: What makes the hidden layers sparse; None leaves them dense.
 
     Raises:
         ConfigError: A setting is impossible; the sentence names its key.
     """
 
-    averaging_epochs = 2.0  # over which a fit averages its weights, unless the person's settings say otherwise
+    averaging_epochs = (
+        2.0  # over which a fit averages its weights, unless the person's settings say otherwise
+    )
 
     def __init__(
         self,
@@ -101,7 +111,9 @@ class DenseNet(keras_tuner.HyperModel):  # type: ignore[misc]
             if self.dropout_after == "all" or number == self.n_hidden:
                 layers.append(self.dropout(rate))
         output = {"kernel_initializer": self.output_initializer, "activation": "softmax"}
-        layers.append(keras.layers.Dense(self.facts.n_classes, dtype=keras.config.floatx(), **output))
+        layers.append(
+            keras.layers.Dense(self.facts.n_classes, dtype=keras.config.floatx(), **output)
+        )
         return compile_classifier(keras.Sequential(layers), hp, self.optimizer)
 
     def companions(self) -> Sequence[keras.callbacks.Callback]:
@@ -116,7 +128,8 @@ class DenseNet(keras_tuner.HyperModel):  # type: ignore[misc]
         settings = {
             "kernel_initializer": self.kernel_initializer,
             "bias_initializer": self.bias_initializer,
-            "use_bias": self.normalization != "batch",  # BatchNormalization brings an offset of its own
+            "use_bias": self.normalization
+            != "batch",  # BatchNormalization brings an offset of its own
         }
         if self.sparsity is None:
             dense = keras.layers.Dense(self.n_units, **settings)

@@ -1,4 +1,5 @@
-"""Random words that depend on (seed, pass, layer, row) alone: the same numbers at any batch size, on every backend.
+"""Random words that depend on (seed, pass, layer, row) alone: the same numbers at any batch size,
+on every backend.
 
 What dropout does to its input, given whole numbers in [0, 2**24) that broadcast to it.
 """
@@ -31,8 +32,9 @@ def row_keys(seeds: Any, number: Any, rows: Any) -> Any:
 def random_bits(keys: Any, position: int, n_words: Any) -> Any:
     """Return random words, (B, n_words) int32, from a key a row and the position of a layer.
 
-    A counter-based generator (Salmon et al., 2011) on a two-round multiplicative hash: stateless, so any row of any
-    pass can be drawn alone, and element-wise, so a compiler fuses it with the mask it makes.
+    A counter-based generator (Salmon et al., 2011) on a two-round multiplicative hash: stateless,
+    so any row of any pass can be drawn alone, and element-wise, so a compiler fuses it with the
+    mask it makes.
     """
     of_layer = ((position + 1) * MIX_1 + 2**31) % 2**32 - 2**31  # wraps as int32 does
     keys = _mix(keys + of_layer)
@@ -50,12 +52,15 @@ def uniform_like(inputs: Any, state: Any) -> Any:
 
     Args:
         inputs: Whose shape counts.
-        state: Of a `keras.random.SeedGenerator`: a seed and how often it was drawn from, (2,) integers.
+        state: Of a `keras.random.SeedGenerator`: a seed and how often it was drawn from, (2,)
+            integers.
     """
     n_rows, *shape = ops.shape(inputs)
     state = ops.cast(state, "int32")
     keys = row_keys(
-        ops.bitwise_xor(state[0], np.array([0, MIX_1], np.int32)), state[1], ops.arange(n_rows, dtype="int32")
+        ops.bitwise_xor(state[0], np.array([0, MIX_1], np.int32)),
+        state[1],
+        ops.arange(n_rows, dtype="int32"),
     )
     return uniform_of(ops.reshape(random_bits(keys, 0, math.prod(shape)), (n_rows, *shape)))
 
@@ -69,20 +74,25 @@ def _mix(words: Any, key: Any = 0) -> Any:
 
 
 def _shift_right(words: Any, n: int) -> Any:
-    return ops.bitwise_and(ops.bitwise_right_shift(words, n), 2 ** (32 - n) - 1)  # int32 shifts copy the sign
+    return ops.bitwise_and(
+        ops.bitwise_right_shift(words, n), 2 ** (32 - n) - 1
+    )  # int32 shifts copy the sign
 
 
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
 
 def dropped(inputs: Any, uniform: Any, rate: Any) -> Any:
-    """Return the input where kept, over 1 - rate, and 0 elsewhere: inverted dropout (Srivastava et al., 2014)."""
+    """Return the input where kept, over 1 - rate, and 0 elsewhere: inverted dropout (Srivastava et
+    al., 2014).
+    """
     scale = ops.cast(1.0 / (1.0 - rate), inputs.dtype)
     return ops.where(_kept(uniform, rate), inputs * scale, ops.zeros((), inputs.dtype))
 
 
 def alpha_dropped(inputs: Any, uniform: Any, rate: Any) -> Any:
-    """Return a * (the input where kept, -alpha * scale elsewhere) + b, of mean 0 and variance 1 if the input is.
+    """Return a * (the input where kept, -alpha * scale elsewhere) + b, of mean 0 and variance 1 if
+    the input is.
 
     Dropout to SELU's negative saturation (Klambauer et al., 2017).
     """

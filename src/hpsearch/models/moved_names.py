@@ -1,7 +1,7 @@
 """Import paths that earlier versions of hpsearch recorded, and what they are called now.
 
-Studies, runs and registered models hold import paths: the class of an architecture, the module of a layer. An earlier
-version recorded other paths, since its modules lay elsewhere.
+Studies, runs and registered models hold import paths: the class of an architecture, the module of a
+layer. An earlier version recorded other paths, since its modules lay elsewhere.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ MOVED = {
 
 
 def with_current_names(recorded: Any) -> Any:
-    """Return recorded settings, as plain data, in which every import path of hpsearch is the current one."""
+    """Return recorded settings, as plain data, in which every import path of hpsearch is the
+    current one.
+    """
     if isinstance(recorded, dict):
         return {key: with_current_names(value) for key, value in recorded.items()}
     if isinstance(recorded, list):

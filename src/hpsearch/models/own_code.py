@@ -1,4 +1,6 @@
-"""Code of a person's own that a model needs: found from the model's classes, copied to where a version is saved."""
+"""Code of a person's own that a model needs: found from the model's classes, copied to where a
+version is saved.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +35,12 @@ class OwnCode:
     """What a model needs beside Keras.
 
     Attributes:
-        modules: To be imported before the model is loaded; their classes register themselves with Keras then.
-        places: Of a person's own code, by the name that it is imported by: files, or folders of packages.
-        requirements: Installed distributions that the model's classes or that code come from, `name==version`.
+        modules: To be imported before the model is loaded; their classes register themselves with
+            Keras then.
+        places: Of a person's own code, by the name that it is imported by: files, or folders of
+            packages.
+        requirements: Installed distributions that the model's classes or that code come from,
+            `name==version`.
     """
 
     modules: Sequence[str] = ()
@@ -45,7 +50,8 @@ class OwnCode:
     def copy(self, folder: Path) -> list[str]:
         """Copy the code to `folder`, and return the path of each file or package there.
 
-        Of a package go code, and small files of data of common kinds; hidden files, caches and large files stay.
+        Of a package go code, and small files of data of common kinds; hidden files, caches and
+        large files stay.
         """
         folder.mkdir(parents=True, exist_ok=True)
         for name, places in self.places.items():
@@ -62,11 +68,14 @@ def own_code(config: Any, makers: Iterable[object] = ()) -> OwnCode:
 
     Args:
         config: The model's configuration as Keras writes it, which names the module of each class.
-        makers: Classes or functions that made it; where they are a person's own, their module registers its classes.
+        makers: Classes or functions that made it; where they are a person's own, their module
+            registers its classes.
     """
     named = sorted(set(_named_modules(config)))
     made_by = [str(getattr(maker, "__module__", "")) for maker in makers]
-    named += [name for name in dict.fromkeys(made_by) if name and name not in named and _is_own(name)]
+    named += [
+        name for name in dict.fromkeys(made_by) if name and name not in named and _is_own(name)
+    ]
     found: dict[str, Path | None] = {}
     waiting = list(named)
     while waiting:
@@ -110,7 +119,11 @@ def import_all(modules: Iterable[str]) -> None:
 def _named_modules(config: Any) -> Iterator[str]:
     if isinstance(config, dict):
         module = config.get("module")
-        if "class_name" in config and isinstance(module, str) and _top(module) not in ("keras", "builtins", ""):
+        if (
+            "class_name" in config
+            and isinstance(module, str)
+            and _top(module) not in ("keras", "builtins", "")
+        ):
             yield module
         config = list(config.values())
     if isinstance(config, list):
@@ -124,7 +137,9 @@ def _top(name: str) -> str:
 
 @cache
 def _is_own(name: str) -> bool:
-    """Return whether a module is neither Python's, nor installed from elsewhere, nor of this project."""
+    """Return whether a module is neither Python's, nor installed from elsewhere, nor of this
+    project.
+    """
     top = _top(name)
     if top == "__main__" or top in sys.stdlib_module_names:
         return False
@@ -160,7 +175,10 @@ def _is_installed(place: Path) -> bool:
 @cache
 def names_of_distributions() -> dict[str, list[str]]:
     """Return the installed distributions, wherever they lie, by the module that each gives."""
-    return {top: sorted(set(names)) for top, names in importlib.metadata.packages_distributions().items()}
+    return {
+        top: sorted(set(names))
+        for top, names in importlib.metadata.packages_distributions().items()
+    }
 
 
 def _distributions_of(top: str) -> list[importlib.metadata.Distribution]:
@@ -168,7 +186,9 @@ def _distributions_of(top: str) -> list[importlib.metadata.Distribution]:
 
 
 def _is_of_a_folder(distribution: importlib.metadata.Distribution) -> bool:
-    """Return whether it was installed from a folder of this machine, so that no other one can install it."""
+    """Return whether it was installed from a folder of this machine, so that no other one can
+    install it.
+    """
     origin = distribution.read_text("direct_url.json")
     return origin is not None and str(json.loads(origin).get("url", "")).startswith("file:")
 
@@ -180,7 +200,9 @@ def _distributions(top: str) -> list[str]:
 
 
 def _holding(places: list[Path], files: list[Path]) -> list[Path]:
-    """Return the parts of a namespace package that hold a needed file; other packages have one part."""
+    """Return the parts of a namespace package that hold a needed file; other packages have one
+    part.
+    """
     held = [place for place in places if any(file.is_relative_to(place) for file in files)]
     return held or places
 
@@ -221,7 +243,9 @@ def _copy_package(package: Path, target: Path) -> None:
     seen: set[str] = set()
     for folder, folders, files in os.walk(package, followlinks=True):
         real = os.path.realpath(folder)
-        folders[:] = [] if real in seen else [name for name in folders if _travels(Path(folder, name))]
+        folders[:] = (
+            [] if real in seen else [name for name in folders if _travels(Path(folder, name))]
+        )
         for file in (Path(folder, name) for name in files if real not in seen):
             if _travels(file):
                 copied = target / file.relative_to(package)
@@ -235,5 +259,7 @@ def _travels(path: Path) -> bool:
         return False
     if path.is_dir():
         return not (path / "pyvenv.cfg").exists()
-    small = path.suffix in DATA_SUFFIXES and path.is_file() and path.stat().st_size <= MAX_DATA_BYTES
+    small = (
+        path.suffix in DATA_SUFFIXES and path.is_file() and path.stat().st_size <= MAX_DATA_BYTES
+    )
     return path.is_file() and (path.suffix in CODE_SUFFIXES or small)

@@ -1,4 +1,6 @@
-"""The first layer of a model: raw pixels in, standardized values out, with statistics of the train images."""
+"""The first layer of a model: raw pixels in, standardized values out, with statistics of the train
+images.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ from numpy.typing import NDArray
 from hpsearch.data.statistics import DataFacts
 from hpsearch.errors import ConfigError, did_you_mean
 
-# A pixel that hardly ever changes would turn one bright test image into a value of hundreds: no pixel is
-# stretched more than ten times as far as its channel as a whole.
+# A pixel that hardly ever changes would turn one bright test image into a value of hundreds: no
+# pixel is stretched more than ten times as far as its channel as a whole.
 VARIANCE_FLOOR = 0.01
 
 
@@ -21,8 +23,9 @@ def standardization(facts: DataFacts, standardize: str) -> keras.Layer:
 
     Args:
         facts: Statistics of the train images.
-        standardize: `channel`, each channel has mean 0 and deviation 1 over the train images; `pixel`, each pixel of
-            each channel has (rarely changing ones a smaller deviation); `none`, pixels are divided by the largest.
+        standardize: `channel`, each channel has mean 0 and deviation 1 over the train images;
+            `pixel`, each pixel of each channel has (rarely changing ones a smaller deviation);
+            `none`, pixels are divided by the largest.
 
     Raises:
         ConfigError: `standardize` is none of these.
@@ -56,7 +59,10 @@ def _normalization(
 ) -> keras.Layer:
     # float32: Keras would keep float64 numbers in the saved model that no layer computes with.
     return keras.layers.Normalization(
-        axis=axis, mean=mean.astype("float32"), variance=variance.astype("float32"), name="standardization"
+        axis=axis,
+        mean=mean.astype("float32"),
+        variance=variance.astype("float32"),
+        name="standardization",
     )
 
 

@@ -1,4 +1,6 @@
-"""Settings that several architectures have: checked once, each error naming the key as a person types it."""
+"""Settings that several architectures have: checked once, each error naming the key as a person
+types it.
+"""
 
 from __future__ import annotations
 
@@ -34,12 +36,16 @@ def check_known(key: str, value: Any, get: Callable[[Any], Any]) -> Any:
     try:
         get(value)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"Expected {key} to be a name that Keras knows; received {value!r}.") from error
+        raise ConfigError(
+            f"Expected {key} to be a name that Keras knows; received {value!r}."
+        ) from error
     return value
 
 
 def make_activation(activation: ActivationSetting) -> keras.Layer:
-    """Make an activation layer from a name, or from a partial of a layer where it has weights (PReLU)."""
+    """Make an activation layer from a name, or from a partial of a layer where it has weights
+    (PReLU).
+    """
     return keras.layers.Activation(activation) if isinstance(activation, str) else activation()
 
 
@@ -67,10 +73,13 @@ def check_normalization(value: Any) -> str:
     return str(value)
 
 
-def activated(weights: keras.Layer, normalization: str, activation: ActivationSetting) -> list[keras.Layer]:
+def activated(
+    weights: keras.Layer, normalization: str, activation: ActivationSetting
+) -> list[keras.Layer]:
     """Return a layer of weights, its activation, and the normalization before or after that.
 
-    `batch` and `layer` stand before the activation (Ioffe and Szegedy 2015; Ba et al. 2016), `batch_after` behind it.
+    `batch` and `layer` stand before the activation (Ioffe and Szegedy 2015; Ba et al. 2016),
+    `batch_after` behind it.
     """
     activate = make_activation(activation)
     if normalization == "batch":

@@ -1,4 +1,5 @@
-"""What a fresh process runs to measure a saved version: nothing of this project is imported but what it brought.
+"""What a fresh process runs to measure a saved version: nothing of this project is imported but
+what it brought.
 
 It is run as a file, by `measured_again`, with one argument: a JSON file that says what to do.
 """
@@ -29,7 +30,9 @@ def _measured(asked: dict[str, Any]) -> dict[str, Any]:
     import numpy as np  # noqa: PLC0415
     from keras import ops  # noqa: PLC0415
 
-    mlflow.pyfunc.load_model(asked["folder"])  # it is served so; this puts the version's code on the path
+    mlflow.pyfunc.load_model(
+        asked["folder"]
+    )  # it is served so; this puts the version's code on the path
     model = mlflow.keras.load_model(asked["folder"])
     data = np.load(asked["data"])
     images = ops.convert_to_tensor(data["images"][: asked["n_outputs"]])
@@ -53,7 +56,9 @@ def _evaluated(model: Any, asked: dict[str, Any], images: Any, labels: Any) -> d
     model.compile_from_config(asked["compile_config"])
     if labels_for(model) == "onehot":
         labels = keras.utils.to_categorical(labels, asked["n_classes"])
-    found = model.evaluate(images, labels, batch_size=asked["batch_size"], verbose=0, return_dict=True)
+    found = model.evaluate(
+        images, labels, batch_size=asked["batch_size"], verbose=0, return_dict=True
+    )
     return {f"val/{name}": value for name, value in numbers_of(found).items()}
 
 

@@ -1,7 +1,9 @@
-"""Whether a saved model is the one that was made: asked of its file before a search, of a version in a fresh process.
+"""Whether a saved model is the one that was made: asked of its file before a search, of a version
+in a fresh process.
 
-Before a search the file of a model that has not been trained is loaded in this process, which finds what Keras cannot
-load at all. Before a version is registered it is loaded and measured in a process that has nothing but the version.
+Before a search the file of a model that has not been trained is loaded in this process, which finds
+what Keras cannot load at all. Before a version is registered it is loaded and measured in a process
+that has nothing but the version.
 """
 
 from __future__ import annotations
@@ -29,20 +31,28 @@ from hpsearch.serving.fresh_process import first_line
 from hpsearch.training.settings import VAL_BATCH_SIZE
 
 SCRIPT = Path(__file__).with_name("fresh_process.py")
-COUNTING = re.compile(r"acc|precision|recall|f1|auc|/error")  # metrics that a single example moves by 1 / n
+COUNTING = re.compile(
+    r"acc|precision|recall|f1|auc|/error"
+)  # metrics that a single example moves by 1 / n
 N_COUNTED = 2  # examples that numerical noise may move
 NOISE, MIXED_NOISE = 1e-3, 1e-2
 LEAST = 1e-3  # noise is relative to this where a value is smaller
 TIMEOUT_S = 1800
-NOT_OURS = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "PYTHONPATH")
+NOT_OURS = (
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_REGISTRY_URI",
+    "MLFLOW_RUN_ID",
+    "MLFLOW_EXPERIMENT_ID",
+    "PYTHONPATH",
+)
 CURE = (
-    "register its classes with @keras.saving.register_keras_serializable(), give each a get_config() that names all "
-    "that its constructor takes, and put them in the module of arch._target_ or in one that it imports"
+    "register its classes with @keras.saving.register_keras_serializable(), give each a "
+    "get_config() that names all "
+    "that its constructor takes, and put them in the module of arch._target_ or in one that it "
+    "imports"
 )
 
-CURE_OF_LAMBDA = (
-    "Keras loads no Python lambda: put a named function in its place, with @keras.saving.register_keras_serializable()"
-)
+CURE_OF_LAMBDA = "Keras loads no Python lambda: put a named function in its place, with @keras.saving.register_keras_serializable()"
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,8 @@ class Expected:
         monitor: The metric of the validation data that is measured again, such as `val/loss`.
         value: What the study reports of it; None where it reports none.
         compile_config: How the model was compiled, as Keras writes it; None where it was not.
-        outputs: Of the trained model for the first validation images, (N, C); None where none were kept.
+        outputs: Of the trained model for the first validation images, (N, C); None where none were
+            kept.
         noise: The relative difference that is numerical noise.
     """
 
@@ -67,12 +78,17 @@ class Expected:
 
 
 def noise_of(precision: str) -> float:
-    """Return the relative difference of two outputs that is numerical noise at a precision such as `mixed_float16`."""
+    """Return the relative difference of two outputs that is numerical noise at a precision such as
+    `mixed_float16`.
+    """
     return MIXED_NOISE if precision.startswith("mixed") else NOISE
 
 
-def check_before(model: keras.Model, images: NDArray[np.generic], settings: McDropout, noise: float) -> str | None:
-    """Refuse a model that could not be registered however well it is trained, before the search for it.
+def check_before(
+    model: keras.Model, images: NDArray[np.generic], settings: McDropout, noise: float
+) -> str | None:
+    """Refuse a model that could not be registered however well it is trained, before the search for
+    it.
 
     Args:
         model: A built one, as a trial would train it.
@@ -81,17 +97,23 @@ def check_before(model: keras.Model, images: NDArray[np.generic], settings: McDr
         noise: The relative difference of two outputs that is numerical noise.
 
     Returns:
-        A warning where the model of the file gives other outputs, which training may mend; else None.
+        A warning where the model of the file gives other outputs, which training may mend; else
+        None.
 
     Raises:
-        ModelError: Keras cannot load the file that it saves of the model, or the outputs are no class probabilities.
+        ModelError: Keras cannot load the file that it saves of the model, or the outputs are no
+            class probabilities.
     """
     loaded = _saved_and_loaded(model)
     outputs = _outputs(model, images)
     if outputs is None:  # a model that only compiled programs can call is asked when it is trained
         return None
     if len(outputs) == 1:
-        probs = keras.ops.convert_to_numpy(keras.ops.softmax(outputs[0])) if settings.from_logits else outputs[0]
+        probs = (
+            keras.ops.convert_to_numpy(keras.ops.softmax(outputs[0]))
+            if settings.from_logits
+            else outputs[0]
+        )
         if np.isfinite(probs).all():  # one that has not been trained may overflow
             check_distributions(np.asarray(probs, np.float64), settings.from_logits)
     if _are_close(outputs, _outputs(loaded, images), noise):
@@ -114,7 +136,8 @@ def _saved_and_loaded(model: keras.Model) -> keras.Model:
         except Exception as error:  # whatever Keras or a person's class raises
             said = first_line(error)
             raise ModelError(
-                f"The models of this search could not be registered: Keras cannot save and load one ({said}); "
+                f"The models of this search could not be registered: Keras cannot save and load "
+                f"one ({said}); "
                 f"{cure(said)}."
             ) from error
 
@@ -128,7 +151,9 @@ def _outputs(model: keras.Model, images: NDArray[np.generic]) -> list[NDArray[np
         return None
 
 
-def _are_close(some: list[NDArray[np.float32]], others: list[NDArray[np.float32]] | None, noise: float) -> bool:
+def _are_close(
+    some: list[NDArray[np.float32]], others: list[NDArray[np.float32]] | None, noise: float
+) -> bool:
     return (
         others is not None
         and [array.shape for array in some] == [array.shape for array in others]
@@ -173,7 +198,8 @@ def measure_again(folder: Path, val: Examples, n_classes: int, expected: Expecte
         answer = _answer(place, asked)
         if "failed" in answer:
             raise SearchError(
-                f"The model of {expected.trial} is not registered: a process that has only what the version brings "
+                f"The model of {expected.trial} is not registered: a process that has only what "
+                f"the version brings "
                 f"cannot load it ({answer['failed']}); {cure(answer['failed'])}."
             )
         outputs, again = np.load(asked["outputs"]), np.load(asked["again"])
@@ -213,7 +239,9 @@ def _answer(place: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _environment() -> dict[str, str]:
-    """Return this process's environment, without the folders that a person's code and this project lie in."""
+    """Return this process's environment, without the folders that a person's code and this project
+    lie in.
+    """
     kept = {key: value for key, value in os.environ.items() if key not in NOT_OURS}
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     installed = [path for path in paths if path and any(Path(path).glob("*.dist-info"))]
@@ -231,26 +259,35 @@ def _check_value(expected: Expected, value: float | None, n_val: int) -> float |
         allowed = max(allowed, N_COUNTED / n_val)
     if not abs(value - expected.value) <= allowed + 1e-9:
         raise SearchError(
-            f"The model of {expected.trial} is not registered: the study reports {expected.monitor} "
-            f"{expected.value:.6g}, but loaded in a fresh process it has {value:.6g}; something that it computes with "
-            "is neither among its weights nor in a get_config(), or a layer draws at random outside training."
+            f"The model of {expected.trial} is not registered: the study reports "
+            f"{expected.monitor} "
+            f"{expected.value:.6g}, but loaded in a fresh process it has {value:.6g}; something "
+            f"that it computes with "
+            "is neither among its weights nor in a get_config(), or a layer draws at random "
+            "outside training."
         )
     return value
 
 
-def _check_outputs(expected: Expected, outputs: NDArray[np.float32], again: NDArray[np.float32]) -> None:
+def _check_outputs(
+    expected: Expected, outputs: NDArray[np.float32], again: NDArray[np.float32]
+) -> None:
     trained = expected.outputs
     if trained is None:
         return
     if outputs.shape != trained.shape:
         raise SearchError(
-            f"The model of {expected.trial} is not registered: trained, it answered {trained.shape}, and loaded in a "
-            f"fresh process {outputs.shape}; its get_config() lacks some of what its constructor takes."
+            f"The model of {expected.trial} is not registered: trained, it answered "
+            f"{trained.shape}, and loaded in a "
+            f"fresh process {outputs.shape}; its get_config() lacks some of what its constructor "
+            f"takes."
         )
     if _is_close(outputs, trained, expected.noise):
         return
     worst = np.unravel_index(np.nanargmax(np.abs(outputs - trained)), trained.shape)
     raise SearchError(
-        f"The model of {expected.trial} is not registered: trained, it gave a validation image {trained[worst]:.6g}, "
-        f"and loaded in a fresh process {outputs[worst]:.6g}; {_reason(_is_close(outputs, again, expected.noise))}."
+        f"The model of {expected.trial} is not registered: trained, it gave a validation image "
+        f"{trained[worst]:.6g}, "
+        f"and loaded in a fresh process {outputs[worst]:.6g}; "
+        f"{_reason(_is_close(outputs, again, expected.noise))}."
     )

@@ -1,4 +1,6 @@
-"""How a model becomes a version: written to be served with its uncertainty, promoted where better by more than luck."""
+"""How a model becomes a version: written to be served with its uncertainty, promoted where better
+by more than luck.
+"""
 
 from __future__ import annotations
 
@@ -52,28 +54,41 @@ class Registration:
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
         if self.measure not in MEASURES:
-            raise ConfigError(f"There is no registration.measure={self.measure}.{did_you_mean(self.measure, MEASURES)}")
-        if not (0 < self.coverage < 1 and 0 < self.level < 1 and self.n_resamples * self.level >= 1):
             raise ConfigError(
-                "Expected coverage and level between 0 and 1 and at least 1 / level resamples, received "
+                f"There is no "
+                f"registration.measure={self.measure}.{did_you_mean(self.measure, MEASURES)}"
+            )
+        if not (
+            0 < self.coverage < 1 and 0 < self.level < 1 and self.n_resamples * self.level >= 1
+        ):
+            raise ConfigError(
+                "Expected coverage and level between 0 and 1 and at least 1 / level resamples, "
+                "received "
                 f"coverage={self.coverage}, level={self.level}, n_resamples={self.n_resamples}."
             )
 
     def judge(
-        self, challenger: keras.Model, champion: keras.Model | None, data: SearchData, settings: McDropout
+        self,
+        challenger: keras.Model,
+        champion: keras.Model | None,
+        data: SearchData,
+        settings: McDropout,
     ) -> tuple[bool, str]:
-        """Return whether a model may be champion, and the reason: it must beat chance, and a champion if there is one.
+        """Return whether a model may be champion, and the reason: it must beat chance, and a
+        champion if there is one.
 
         Chance answers each image with the shares of the classes in the train part.
         """
         shares = np.bincount(data.train.labels, minlength=data.n_classes) / len(data.train)
         mine = plain_probs(challenger, data.val.images, settings)
-        # Answers that always say the same shares are calibrated, so calibration alone cannot tell them from a model.
+        # Answers that always say the same shares are calibrated, so calibration alone cannot tell
+        # them from a model.
         measure = "nll" if self.measure == "ece" else self.measure
         found = self._difference(np.tile(shares, (len(mine), 1)), mine, data.val.labels, measure)
         if found.verdict(self.level) != "better":
             return False, (
-                f"val/{measure} {found.values[1]:.4f} is no better than chance, which has {found.values[0]:.4f} "
+                f"val/{measure} {found.values[1]:.4f} is no better than chance, which has "
+                f"{found.values[0]:.4f} "
                 f"(p = {found.p:.2g})"
             )
         if champion is None:
@@ -83,15 +98,23 @@ class Registration:
     def compare(
         self, challenger: keras.Model, champion: keras.Model, val: Examples, settings: McDropout
     ) -> tuple[bool, str]:
-        """Return whether a challenger's plain prediction is better by more than chance, and the reason in words."""
-        if champion.input_shape != challenger.input_shape or champion.output_shape != challenger.output_shape:
+        """Return whether a challenger's plain prediction is better by more than chance, and the
+        reason in words.
+        """
+        if (
+            champion.input_shape != challenger.input_shape
+            or champion.output_shape != challenger.output_shape
+        ):
             return False, "the champion is of other images or classes"
-        theirs, mine = (plain_probs(model, val.images, settings) for model in (champion, challenger))
+        theirs, mine = (
+            plain_probs(model, val.images, settings) for model in (champion, challenger)
+        )
         found = self._difference(theirs, mine, val.labels, self.measure)
         is_better = found.verdict(self.level) == "better"
         how = "better by more than chance" if is_better else "not better by more than chance"
         return is_better, (
-            f"val/{self.measure} {found.values[1]:.4f} against the champion's {found.values[0]:.4f} "
+            f"val/{self.measure} {found.values[1]:.4f} against the champion's "
+            f"{found.values[0]:.4f} "
             f"is {how} (p = {found.p:.2g})"
         )
 
@@ -103,16 +126,23 @@ class Registration:
         return found
 
     def save(
-        self, model: keras.Model, folder: Path, data: SearchData, settings: McDropout, own: OwnCode | None = None
+        self,
+        model: keras.Model,
+        folder: Path,
+        data: SearchData,
+        settings: McDropout,
+        own: OwnCode | None = None,
     ) -> None:
-        """Write a model to `folder` as MLflow keeps it: Keras's own file, and the code that serves it.
+        """Write a model to `folder` as MLflow keeps it: Keras's own file, and the code that serves
+        it.
 
         Args:
             model: It.
             folder: Is made.
             data: Of the search; the served answers are calibrated on its validation part.
             settings: How MC Dropout is done.
-            own: Code of the person's own that goes with it; None finds what the model's classes name.
+            own: Code of the person's own that goes with it; None finds what the model's classes
+                name.
         """
         thresholds = self._thresholds(model, data, settings)
         with tempfile.TemporaryDirectory() as made:
@@ -121,14 +151,18 @@ class Registration:
             file.parent.mkdir(parents=True)
             model.save(file, include_optimizer=False)
             own = own or own_code(config_of(file))
-            record = Record(settings, list(data.class_names), data.image_shape, thresholds, list(own.modules))
+            record = Record(
+                settings, list(data.class_names), data.image_shape, thresholds, list(own.modules)
+            )
             (served / RECORD).write_text(json.dumps(asdict(record), indent=1))
             mlflow.pyfunc.save_model(
                 str(folder),
                 python_model=str(FROM_CODE),
                 artifacts={"served": str(served)},
                 code_paths=[str(PACKAGE), *own.copy(Path(made) / "own")],
-                signature=_signature(data, settings, "mc" if "mc" in record.thresholds else "plain"),
+                signature=_signature(
+                    data, settings, "mc" if "mc" in record.thresholds else "plain"
+                ),
                 input_example=data.val.images[:2],
                 pip_requirements=requirements(own),
             )
@@ -141,11 +175,15 @@ class Registration:
         )  # fmt: skip
         saved.save(str(folder / MLMODEL_FILE_NAME))
 
-    def _thresholds(self, model: keras.Model, data: SearchData, settings: McDropout) -> dict[str, float]:
+    def _thresholds(
+        self, model: keras.Model, data: SearchData, settings: McDropout
+    ) -> dict[str, float]:
         images, labels = data.val.images, data.val.labels
         found = {"plain": threshold(plain_probs(model, images, settings), labels, self.coverage)}
         with contextlib.suppress(ModelError):  # no dropout: it is served without the method
-            found["mc"] = threshold(Sampler(model, settings).predict(images).probs, labels, self.coverage)
+            found["mc"] = threshold(
+                Sampler(model, settings).predict(images).probs, labels, self.coverage
+            )
         return found
 
 
@@ -154,7 +192,10 @@ def requirements(own: OwnCode | None = None) -> list[str]:
     needed = ("keras", keras.backend.backend(), "numpy", "pandas", "mlflow")
     lines = [f"{name}=={version(name)}" for name in needed]
     more = own.requirements if own else ()
-    return [*lines, *(line for line in dict.fromkeys(more) if line.partition("==")[0].lower() not in needed)]
+    return [
+        *lines,
+        *(line for line in dict.fromkeys(more) if line.partition("==")[0].lower() not in needed),
+    ]
 
 
 def _signature(data: SearchData, settings: McDropout, method: str) -> ModelSignature:

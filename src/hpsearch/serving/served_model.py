@@ -1,4 +1,6 @@
-"""The model that `mlflow models serve` runs: MLflow's pyfunc interface, answers with their uncertainty."""
+"""The model that `mlflow models serve` runs: MLflow's pyfunc interface, answers with their
+uncertainty.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +39,8 @@ class Record:
         settings: How MC Dropout is done.
         class_names: A name for each class.
         image_shape: Height, width, channels.
-        thresholds: By method, the probability from which on a class belongs to the conformal set; a model without
-            dropout has no "mc".
+        thresholds: By method, the probability from which on a class belongs to the conformal set; a
+            model without dropout has no "mc".
         modules: To be imported before the model is loaded.
     """
 
@@ -52,12 +54,17 @@ class Record:
     def read(cls, path: Path) -> Record:
         """Read what `vars` of a record has been written as JSON."""
         known = json.loads(path.read_text())
-        known["settings"], known["image_shape"] = McDropout(**known["settings"]), tuple(known["image_shape"])
+        known["settings"], known["image_shape"] = (
+            McDropout(**known["settings"]),
+            tuple(known["image_shape"]),
+        )
         return cls(**known)
 
 
 class ServedModel(PythonModel):
-    """Answers with class, probabilities, uncertainties, conformal set and an abstain flag for each image."""
+    """Answers with class, probabilities, uncertainties, conformal set and an abstain flag for each
+    image.
+    """
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load weights and record from the artifact folder."""
@@ -65,15 +72,20 @@ class ServedModel(PythonModel):
         self.record = Record.read(folder / RECORD)
         import_all(self.record.modules)
         self.model = keras.models.load_model(folder / MODEL, compile=False)
-        self.sampler = Sampler(self.model, self.record.settings) if "mc" in self.record.thresholds else None
+        self.sampler = (
+            Sampler(self.model, self.record.settings) if "mc" in self.record.thresholds else None
+        )
 
-    def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> pd.DataFrame:
+    def predict(
+        self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
         """Return one row an image.
 
         Args:
             context: Of MLflow; not used.
             model_input: Raw pixels, (N, H, W, C).
-            params: `method`: "mc" or "plain"; `n_samples`; `seed`: the same gives the same answer; `return_samples`.
+            params: `method`: "mc" or "plain"; `n_samples`; `seed`: the same gives the same answer;
+                `return_samples`.
 
         Raises:
             MlflowException: A request that cannot be answered, in one sentence; HTTP status 400.
@@ -87,9 +99,14 @@ class ServedModel(PythonModel):
     def _checked(self, given: Any) -> NDArray[Any]:
         images = np.asarray(given)
         if images.ndim != 4 or images.shape[1:] != self.record.image_shape or not len(images):
-            raise ModelError(f"Expected images (N, {_axes(self.record.image_shape)}), received shape {images.shape}.")
+            raise ModelError(
+                f"Expected images (N, {_axes(self.record.image_shape)}), received shape "
+                f"{images.shape}."
+            )
         if images.dtype.kind not in "iuf" or not np.isfinite(images).all():
-            raise ModelError(f"Expected finite pixel values, received {images.dtype} with other values.")
+            raise ModelError(
+                f"Expected finite pixel values, received {images.dtype} with other values."
+            )
         return images
 
     def _params(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -98,7 +115,9 @@ class ServedModel(PythonModel):
         n_samples = settings.n_samples if given.get("n_samples") is None else given["n_samples"]
         seed = settings.seed if given.get("seed") is None else given["seed"]
         if method not in METHODS:
-            raise ModelError(f"Expected method to be one of {', '.join(METHODS)}, received {method!r}.")
+            raise ModelError(
+                f"Expected method to be one of {', '.join(METHODS)}, received {method!r}."
+            )
         if method == "mc" and self.sampler is None:
             raise ModelError("Expected method to be plain: this model has no dropout to sample.")
         if not 1 <= n_samples <= MAX_SAMPLES:
@@ -111,11 +130,21 @@ class ServedModel(PythonModel):
     def _answer(
         self, images: NDArray[Any], method: str, n_samples: int, seed: int, return_samples: bool
     ) -> pd.DataFrame:
-        names, threshold, n = np.asarray(self.record.class_names), self.record.thresholds[method], len(images)
-        padded = images[np.minimum(np.arange(2 ** math.ceil(math.log2(n))), n - 1)]  # few shapes, few compilations
+        names, threshold, n = (
+            np.asarray(self.record.class_names),
+            self.record.thresholds[method],
+            len(images),
+        )
+        padded = images[
+            np.minimum(np.arange(2 ** math.ceil(math.log2(n))), n - 1)
+        ]  # few shapes, few compilations
         if method == "mc" and self.sampler is not None:
             mc = self.sampler.predict(padded, n_samples=n_samples, seed=seed)
-            probs, entropy, information = mc.probs[:n], mc.predictive_entropy[:n], mc.mutual_information[:n]
+            probs, entropy, information = (
+                mc.probs[:n],
+                mc.predictive_entropy[:n],
+                mc.mutual_information[:n],
+            )
         else:
             probs = plain_probs(self.model, padded, self.record.settings)[:n]
             entropy, information = metrics.predictive_entropy(probs), np.zeros(n)

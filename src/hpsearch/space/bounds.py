@@ -1,9 +1,10 @@
 """What a bound of a hyperparameter is once it has been checked: Fixed, Choices or Range.
 
-Each knows three things: how to draw itself from an Optuna trial, what a study stores for a value that people read, and
-the points of a grid. They differ on the scale `log_complement`, uniform in log(1 - x): 0.9, 0.99 and 0.999 are as far
-apart as they are in effect, for the memory of a momentum is 1 / (1 - momentum) steps. Optuna knows no such scale, so a
-study stores `one_minus_momentum` on a log scale, and everything that people read says `momentum`.
+Each knows three things: how to draw itself from an Optuna trial, what a study stores for a value
+that people read, and the points of a grid. They differ on the scale `log_complement`, uniform in
+log(1 - x): 0.9, 0.99 and 0.999 are as far apart as they are in effect, for the memory of a momentum
+is 1 / (1 - momentum) steps. Optuna knows no such scale, so a study stores `one_minus_momentum` on a
+log scale, and everything that people read says `momentum`.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ class Choices:
     def stored(self, name: str, value: Value) -> dict[str, Value]:
         """Return the name and value that Optuna stores."""
         if value not in self.values:
-            raise SpaceError(f"Expected {name} to be one of {list(self.values)}; received {value!r}.")
+            raise SpaceError(
+                f"Expected {name} to be one of {list(self.values)}; received {value!r}."
+            )
         return {name: value}
 
     def points(self, name: str, n: int) -> dict[str, list[Value]]:
@@ -86,13 +89,17 @@ class Range:
         object.__setattr__(self, "store_high", 1 - self.low if complement else self._last())
 
     def _last(self) -> float:
-        """Return the last value at or below `high` that the step reaches; Optuna warns of any other."""
+        """Return the last value at or below `high` that the step reaches; Optuna warns of any
+        other.
+        """
         if self.step is None:
             return self.high
         return self._after(int((_decimal(self.high) - _decimal(self.low)) // _decimal(self.step)))
 
     def _after(self, n_steps: int) -> float:
-        """Return the value so many steps above `low`, in decimals as Optuna does: 3 steps of 0.1 are 0.3."""
+        """Return the value so many steps above `low`, in decimals as Optuna does: 3 steps of 0.1
+        are 0.3.
+        """
         value = _decimal(self.low) + n_steps * _decimal(self.step or 0)
         return int(value) if self.integer else float(value)
 
@@ -105,28 +112,40 @@ class Range:
         if self.integer:
             step = 1 if self.step is None else int(self.step)
             return trial.suggest_int(name, int(self.low), int(self.store_high), step=step, log=log)
-        drawn = trial.suggest_float(self._name(name), self.store_low, self.store_high, step=self.step, log=log)
+        drawn = trial.suggest_float(
+            self._name(name), self.store_low, self.store_high, step=self.step, log=log
+        )
         return min(max(1 - drawn, self.low), self.high) if self.complement else drawn
 
     def stored(self, name: str, value: Value) -> dict[str, Value]:
         """Return the name and value that Optuna stores for the value that people read."""
         if not is_number(value) or not self.low <= float(value) <= self.high:
-            raise SpaceError(f"Expected {name} to lie between {self.low} and {self.high}; received {value!r}.")
+            raise SpaceError(
+                f"Expected {name} to lie between {self.low} and {self.high}; received {value!r}."
+            )
         if not self.complement:
             return {name: value}
         return {self._name(name): min(max(1 - float(value), self.store_low), self.store_high)}
 
     def points(self, name: str, n: int) -> dict[str, list[Value]]:
-        """Return at most `n` distinct points, evenly spaced on the scale, from end to end; one point is the middle."""
+        """Return at most `n` distinct points, evenly spaced on the scale, from end to end; one
+        point is the middle.
+        """
         fractions = [i / (n - 1) for i in range(n)] if n > 1 else [0.5]
-        return {self._name(name): list(dict.fromkeys(self._point(fraction) for fraction in fractions))}
+        return {
+            self._name(name): list(dict.fromkeys(self._point(fraction) for fraction in fractions))
+        }
 
     def _point(self, fraction: float) -> float:
         low, high = self.store_low, self.store_high
         if self.step is not None:
             n_steps = round((high - low) / self.step)
             return self._after(round(fraction * n_steps))
-        point = low + fraction * (high - low) if self.scale == "linear" else low * (high / low) ** fraction
+        point = (
+            low + fraction * (high - low)
+            if self.scale == "linear"
+            else low * (high / low) ** fraction
+        )
         return round(point) if self.integer else min(max(point, low), high)
 
 

@@ -1,4 +1,6 @@
-"""The KerasTuner hyperparameters that an Optuna trial fills in: any HyperModel can be searched by Optuna."""
+"""The KerasTuner hyperparameters that an Optuna trial fills in: any HyperModel can be searched by
+Optuna.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,12 @@ if TYPE_CHECKING:
 
 
 class OptunaHyperParameters(keras_tuner.HyperParameters):  # type: ignore[misc]
-    """Hand it to `HyperModel.build`: each `hp.Float(...)` is drawn from the trial, within the space's bounds.
+    """Hand it to `HyperModel.build`: each `hp.Float(...)` is drawn from the trial, within the
+    space's bounds.
 
-    An inactive hyperparameter of a conditional scope is None and is not drawn. After a build, `values` holds all
-    active hyperparameters as people read them (fixed ones too), and `asked` every name that the HyperModel used.
+    An inactive hyperparameter of a conditional scope is None and is not drawn. After a build,
+    `values` holds all active hyperparameters as people read them (fixed ones too), and `asked`
+    every name that the HyperModel used.
 
     Args:
         trial: Fills in what is searched.
@@ -35,11 +39,14 @@ class OptunaHyperParameters(keras_tuner.HyperParameters):  # type: ignore[misc]
 
     @property
     def asked(self) -> list[str]:
-        """Names of all hyperparameters that the HyperModel asked for, inactive ones too, in that order."""
+        """Names of all hyperparameters that the HyperModel asked for, inactive ones too, in that
+        order.
+        """
         return list(self._hps)
 
     def _retrieve(self, hp: Any) -> Value | None:
-        # KerasTuner keeps a value that is already there, so a name is drawn once, at its first active use.
+        # KerasTuner keeps a value that is already there, so a name is drawn once, at its first
+        # active use.
         if hp.name not in self.values and self.is_active(hp):
             self.values[hp.name] = self._rule(hp).draw(self._trial, hp.name)
         value: Value | None = super()._retrieve(hp)
@@ -47,7 +54,10 @@ class OptunaHyperParameters(keras_tuner.HyperParameters):  # type: ignore[misc]
 
     def _rule(self, hp: Any) -> Rule:
         if hp.name.startswith(COMPLEMENT):
-            raise SpaceError(f"Expected no hyperparameter named {COMPLEMENT}...; the architecture has {hp.name!r}.")
+            raise SpaceError(
+                f"Expected no hyperparameter named {COMPLEMENT}...; the architecture has "
+                f"{hp.name!r}."
+            )
         bound = self._bounds.rules.get(hp.name)
         return proposal(hp) if bound is None else fitted(bound, hp)
 
@@ -60,15 +70,22 @@ def ask(hp: keras_tuner.HyperParameters, name: str, rule: Rule) -> Value:
         value = hp.Choice(name, list(rule.values))
     else:
         kind = hp.Int if rule.integer else hp.Float
-        value = kind(name, rule.low, rule.high, step=rule.step, sampling="log" if rule.scale == "log" else "linear")
+        value = kind(
+            name,
+            rule.low,
+            rule.high,
+            step=rule.step,
+            sampling="log" if rule.scale == "log" else "linear",
+        )
     return value
 
 
 def proposal(hp: Any) -> Rule:
     """Return what the HyperModel itself proposes for a hyperparameter.
 
-    KerasTuner's steps on a log scale multiply, which Optuna lacks: they become choices. Its `reverse_log`, which
-    Optuna lacks too, is drawn linearly; a bound with scale log_complement says better what it is used for.
+    KerasTuner's steps on a log scale multiply, which Optuna lacks: they become choices. Its
+    `reverse_log`, which Optuna lacks too, is drawn linearly; a bound with scale log_complement says
+    better what it is used for.
     """
     if isinstance(hp, kinds.Fixed):
         return Fixed(hp.value)
@@ -83,7 +100,8 @@ def proposal(hp: Any) -> Rule:
 
 
 def fitted(bound: Rule, hp: Any) -> Rule:
-    """Return the bound as this kind of hyperparameter draws it: an `hp.Int` whole numbers, an `hp.Float` floats.
+    """Return the bound as this kind of hyperparameter draws it: an `hp.Int` whole numbers, an
+    `hp.Float` floats.
 
     Raises:
         SpaceError: The bound holds values that the HyperModel could not use.

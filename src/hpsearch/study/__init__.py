@@ -1,1 +1,3 @@
-"""The study that workers share: claims, suggestions, reports, leases, storage and the ends of trials."""
+"""The study that workers share: claims, suggestions, reports, leases, storage and the ends of
+trials.
+"""

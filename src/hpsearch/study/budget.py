@@ -27,14 +27,26 @@ class Budget:
     trial_timeout_s: float | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("n_trials", 1), ("max_failures", 0), ("max_retries", 0), ("grace_s", 0)):
+        for name, least in (
+            ("n_trials", 1),
+            ("max_failures", 0),
+            ("max_retries", 0),
+            ("grace_s", 0),
+        ):
             if getattr(self, name) < least:
-                raise ConfigError(f"budget.{name} must be at least {least}, but is {getattr(self, name)}.")
+                raise ConfigError(
+                    f"budget.{name} must be at least {least}, but is {getattr(self, name)}."
+                )
         if self.lease_s <= 0:
             raise ConfigError(f"budget.lease_s must be above 0, but is {self.lease_s}.")
-        for name, value in (("timeout_s", self.timeout_s), ("trial_timeout_s", self.trial_timeout_s)):
+        for name, value in (
+            ("timeout_s", self.timeout_s),
+            ("trial_timeout_s", self.trial_timeout_s),
+        ):
             if value is not None and not value > 0:
-                raise ConfigError(f"budget.{name} must be above 0, or null for no limit, but is {value}.")
+                raise ConfigError(
+                    f"budget.{name} must be above 0, or null for no limit, but is {value}."
+                )
 
     def has_room(self, trials: list[FrozenTrial]) -> bool:
         """Return whether these trials leave any of it; one that runs holds its place."""
@@ -42,7 +54,11 @@ class Budget:
 
     def check_failures(self, trials: list[FrozenTrial]) -> None:
         """Raise SearchError where more than `max_failures` trials have failed."""
-        failed = [t for t in trials if t.state == TrialState.FAIL and t.user_attrs.get("reason") in FAILED_REASONS]
+        failed = [
+            t
+            for t in trials
+            if t.state == TrialState.FAIL and t.user_attrs.get("reason") in FAILED_REASONS
+        ]
         if len(failed) > self.max_failures:
             raise SearchError(
                 f"{len(failed)} trials failed, more than budget.max_failures={self.max_failures}; "
@@ -57,5 +73,7 @@ def n_held(trials: list[FrozenTrial]) -> int:
 
 def n_tickets(trials: list[FrozenTrial]) -> int:
     """Return how many tickets have been given out."""
-    n_others: int = sum("retry_of" in t.user_attrs or t.user_attrs.get("reason") == SURPLUS for t in trials)
+    n_others: int = sum(
+        "retry_of" in t.user_attrs or t.user_attrs.get("reason") == SURPLUS for t in trials
+    )
     return len(trials) - n_others

@@ -1,7 +1,9 @@
-"""Reads what trials hold from Optuna's tables as rows, where Optuna itself makes an object of each row.
+"""Reads what trials hold from Optuna's tables as rows, where Optuna itself makes an object of each
+row.
 
-A look at the study reads every trial that runs anew, at each claim and each rung; many workers spend most of their time
-on it, and nearly all of that on the objects. The tables are those of Optuna 5; a test compares with Optuna's reader.
+A look at the study reads every trial that runs anew, at each claim and each rung; many workers
+spend most of their time on it, and nearly all of that on the objects. The tables are those of
+Optuna 5; a test compares with Optuna's reader.
 """
 
 from __future__ import annotations
@@ -23,9 +25,14 @@ Rows = dict[int, list[Any]]
 
 
 def read_trials(
-    session: Session, study_id: int, states: Container[TrialState] | None, known: Iterable[int], after: int
+    session: Session,
+    study_id: int,
+    states: Container[TrialState] | None,
+    known: Iterable[int],
+    after: int,
 ) -> list[FrozenTrial]:
-    """Return the trials of a study, by their keys: those of `known`, and all with a key greater than `after`.
+    """Return the trials of a study, by their keys: those of `known`, and all with a key greater
+    than `after`.
 
     Raises:
         KeyError: There is no such study.
@@ -33,7 +40,9 @@ def read_trials(
     trial = models.TrialModel
     chosen = sqlalchemy.select(trial).where(trial.study_id == study_id)
     *batches, last = [*_batches([key for key in known if key <= after])] or [[]]
-    found: list[Any] = [row for keys in batches for row in session.scalars(chosen.where(trial.trial_id.in_(keys)))]
+    found: list[Any] = [
+        row for keys in batches for row in session.scalars(chosen.where(trial.trial_id.in_(keys)))
+    ]
     # The new ones last: a trial that is to be tried again has its successor before it ends.
     found += session.scalars(chosen.where(trial.trial_id.in_(last) | (trial.trial_id > after)))
     if not found:
@@ -42,11 +51,15 @@ def read_trials(
         found = [row for row in found if row.state in states]
     found.sort(key=lambda row: row.trial_id)
     read = functools.partial(_rows_of, session, [row.trial_id for row in found])
-    params = read(models.TrialParamModel, "param_id", "param_name", "param_value", "distribution_json")
+    params = read(
+        models.TrialParamModel, "param_id", "param_name", "param_value", "distribution_json"
+    )
     values = read(models.TrialValueModel, "objective", "value", "value_type")
     user_attrs = read(models.TrialUserAttributeModel, "key", "value_json")
     system_attrs = read(models.TrialSystemAttributeModel, "key", "value_json")
-    epochs = read(models.TrialIntermediateValueModel, "step", "intermediate_value", "intermediate_value_type")
+    epochs = read(
+        models.TrialIntermediateValueModel, "step", "intermediate_value", "intermediate_value_type"
+    )
     return [
         FrozenTrial(
             number=row.number,
@@ -75,14 +88,20 @@ def _rows_of(session: Session, keys: list[int], model: Any, *names: str) -> Rows
     rows: Rows = defaultdict(list)
     columns = [getattr(model, name) for name in names]
     for batch in _batches(keys):
-        chosen = sqlalchemy.select(model.trial_id, *columns).where(model.trial_id.in_(batch)).order_by(columns[0])
+        chosen = (
+            sqlalchemy.select(model.trial_id, *columns)
+            .where(model.trial_id.in_(batch))
+            .order_by(columns[0])
+        )
         for trial_id, *row in session.execute(chosen):
             rows[trial_id].append(row)
     return rows
 
 
 def _values(rows: list[Any]) -> list[float] | None:
-    return [models.TrialValueModel.stored_repr_to_value(value, kind) for _, value, kind in rows] or None
+    return [
+        models.TrialValueModel.stored_repr_to_value(value, kind) for _, value, kind in rows
+    ] or None
 
 
 def _epochs(rows: list[Any]) -> dict[int, float]:

@@ -1,8 +1,8 @@
 """What a suggestion was based on: recorded with the trial, rebuilt to compute the suggestion again.
 
-A sampler is shown one snapshot of the study, read when its trial was claimed. Finished trials never change, so their
-numbers are enough; of those that ran, the names of what they had drawn by then are kept too, of those that were
-paused, which a sampler sees as pruned, the epoch.
+A sampler is shown one snapshot of the study, read when its trial was claimed. Finished trials never
+change, so their numbers are enough; of those that ran, the names of what they had drawn by then are
+kept too, of those that were paused, which a sampler sees as pruned, the epoch.
 """
 
 from __future__ import annotations
@@ -33,12 +33,16 @@ class History:
     @classmethod
     def now(cls, study: Study) -> History:
         """Read it from the storage, not from the study: pruners hide a part of the trials."""
-        trials = [as_seen(t) for t in study._storage.get_all_trials(study._study_id, deepcopy=False)]
+        trials = [
+            as_seen(t) for t in study._storage.get_all_trials(study._study_id, deepcopy=False)
+        ]
         # A storage may change a running trial in place, as it learns more of it.
         return cls([t if t.state.is_finished() else copy.copy(t) for t in trials])
 
     def record(self) -> Record:
-        """Return it as JSON: `{"finished": "0-12,14", "running": {"dropout_rate learning_rate": "13"}}`."""
+        """Return it as JSON: `{"finished": "0-12,14", "running": {"dropout_rate learning_rate":
+        "13"}}`.
+        """
         running: dict[str, list[int]] = defaultdict(list)
         for trial in self.trials:
             if trial.state == TrialState.RUNNING:
@@ -48,7 +52,9 @@ class History:
         for trial in self.trials:
             if is_seen_paused(trial):
                 paused[str(trial.last_step)].append(trial.number)
-        finished = as_ranges(t.number for t in self.trials if t.state.is_finished() and not is_seen_paused(t))
+        finished = as_ranges(
+            t.number for t in self.trials if t.state.is_finished() and not is_seen_paused(t)
+        )
         record = {"running": running, "paused": paused}
         return {"finished": finished} | {
             kind: {key: as_ranges(numbers) for key, numbers in groups.items()}
@@ -62,7 +68,9 @@ class History:
         by_number = {t.number: t for t in trials}
         then = [by_number[number] for number in from_ranges(record["finished"])]
         for names, numbers in record.get("running", {}).items():
-            then += [_as_it_ran(by_number[number], names.split()) for number in from_ranges(numbers)]
+            then += [
+                _as_it_ran(by_number[number], names.split()) for number in from_ranges(numbers)
+            ]
         for step, numbers in record.get("paused", {}).items():
             then += [_as_it_paused(by_number[number], int(step)) for number in from_ranges(numbers)]
         return cls(sorted(then, key=lambda t: t.number))
@@ -72,11 +80,15 @@ def _as_it_ran(trial: FrozenTrial, names: list[str]) -> FrozenTrial:
     drawn = {name: value for name, value in trial.system_attrs.items() if name in names}
     then = as_claimed(trial, user_attrs={}, system_attrs=drawn)
     then.params = {name: value for name, value in trial.params.items() if name in names}
-    then.distributions = {name: value for name, value in trial.distributions.items() if name in names}
+    then.distributions = {
+        name: value for name, value in trial.distributions.items() if name in names
+    }
     return then
 
 
-def as_claimed(trial: FrozenTrial, *, user_attrs: dict[str, Any], system_attrs: dict[str, Any]) -> FrozenTrial:
+def as_claimed(
+    trial: FrozenTrial, *, user_attrs: dict[str, Any], system_attrs: dict[str, Any]
+) -> FrozenTrial:
     """Return a trial as it was when a worker had claimed it and nothing was drawn yet."""
     return FrozenTrial(
         number=trial.number,
@@ -96,7 +108,9 @@ def as_claimed(trial: FrozenTrial, *, user_attrs: dict[str, Any], system_attrs: 
 def _as_it_paused(trial: FrozenTrial, step: int) -> FrozenTrial:
     then = copy.copy(trial)
     then.state, then.values = TrialState.PRUNED, None
-    then.intermediate_values = {at: value for at, value in trial.intermediate_values.items() if at <= step}
+    then.intermediate_values = {
+        at: value for at, value in trial.intermediate_values.items() if at <= step
+    }
     return then
 
 
@@ -129,11 +143,18 @@ class PastStudy(Study):
     """
 
     def __init__(
-        self, name: str, study_id: int, directions: list[StudyDirection], history: History, storage: BaseStorage | None
+        self,
+        name: str,
+        study_id: int,
+        directions: list[StudyDirection],
+        history: History,
+        storage: BaseStorage | None,
     ) -> None:
         self.study_name, self._study_id, self._directions = name, study_id, directions
         self._storage: Any = _PastStorage(history, storage)
-        super().__setstate__(self.__dict__)  # as after unpickling: the rest is what each thread has of its own
+        super().__setstate__(
+            self.__dict__
+        )  # as after unpickling: the rest is what each thread has of its own
 
     @classmethod
     def of(cls, study: Study, history: History) -> PastStudy:

@@ -1,4 +1,6 @@
-"""A journal file that many processes append to, which a process that dies leaves neither locked nor broken."""
+"""A journal file that many processes append to, which a process that dies leaves neither locked nor
+broken.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,8 @@ from hpsearch.study.retry import patient
 class FileLock(BaseJournalFileLock):
     """A lock of the operating system on a file beside `path`: when its holder dies, it is free.
 
-    Optuna's locks are files that a dead worker leaves behind. `flock` works on NFS (as a byte-range lock) since
-    Linux 2.6.12.
+    Optuna's locks are files that a dead worker leaves behind. `flock` works on NFS (as a byte-range
+    lock) since Linux 2.6.12.
     """
 
     def __init__(self, path: str) -> None:
@@ -49,7 +51,9 @@ class FileLock(BaseJournalFileLock):
 
 
 class JournalFile(JournalFileBackend):
-    """Optuna's journal file, in which half a line, left by a full disk or a lost node, does not spoil the rest."""
+    """Optuna's journal file, in which half a line, left by a full disk or a lost node, does not
+    spoil the rest.
+    """
 
     def __init__(self, path: str, patience_s: float) -> None:
         self.lock, self.patience_s = FileLock(path), patience_s

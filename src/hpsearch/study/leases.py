@@ -1,8 +1,9 @@
-"""Who runs a trial, and whether it still does: a worker's name, and a lease that a thread of it keeps renewing.
+"""Who runs a trial, and whether it still does: a worker's name, and a lease that a thread of it
+keeps renewing.
 
-Optuna's heartbeats work on its relational storage and inside `Study.optimize` alone; a lease is a user attribute of the
-trial and works on every storage. On the worker's own machine nobody need wait for a lease to end: the process is there
-or it is not.
+Optuna's heartbeats work on its relational storage and inside `Study.optimize` alone; a lease is a
+user attribute of the trial and works on every storage. On the worker's own machine nobody need wait
+for a lease to end: the process is there or it is not.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ CLOCK_STEP_S = 5.0  # a process's start is counted from a boot time that moves w
 
 @dataclass(frozen=True)
 class Worker:
-    """A process: the machine and process namespace that it is in, its id, when it started (Unix time).
+    """A process: the machine and process namespace that it is in, its id, when it started (Unix
+    time).
 
     `restarts` says how often it had been replaced by a fresh one: what an earlier one ran is dead.
     """
@@ -54,7 +56,9 @@ class Worker:
         return cls(place, int(pid), float(started), int(restarts or 0))
 
     def __str__(self) -> str:
-        return f"{self.place}:{self.pid}:{self.started:.2f}" + (f"+{self.restarts}" if self.restarts else "")
+        return f"{self.place}:{self.pid}:{self.started:.2f}" + (
+            f"+{self.restarts}" if self.restarts else ""
+        )
 
     def is_elsewhere(self) -> bool:
         """Return whether it is on another machine or in another container."""
@@ -86,7 +90,9 @@ def _this_place() -> str:
 
 
 def is_dead(trial: FrozenTrial, lease_s: float) -> bool:
-    """Return whether a running trial has lost its worker: seen gone, or silent for longer than its lease."""
+    """Return whether a running trial has lost its worker: seen gone, or silent for longer than its
+    lease.
+    """
     name = trial.user_attrs.get(WORKER)
     if name and Worker.of(name).is_seen_dead():
         return True
@@ -95,7 +101,9 @@ def is_dead(trial: FrozenTrial, lease_s: float) -> bool:
 
 
 class Lease:
-    """A claimed trial's lease. `is_lost` is set when somebody else has ended the trial, taking its worker for dead."""
+    """A claimed trial's lease. `is_lost` is set when somebody else has ended the trial, taking its
+    worker for dead.
+    """
 
     def __init__(self, trial: Any, lease_s: float) -> None:
         self._trial, self._lease_s = trial, lease_s
@@ -113,7 +121,10 @@ class Lease:
         def keep() -> None:
             while not done.wait(self._lease_s / 3):
                 try:
-                    with impatient(), suppress(SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError):
+                    with (
+                        impatient(),
+                        suppress(SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError),
+                    ):
                         self.renew()
                 except optuna.exceptions.UpdateFinishedTrialError:
                     if not done.is_set():

@@ -1,4 +1,6 @@
-"""Compute the suggestions of a study again, from what was recorded of each, and say why a trial is as it is."""
+"""Compute the suggestions of a study again, from what was recorded of each, and say why a trial is
+as it is.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from hpsearch.study.study import number_of, ranked, value_of
 
 @dataclass
 class Replay:
-    """What came out: how many trials' suggestions are the same again, and what differs, one sentence a trial."""
+    """What came out: how many trials' suggestions are the same again, and what differs, one
+    sentence a trial.
+    """
 
     n_same: int = 0
     differing: list[str] = field(default_factory=list)
@@ -37,16 +41,24 @@ def replay(study: Study, sampler: SeededSampler) -> Replay:
         if "history" not in trial.user_attrs or trial.user_attrs.get("reason") == SURPLUS:
             continue
         again = suggestions(study, sampler, trial, trials)
-        differing = {name: (trial.params[name], value) for name, value in again.items() if trial.params[name] != value}
+        differing = {
+            name: (trial.params[name], value)
+            for name, value in again.items()
+            if trial.params[name] != value
+        }
         if differing:
-            shown = ", ".join(f"{name} was {was}, would be {now}" for name, (was, now) in differing.items())
+            shown = ", ".join(
+                f"{name} was {was}, would be {now}" for name, (was, now) in differing.items()
+            )
             result.differing.append(f"Trial {number_of(trial)}: {shown}.")
         else:
             result.n_same += 1
     return result
 
 
-def suggestions(study: Study, sampler: SeededSampler, trial: FrozenTrial, trials: list[FrozenTrial]) -> dict[str, Any]:
+def suggestions(
+    study: Study, sampler: SeededSampler, trial: FrozenTrial, trials: list[FrozenTrial]
+) -> dict[str, Any]:
     """Return what the sampler suggests for `trial`, given the history that it saw."""
     history = History.of(trial.user_attrs["history"], trials)
     past = PastStudy(study.study_name, study._study_id, study.directions, history, storage=None)
@@ -63,7 +75,9 @@ def suggestions(study: Study, sampler: SeededSampler, trial: FrozenTrial, trials
             value = fixed[name]
         elif distribution.single():
             value = trial.params[name]
-        elif name in relative and distribution._contains(distribution.to_internal_repr(relative[name])):
+        elif name in relative and distribution._contains(
+            distribution.to_internal_repr(relative[name])
+        ):
             value = relative[name]
         else:
             value = made.sample_independent(past, fresh, name, distribution)
@@ -73,7 +87,8 @@ def suggestions(study: Study, sampler: SeededSampler, trial: FrozenTrial, trials
 
 
 def explain(study: Study, sampler: SeededSampler, space: Space, number: int) -> Iterator[str]:
-    """Yield sentences that say why the trial that is called `number` had its values, and why it ended as it did.
+    """Yield sentences that say why the trial that is called `number` had its values, and why it
+    ended as it did.
 
     Raises:
         UserError: There is no such trial.
@@ -101,10 +116,13 @@ def _why_values(
         return
     seen = History.of(trial.user_attrs["history"], trials).trials
     spent = [t for t in seen if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    running = sorted(number_of(t) for t in seen if t.state == TrialState.RUNNING and t.number != trial.number)
+    running = sorted(
+        number_of(t) for t in seen if t.state == TrialState.RUNNING and t.number != trial.number
+    )
     name = type(sampler.prepare(study.study_name, trial, History(seen))).__name__
     yield (
-        f"{name} suggested them, seeded by the trial's ticket {trial.user_attrs[TICKET]}, when it could see "
+        f"{name} suggested them, seeded by the trial's ticket {trial.user_attrs[TICKET]}, when it "
+        f"could see "
         f"{len(spent)} finished or pruned trials{f' and {running} running' if running else ''}."
     )
     again = suggestions(study, sampler, trial, trials)
@@ -112,7 +130,11 @@ def _why_values(
         yield "Computed again from that, they are the same."
     best = ranked(spent, study.directions[0].name == "MAXIMIZE")[:3]
     if best:
-        yield "The best that it could see: " + ", ".join(f"#{number_of(t)} {value_of(t):.4g}" for t in best) + "."
+        yield (
+            "The best that it could see: "
+            + ", ".join(f"#{number_of(t)} {value_of(t):.4g}" for t in best)
+            + "."
+        )
 
 
 def _why_end(study: Study, tries: list[FrozenTrial], trials: list[FrozenTrial]) -> Iterator[str]:
@@ -123,12 +145,17 @@ def _why_end(study: Study, tries: list[FrozenTrial], trials: list[FrozenTrial]) 
     if trial.state == TrialState.COMPLETE:
         yield f"It finished with {value_of(trial):.4g}."
     elif reason != "pruned" or trial.last_step is None:
-        yield f"It is {trial.state.name}: {reason} {trial.user_attrs.get('message', '')}".rstrip() + "."
+        yield (
+            f"It is {trial.state.name}: {reason} {trial.user_attrs.get('message', '')}".rstrip()
+            + "."
+        )
     else:
         yield from _why_pruned(study, trial, trial.last_step, trials)
 
 
-def _why_pruned(study: Study, trial: FrozenTrial, step: int, trials: list[FrozenTrial]) -> Iterator[str]:
+def _why_pruned(
+    study: Study, trial: FrozenTrial, step: int, trials: list[FrozenTrial]
+) -> Iterator[str]:
     found = standing(study, trial, step, trials)
     where = "" if found.bracket is None else f" of bracket {found.bracket}"
     place = f"place {found.place} among {found.n}{where}"
@@ -167,7 +194,9 @@ def standing(study: Study, trial: FrozenTrial, step: int, trials: list[FrozenTri
     others = [t for t in trials if t.number in numbers and step in t.intermediate_values]
     bracket = None
     if isinstance(study.pruner, HyperbandPruner):
-        if not study.pruner._pruners:  # Optuna's Hyperband makes its brackets when it is asked first
+        if (
+            not study.pruner._pruners
+        ):  # Optuna's Hyperband makes its brackets when it is asked first
             study.pruner._try_initialization(study)
         bracket = study.pruner._get_bracket_id(study, trial)
         others = [t for t in others if study.pruner._get_bracket_id(study, t) == bracket]

@@ -17,14 +17,21 @@ _impatient = threading.local()
 
 
 def is_away(error: BaseException) -> bool:
-    """Return whether an error says that the storage cannot be reached now, or is busy: the same call may work later."""
+    """Return whether an error says that the storage cannot be reached now, or is busy: the same
+    call may work later.
+    """
     causes = [error, error.__cause__]
-    return any(isinstance(cause, OperationalError | InterfaceError | NoConnectionError | OSError) for cause in causes)
+    return any(
+        isinstance(cause, OperationalError | InterfaceError | NoConnectionError | OSError)
+        for cause in causes
+    )
 
 
 @contextmanager
 def impatient() -> Iterator[None]:
-    """Within the block this thread waits for no storage: a call fails at once where the storage is away."""
+    """Within the block this thread waits for no storage: a call fails at once where the storage is
+    away.
+    """
     _impatient.on = True
     try:
         yield
@@ -53,7 +60,11 @@ def patient(method: Callable[..., Any]) -> Callable[..., Any]:
             try:
                 return method(self, *args, **kwargs)
             except Exception as error:
-                if not is_away(error) or getattr(_impatient, "on", False) or time.monotonic() > deadline:
+                if (
+                    not is_away(error)
+                    or getattr(_impatient, "on", False)
+                    or time.monotonic() > deadline
+                ):
                     raise
             time.sleep(pause * random.uniform(0.5, 1.5))
             pause = min(2 * pause, 2.0)

@@ -1,4 +1,6 @@
-"""Samplers whose suggestions can be replayed: they follow from (root seed, study, ticket, history) and nothing else."""
+"""Samplers whose suggestions can be replayed: they follow from (root seed, study, ticket, history)
+and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,11 @@ NO_BRACKET = -1
 
 
 def ticket(trial: FrozenTrial, trials: Iterable[FrozenTrial]) -> int:
-    """Return the place of a trial among all `trials` of its study, retries and surplus ones left out.
+    """Return the place of a trial among all `trials` of its study, retries and surplus ones left
+    out.
 
-    It is what a trial is called and seeded by. A killed trial is tried again under a new number, but with its ticket;
-    those that follow are seeded as if nothing had been killed.
+    It is what a trial is called and seeded by. A killed trial is tried again under a new number,
+    but with its ticket; those that follow are seeded as if nothing had been killed.
     """
     if TICKET in trial.user_attrs:
         return int(trial.user_attrs[TICKET])
@@ -37,19 +40,25 @@ def ticket(trial: FrozenTrial, trials: Iterable[FrozenTrial]) -> int:
 
 
 class _Numbered(NamedTuple):
-    """All that Hyperband asks of a trial: in a study of thousands, copies cost more than the rest of its work."""
+    """All that Hyperband asks of a trial: in a study of thousands, copies cost more than the rest
+    of its work.
+    """
 
     number: int
 
 
 class Hyperband(HyperbandPruner):
-    """Optuna's Hyperband, in which a trial that was killed and tried again counts once, and keeps its bracket."""
+    """Optuna's Hyperband, in which a trial that was killed and tried again counts once, and keeps
+    its bracket.
+    """
 
     def __init__(self, min_resource: int, max_resource: int, reduction_factor: int) -> None:
         check_rungs(min_resource, reduction_factor)
         super().__init__(min_resource, max_resource, reduction_factor)
         study: Any = None  # which Optuna asks only where it has to guess the most epochs
-        self._try_initialization(study)  # now, not at a first epoch, at which two slots may be at once
+        self._try_initialization(
+            study
+        )  # now, not at a first epoch, at which two slots may be at once
 
     def _get_bracket_id(self, study: Study, trial: FrozenTrial) -> int:
         if trial.state == TrialState.FAIL and trial.user_attrs.get("reason") in RETRIED_REASONS:
@@ -76,10 +85,12 @@ class Prepared(NamedTuple):
 
 
 class SeededSampler(BaseSampler):
-    """An Optuna sampler that is built anew for each trial, and shown the study as it was when the trial was claimed.
+    """An Optuna sampler that is built anew for each trial, and shown the study as it was when the
+    trial was claimed.
 
-    A sampler with one fixed seed repeats its draws when a study is resumed, and two workers with one seed propose the
-    same point. Here both follow from what is recorded with the trial, so that anybody can compute it again.
+    A sampler with one fixed seed repeats its draws when a study is resumed, and two workers with
+    one seed propose the same point. Here both follow from what is recorded with the trial, so that
+    anybody can compute it again.
 
     Args:
         make: Builds the sampler from a keyword `seed`.
@@ -90,7 +101,9 @@ class SeededSampler(BaseSampler):
     def __init__(self, make: Callable[..., BaseSampler], root_seed: int, per_trial: bool) -> None:
         self._make, self._root_seed, self._per_trial = make, root_seed, per_trial
         self._any = make(seed=0)
-        self._prepared: dict[int, Prepared] = {}  # by Optuna's number: slots run many trials at once
+        self._prepared: dict[
+            int, Prepared
+        ] = {}  # by Optuna's number: slots run many trials at once
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Read the history, and build the sampler for `trial`."""
@@ -107,7 +120,9 @@ class SeededSampler(BaseSampler):
         return made
 
     def of(self, number: int) -> Prepared:
-        """Return what the suggestions of a trial that was claimed here come from, by Optuna's number."""
+        """Return what the suggestions of a trial that was claimed here come from, by Optuna's
+        number.
+        """
         return self._prepared[number]
 
     def forget(self, number: int) -> None:
@@ -128,7 +143,9 @@ class SeededSampler(BaseSampler):
     def _past(study: Study, prepared: Prepared) -> PastStudy:
         return PastStudy.of(study, prepared.history)
 
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
         """As Optuna's."""
         made, past = self._for(study, trial)
         return made.infer_relative_search_space(past, trial)
@@ -141,13 +158,19 @@ class SeededSampler(BaseSampler):
         return made.sample_relative(past, trial, search_space)
 
     def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
     ) -> Any:
         """As Optuna's."""
         made, past = self._for(study, trial)
         return made.sample_independent(past, trial, param_name, param_distribution)
 
-    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+    def after_trial(
+        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
         """As Optuna's."""
         self._for(study, trial)[0].after_trial(study, trial, state, values)
 
@@ -159,7 +182,8 @@ class SeededSampler(BaseSampler):
 class Sequential:
     """Mixed into a sampler that walks a fixed sequence: a trial's `place` in it is its ticket.
 
-    Optuna's own count what the study's other trials have taken, so that two workers at once take the same.
+    Optuna's own count what the study's other trials have taken, so that two workers at once take
+    the same.
     """
 
     place = 0
@@ -195,11 +219,17 @@ class Grid(Sequential, GridSampler):
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Nothing to reserve: no other trial has this ticket."""
 
-    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+    def after_trial(
+        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
         """Optuna's only act here is to stop `Study.optimize`, which does not run."""
 
     def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
     ) -> Any:
         """Return the point's value of one hyperparameter."""
         placed = copy.copy(trial)

@@ -1,7 +1,9 @@
-"""Where studies are kept: SQLite (one file), a journal file (shared file systems), PostgreSQL (clusters).
+"""Where studies are kept: SQLite (one file), a journal file (shared file systems), PostgreSQL
+(clusters).
 
-What Optuna's own storages lack for many workers is added here: workers that start at once make one schema, a server
-that is away for a while is waited for, and a process that dies while it writes leaves neither a lock nor half a line.
+What Optuna's own storages lack for many workers is added here: workers that start at once make one
+schema, a server that is away for a while is waited for, and a process that dies while it writes
+leaves neither a lock nor half a line.
 """
 
 from __future__ import annotations
@@ -44,21 +46,29 @@ def storage_errors(place: str) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError) as error:
-        cause = str(getattr(error, "orig", None) or error.__cause__ or error).strip().splitlines()[0]
+        cause = (
+            str(getattr(error, "orig", None) or error.__cause__ or error).strip().splitlines()[0]
+        )
         raise StorageError(
-            f"The study storage {without_password(place)} cannot be used ({without_password(cause)}); storage.path "
-            "must name a file in a folder that can be written, or storage.url a running PostgreSQL server."
+            f"The study storage {without_password(place)} cannot be used "
+            f"({without_password(cause)}); storage.path "
+            "must name a file in a folder that can be written, or storage.url a running PostgreSQL "
+            "server."
         ) from error
 
 
 class SharedRdb(RDBStorage):
     """Optuna's relational storage; `exclusively` holds all other workers of the same database off."""
 
-    def __init__(self, url: str, exclusively: Lock, patience_s: float, engine_kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self, url: str, exclusively: Lock, patience_s: float, engine_kwargs: dict[str, Any]
+    ) -> None:
         self.exclusively, self.patience_s = exclusively, patience_s
         with impatient(), exclusively():
             super().__init__(url, engine_kwargs=engine_kwargs)
-        weakref.finalize(self, self.engine.dispose)  # Optuna leaves its connections to the end of the process
+        weakref.finalize(
+            self, self.engine.dispose
+        )  # Optuna leaves its connections to the end of the process
 
     def _get_trials(
         self,
@@ -75,7 +85,9 @@ class SharedRdb(RDBStorage):
         """Set several attributes at once, all or none."""
         with _create_scoped_session(self.scoped_session, True) as session:
             for key, value in attrs.items():
-                self._set_trial_attr_without_commit(session, TrialUserAttributeModel, trial_id, key, value)
+                self._set_trial_attr_without_commit(
+                    session, TrialUserAttributeModel, trial_id, key, value
+                )
 
 
 for _name in (
@@ -101,13 +113,20 @@ class SharedJournal(JournalStorage):
     def set_trial_user_attrs(self, trial_id: int, attrs: Mapping[str, Any]) -> None:
         """Set several attributes at once, all or none."""
         with self._thread_lock:
-            log: dict[str, Any] = {"op_code": JournalOperation.SET_TRIAL_USER_ATTR, "trial_id": trial_id}
+            log: dict[str, Any] = {
+                "op_code": JournalOperation.SET_TRIAL_USER_ATTR,
+                "trial_id": trial_id,
+            }
             log["worker_id"] = self._replay_result.worker_id
-            self._backend.append_logs([{**log, "user_attr": {key: value}} for key, value in attrs.items()])
+            self._backend.append_logs(
+                [{**log, "user_attr": {key: value}} for key, value in attrs.items()]
+            )
             self._sync_all()
 
     def _sync_all(self) -> None:
-        """Optuna stops at the first line that it refuses, and would refuse the next at the next read."""
+        """Optuna stops at the first line that it refuses, and would refuse the next at the next
+        read.
+        """
         try:
             self._sync_with_backend()
         except optuna.exceptions.UpdateFinishedTrialError:
@@ -120,7 +139,9 @@ SharedStorage = SharedRdb | SharedJournal
 
 
 def sqlite(path: str, timeout_s: float, patience_s: float) -> SharedStorage:
-    """Return a storage in the SQLite file `path`; a writer waits `timeout_s` seconds for another one."""
+    """Return a storage in the SQLite file `path`; a writer waits `timeout_s` seconds for another
+    one.
+    """
     with storage_errors(path):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         engine = {"connect_args": {"timeout": timeout_s}}
@@ -142,13 +163,17 @@ def postgres(url: str, patience_s: float) -> SharedStorage:
     """
     if without_password(url) != url:
         raise ConfigError(
-            f"storage.url={without_password(url)} must not hold the password, which everybody on this machine can see "
+            f"storage.url={without_password(url)} must not hold the password, which everybody on "
+            f"this machine can see "
             "there; put it into PGPASSWORD or ~/.pgpass instead."
         )
     if not url.startswith("postgresql+psycopg://"):
-        raise ConfigError(f"storage.url must read postgresql+psycopg://USER@HOST:PORT/DATABASE, but is {url}.")
+        raise ConfigError(
+            f"storage.url must read postgresql+psycopg://USER@HOST:PORT/DATABASE, but is {url}."
+        )
     with storage_errors(url):
-        # One connection for a worker, and a second while its lease is renewed: a server has 100 as it comes.
+        # One connection for a worker, and a second while its lease is renewed: a server has 100 as
+        # it comes.
         engine: dict[str, Any] = {"pool_pre_ping": True, "pool_size": 1, "max_overflow": 1}
         engine["connect_args"] = {"connect_timeout": CONNECT_TIMEOUT_S}
         return SharedRdb(url, AdvisoryLock(url, patience_s), patience_s, engine)
@@ -159,7 +184,9 @@ class AdvisoryLock:
 
     def __init__(self, url: str, patience_s: float) -> None:
         self.patience_s = patience_s
-        self._engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT")
+        self._engine = sqlalchemy.create_engine(
+            url, poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT"
+        )
 
     @contextmanager
     def __call__(self) -> Iterator[None]:

@@ -1,14 +1,17 @@
 """What a worker tells the study of a trial that it has claimed: values, a pause, an end.
 
-The shared study: open it, claim trials within the budget, end them, and take over those of dead workers.
+The shared study: open it, claim trials within the budget, end them, and take over those of dead
+workers.
 
-Trial numbers are tickets. A worker asks for one, and whether it may use it follows from the states of the trials before
-it, so workers need nothing in common but the storage. What Optuna does not know stands in the trial's user attributes:
+Trial numbers are tickets. A worker asks for one, and whether it may use it follows from the states
+of the trials before it, so workers need nothing in common but the storage. What Optuna does not
+know stands in the trial's user attributes:
 
     worker      the process that runs it
     lease       until when (Unix time) the trial counts as alive without a word from its worker
     job         the SLURM job that the worker is, if it is one
-    reason      why it did not complete: pruned, diverged, infeasible, killed, preempted, interrupted, out_of_memory,
+    reason      why it did not complete: pruned, diverged, infeasible, killed, preempted,
+    interrupted, out_of_memory,
                 timed_out, error, surplus
     message     the same, for people
     history     what its suggestions were based on; see history.py
@@ -47,7 +50,9 @@ PROMOTED = "promoted"
 
 
 class Unsent:
-    """The values that wait for the storage, of each trial its own: slots report from threads of their own."""
+    """The values that wait for the storage, of each trial its own: slots report from threads of
+    their own.
+    """
 
     def __init__(self) -> None:
         self._values: dict[int, dict[int, float]] = {}
@@ -102,7 +107,8 @@ class Telling:
         unless_away(lambda: self._send(trial))
 
     def should_stop(self, trial: optuna.Trial, epoch: int) -> bool:
-        """Return whether the pruner stops a trial at an epoch; it was let go on at those before it was promoted.
+        """Return whether the pruner stops a trial at an epoch; it was let go on at those before it
+        was promoted.
 
         Raises:
             TakenOverError: As for `report`.
@@ -111,7 +117,9 @@ class Telling:
             return False
         try:
             return bool(unless_away(trial.should_prune))
-        except optuna.exceptions.UpdateFinishedTrialError as error:  # pruners write down what they have seen
+        except (
+            optuna.exceptions.UpdateFinishedTrialError
+        ) as error:  # pruners write down what they have seen
             raise taken_over(trial) from error
 
     def _send(self, trial: optuna.Trial) -> None:
@@ -129,7 +137,9 @@ class Telling:
         self._unsent.drop(trial)
 
     def _report(self, trial: optuna.Trial, value: float, epoch: int) -> None:
-        if self.has_cost:  # Optuna has no pruner for two objectives, and so refuses; people want the curves
+        if (
+            self.has_cost
+        ):  # Optuna has no pruner for two objectives, and so refuses; people want the curves
             self.optuna._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
         else:
             trial.report(value, epoch)
@@ -147,13 +157,16 @@ class Telling:
     def pause(self, trial: optuna.Trial) -> None:
         """Let a trial wait until it is promoted; `claim` then returns it again."""
         self._send(trial)
-        # Without a worker or a lease, or it would look dead to the others when it is taken up again.
+        # Without a worker or a lease, or it would look dead to the others when it is taken up
+        # again.
         self.write(trial, {WORKER: "", LEASE: None})
         self.optuna.pause(trial)
         self.let_go(trial)
 
     def end_paused(self) -> list[FrozenTrial]:
-        """End the trials that are still paused, unless one that runs may yet promote them, and return them."""
+        """End the trials that are still paused, unless one that runs may yet promote them, and
+        return them.
+        """
         if self.is_running():
             return []
         trials = self.optuna._storage.get_all_trials(self.optuna._study_id, deepcopy=False)
@@ -175,14 +188,28 @@ class Telling:
 
     def prune(self, trial: optuna.Trial, reason: str, message: str = "") -> None:
         """End a trial that is not worth going on with; samplers learn from it."""
-        if self.has_cost:  # Optuna's TPE ranks infeasible trials with two objectives, but no pruned ones
+        if (
+            self.has_cost
+        ):  # Optuna's TPE ranks infeasible trials with two objectives, but no pruned ones
             self.constrain(trial, {reason: 1.0})
         step = self.optuna._storage.get_trial(trial._trial_id).last_step
-        others = (t.number for t in self.trials() if t.number != trial.number and step in t.intermediate_values)
-        self._tell(trial, TrialState.PRUNED, {"reason": reason, "message": message, "against": as_ranges(others)})
+        others = (
+            t.number
+            for t in self.trials()
+            if t.number != trial.number and step in t.intermediate_values
+        )
+        self._tell(
+            trial,
+            TrialState.PRUNED,
+            {"reason": reason, "message": message, "against": as_ranges(others)},
+        )
 
     def _tell(
-        self, trial: optuna.Trial, state: TrialState, attrs: dict[str, Any], values: Sequence[float] | None = None
+        self,
+        trial: optuna.Trial,
+        state: TrialState,
+        attrs: dict[str, Any],
+        values: Sequence[float] | None = None,
     ) -> None:
         try:
             self._send(trial)
@@ -203,13 +230,17 @@ class Telling:
         if attrs:
             self.storage.set_trial_user_attrs(trial._trial_id, attrs)
         if isinstance(trial, optuna.Trial):
-            trial._cached_frozen_trial.user_attrs.update(attrs)  # which Optuna reads instead of the storage
+            trial._cached_frozen_trial.user_attrs.update(
+                attrs
+            )  # which Optuna reads instead of the storage
 
 
 def taken_over(trial: optuna.Trial) -> TakenOverError:
     """Return the error of a trial that is another worker's now."""
     number = trial.user_attrs.get(TICKET, trial.number)
-    return TakenOverError(f"another worker took trial {number} over, since nothing was heard of this one")
+    return TakenOverError(
+        f"another worker took trial {number} over, since nothing was heard of this one"
+    )
 
 
 CONCLUDED = "concluded"
@@ -218,7 +249,9 @@ CONCLUDED = "concluded"
 class SharedStudy(Telling):
     """A study that many workers share through its storage."""
 
-    def __init__(self, study: PausableStudy, storage: SharedStorage, sampler: SeededSampler, budget: Budget) -> None:
+    def __init__(
+        self, study: PausableStudy, storage: SharedStorage, sampler: SeededSampler, budget: Budget
+    ) -> None:
         super().__init__(study, storage)
         self.sampler, self.budget = sampler, budget
 
@@ -234,17 +267,23 @@ class SharedStudy(Telling):
         budget: Budget,
         has_cost: bool = False,
     ) -> SharedStudy:
-        """Open the study `name` in `storage`, or create it; `has_cost` adds a second objective that is to be small."""
+        """Open the study `name` in `storage`, or create it; `has_cost` adds a second objective that
+        is to be small.
+        """
         with storage_errors(f"of study {name}"):
             directions = [StudyDirection.MAXIMIZE if maximize else StudyDirection.MINIMIZE]
             directions += [StudyDirection.MINIMIZE] if has_cost else []
-            optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
+            optuna.create_study(
+                study_name=name, storage=storage, directions=directions, load_if_exists=True
+            )
             study = PausableStudy(name, storage, sampler, pruner)
         return cls(study, storage, sampler, budget)
 
     @property
     def answers(self) -> MutableMapping[str, str]:
-        """What the study remembers of its models: which way they are trained, the same for all workers."""
+        """What the study remembers of its models: which way they are trained, the same for all
+        workers.
+        """
         return Answers(self.optuna)
 
     def n_spent(self) -> int:
@@ -252,7 +291,8 @@ class SharedStudy(Telling):
         return sum(t.state in SPENT for t in self.trials())
 
     def claim(self) -> optuna.Trial | None:
-        """Return a trial to run, or None where the budget is spent or other workers hold what is left.
+        """Return a trial to run, or None where the budget is spent or other workers hold what is
+        left.
 
         Raises:
             SearchError: More than `max_failures` trials have failed.
@@ -263,12 +303,16 @@ class SharedStudy(Telling):
         if self.optuna.closing and not self.optuna.promotable():
             return None
         trial = self.optuna.ask()
-        if PAUSED in trial.user_attrs:  # it has its place in the budget, and what it was based on is recorded
+        if (
+            PAUSED in trial.user_attrs
+        ):  # it has its place in the budget, and what it was based on is recorded
             self.write(trial, {**self._signature(), PROMOTED: trial.user_attrs[PAUSED]})
             return trial
         _, history, number = self.sampler.of(trial.number)
         self.write(trial, {TICKET: number, "history": history.record(), **self._signature()})
-        before = [t for t in history.trials if t.number < trial.number]  # read when `trial` was there
+        before = [
+            t for t in history.trials if t.number < trial.number
+        ]  # read when `trial` was there
         if not self.budget.has_room(before) or self.sampler.is_exhausted(number):
             self.fail(trial, SURPLUS, "another worker had claimed the last trial of the budget")
             return None
@@ -276,13 +320,18 @@ class SharedStudy(Telling):
 
     def _signature(self) -> dict[str, Any]:
         """A worker that dies before it has signed is found by the trial's age."""
-        signed: dict[str, Any] = {WORKER: str(self.worker), LEASE: time.time() + self.budget.lease_s}
+        signed: dict[str, Any] = {
+            WORKER: str(self.worker),
+            LEASE: time.time() + self.budget.lease_s,
+        }
         return signed | ({"job": job} if (job := job_id()) else {})
 
     def _has_room(self, trials: list[FrozenTrial]) -> bool:
         if not self.budget.has_room(trials):
             return False
-        return any(t.state == TrialState.WAITING for t in trials) or not self.sampler.is_exhausted(n_tickets(trials))
+        return any(t.state == TrialState.WAITING for t in trials) or not self.sampler.is_exhausted(
+            n_tickets(trials)
+        )
 
     def lease(self, trial: optuna.Trial | FrozenTrial) -> Lease:
         """Return the lease of a claimed trial."""
@@ -299,7 +348,9 @@ class SharedStudy(Telling):
         try:
             self.write(trial, {"reason": reason, "message": message})
             if reason in RETRIED_REASONS:
-                self._retry(storage.get_trial(trial_id))  # first, so that nobody sees a gap in the budget
+                self._retry(
+                    storage.get_trial(trial_id)
+                )  # first, so that nobody sees a gap in the budget
             storage.set_trial_state_values(trial_id, TrialState.FAIL)
         except optuna.exceptions.UpdateFinishedTrialError:
             return False
@@ -311,23 +362,37 @@ class SharedStudy(Telling):
         self.sampler.forget(trial.number)
 
     def release_dead(self) -> list[FrozenTrial]:
-        """Fail the running trials whose worker is dead, so that they are tried again; return all trials after that."""
+        """Fail the running trials whose worker is dead, so that they are tried again; return all
+        trials after that.
+        """
         trials = self.trials()
-        dead = [t for t in trials if t.state == TrialState.RUNNING and is_dead(t, self.budget.lease_s)]
+        dead = [
+            t for t in trials if t.state == TrialState.RUNNING and is_dead(t, self.budget.lease_s)
+        ]
         for trial in dead:
-            self.fail(trial, "killed", f"its worker {trial.user_attrs.get(WORKER, '(unknown)')} died")
+            self.fail(
+                trial, "killed", f"its worker {trial.user_attrs.get(WORKER, '(unknown)')} died"
+            )
         return self.trials() if dead else trials
 
     def _retry(self, trial: FrozenTrial) -> None:
-        with self.storage.exclusively():  # all who wait for the end of one lease find the same dead trial
+        with (
+            self.storage.exclusively()
+        ):  # all who wait for the end of one lease find the same dead trial
             trials = self.trials()
             first = trial.user_attrs.get("retry_of", trial.number)
             if any(t.user_attrs.get("retry_after") == trial.number for t in trials):
                 return
             n_tries = 1 + sum(t.user_attrs.get("retry_of") == first for t in trials)
             if n_tries <= self.budget.max_retries:
-                again = {TICKET: ticket(trial, trials), "retry_of": first, "retry_after": trial.number}
-                again |= {PROMOTED: trial.user_attrs[PROMOTED]} if PROMOTED in trial.user_attrs else {}
+                again = {
+                    TICKET: ticket(trial, trials),
+                    "retry_of": first,
+                    "retry_after": trial.number,
+                }
+                again |= (
+                    {PROMOTED: trial.user_attrs[PROMOTED]} if PROMOTED in trial.user_attrs else {}
+                )
                 self.optuna.enqueue_trial(trial.params, user_attrs=again)
 
     def numbers_that_go_on(self) -> set[int]:
@@ -342,16 +407,24 @@ class SharedStudy(Telling):
         return self.is_running() or (waiting and self._has_room(trials))
 
     def claim_conclusion(self) -> bool:
-        """Return whether this worker is the one that registers the best model of the finished study and evaluates it.
+        """Return whether this worker is the one that registers the best model of the finished study
+        and evaluates it.
 
-        It is the first that asks; another one where that worker has died, or where trials have come since.
+        It is the first that asks; another one where that worker has died, or where trials have come
+        since.
         """
         with self.storage.exclusively():
             n_spent, taken = self.n_spent(), self.optuna.user_attrs.get(CONCLUDED)
-            if taken and taken["n_spent"] == n_spent and self._is_others(Worker.of(taken[WORKER]), taken[LEASE]):
+            if (
+                taken
+                and taken["n_spent"] == n_spent
+                and self._is_others(Worker.of(taken[WORKER]), taken[LEASE])
+            ):
                 return False
             lease = time.time() + 10 * self.budget.lease_s
-            self.optuna.set_user_attr(CONCLUDED, {"n_spent": n_spent, WORKER: str(self.worker), LEASE: lease})
+            self.optuna.set_user_attr(
+                CONCLUDED, {"n_spent": n_spent, WORKER: str(self.worker), LEASE: lease}
+            )
             return True
 
     def _is_others(self, worker: Worker, lease: float) -> bool:
@@ -388,7 +461,9 @@ class Answers(MutableMapping[str, str]):
 
 
 def check_known(name: str, storage: optuna.storages.BaseStorage) -> None:
-    """Raise ConfigError where a storage has no study of that name; the sentence names those that there are."""
+    """Raise ConfigError where a storage has no study of that name; the sentence names those that
+    there are.
+    """
     known = sorted(optuna.get_all_study_names(storage))
     if name not in known:
         there = did_you_mean(name, known) if known else " There are no studies here at all."

@@ -1,9 +1,11 @@
 """What a cluster says about this process: its SLURM job, and that it must go.
 
-Goes on in a fresh process: the same command under the same process id, where this one can no longer be trusted.
+Goes on in a fresh process: the same command under the same process id, where this one can no longer
+be trusted.
 
-That is where one of its threads hangs in native code, which nothing but the end of the process stops, or where its
-memory has grown. The study goes on as after any other end of a process; nothing is handed over but what a command line
+That is where one of its threads hangs in native code, which nothing but the end of the process
+stops, or where its memory has grown. The study goes on as after any other end of a process; nothing
+is handed over but what a command line
 cannot say: how often this has happened, and when the search's time is over.
 """
 
@@ -50,7 +52,8 @@ def asked_to_leave() -> int | None:
 
 
 def ring(after_s: float, every_s: float, alarm: Callable[[], None]) -> bool:
-    """Call `alarm` in the main thread, wherever that is, by a signal of the kernel's clock; what it raises is raised.
+    """Call `alarm` in the main thread, wherever that is, by a signal of the kernel's clock; what it
+    raises is raised.
 
     Returns:
         False where no signals are waited for, or where this is not the main thread.
@@ -72,7 +75,9 @@ def stop_ringing() -> None:
 
 
 def leave_if_asked() -> None:
-    """Raise Preempted where the cluster has asked; called where a trial can be given back without a loss."""
+    """Raise Preempted where the cluster has asked; called where a trial can be given back without a
+    loss.
+    """
     if _asked:
         raise Preempted(_asked[0])
 
@@ -85,10 +90,12 @@ def _leave_or_wake(_number: int, _frame: Any) -> None:
 
 @contextmanager
 def leaving_on_signal(grace_s: float) -> Iterator[None]:
-    """Within the block SIGTERM, and what submitit sends before a job's time is over, raise Preempted.
+    """Within the block SIGTERM, and what submitit sends before a job's time is over, raise
+    Preempted.
 
-    They do at the next `leave_if_asked`, or wherever the process is after `grace_s` seconds. After the block the signal
-    goes on to whoever waited for it before, so that submitit can have the job requeued.
+    They do at the next `leave_if_asked`, or wherever the process is after `grace_s` seconds. After
+    the block the signal goes on to whoever waited for it before, so that submitit can have the job
+    requeued.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -99,7 +106,10 @@ def leaving_on_signal(grace_s: float) -> Iterator[None]:
             _asked.append(number)
             signal.setitimer(signal.ITIMER_REAL, grace_s)
 
-    usual = {signal.SIGTERM, signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"]}
+    usual = {
+        signal.SIGTERM,
+        signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"],
+    }
     before = {number: signal.signal(number, ask) for number in usual}
     before[signal.SIGALRM] = signal.signal(signal.SIGALRM, _leave_or_wake)
     _grace_s[:] = [grace_s]
@@ -116,7 +126,8 @@ def leaving_on_signal(grace_s: float) -> Iterator[None]:
                 handler(asked, None)
 
 
-RESTARTED = "HPSEARCH_RESTARTED"  # `PID RESTARTS DEADLINE`: what this process, and no child of it, was before
+# `PID RESTARTS DEADLINE`: what this process, and no child of it, was before
+RESTARTED = "HPSEARCH_RESTARTED"
 FLUSH_S = 2.0
 
 
@@ -138,7 +149,9 @@ _deadline: list[float] = []
 
 
 def remember() -> None:
-    """Note what this process is, at its very start: a single command, which may be run again in its place."""
+    """Note what this process is, at its very start: a single command, which may be run again in its
+    place.
+    """
     files = frozenset(os.listdir("/proc/self/fd"))
     blocked = {signal.Signals(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())}
     words, own = list(sys.orig_argv), len(sys.argv) - 1
@@ -157,7 +170,9 @@ def keep(override: str) -> None:
 
 
 def can_restart() -> bool:
-    """Return whether this process may be replaced: not the worker of a sweep, a notebook, or somebody's script."""
+    """Return whether this process may be replaced: not the worker of a sweep, a notebook, or
+    somebody's script.
+    """
     return bool(_started)
 
 
@@ -167,7 +182,9 @@ def n_restarts(pid: int, environment: dict[str, str] | None = None) -> int:
 
 
 def deadline(timeout_s: float) -> float:
-    """Return when a search's time is over, on `time.monotonic`'s clock; one that was replaced keeps its deadline."""
+    """Return when a search's time is over, on `time.monotonic`'s clock; one that was replaced keeps
+    its deadline.
+    """
     _deadline[:] = [_told(os.getpid(), os.environ)[1] or time.monotonic() + timeout_s]
     return _deadline[0]
 
@@ -178,9 +195,11 @@ def _told(pid: int, environment: os._Environ[str] | dict[str, str]) -> tuple[int
 
 
 def restart() -> NoReturn:
-    """Replace this process by a fresh one that runs the same command; no other thread goes on, no `finally` runs.
+    """Replace this process by a fresh one that runs the same command; no other thread goes on, no
+    `finally` runs.
 
-    What is to outlive it must have been written. Where the cluster has asked this process to go, it goes.
+    What is to outlive it must have been written. Where the cluster has asked this process to go, it
+    goes.
     """
     _flush()
     signal.setitimer(signal.ITIMER_REAL, 0)  # timers and blocked signals would outlive it
@@ -197,22 +216,31 @@ def restart() -> NoReturn:
         os.chdir(command.folder)
         os.execve(sys.executable, _words(command), command.environment | {RESTARTED: told})
     except OSError as error:
-        os.write(2, f"Error: no fresh process could be started ({error}); the same command goes on.\n".encode())
+        os.write(
+            2,
+            f"Error: no fresh process could be started ({error}); the same command goes on.\n".encode(),
+        )
         os._exit(1)
 
 
 def _words(command: _Command) -> list[str]:
-    """Return the command again, with what is kept beside its first override: Hydra wants those in one piece."""
+    """Return the command again, with what is kept beside its first override: Hydra wants those in
+    one piece.
+    """
     words = [sys.executable, *command.words[1:]]
     begin = len(words) - command.n_own
-    place = next((i for i, w in enumerate(words) if i >= begin and "=" in w and not w.startswith("-")), None)
+    place = next(
+        (i for i, w in enumerate(words) if i >= begin and "=" in w and not w.startswith("-")), None
+    )
     if place is not None:
         words[place:place] = [word for word in command.overrides if word not in words]
     return words
 
 
 def _flush() -> None:
-    """Write out what waits, and show the cursor again; a thread that hangs may hold the streams for good."""
+    """Write out what waits, and show the cursor again; a thread that hangs may hold the streams for
+    good.
+    """
 
     def flush() -> None:
         if sys.stdout.isatty():

@@ -1,13 +1,16 @@
 """Where the bounds of a search cut: the best value lies at one, so a better one may lie beyond it.
 
-Are more trials likely to pay? A Gaussian process is fitted to the trials, and further ones are played on its draws.
+Are more trials likely to pay? A Gaussian process is fitted to the trials, and further ones are
+played on its draws.
 
-Each draw is a world that agrees with what has been measured. In each world, further trials stand where other worlds are
-best, or anywhere, half and half, as a sampler's do, and the best of them is compared with the best so far.
+Each draw is a world that agrees with what has been measured. In each world, further trials stand
+where other worlds are best, or anywhere, half and half, as a sampler's do, and the best of them is
+compared with the best so far.
 
-What could be left at most is the bound on the regret by which Makarova et al. (2022, "Automatic Termination for
-Hyperparameter Optimization") end a search: where it is below the noise, nothing is left to find. Optuna's own form
-of it is deprecated, and needs PyTorch and at least 20 finished trials.
+What could be left at most is the bound on the regret by which Makarova et al. (2022, "Automatic
+Termination for Hyperparameter Optimization") end a search: where it is below the noise, nothing is
+left to find. Optuna's own form of it is deprecated, and needs PyTorch and at least 20 finished
+trials.
 
 What the trials of a study say should come next: sentences, numbers and one command.
 """
@@ -63,10 +66,14 @@ class Edge:
     @property
     def wider(self) -> float:
         """Where the bound might be instead."""
-        return self.dimension.rounded(self.dimension.value(-WIDER if self.bound == "low" else 1 + WIDER))
+        return self.dimension.rounded(
+            self.dimension.value(-WIDER if self.bound == "low" else 1 + WIDER)
+        )
 
     def override(self, space: Space) -> str:
-        """Return the same as a setting of the search; what its HyperModel proposed alone has no bound yet."""
+        """Return the same as a setting of the search; what its HyperModel proposed alone has no
+        bound yet.
+        """
         d, key = self.dimension, f"space.bounds.{self.dimension.name}"
         if isinstance(space.rules.get(d.name), Range):
             return f"{key}.{self.bound}={self.wider:.6g}"
@@ -135,12 +142,15 @@ class Prospects:
     """What the trials of a study say of those to come.
 
     Args:
-        searched: The study; at least MIN_FINISHED of its trials have finished, and something varied.
+        searched: The study; at least MIN_FINISHED of its trials have finished, and something
+            varied.
         seed: Of all draws.
     """
 
     def __init__(self, searched: Searched, seed: int) -> None:
-        with threadpool_limits(1):  # matrices this small are slower on many threads, by far where the machine is busy
+        with threadpool_limits(
+            1
+        ):  # matrices this small are slower on many threads, by far where the machine is busy
             self._fit(searched, seed)
 
     def _fit(self, searched: Searched, seed: int) -> None:
@@ -150,10 +160,14 @@ class Prospects:
         self._centre, self._unit = float(y.mean()), float(y.std()) or 1.0
         kernel = ConstantKernel(1.0, (0.1, 10.0)) * Matern(np.ones(x.shape[1]), (0.1, 10.0), nu=2.5)
         process = GaussianProcessRegressor(
-            kernel + WhiteKernel(0.05, (1e-4, 1.0)), n_restarts_optimizer=2, random_state=int(rng.integers(2**31))
+            kernel + WhiteKernel(0.05, (1e-4, 1.0)),
+            n_restarts_optimizer=2,
+            random_state=int(rng.integers(2**31)),
         )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # a length at its bound is an answer here
+            warnings.simplefilter(
+                "ignore", ConvergenceWarning
+            )  # a length at its bound is an answer here
             process.fit(x, (y - self._centre) / self._unit)
         self.noise = self._unit * math.sqrt(process.kernel_.k2.noise_level)
         process.kernel_.k2.noise_level = 1e-9  # worlds are without noise
@@ -183,10 +197,20 @@ class Prospects:
         winner = measured.argmin(axis=1)[:, None]
         gained = np.maximum(0.0, self._best - np.take_along_axis(measured, winner, axis=1)[:, 0])
         known = worlds[:, self._n_new :].min(axis=1)
-        real = np.where(gained > 0, np.maximum(0.0, known - np.take_along_axis(true, winner, axis=1)[:, 0]), 0.0)
+        real = np.where(
+            gained > 0, np.maximum(0.0, known - np.take_along_axis(true, winner, axis=1)[:, 0]), 0.0
+        )
         low, high = np.quantile(gained, [LEVEL / 2, 1 - LEVEL / 2])
         worth = float((real > self.noise).mean())
-        return Gain(n_trials, gained.mean(), float(low), float(high), float((gained > 0).mean()), real.mean(), worth)
+        return Gain(
+            n_trials,
+            gained.mean(),
+            float(low),
+            float(high),
+            float((gained > 0).mean()),
+            real.mean(),
+            worth,
+        )
 
 
 def can_tell(searched: Searched) -> bool:
@@ -196,17 +220,23 @@ def can_tell(searched: Searched) -> bool:
 
 def _examples(searched: Searched) -> tuple[Floats, Floats]:
     """Return positions (N, D) and signed values (N,), the worst clipped."""
-    trials = [t for t in searched.spent if searched.reached(t) is not None or end_of(t) == "diverged"]
+    trials = [
+        t for t in searched.spent if searched.reached(t) is not None or end_of(t) == "diverged"
+    ]
     finals = [_final(t, searched) for t in trials]
     worst = max(v for v in finals if v is not None)
     y = np.array([worst if v is None else v for v in finals])
-    x = np.nan_to_num(searched.positions(trials), nan=0.5)  # not drawn: a middling place, the same for all
+    x = np.nan_to_num(
+        searched.positions(trials), nan=0.5
+    )  # not drawn: a middling place, the same for all
     kept = np.argsort(y, kind="stable")[:MAX_FITTED]
     return x[kept], np.minimum(y[kept], np.quantile(y, CLIPPED_ABOVE))
 
 
 def _final(trial: FrozenTrial, searched: Searched) -> float | None:
-    """A stopped trial counts as if it had gone on as the finished ones did, in the median, from that epoch."""
+    """A stopped trial counts as if it had gone on as the finished ones did, in the median, from
+    that epoch.
+    """
     if trial.state == TrialState.COMPLETE:
         return searched.signed(value_of(trial))
     if end_of(trial) == "diverged" or trial.last_step is None:
@@ -217,7 +247,9 @@ def _final(trial: FrozenTrial, searched: Searched) -> float | None:
         for t in searched.ranked
         if step in t.intermediate_values
     ]
-    return searched.signed(trial.intermediate_values[step]) + (float(np.median(rests)) if rests else 0.0)
+    return searched.signed(trial.intermediate_values[step]) + (
+        float(np.median(rests)) if rests else 0.0
+    )
 
 
 def _rounded(points: Floats, searched: Searched) -> Floats:
@@ -240,9 +272,11 @@ class Outlook:
 
     Attributes:
         text: One sentence or two.
-        worth: Chance that those of the next hour bring more than the noise; 1 where it is not known.
+        worth: Chance that those of the next hour bring more than the noise; 1 where it is not
+            known.
         trial_s: Seconds of work for a trial, all workers together.
-        gains: Of as many trials again, and of those of the next hour; empty where too few have finished.
+        gains: Of as many trials again, and of those of the next hour; empty where too few have
+            finished.
         noise: By how much two trainings with the same hyperparameters differ (standard deviation).
         regret: What could be left at most.
     """
@@ -260,7 +294,11 @@ class Outlook:
         n = len(searched.spent)
         trial_s = clock(searched).total_s / n if n else 0.0
         if n and not searched.dimensions:
-            return cls("No hyperparameter varied: more trials would only repeat the same one.", 0.0, trial_s)
+            return cls(
+                "No hyperparameter varied: more trials would only repeat the same one.",
+                0.0,
+                trial_s,
+            )
         if not can_tell(searched):
             text = f"Too few trials have finished ({len(searched.ranked)} of at least {MIN_FINISHED}) to tell."
             return cls(text, 1.0, trial_s)
@@ -268,10 +306,18 @@ class Outlook:
         prospects = Prospects(searched, derive(0, searched.name, "prospects"))
         gains = [prospects.gain(n), prospects.gain(hourly)]
         worth, noise, regret = gains[-1].worth, prospects.noise, prospects.regret
-        word = "are likely to pay" if worth > LIKELY else "may pay" if worth > POSSIBLE else "are hardly worth it"
+        word = (
+            "are likely to pay"
+            if worth > LIKELY
+            else "may pay"
+            if worth > POSSIBLE
+            else "are hardly worth it"
+        )
         text = (
-            f"More trials {word}: with probability {worth:.0%} the {hourly:,} trials of the next hour better the best "
-            f"one by more than {noise:.2g}, by which two trainings with the same hyperparameters differ anyway."
+            f"More trials {word}: with probability {worth:.0%} the {hourly:,} trials of the next "
+            f"hour better the best "
+            f"one by more than {noise:.2g}, by which two trainings with the same hyperparameters "
+            f"differ anyway."
         )
         if regret < noise:
             text += " What could be left at most is below that too: the search may end here."
@@ -308,7 +354,12 @@ def advise(searched: Searched) -> Advice:
     if cut:
         names = " and ".join(f"{edge.dimension.name}'s {edge.bound} bound" for edge in cut)
         step = f"Widen {names}, where the best trial lies, and let the search go on."
-        return Advice(step, commands.search(searched, more, *(e.override(searched.space) for e in cut)), outlook, found)
+        return Advice(
+            step,
+            commands.search(searched, more, *(e.override(searched.space) for e in cut)),
+            outlook,
+            found,
+        )
     if outlook.worth > POSSIBLE:
         return Advice("Let the search go on.", commands.search(searched, more), outlook, found)
     return Advice("Examine the model that was found.", commands.evaluate(searched), outlook, found)

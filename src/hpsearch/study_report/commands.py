@@ -14,7 +14,9 @@ WHERE = "From the folder of the search, after export PYTHONPATH=src."
 
 
 def overrides(searched: Searched) -> list[str]:
-    """Return what the search was given; of one that has no record of it, what tells its study from others."""
+    """Return what the search was given; of one that has no record of it, what tells its study from
+    others.
+    """
     given = searched.config.get("overrides")
     if given is not None:
         return [o for o in given if o != "data.path=null"]
@@ -24,7 +26,9 @@ def overrides(searched: Searched) -> list[str]:
 
 
 def search(searched: Searched, n_trials: int, *changes: str) -> str:
-    """Return the command that goes on with a study until it has `n_trials`, with other settings where wanted."""
+    """Return the command that goes on with a study until it has `n_trials`, with other settings
+    where wanted.
+    """
     changes = (*changes, f"budget.n_trials={n_trials}")
     changed = {change.partition("=")[0] for change in changes}
     kept = [o for o in overrides(searched) if o.lstrip("+").partition("=")[0] not in changed]
@@ -43,14 +47,17 @@ def evaluate(searched: Searched) -> str:
 
 def report(searched: Searched) -> str:
     """Return the command that makes the report again."""
-    return _command("report", f"study={searched.name}", *_of(searched, "storage"), *_of(searched, "tracking"))
+    return _command(
+        "report", f"study={searched.name}", *_of(searched, "storage"), *_of(searched, "tracking")
+    )
 
 
 def serve(searched: Searched) -> list[str]:
     """Return the commands that serve the champion."""
     return [
         f"export MLFLOW_TRACKING_URI={shlex.quote(without_password(searched.tracking_uri))}",
-        f"mlflow models serve -m models:/{searched.name}@champion --env-manager local --port {PORT}",
+        f"mlflow models serve -m models:/{searched.name}@champion --env-manager local --port "
+        f"{PORT}",
     ]
 
 

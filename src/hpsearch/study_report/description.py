@@ -58,12 +58,21 @@ def of_study(searched: Searched, advice: Advice, places: Places) -> str:
 
 def _looks(searched: Searched, advice: Advice, places: Places) -> list[str]:
     cut = ", ".join(f"{edge.dimension.name} at its {edge.bound} bound" for edge in advice.cut)
-    looks = [f"`{PAGE}` under Artifacts: what the search shows, and why{f' (**{cut}**)' if cut else ''}"]
+    looks = [
+        f"`{PAGE}` under Artifacts: what the search shows, and why{f' (**{cut}**)' if cut else ''}"
+    ]
     if searched.best is not None:
-        looks.append(f"{places.run('the best trial', places.runs.get(number_of(searched.best)))}: its curves by epoch")
+        looks.append(
+            f"{places.run('the best trial', places.runs.get(number_of(searched.best)))}: its "
+            f"curves by epoch"
+        )
     if places.version is not None:
         version = link(
-            f"version {places.version} of {searched.name}", "models", searched.name, "versions", places.version
+            f"version {places.version} of {searched.name}",
+            "models",
+            searched.name,
+            "versions",
+            places.version,
         )
         looks.append(f"{version}: what the model is worth, how to load it and how to serve it")
     else:
@@ -98,7 +107,11 @@ def _ended(searched: Searched, trial: FrozenTrial) -> str:
         return f"finished after {step} epochs with {searched.monitor} {value:.4f}, place {place}."
     if end == "pruned" and step is not None:
         found = standing(searched.study, trial, step, searched.tries)
-        best = f"; the best of them, #{found.others[0][0]}, had {found.others[0][1]:.4f}" if found.others else ""
+        best = (
+            f"; the best of them, #{found.others[0][0]}, had {found.others[0][1]:.4f}"
+            if found.others
+            else ""
+        )
         where = f"place {found.place} of {found.n} at that epoch{best}"
         return f"pruned after epoch {step} with {searched.monitor} {found.value:.4f}, {where}."
     if end == "running":

@@ -1,4 +1,5 @@
-"""The pictures of a study. Ends are told by markers and lines, never by colour alone: they are readable in print.
+"""The pictures of a study. Ends are told by markers and lines, never by colour alone: they are
+readable in print.
 
 When which worker ran which trial; the time between two sessions is left out.
 """
@@ -12,7 +13,14 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+)
 from optuna.trial import FrozenTrial
 
 from hpsearch.html_report.section import Figure, drawn
@@ -26,7 +34,13 @@ MARKERS: dict[str, dict[str, Any]] = {
     "diverged": {"marker": "^", "color": "0.45", "markersize": 6, "markerfacecolor": "white"},
     "infeasible": {"marker": "s", "color": "0.45", "markersize": 5, "markerfacecolor": "white"},
 }
-BEST = {"marker": "*", "markersize": 12, "color": "tab:red", "markeredgecolor": "black", "linestyle": "none"}
+BEST = {
+    "marker": "*",
+    "markersize": 12,
+    "color": "tab:red",
+    "markeredgecolor": "black",
+    "linestyle": "none",
+}
 COMPLEMENT_TICKS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 WIDTH_IN = 10.0
 
@@ -49,7 +63,8 @@ def history(searched: Searched) -> Figure:
     return drawn(
         "history",
         plot,
-        "The value of each trial that finished, the last value of one that was stopped, and the best so far. A line "
+        "The value of each trial that finished, the last value of one that was stopped, and the "
+        "best so far. A line "
         "that has long been flat gains little from more trials of the same kind.",
     )
 
@@ -58,7 +73,12 @@ def slices(searched: Searched) -> Figure:
     """Draw the values over each hyperparameter."""
     found = searched.dimensions
     plot, axes = plt.subplots(
-        1, len(found), figsize=(max(WIDTH_IN, 3.4 * len(found)), 4.0), sharey=True, squeeze=False, layout="constrained"
+        1,
+        len(found),
+        figsize=(max(WIDTH_IN, 3.4 * len(found)), 4.0),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
     )
     for axis, dimension in zip(axes[0], found, strict=True):
         _marked(axis, searched, lambda t, d=dimension: _place(d, searched.values(t).get(d.name)))
@@ -69,7 +89,8 @@ def slices(searched: Searched) -> Figure:
     return drawn(
         "slices",
         plot,
-        "The same values over each hyperparameter on the scale from which it was drawn; dotted lines are its bounds. "
+        "The same values over each hyperparameter on the scale from which it was drawn; dotted "
+        "lines are its bounds. "
         "Where the best points crowd at a bound, the bound is too narrow.",
     )
 
@@ -89,7 +110,10 @@ def parallel(searched: Searched) -> Figure:
         axis.axvline(column, color="0.6", linewidth=0.8)
         axis.text(column, -0.04, dimension.shown(_end(dimension, 0)), ha="center", va="top")
         axis.text(column, 1.04, dimension.shown(_end(dimension, 1)), ha="center", va="bottom")
-    for at, value, side in ((1.04, value_of(ranked[0]), "bottom"), (-0.04, value_of(ranked[-1]), "top")):
+    for at, value, side in (
+        (1.04, value_of(ranked[0]), "bottom"),
+        (-0.04, value_of(ranked[-1]), "top"),
+    ):
         axis.text(len(found), at, f"{value:.4g}", ha="center", va=side)
     axis.set_xticks(range(len(found) + 1), [*(d.name for d in found), searched.label])
     axis.tick_params(axis="x", pad=18, length=0)
@@ -100,7 +124,8 @@ def parallel(searched: Searched) -> Figure:
     return drawn(
         "parallel_coordinates",
         plot,
-        "A line for each finished trial; the darker, the better, the thick one is the best. The best value is above. "
+        "A line for each finished trial; the darker, the better, the thick one is the best. The "
+        "best value is above. "
         "Dark lines that run together show which combination works.",
     )
 
@@ -138,7 +163,8 @@ def learning_curves(searched: Searched) -> Figure:
     return drawn(
         "learning_curves",
         plot,
-        "The monitored metric after each epoch: whole lines ran to their end, broken ones were stopped where the cross "
+        "The monitored metric after each epoch: whole lines ran to their end, broken ones were "
+        "stopped where the cross "
         "is. Curves that still fall at the end want more epochs.",
     )
 
@@ -153,7 +179,8 @@ def importances(found: dict[str, float], n_trials: int) -> Figure:
     return drawn(
         "importances",
         plot,
-        f"How much each hyperparameter explains of the differences between {n_trials} finished trials, interactions "
+        f"How much each hyperparameter explains of the differences between {n_trials} finished "
+        f"trials, interactions "
         "included (fANOVA, Hutter et al. 2014).",
     )
 
@@ -164,7 +191,11 @@ def _marked(axis: Any, searched: Searched, place: Any) -> None:
         mine = [t for t in searched.spent if end_of(t) == end and searched.reached(t) is not None]
         if mine:
             axis.plot(
-                [place(t) for t in mine], [searched.reached(t) for t in mine], linestyle="none", **style, label=end
+                [place(t) for t in mine],
+                [searched.reached(t) for t in mine],
+                linestyle="none",
+                **style,
+                label=end,
             )
     if searched.best is not None:
         label = f"best, #{number_of(searched.best)}"
@@ -173,7 +204,9 @@ def _marked(axis: Any, searched: Searched, place: Any) -> None:
 
 def _legend(plot: Any, axis: Any) -> None:
     """Put the legend where it covers no trial."""
-    plot.legend(*axis.get_legend_handles_labels(), loc="outside upper right", ncols=5, fontsize="small")
+    plot.legend(
+        *axis.get_legend_handles_labels(), loc="outside upper right", ncols=5, fontsize="small"
+    )
 
 
 def _place(dimension: Dimension, value: Any) -> float:
@@ -185,14 +218,17 @@ def _place(dimension: Dimension, value: Any) -> float:
 def _scale(axis: Any, dimension: Dimension) -> None:
     axis.set_xlabel(dimension.name)
     if dimension.choices:
-        axis.set_xticks(range(len(dimension.choices)), [str(choice) for choice in dimension.choices])
+        axis.set_xticks(
+            range(len(dimension.choices)), [str(choice) for choice in dimension.choices]
+        )
         return
     if dimension.scale == "log":
         axis.set_xscale("log")
         _plain_numbers(axis.xaxis, (1.0, 3.0))
     elif dimension.scale == "log_complement":
         axis.set_xscale(
-            "function", functions=(lambda x: -np.log(1 - np.minimum(x, 1 - 1e-9)), lambda y: 1 - np.exp(-y))
+            "function",
+            functions=(lambda x: -np.log(1 - np.minimum(x, 1 - 1e-9)), lambda y: 1 - np.exp(-y)),
         )
         axis.xaxis.set_major_locator(
             FixedLocator([t for t in COMPLEMENT_TICKS if dimension.low <= t <= dimension.high])
@@ -204,7 +240,9 @@ def _scale(axis: Any, dimension: Dimension) -> None:
 
 def _focus(axis: Any, searched: Searched) -> None:
     """One bad trial must not press all others into a line."""
-    values = [v for t in searched.spent if (v := searched.reached(t)) is not None and np.isfinite(v)]
+    values = [
+        v for t in searched.spent if (v := searched.reached(t)) is not None and np.isfinite(v)
+    ]
     _log_if_wide(axis, values)
 
 
@@ -271,7 +309,9 @@ class Clock:
 
 
 def span(trial: FrozenTrial) -> tuple[float, float] | None:
-    """Return when a trial began and ended, in Unix time; of one that has not ended, when it last was heard of."""
+    """Return when a trial began and ended, in Unix time; of one that has not ended, when it last
+    was heard of.
+    """
     if trial.datetime_start is None:
         return None
     begin = trial.datetime_start.timestamp()
@@ -295,23 +335,42 @@ def timeline(searched: Searched) -> Figure:
             continue
         begin, end = (time.at(moment) / 60 for moment in found)
         row, kind = workers.index(_worker(trial)), end_of(trial)
-        axis.barh(row, end - begin, left=begin, height=0.7, edgecolor="black", linewidth=0.8, **STYLES[kind])
+        axis.barh(
+            row,
+            end - begin,
+            left=begin,
+            height=0.7,
+            edgecolor="black",
+            linewidth=0.8,
+            **STYLES[kind],
+        )
         told.add(kind)
         if end - begin > time.total_s / 60 / 40:
             box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
-            axis.text((begin + end) / 2, row, str(number_of(trial)), ha="center", va="center", fontsize=8, bbox=box)
+            axis.text(
+                (begin + end) / 2,
+                row,
+                str(number_of(trial)),
+                ha="center",
+                va="center",
+                fontsize=8,
+                bbox=box,
+            )
     for begin in time.begins[1:]:
         axis.axvline(time.at(begin) / 60, color="black", linestyle=":")
     axis.set_yticks(range(len(workers)), workers)
     axis.invert_yaxis()
     axis.set(xlabel="minutes of work", xlim=(0, None))
-    handles = [Patch(edgecolor="black", label=kind, **STYLES[kind]) for kind in ENDS if kind in told]
+    handles = [
+        Patch(edgecolor="black", label=kind, **STYLES[kind]) for kind in ENDS if kind in told
+    ]
     plot.legend(handles=handles, loc="outside upper right", ncols=len(handles), fontsize="small")
     return drawn(
         "timeline",
         plot,
         f"A row for each worker, a bar for each trial with its number; {len(time.begins)} session"
-        f"{'s, between which dotted lines stand' if len(time.begins) > 1 else ''}. White between bars is time in which "
+        f"{'s, between which dotted lines stand' if len(time.begins) > 1 else ''}. White between "
+        f"bars is time in which "
         "no trial ran.",
     )
 

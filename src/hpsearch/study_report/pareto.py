@@ -1,4 +1,6 @@
-"""Two objectives: the trials that no other beats in both, the one for each alias, and their picture."""
+"""Two objectives: the trials that no other beats in both, the one for each alias, and their
+picture.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ def front(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def cheapest(study: optuna.Study, tolerance: float) -> FrozenTrial:
-    """Return the trial with the least cost among those of the front that are nearly as good as the best.
+    """Return the trial with the least cost among those of the front that are nearly as good as the
+    best.
 
     Args:
         study: With at least one finished trial and two objectives.
@@ -43,8 +46,10 @@ def section(searched: Searched) -> Section:
         marks = [name for name, marked in named if marked.number == trial.number]
         rows.append([searched.title(trial), *numbers(trial), " and ".join(marks)])
     text = (
-        f"{len(best)} of {len(searched.ranked)} finished trials are beaten by no other in both {searched.monitor} and "
-        f"{cost}. Alias {ALIASES[cost]} goes to the one that costs least among those whose {searched.monitor} is not "
+        f"{len(best)} of {len(searched.ranked)} finished trials are beaten by no other in both "
+        f"{searched.monitor} and "
+        f"{cost}. Alias {ALIASES[cost]} goes to the one that costs least among those whose "
+        f"{searched.monitor} is not "
         f"more than {tolerance:.0%} worse than the best."
     )
     return Section(TITLE, text, rows, figures=[figure(searched, cheap)])
@@ -56,18 +61,25 @@ def figure(searched: Searched, cheap: FrozenTrial) -> Figure:
     plot, axis = plt.subplots(figsize=(8, 5), layout="constrained")
     axis.plot(*_points(searched.ranked), "o", color="0.6", label="finished trials")
     stairs = _points(best[::-1])  # between two trials nothing better than the cheaper one is known
-    axis.plot(*stairs, "o-", color="black", drawstyle="steps-post", label="no other is better in both")
+    axis.plot(
+        *stairs, "o-", color="black", drawstyle="steps-post", label="no other is better in both"
+    )
     for trial in best:
-        axis.annotate(f"#{number_of(trial)}", trial.values[::-1], (6, 6), textcoords="offset points")
+        axis.annotate(
+            f"#{number_of(trial)}", trial.values[::-1], (6, 6), textcoords="offset points"
+        )
     for trial, name, marker in ((best[0], "best", "*"), (cheap, ALIASES[cost], "D")):
-        (point,) = axis.plot(*_points([trial]), marker, color="tab:red", label=f"{name}, #{number_of(trial)}")
+        (point,) = axis.plot(
+            *_points([trial]), marker, color="tab:red", label=f"{name}, #{number_of(trial)}"
+        )
         point.set(markersize=14, markerfacecolor="none")
     axis.set(xlabel=f"{cost} ({UNITS[cost]})", ylabel=searched.label)
     axis.legend()
     return drawn(
         "pareto",
         plot,
-        "Each finished trial with its value and its cost. The line is the front: whoever wants a better value than a "
+        "Each finished trial with its value and its cost. The line is the front: whoever wants a "
+        "better value than a "
         "trial on it must pay more.",
     )
 

@@ -1,4 +1,6 @@
-"""Writes what a study came to into MLflow: page, figures and descriptions of its runs and of its model."""
+"""Writes what a study came to into MLflow: page, figures and descriptions of its runs and of its
+model.
+"""
 
 from __future__ import annotations
 
@@ -37,13 +39,21 @@ def record(searched: Searched, tracking: Tracking, parent: ParentRun) -> tuple[A
     parent.tag({**tags, MLFLOW_RUN_NOTE: description.of_study(searched, advice, places)})
     _describe_trials(searched, tracking, places)
     if places.version is not None:
-        version_page.describe(tracking.client, searched.name, places.version, without_password(tracking.uri))
+        version_page.describe(
+            tracking.client, searched.name, places.version, without_password(tracking.uri)
+        )
     return advice, page
 
 
 def _places(searched: Searched, tracking: Tracking, parent: ParentRun) -> description.Places:
-    runs = {int(run.data.tags[TRIAL]): run.info.run_id for run in tracking.children(parent) if TRIAL in run.data.tags}
-    versions = [v for v in _versions(searched.name, tracking) if v.tags.get("parent_run") == parent.run_id]
+    runs = {
+        int(run.data.tags[TRIAL]): run.info.run_id
+        for run in tracking.children(parent)
+        if TRIAL in run.data.tags
+    }
+    versions = [
+        v for v in _versions(searched.name, tracking) if v.tags.get("parent_run") == parent.run_id
+    ]
     latest = max(versions, key=lambda v: int(v.version), default=None)
     number, tags = (str(latest.version), dict(latest.tags)) if latest is not None else (None, {})
     return description.Places(tracking.experiment_of(parent), parent.run_id, runs, number, tags)
@@ -69,6 +79,8 @@ def _describe_trials(searched: Searched, tracking: Tracking, places: description
             continue
         if inputs and not _data_sets(tracking, run_id):
             tracking.client.log_inputs(run_id, datasets=inputs)
-        tracking.client.set_tag(run_id, MLFLOW_RUN_NOTE, description.of_trial(searched, trial, places))
+        tracking.client.set_tag(
+            run_id, MLFLOW_RUN_NOTE, description.of_trial(searched, trial, places)
+        )
         if end_of(trial) == "finished":
             tracking.client.set_tag(run_id, "hpsearch.place", description.place_of(searched, trial))

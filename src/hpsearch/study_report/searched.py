@@ -57,9 +57,15 @@ class Dimension:
         return cls(stored, low, high, "log" if log else "linear")
 
     def position(self, value: Value) -> float:
-        """Return where a value lies: 0 at `low`, 1 at `high`, outside where older bounds were wider."""
+        """Return where a value lies: 0 at `low`, 1 at `high`, outside where older bounds were
+        wider.
+        """
         low, high = self._scaled(self.low), self._scaled(self.high)
-        at = self.choices.index(value) if self.choices and value in self.choices else self._scaled(value)
+        at = (
+            self.choices.index(value)
+            if self.choices and value in self.choices
+            else self._scaled(value)
+        )
         return (at - low) / (high - low) if high > low else 0.5
 
     def _scaled(self, value: Value) -> float:
@@ -99,7 +105,11 @@ def dimensions(trials: Sequence[FrozenTrial]) -> list[Dimension]:
     latest: dict[str, BaseDistribution] = {}
     for trial in trials:
         latest |= trial.distributions
-    return [Dimension.of(name, drawn_from) for name, drawn_from in latest.items() if not drawn_from.single()]
+    return [
+        Dimension.of(name, drawn_from)
+        for name, drawn_from in latest.items()
+        if not drawn_from.single()
+    ]
 
 
 @dataclass(frozen=True)
@@ -118,7 +128,11 @@ class Outcome:
     def of(cls, trials: list[FrozenTrial], maximize: bool) -> Outcome:
         """Count the trials of a study; one that was killed and tried again counts once."""
         reasons = [t.user_attrs.get("reason") for t in trials if t.state in SPENT]
-        failed = [t for t in trials if t.state == TrialState.FAIL and t.user_attrs.get("reason") == "error"]
+        failed = [
+            t
+            for t in trials
+            if t.state == TrialState.FAIL and t.user_attrs.get("reason") == "error"
+        ]
         return cls(
             n_finished=sum(t.state == TrialState.COMPLETE for t in trials),
             n_pruned=reasons.count("pruned"),
@@ -139,21 +153,35 @@ class Outcome:
 
 
 def numbers(trial: FrozenTrial) -> list[str]:
-    """Return the values of a finished trial as people read them: weights are counted, all else is measured."""
+    """Return the values of a finished trial as people read them: weights are counted, all else is
+    measured.
+    """
     value, *costs = trial.values
-    return [f"{value:.4f}", *(f"{cost:.0f}" if cost.is_integer() else f"{cost:.4f}" for cost in costs)]
+    return [
+        f"{value:.4f}",
+        *(f"{cost:.0f}" if cost.is_integer() else f"{cost:.4f}" for cost in costs),
+    ]
 
 
 def best_rows(
-    trials: list[FrozenTrial], space: Space, objectives: Sequence[str], maximize: bool, n_rows: int = 5
+    trials: list[FrozenTrial],
+    space: Space,
+    objectives: Sequence[str],
+    maximize: bool,
+    n_rows: int = 5,
 ) -> list[list[str]]:
     """Return the best trials as rows of a table, the first being the head."""
     rows = [(t, space.values(t)) for t in ranked(trials, maximize)[:n_rows]]
     names = list(dict.fromkeys(name for _, values in rows for name in values))
     table = [["trial", *objectives, "epochs", *names]]
     for trial, values in rows:
-        cells = [f"{values[n]:.4g}" if isinstance(values.get(n), float) else str(values.get(n, "")) for n in names]
-        table.append([f"#{number_of(trial)}", *numbers(trial), str(len(trial.intermediate_values)), *cells])
+        cells = [
+            f"{values[n]:.4g}" if isinstance(values.get(n), float) else str(values.get(n, ""))
+            for n in names
+        ]
+        table.append(
+            [f"#{number_of(trial)}", *numbers(trial), str(len(trial.intermediate_values)), *cells]
+        )
     return table
 
 
@@ -187,7 +215,11 @@ class Searched:
     def tries(self) -> list[FrozenTrial]:
         """All trials, those that were killed and tried again twice."""
         trials = self.study.get_trials(deepcopy=False)
-        return [t for t in trials if t.state != TrialState.WAITING and t.user_attrs.get("reason") != SURPLUS]
+        return [
+            t
+            for t in trials
+            if t.state != TrialState.WAITING and t.user_attrs.get("reason") != SURPLUS
+        ]
 
     @cached_property
     def trials(self) -> list[FrozenTrial]:
@@ -248,12 +280,17 @@ class Searched:
         """Return a trial's value; of one that was stopped, its last."""
         if trial.state == TrialState.COMPLETE:
             return value_of(trial)
-        return trial.intermediate_values.get(trial.last_step) if trial.last_step is not None else None
+        return (
+            trial.intermediate_values.get(trial.last_step) if trial.last_step is not None else None
+        )
 
     def positions(self, trials: Sequence[FrozenTrial]) -> NDArray[np.float64]:
         """Return where the trials lie on the dimensions, (N, D); NaN for what a trial did not draw."""
         values = [self.values(t) for t in trials]
-        rows = [[d.position(v[d.name]) if d.name in v else np.nan for d in self.dimensions] for v in values]
+        rows = [
+            [d.position(v[d.name]) if d.name in v else np.nan for d in self.dimensions]
+            for v in values
+        ]
         return np.asarray(rows, np.float64).reshape(len(trials), len(self.dimensions))
 
 
@@ -262,4 +299,6 @@ def end_of(trial: FrozenTrial) -> str:
     if trial.state == TrialState.PRUNED:
         reason = str(trial.user_attrs.get("reason"))
         return reason if reason in ENDS else "pruned"
-    return {TrialState.COMPLETE: "finished", TrialState.RUNNING: "running"}.get(trial.state, "failed")
+    return {TrialState.COMPLETE: "finished", TrialState.RUNNING: "running"}.get(
+        trial.state, "failed"
+    )

@@ -32,7 +32,10 @@ def duration(seconds: float) -> str:
 
 def facts(searched: Searched) -> list[tuple[str, str]]:
     """Return what the page is about."""
-    sampler, pruner = _last(searched.config.get("sampler", {}).get("make")), _last(searched.config.get("pruner"))
+    sampler, pruner = (
+        _last(searched.config.get("sampler", {}).get("make")),
+        _last(searched.config.get("pruner")),
+    )
     found = [
         ("optimized", f"{searched.label}, {'more' if searched.maximize else 'less'} is better"),
         ("searched", ", ".join(map(str, searched.dimensions)) or "nothing"),
@@ -41,7 +44,13 @@ def facts(searched: Searched) -> list[tuple[str, str]]:
         ("took", f"{duration(clock(searched).total_s)} of work"),
     ]
     if searched.best is not None:
-        found.append(("best", f"{searched.title(searched.best)}: {searched.monitor} {value_of(searched.best):.4f}"))
+        found.append(
+            (
+                "best",
+                f"{searched.title(searched.best)}: {searched.monitor} "
+                f"{value_of(searched.best):.4f}",
+            )
+        )
     return [(name, value) for name, value in found if value]
 
 
@@ -50,7 +59,9 @@ def _last(node: object) -> str:
 
 
 def sections(searched: Searched, advice: Advice) -> list[Section]:
-    """Return the page's sections, in the order in which they are read; what needs more trials is left out."""
+    """Return the page's sections, in the order in which they are read; what needs more trials is
+    left out.
+    """
     made = [_next(searched, advice)]
     if searched.best is None:
         return [*made, *_stopped(searched), *_workers(searched)]
@@ -65,7 +76,9 @@ def sections(searched: Searched, advice: Advice) -> list[Section]:
 
 
 def _next(searched: Searched, advice: Advice) -> Section:
-    return Section("What to do next", f"{advice.next_step} {commands.WHERE}", commands=[advice.command])
+    return Section(
+        "What to do next", f"{advice.next_step} {commands.WHERE}", commands=[advice.command]
+    )
 
 
 def _prospects(searched: Searched, advice: Advice) -> Section:
@@ -73,17 +86,37 @@ def _prospects(searched: Searched, advice: Advice) -> Section:
     outlook = advice.outlook
     if not outlook.gains:
         return Section(title, outlook.text)
-    rows = [["further trials", "time", "expected gain", f"{1 - LEVEL:.0%} interval", "chance of any", "of it lasting"]]
+    rows = [
+        [
+            "further trials",
+            "time",
+            "expected gain",
+            f"{1 - LEVEL:.0%} interval",
+            "chance of any",
+            "of it lasting",
+        ]
+    ]
     for gain in outlook.gains:
         time = duration(gain.n_trials * outlook.trial_s)
         interval = f"{gain.low:.4f} to {gain.high:.4f}"
-        cells = [f"{gain.n_trials:,}", time, f"{gain.expected:.4f}", interval, f"{gain.chance:.0%}", f"{gain.real:.4f}"]
+        cells = [
+            f"{gain.n_trials:,}",
+            time,
+            f"{gain.expected:.4f}",
+            interval,
+            f"{gain.chance:.0%}",
+            f"{gain.real:.4f}",
+        ]
         rows.append(cells)
     text = (
-        f"{outlook.text}\n\nGains are in the unit of {searched.label}. The expected gain is what the history will "
-        "show; a part of it is luck, and does not last when the winner is trained anew. What could be left at most is "
-        f"{outlook.regret:.4f} (the bound by which Makarova et al. 2022 end a search); the noise is "
-        f"{outlook.noise:.4f}. A model of the {len(searched.spent)} trials says this; it knows nothing of what lies "
+        f"{outlook.text}\n\nGains are in the unit of {searched.label}. The expected gain is what "
+        f"the history will "
+        "show; a part of it is luck, and does not last when the winner is trained anew. What could "
+        "be left at most is "
+        f"{outlook.regret:.4f} (the bound by which Makarova et al. 2022 end a search); the noise "
+        f"is "
+        f"{outlook.noise:.4f}. A model of the {len(searched.spent)} trials says this; it knows "
+        f"nothing of what lies "
         "beyond the bounds."
     )
     return Section(title, text, rows)
@@ -96,11 +129,22 @@ def _bounds(advice: Advice) -> Section:
     text = f"No best value lies within {NEAR:.0%} of the scale from a bound."
     if advice.cut:
         said = (
-            f"widen it: {edge.dimension.name} lies at its {edge.bound} bound, wider is {edge.wider:.6g}"
+            f"widen it: {edge.dimension.name} lies at its {edge.bound} bound, wider is "
+            f"{edge.wider:.6g}"
             for edge in advice.cut
         )
         text = f"A better value may lie beyond a bound; {'; '.join(said)}."
-    rows = [["hyperparameter", "low", "best", "high", "place on its scale", f"of the best {N_BEST} at that end", ""]]
+    rows = [
+        [
+            "hyperparameter",
+            "low",
+            "best",
+            "high",
+            "place on its scale",
+            f"of the best {N_BEST} at that end",
+            "",
+        ]
+    ]
     return Section(title, text, [*rows, *map(_edge_row, advice.edges)])
 
 
@@ -123,24 +167,40 @@ def _hyperparameters(searched: Searched) -> list[Section]:
     if found and len(searched.ranked) < 5 * len(found):
         text = f"{len(searched.ranked)} finished trials give a rough order only."
     return [
-        Section("Which hyperparameters matter", text, figures=[*pictures, figures.slices(searched)]),
+        Section(
+            "Which hyperparameters matter", text, figures=[*pictures, figures.slices(searched)]
+        ),
         Section("Which combinations work", "", figures=[figures.parallel(searched)]),
     ]
 
 
 def importances(searched: Searched) -> dict[str, float]:
-    """Return each hyperparameter's share of the variance, the largest first; empty where there are too few trials."""
-    if len(searched.ranked) < MIN_RANKED or len({value_of(t) for t in searched.ranked}) < 2 or not searched.dimensions:
+    """Return each hyperparameter's share of the variance, the largest first; empty where there are
+    too few trials.
+    """
+    if (
+        len(searched.ranked) < MIN_RANKED
+        or len({value_of(t) for t in searched.ranked}) < 2
+        or not searched.dimensions
+    ):
         return {}
     names = [d.name for d in searched.dimensions]
     shown = optuna.create_study()
     for trial, row in zip(searched.ranked, searched.positions(searched.ranked), strict=True):
-        drawn = {name: float(min(max(x, 0.0), 1.0)) for name, x in zip(names, row, strict=True) if np.isfinite(x)}
+        drawn = {
+            name: float(min(max(x, 0.0), 1.0))
+            for name, x in zip(names, row, strict=True)
+            if np.isfinite(x)
+        }
         distributions = {name: FloatDistribution(0.0, 1.0) for name in drawn}
         shown.add_trial(
-            optuna.trial.create_trial(value=value_of(trial), params=drawn, distributions=distributions)  # type: ignore[arg-type]
+            optuna.trial.create_trial(
+                value=value_of(trial), params=drawn, distributions=distributions
+            )  # type: ignore[arg-type]
         )
-    found = optuna.importance.get_param_importances(shown, evaluator=FanovaImportanceEvaluator(seed=0))
+    found = optuna.importance.get_param_importances(
+        shown, evaluator=FanovaImportanceEvaluator(seed=0)
+    )
     return dict(found)
 
 
@@ -148,9 +208,19 @@ def _stopped(searched: Searched) -> list[Section]:
     trials = [t for t in searched.trials if end_of(t) not in ("finished", "running")]
     if not trials:
         return []
-    head = ["trial", "end", "after epoch", searched.label, "place at that epoch", "the best of those", "why"]
+    head = [
+        "trial",
+        "end",
+        "after epoch",
+        searched.label,
+        "place at that epoch",
+        "the best of those",
+        "why",
+    ]
     rows = [_stopped_row(searched, trial) for trial in trials[:MAX_ROWS]]
-    text = "A trial is pruned when too many others were better at the same epoch; any other says why."
+    text = (
+        "A trial is pruned when too many others were better at the same epoch; any other says why."
+    )
     if len(trials) > MAX_ROWS:
         text += f" The first {MAX_ROWS} of {len(trials)}."
     return [Section("Why trials were stopped", text, [head, *rows])]
@@ -158,7 +228,12 @@ def _stopped(searched: Searched) -> list[Section]:
 
 def _stopped_row(searched: Searched, trial: optuna.trial.FrozenTrial) -> list[str]:
     end, step, value = end_of(trial), trial.last_step, searched.reached(trial)
-    cells = [searched.title(trial), end, "" if step is None else str(step), "" if value is None else f"{value:.4f}"]
+    cells = [
+        searched.title(trial),
+        end,
+        "" if step is None else str(step),
+        "" if value is None else f"{value:.4f}",
+    ]
     if end == "pruned" and step is not None:
         found = standing(searched.study, trial, step, searched.tries)
         bracket = "" if found.bracket is None else f" of bracket {found.bracket}"
@@ -172,6 +247,8 @@ def _workers(searched: Searched) -> Sequence[Section]:
         return []
     n_again = len(searched.tries) - len(searched.trials)
     text = (
-        f"{n_again} tries were cut off with their worker and tried again; they are shown as failed." if n_again else ""
+        f"{n_again} tries were cut off with their worker and tried again; they are shown as failed."
+        if n_again
+        else ""
     )
     return [Section("Who ran what, when", text, figures=[timeline(searched)])]

@@ -1,4 +1,6 @@
-"""What a version of a registered model says of itself in MLflow: where it is from, what it is worth, how to use it."""
+"""What a version of a registered model says of itself in MLflow: where it is from, what it is
+worth, how to use it.
+"""
 
 from __future__ import annotations
 
@@ -13,28 +15,39 @@ from hpsearch.tracking.tracking import TRAINING
 STUDY, CERTIFICATE, PORT = "hpsearch.study", "hpsearch.certificate", 5077
 MEASURES = ("accuracy", "nll", "brier_score", "ece", "aurc")
 OF_THE_MODEL = (
-    "The best models of the studies of this name. `champion` is the one to use: a later version takes its place only "
-    "where it is better on validation data by more than chance. `challenger` is the newest one that is not."
+    "The best models of the studies of this name. `champion` is the one to use: a later version "
+    "takes its place only "
+    "where it is better on validation data by more than chance. `challenger` is the newest one "
+    "that is not."
 )
 
 
 def link(text: str, *path: str) -> str:
-    """Return a link within the MLflow UI, wherever it is served, to its side for training (the other one is GenAI)."""
+    """Return a link within the MLflow UI, wherever it is served, to its side for training (the
+    other one is GenAI).
+    """
     return f"[{text}](#/{'/'.join(path)}?{TRAINING})"
 
 
 def quality(tags: Mapping[str, str]) -> str:
-    """Return what a version's tags say of its quality on test, plain and MC, as a list; empty where they say nothing.
+    """Return what a version's tags say of its quality on test, plain and MC, as a list; empty where
+    they say nothing.
 
     MLflow's pages crowd the columns of a table.
     """
     both = [name for name in MEASURES if f"test/plain/{name}" in tags and f"test/mc/{name}" in tags]
-    shown = {name: [f"{float(tags[f'test/{arm}/{name}']):.4f}" for arm in ("plain", "mc")] for name in both}
-    return "\n".join(f"- {name}: {plain} plain, {mc} with MC Dropout" for name, (plain, mc) in shown.items())
+    shown = {
+        name: [f"{float(tags[f'test/{arm}/{name}']):.4f}" for arm in ("plain", "mc")]
+        for name in both
+    }
+    return "\n".join(
+        f"- {name}: {plain} plain, {mc} with MC Dropout" for name, (plain, mc) in shown.items()
+    )
 
 
 def describe(client: MlflowClient, name: str, number: str, uri: str) -> None:
-    """Write the descriptions of a version that a search has made, and of its model; others' stay as they are.
+    """Write the descriptions of a version that a search has made, and of its model; others' stay as
+    they are.
 
     Args:
         client: Of the MLflow store.
@@ -59,9 +72,13 @@ def text(client: MlflowClient, found: ModelVersion, uri: str) -> str:
     if why:
         alias = "champion" if "hpsearch.champion_because" in tags else "challenger, not champion"
         lines += ["", f"It became {alias}: {why}."]
-    val = ", ".join(f"{key} {float(value):.4f}" for key, value in sorted(tags.items()) if key.startswith("val/"))
+    val = ", ".join(
+        f"{key} {float(value):.4f}" for key, value in sorted(tags.items()) if key.startswith("val/")
+    )
     lines += ["", "### What it is worth", "", f"On validation data: {val}."]
-    lines += ["", "On test data, which no search has seen:", "", quality(tags)] if quality(tags) else []
+    lines += (
+        ["", "On test data, which no search has seen:", "", quality(tags)] if quality(tags) else []
+    )
     lines += ["", *(tags[key] + "\n" for key in ("hpsearch.verdict", CERTIFICATE) if key in tags)]
     return "\n".join([*lines, *_use(found, uri)])
 
@@ -81,7 +98,8 @@ def _use(found: ModelVersion, uri: str) -> list[str]:
         f'mlflow.set_tracking_uri("{uri}")',
         f'images = np.zeros({shape}, "{spec.type.name}")  # yours: raw pixels',
         f'model = mlflow.pyfunc.load_model("{model}")',
-        "print(model.predict(images))  # class, probabilities, uncertainties, conformal set, abstain",
+        "print(model.predict(images))  # class, probabilities, uncertainties, conformal set, "
+        "abstain",
         'print(model.predict(images, params={"method": "plain"}))  # one pass, without MC Dropout',
         f'network = mlflow.keras.load_model("{model}")  # the Keras model itself',
         "print(network.predict(images))",
@@ -97,8 +115,10 @@ def _use(found: ModelVersion, uri: str) -> list[str]:
         "and ask it, in another terminal:",
         "",
         "```bash",
-        f"python -c 'import json, numpy; print(json.dumps({{\"instances\": numpy.zeros({shape}, int).tolist()}}))' > "
+        f"python -c 'import json, numpy; "
+        f'print(json.dumps({{"instances": numpy.zeros({shape}, int).tolist()}}))\' > '
         "request.json",
-        f"curl -s http://127.0.0.1:{PORT}/invocations -H 'Content-Type: application/json' -d @request.json",
+        f"curl -s http://127.0.0.1:{PORT}/invocations -H 'Content-Type: application/json' -d "
+        f"@request.json",
         "```",
     ]

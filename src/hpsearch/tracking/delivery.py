@@ -30,10 +30,14 @@ def check_reachable(uri: str) -> None:
         requests.get(f"{uri.rstrip('/')}/health", timeout=10).raise_for_status()
 
 
-def find_child(client: MlflowClient, experiment_id: str, parent_run_id: str, number: int) -> Run | None:
+def find_child(
+    client: MlflowClient, experiment_id: str, parent_run_id: str, number: int
+) -> Run | None:
     """Return the run of the trial that is called `number`, or None."""
     query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_run_id}' and tags.`{TRIAL}` = '{number}'"
-    found = client.search_runs([experiment_id], query, max_results=1, order_by=["attributes.start_time ASC"])
+    found = client.search_runs(
+        [experiment_id], query, max_results=1, order_by=["attributes.start_time ASC"]
+    )
     return found[0] if found else None
 
 
@@ -47,11 +51,19 @@ class Delivery:
         """Find the trial's run, or make it; see `Receiver`."""
         with _away():
             check_reachable(self._uri)
-            run = find_child(self._client, entry["experiment_id"], entry["parent_run_id"], entry["number"])
+            run = find_child(
+                self._client, entry["experiment_id"], entry["parent_run_id"], entry["number"]
+            )
             if run is None:
-                tags = {**resolve_tags(), **entry["tags"], MLFLOW_PARENT_RUN_ID: entry["parent_run_id"]}
+                tags = {
+                    **resolve_tags(),
+                    **entry["tags"],
+                    MLFLOW_PARENT_RUN_ID: entry["parent_run_id"],
+                }
                 tags[TRIAL] = str(entry["number"])
-                run = self._client.create_run(entry["experiment_id"], entry["time"], tags, entry["name"])
+                run = self._client.create_run(
+                    entry["experiment_id"], entry["time"], tags, entry["name"]
+                )
                 return {"run_id": run.info.run_id}
             run_id, is_over = run.info.run_id, run.info.status == "FINISHED"
             if is_mine:
@@ -69,14 +81,20 @@ class Delivery:
                 metrics = [Metric(*row) for row in rows if not _is_there(state, *row)]
                 _unless_refused(run_id, client.log_batch, run_id, metrics=metrics)
             for rows in chunks(entries, "params", 100):
-                _unless_refused(run_id, client.log_batch, run_id, params=[Param(*row) for row in rows])
+                _unless_refused(
+                    run_id, client.log_batch, run_id, params=[Param(*row) for row in rows]
+                )
             if state.get("is_over"):
                 return
             for rows in chunks(entries, "tags", 100):
-                _unless_refused(run_id, client.log_batch, run_id, tags=[RunTag(*row) for row in rows])
+                _unless_refused(
+                    run_id, client.log_batch, run_id, tags=[RunTag(*row) for row in rows]
+                )
             for entry in entries:
                 if entry["entry"] == "file":
-                    _unless_refused(run_id, client.log_artifact, run_id, entry["path"], entry["folder"])
+                    _unless_refused(
+                        run_id, client.log_artifact, run_id, entry["path"], entry["folder"]
+                    )
                 elif entry["entry"] == "end":
                     _unless_refused(run_id, self._end, run_id, entry["status"], entry["time"])
 
@@ -101,7 +119,9 @@ def _away() -> Iterator[None]:
 
 
 def _unless_refused(run_id: str, call: Any, *args: Any, **kwargs: Any) -> None:
-    """Write, or say why it cannot be: what is refused for good must not hold up what comes after it."""
+    """Write, or say why it cannot be: what is refused for good must not hold up what comes after
+    it.
+    """
     try:
         call(*args, **kwargs)
     except MlflowException as error:

@@ -1,4 +1,6 @@
-"""The model registry: keep a trial's model in its run, make the best one a version, move the aliases."""
+"""The model registry: keep a trial's model in its run, make the best one a version, move the
+aliases.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ Save = Callable[[Path], Mapping[str, object]]
 
 @dataclass(frozen=True)
 class Version:
-    """A version of a registered model, the alias that it was given, and why; "" where another one bears that now."""
+    """A version of a registered model, the alias that it was given, and why; "" where another one
+    bears that now.
+    """
 
     name: str
     number: str
@@ -55,8 +59,12 @@ class Registry:
     def __init__(self, client: MlflowClient) -> None:
         self.client = client
 
-    def keep(self, model: keras.Model, run: TrackedRun, images: NDArray[np.generic] | None = None) -> None:
-        """Keep a trial's model with its run, without the optimizer's state, and what it answers to a few images."""
+    def keep(
+        self, model: keras.Model, run: TrackedRun, images: NDArray[np.generic] | None = None
+    ) -> None:
+        """Keep a trial's model with its run, without the optimizer's state, and what it answers to
+        a few images.
+        """
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / Path(KEPT).name
             model.save(path, include_optimizer=False)
@@ -64,7 +72,9 @@ class Registry:
             if images is None:
                 return
             path = Path(folder) / Path(OUTPUTS).name
-            with contextlib.suppress(Exception):  # a model that only compiled programs can call is known by its value
+            with contextlib.suppress(
+                Exception
+            ):  # a model that only compiled programs can call is known by its value
                 outputs = ops.convert_to_numpy(model(ops.convert_to_tensor(images), training=False))
                 np.save(path, np.asarray(outputs, np.float32))
             if path.exists():
@@ -80,36 +90,55 @@ class Registry:
         return Path(self.client.download_artifacts(run_id, KEPT, str(folder)))
 
     def kept_outputs(self, run_id: str) -> NDArray[np.float32] | None:
-        """Return what the model that was kept with a run answered when it was trained; None where that is not known."""
-        known = {file.path for file in self.client.list_artifacts(run_id, str(Path(OUTPUTS).parent))}
+        """Return what the model that was kept with a run answered when it was trained; None where
+        that is not known.
+        """
+        known = {
+            file.path for file in self.client.list_artifacts(run_id, str(Path(OUTPUTS).parent))
+        }
         if OUTPUTS not in known:
             return None
         with tempfile.TemporaryDirectory() as folder:
-            outputs: NDArray[np.float32] = np.load(self.client.download_artifacts(run_id, OUTPUTS, folder))
+            outputs: NDArray[np.float32] = np.load(
+                self.client.download_artifacts(run_id, OUTPUTS, folder)
+            )
         return outputs
 
     def kept_of_study(self, parent_run_id: str) -> list[keras.Model]:
         """Return the models that the trials of a study have kept, the best first by validation NLL."""
         experiment = self.client.get_run(parent_run_id).info.experiment_id
-        query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_run_id}' and attributes.status = 'FINISHED'"
+        query = (
+            f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_run_id}' and attributes.status = 'FINISHED'"
+        )
         runs = self.client.search_runs([experiment], query, order_by=[f"metrics.`{RANKED_BY}` ASC"])
         folder = str(Path(KEPT).parent)
-        return [self.kept(run.info.run_id) for run in runs if self.client.list_artifacts(run.info.run_id, folder)]
+        return [
+            self.kept(run.info.run_id)
+            for run in runs
+            if self.client.list_artifacts(run.info.run_id, folder)
+        ]
 
     def version_of(self, name: str, run_id: str) -> str | None:
         """Return the number of the version that the model of a trial's run is already."""
-        known = [v for v in self.client.search_model_versions(f"name='{name}'") if v.run_id == run_id]
+        known = [
+            v for v in self.client.search_model_versions(f"name='{name}'") if v.run_id == run_id
+        ]
         return str(known[0].version) if known else None
 
-    def register(self, name: str, run_id: str, *, save: Save, tags: Mapping[str, object], judge: Judge) -> Version:
-        """Make the model of a trial's run a version of registered model `name`: its champion, or its challenger.
+    def register(
+        self, name: str, run_id: str, *, save: Save, tags: Mapping[str, object], judge: Judge
+    ) -> Version:
+        """Make the model of a trial's run a version of registered model `name`: its champion, or
+        its challenger.
 
-        A trial that is a version already is not registered again, and where nothing has changed since, nothing changes.
+        A trial that is a version already is not registered again, and where nothing has changed
+        since, nothing changes.
 
         Args:
             name: Of the registered model.
             run_id: The trial's run.
-            save: Writes the model to a folder as MLflow keeps it, and returns more tags; what it raises ends this.
+            save: Writes the model to a folder as MLflow keeps it, and returns more tags; what it
+                raises ends this.
             tags: Of the version.
             judge: Told the champion or None, says whether the version takes its place, and why.
         """
@@ -119,8 +148,12 @@ class Registry:
             self._end_challenge(name, number)
             return Version(name, number, CHAMPION, "it is the champion already")
         if champion is not None and BECAME in self.client.get_model_version(name, number).tags:
-            alias = CHALLENGER if challenger is not None and str(challenger.version) == number else ""
-            return Version(name, number, alias, f"version {champion.version} has become champion since")
+            alias = (
+                CHALLENGER if challenger is not None and str(challenger.version) == number else ""
+            )
+            return Version(
+                name, number, alias, f"version {champion.version} has become champion since"
+            )
         return self._judged(name, number, judge)
 
     def _judged(self, name: str, number: str, judge: Judge) -> Version:
@@ -142,12 +175,18 @@ class Registry:
         if other in self.client.get_model_version(name, number).tags:
             self.client.delete_model_version_tag(name, number, other)
 
-    def _against(self, champion: mlflow.entities.model_registry.ModelVersion, judge: Judge) -> tuple[bool, str]:
+    def _against(
+        self, champion: mlflow.entities.model_registry.ModelVersion, judge: Judge
+    ) -> tuple[bool, str]:
         try:
             model = self.load(champion.name, str(champion.version))[0]
         except Exception as error:  # of code that its own version brings, or a file that is gone
             said = first_line(error)
-            return False, f"the champion, version {champion.version}, cannot be loaded to compare with it: {said:.200}"
+            return (
+                False,
+                f"the champion, version {champion.version}, cannot be loaded to compare with it: "
+                f"{said:.200}",
+            )
         promoted, why = judge(model)
         return promoted, f"{why}, version {champion.version}"
 
@@ -158,9 +197,18 @@ class Registry:
             self.client.delete_registered_model_alias(name, CHALLENGER)
 
     def give_alias(
-        self, alias: str, name: str, run_id: str, *, save: Save, tags: Mapping[str, object], why: str
+        self,
+        alias: str,
+        name: str,
+        run_id: str,
+        *,
+        save: Save,
+        tags: Mapping[str, object],
+        why: str,
     ) -> Version:
-        """Make the model of a trial's run a version, as `register` does, and give it an alias that none contests."""
+        """Make the model of a trial's run a version, as `register` does, and give it an alias that
+        none contests.
+        """
         number = self._version(name, run_id, save, tags)
         self.client.set_registered_model_alias(name, alias, number)
         self.client.set_model_version_tag(name, number, f"hpsearch.{alias}_because", why)
@@ -176,29 +224,42 @@ class Registry:
         return number
 
     def _log(self, name: str, run_id: str, save: Save) -> tuple[str, dict[str, object]]:
-        """Write the model as an artifact of its run and make that a version: by ids, so that no run is active."""
+        """Write the model as an artifact of its run and make that a version: by ids, so that no run
+        is active.
+        """
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / "model"
             tags = dict(save(made))
             self.client.log_artifacts(run_id, str(made), "model")
         with contextlib.suppress(MlflowException):  # what then fails says why
             self.client.create_registered_model(name)
-        return str(self.client.create_model_version(name, f"runs:/{run_id}/model", run_id).version), tags
+        return str(
+            self.client.create_model_version(name, f"runs:/{run_id}/model", run_id).version
+        ), tags
 
-    def _by_alias(self, name: str, alias: str) -> mlflow.entities.model_registry.ModelVersion | None:
+    def _by_alias(
+        self, name: str, alias: str
+    ) -> mlflow.entities.model_registry.ModelVersion | None:
         try:
             return self.client.get_model_version_by_alias(name, alias)
         except MlflowException:
             return None
 
-    def load(self, name: str, which: str) -> tuple[keras.Model, mlflow.entities.model_registry.ModelVersion]:
-        """Return the Keras model of a version, by its number or alias, and what the registry knows of it.
+    def load(
+        self, name: str, which: str
+    ) -> tuple[keras.Model, mlflow.entities.model_registry.ModelVersion]:
+        """Return the Keras model of a version, by its number or alias, and what the registry knows
+        of it.
 
         Raises:
             ModelError: There is no such model or version.
         """
         try:
-            found = self.client.get_model_version(name, which) if which.isdigit() else self._by_alias(name, which)
+            found = (
+                self.client.get_model_version(name, which)
+                if which.isdigit()
+                else self._by_alias(name, which)
+            )
         except MlflowException:
             found = None
         if found is None:
@@ -211,7 +272,9 @@ class Registry:
             return f"There is no registered model {name}; none is registered yet: python -m hpsearch search makes one."
         if name not in models:
             return f"There is no registered model {name}.{did_you_mean(name, models)}"
-        numbers = [str(found.version) for found in self.client.search_model_versions(f"name = '{name}'")]
+        numbers = [
+            str(found.version) for found in self.client.search_model_versions(f"name = '{name}'")
+        ]
         return f"There is no version {which} of {name}.{did_you_mean(which, [*numbers, *models[name].aliases])}"
 
 
@@ -226,4 +289,7 @@ def _loaded(uri: str) -> keras.Model:
         model = mlflow.tensorflow.load_model(uri, keras_model_kwargs={"compile": False})
         if isinstance(model, keras.Model):
             return model
-    raise ModelError(f"Expected {uri} to be a Keras model, received one of flavours {', '.join(sorted(flavors))}.")
+    raise ModelError(
+        f"Expected {uri} to be a Keras model, received one of flavours "
+        f"{', '.join(sorted(flavors))}."
+    )

@@ -34,7 +34,9 @@ class TrackedRun:
 
     def tag(self, tags: Mapping[str, object]) -> None:
         """Set tags."""
-        self.client.log_batch(self.run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
+        self.client.log_batch(
+            self.run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()]
+        )
 
     def params(self, params: Mapping[str, object]) -> None:
         """Log parameters, none of which may change afterwards."""
@@ -44,7 +46,9 @@ class TrackedRun:
 
     def metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Log values at one step."""
-        self.client.log_batch(self.run_id, metrics=[Metric(k, v, now_ms(), step) for k, v in metrics.items()])
+        self.client.log_batch(
+            self.run_id, metrics=[Metric(k, v, now_ms(), step) for k, v in metrics.items()]
+        )
 
     def file(self, path: str, content: bytes) -> None:
         """Log an artifact at `path`, such as `figures/history.png`."""
@@ -63,7 +67,9 @@ class TrackedRun:
 
     @contextmanager
     def ending(self) -> Iterator[None]:
-        """End the run as the block ends: FINISHED, KILLED where the person stopped it, otherwise FAILED."""
+        """End the run as the block ends: FINISHED, KILLED where the person stopped it, otherwise
+        FAILED.
+        """
         status = "FAILED"
         try:
             yield
@@ -126,11 +132,15 @@ class ChildRun(TrackedRun):
         """
         state = self._spool.state(self._key, self._patience_s)
         if state is None:
-            raise TrackingError(f"MLflow has not answered for tracking.patience_s={self._patience_s:g} seconds.")
+            raise TrackingError(
+                f"MLflow has not answered for tracking.patience_s={self._patience_s:g} seconds."
+            )
         return str(state["run_id"])
 
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Write the metrics of an epoch (counted from 1); what an earlier try has written stays as it is."""
+        """Write the metrics of an epoch (counted from 1); what an earlier try has written stays as
+        it is.
+        """
         self.metrics(metrics, epoch)
 
     def metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
@@ -140,15 +150,24 @@ class ChildRun(TrackedRun):
 
     def tag(self, tags: Mapping[str, object]) -> None:
         """Set tags."""
-        self._file.append({"entry": "tags", "rows": {key: str(value) for key, value in tags.items()}})
+        self._file.append(
+            {"entry": "tags", "rows": {key: str(value) for key, value in tags.items()}}
+        )
 
     def params(self, params: Mapping[str, object]) -> None:
         """Write parameters, none of which may change afterwards."""
-        self._file.append({"entry": "params", "rows": {key: str(value)[:MAX_PARAM] for key, value in params.items()}})
+        self._file.append(
+            {
+                "entry": "params",
+                "rows": {key: str(value)[:MAX_PARAM] for key, value in params.items()},
+            }
+        )
 
     def move(self, file: Path, folder: str) -> None:
         """Take a file away, to be an artifact in `folder`."""
-        self._file.append({"entry": "file", "path": str(self._file.keep_file(file)), "folder": folder})
+        self._file.append(
+            {"entry": "file", "path": str(self._file.keep_file(file)), "folder": folder}
+        )
 
     def end(self, status: str) -> None:
         """Set the final status: FINISHED, KILLED or FAILED."""
@@ -165,14 +184,18 @@ class ChildRun(TrackedRun):
 
 @dataclass(frozen=True)
 class TrialName:
-    """A trial's name for people: `#7 lr=0.0012 m=0.95 d=0.11`, or `#8 pruned lr=…` where lists cut long names."""
+    """A trial's name for people: `#7 lr=0.0012 m=0.95 d=0.11`, or `#8 pruned lr=…` where lists cut
+    long names.
+    """
 
     number: int
     values: Mapping[str, Any]
     reason: str = ""
 
     def __str__(self) -> str:
-        names = sorted(self.values, key=lambda name: list(SHORT).index(name) if name in SHORT else len(SHORT))
+        names = sorted(
+            self.values, key=lambda name: list(SHORT).index(name) if name in SHORT else len(SHORT)
+        )
         shown = (f"{SHORT.get(name, name)}={_shown(self.values[name])}" for name in names)
         return " ".join([f"#{self.number}", *([self.reason] if self.reason else []), *shown])
 
@@ -185,9 +208,20 @@ def log_data(run: TrackedRun, data: SearchData, source: str, context: str) -> No
     """Log a data set by its fingerprint as an input of `run`."""
     shape = "x".join(map(str, data.image_shape))
     profile = f'{{"n_train": {len(data.train.labels)}, "n_val": {len(data.val.labels)}, "n_classes": {data.n_classes}}}'
-    schema = f'{{"mlflow_tensorspec": {{"features": "uint8/float32 ({shape})", "targets": "int ()"}}}}'
-    entity = Dataset(data.name, data.fingerprint, "local", f'{{"uri": "{source}"}}', schema=schema, profile=profile)
-    run.client.log_inputs(run.run_id, datasets=[DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
+    schema = (
+        f'{{"mlflow_tensorspec": {{"features": "uint8/float32 ({shape})", "targets": "int ()"}}}}'
+    )
+    entity = Dataset(
+        data.name,
+        data.fingerprint,
+        "local",
+        f'{{"uri": "{source}"}}',
+        schema=schema,
+        profile=profile,
+    )
+    run.client.log_inputs(
+        run.run_id, datasets=[DatasetInput(entity, [InputTag("mlflow.data.context", context)])]
+    )
 
 
 def settings_shown(config: Mapping[str, Any], groups: tuple[str, ...]) -> dict[str, object]:
@@ -200,7 +234,9 @@ def settings_shown(config: Mapping[str, Any], groups: tuple[str, ...]) -> dict[s
                 if not str(key).startswith("_") or key == "_target_":
                     walk(f"{prefix}.{key}", value)
         else:
-            shown[prefix.replace("._target_", ".class")] = node  # `arch` alone is a parameter of `mlflow run`
+            shown[prefix.replace("._target_", ".class")] = (
+                node  # `arch` alone is a parameter of `mlflow run`
+            )
 
     for group in groups:
         walk(group, config.get(group, {}))

@@ -1,13 +1,15 @@
-"""What a trial tells MLflow waits in a file of its own, and a thread sends it: training never waits for a server.
+"""What a trial tells MLflow waits in a file of its own, and a thread sends it: training never waits
+for a server.
 
 A spool is a folder with a folder for each worker, in which each run has
 
-    KEY.jsonl   the run's entries in order, one a line: `open`, then `metrics`, `tags`, `params`, `file`, at last `end`
-    KEY.sent    how far they have been sent, and to which run; it is replaced as a whole
-    KEY.files/  the artifacts that wait
+    KEY.jsonl   the run's entries in order, one a line: `open`, then `metrics`, `tags`, `params`,
+    `file`, at last `end` KEY.sent    how far they have been sent, and to which run; it is replaced
+    as a whole KEY.files/  the artifacts that wait
 
-Both are removed when all has arrived. Nothing is lost by `kill -9`: what a dead worker left is sent by the next one
-that works on the same run, or by `python -m hpsearch doctor sync`. Sending again what may have arrived already does no
+Both are removed when all has arrived. Nothing is lost by `kill -9`: what a dead worker left is sent
+by the next one that works on the same run, or by `python -m hpsearch doctor sync`. Sending again
+what may have arrived already does no
 harm: MLflow's stores keep a metric's row once, by (run, key, step, time, value).
 """
 
@@ -47,7 +49,9 @@ class Spool:
         self._thread: threading.Thread | None = None
 
     def file(self, key: str, before: str | None) -> SpoolFile:
-        """Return a new file for the run and try `key`, which the thread will send; `before` as for `SpoolFile`."""
+        """Return a new file for the run and try `key`, which the thread will send; `before` as for
+        `SpoolFile`.
+        """
         with self._changed:
             self._files[key] = SpoolFile(self._mine, key, before)
             if self._thread is None:
@@ -62,17 +66,23 @@ class Spool:
                 self._files.pop(key).remove()
 
     def state(self, key: str, timeout_s: float) -> Entry | None:
-        """Return what the receiver knows of a run, as soon as it does; None after `timeout_s` seconds."""
+        """Return what the receiver knows of a run, as soon as it does; None after `timeout_s`
+        seconds.
+        """
         with self._changed:
             self._wake()
             self._changed.wait_for(lambda: key in self._states, timeout_s)
             return self._states.get(key)
 
     def drain(self, timeout_s: float) -> bool:
-        """Wait until all that has been written has arrived; return whether it has after `timeout_s` seconds."""
+        """Wait until all that has been written has arrived; return whether it has after `timeout_s`
+        seconds.
+        """
         with self._changed:
             self._wake()
-            return self._changed.wait_for(lambda: not any(f.is_waiting() for f in self._files.values()), timeout_s)
+            return self._changed.wait_for(
+                lambda: not any(f.is_waiting() for f in self._files.values()), timeout_s
+            )
 
     def close(self, timeout_s: float) -> bool:
         """The same, and stop the thread."""
@@ -124,8 +134,9 @@ class Spool:
         """Send what dead workers have left; return of how many runs it was.
 
         Args:
-            before: Of this run, whose earlier tries are known to be over; None sends all of workers that are seen dead,
-                or that are elsewhere and have not written for `SILENT_S` seconds.
+            before: Of this run, whose earlier tries are known to be over; None sends all of workers
+                that are seen dead, or that are elsewhere and have not written for `SILENT_S`
+                seconds.
 
         Raises:
             Away: The receiver is away.
@@ -147,4 +158,6 @@ class Spool:
 
 def _is_abandoned(path: Path) -> bool:
     worker = Worker.of(path.parent.name)
-    return worker.is_seen_dead() or (worker.is_elsewhere() and time.time() - path.stat().st_mtime > SILENT_S)
+    return worker.is_seen_dead() or (
+        worker.is_elsewhere() and time.time() - path.stat().st_mtime > SILENT_S
+    )

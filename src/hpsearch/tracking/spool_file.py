@@ -1,4 +1,6 @@
-"""The entries of one run that wait to be sent to MLflow: a file of its own, safe against `kill -9` and full disks."""
+"""The entries of one run that wait to be sent to MLflow: a file of its own, safe against `kill -9`
+and full disks.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +25,11 @@ class Receiver(Protocol):
     """Takes the entries of a run."""
 
     def open(self, entry: Entry, is_mine: bool) -> Entry:
-        """Find or make the run of an `open` entry, and return what must be remembered of it, `run_id` at least.
+        """Find or make the run of an `open` entry, and return what must be remembered of it,
+        `run_id` at least.
 
-        `is_mine` is False where a dead worker's entries are sent late: the run may be further on by now.
+        `is_mine` is False where a dead worker's entries are sent late: the run may be further on by
+        now.
         """
 
     def take(self, state: Entry, entries: list[Entry]) -> None:
@@ -42,7 +46,9 @@ class SpoolFile:
     """
 
     def __init__(self, folder: Path, key: str, before: str | None = None) -> None:
-        self.path, self._sent_path, files = (folder / f"{key}.{part}" for part in ("jsonl", "sent", "files"))
+        self.path, self._sent_path, files = (
+            folder / f"{key}.{part}" for part in ("jsonl", "sent", "files")
+        )
         self._folders_of_files = (files, Path(tempfile.gettempdir()) / f"hpsearch-{key}.files")
         self.before = before
         self.is_over = False
@@ -69,7 +75,8 @@ class SpoolFile:
             self._unwritten.clear()
 
     def keep_file(self, path: Path) -> Path:
-        """Move a file here until it is sent, or to the temporary folder where this disk is full; return where it is.
+        """Move a file here until it is sent, or to the temporary folder where this disk is full;
+        return where it is.
 
         Raises:
             OSError: That is full too.
@@ -120,7 +127,9 @@ class SpoolFile:
     def _whole_lines(self) -> tuple[list[bytes], Entry]:
         """Return all lines, those that could not be written last, and the first one's entry."""
         with self._lock:
-            lines = [line for line in self._written().splitlines(keepends=True) if line.endswith(b"\n")]
+            lines = [
+                line for line in self._written().splitlines(keepends=True) if line.endswith(b"\n")
+            ]
             lines += self._unwritten
         return lines, json.loads(lines[0]) if lines else {}
 
@@ -133,7 +142,9 @@ class SpoolFile:
     def _remember(self, offset: int, state: Entry) -> None:
         self._sent = offset, state
         new = self._sent_path.with_suffix(".new")
-        with suppress(OSError):  # a full disk: should this process die, entries are sent again, which does no harm
+        with suppress(
+            OSError
+        ):  # a full disk: should this process die, entries are sent again, which does no harm
             try:
                 new.write_text(json.dumps([offset, state]))
                 os.replace(new, self._sent_path)

@@ -1,4 +1,6 @@
-"""Checkpoints of trials that run or are paused: a file each, from which any process goes on exactly."""
+"""Checkpoints of trials that run or are paused: a file each, from which any process goes on
+exactly.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,13 @@ class Checkpoint:
     """A trial at the end of an epoch.
 
     Args:
-        identity: What a fit must have in common with the one that is continued: architecture, seed, backend.
+        identity: What a fit must have in common with the one that is continued: architecture, seed,
+            backend.
         history: The metrics of each epoch, as a listener is told them.
         best_epoch: The epoch, counted from 1, whose weights are the best so far.
         best: Those weights.
-        running: All that training changes: weights, their averages, the optimizer's state, seeds of dropout.
+        running: All that training changes: weights, their averages, the optimizer's state, seeds of
+            dropout.
     """
 
     identity: str
@@ -62,10 +66,15 @@ class Checkpoint:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             head = json.loads(str(file[HEAD]))
             lists = {
-                kind: [file[f"{kind}.{i}"] for i in range(sum(name.startswith(f"{kind}.") for name in file.files))]
+                kind: [
+                    file[f"{kind}.{i}"]
+                    for i in range(sum(name.startswith(f"{kind}.") for name in file.files))
+                ]
                 for kind in ("best", "running")
             }
-        return cls(head["identity"], head["history"], head["best_epoch"], lists["best"], lists["running"])
+        return cls(
+            head["identity"], head["history"], head["best_epoch"], lists["best"], lists["running"]
+        )
 
 
 class Slot:
@@ -76,11 +85,15 @@ class Slot:
         self._saved = time.monotonic()
 
     def is_due(self) -> bool:
-        """Return whether `every_s` seconds have passed since the last checkpoint, or since the trial began here."""
+        """Return whether `every_s` seconds have passed since the last checkpoint, or since the
+        trial began here.
+        """
         return time.monotonic() - self._saved >= self._every_s
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Replace the trial's checkpoint; on a full disk the older one stays, and the trial goes on."""
+        """Replace the trial's checkpoint; on a full disk the older one stays, and the trial goes
+        on.
+        """
         try:
             checkpoint.write(self.path)
         except OSError as error:
@@ -88,7 +101,9 @@ class Slot:
         self._saved = time.monotonic()
 
     def load(self) -> Checkpoint | None:
-        """Return the trial's checkpoint; None where there is none that can be read: the trial then begins anew."""
+        """Return the trial's checkpoint; None where there is none that can be read: the trial then
+        begins anew.
+        """
         try:
             return Checkpoint.read(self.path)
         except UNREADABLE:
@@ -113,7 +128,11 @@ class Checkpoints:
 
     def orphans(self, study: str, numbers: Collection[int]) -> list[Path]:
         """Return the files of a study's trials that are not among those called `numbers`."""
-        return [p for p in sorted(self._folder(study).glob("*")) if int(p.name.split(".")[0]) not in numbers]
+        return [
+            p
+            for p in sorted(self._folder(study).glob("*"))
+            if int(p.name.split(".")[0]) not in numbers
+        ]
 
     def clear(self, study: str) -> None:
         """Remove all checkpoints of a study."""

@@ -1,4 +1,6 @@
-"""What happens between the epochs of a fit: metrics are named and checked, the best weights kept, the listener told."""
+"""What happens between the epochs of a fit: metrics are named and checked, the best weights kept,
+the listener told.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ Listener = Callable[[int, Mapping[str, float]], None]
 
 @dataclass
 class Fitted:
-    """What a fit came to: the metrics of each epoch, and which was the best, counted from 1 (0 before the first)."""
+    """What a fit came to: the metrics of each epoch, and which was the best, counted from 1 (0
+    before the first).
+    """
 
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
@@ -40,7 +44,8 @@ class Fitted:
     def add(self, metrics: dict[str, float], monitor: str, maximize: bool) -> bool:
         """Add an epoch and return whether it is the best.
 
-        A metric that neither trains nor ranks may have no finite value, such as a rate of nothing: it is left out.
+        A metric that neither trains nor ranks may have no finite value, such as a rate of nothing:
+        it is left out.
 
         Raises:
             DivergedError: A loss or the monitored metric is NaN or infinite.
@@ -80,7 +85,9 @@ class Continuation:
     restore: Callable[[list[np.ndarray]], None]
 
     def load(self) -> Checkpoint | None:
-        """Return the checkpoint that this very fit has left, and put the training where it was then."""
+        """Return the checkpoint that this very fit has left, and put the training where it was
+        then.
+        """
         found = self.slot.load()
         if found is None or found.identity != self.identity:
             return None
@@ -89,7 +96,9 @@ class Continuation:
 
     def save(self, fitted: Fitted, best: list[np.ndarray]) -> None:
         """Save the fit as it is at the end of an epoch."""
-        self.slot.save(Checkpoint(self.identity, fitted.history, fitted.best_epoch, best, self.snapshot()))
+        self.slot.save(
+            Checkpoint(self.identity, fitted.history, fitted.best_epoch, best, self.snapshot())
+        )
 
 
 class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
@@ -118,7 +127,12 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self.monitor, self.maximize, self.patience_epochs = monitor, maximize, patience_epochs
-        self.listener, self.state, self.order, self.continuation = listener, state, order, continuation
+        self.listener, self.state, self.order, self.continuation = (
+            listener,
+            state,
+            order,
+            continuation,
+        )
         self.fitted = Fitted()
         self.best_state: list[np.ndarray] = []
         if continuation is not None and (found := continuation.load()) is not None:
@@ -143,7 +157,9 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
             self.best_state = self.state()
         try:
             self.listener(self.fitted.n_epochs, metrics)
-        except BaseException:  # whatever the reason, whoever goes on with this trial shall not train it twice
+        except (
+            BaseException
+        ):  # whatever the reason, whoever goes on with this trial shall not train it twice
             self._save()
             raise
         if self.continuation is not None and self.continuation.slot.is_due():

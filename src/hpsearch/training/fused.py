@@ -1,8 +1,11 @@
-"""Many trials of one architecture in one program: a leading trial axis over weights, optimizer, seeds and data order.
+"""Many trials of one architecture in one program: a leading trial axis over weights, optimizer,
+seeds and data order.
 
-Learning rate, momentum and dropout rate change no tensor's shape, so `jax.vmap` turns the loop of one trial into that
-of many (Wang et al. 2021, "Horizontally Fused Training Array", MLSys). Each trial keeps a thread of its own, in which
-all is as for a trial alone: only `fit` meets the others, in a program that trains an epoch when all who sit in it ask.
+Learning rate, momentum and dropout rate change no tensor's shape, so `jax.vmap` turns the loop of
+one trial into that of many (Wang et al. 2021, "Horizontally Fused Training Array", MLSys). Each
+trial keeps a thread of its own, in which
+all is as for a trial alone: only `fit` meets the others, in a program that trains an epoch when all
+who sit in it ask.
 """
 
 from __future__ import annotations
@@ -39,21 +42,27 @@ State = list[list[Any]]
 
 
 class FusedProgram:
-    """A program with seats for `n_seats` trials; each is trained an epoch, and validated, in one compiled call.
+    """A program with seats for `n_seats` trials; each is trained an epoch, and validated, in one
+    compiled call.
 
     Args:
-        program: Of a trial alone; what a seat holds passes through its variables on the way in and out.
+        program: Of a trial alone; what a seat holds passes through its variables on the way in and
+            out.
         tensors: Images and labels of train, then of val.
         n_seats: How many trials.
     """
 
     def __init__(self, program: Program, tensors: tuple[Any, ...], n_seats: int) -> None:
         self.program, self.n_seats = program, n_seats
-        self.state: State = [[jnp.stack([v.value] * n_seats) for v in part] for part in self._variables]
+        self.state: State = [
+            [jnp.stack([v.value] * n_seats) for v in part] for part in self._variables
+        ]
         epoch = jax.vmap(_epoch_of(program, tensors), in_axes=(0, 0, None, 0, 0, 0))
         self._epoch = jax.jit(epoch, donate_argnums=0)
         self._fill = jax.jit(
-            lambda state, seat, values: jax.tree.map(lambda all_of, v: all_of.at[seat].set(v), state, values),
+            lambda state, seat, values: jax.tree.map(
+                lambda all_of, v: all_of.at[seat].set(v), state, values
+            ),
             donate_argnums=0,
         )
         self._read = jax.jit(lambda state, seat: jax.tree.map(lambda all_of: all_of[seat], state))
@@ -64,7 +73,9 @@ class FusedProgram:
 
     def put(self, seat: int) -> None:
         """Take what the program's variables hold into a seat."""
-        self.state = self._fill(self.state, seat, [[v.value for v in part] for part in self._variables])
+        self.state = self._fill(
+            self.state, seat, [[v.value for v in part] for part in self._variables]
+        )
 
     def get(self, seat: int) -> Program:
         """Return the program with its variables as a seat holds them."""
@@ -74,22 +85,34 @@ class FusedProgram:
         return self.program
 
     def run(self, orders: dict[int, Order]) -> dict[int, dict[str, float]]:
-        """Train an epoch in the seats of `orders`, whatever happens in the others; return the metrics of each."""
+        """Train an epoch in the seats of `orders`, whatever happens in the others; return the
+        metrics of each.
+        """
         return self.run_elements({seat: order.element_at(0) for seat, order in orders.items()})
 
-    def run_elements(self, elements: dict[int, tuple[np.ndarray, ...]]) -> dict[int, dict[str, float]]:
-        """Train the steps of an element of an `Order` in each seat; the elements have as many steps as one another."""
+    def run_elements(
+        self, elements: dict[int, tuple[np.ndarray, ...]]
+    ) -> dict[int, dict[str, float]]:
+        """Train the steps of an element of an `Order` in each seat; the elements have as many steps
+        as one another.
+        """
         anyone = next(iter(elements.values()))
         rows, tables, last, last_rates = (
-            np.stack([elements.get(seat, anyone)[part] for seat in range(self.n_seats)]) for part in (0, 2, 3, 5)
+            np.stack([elements.get(seat, anyone)[part] for seat in range(self.n_seats)])
+            for part in (0, 2, 3, 5)
         )
         logs, state = self._epoch(self.state, rows, int(anyone[1][0]), tables, last, last_rates)
         self.state = [list(values) for values in state]
         found = {name: np.asarray(values) for name, values in logs.items()}
-        return {seat: numbers_of({name: values[seat] for name, values in found.items()}) for seat in elements}
+        return {
+            seat: numbers_of({name: values[seat] for name, values in found.items()})
+            for seat in elements
+        }
 
     def differs(self, source: keras.Model, order: Order) -> str | None:
-        """Return in words what a step in the seats does otherwise than one of the program alone; None for nothing."""
+        """Return in words what a step in the seats does otherwise than one of the program alone;
+        None for nothing.
+        """
         rows, _, _, last, comes, _ = order.element_at(0)
         element = order.element(rows[:1], None, last if comes[0] else None)
         self.program.load(source, lambda layer: layer)
@@ -102,9 +125,13 @@ class FusedProgram:
         seats = self.run_elements(dict.fromkeys(range(self.n_seats), element))
         tolerance = compiled_tolerance(self.program.model)
         for name, value in alone.items():
-            rounding = 10 * tolerance * max(1.0, abs(value))  # two steps, of which the first moves by its rounding
+            rounding = (
+                10 * tolerance * max(1.0, abs(value))
+            )  # two steps, of which the first moves by its rounding
             rounding += 0.0 if name == "loss" else 2 / order.batch_size
-            worst = seats[int(np.argmax([abs(seats[i][name] - value) for i in range(self.n_seats)]))][name]
+            worst = seats[
+                int(np.argmax([abs(seats[i][name] - value) for i in range(self.n_seats)]))
+            ][name]
             if not abs(worst - value) <= rounding:
                 return f"with others, its {name} is {worst:.6g} after a step, alone {value:.6g}"
         return None
@@ -116,15 +143,22 @@ def _epoch_of(program: Program, tensors: tuple[Any, ...]) -> Callable[..., Any]:
     steps, last_step = steps_of(model, images, labels), last_step_of(model, images, labels)
     n_val, size = len(val_labels), min(VAL_BATCH_SIZE, len(val_labels))
     averages = [id(v) for v in averages_of(model.optimizer)] if program.averaging else []
-    places = [next(i for i, v in enumerate(model.optimizer.variables) if id(v) == average) for average in averages]
+    places = [
+        next(i for i, v in enumerate(model.optimizer.variables) if id(v) == average)
+        for average in averages
+    ]
 
     def validate(trainable: Any, non_trainable: Any, fresh: Any) -> Any:
         def batch(begin: Any, length: int, state: Any) -> Any:
-            part = [jax.lax.dynamic_slice_in_dim(a, begin, length) for a in (val_images, val_labels)]
+            part = [
+                jax.lax.dynamic_slice_in_dim(a, begin, length) for a in (val_images, val_labels)
+            ]
             return model.test_step(state, part)[1]
 
         state = (trainable, non_trainable, fresh)
-        state = jax.lax.fori_loop(0, n_val // size, lambda i, state: batch(i * size, size, state), state)
+        state = jax.lax.fori_loop(
+            0, n_val // size, lambda i, state: batch(i * size, size, state), state
+        )
         if n_val % size:
             state = batch(n_val - n_val % size, n_val % size, state)
         return metrics_of(model, state[2])
@@ -146,16 +180,22 @@ def _epoch_of(program: Program, tensors: tuple[Any, ...]) -> Callable[..., Any]:
 class FusedTrainer(Trainer):
     """Fits up to `n_slots` models at once, each called for from a thread of its own.
 
-    A model that needs another program, or a HyperModel's own `fit`, is trained alone, while the others wait.
+    A model that needs another program, or a HyperModel's own `fit`, is trained alone, while the
+    others wait.
 
     Raises:
         ConfigError: Keras runs on another backend than JAX.
     """
 
-    def __init__(self, settings: Training, data: SearchData, n_slots: int, schedule: Schedule = CONSTANT) -> None:
+    def __init__(
+        self, settings: Training, data: SearchData, n_slots: int, schedule: Schedule = CONSTANT
+    ) -> None:
         if keras.backend.backend() != "jax":
             backend = keras.backend.backend()
-            raise ConfigError(f"trainer=fused needs Keras on JAX, which is on {backend} here: set KERAS_BACKEND=jax.")
+            raise ConfigError(
+                f"trainer=fused needs Keras on JAX, which is on {backend} here: set "
+                f"KERAS_BACKEND=jax."
+            )
         super().__init__(settings, data, schedule)
         self.n_slots = n_slots
         self._meeting = threading.Condition()
@@ -183,7 +223,9 @@ class FusedTrainer(Trainer):
         told: Told = lambda way: None,
     ) -> Fitted:
         """As `Trainer.fit`."""
-        order = Order(len(self.data.train), self.batch_size(hp), 0, lambda epoch: derive(seed, "order", epoch))
+        order = Order(
+            len(self.data.train), self.batch_size(hp), 0, lambda epoch: derive(seed, "order", epoch)
+        )
         with self._meeting:
             if self._stop is not None:
                 raise self._stop
@@ -205,7 +247,11 @@ class FusedTrainer(Trainer):
         return epochs.fitted
 
     def _fused_for(
-        self, hypermodel: keras_tuner.HyperModel, hp: keras_tuner.HyperParameters, model: keras.Model, order: Order
+        self,
+        hypermodel: keras_tuner.HyperModel,
+        hp: keras_tuner.HyperParameters,
+        model: keras.Model,
+        order: Order,
     ) -> FusedProgram | None:
         """Return the program that can train `model`, None where it must be trained alone."""
         if owns_fit(hypermodel) or becomes_another(hypermodel):
@@ -267,14 +313,20 @@ class FusedTrainer(Trainer):
             program = fused.program
             program.load(work.model, lambda layer: derive(work.seed, "dropout", layer))
             goes_on = self._continuation(work, program.name, snapshot, program.restore)
-            epochs = self._epochs(work.listener, state, order=self._seated[seat], continuation=goes_on)
+            epochs = self._epochs(
+                work.listener, state, order=self._seated[seat], continuation=goes_on
+            )
             epochs.set_model(program.model)
-            scheduling = Scheduling(self.schedule, self._seated[seat], self.settings.epochs, program.drawn, epochs)
+            scheduling = Scheduling(
+                self.schedule, self._seated[seat], self.settings.epochs, program.drawn, epochs
+            )
             fused.put(seat)
         return epochs, scheduling
 
     def _next_epoch(self, fused: FusedProgram, seat: int) -> dict[str, float]:
-        """Ask for the next epoch, and return its metrics; whoever finds that all have asked runs it."""
+        """Ask for the next epoch, and return its metrics; whoever finds that all have asked runs
+        it.
+        """
         with self._meeting:
             self._asked.add(seat)
             while seat in self._asked:

@@ -26,7 +26,9 @@ STEPS = ("fit", "evaluate", "train_step", "test_step", "make_train_function", "m
 Directions = Mapping[str, str | None]
 
 
-def directed(training: Training, hypermodel: keras_tuner.HyperModel, model: keras.Model, data: SearchData) -> Training:
+def directed(
+    training: Training, hypermodel: keras_tuner.HyperModel, model: keras.Model, data: SearchData
+) -> Training:
     """Return the settings with the direction of their monitored metric.
 
     Where a fit may report more than can be known before it, a monitored metric that is not known is
@@ -51,13 +53,16 @@ def directed(training: Training, hypermodel: keras_tuner.HyperModel, model: kera
         known = reported(model, data, form)
     except Exception as error:  # of Keras or of a metric, whatever it is
         if not is_open:
-            raise ModelError(f"The metrics of the model cannot be computed: {first_line(error)}.") from error
+            raise ModelError(
+                f"The metrics of the model cannot be computed: {first_line(error)}."
+            ) from error
         known = {LOSS: MINIMIZE}
     valid = [f"{part}/{name}" for part in PARTS for name in known]
     is_known = training.monitor in valid
     if not is_known and not (is_open and part in PARTS):
         raise ConfigError(
-            f"training.monitor={training.monitor} is no metric of this model.{did_you_mean(training.monitor, valid)}"
+            f"training.monitor={training.monitor} is no metric of this "
+            f"model.{did_you_mean(training.monitor, valid)}"
         )
     direction = training.direction or known.get(name)
     if direction is None:

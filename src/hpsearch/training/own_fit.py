@@ -1,4 +1,6 @@
-"""What a HyperModel may bring of its own to a fit: the fit itself, callbacks, another model in the end."""
+"""What a HyperModel may bring of its own to a fit: the fit itself, callbacks, another model in the
+end.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +14,17 @@ from hpsearch.training.epochs import Epochs
 
 
 def finished(hypermodel: keras_tuner.HyperModel, model: keras.Model) -> keras.Model:
-    """Return a trained model as its HyperModel's own `finished(model)` wants it kept, if it has one."""
+    """Return a trained model as its HyperModel's own `finished(model)` wants it kept, if it has
+    one.
+    """
     kept: keras.Model = hypermodel.finished(model) if hasattr(hypermodel, "finished") else model
     return kept
 
 
 def averaging_epochs_of(hypermodel: keras_tuner.HyperModel) -> float:
-    """Return over how many epochs a HyperModel asks its weights to be averaged: 0 unless it says so."""
+    """Return over how many epochs a HyperModel asks its weights to be averaged: 0 unless it says
+    so.
+    """
     return float(getattr(hypermodel, "averaging_epochs", 0.0))
 
 
@@ -28,11 +34,15 @@ def owns_fit(hypermodel: keras_tuner.HyperModel) -> bool:
 
 
 def becomes_another(hypermodel: keras_tuner.HyperModel) -> bool:
-    """Return whether a model that is kept may be another one than was built, as those of sparse nets."""
+    """Return whether a model that is kept may be another one than was built, as those of sparse
+    nets.
+    """
     return bool(getattr(hypermodel, "companions", tuple)())
 
 
-def companions(hypermodel: keras_tuner.HyperModel, epochs: Epochs) -> list[keras.callbacks.Callback]:
+def companions(
+    hypermodel: keras_tuner.HyperModel, epochs: Epochs
+) -> list[keras.callbacks.Callback]:
     """Return the callbacks that a HyperModel's own `companions()` asks for, if it has them."""
     found = list(getattr(hypermodel, "companions", tuple)())
     ramps = [callback.ramp_is_over for callback in found if hasattr(callback, "ramp_is_over")]

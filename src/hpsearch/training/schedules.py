@@ -1,9 +1,11 @@
 """Schedules: learning rate and momentum of each training step, as a share of what the trial drew.
 
-A schedule is a pure function of the place in the training and of the losses so far, so that a training that was
-stopped goes on as if it had not been. Programs read the rates from a table, so a schedule costs no compilation.
+A schedule is a pure function of the place in the training and of the losses so far, so that a
+training that was stopped goes on as if it had not been. Programs read the rates from a table, so a
+schedule costs no compilation.
 
-Gives a program the learning rate and momentum of its steps: those of a schedule, or ever larger ones.
+Gives a program the learning rate and momentum of its steps: those of a schedule, or ever larger
+ones.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a training is: an epoch (from 0) of `n_epochs`, of `n_steps` each, after epochs with these val/losses."""
+    """Where a training is: an epoch (from 0) of `n_epochs`, of `n_steps` each, after epochs with
+    these val/losses.
+    """
 
     epoch: int
     n_epochs: int
@@ -43,7 +47,9 @@ class Schedule(Protocol):
     """What gives the rates of an epoch."""
 
     def rates(self, learning_rate: float, momentum: float, place: Place) -> tuple[Floats, Floats]:
-        """Return learning rate and momentum of each step of an epoch, (n_steps,) each, from what the trial drew."""
+        """Return learning rate and momentum of each step of an epoch, (n_steps,) each, from what
+        the trial drew.
+        """
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,9 @@ class OneCycle:
         """Return cosine arcs between the corners."""
         t = place.progress()
         up = t < self.warmup
-        height = np.where(up, _arc(t / self.warmup), _arc((1 - t) / (1 - self.warmup)))  # 0 at both ends, 1 at the peak
+        height = np.where(
+            up, _arc(t / self.warmup), _arc((1 - t) / (1 - self.warmup))
+        )  # 0 at both ends, 1 at the peak
         foot = np.where(up, self.start, self.end)
         low = min(self.low_momentum, momentum)
         return learning_rate * (foot + (1 - foot) * height), momentum + (low - momentum) * height
@@ -90,7 +98,8 @@ class OneCycle:
 
 @dataclass(frozen=True)
 class Cosine:
-    """Down from the drawn learning rate along half a cosine, without restarts (Loshchilov and Hutter 2017).
+    """Down from the drawn learning rate along half a cosine, without restarts (Loshchilov and
+    Hutter 2017).
 
     Attributes:
         end: Last learning rate, as a share of the drawn one.
@@ -106,7 +115,8 @@ class Cosine:
 
 @dataclass(frozen=True)
 class ReduceOnPlateau:
-    """The learning rate is multiplied by `factor` when val/loss has not improved for `patience_epochs`.
+    """The learning rate is multiplied by `factor` when val/loss has not improved for
+    `patience_epochs`.
 
     Attributes:
         factor: Between 0 and 1.
@@ -147,15 +157,27 @@ class Scheduling(keras.callbacks.Callback):  # type: ignore[misc]
         schedule: Where they come from.
         order: Where they go to.
         n_epochs: Epochs of the whole training.
-        drawn: The trial's learning rate, None where the model brings a Keras schedule, and its momentum.
+        drawn: The trial's learning rate, None where the model brings a Keras schedule, and its
+            momentum.
         epochs: Knows the losses so far, those before a checkpoint too.
     """
 
     def __init__(
-        self, schedule: Schedule, order: Order, n_epochs: int, drawn: tuple[float | None, float], epochs: Epochs
+        self,
+        schedule: Schedule,
+        order: Order,
+        n_epochs: int,
+        drawn: tuple[float | None, float],
+        epochs: Epochs,
     ) -> None:
         super().__init__()
-        self.schedule, self.order, self.n_epochs, self.drawn, self.epochs = schedule, order, n_epochs, drawn, epochs
+        self.schedule, self.order, self.n_epochs, self.drawn, self.epochs = (
+            schedule,
+            order,
+            n_epochs,
+            drawn,
+            epochs,
+        )
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Write the rates."""
@@ -179,7 +201,9 @@ class RatesOfSteps(keras.callbacks.Callback):  # type: ignore[misc]
             return
         if hasattr(self.model, "jax_state_sync"):
             self.model.jax_state_sync()
-        for variable, value in zip(rate_variables(self.model.optimizer), self.order.rates[batch], strict=True):
+        for variable, value in zip(
+            rate_variables(self.model.optimizer), self.order.rates[batch], strict=True
+        ):
             if variable is not None:
                 variable.assign(value)
 
@@ -187,7 +211,9 @@ class RatesOfSteps(keras.callbacks.Callback):  # type: ignore[misc]
 class Sweep(keras.utils.PyDataset):  # type: ignore[misc]
     """Elements of an order, each with a few steps at one learning rate."""
 
-    def __init__(self, order: Order, learning_rates: np.ndarray, momentum: float, n_steps: int) -> None:
+    def __init__(
+        self, order: Order, learning_rates: np.ndarray, momentum: float, n_steps: int
+    ) -> None:
         super().__init__()
         self.order, self.learning_rates, self.momentum = order, learning_rates, momentum
         self.n_steps = min(n_steps, order.steps_per_call)
@@ -210,7 +236,9 @@ def sweep_by_keras(
     learning_rates: np.ndarray,
     n_steps: int,
 ) -> np.ndarray:
-    """Train `model` a few steps at each learning rate by Keras's `train_on_batch`; return the mean losses."""
+    """Train `model` a few steps at each learning rate by Keras's `train_on_batch`; return the mean
+    losses.
+    """
     shuffled, size = order.permutation(), order.batch_size
     found: list[float] = []
     for point, rate in enumerate(learning_rates):
@@ -219,7 +247,9 @@ def sweep_by_keras(
         for step in range(point * n_steps, (point + 1) * n_steps):
             rows = shuffled[np.arange(step * size, (step + 1) * size) % len(shuffled)]
             model.reset_metrics()
-            losses.append(model.train_on_batch(examples[0][rows], examples[1][rows], return_dict=True)["loss"])
+            losses.append(
+                model.train_on_batch(examples[0][rows], examples[1][rows], return_dict=True)["loss"]
+            )
         loss = float(np.mean(losses))
         if not math.isfinite(loss) or (found and loss > EXPLODED * min(found)):
             break
@@ -228,7 +258,9 @@ def sweep_by_keras(
 
 
 class LossOfEach(keras.callbacks.Callback):  # type: ignore[misc]
-    """Collects the loss of each element, where Keras reports the mean of all so far; stops where it explodes."""
+    """Collects the loss of each element, where Keras reports the mean of all so far; stops where it
+    explodes.
+    """
 
     def __init__(self) -> None:
         super().__init__()

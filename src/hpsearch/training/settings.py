@@ -40,15 +40,25 @@ class Training:
     direction: str | None = None  # studies of earlier versions have recorded none
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("patience_epochs", 1), ("steps_per_call", 0)):
+        for name, least in (
+            ("epochs", 1),
+            ("batch_size", 1),
+            ("patience_epochs", 1),
+            ("steps_per_call", 0),
+        ):
             if getattr(self, name) < least:
-                raise ConfigError(f"training.{name} must be at least {least}, but is {getattr(self, name)}.")
+                raise ConfigError(
+                    f"training.{name} must be at least {least}, but is {getattr(self, name)}."
+                )
         if self.precision not in PRECISIONS:
             raise ConfigError(
-                f"There is no training.precision={self.precision}.{did_you_mean(self.precision, PRECISIONS)}"
+                f"There is no "
+                f"training.precision={self.precision}.{did_you_mean(self.precision, PRECISIONS)}"
             )
         if self.averaging_epochs is not None and self.averaging_epochs < 0:
-            raise ConfigError(f"training.averaging_epochs must be 0 or more, but is {self.averaging_epochs}.")
+            raise ConfigError(
+                f"training.averaging_epochs must be 0 or more, but is {self.averaging_epochs}."
+            )
 
         if self.direction not in (None, MINIMIZE, MAXIMIZE):
             said = did_you_mean(str(self.direction), (MINIMIZE, MAXIMIZE))

@@ -32,7 +32,15 @@ from hpsearch.training.programs.program import (
     on_device,
     values_of,
 )
-from hpsearch.training.schedules import CONSTANT, LossOfEach, RatesOfSteps, Schedule, Scheduling, Sweep, sweep_by_keras
+from hpsearch.training.schedules import (
+    CONSTANT,
+    LossOfEach,
+    RatesOfSteps,
+    Schedule,
+    Scheduling,
+    Sweep,
+    sweep_by_keras,
+)
 from hpsearch.training.settings import BATCH_SIZE, VAL_BATCH_SIZE, Training
 from hpsearch.training.ways import PAYS_FROM_STEPS, NoProgramError, proved_program, structure_of
 
@@ -64,7 +72,9 @@ class Trainer:
         self.schedule = schedule
         self.data = data
         self.varies = False  # whether trials may have different structures
-        self.answers: MutableMapping[str, str] = {}  # what is known of programs; see ways.proved_program
+        self.answers: MutableMapping[
+            str, str
+        ] = {}  # what is known of programs; see ways.proved_program
         self._tensors: dict[str, tuple[Any, ...]] = {}
         self._held: tuple[Program, tuple[Any, ...]] | None = None  # with what it was made for
 
@@ -86,10 +96,11 @@ class Trainer:
             hp: The hyperparameters that the model was built with.
             model: A compiled model that takes raw pixels (N, H, W, C).
             seed: Decides the order of the examples and the dropout masks.
-            listener: Called as `listener(n_epochs, metrics)` after each epoch, those before a checkpoint included;
-                what it raises ends the fit.
-            slot: Where the fit goes on from, if there is a checkpoint of this very fit, and leaves checkpoints: now and
-                then, and when the listener raises. A HyperModel's own `fit` has none, and begins anew.
+            listener: Called as `listener(n_epochs, metrics)` after each epoch, those before a
+                checkpoint included; what it raises ends the fit.
+            slot: Where the fit goes on from, if there is a checkpoint of this very fit, and leaves
+                checkpoints: now and then, and when the listener raises. A HyperModel's own `fit`
+                has none, and begins anew.
             told: Called before the first epoch with the way that the model is trained, in words.
 
         Raises:
@@ -119,7 +130,10 @@ class Trainer:
             order=order,
             continuation=self._continuation(work, program.name, program.snapshot, program.restore),
         )
-        callbacks = [epochs, Scheduling(self.schedule, order, self.settings.epochs, program.drawn, epochs)]
+        callbacks = [
+            epochs,
+            Scheduling(self.schedule, order, self.settings.epochs, program.drawn, epochs),
+        ]
         callbacks += companions(work.hypermodel, epochs)
         callbacks += [Averaging()] if program.averaging else []
         self._run(work, program.model, order, epochs, callbacks)
@@ -155,11 +169,17 @@ class Trainer:
         )
         epochs = self._epochs(
             work.listener,
-            lambda: values_of(averaged_variables(model, model.variables) if averaging else model.variables),
+            lambda: values_of(
+                averaged_variables(model, model.variables) if averaging else model.variables
+            ),
             order=order,
             continuation=continuation if structure is not None else None,
         )
-        callbacks = [epochs, *companions(work.hypermodel, epochs), *([Averaging()] if averaging else [])]
+        callbacks = [
+            epochs,
+            *companions(work.hypermodel, epochs),
+            *([Averaging()] if averaging else []),
+        ]
         if drawn is not None and self.schedule != CONSTANT:
             scheduling = Scheduling(self.schedule, order, self.settings.epochs, drawn, epochs)
             callbacks += [scheduling, RatesOfSteps(order)]
@@ -168,12 +188,20 @@ class Trainer:
         copy_values(epochs.best_state, model.variables)
         return epochs.fitted
 
-    def _run(self, work: Work, model: keras.Model, x: Any, epochs: Epochs, callbacks: list[Any]) -> None:
+    def _run(
+        self, work: Work, model: keras.Model, x: Any, epochs: Epochs, callbacks: list[Any]
+    ) -> None:
         """Let the HyperModel fit `model` from where a checkpoint left it."""
         for n_epochs, metrics in enumerate(epochs.fitted.history, start=1):
             work.listener(n_epochs, metrics)
-        if not epochs.patience_is_over:  # else its process died between the last epoch and the trial's end
-            rest = {"initial_epoch": epochs.fitted.n_epochs, "callbacks": callbacks, **self._common(work.tensors)}
+        if (
+            not epochs.patience_is_over
+        ):  # else its process died between the last epoch and the trial's end
+            rest = {
+                "initial_epoch": epochs.fitted.n_epochs,
+                "callbacks": callbacks,
+                **self._common(work.tensors),
+            }
             work.hypermodel.fit(work.hp, model, x=x, shuffle=False, **rest)
 
     def _continuation(
@@ -195,10 +223,11 @@ class Trainer:
         learning_rates: np.ndarray,
         steps_per_point: int,
     ) -> np.ndarray:
-        """Train a few steps at each learning rate in turn, and return the mean training loss at each, (n,).
+        """Train a few steps at each learning rate in turn, and return the mean training loss at
+        each, (n,).
 
-        It ends early where the loss explodes. The program is the one that `fit` uses; a model that none can be shown
-        to train is trained by Keras's `train_on_batch`, and changed by it.
+        It ends early where the loss explodes. The program is the one that `fit` uses; a model that
+        none can be shown to train is trained by Keras's `train_on_batch`, and changed by it.
         """
         tensors = self._on_device(labels_for(model))
         order = self._order(hp, lambda epoch: derive(seed, "order", epoch))
@@ -217,17 +246,25 @@ class Trainer:
         """End the fits that other threads wait in; here there are none."""
 
     def let_go(self) -> None:
-        """Let go of the program, which an error or an interruption may have left in any state: the next fit makes one.
+        """Let go of the program, which an error or an interruption may have left in any state: the
+        next fit makes one.
 
         Its memory is then free, which is what a trial that had too little needs of the one before.
         """
         self._held = None
 
-    def _fit_its_own_way(self, hypermodel: Any, hp: Any, model: Any, tensors: Any, listener: Listener) -> Fitted:
+    def _fit_its_own_way(
+        self, hypermodel: Any, hp: Any, model: Any, tensors: Any, listener: Listener
+    ) -> Fitted:
         epochs = self._epochs(listener, model.get_weights)
-        fit, model.fit = model.fit, partial(model.fit, batch_size=self.batch_size(hp))  # unless its way names another
+        fit, model.fit = (
+            model.fit,
+            partial(model.fit, batch_size=self.batch_size(hp)),
+        )  # unless its way names another
         try:
-            hypermodel.fit(hp, model, x=tensors[0], y=tensors[1], callbacks=[epochs], **self._common(tensors))
+            hypermodel.fit(
+                hp, model, x=tensors[0], y=tensors[1], callbacks=[epochs], **self._common(tensors)
+            )
         finally:
             model.fit = fit
         model.set_weights(epochs.best_state)
@@ -236,10 +273,20 @@ class Trainer:
     def _identity(self, name: str, work: Work) -> str:
         """Return what tells this fit from others, of other trials or settings."""
         settings = self.settings
-        parts = (type(self).__name__, keras.backend.backend(), name, work.seed, self.data.fingerprint)
-        return " ".join(map(str, (*parts, self.batch_size(work.hp), settings.averaging_epochs, self.schedule)))
+        parts = (
+            type(self).__name__,
+            keras.backend.backend(),
+            name,
+            work.seed,
+            self.data.fingerprint,
+        )
+        return " ".join(
+            map(str, (*parts, self.batch_size(work.hp), settings.averaging_epochs, self.schedule))
+        )
 
-    def _epochs(self, listener: Listener, state: Callable[[], list[np.ndarray]], **more: Any) -> Epochs:
+    def _epochs(
+        self, listener: Listener, state: Callable[[], list[np.ndarray]], **more: Any
+    ) -> Epochs:
         settings = self.settings
         return Epochs(
             monitor=settings.monitor,
@@ -256,7 +303,10 @@ class Trainer:
 
     def _on_device(self, form: str) -> tuple[Any, ...]:
         if form not in self._tensors:
-            train, val = (_arrays(part, form, self.data.n_classes) for part in (self.data.train, self.data.val))
+            train, val = (
+                _arrays(part, form, self.data.n_classes)
+                for part in (self.data.train, self.data.val)
+            )
             self._train = train
             self._tensors = {form: tuple(on_device(array) for array in (*train, *val))}
             self._held = None
@@ -279,25 +329,34 @@ class Trainer:
         asked = self.settings.averaging_epochs
         over = averaging_epochs_of(work.hypermodel) if asked is None else asked
         optimizer = work.model.optimizer
-        if over and (not hasattr(optimizer, "use_ema") or optimizer.use_ema or hasattr(optimizer, "inner_optimizer")):
+        if over and (
+            not hasattr(optimizer, "use_ema")
+            or optimizer.use_ema
+            or hasattr(optimizer, "inner_optimizer")
+        ):
             raise ConfigError(
-                f"training.averaging_epochs={over:g} cannot average the weights of a model whose optimizer averages or "
+                f"training.averaging_epochs={over:g} cannot average the weights of a model whose "
+                f"optimizer averages or "
                 "scales the loss itself; give training.averaging_epochs=0."
             )
         return math.exp(-1 / (over * n_steps)) if over else 0.0
 
     def _load_program(self, work: Work, structure: str, order: Order) -> Program:
-        """Return the program of a model; one at a time is held, with its copy of weights and optimizer.
+        """Return the program of a model; one at a time is held, with its copy of weights and
+        optimizer.
 
         Raises:
             NoProgramError: None can be shown to train the model as Keras does, or it would not pay.
         """
         if self.varies and self.settings.epochs * order.n_steps < PAYS_FROM_STEPS:
             raise NoProgramError(
-                "compiling a program takes longer than it saves in so short a training, where each trial may have "
+                "compiling a program takes longer than it saves in so short a training, where each "
+                "trial may have "
                 "another structure"
             )
-        averaging = self._averaging_of(work, order.n_steps)  # how fast it forgets depends on the steps of an epoch
+        averaging = self._averaging_of(
+            work, order.n_steps
+        )  # how fast it forgets depends on the steps of an epoch
         kind = (structure, averaging, order.batch_size, order.steps_per_call, order.n_rest)
         if self._held is None or self._held[1] != kind:
             self._held = None

@@ -1,4 +1,6 @@
-"""Which way a model is trained: by a program where that provably trains the same model, else by Keras's fit."""
+"""Which way a model is trained: by a program where that provably trains the same model, else by
+Keras's fit.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ from hpsearch.training.programs.order import Order
 from hpsearch.training.programs.program import Program, has_gpu
 from hpsearch.training.programs.proof import difference, untouched_randomness
 
-PAYS_FROM_STEPS = 2000  # of one trial: below, compiling takes longer than it saves, unless all trials share a program
+# of one trial: below, compiling takes longer than it saves, unless all trials share a program
+PAYS_FROM_STEPS = 2000
 STEPS = frozenset(
     name
     for cls in (KerasTrainer, *(c for c in keras.Model.__mro__ if c.__name__.endswith("Trainer")))
@@ -61,23 +64,33 @@ def known_structure(model: keras.Model, images: Any) -> str | None:
 
 
 def _build(model: keras.Model, images: Any) -> None:
-    """Build a model that waits for its input, as `fit` does: by shapes alone, which draws no random number."""
+    """Build a model that waits for its input, as `fit` does: by shapes alone, which draws no random
+    number.
+    """
     try:
-        spec = keras.KerasTensor((None, *images.shape[1:]), dtype=keras.backend.standardize_dtype(images.dtype))
+        spec = keras.KerasTensor(
+            (None, *images.shape[1:]), dtype=keras.backend.standardize_dtype(images.dtype)
+        )
         compute_output_spec(model, spec, training=False)
     except Exception as error:  # whatever stands in its `build` and `call`
-        raise NoProgramError(f"it cannot be built before its first batch: {first_line(error):.200}") from error
+        raise NoProgramError(
+            f"it cannot be built before its first batch: {first_line(error):.200}"
+        ) from error
 
 
 def own_steps(model: keras.Model) -> str | None:
-    """Return the name of what a model or its class does otherwise than `keras.Model` when it trains."""
+    """Return the name of what a model or its class does otherwise than `keras.Model` when it
+    trains.
+    """
     for cls in type(model).__mro__:
         if not _is_of_keras(cls):
             changed: list[str] = sorted(STEPS & vars(cls).keys())
             if changed:
                 return changed[0]
     replaced: list[str] = sorted(
-        name for name in STEPS & vars(model).keys() if isinstance(getattr(keras.Model, name), FunctionType)
+        name
+        for name in STEPS & vars(model).keys()
+        if isinstance(getattr(keras.Model, name), FunctionType)
     )
     return replaced[0] if replaced else None
 
@@ -107,7 +120,8 @@ def proved_program(  # noqa: PLR0917
         build: Builds another one.
         tensors: Images and labels of train, then of val.
         order: Gives the batch of the proof.
-        answers: What has been found before, by `question`: empty where a program may train, else why not.
+        answers: What has been found before, by `question`: empty where a program may train, else
+            why not.
         averaging: As `Program`.
         jit: Whether XLA compiles; None decides.
 
@@ -120,7 +134,11 @@ def proved_program(  # noqa: PLR0917
     try:
         with GLOBAL_GENERATOR, untouched_randomness():
             program = _made(structure, source, build, tensors, averaging, jit)
-            found = None if key in answers else difference(source, program, tensors[0], tensors[1], order)
+            found = (
+                None
+                if key in answers
+                else difference(source, program, tensors[0], tensors[1], order)
+            )
     except NoProgramError as error:
         found = str(error)
     except Exception as error:  # whatever a model does in a program that it does not do in `fit`
@@ -133,28 +151,41 @@ def proved_program(  # noqa: PLR0917
 
 
 def _made(  # noqa: PLR0917
-    structure: str, source: keras.Model, build: Build, tensors: tuple[Any, ...], averaging: float, jit: bool | None
+    structure: str,
+    source: keras.Model,
+    build: Build,
+    tensors: tuple[Any, ...],
+    averaging: float,
+    jit: bool | None,
 ) -> Program:
     model = build()
     if structure_of(model, tensors[0]) != structure:
         raise NoProgramError("building it twice makes two different models")
-    if keras.backend.backend() == "jax" and not all(layer.supports_jit for layer in model._flatten_layers()):
+    if keras.backend.backend() == "jax" and not all(
+        layer.supports_jit for layer in model._flatten_layers()
+    ):
         raise NoProgramError("it holds a layer that XLA cannot compile")
     compiled = is_compiled_faster(model) if jit is None else jit
     return Program(structure, model, *tensors[:2], averaging=averaging, jit=compiled)
 
 
 def question(structure: str) -> str:
-    """Return what an answer is remembered by: it may be another one on another device or with other libraries."""
+    """Return what an answer is remembered by: it may be another one on another device or with other
+    libraries.
+    """
     backend = keras.backend.backend()
     device = "gpu" if has_gpu() else "cpu"
-    return f"program {structure[:24]} {backend} {version(backend)} keras {version('keras')} {device}"
+    return (
+        f"program {structure[:24]} {backend} {version(backend)} keras {version('keras')} {device}"
+    )
 
 
 def is_compiled_faster(model: keras.Model) -> bool:
-    """Return whether XLA compiles a program: it does not on a CPU for convolutions, where TensorFlow is faster.
+    """Return whether XLA compiles a program: it does not on a CPU for convolutions, where
+    TensorFlow is faster.
 
-    Nor where other layers than live dropout are random, of which XLA would draw other numbers than Keras does.
+    Nor where other layers than live dropout are random, of which XLA would draw other numbers than
+    Keras does.
     """
     if keras.backend.backend() != "tensorflow":  # JAX has no other way
         return True

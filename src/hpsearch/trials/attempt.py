@@ -1,6 +1,7 @@
 """What a trial's process takes of its machine; MLflow shows it among the system metrics of the run.
 
-One try of one trial: its lease and its run, kept while it runs, and ended alike in the study and in MLflow.
+One try of one trial: its lease and its run, kept while it runs, and ended alike in the study and in
+MLflow.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ class Load:
         self._process.cpu_percent()  # the next call tells of the time since this one
 
     def now(self) -> dict[str, float]:
-        """Return the share of the machine's processors since the last call, in per cent, and the memory now."""
+        """Return the share of the machine's processors since the last call, in per cent, and the
+        memory now.
+        """
         with self._process.oneshot():
             cpu = self._process.cpu_percent() / (os.cpu_count() or 1)
             memory = self._process.memory_info().rss / MEGABYTE
@@ -45,23 +48,30 @@ class Load:
 
 
 Ended = Callable[[str, float | None], None]
-TAKEN_OVER = (TakenOverError, optuna.exceptions.UpdateFinishedTrialError)  # the second where Optuna itself writes
+TAKEN_OVER = (
+    TakenOverError,
+    optuna.exceptions.UpdateFinishedTrialError,
+)  # the second where Optuna itself writes
 STATUS = {"diverged": "FAILED", "infeasible": "KILLED"}  # in MLflow, of what samplers learn from
 OUT_OF_MEMORY = "out_of_memory"
 NO_MEMORY = re.compile(  # XLA and CUDA say it in their text alone
-    "ResourceExhausted|MemoryError|RESOURCE_EXHAUSTED|OUT_OF_MEMORY|ALLOC_FAILED|[Oo]ut of memory|bad_alloc"
+    "ResourceExhausted|MemoryError|RESOURCE_EXHAUSTED|OUT_OF_MEMORY|ALLOC_FAILED|[Oo]ut of "
+    "memory|bad_alloc"
     "|Cannot allocate memory"
 )
 NO_ROOM = (
-    "There was not enough memory: give a smaller training.batch_size, a smaller model by space.bounds, fewer workers "
+    "There was not enough memory: give a smaller training.batch_size, a smaller model by "
+    "space.bounds, fewer workers "
     "or trainer.n_slots on the device, or on a GPU training.precision=mixed_bfloat16. "
 )
 TOO_LONG = (
-    "It took longer than budget.trial_timeout_s={limit_s:g} seconds: give it longer, fewer training.epochs or a "
+    "It took longer than budget.trial_timeout_s={limit_s:g} seconds: give it longer, fewer "
+    "training.epochs or a "
     "smaller model by space.bounds, or look for what hangs in the model's own code."
 )
 ANOTHER_HUNG = "another trial of its process hung"
-HAND_OVER_S = 5.0  # what another worker may go on with at once should have arrived in MLflow, if that is there
+# what another worker may go on with at once should have arrived in MLflow, if that is there
+HAND_OVER_S = 5.0
 
 
 class OutOfTimeError(Exception):
@@ -118,11 +128,14 @@ class Attempt:
         """Open the trial's run and lease."""
         number, is_retry = number_of(trial), "retry_of" in trial.user_attrs
         run = tracking.open_child(parent, number, is_retry)
-        return cls(study, trial, run, number, study.lease(trial), ended, deadline, TrialName(number, {}))
+        return cls(
+            study, trial, run, number, study.lease(trial), ended, deadline, TrialName(number, {})
+        )
 
     @contextmanager
     def kept(self) -> Iterator[Attempt]:
-        """Keep the lease while the block runs and end the trial as that ends; what ends the search is raised.
+        """Keep the lease while the block runs and end the trial as that ends; what ends the search
+        is raised.
 
         Raises:
             KeyboardInterrupt: The person stopped the search; the trial will be tried again.
@@ -145,14 +158,23 @@ class Attempt:
             except Preempted as error:
                 self.give_back("preempted", str(error))
                 raise
-            except (KeyboardInterrupt, OutOfTimeError, GivenBackError, SystemExit, UserError) as error:
+            except (
+                KeyboardInterrupt,
+                OutOfTimeError,
+                GivenBackError,
+                SystemExit,
+                UserError,
+            ) as error:
                 self.give_back("interrupted", str(error) or type(error).__name__)
                 raise
-            except Exception as error:  # a trial may fail in any way; the search goes on until budget.max_failures
+            except (
+                Exception
+            ) as error:  # a trial may fail in any way; the search goes on until budget.max_failures
                 self._fail_by(error)
 
     def epoch(self, epoch: int, metrics: Mapping[str, float], value: float) -> None:
-        """Write an epoch's metrics (counted from 1), and tell the pruner the value that is monitored.
+        """Write an epoch's metrics (counted from 1), and tell the pruner the value that is
+        monitored.
 
         Raises:
             TrialPruned: It is not among the best.
@@ -169,14 +191,17 @@ class Attempt:
         if time.monotonic() > self.deadline:
             raise OutOfTimeError("budget.timeout_s is over")
         if self.study.should_stop(self.trial, epoch):
-            raise optuna.TrialPruned(f"{value:.4g} at epoch {epoch} was not among the best at that epoch")
+            raise optuna.TrialPruned(
+                f"{value:.4g} at epoch {epoch} was not among the best at that epoch"
+            )
         if self.watch is not None:
             self.watch.epoch()
 
     def finish(self, value: float, *more: float) -> None:
         """End it with its value, and that of a second objective.
 
-        The run's end is written first: what the study knows as complete, MLflow will know, whoever dies in between.
+        The run's end is written first: what the study knows as complete, MLflow will know, whoever
+        dies in between.
         """
         self.run.end("FINISHED")
         self._tell(lambda: self.study.complete(self.trial, value, *more), "finished", value)
@@ -221,7 +246,9 @@ class Attempt:
         self._fail(reason, f"{advice}{type(error).__name__}: {error}")
 
     def _fail(self, reason: str, message: str) -> None:
-        first_line = " ".join(re.sub(r"\x1b\[\d+m", "", message).split("\n\n")[:2])  # Keras says where, then what
+        first_line = " ".join(
+            re.sub(r"\x1b\[\d+m", "", message).split("\n\n")[:2]
+        )  # Keras says where, then what
         self.close(reason, message[:5000], "FAILED")
         self.study.fail(self.trial, reason, first_line)
         self.is_over = self.has_failed = True
@@ -230,7 +257,10 @@ class Attempt:
     def expire(self, place: str = "") -> None:
         """End it since it took too long; `place` is where it hung."""
         limit_s = self.study.budget.trial_timeout_s or 0.0
-        self._fail("timed_out", TOO_LONG.format(limit_s=limit_s) + (f" It hung in {place}." if place else ""))
+        self._fail(
+            "timed_out",
+            TOO_LONG.format(limit_s=limit_s) + (f" It hung in {place}." if place else ""),
+        )
 
     def give_back(self, reason: str, message: str) -> None:
         """End this try, so that the trial is tried again."""
@@ -241,12 +271,17 @@ class Attempt:
     def close(self, reason: str, message: str, status: str) -> None:
         """End its run, with the reason, which a list of runs shows in its name."""
         name = replace(self.name, reason=reason)
-        self.run.tag({"hpsearch.reason": reason, "hpsearch.message": message, MLFLOW_RUN_NAME: name})
+        self.run.tag(
+            {"hpsearch.reason": reason, "hpsearch.message": message, MLFLOW_RUN_NAME: name}
+        )
         self.run.end(status)
 
     def _taken_over(self, error: Exception) -> None:
         self.run.abandon()
-        self.ended(f"failed: {error if isinstance(error, TakenOverError) else taken_over(self.trial)}", None)
+        self.ended(
+            f"failed: {error if isinstance(error, TakenOverError) else taken_over(self.trial)}",
+            None,
+        )
 
 
 def reason_of(error: BaseException) -> str:

@@ -1,4 +1,6 @@
-"""What a model costs those who use it: a second objective of a search, or limits that none of its models may exceed."""
+"""What a model costs those who use it: a second objective of a search, or limits that none of its
+models may exceed.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,8 @@ class Costs:
     Attributes:
         second_objective: The cost that is searched together with `training.monitor`, or None.
         constraints: The most of each cost that a model may have, None for any.
-        tolerance: How much worse than the best, as a share of it, the cheapest model may be to get its alias.
+        tolerance: How much worse than the best, as a share of it, the cheapest model may be to get
+            its alias.
         n_images: Images of the prediction that is timed.
         n_repeats: How often it is timed.
     """
@@ -55,9 +58,14 @@ class Costs:
                 raise ConfigError(f"There is no cost {name!r}.{did_you_mean(str(name), ALIASES)}")
         for name, limit in self.limits.items():
             if isinstance(limit, str) or not limit > 0:
-                raise ConfigError(f"Expected costs.constraints.{name} to be a number above 0; received {limit!r}.")
+                raise ConfigError(
+                    f"Expected costs.constraints.{name} to be a number above 0; received {limit!r}."
+                )
         if self.tolerance < 0 or min(self.n_images, self.n_repeats) < 1:
-            raise ConfigError("Expected costs.tolerance of at least 0, and costs.n_images and n_repeats of at least 1.")
+            raise ConfigError(
+                "Expected costs.tolerance of at least 0, and costs.n_images and n_repeats of at "
+                "least 1."
+            )
 
     @property
     def limits(self) -> dict[str, float]:
@@ -80,7 +88,11 @@ class Costs:
             "latency_ms": lambda: latency_ms(model, self.n_images, self.n_repeats),
             "n_parameters": model.count_params,
         }
-        return {name: float(measure[name]()) for name in measure if name in (*self.limits, self.second_objective)}
+        return {
+            name: float(measure[name]())
+            for name in measure
+            if name in (*self.limits, self.second_objective)
+        }
 
     def excess(self, found: Mapping[str, float]) -> dict[str, float]:
         """Return by how much each limit is exceeded, as a share of it; 0 or less where it is kept."""
@@ -91,5 +103,6 @@ class Costs:
         for name, share in self.excess(found).items():
             if share > 0:
                 raise InfeasibleError(
-                    f"{name} {found[name]:.4g} is above costs.constraints.{name}={self.limits[name]:g}"
+                    f"{name} {found[name]:.4g} is above "
+                    f"costs.constraints.{name}={self.limits[name]:g}"
                 )

@@ -48,7 +48,8 @@ class Objective:
         trainer: Fits it.
         study: Where the trial was claimed, and is ended.
         tracking: Writes its run, a child of `parent`.
-        keep_model: Called with each finished trial's model, its run and its values, before the trial is told.
+        keep_model: Called with each finished trial's model, its run and its values, before the
+            trial is told.
         costs: What is measured of each model.
         checkpoints: Where running and paused trials leave what they go on from.
         settings: Plain settings that each child run shows beside its hyperparameters.
@@ -81,9 +82,13 @@ class Objective:
             return self.study.claim()
 
     def stop(self, error: BaseException) -> None:
-        """Let the trials of all slots be given back, since `error` has ended the search in one of them."""
+        """Let the trials of all slots be given back, since `error` has ended the search in one of
+        them.
+        """
         is_from_outside = isinstance(error, (KeyboardInterrupt, Preempted))
-        self._stopped = error if is_from_outside else GivenBackError(f"another slot ended the search: {error}")
+        self._stopped = (
+            error if is_from_outside else GivenBackError(f"another slot ended the search: {error}")
+        )
         self.trainer.stop(self._stopped)
 
     def leave_if_stopped(self) -> None:
@@ -97,7 +102,9 @@ class Objective:
         slot = self.checkpoints.of(self.study.optuna.study_name, attempt.number)
         seed = derive(self.root_seed, self.study.optuna.study_name, "trial", attempt.number)
         budget, trace = self.study.budget, slot.path.with_suffix(".hang")
-        attempt.watch = Watch(budget.trial_timeout_s, budget.grace_s, lambda: self._end_hanging(attempt), trace)
+        attempt.watch = Watch(
+            budget.trial_timeout_s, budget.grace_s, lambda: self._end_hanging(attempt), trace
+        )
         try:
             with attempt.kept():
                 with attempt.watch:
@@ -111,7 +118,9 @@ class Objective:
             slot.remove()
 
     def _end_hanging(self, attempt: Attempt) -> None:
-        """End a trial that does not end itself, and its process; the others of this process are tried again."""
+        """End a trial that does not end itself, and its process; the others of this process are
+        tried again.
+        """
         with self._ending:  # for good: the process ends here
             culprit = self._culprit(attempt)
             for other in list(self._running.values()):
@@ -119,7 +128,9 @@ class Objective:
                     other.watch.is_pardoned = True
             self.stop(GivenBackError(ANOTHER_HUNG))
             deadline = time.monotonic() + self.study.budget.grace_s / 2
-            while len(self._running) > 1 and time.monotonic() < deadline:  # those that train give themselves back
+            while (
+                len(self._running) > 1 and time.monotonic() < deadline
+            ):  # those that train give themselves back
                 time.sleep(0.1)
             thread = threading.Thread(target=self._end_all, args=(culprit,), daemon=True)
             thread.start()
@@ -131,7 +142,9 @@ class Objective:
             os._exit(1)
 
     def _culprit(self, attempt: Attempt) -> Attempt:
-        """Return the trial that hangs: where the one that is overdue only waits for others, the most silent of them."""
+        """Return the trial that hangs: where the one that is overdue only waits for others, the
+        most silent of them.
+        """
         busy = [a for a in self._running.values() if a.watch is not None and not a.watch.is_waiting]
         if attempt in busy or not busy:
             return attempt
@@ -160,7 +173,9 @@ class Objective:
         )
 
     def end_paused(self) -> None:
-        """End the trials that are paused for good, and remove the checkpoints that nobody goes on from."""
+        """End the trials that are paused for good, and remove the checkpoints that nobody goes on
+        from.
+        """
         for trial in self.study.end_paused():
             attempt = self._attempt(trial, lambda *_: None)
             attempt.name = TrialName(attempt.number, self.space.values(trial))
@@ -168,7 +183,9 @@ class Objective:
         if not self.study.others_run():
             self.checkpoints.clear(self.study.optuna.study_name)
 
-    def _fit(self, attempt: Attempt, seed: int, slot: Slot) -> tuple[Fitted, keras.Model, dict[str, float]]:
+    def _fit(
+        self, attempt: Attempt, seed: int, slot: Slot
+    ) -> tuple[Fitted, keras.Model, dict[str, float]]:
         """Return the fit of a trial, the model as it is kept, and what that costs."""
         self.progress.begin_trial(attempt.number)
         hp = OptunaHyperParameters(attempt.trial, self.space)
@@ -194,10 +211,14 @@ class Objective:
             attempt.run.tag({TRAINED: way})
             self._say_once(f"Models are trained {way}.")
 
-        fitted = self.trainer.fit(hypermodel, hp, model, derive(seed, "fit"), listen, slot=slot, told=told)
+        fitted = self.trainer.fit(
+            hypermodel, hp, model, derive(seed, "fit"), listen, slot=slot, told=told
+        )
         if owns_fit(hypermodel):  # which may have asked for more than its build
             self.space.check_used(hp.asked)
-            attempt.run.params({name: value for name, value in hp.values.items() if name not in logged})
+            attempt.run.params(
+                {name: value for name, value in hp.values.items() if name not in logged}
+            )
         kept = finished(hypermodel, model)
         return fitted, kept, costs or self._weigh(attempt, kept)
 
@@ -218,9 +239,15 @@ class Objective:
         self.costs.check(found)
         return found
 
-    def _keep(self, attempt: Attempt, fitted: Fitted, model: keras.Model, costs: Mapping[str, float]) -> list[float]:
+    def _keep(
+        self, attempt: Attempt, fitted: Fitted, model: keras.Model, costs: Mapping[str, float]
+    ) -> list[float]:
         """Keep what a fit came to, and return the values that the trial ends with."""
-        best = {f"best/{key}": number for key, number in fitted.metrics.items() if not key.startswith("time/")}
+        best = {
+            f"best/{key}": number
+            for key, number in fitted.metrics.items()
+            if not key.startswith("time/")
+        }
         attempt.run.metrics({**best, "best/epoch": fitted.best_epoch})
         values = [fitted.metrics[self.trainer.settings.monitor]]
         values += [costs[self.costs.second_objective]] if self.costs.second_objective else []

@@ -1,6 +1,7 @@
 """How long a search still takes, from the trials that it has behind it.
 
-What the terminal says while a search runs: one live view, or a plain line now and then where it is no terminal.
+What the terminal says while a search runs: one live view, or a plain line now and then where it is
+no terminal.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from hpsearch.study.budget import FAILED_REASONS, SPENT
 from hpsearch.study.study import best_trial, number_of, value_of
 
 PRUNED_SHARE = 1 / 3  # of the most epochs, which a trial takes on average where a pruner is at work
-N_IMAGINED = 6  # trials of that share that count beside the real ones: the first trials are hardly ever pruned
+# trials of that share that count beside the real ones: the first trials are hardly ever pruned
+N_IMAGINED = 6
 
 
 def time_left(
@@ -30,9 +32,10 @@ def time_left(
 ) -> float | None:
     """Return the seconds until `n_trials` are spent, or None before the first is.
 
-    The epochs of a trial to come are expected to be the mean of those that ended, where the last one counts most and,
-    under a pruner, a few imagined ones beside them; an epoch takes as long as lately. A trial that runs goes on at its
-    own pace, for half of what it may still take at least; and as many will be done at once as run now.
+    The epochs of a trial to come are expected to be the mean of those that ended, where the last
+    one counts most and, under a pruner, a few imagined ones beside them; an epoch takes as long as
+    lately. A trial that runs goes on at its own pace, for half of what it may still take at least;
+    and as many will be done at once as run now.
 
     Args:
         trials: All trials of the study, of all workers.
@@ -44,16 +47,25 @@ def time_left(
     ended = [t for t in trials if t.state in SPENT and t.duration is not None]
     if not ended:
         return None
-    weights = [2 * (place + 1) / (len(ended) + 1) for place in range(len(ended))]  # their sum is the trials' number
-    epochs = sum(w * max(len(t.intermediate_values), 1) for w, t in zip(weights, ended, strict=True))
-    seconds = sum(w * t.duration.total_seconds() for w, t in zip(weights, ended, strict=True) if t.duration)
+    weights = [
+        2 * (place + 1) / (len(ended) + 1) for place in range(len(ended))
+    ]  # their sum is the trials' number
+    epochs = sum(
+        w * max(len(t.intermediate_values), 1) for w, t in zip(weights, ended, strict=True)
+    )
+    seconds = sum(
+        w * t.duration.total_seconds() for w, t in zip(weights, ended, strict=True) if t.duration
+    )
     n_imagined = N_IMAGINED if prunes else 0
     expected = (epochs + n_imagined * PRUNED_SHARE * n_epochs) / (len(ended) + n_imagined)
     running = [t for t in trials if t.state == TrialState.RUNNING and t.datetime_start is not None]
     n_to_come = max(n_trials - sum(t.state in SPENT for t in trials) - len(running), 0)
     left = n_to_come * expected * seconds / epochs
     for trial in running:
-        done, spent_s = len(trial.intermediate_values), (now - (trial.datetime_start or now)).total_seconds()
+        done, spent_s = (
+            len(trial.intermediate_values),
+            (now - (trial.datetime_start or now)).total_seconds(),
+        )
         if done:
             left += max(expected - done, (n_epochs - done) / 2) * spent_s / done
         else:
@@ -85,7 +97,12 @@ class Progress:
     """
 
     def __init__(self, monitor: str, n_epochs: int, maximize: bool, console: Console) -> None:
-        self.monitor, self.n_epochs, self.maximize, self.console = monitor, n_epochs, maximize, console
+        self.monitor, self.n_epochs, self.maximize, self.console = (
+            monitor,
+            n_epochs,
+            maximize,
+            console,
+        )
         self.study, self.n_trials, self._prunes = "", 0, True
         self._look: Look = tuple
         self._trials: Sequence[FrozenTrial] = ()
@@ -120,7 +137,9 @@ class Progress:
         if not self.console.is_terminal or self.console.quiet:
             yield
             return
-        with Live(get_renderable=self._view, console=self.console, transient=True, refresh_per_second=4) as live:
+        with Live(
+            get_renderable=self._view, console=self.console, transient=True, refresh_per_second=4
+        ) as live:
             self._live = live
             try:
                 yield
@@ -134,7 +153,9 @@ class Progress:
         self._look_again()
 
     def built(self, name: str) -> None:
-        """The running trial's model is there, and so are its hyperparameters, which name it; compiling comes next."""
+        """The running trial's model is there, and so are its hyperparameters, which name it;
+        compiling comes next.
+        """
         self._own.name = name
         self._bars.update(self._own.bar, description=name, value="compiling")
 
@@ -147,7 +168,10 @@ class Progress:
         elif self._live is None and time.monotonic() - self._shown > PLAIN_EVERY_S:
             self._look_again()
             self._shown = time.monotonic()
-            parts = [f"{self._where()}  {self._own.name}: epoch {epoch}/{self.n_epochs} {shown}", self._best()]
+            parts = [
+                f"{self._where()}  {self._own.name}: epoch {epoch}/{self.n_epochs} {shown}",
+                self._best(),
+            ]
             self.say("; ".join(p for p in [*parts, self._left()] if p))
 
     def end_trial(self, outcome: str, value: float | None) -> None:
@@ -176,20 +200,23 @@ class Progress:
 
     def _left(self) -> str:
         now = datetime.now()
-        left = time_left(self._trials, self.n_trials, now, n_epochs=self.n_epochs, prunes=self._prunes)
+        left = time_left(
+            self._trials, self.n_trials, now, n_epochs=self.n_epochs, prunes=self._prunes
+        )
         return f"about {in_words(left)} left" if left is not None else ""
 
     def _counts(self) -> str:
         states = [t.state for t in self._trials]
         n_failed = sum(
-            t.state == TrialState.FAIL and t.user_attrs.get("reason") in FAILED_REASONS for t in self._trials
+            t.state == TrialState.FAIL and t.user_attrs.get("reason") in FAILED_REASONS
+            for t in self._trials
         )
         n_pruned = states.count(TrialState.PRUNED)
-        done = (
-            f"{n_pruned + states.count(TrialState.COMPLETE)} of {self.n_trials} trials done, {n_pruned} of them pruned"
-        )
+        done = f"{n_pruned + states.count(TrialState.COMPLETE)} of {self.n_trials} trials done, {n_pruned} of them pruned"
         return done + (f", {n_failed} failed" if n_failed else "")
 
     def _view(self) -> Group:
         parts = [f"Study {self.study}: {self._counts()}", self._best(), self._left()]
-        return Group(Text("; ".join(p for p in parts if p), overflow="ellipsis", no_wrap=True), self._bars)
+        return Group(
+            Text("; ".join(p for p in parts if p), overflow="ellipsis", no_wrap=True), self._bars
+        )

@@ -1,9 +1,11 @@
-"""Ends what takes too long: between two epochs, by an exception wherever Python is, or by the end of the process.
+"""Ends what takes too long: between two epochs, by an exception wherever Python is, or by the end
+of the process.
 
-A thread waits for the deadline. The main thread is then interrupted by the kernel's clock, which wakes it from what it
-waits for; another one at its next line of Python. Where neither helps, since native code does not return, what hangs is
-ended from outside, and the process with it. Native code that lets no other thread run is ended by `faulthandler`, whose
-thread needs no Python; it leaves where the trial hung, which the next try finds.
+A thread waits for the deadline. The main thread is then interrupted by the kernel's clock, which
+wakes it from what it waits for; another one at its next line of Python. Where neither helps, since
+native code does not return, what hangs is ended from outside, and the process with it. Native code
+that lets no other thread run is ended by `faulthandler`, whose thread needs no Python; it leaves
+where the trial hung, which the next try finds.
 """
 
 from __future__ import annotations
@@ -41,9 +43,18 @@ class Watch:
     """
 
     def __init__(
-        self, timeout_s: float | None, grace_s: float, on_hang: Callable[[], None], trace: Path | None = None
+        self,
+        timeout_s: float | None,
+        grace_s: float,
+        on_hang: Callable[[], None],
+        trace: Path | None = None,
     ) -> None:
-        self.timeout_s, self._grace_s, self._on_hang, self._trace = timeout_s, grace_s, on_hang, trace
+        self.timeout_s, self._grace_s, self._on_hang, self._trace = (
+            timeout_s,
+            grace_s,
+            on_hang,
+            trace,
+        )
         self._lock, self._done = threading.Lock(), threading.Event()
         self._is_over = self._is_lost = self._rings = False
         self.is_pardoned = False  # what it waits for is another's fault
@@ -83,7 +94,12 @@ class Watch:
         threading.Thread(target=self._wait, name="watchdog", daemon=True).start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
         """Watch no more."""
         try:
             self.end()
@@ -162,7 +178,11 @@ class Watch:
 
 def _place_of(thread_id: int | None) -> str:
     frame = sys._current_frames().get(thread_id or 0)
-    return f"{frame.f_code.co_name} ({frame.f_code.co_filename}:{frame.f_lineno})" if frame else "an unknown place"
+    return (
+        f"{frame.f_code.co_name} ({frame.f_code.co_filename}:{frame.f_lineno})"
+        if frame
+        else "an unknown place"
+    )
 
 
 def _raise_in(thread_id: int, error: type[BaseException] | None) -> None:

@@ -1,10 +1,11 @@
 """Keeps a worker's memory from growing with each structure that it trains.
 
-Libraries keep some of what they compiled for a model for as long as their process lives: TensorFlow about 20 MB of each
-small net. What can be let go is let go between two trials; where that does not help, the worker goes on in a fresh
-process, in which the search resumes.
+Libraries keep some of what they compiled for a model for as long as their process lives: TensorFlow
+about 20 MB of each small net. What can be let go is let go between two trials; where that does not
+help, the worker goes on in a fresh process, in which the search resumes.
 
-Runs a study's trials in the slots of its trainer: one after the other, or many at once, each slot in a thread.
+Runs a study's trials in the slots of its trainer: one after the other, or many at once, each slot
+in a thread.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Memory:
         self._least = 0.0
 
     def after_trial(self, trainer: Trainer, tracking: Tracking) -> None:
-        """Let go of what no trial needs where the process has grown, and replace it where that does not help.
+        """Let go of what no trial needs where the process has grown, and replace it where that does
+        not help.
 
         Call it between two trials, where no trial runs in this process.
         """
@@ -56,7 +58,9 @@ class Memory:
 
 
 def tidy(trainer: Trainer) -> None:
-    """Free what no trial needs: programs, models that refer to themselves, what a library compiled and gives back."""
+    """Free what no trial needs: programs, models that refer to themselves, what a library compiled
+    and gives back.
+    """
     trainer.let_go()
     gc.collect()
     if keras.backend.backend() == "jax":
@@ -76,7 +80,8 @@ def run_trials(objective: Objective) -> None:
     """Run trials until the budget is spent or time is over.
 
     Raises:
-        BaseException: Whatever ends the whole search, from any slot; the trials of the other slots are given back.
+        BaseException: Whatever ends the whole search, from any slot; the trials of the other slots
+            are given back.
     """
     if objective.trainer.n_slots == 1:
         is_spent = _fill(objective)

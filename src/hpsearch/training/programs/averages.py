@@ -12,9 +12,10 @@ SHARE = 5  # the average looks back over a fifth of the steps so far
 def grow_window(optimizer: keras.optimizers.Optimizer, most: float) -> None:
     """Let `optimizer` keep min(most, t / (t + 5)) of its averages in step t = 0, 1, ...
 
-    With a constant share the initial weights would count for 37 per cent after a whole window, which spoils the first
-    epochs, those that pruning looks at. Here they fade with t ** -5 (the power function averages of Karras et al. 2024,
-    "Analyzing and Improving the Training Dynamics of Diffusion Models").
+    With a constant share the initial weights would count for 37 per cent after a whole window,
+    which spoils the first epochs, those that pruning looks at. Here they fade with t ** -5 (the
+    power function averages of Karras et al. 2024, "Analyzing and Improving the Training Dynamics of
+    Diffusion Models").
 
     Args:
         optimizer: With `use_ema`.
@@ -35,7 +36,9 @@ def grow_window(optimizer: keras.optimizers.Optimizer, most: float) -> None:
 
 
 def average_weights(optimizer: keras.optimizers.Optimizer, most: float) -> None:
-    """Let an optimizer that is not built yet average the weights that it trains, as `grow_window` says."""
+    """Let an optimizer that is not built yet average the weights that it trains, as `grow_window`
+    says.
+    """
     optimizer.use_ema, optimizer.ema_momentum = True, most
     grow_window(optimizer, most)
 

@@ -1,9 +1,11 @@
-"""A digest of all that a built model is, beside the numbers that a compiled program takes from outside.
+"""A digest of all that a built model is, beside the numbers that a compiled program takes from
+outside.
 
-A model's config does not hold all of it: attributes that were set after a layer was made, arrays that a layer adapted
-to data, flags of sublayers, functions, what an optimizer was told after it was made. So the objects themselves are
-walked, with all their attributes. Two models with one digest differ in nothing but the values of their variables and
-in learning rate, momentum and dropout rates, so one program can train both.
+A model's config does not hold all of it: attributes that were set after a layer was made, arrays
+that a layer adapted to data, flags of sublayers, functions, what an optimizer was told after it was
+made. So the objects themselves are walked, with all their attributes. Two models with one digest
+differ in nothing but the values of their variables and in learning rate, momentum and dropout
+rates, so one program can train both.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from hpsearch.models.loss_and_optimizer import MOMENTUMS
 from hpsearch.models.own_code import names_of_distributions
 from hpsearch.training.programs.inputs import dropouts, is_momentum
 
-# Attributes that Keras, TensorFlow and JAX keep for themselves and that follow from the others; see `_follows`.
+# Attributes that Keras, TensorFlow and JAX keep for themselves and that follow from the others; see
+# `_follows`.
 _SKIPPED = frozenset({
     "name", "_name", "path", "_path", "_parent_path", "_auto_config", "_tracker", "_inbound_nodes", "_outbound_nodes",
     "_lock", "_called", "_nodes", "_nodes_by_depth", "_operations_by_depth", "_operations", "_compile_config",
@@ -49,8 +52,8 @@ def fingerprint(model: keras.Model) -> str:
     """Return the digest of a built and compiled model; it is the same in every process.
 
     Raises:
-        UnknownStateError: The model holds something whose state cannot be compared, such as a variable that Keras does
-            not know of, or an open file.
+        UnknownStateError: The model holds something whose state cannot be compared, such as a
+            variable that Keras does not know of, or an open file.
     """
     return _Walk(model).digest()
 
@@ -62,9 +65,15 @@ class _Walk:
         self.model = model
         self.hash = hashlib.sha256()
         self.numbers: dict[int, int] = {}
-        self.modules: set[tuple[int, tuple[str, ...]]] = set()  # with the names that were looked for
+        self.modules: set[tuple[int, tuple[str, ...]]] = (
+            set()
+        )  # with the names that were looked for
         self.kept: list[Any] = []  # temporary objects must live, or another one would get their id
-        known = [*model.variables, *getattr(model.optimizer, "variables", []), *model.metrics_variables]
+        known = [
+            *model.variables,
+            *getattr(model.optimizer, "variables", []),
+            *model.metrics_variables,
+        ]
         self.known_variables = {id(v) for v in known}
         self.input_layers = {id(layer) for layer in dropouts(model)}
         self.names = self._names()
@@ -141,7 +150,9 @@ class _Walk:
         """Describe a variable; its value is loaded into the program, so it does not count."""
         if id(value) not in self.known_variables:
             raise UnknownStateError(f"it holds a variable that Keras does not track: {value.name}")
-        self.add("variable", tuple(value.shape), str(value.dtype), value.trainable, value.aggregation)
+        self.add(
+            "variable", tuple(value.shape), str(value.dtype), value.trainable, value.aggregation
+        )
         for extra in ("constraint", "regularizer", "overwrite_with_gradient"):
             self.visit(getattr(value, extra, None))
 
@@ -173,16 +184,22 @@ class _Walk:
         self.read(tuple(_names_in(value.__code__)), value.__globals__)
 
     def read(self, names: tuple[str, ...], namespace: Mapping[str, Any]) -> None:
-        """Describe what code reads in a namespace by the names that it mentions, and in modules by the same names."""
+        """Describe what code reads in a namespace by the names that it mentions, and in modules by
+        the same names.
+        """
         for name in names:
-            found = namespace[name] if name in namespace else sys.modules.get(name)  # which the code may import
+            found = (
+                namespace[name] if name in namespace else sys.modules.get(name)
+            )  # which the code may import
             if isinstance(found, types.ModuleType):
                 self.module(names, found)
             elif name in namespace:
                 self.visit(found)
 
     def module(self, names: tuple[str, ...], value: types.ModuleType) -> None:
-        """Describe what code reads in a module: in a library's, plain data alone may change between two trials."""
+        """Describe what code reads in a module: in a library's, plain data alone may change between
+        two trials.
+        """
         if (id(value), names) in self.modules:
             return
         self.modules.add((id(value), names))
@@ -194,10 +211,14 @@ class _Walk:
                 self.visit(vars(value)[name])
 
     def own_module(self, value: types.ModuleType) -> None:
-        """Describe a module that an object holds: a library's by its name, another by all that it has."""
+        """Describe a module that an object holds: a library's by its name, another by all that it
+        has.
+        """
         self.add("module", value.__name__)
         if not is_library(value.__name__):
-            self.mapping({name: found for name, found in vars(value).items() if not name.startswith("__")})
+            self.mapping(
+                {name: found for name, found in vars(value).items() if not name.startswith("__")}
+            )
 
     def code(self, value: types.CodeType) -> None:
         """Describe what a function does."""
@@ -233,7 +254,11 @@ class _Walk:
 
     def named(self, value: Any) -> None:
         """Describe what its name tells wholly."""
-        self.add(type(value).__name__, getattr(value, "__module__", ""), getattr(value, "__qualname__", value.__name__))
+        self.add(
+            type(value).__name__,
+            getattr(value, "__module__", ""),
+            getattr(value, "__qualname__", value.__name__),
+        )
 
     def wrapped(self, value: Any) -> None:
         """Describe a property, a class method or a static method."""
@@ -256,7 +281,9 @@ class _Walk:
     def thing(self, value: Any) -> None:
         """Describe an object by its class and all its attributes."""
         self.visit(type(value))
-        if isinstance(value, keras.Metric):  # which is built with the first batch, and reset before each epoch
+        if isinstance(
+            value, keras.Metric
+        ):  # which is built with the first batch, and reset before each epoch
             self.known_variables.update(id(v) for v in value.variables)
         if _is_native(type(value)):
             self.reduced(value)
@@ -274,7 +301,9 @@ class _Walk:
         try:
             made_of = value.__reduce_ex__(4)
         except TypeError as error:
-            raise UnknownStateError(f"it holds a {type(value).__name__}, whose state cannot be compared") from error
+            raise UnknownStateError(
+                f"it holds a {type(value).__name__}, whose state cannot be compared"
+            ) from error
         if isinstance(made_of, str):
             self.add(made_of)
             return
@@ -293,12 +322,16 @@ class _Walk:
 
 
 def _is_native(kind: type) -> bool:
-    """Return whether objects of a class hold more than their attributes: it, or a class below it, is no Python code."""
+    """Return whether objects of a class hold more than their attributes: it, or a class below it,
+    is no Python code.
+    """
     return any(cls is not object and not cls.__flags__ & HEAP_TYPE for cls in kind.__mro__)
 
 
 def _follows(kind: type, name: str) -> bool:
-    """Return whether an attribute of this name follows from the others: a library's code sets it, and no other code."""
+    """Return whether an attribute of this name follows from the others: a library's code sets it,
+    and no other code.
+    """
     if name not in _SKIPPED and not name.startswith(_SKIPPED_BEGINNINGS):
         return False
     setters = [cls for cls in kind.__mro__ if name in _set_by(cls)]
@@ -308,7 +341,9 @@ def _follows(kind: type, name: str) -> bool:
 @functools.cache
 def _set_by(cls: type) -> frozenset[str]:
     """Return the attributes that the methods of a class set."""
-    codes = [member.__code__ for member in map(_plain_function, vars(cls).values()) if member is not None]
+    codes = [
+        member.__code__ for member in map(_plain_function, vars(cls).values()) if member is not None
+    ]
     return frozenset(
         instruction.argval
         for code in codes
@@ -356,14 +391,18 @@ def _content(cell: Any) -> Any:
 
 
 def _names_in(code: types.CodeType) -> list[str]:
-    """Return the names that code mentions, those in strings included: of globals, attributes and imported modules."""
+    """Return the names that code mentions, those in strings included: of globals, attributes and
+    imported modules.
+    """
     found = {*code.co_names, *(c for c in code.co_consts if isinstance(c, str))}
     inner = [name for c in code.co_consts if isinstance(c, types.CodeType) for name in _names_in(c)]
     return sorted({*found, *inner})
 
 
 def _is_of_library(value: Any) -> bool:
-    """Return whether a class or function is an installed library's, which does not change between two trials."""
+    """Return whether a class or function is an installed library's, which does not change between
+    two trials.
+    """
     return "<locals>" not in value.__qualname__ and is_library(value.__module__)
 
 

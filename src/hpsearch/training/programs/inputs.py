@@ -14,8 +14,8 @@ from hpsearch.models.loss_and_optimizer import MOMENTUMS
 class ProgramInput(keras.Variable):  # type: ignore[misc]
     """A number that a compiled program reads at each call.
 
-    Keras leaves parts of a step out where `rate > 0` or `momentum != 0` is false in Python. A program must hold those
-    parts whatever the number is, so to Python an input is never zero.
+    Keras leaves parts of a step out where `rate > 0` or `momentum != 0` is false in Python. A
+    program must hold those parts whatever the number is, so to Python an input is never zero.
     """
 
     def __init__(self, value: float, name: str) -> None:
@@ -46,19 +46,27 @@ class _RateInput:
 
 
 class _LiveDropout(_RateInput, keras.layers.Dropout):  # type: ignore[misc]
-    """Keras's own asks in Python whether its rate is 0 or 1, which a number that is read at each call cannot answer.
+    """Keras's own asks in Python whether its rate is 0 or 1, which a number that is read at each
+    call cannot answer.
 
-    And it draws by TensorFlow's generator, of which XLA makes code so slow on a CPU that it took most of a step.
+    And it draws by TensorFlow's generator, of which XLA makes code so slow on a CPU that it took
+    most of a step.
     """
 
     def call(self, inputs: Any, training: bool = False) -> Any:
-        return dropped(inputs, uniform_like(inputs, self.seed_generator.next()), self.rate) if training else inputs
+        return (
+            dropped(inputs, uniform_like(inputs, self.seed_generator.next()), self.rate)
+            if training
+            else inputs
+        )
 
 
 class _LiveAlphaDropout(_RateInput, keras.layers.AlphaDropout):  # type: ignore[misc]
     def call(self, inputs: Any, training: bool = False) -> Any:
         return (
-            alpha_dropped(inputs, uniform_like(inputs, self.seed_generator.next()), self.rate) if training else inputs
+            alpha_dropped(inputs, uniform_like(inputs, self.seed_generator.next()), self.rate)
+            if training
+            else inputs
         )
 
 
@@ -66,19 +74,25 @@ LIVE = {keras.layers.Dropout: _LiveDropout, keras.layers.AlphaDropout: _LiveAlph
 
 
 def is_dropout(layer: keras.layers.Layer) -> bool:
-    """Return whether the rate of `layer` can be an input; other kinds of dropout are part of the program."""
+    """Return whether the rate of `layer` can be an input; other kinds of dropout are part of the
+    program.
+    """
     return (type(layer) in LIVE and layer.noise_shape is None) or isinstance(layer, _RateInput)
 
 
 def dropouts(model: keras.Model) -> list[keras.layers.Layer]:
-    """Return the layers of a model whose rates can be inputs, those of Keras's own models inside of it too.
+    """Return the layers of a model whose rates can be inputs, those of Keras's own models inside of
+    it too.
 
-    A model or layer of a person's own may do anything with a rate, so what stands inside of it stays as it is.
+    A model or layer of a person's own may do anything with a rate, so what stands inside of it
+    stays as it is.
     """
     if type(model) not in (keras.Sequential, Functional):
         return []
     own = [layer for layer in model.layers if is_dropout(layer)]
-    return own + [d for layer in model.layers if isinstance(layer, keras.Model) for d in dropouts(layer)]
+    return own + [
+        d for layer in model.layers if isinstance(layer, keras.Model) for d in dropouts(layer)
+    ]
 
 
 def take_rate_from_outside(layer: keras.layers.Layer) -> None:
@@ -93,7 +107,9 @@ def take_rate_from_outside(layer: keras.layers.Layer) -> None:
 
 
 def rate_variables(optimizer: keras.optimizers.Optimizer) -> list[Any]:
-    """Return the variables of learning rate and momentum; None for one that a Keras schedule computes or that lacks."""
+    """Return the variables of learning rate and momentum; None for one that a Keras schedule
+    computes or that lacks.
+    """
     rate = getattr(innermost(optimizer), "_learning_rate", None)
     momentums = (getattr(innermost(optimizer), name, None) for name in MOMENTUMS)
     momentum = next((v for v in momentums if isinstance(v, ProgramInput)), None)
@@ -106,7 +122,9 @@ def innermost(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimiz
 
 
 def is_momentum(optimizer: keras.optimizers.Optimizer, name: str) -> bool:
-    """Return whether a number of an optimizer of Keras's own can be an input; with 0 it has no slots for it."""
+    """Return whether a number of an optimizer of Keras's own can be an input; with 0 it has no
+    slots for it.
+    """
     value = getattr(optimizer, name, None)
     is_number = isinstance(value, ProgramInput) or (isinstance(value, float) and value != 0.0)
     return is_number and type(optimizer).__module__.startswith("keras.")
@@ -130,6 +148,8 @@ def momentum_of(optimizer: keras.optimizers.Optimizer) -> float:
 
 
 def learning_rate_of(optimizer: keras.optimizers.Optimizer) -> float | None:
-    """Return the learning rate of an optimizer as a number, None where a Keras schedule computes it."""
+    """Return the learning rate of an optimizer as a number, None where a Keras schedule computes
+    it.
+    """
     rate = getattr(innermost(optimizer), "_learning_rate", None)
     return float(keras.ops.convert_to_numpy(rate)) if isinstance(rate, keras.Variable) else None

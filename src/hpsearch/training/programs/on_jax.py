@@ -30,18 +30,24 @@ def step_of(model: keras.Model, images: Any, labels: Any) -> Callable[..., Any]:
 
 
 def steps_of(model: keras.Model, images: Any, labels: Any) -> Callable[..., Any]:
-    """Return the function from (state, order, n_steps, table) to (metrics, state) that `compiled_steps` compiles."""
+    """Return the function from (state, order, n_steps, table) to (metrics, state) that
+    `compiled_steps` compiles.
+    """
     step = step_of(model, images, labels)
 
     def steps(state: Any, order: Any, n_steps: Any, table: Any) -> Any:
-        state = jax.lax.fori_loop(0, n_steps, lambda i, state: step(state, order[i], table[i]), state)
+        state = jax.lax.fori_loop(
+            0, n_steps, lambda i, state: step(state, order[i], table[i]), state
+        )
         return metrics_of(model, state[3]), state
 
     return steps
 
 
 def last_step_of(model: keras.Model, images: Any, labels: Any) -> Callable[..., Any]:
-    """Return the function from (state, rows, rates (1, 2)) to (metrics, state): the smaller batch of an epoch."""
+    """Return the function from (state, rows, rates (1, 2)) to (metrics, state): the smaller batch
+    of an epoch.
+    """
     step = step_of(model, images, labels)
 
     def last_step(state: Any, rows: Any, rates: Any) -> Any:
@@ -53,12 +59,15 @@ def last_step_of(model: keras.Model, images: Any, labels: Any) -> Callable[..., 
 
 def metrics_of(model: keras.Model, values: Any) -> Any:
     """Return the metrics that a model reports when its metrics' variables have `values`."""
-    with keras.StatelessScope(state_mapping=list(zip(model.metrics_variables, values, strict=True))):
+    with keras.StatelessScope(
+        state_mapping=list(zip(model.metrics_variables, values, strict=True))
+    ):
         return model.get_metrics_result()
 
 
 def compiled_steps(model: keras.Model, images: Any, labels: Any, jit: bool) -> Callable[..., Any]:
-    """Return the function that `fit` calls with its state and an iterator over the elements of an `Order`.
+    """Return the function that `fit` calls with its state and an iterator over the elements of an
+    `Order`.
 
     `jit` is TensorFlow's choice alone: JAX has no other way to compile.
     """

@@ -16,7 +16,10 @@ def compiled_steps(model: keras.Model, images: Any, labels: Any, jit: bool) -> C
     rates = rate_variables(model.optimizer)
 
     # Traced once, for batches of any size.
-    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.int32), tf.TensorSpec([2], tf.float32)])  # type: ignore[untyped-decorator]
+    @tf.function(
+        autograph=False,
+        input_signature=[tf.TensorSpec([None], tf.int32), tf.TensorSpec([2], tf.float32)],
+    )  # type: ignore[untyped-decorator]
     def step(rows: Any, new_rates: Any) -> None:
         for column, variable in enumerate(rates):
             if variable is not None:
@@ -34,7 +37,9 @@ def compiled_steps(model: keras.Model, images: Any, labels: Any, jit: bool) -> C
         return model.get_metrics_result()
 
     @tf.function(autograph=False)  # type: ignore[untyped-decorator]
-    def last_step(rows: Any, new_rates: Any) -> Any:  # once an epoch: to compile it by XLA would not pay back
+    def last_step(
+        rows: Any, new_rates: Any
+    ) -> Any:  # once an epoch: to compile it by XLA would not pay back
         step(rows, new_rates[0])
         return model.get_metrics_result()
 

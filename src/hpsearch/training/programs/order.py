@@ -12,14 +12,19 @@ import numpy as np
 class Order(keras.utils.PyDataset):  # type: ignore[misc]
     """The order in which a compiled program sees its examples: a new one each epoch.
 
-    An element holds the next steps of an epoch: int32 indices (steps_per_call, batch_size); how many of these rows
-    count, (1,); learning rate and momentum of each, (steps_per_call, 2), NaN where `rates` is None and they stay as
-    they are; the same for the smaller batch that ends an epoch: its indices (n_examples % batch_size,), whether it
-    comes after this element's rows, (1,), and its rates (1, 2). `fit` must not shuffle the elements.
+    An element holds the next steps of an epoch: int32 indices (steps_per_call, batch_size); how
+    many of these rows count, (1,); learning rate and momentum of each, (steps_per_call, 2), NaN
+    where `rates` is None and they stay as they are; the same for the smaller batch that ends an
+    epoch: its indices (n_examples % batch_size,), whether it comes after this element's rows, (1,),
+    and its rates (1, 2). `fit` must not shuffle the elements.
     """
 
     def __init__(
-        self, n_examples: int, batch_size: int, steps_per_call: int, seed_of_epoch: Callable[[int], int]
+        self,
+        n_examples: int,
+        batch_size: int,
+        steps_per_call: int,
+        seed_of_epoch: Callable[[int], int],
     ) -> None:
         super().__init__()
         self.n_examples, self.batch_size = n_examples, min(batch_size, n_examples)
@@ -48,7 +53,9 @@ class Order(keras.utils.PyDataset):  # type: ignore[misc]
         """Return the element at a place of this epoch."""
         order = self.permutation()
         rows = order[: self.n_whole * self.batch_size].reshape(self.n_whole, self.batch_size)
-        mine = slice(index * self.steps_per_call, min((index + 1) * self.steps_per_call, self.n_whole))
+        mine = slice(
+            index * self.steps_per_call, min((index + 1) * self.steps_per_call, self.n_whole)
+        )
         ends = index == len(self) - 1 and self.n_rest > 0
         rest = order[len(order) - self.n_rest :] if ends else None
         return self.element(rows[mine], None if self.rates is None else self.rates[mine], rest)
@@ -66,11 +73,20 @@ class Order(keras.utils.PyDataset):  # type: ignore[misc]
         last_rates = np.full((1, 2), np.nan, np.float32)
         if rest is not None and self.rates is not None:
             last_rates[:] = self.rates[-1]
-        return order, np.array([len(rows)], np.int32), table, last, np.array([rest is not None], np.int32), last_rates
+        return (
+            order,
+            np.array([len(rows)], np.int32),
+            table,
+            last,
+            np.array([rest is not None], np.int32),
+            last_rates,
+        )
 
 
 class Batches(keras.utils.PyDataset):  # type: ignore[misc]
-    """The batches of an order as Keras's own `fit` takes them: images and labels, the smaller batch last."""
+    """The batches of an order as Keras's own `fit` takes them: images and labels, the smaller batch
+    last.
+    """
 
     def __init__(self, order: Order, images: np.ndarray, labels: np.ndarray) -> None:
         super().__init__()

@@ -1,13 +1,17 @@
-"""The proof that a program trains a model as Keras does, run on the person's own model before its first step.
+"""The proof that a program trains a model as Keras does, run on the person's own model before its
+first step.
 
-With the dropout rates at 0 nothing is random but what other layers draw from seeds, which both sides share. Then
+With the dropout rates at 0 nothing is random but what other layers draw from seeds, which both
+sides share. Then
 
-1. loss, metrics, gradients and the state of layers after one step of Keras's own are the same, to `TOLERANCE` of
-   their size, in the model and in the program's;
+1. loss, metrics, gradients and the state of layers after one step of Keras's own are the same, to
+   `TOLERANCE` of their size, in the model and in the program's;
 2. both optimizers make the same weights of the same gradients;
-3. the compiled step reports the same loss and metrics, and changes the weights as the optimizer did.
+3. the compiled step reports the same loss and metrics, and changes the weights as the optimizer
+   did.
 
-The model is left bit for bit as it was. That live dropout drops its rate is a property of its layers, which tests hold.
+The model is left bit for bit as it was. That live dropout drops its rate is a property of its
+layers, which tests hold.
 """
 
 from __future__ import annotations
@@ -54,8 +58,11 @@ class _Recorder(keras.optimizers.Optimizer):  # type: ignore[misc]
         self.found = list(grads)
 
 
-def difference(source: keras.Model, program: Program, images: Any, labels: Any, order: Order) -> str | None:
-    """Return in words how the program's model trains otherwise than `source`; None where it does not.
+def difference(
+    source: keras.Model, program: Program, images: Any, labels: Any, order: Order
+) -> str | None:
+    """Return in words how the program's model trains otherwise than `source`; None where it does
+    not.
 
     Args:
         source: The person's own model, built, compiled and untrained.
@@ -83,7 +90,9 @@ def difference(source: keras.Model, program: Program, images: Any, labels: Any, 
 
 @dataclass(frozen=True)
 class _Step:
-    """One step without compiling: what it reported, the gradients, and the state of layers after it."""
+    """One step without compiling: what it reported, the gradients, and the state of layers after
+    it.
+    """
 
     logs: dict[str, float]
     gradients: list[np.ndarray | None]
@@ -94,7 +103,9 @@ class _Step:
         if self.logs.keys() != other.logs.keys():
             return f"it reports {sorted(other.logs)} where Keras reports {sorted(self.logs)}"
         for name, value in self.logs.items():
-            if not np.isclose(other.logs[name], value, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
+            if not np.isclose(
+                other.logs[name], value, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True
+            ):
                 return f"its {name} is {other.logs[name]:.6g} after a step, Keras's {value:.6g}"
         for what, some, others in (
             ("a gradient", self.gradients, other.gradients), ("the state of a layer", self.state, other.state)
@@ -114,14 +125,20 @@ def _agree(one: np.ndarray | None, other: np.ndarray | None) -> bool:
 
 
 def _eager_step(model: keras.Model, batch: tuple[Any, Any]) -> _Step:
-    """Take one step of Keras's own, without compiling; its optimizer takes the gradients and changes nothing."""
+    """Take one step of Keras's own, without compiling; its optimizer takes the gradients and
+    changes nothing.
+    """
     recorder, optimizer = _Recorder(), model.optimizer
     recorder.build(model.trainable_variables)
     model.optimizer = recorder
     try:
         model.reset_metrics()
         is_jax = keras.backend.backend() == "jax"
-        logs, found = _jax_step(model, recorder, batch) if is_jax else (model.train_step(batch), recorder.found)
+        logs, found = (
+            _jax_step(model, recorder, batch)
+            if is_jax
+            else (model.train_step(batch), recorder.found)
+        )
         state = values_of([v for v in plain_variables(model, dropouts(model)) if not v.trainable])
     finally:
         model.optimizer = optimizer
@@ -132,15 +149,21 @@ def _eager_step(model: keras.Model, batch: tuple[Any, Any]) -> _Step:
     )
 
 
-def _jax_step(model: keras.Model, recorder: _Recorder, batch: tuple[Any, Any]) -> tuple[dict[str, Any], list[Any]]:
-    """Return the logs and the gradients of a step of Keras's own, compiled alone as `fit` does it on JAX."""
+def _jax_step(
+    model: keras.Model, recorder: _Recorder, batch: tuple[Any, Any]
+) -> tuple[dict[str, Any], list[Any]]:
+    """Return the logs and the gradients of a step of Keras's own, compiled alone as `fit` does it
+    on JAX.
+    """
     parts = jax_variables(model)
 
     def step(state: Any, batch: Any) -> Any:
         logs, state = model.train_step(state, batch)
         return logs, state[1], list(recorder.found)
 
-    logs, values, gradients = compiled_quickly(step)(tuple([v.value for v in part] for part in parts), batch)
+    logs, values, gradients = compiled_quickly(step)(
+        tuple([v.value for v in part] for part in parts), batch
+    )
     copy_values(list(values), parts[1])
     return dict(logs), gradients
 
@@ -152,19 +175,27 @@ def _apply(model: keras.Model, gradients: list[Any]) -> None:
         optimizer.apply(gradients, trainable)
         return
     values = [[v.value for v in variables] for variables in (optimizer.variables, trainable)]
-    apply = compiled_quickly(lambda slots, weights: optimizer.stateless_apply(slots, gradients, weights))
+    apply = compiled_quickly(
+        lambda slots, weights: optimizer.stateless_apply(slots, gradients, weights)
+    )
     weights, slots = apply(*values)
     copy_values([*weights, *slots], [*trainable, *optimizer.variables])
 
 
 def _n_steps_of_a_change(model: keras.Model) -> int:
-    """Return after how many steps an optimizer changes the weights: it may first sum up the gradients of some."""
+    """Return after how many steps an optimizer changes the weights: it may first sum up the
+    gradients of some.
+    """
     optimizers = (model.optimizer, innermost(model.optimizer))
-    return max(getattr(optimizer, "gradient_accumulation_steps", None) or 1 for optimizer in optimizers)
+    return max(
+        getattr(optimizer, "gradient_accumulation_steps", None) or 1 for optimizer in optimizers
+    )
 
 
 def _differing_optimizers(source: keras.Model, mine: keras.Model, step: _Step) -> str | None:
-    """Return what differs where both optimizers get the gradients of `step`; both models hold the same weights."""
+    """Return what differs where both optimizers get the gradients of `step`; both models hold the
+    same weights.
+    """
     if not source.optimizer.built:
         source.optimizer.build(source.trainable_variables)
     before = values_of(source.trainable_variables)
@@ -175,10 +206,15 @@ def _differing_optimizers(source: keras.Model, mine: keras.Model, step: _Step) -
             _apply(model, given)
     copy_values(slots, source.optimizer.variables)
     for old, one, other in zip(
-        before, values_of(source.trainable_variables), values_of(mine.trainable_variables), strict=True
+        before,
+        values_of(source.trainable_variables),
+        values_of(mine.trainable_variables),
+        strict=True,
     ):
         change, gap = (np.linalg.norm((one - x).astype("f8").ravel()) for x in (old, other))
-        if not gap <= OPTIMIZER_TOLERANCE * change + TINY * (1 + np.linalg.norm(old.astype("f8").ravel())):
+        if not gap <= OPTIMIZER_TOLERANCE * change + TINY * (
+            1 + np.linalg.norm(old.astype("f8").ravel())
+        ):
             return "its optimizer makes other weights of the same gradients"
     return None
 
@@ -186,7 +222,9 @@ def _differing_optimizers(source: keras.Model, mine: keras.Model, step: _Step) -
 def _differing_compiled(
     program: Program, element: tuple[np.ndarray, ...], step: _Step, weights: list[np.ndarray]
 ) -> str | None:
-    """Return what the compiled step does otherwise than the one without compiling, which made `weights`."""
+    """Return what the compiled step does otherwise than the one without compiling, which made
+    `weights`.
+    """
     before = values_of(program.model.trainable_variables)
     program.model.reset_metrics()
     for _ in range(_n_steps_of_a_change(program.model)):
@@ -195,11 +233,15 @@ def _differing_compiled(
         return f"compiled, it reports {sorted(logs)} where Keras reports {sorted(step.logs)}"
     for name, value in step.logs.items():
         rounding = compiled_tolerance(program.model) * max(1.0, abs(value))
-        rounding += 0.0 if name == "loss" else 1.5 / element[0].shape[1]  # an example on the border of two classes
+        rounding += (
+            0.0 if name == "loss" else 1.5 / element[0].shape[1]
+        )  # an example on the border of two classes
         if not (abs(logs[name] - value) <= rounding or (np.isnan(value) and np.isnan(logs[name]))):
             return f"compiled, its {name} is {logs[name]:.6g} after a step, Keras's {value:.6g}"
     change, gap = 0.0, 0.0
-    for old, one, other in zip(before, weights, values_of(program.model.trainable_variables), strict=True):
+    for old, one, other in zip(
+        before, weights, values_of(program.model.trainable_variables), strict=True
+    ):
         change += float(np.square((one - old).astype("f8")).sum())
         gap += float(np.square((one - other).astype("f8")).sum())
     size = sum(float(np.square(old.astype("f8")).sum()) for old in before)
@@ -239,7 +281,9 @@ def _put_back(model: keras.Model) -> Iterator[None]:
 
 @contextmanager
 def untouched_randomness() -> Iterator[None]:
-    """Leave Python's, NumPy's and Keras's global random numbers after the block where they were before it."""
+    """Leave Python's, NumPy's and Keras's global random numbers after the block where they were
+    before it.
+    """
     from keras.src.random import seed_generator  # noqa: PLC0415 (Keras has no public name for it)
 
     state = random.getstate()
