@@ -44,7 +44,7 @@ def objective(config: Any, data: SearchData) -> Objective:
         storage=part(config.storage)(),
         sampler=part(config.sampler, root_seed=config.seed),
         pruner=part(config.pruner),
-        maximize=training.maximize,
+        direction=training.goal,
         budget=part(config.budget),
     )
     tracking, space = part(config.tracking)(), part(config.space)
@@ -70,7 +70,7 @@ def objective(config: Any, data: SearchData) -> Objective:
         costs=costs,
         checkpoints=part(config.checkpoints),
         progress=Progress(
-            training.monitor, training.epochs, training.maximize, Console(file=io.StringIO())
+            training.monitor, training.epochs, training.goal, Console(file=io.StringIO())
         ),
         settings={},
         root_seed=config.seed,

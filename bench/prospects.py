@@ -14,6 +14,7 @@ import argparse
 import optuna
 
 from hpsearch.space.space import Space
+from hpsearch.study.direction import Direction
 from hpsearch.study_report.advice import LEVEL, Prospects, can_tell
 from hpsearch.study_report.searched import Searched
 
@@ -28,8 +29,8 @@ def first(study: optuna.Study, n: int) -> Searched:
 
 def searched(study: optuna.Study) -> Searched:
     """Return a study as its reports see it."""
-    maximize = study.direction == optuna.study.StudyDirection.MAXIMIZE
-    return Searched(study.study_name, study, Space({}), "value", maximize, {}, "")
+    direction = Direction.of(study)
+    return Searched(study.study_name, study, Space({}), "value", direction, {}, "")
 
 
 def main() -> None:

@@ -37,8 +37,10 @@ from optuna.storages.journal import BaseJournalBackend
 from optuna_integration import MLflowCallback
 
 from curves import HYPERPARAMETERS, Count, Curves, ReachedError, Reality, Table
+from hpsearch.study.direction import Direction
 from hpsearch.study.storage import SharedJournal
 from hpsearch.study.study import SharedStudy
+from hpsearch.study.trial_end import TrialEnd
 from parts import composed, part
 from rows import Row, run
 
@@ -114,7 +116,7 @@ def search_ours(overrides: tuple[str, ...], curves: Curves, seed: int, count: Co
         storage=SharedJournal(Memory(), nullcontext),
         sampler=part(config.sampler, root_seed=seed),
         pruner=part(config.pruner),
-        maximize=False,
+        direction=Direction.MINIMIZE,
         budget=part(config.budget),
     )
     space = part(config.space)
@@ -126,7 +128,7 @@ def search_ours(overrides: tuple[str, ...], curves: Curves, seed: int, count: Co
             count.epoch(*curve[epoch - 1])
             study.report(trial, curve[epoch - 1][0], epoch)
             if study.should_stop(trial, epoch):
-                study.pause(trial) if study.pauses else study.prune(trial, "pruned")
+                study.pause(trial) if study.pauses else study.prune(trial, TrialEnd.PRUNED)
                 break
         else:
             study.complete(trial, min(loss for loss, _ in curve))

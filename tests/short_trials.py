@@ -19,6 +19,7 @@ from optuna.samplers import TPESampler
 from hpsearch.space.space import Space
 from hpsearch.study import storage
 from hpsearch.study.budget import Budget
+from hpsearch.study.direction import Direction
 from hpsearch.study.sampling import Hyperband, SeededSampler
 from hpsearch.study.study import SharedStudy
 from hpsearch.tracking.runs import ParentRun
@@ -91,7 +92,7 @@ class ShortTrials:
             storage=place,
             sampler=SeededSampler(make=make, root_seed=1, per_trial=True),
             pruner=Hyperband(min_resource=1, max_resource=self.n_epochs, reduction_factor=3),
-            maximize=False,
+            direction=Direction.MINIMIZE,
             budget=Budget(
                 self.n_trials,
                 None,

@@ -172,9 +172,7 @@ def came_out() -> dict[str, Any]:
     return {
         "trials": len(trials),
         "statuses": dict(Counter(run.info.status for run in trials)),
-        "reasons": dict(
-            Counter(run.data.tags.get("hpsearch.reason", "finished") for run in trials)
-        ),
+        "reasons": dict(Counter(run.data.tags.get("hpsearch.end", "finished") for run in trials)),
         "failures": failures,
         "registered": registered,
         "epochs": len(spent),

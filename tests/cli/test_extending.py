@@ -12,6 +12,7 @@ from rich.console import Console
 from hpsearch import Search
 from hpsearch.cli import entry
 from hpsearch.errors import ConfigError
+from hpsearch.study.direction import Direction
 from hpsearch.study.replay import replay
 from hpsearch.study.study import SharedStudy
 from hpsearch.tracking.registry import Registry
@@ -172,7 +173,7 @@ def test_a_warm_start_tries_the_best_of_another_study_first_and_can_be_replayed(
     job = entry.instantiate(Search.compose(*words, *SHORT).config)
     shared = SharedStudy.open(
         "digits-elu", storage=job.storage(), sampler=job.sampler(root_seed=job.seed), pruner=job.pruner,
-        maximize=False, budget=job.budget,
+        direction=Direction.MINIMIZE, budget=job.budget,
     )  # fmt: skip
     assert (
         replay(shared.optuna, shared.sampler).n_same,

@@ -144,7 +144,7 @@ def test_after_kill_9_the_doctor_gives_the_trial_back_and_the_search_goes_on_fro
     repaired = workplace.here("--repair", *words, script="doctor")
     assert repaired.returncode == 0, repaired.stdout + repaired.stderr
     (run,) = workplace.runs("trial")
-    assert (run.info.status, run.data.tags["hpsearch.reason"]) == ("KILLED", "killed")
+    assert (run.info.status, run.data.tags["hpsearch.end"]) == ("KILLED", "killed")
     assert [run.info.status for run in workplace.runs("study")] == ["KILLED"]
     assert workplace.here(*words, script="doctor").stdout == AGREE
     assert [

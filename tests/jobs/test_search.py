@@ -16,7 +16,7 @@ from hpsearch.space.bounds import COMPLEMENT
 from hpsearch.study.study import number_of
 from workplace import SMALL, Workplace
 
-STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED"}
+END = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned"}
 
 
 def test_prints_progress_then_a_table_then_where_to_look_and_nothing_else(searched):
@@ -53,15 +53,13 @@ def test_one_parent_and_a_child_for_each_trial_with_the_status_of_its_end(search
     by_number = by_trial(place)
     for trial in trials:
         run = by_number[number_of(trial)]
-        assert run.info.status == STATUS[trial.state]
-        assert run.data.tags.get("hpsearch.reason") == (
-            None if run.info.status == "FINISHED" else "pruned"
-        )
+        end = END[trial.state]
+        assert (run.info.status, run.data.tags["hpsearch.end"]) == ("FINISHED", end)
         assert float(run.data.params["learning_rate"]) == trial.params["learning_rate"]
         assert float(run.data.params["momentum"]) == pytest.approx(
             1 - trial.params[f"{COMPLEMENT}momentum"]
         )
-        reason = "" if run.info.status == "FINISHED" else "pruned "
+        reason = {"finished": "", "pruned": "pruned "}[end]
         assert run.info.run_name.startswith(f"#{number_of(trial)} {reason}lr=")
 
 
@@ -204,7 +202,7 @@ def test_ctrl_c_gives_the_trial_back_and_the_same_command_goes_on(workplace):
     assert (trial.state, waiting.state) == (TrialState.FAIL, TrialState.WAITING)
     assert trial.user_attrs["reason"] == "interrupted"
     (run,) = workplace.runs("trial")
-    assert (run.info.status, run.data.tags["hpsearch.reason"]) == ("KILLED", "interrupted")
+    assert (run.info.status, run.data.tags["hpsearch.end"]) == ("KILLED", "interrupted")
     assert [run.info.status for run in workplace.runs("study")] == ["KILLED"]
 
 
@@ -220,13 +218,13 @@ def test_killed_and_started_again_a_search_ends_as_one_that_was_not(tmp_path_fac
     assert killed.run(*words).returncode == 0
     ends = []
     for place in (calm, killed):
-        trials = [t for t in place.study("digits-selu").trials if t.state in STATUS]
+        trials = [t for t in place.study("digits-selu").trials if t.state in END]
         ends.append(
             {number_of(t): (t.state, t.params, t.intermediate_values, t.value) for t in trials}
         )
         runs = place.runs("trial")
         assert len(runs) == len(trials) == 6
-        assert {run.info.status for run in runs} <= set(STATUS.values())
+        assert {run.data.tags["hpsearch.end"] for run in runs} <= set(END.values())
     assert ends[0] == ends[1]
 
 

@@ -20,8 +20,9 @@ from hpsearch.jobs.diagnosis import Diagnosis
 from hpsearch.study import worker_process
 from hpsearch.study.leases import Worker
 from hpsearch.study.replay import explain, replay
+from hpsearch.study.trial_end import TrialEnd
 from hpsearch.study.worker_process import Preempted, leave_if_asked, leaving_on_signal
-from hpsearch.trials.attempt import Attempt, GivenBackError, reason_of
+from hpsearch.trials.attempt import Attempt, GivenBackError, end_of_error
 from short_trials import SPACE, ShortTrials
 from small_study import study_in, suggested
 
@@ -46,7 +47,7 @@ def test_the_budget_is_spent_exactly_and_what_others_hold_is_theirs(tmp_path):
 
 def test_a_failed_trial_gives_its_place_to_another_and_too_many_end_the_search(tmp_path):
     study = study_in(tmp_path, n_trials=1)
-    study.fail(study.claim(), "error", "ValueError: a bug")
+    study.fail(study.claim(), TrialEnd.ERROR, "ValueError: a bug")
     with pytest.raises(
         SearchError, match=r"1 trials failed, more than budget.max_failures=0; .* ValueError"
     ):
@@ -121,7 +122,7 @@ def test_a_worker_that_was_taken_for_dead_leaves_the_trial_to_the_other(tmp_path
     zombie, other = study_in(tmp_path), study_in(tmp_path)
     trial = zombie.claim()
     zombie.report(trial, 1.0, 1)
-    other.fail(other.trials()[0], "killed", "its lease was over")
+    other.fail(other.trials()[0], TrialEnd.KILLED, "its lease was over")
     with pytest.raises(TakenOverError):
         zombie.report(trial, 1.0, 2)
     zombie.optuna.pruner = optuna.pruners.SuccessiveHalvingPruner(
@@ -131,7 +132,7 @@ def test_a_worker_that_was_taken_for_dead_leaves_the_trial_to_the_other(tmp_path
         zombie.should_stop(trial, 1)
     with pytest.raises(TakenOverError):
         zombie.complete(trial, 1.0)
-    assert zombie.fail(trial, "error", "late") is False
+    assert zombie.fail(trial, TrialEnd.ERROR, "late") is False
     assert states(other)[0] == ("FAIL", "killed")
 
 
@@ -159,7 +160,7 @@ def test_numbers_of_a_search_that_was_killed_equal_those_of_one_that_was_not(tmp
         while (trial := study.claim()) is not None:
             drawn = suggested(trial)
             if trial.number in kills:
-                study.fail(trial, "interrupted", "Ctrl-C")
+                study.fail(trial, TrialEnd.INTERRUPTED, "Ctrl-C")
                 continue
             params.append((trial.user_attrs["ticket"], drawn))
             study.complete(trial, drawn["learning_rate"])
@@ -180,7 +181,7 @@ def test_a_trial_that_was_killed_between_two_draws_can_be_replayed_too(tmp_path,
         study.complete(trial, suggested(trial)["momentum"])
     killed = study.claim()
     rate = killed.suggest_float("learning_rate", 1e-4, 1e-1, log=True)
-    study.fail(killed, "killed", "its worker died")
+    study.fail(killed, TrialEnd.KILLED, "its worker died")
     assert suggested(study.claim())["learning_rate"] == rate
     result = replay(study.optuna, study.sampler)
     assert (result.n_same, result.differing) == (n_before + 2, [])
@@ -195,20 +196,23 @@ class ResourceExhaustedError(Exception):
 
 
 @pytest.mark.parametrize(
-    ("error", "reason"),
+    ("error", "end"),
     [
-        (MemoryError(), "out_of_memory"),
-        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 4 bytes."), "out_of_memory"),
-        (ValueError("CUDA_ERROR_OUT_OF_MEMORY: out of memory"), "out_of_memory"),
-        (XlaRuntimeError("RESOURCE_EXHAUSTED: Failed to allocate 8 bytes"), "out_of_memory"),
-        (ResourceExhaustedError(None, None, "OOM when allocating tensor"), "out_of_memory"),
-        (OSError(12, "Cannot allocate memory"), "out_of_memory"),
-        (ValueError("bug"), "error"),
-        (OSError(28, "full"), "error"),
+        (MemoryError(), TrialEnd.OUT_OF_MEMORY),
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 4 bytes."),
+            TrialEnd.OUT_OF_MEMORY,
+        ),
+        (ValueError("CUDA_ERROR_OUT_OF_MEMORY: out of memory"), TrialEnd.OUT_OF_MEMORY),
+        (XlaRuntimeError("RESOURCE_EXHAUSTED: Failed to allocate 8 bytes"), TrialEnd.OUT_OF_MEMORY),
+        (ResourceExhaustedError(None, None, "OOM when allocating tensor"), TrialEnd.OUT_OF_MEMORY),
+        (OSError(12, "Cannot allocate memory"), TrialEnd.OUT_OF_MEMORY),
+        (ValueError("bug"), TrialEnd.ERROR),
+        (OSError(28, "full"), TrialEnd.ERROR),
     ],
 )
-def test_reasons(error, reason):
-    assert reason_of(error) == reason
+def test_an_error_that_nobody_foresaw_is_an_error_or_a_lack_of_memory(error, end):
+    assert end_of_error(error) == end
 
 
 def test_a_signal_is_heeded_where_nothing_is_lost_and_at_the_latest_after_the_grace():
@@ -328,7 +332,7 @@ def test_an_error_in_a_trial_is_recorded_on_both_sides(tracked):
     )
     assert outcome.endswith(". MemoryError: no more")
     run = tracking.find_child(parent, attempt.number)
-    assert (run.info.status, run.data.tags["hpsearch.reason"]) == ("FAILED", "out_of_memory")
+    assert (run.info.status, run.data.tags["hpsearch.end"]) == ("FAILED", "out_of_memory")
     assert states(study)[-1] == ("FAIL", "out_of_memory")
 
 
@@ -347,7 +351,7 @@ def test_a_trial_that_a_slot_gives_back_is_tried_again(tracked):
     with pytest.raises(GivenBackError), attempt.kept():
         raise GivenBackError("another slot ended the search: too many failures")
     run = tracking.find_child(parent, attempt.number)
-    assert (run.info.status, run.data.tags["hpsearch.reason"]) == ("KILLED", "interrupted")
+    assert (run.info.status, run.data.tags["hpsearch.end"]) == ("KILLED", "interrupted")
     assert states(study)[-2:] == [("FAIL", "interrupted"), ("WAITING", None)]
 
 
@@ -364,7 +368,7 @@ def test_a_trial_that_is_taken_over_while_it_draws_is_no_failure_of_its_own(trac
         deadline=math.inf,
     )
     with attempt.kept():
-        other.fail(other.trials()[trial.number], "killed", "its lease was over")
+        other.fail(other.trials()[trial.number], TrialEnd.KILLED, "its lease was over")
         suggested(trial)
     assert ended == [
         (

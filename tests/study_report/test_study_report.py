@@ -17,6 +17,7 @@ from optuna.trial import TrialState, create_trial
 from hpsearch.html_report.page import html
 from hpsearch.html_report.section import Section
 from hpsearch.space.space import Space
+from hpsearch.study.direction import Direction
 from hpsearch.study.sampling import Hyperband
 from hpsearch.study_report import commands, description
 from hpsearch.study_report.advice import Prospects, advise, edges
@@ -67,7 +68,13 @@ def study_of(trials, config=CONFIG):
     study = optuna.create_study(study_name="digits-selu", pruner=Hyperband(1, 3, 3))
     study.add_trials(trials)
     return Searched(
-        "digits-selu", study, Space(BOUNDS), "val/loss", False, config, "sqlite:///mlflow.db"
+        "digits-selu",
+        study,
+        Space(BOUNDS),
+        "val/loss",
+        Direction.MINIMIZE,
+        config,
+        "sqlite:///mlflow.db",
     )
 
 

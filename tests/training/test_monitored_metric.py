@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 
 from hpsearch.errors import ConfigError, ModelError
 from hpsearch.models.architecture import build_model
+from hpsearch.study.direction import Direction
 from hpsearch.study.study import number_of
 from hpsearch.training.epochs import Fitted
 from hpsearch.training.monitored_metric import directed
@@ -241,7 +242,9 @@ def test_what_a_step_of_ones_own_reports_is_left_to_the_first_epoch():
     with pytest.raises(
         ConfigError, match=r"train/prfit is no metric of this fit. Did you mean 'train/profit'\?"
     ):
-        Fitted().add({"train/profit": 1.0, "time/epoch_s": 1.0}, "train/prfit", maximize=True)
+        Fitted().add(
+            {"train/profit": 1.0, "time/epoch_s": 1.0}, "train/prfit", direction=Direction.MAXIMIZE
+        )
 
 
 def test_a_direction_is_one_of_two_and_never_guessed():
@@ -250,10 +253,13 @@ def test_a_direction_is_one_of_two_and_never_guessed():
     ):
         settings(direction="maximise")
     with pytest.raises(ValueError, match="Expected a direction of val/accuracy"):
-        assert settings("val/accuracy").maximize
-    assert not settings().maximize
-    assert settings(direction="maximize").maximize
-    assert dataclasses.replace(settings("val/accuracy"), direction="maximize").maximize
+        assert settings("val/accuracy").goal
+    assert settings().goal == Direction.MINIMIZE
+    assert settings(direction="maximize").goal == Direction.MAXIMIZE
+    assert (
+        dataclasses.replace(settings("val/accuracy"), direction="maximize").goal
+        == Direction.MAXIMIZE
+    )
 
 
 def test_metrics_without_a_name_are_called_alike_in_every_model():

@@ -11,10 +11,12 @@ from optuna.samplers import TPESampler
 from hpsearch.errors import ConfigError, InfeasibleError
 from hpsearch.space.space import Space
 from hpsearch.study.budget import Budget
+from hpsearch.study.direction import Direction
 from hpsearch.study.replay import replay
 from hpsearch.study.sampling import SeededSampler
 from hpsearch.study.storage import journal
 from hpsearch.study.study import SharedStudy, best_trial, number_of
+from hpsearch.study.trial_end import TrialEnd
 from hpsearch.study_report.pareto import cheapest, front, section
 from hpsearch.study_report.searched import Outcome, Searched, best_rows
 from hpsearch.trials.costs import Costs
@@ -103,11 +105,13 @@ def test_the_page_shows_the_front_with_its_aliases():
     config = {"costs": {"second_objective": "latency_ms", "tolerance": 0.06}}
     for values, marks in ((LOSSES, ["best", "fastest", ""]), (LOSSES[:1], ["best and fastest"])):
         study = study_of(*values)
-        shown = section(Searched("s", study, Space({}), "val/loss", False, config, ""))
+        shown = section(Searched("s", study, Space({}), "val/loss", Direction.MINIMIZE, config, ""))
         assert shown.table[0] == ["trial", "val/loss", "latency_ms", ""]
         assert [row[-1] for row in shown.table[1:]] == marks
         assert shown.figures[0].png.startswith(b"\x89PNG")
-    rows = best_rows(study_of(*LOSSES).trials, Space({}), ["val/loss", "latency_ms"], False, 2)
+    rows = best_rows(
+        study_of(*LOSSES).trials, Space({}), ["val/loss", "latency_ms"], Direction.MINIMIZE, 2
+    )
     assert rows == [
         ["trial", "val/loss", "latency_ms", "epochs"],
         ["#1", "1.0000", "8", "0"],
@@ -122,7 +126,7 @@ def shared(tmp_path, has_cost, n_trials=12):
         storage=journal(str(tmp_path / "study.log"), patience_s=5),
         sampler=SeededSampler(make=make, root_seed=1, per_trial=True),
         pruner=optuna.pruners.NopPruner(),
-        maximize=False,
+        direction=Direction.MINIMIZE,
         budget=Budget(
             n_trials, None, max_failures=0, max_retries=3, lease_s=60, linger=False, grace_s=1
         ),
@@ -140,21 +144,21 @@ def test_a_study_with_costs_learns_from_all_ends_and_can_be_replayed(tmp_path, h
         study.constrain(trial, excess)
         study.constrain(trial, excess)  # as a trial that was paused and goes on
         if excess["n_parameters"] > 0:
-            study.prune(trial, "infeasible")
+            study.prune(trial, TrialEnd.INFEASIBLE)
             continue
         study.report(trial, rate, 1)
         assert not study.should_stop(trial, 1)
         if rate > 0.9:
-            study.prune(trial, "diverged")
+            study.prune(trial, TrialEnd.DIVERGED)
         else:
             study.complete(trial, *((rate, float(width)) if has_cost else (rate,)))
     trials = study.trials()
-    outcome = Outcome.of(trials, maximize=False)
+    outcome = Outcome.of(trials, Direction.MINIMIZE)
     assert outcome.n_finished + outcome.n_infeasible + outcome.n_diverged == 12
     assert outcome.n_infeasible > 0
     assert f"{outcome.n_infeasible} beyond a constraint" in outcome.counts()
     best = min((t for t in trials if t.state.name == "COMPLETE"), key=lambda t: t.values[0])
-    assert best_trial(trials, maximize=False).number == number_of(best)
+    assert best_trial(trials, Direction.MINIMIZE).number == number_of(best)
     assert all(
         t.intermediate_values == {1: t.params["rate"]}
         for t in trials
@@ -171,7 +175,7 @@ def test_a_diverged_trial_does_not_stop_a_search_for_two_objectives(tmp_path):
         rate = trial.suggest_float("rate", 0.0, 1.0)
         study.report(trial, rate, 1)
         if number == 1:
-            study.prune(trial, "diverged")
+            study.prune(trial, TrialEnd.DIVERGED)
         else:
             study.complete(trial, rate, rate)
     assert study.claim().suggest_float("rate", 0.0, 1.0) <= 1

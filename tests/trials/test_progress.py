@@ -11,6 +11,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
+from hpsearch.study.direction import Direction
 from hpsearch.trials import progress
 from hpsearch.trials.progress import Progress, in_words, time_left
 
@@ -110,7 +111,7 @@ def study():
 
 def shown(lines, **console):
     return Progress(
-        "val/loss", 30, maximize=False, console=Console(file=lines, width=120, **console)
+        "val/loss", 30, Direction.MINIMIZE, console=Console(file=lines, width=120, **console)
     )
 
 
@@ -170,7 +171,7 @@ def test_a_failed_trial_does_not_count_against_the_budget_and_other_workers_tria
 
 def test_where_more_is_better_the_best_is_the_highest(lines):
     study = optuna.create_study(direction="maximize")
-    told = Progress("val/accuracy", 30, maximize=True, console=Console(file=lines, width=500))
+    told = Progress("val/accuracy", 30, Direction.MAXIMIZE, console=Console(file=lines, width=500))
     study.tell(study.ask(), 0.5)
     with told.search("made", 3, study.get_trials, prunes=False):
         run(study, told, [0.6, 0.4])

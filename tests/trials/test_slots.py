@@ -15,6 +15,7 @@ from hpsearch.errors import SearchError, TakenOverError
 from hpsearch.study.replay import replay
 from hpsearch.study.sampling import Hyperband
 from hpsearch.study.study import number_of
+from hpsearch.study.trial_end import TrialEnd
 from hpsearch.trials.attempt import GivenBackError
 from hpsearch.trials.objective import Objective
 from hpsearch.trials.worker import run_trials
@@ -78,7 +79,7 @@ def test_values_of_an_outage_arrive_with_their_own_trial(tmp_path, away):
     study.report(one, 7.0, 2)
     assert told(study) == {0: {}, 1: {}, 2: {}}
     away.clear()
-    study.fail(failing, "error", "a bug")
+    study.fail(failing, TrialEnd.ERROR, "a bug")
     study.report(other, 8.0, 2)
     assert told(study) == {0: {}, 1: {1: 1.0, 2: 8.0}, 2: {}}
     study.complete(one, 7.0)
@@ -94,7 +95,7 @@ def test_a_trial_that_is_taken_over_takes_no_other_trials_values_with_it(tmp_pat
     study.report(lost, 1.0, 1)
     study.report(mine, 2.0, 1)
     away.clear()
-    elsewhere.fail(elsewhere.trials()[0], "killed", "its lease was over")
+    elsewhere.fail(elsewhere.trials()[0], TrialEnd.KILLED, "its lease was over")
     with pytest.raises(TakenOverError):
         study.report(lost, 1.5, 2)
     study.report(mine, 2.5, 2)

@@ -186,7 +186,7 @@ def test_a_search_goes_on_after_a_trial_that_hangs(workplace, how, is_fresh):
     assert [t.state for t in others] == [TrialState.COMPLETE] * 2
     runs = {run.data.tags["hpsearch.trial"]: run for run in workplace.runs("trial")}
     assert [runs[n].info.status for n in sorted(runs)] == ["FAILED", "FINISHED", "FINISHED"]
-    assert runs["0"].data.tags["hpsearch.reason"] == "timed_out"
+    assert runs["0"].data.tags["hpsearch.end"] == "timed_out"
     assert len(list((workplace.folder / "outputs").glob("*/*"))) == 1
 
 

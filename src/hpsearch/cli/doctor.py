@@ -82,7 +82,8 @@ def open_study(config: DictConfig) -> Any:
     """Open the study that a configuration names; it must be there."""
     import optuna  # noqa: PLC0415 (after a mistake on the command line has been answered)
 
-    from hpsearch.study.study import SharedStudy, maximizes  # noqa: PLC0415
+    from hpsearch.study.direction import Direction  # noqa: PLC0415
+    from hpsearch.study.study import SharedStudy  # noqa: PLC0415
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     built = {
@@ -102,7 +103,7 @@ def open_study(config: DictConfig) -> Any:
         storage=storage,
         sampler=built["sampler"](root_seed=config.seed),
         pruner=built["pruner"],
-        maximize=maximizes(known),
+        direction=Direction.of(known),
         budget=built["budget"],
     )
     return study, built["space"]

@@ -273,11 +273,10 @@ def scores(
     monitored = by_epoch.get(training.monitor, [])
     if not monitored:
         return {}
-    best = (
-        best_epoch - 1
-        if best_epoch
-        else int((np.argmax if training.maximize else np.argmin)(monitored))
-    )
+    if best_epoch:
+        best = best_epoch - 1
+    else:
+        best = monitored.index(training.goal.best(monitored))
     found = {
         f"best/{key}": values[best]
         for key, values in by_epoch.items()

@@ -16,9 +16,9 @@ from hpsearch.errors import ConfigError
 from hpsearch.models.moved_names import with_current_names
 from hpsearch.space.bounds import Value
 from hpsearch.space.space import Space
-from hpsearch.study.study import check_known, maximizes, ranked
+from hpsearch.study.direction import Direction
+from hpsearch.study.study import check_known, ranked
 from hpsearch.tracking.tracking import Tracking
-from hpsearch.training.settings import MAXIMIZE, MINIMIZE
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,13 @@ def find(name: str, storage: optuna.storages.BaseStorage) -> FinishedStudy:
     """
     check_known(name, storage)
     study = optuna.load_study(study_name=name, storage=storage)
-    best = ranked(study.get_trials(deepcopy=False), maximizes(study))
+    best = ranked(study.get_trials(deepcopy=False), Direction.of(study))
     if not best:
         raise ConfigError(
             f"No trial of study {name} has finished yet; the command that started it goes on with "
             f"it."
         )
-    attrs, direction = study.user_attrs, MAXIMIZE if maximizes(study) else MINIMIZE
+    attrs, direction = study.user_attrs, Direction.of(study)
     run_id = attrs.get("parent_run_id", "")
     return FinishedStudy(
         name, best, run_id, with_current_names(attrs.get("settings", {})), direction

@@ -81,22 +81,26 @@ class Conclusion:
 
     def best(self) -> FrozenTrial | None:
         """Return the best finished trial of all workers."""
-        return best_trial(self.study.trials(), self.training.maximize)
+        return best_trial(self.study.trials(), self.training.goal)
 
     def keep(self, model: keras.Model, run: ChildRun, values: Sequence[float]) -> None:
         """Keep a trial's model where few finished trials are better, or none in both objectives.
 
         One or two of those that are kept are registered, all make ensembles.
         """
-        sign = -1 if self.training.maximize else 1
-        mine = (sign * values[0], *values[1:])
+        mine = self._as_losses(values)
         complete = [t.values for t in self.study.trials() if t.state == TrialState.COMPLETE]
-        others = [(sign * other[0], *other[1:]) for other in complete]
+        others = [self._as_losses(other) for other in complete]
         is_on_front = not any(
             all(a <= b for a, b in zip(other, mine, strict=True)) for other in others
         )
         if is_on_front or sum(other[0] <= mine[0] for other in others) < N_KEPT:
             self.registry.keep(model, run, self.shown)
+
+    def _as_losses(self, values: Sequence[float]) -> list[float]:
+        """Return a trial's values such that less is better of each; a cost is always minimized."""
+        value, *costs = values
+        return [self.training.goal.as_loss(value), *costs]
 
     def register(
         self, best: FrozenTrial, data: SearchData, progress: Progress
@@ -249,7 +253,7 @@ class Conclusion:
             study=self.study.optuna,
             space=self.space,
             monitor=self.training.monitor,
-            maximize=self.training.maximize,
+            direction=self.training.goal,
             config=self.config,
             tracking_uri=self.tracking.uri,
         )

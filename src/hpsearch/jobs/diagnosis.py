@@ -12,12 +12,10 @@ from mlflow.entities import Metric, Run
 from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.space.space import Space
-from hpsearch.study.budget import FAILED_REASONS
 from hpsearch.study.leases import WORKER, is_dead
-from hpsearch.study.promotion import is_seen_paused
-from hpsearch.study.sampling import SURPLUS
 from hpsearch.study.study import SharedStudy, number_of
-from hpsearch.tracking.delivery import SCHEDULED, TRIAL
+from hpsearch.study.trial_end import TrialEnd
+from hpsearch.tracking.delivery import TRIAL
 from hpsearch.tracking.runs import ParentRun, TrialName, now_ms
 from hpsearch.tracking.tracking import Tracking
 
@@ -81,20 +79,23 @@ class Diagnosis:
             ):
                 why = f"SLURM job {job} is over" if left else "its worker is dead"
                 text = f"Trial {number_of(trial)} runs in the study, but {why} ({trial.user_attrs.get(WORKER)})."
-                yield Finding(text, partial(self.study.fail, trial, "killed", why))
+                yield Finding(text, partial(self.study.fail, trial, TrialEnd.KILLED, why))
 
     def _of_budget(self, trials: list[FrozenTrial]) -> Iterator[Finding]:
         waiting = [t for t in trials if t.state == TrialState.WAITING]
         if waiting and not self.study.budget.has_room(trials):
             for trial in waiting:
                 text = f"Trial {number_of(trial)} waits to be tried again, but the budget is spent."
-                yield Finding(text, partial(self.study.fail, trial, SURPLUS, "the budget is spent"))
+                yield Finding(
+                    text, partial(self.study.fail, trial, TrialEnd.SURPLUS, "the budget is spent")
+                )
 
     def _of_trial(self, number: int, trial: FrozenTrial, runs: list[Run]) -> Iterator[Finding]:
         for double in runs[1:]:
             text = f"Trial {number} has a second MLflow run {double.info.run_id}."
             yield Finding(text, self._delete(double))
-        expected = expected_status(trial)
+        end = TrialEnd.of(trial)
+        expected = _expected_status(end)
         if not runs:
             if trial.state != TrialState.RUNNING:
                 yield Finding(
@@ -102,9 +103,11 @@ class Diagnosis:
                 )
             return
         run = runs[0]
-        if run.info.status != expected:
+        if not _agrees(run.info.status, end):
             text = f"Trial {number} is {trial.state.name} in the study, its MLflow run {run.info.status}."
-            tags = {"hpsearch.reason": trial.user_attrs.get("reason", "finished")}
+            tags = {}
+            if end is not None:
+                tags["hpsearch.end"] = end.word
             yield Finding(text, partial(self._end, run.info.run_id, expected, tags))
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
             yield from self._of_values(number, trial, run)
@@ -151,16 +154,18 @@ class Diagnosis:
     def _write(self, number: int, trial: FrozenTrial) -> None:
         values = self.space.values(trial)
         run = self.tracking.open_child(self.parent, number, is_retry=True)
-        reason = "paused" if is_seen_paused(trial) else trial.user_attrs.get("reason", "")
-        tags = {
-            "mlflow.runName": TrialName(number, values, reason),
-            "hpsearch.written_by": "hpsearch.doctor",
-        }
-        run.tag(tags | ({"hpsearch.reason": reason} if reason else {}))
+        end = TrialEnd.of(trial)
+        tags: dict[str, object] = {"hpsearch.written_by": "hpsearch.doctor"}
+        name = TrialName(number, values)
+        if end is not None:
+            tags["hpsearch.end"] = end.word
+            if end != TrialEnd.FINISHED:
+                name = TrialName(number, values, end.word)
+        run.tag({**tags, "mlflow.runName": name})
         run.params(values)
         for step, value in trial.intermediate_values.items():
             run.metrics({self._monitor(): value}, step)
-        run.end(expected_status(trial))
+        run.end(_expected_status(end))
         self.tracking.spool.drain(self.tracking.patience_s)
 
     def _write_values(self, run_id: str, values: dict[int, float]) -> None:
@@ -168,23 +173,23 @@ class Diagnosis:
         self.tracking.client.log_batch(run_id, metrics=metrics)
 
 
-def expected_status(trial: FrozenTrial) -> str:
-    """Return the status that a trial's run has in MLflow."""
-    reason = trial.user_attrs.get("reason")
-    if is_seen_paused(trial):
-        return SCHEDULED
-    if trial.state == TrialState.COMPLETE:
-        return "FINISHED"
-    if trial.state == TrialState.RUNNING:
+def _expected_status(end: TrialEnd | None) -> str:
+    """Return the status in MLflow of the run of a trial that ended so; None stands for one that runs."""
+    if end is None:
         return "RUNNING"
-    return "FAILED" if reason in ("diverged", *FAILED_REASONS) else "KILLED"
+    return str(end.mlflow_status)
+
+
+def _agrees(status: str, end: TrialEnd | None) -> bool:
+    """Return whether a run's status fits its trial's end; earlier versions wrote KILLED for pruned ones."""
+    if status == "KILLED" and end in {TrialEnd.PRUNED, TrialEnd.INFEASIBLE}:
+        return True
+    return status == _expected_status(end)
 
 
 def _last_tries(trials: list[FrozenTrial]) -> dict[int, FrozenTrial]:
-    """Return the last try of each trial that has begun, by what it is called; surplus ones never
-    ran.
-    """
+    """Return the last try of each trial that has begun, by its number; surplus ones never ran."""
     begun = [
-        t for t in trials if t.state != TrialState.WAITING and t.user_attrs.get("reason") != SURPLUS
+        t for t in trials if t.state != TrialState.WAITING and TrialEnd.of(t) != TrialEnd.SURPLUS
     ]
     return {number_of(t): t for t in begun}

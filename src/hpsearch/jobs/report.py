@@ -14,9 +14,10 @@ from rich.console import Console
 
 from hpsearch.errors import ConfigError, TrackingError
 from hpsearch.models.moved_names import with_current_names
+from hpsearch.study.direction import Direction
 from hpsearch.study.promotion import PausableStudy
 from hpsearch.study.storage import SharedStorage, without_password
-from hpsearch.study.study import check_known, maximizes
+from hpsearch.study.study import check_known
 from hpsearch.study_report.advice import Advice
 from hpsearch.study_report.description import PAGE
 from hpsearch.study_report.record import record
@@ -107,7 +108,7 @@ class Report:
                 ),
                 space=rebuild(config["space"]),
                 monitor=config["training"]["monitor"],
-                maximize=maximizes(study),
+                direction=Direction.of(study),
                 config=config,
                 tracking_uri=tracking.uri,
             )

@@ -37,9 +37,10 @@ from hpsearch.serving.registration import Registration
 from hpsearch.space.hyperparameters import OptunaHyperParameters
 from hpsearch.space.space import Space
 from hpsearch.study.budget import Budget
+from hpsearch.study.direction import Direction
 from hpsearch.study.sampling import SeededSampler
 from hpsearch.study.storage import SharedStorage
-from hpsearch.study.study import SharedStudy, maximizes
+from hpsearch.study.study import SharedStudy
 from hpsearch.study.warm_start import WARM_START, Asked, WarmStart
 from hpsearch.study.worker_process import Preempted, deadline, leaving_on_signal
 from hpsearch.study_report.searched import Outcome, best_rows
@@ -49,7 +50,7 @@ from hpsearch.training.checkpoints import Checkpoints
 from hpsearch.training.monitored_metric import directed
 from hpsearch.training.own_fit import owns_fit
 from hpsearch.training.schedules import Schedule
-from hpsearch.training.settings import BATCH_SIZE, MAXIMIZE, MINIMIZE, Training, use_precision
+from hpsearch.training.settings import BATCH_SIZE, Training, use_precision
 from hpsearch.training.trainer import Trainer
 from hpsearch.training.ways import known_structure
 from hpsearch.trials.costs import Costs
@@ -104,9 +105,9 @@ def check_same_direction(study: SharedStudy, training: Training) -> None:
     Raises:
         ConfigError: The monitored metric was maximized and is to be minimized, or vice versa.
     """
-    theirs = maximizes(study.optuna)
-    if theirs != training.maximize:
-        was, now = (MAXIMIZE, MINIMIZE) if theirs else (MINIMIZE, MAXIMIZE)
+    theirs = Direction.of(study.optuna)
+    if theirs != training.goal:
+        was, now = theirs, training.goal
         raise ConfigError(
             f"Study {study.optuna.study_name} was made to {was} {training.monitor}, not to {now}; "
             f"give study.name=NAME to start another one, or training.direction={was} to go on with "
@@ -292,9 +293,7 @@ class Search:
     ) -> SearchResult:
         """Run it, with training settings that say which way the monitored metric is better."""
         trainer = self.trainer(settings=self.training, data=data, schedule=self.schedule)
-        progress = make_progress(
-            self.training.monitor, self.training.epochs, self.training.maximize
-        )
+        progress = make_progress(self.training.monitor, self.training.epochs, self.training.goal)
         trainer.varies = checked.varies
         study, tracking, parent = self._open(data, config, checked.asked)
         trainer.answers = study.answers
@@ -366,7 +365,7 @@ class Search:
                 storage=storage,
                 sampler=self.sampler(root_seed=self.seed),
                 pruner=optuna.pruners.NopPruner() if self.costs.second_objective else self.pruner,
-                maximize=self.training.maximize,
+                direction=self.training.goal,
                 budget=self.budget,
                 has_cost=self.costs.second_objective is not None,
             )
@@ -484,13 +483,13 @@ class Search:
             )
         trials, training = conclusion.study.trials(), self.training
         rows = best_rows(
-            trials, self.space, [training.monitor, *self.costs.objectives], training.maximize
+            trials, self.space, [training.monitor, *self.costs.objectives], training.goal
         )
         by_column = list(
             zip(*rows, strict=True)
         )  # a column for each trial: there may be many hyperparameters
         progress.console.print(terminal(by_column, f"The best {len(rows) - 1} trials"))
-        outcome = Outcome.of(trials, training.maximize)
+        outcome = Outcome.of(trials, training.goal)
         store = (conclusion.parent.run_id, conclusion.tracking.uri)
         about = (*store, self.study["name"], training.monitor, self.space)
         return SearchResult(outcome, version, cheapest, evaluation, *about)

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.errors import ConfigError, SearchError
-from hpsearch.study.sampling import SURPLUS
-
-SPENT = (TrialState.COMPLETE, TrialState.PRUNED)
-FAILED_REASONS = ("error", "out_of_memory", "timed_out")
+from hpsearch.study.sampling import has_no_ticket
+from hpsearch.study.trial_end import is_failure, spends_budget
 
 
 @dataclass(frozen=True)
@@ -54,11 +52,7 @@ class Budget:
 
     def check_failures(self, trials: list[FrozenTrial]) -> None:
         """Raise SearchError where more than `max_failures` trials have failed."""
-        failed = [
-            t
-            for t in trials
-            if t.state == TrialState.FAIL and t.user_attrs.get("reason") in FAILED_REASONS
-        ]
+        failed = [t for t in trials if is_failure(t)]
         if len(failed) > self.max_failures:
             raise SearchError(
                 f"{len(failed)} trials failed, more than budget.max_failures={self.max_failures}; "
@@ -68,12 +62,10 @@ class Budget:
 
 def n_held(trials: list[FrozenTrial]) -> int:
     """Return how many trials are spent or run."""
-    return sum(t.state in (*SPENT, TrialState.RUNNING) for t in trials)
+    return sum(t.state == TrialState.RUNNING or spends_budget(t) for t in trials)
 
 
 def n_tickets(trials: list[FrozenTrial]) -> int:
     """Return how many tickets have been given out."""
-    n_others: int = sum(
-        "retry_of" in t.user_attrs or t.user_attrs.get("reason") == SURPLUS for t in trials
-    )
+    n_others = sum(has_no_ticket(t) for t in trials)
     return len(trials) - n_others

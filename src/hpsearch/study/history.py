@@ -18,7 +18,8 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from hpsearch.study.promotion import as_seen, is_seen_paused
+from hpsearch.study.promotion import as_seen
+from hpsearch.study.trial_end import is_seen_paused
 
 Record = dict[str, Any]
 SHARED = "tpe:relative_params"  # where TPE tells other workers what a trial is about to draw

@@ -15,22 +15,11 @@ from collections.abc import Container
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.pruners import BasePruner
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.errors import ConfigError
-
-PAUSED = "paused"
-
-
-def is_paused(trial: FrozenTrial) -> bool:
-    """Return whether a trial waits with a checkpoint to be continued."""
-    return trial.state == TrialState.WAITING and PAUSED in trial.user_attrs
-
-
-def is_seen_paused(trial: FrozenTrial) -> bool:
-    """Return the same of a trial as `as_seen` shows it: pruned, but without an end."""
-    return trial.state == TrialState.PRUNED and trial.datetime_complete is None
+from hpsearch.study.direction import Direction
+from hpsearch.study.trial_end import PAUSED_AT, is_paused
 
 
 def check_rungs(min_resource: int, reduction_factor: int) -> None:
@@ -113,10 +102,12 @@ class Promoting(BasePruner):
         """Return the numbers of the best trials of a rung, by the best value that each had reached
         there.
         """
-        sign = 1 if study.direction == StudyDirection.MINIMIZE else -1
+        direction = Direction.of(study)
         values = {
             t.number: min(
-                sign * value for step, value in t.intermediate_values.items() if step <= rung
+                direction.as_loss(value)
+                for step, value in t.intermediate_values.items()
+                if step <= rung
             )
             for t in _reached(trials, rung)
         }
@@ -135,7 +126,7 @@ class PausableStudy(optuna.Study):
 
     def pause(self, trial: optuna.Trial) -> None:
         """Let a running trial wait until it is promoted."""
-        trial.set_user_attr(PAUSED, trial._cached_frozen_trial.last_step)
+        trial.set_user_attr(PAUSED_AT, trial._cached_frozen_trial.last_step)
         self._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
 
     def promotable(self) -> list[FrozenTrial]:

@@ -14,9 +14,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.errors import UserError
 from hpsearch.space.space import Space
+from hpsearch.study.direction import Direction
 from hpsearch.study.history import History, PastStudy, as_claimed, from_ranges
-from hpsearch.study.sampling import SURPLUS, TICKET, SeededSampler
+from hpsearch.study.sampling import TICKET, SeededSampler
 from hpsearch.study.study import number_of, ranked, value_of
+from hpsearch.study.trial_end import TrialEnd, spends_budget
 
 
 @dataclass
@@ -38,7 +40,7 @@ def replay(study: Study, sampler: SeededSampler) -> Replay:
     """
     trials, result = study.get_trials(deepcopy=False), Replay()
     for trial in trials:
-        if "history" not in trial.user_attrs or trial.user_attrs.get("reason") == SURPLUS:
+        if "history" not in trial.user_attrs or TrialEnd.recorded(trial) == TrialEnd.SURPLUS:
             continue
         again = suggestions(study, sampler, trial, trials)
         differing = {
@@ -94,7 +96,9 @@ def explain(study: Study, sampler: SeededSampler, space: Space, number: int) -> 
         UserError: There is no such trial.
     """
     trials = study.get_trials(deepcopy=False)
-    tries = [t for t in trials if number_of(t) == number and t.user_attrs.get("reason") != SURPLUS]
+    tries = [
+        t for t in trials if number_of(t) == number and TrialEnd.recorded(t) != TrialEnd.SURPLUS
+    ]
     if not tries:
         last = max(map(number_of, trials), default=-1)
         known = f"it has 0 to {last}" if trials else "it has none yet"
@@ -115,7 +119,7 @@ def _why_values(
         yield "Its claim was not recorded."
         return
     seen = History.of(trial.user_attrs["history"], trials).trials
-    spent = [t for t in seen if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    spent = [t for t in seen if spends_budget(t)]
     running = sorted(
         number_of(t) for t in seen if t.state == TrialState.RUNNING and t.number != trial.number
     )
@@ -128,7 +132,7 @@ def _why_values(
     again = suggestions(study, sampler, trial, trials)
     if all(trial.params[name] == value for name, value in again.items()):
         yield "Computed again from that, they are the same."
-    best = ranked(spent, study.directions[0].name == "MAXIMIZE")[:3]
+    best = ranked(spent, Direction.of(study))[:3]
     if best:
         yield (
             "The best that it could see: "
@@ -141,14 +145,13 @@ def _why_end(study: Study, tries: list[FrozenTrial], trials: list[FrozenTrial]) 
     for trial in tries[:-1]:
         yield f"A try of it ended early: {trial.user_attrs.get('reason')} ({trial.user_attrs.get('message')})."
     trial = tries[-1]
-    reason = trial.user_attrs.get("reason", "finished")
-    if trial.state == TrialState.COMPLETE:
+    end = TrialEnd.of(trial)
+    if end == TrialEnd.FINISHED:
         yield f"It finished with {value_of(trial):.4g}."
-    elif reason != "pruned" or trial.last_step is None:
-        yield (
-            f"It is {trial.state.name}: {reason} {trial.user_attrs.get('message', '')}".rstrip()
-            + "."
-        )
+    elif end != TrialEnd.PRUNED or trial.last_step is None:
+        word = "" if end is None else end.word
+        message = trial.user_attrs.get("message", "")
+        yield f"It is {trial.state.name}: {word} {message}".rstrip() + "."
     else:
         yield from _why_pruned(study, trial, trial.last_step, trials)
 
@@ -200,7 +203,8 @@ def standing(study: Study, trial: FrozenTrial, step: int, trials: list[FrozenTri
             study.pruner._try_initialization(study)
         bracket = study.pruner._get_bracket_id(study, trial)
         others = [t for t in others if study.pruner._get_bracket_id(study, t) == bracket]
-    sign = -1 if study.directions[0].name == "MAXIMIZE" else 1
-    better = sorted((sign * t.intermediate_values[step], number_of(t)) for t in others)
-    place = 1 + sum(value < sign * mine for value, _ in better)
-    return Standing(mine, [(number, sign * value) for value, number in better], place, bracket)
+    direction = Direction.of(study)
+    reached = [(number_of(t), t.intermediate_values[step]) for t in others]
+    reached.sort(key=lambda pair: (direction.as_loss(pair[1]), pair[0]))
+    place = 1 + sum(direction.is_better(value, mine) for _, value in reached)
+    return Standing(mine, reached, place, bracket)

@@ -18,10 +18,9 @@ from hpsearch.seeds import derive
 from hpsearch.space.space import Space
 from hpsearch.study.history import History, PastStudy
 from hpsearch.study.promotion import check_rungs
+from hpsearch.study.trial_end import TrialEnd, is_retried
 
 TICKET = "ticket"
-SURPLUS = "surplus"
-RETRIED_REASONS = ("killed", "interrupted", "preempted")  # only the process was at fault
 NO_BRACKET = -1
 
 
@@ -34,9 +33,13 @@ def ticket(trial: FrozenTrial, trials: Iterable[FrozenTrial]) -> int:
     """
     if TICKET in trial.user_attrs:
         return int(trial.user_attrs[TICKET])
-    before = [t.user_attrs for t in trials if t.number < trial.number]
-    n_others: int = sum("retry_of" in attrs or attrs.get("reason") == SURPLUS for attrs in before)
+    n_others = sum(has_no_ticket(t) for t in trials if t.number < trial.number)
     return trial.number - n_others
+
+
+def has_no_ticket(trial: FrozenTrial) -> bool:
+    """Return whether a trial has no ticket of its own: a retry, or one beyond the budget."""
+    return "retry_of" in trial.user_attrs or TrialEnd.recorded(trial) == TrialEnd.SURPLUS
 
 
 class _Numbered(NamedTuple):
@@ -61,7 +64,7 @@ class Hyperband(HyperbandPruner):
         )  # now, not at a first epoch, at which two slots may be at once
 
     def _get_bracket_id(self, study: Study, trial: FrozenTrial) -> int:
-        if trial.state == TrialState.FAIL and trial.user_attrs.get("reason") in RETRIED_REASONS:
+        if is_retried(trial):
             return NO_BRACKET
         number = trial.user_attrs.get(TICKET)
         if number is None:

@@ -37,13 +37,15 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.errors import ConfigError, TakenOverError, did_you_mean
-from hpsearch.study.budget import SPENT, Budget, n_tickets
+from hpsearch.study.budget import Budget, n_tickets
+from hpsearch.study.direction import Direction
 from hpsearch.study.history import as_ranges
 from hpsearch.study.leases import LEASE, WORKER, Lease, Worker, is_dead
-from hpsearch.study.promotion import PAUSED, PausableStudy, Promoting, is_paused
+from hpsearch.study.promotion import PausableStudy, Promoting
 from hpsearch.study.retry import unless_away
-from hpsearch.study.sampling import RETRIED_REASONS, SURPLUS, TICKET, SeededSampler, ticket
+from hpsearch.study.sampling import TICKET, SeededSampler, ticket
 from hpsearch.study.storage import SharedStorage, storage_errors
+from hpsearch.study.trial_end import PAUSED_AT, RECORDED, TrialEnd, is_paused, spends_budget
 from hpsearch.study.worker_process import job_id
 
 PROMOTED = "promoted"
@@ -173,7 +175,7 @@ class Telling:
         paused = [t for t in trials if is_paused(t)]
         for trial in paused:
             with suppress(optuna.exceptions.UpdateFinishedTrialError):  # another worker was first
-                self.write(trial, {"reason": "pruned"})
+                self.write(trial, {RECORDED: TrialEnd.PRUNED.word})
                 self.optuna._storage.set_trial_state_values(trial._trial_id, TrialState.PRUNED)
         return paused
 
@@ -186,12 +188,12 @@ class Telling:
         """End a trial with the value of each objective."""
         self._tell(trial, TrialState.COMPLETE, {}, values)
 
-    def prune(self, trial: optuna.Trial, reason: str, message: str = "") -> None:
+    def prune(self, trial: optuna.Trial, end: TrialEnd, message: str = "") -> None:
         """End a trial that is not worth going on with; samplers learn from it."""
         if (
             self.has_cost
         ):  # Optuna's TPE ranks infeasible trials with two objectives, but no pruned ones
-            self.constrain(trial, {reason: 1.0})
+            self.constrain(trial, {end.word: 1.0})
         step = self.optuna._storage.get_trial(trial._trial_id).last_step
         others = (
             t.number
@@ -201,7 +203,7 @@ class Telling:
         self._tell(
             trial,
             TrialState.PRUNED,
-            {"reason": reason, "message": message, "against": as_ranges(others)},
+            {RECORDED: end.word, "message": message, "against": as_ranges(others)},
         )
 
     def _tell(
@@ -263,7 +265,7 @@ class SharedStudy(Telling):
         storage: SharedStorage,
         sampler: SeededSampler,
         pruner: optuna.pruners.BasePruner,
-        maximize: bool,
+        direction: Direction,
         budget: Budget,
         has_cost: bool = False,
     ) -> SharedStudy:
@@ -271,7 +273,7 @@ class SharedStudy(Telling):
         is to be small.
         """
         with storage_errors(f"of study {name}"):
-            directions = [StudyDirection.MAXIMIZE if maximize else StudyDirection.MINIMIZE]
+            directions = [direction.in_optuna]
             directions += [StudyDirection.MINIMIZE] if has_cost else []
             optuna.create_study(
                 study_name=name, storage=storage, directions=directions, load_if_exists=True
@@ -288,7 +290,7 @@ class SharedStudy(Telling):
 
     def n_spent(self) -> int:
         """Return how many trials are finished or pruned."""
-        return sum(t.state in SPENT for t in self.trials())
+        return sum(spends_budget(t) for t in self.trials())
 
     def claim(self) -> optuna.Trial | None:
         """Return a trial to run, or None where the budget is spent or other workers hold what is
@@ -304,9 +306,9 @@ class SharedStudy(Telling):
             return None
         trial = self.optuna.ask()
         if (
-            PAUSED in trial.user_attrs
+            PAUSED_AT in trial.user_attrs
         ):  # it has its place in the budget, and what it was based on is recorded
-            self.write(trial, {**self._signature(), PROMOTED: trial.user_attrs[PAUSED]})
+            self.write(trial, {**self._signature(), PROMOTED: trial.user_attrs[PAUSED_AT]})
             return trial
         _, history, number = self.sampler.of(trial.number)
         self.write(trial, {TICKET: number, "history": history.record(), **self._signature()})
@@ -314,7 +316,9 @@ class SharedStudy(Telling):
             t for t in history.trials if t.number < trial.number
         ]  # read when `trial` was there
         if not self.budget.has_room(before) or self.sampler.is_exhausted(number):
-            self.fail(trial, SURPLUS, "another worker had claimed the last trial of the budget")
+            self.fail(
+                trial, TrialEnd.SURPLUS, "another worker had claimed the last trial of the budget"
+            )
             return None
         return trial
 
@@ -337,7 +341,7 @@ class SharedStudy(Telling):
         """Return the lease of a claimed trial."""
         return Lease(trial, self.budget.lease_s)
 
-    def fail(self, trial: optuna.Trial | FrozenTrial, reason: str, message: str) -> bool:
+    def fail(self, trial: optuna.Trial | FrozenTrial, end: TrialEnd, message: str) -> bool:
         """End a trial without a value; where only its process was at fault, it will be tried again.
 
         Returns:
@@ -346,8 +350,8 @@ class SharedStudy(Telling):
         storage, trial_id = self.optuna._storage, trial._trial_id
         self.let_go(trial)
         try:
-            self.write(trial, {"reason": reason, "message": message})
-            if reason in RETRIED_REASONS:
+            self.write(trial, {RECORDED: end.word, "message": message})
+            if end.is_retried:
                 self._retry(
                     storage.get_trial(trial_id)
                 )  # first, so that nobody sees a gap in the budget
@@ -371,7 +375,9 @@ class SharedStudy(Telling):
         ]
         for trial in dead:
             self.fail(
-                trial, "killed", f"its worker {trial.user_attrs.get(WORKER, '(unknown)')} died"
+                trial,
+                TrialEnd.KILLED,
+                f"its worker {trial.user_attrs.get(WORKER, '(unknown)')} died",
             )
         return self.trials() if dead else trials
 
@@ -483,18 +489,12 @@ def value_of(trial: FrozenTrial) -> float | None:
     return trial.values[0] if trial.values else None
 
 
-def maximizes(study: optuna.Study) -> bool:
-    """Return whether a study maximizes its monitored value."""
-    return study.directions[0] == StudyDirection.MAXIMIZE
-
-
-def ranked(trials: list[FrozenTrial], maximize: bool) -> list[FrozenTrial]:
+def ranked(trials: list[FrozenTrial], direction: Direction) -> list[FrozenTrial]:
     """Return the completed trials, the best value first, the earliest of equals."""
     complete = [t for t in trials if t.state == TrialState.COMPLETE]
-    sign = -1 if maximize else 1
-    return sorted(complete, key=lambda t: (sign * t.values[0], number_of(t)))
+    return sorted(complete, key=lambda t: (direction.as_loss(t.values[0]), number_of(t)))
 
 
-def best_trial(trials: list[FrozenTrial], maximize: bool) -> FrozenTrial | None:
+def best_trial(trials: list[FrozenTrial], direction: Direction) -> FrozenTrial | None:
     """Return the completed trial with the best value, the earliest of equals."""
-    return next(iter(ranked(trials, maximize)), None)
+    return next(iter(ranked(trials, direction)), None)

@@ -11,6 +11,7 @@ from optuna.distributions import BaseDistribution
 
 from hpsearch.errors import ConfigError, SpaceError, did_you_mean
 from hpsearch.space.space import Space
+from hpsearch.study.direction import Direction
 from hpsearch.study.storage import SharedStorage
 from hpsearch.study.study import SharedStudy, number_of, ranked
 
@@ -57,7 +58,7 @@ class WarmStart:
         study = optuna.load_study(study_name=name, storage=storage)
         best = ranked(
             study.get_trials(deepcopy=False),
-            study.directions[0] == optuna.study.StudyDirection.MAXIMIZE,
+            Direction.of(study),
         )
         if not best:
             raise ConfigError(

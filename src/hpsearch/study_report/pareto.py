@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import optuna
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from hpsearch.html_report.section import Figure, Section, drawn
+from hpsearch.study.direction import Direction
 from hpsearch.study.study import number_of, ranked
 from hpsearch.study_report.searched import Searched, numbers
 from hpsearch.trials.costs import ALIASES, UNITS
@@ -19,7 +19,7 @@ TITLE = "What a better value costs"
 
 def front(study: optuna.Study) -> list[FrozenTrial]:
     """Return the trials that no other beats in both objectives, the best by the first one first."""
-    return ranked(study.best_trials, study.directions[0] == StudyDirection.MAXIMIZE)
+    return ranked(study.best_trials, Direction.of(study))
 
 
 def cheapest(study: optuna.Study, tolerance: float) -> FrozenTrial:

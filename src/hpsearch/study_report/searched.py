@@ -21,9 +21,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.space.bounds import COMPLEMENT, Value
 from hpsearch.space.space import Space
-from hpsearch.study.budget import SPENT
-from hpsearch.study.sampling import RETRIED_REASONS, SURPLUS
+from hpsearch.study.direction import Direction
 from hpsearch.study.study import best_trial, number_of, ranked, value_of
+from hpsearch.study.trial_end import FAILED, TrialEnd, is_failure, is_retried, spends_budget
 from hpsearch.tracking.runs import TrialName
 
 
@@ -125,22 +125,17 @@ class Outcome:
     best: FrozenTrial | None
 
     @classmethod
-    def of(cls, trials: list[FrozenTrial], maximize: bool) -> Outcome:
+    def of(cls, trials: list[FrozenTrial], direction: Direction) -> Outcome:
         """Count the trials of a study; one that was killed and tried again counts once."""
-        reasons = [t.user_attrs.get("reason") for t in trials if t.state in SPENT]
-        failed = [
-            t
-            for t in trials
-            if t.state == TrialState.FAIL and t.user_attrs.get("reason") == "error"
-        ]
+        ends = [TrialEnd.of(t) for t in trials]
         return cls(
-            n_finished=sum(t.state == TrialState.COMPLETE for t in trials),
-            n_pruned=reasons.count("pruned"),
-            n_diverged=reasons.count("diverged"),
-            n_infeasible=reasons.count("infeasible"),
-            n_failed=len(failed),
+            n_finished=ends.count(TrialEnd.FINISHED),
+            n_pruned=ends.count(TrialEnd.PRUNED),
+            n_diverged=ends.count(TrialEnd.DIVERGED),
+            n_infeasible=ends.count(TrialEnd.INFEASIBLE),
+            n_failed=sum(is_failure(t) for t in trials),
             n_epochs=sum(len(t.intermediate_values) for t in trials),
-            best=best_trial(trials, maximize),
+            best=best_trial(trials, direction),
         )
 
     def counts(self) -> str:
@@ -167,11 +162,11 @@ def best_rows(
     trials: list[FrozenTrial],
     space: Space,
     objectives: Sequence[str],
-    maximize: bool,
+    direction: Direction,
     n_rows: int = 5,
 ) -> list[list[str]]:
     """Return the best trials as rows of a table, the first being the head."""
-    rows = [(t, space.values(t)) for t in ranked(trials, maximize)[:n_rows]]
+    rows = [(t, space.values(t)) for t in ranked(trials, direction)[:n_rows]]
     names = list(dict.fromkeys(name for _, values in rows for name in values))
     table = [["trial", *objectives, "epochs", *names]]
     for trial, values in rows:
@@ -185,7 +180,8 @@ def best_rows(
     return table
 
 
-ENDS = ("finished", "pruned", "diverged", "infeasible", "failed", "running")
+RUNNING = "running"
+ENDS = ("finished", "pruned", "diverged", "infeasible", FAILED, RUNNING)
 UNITS = {"loss": "nats", "accuracy": "share of images", "error": "share of images"}
 
 
@@ -198,7 +194,7 @@ class Searched:
         study: It, with the pruner that it was searched with.
         space: Shows hyperparameters as people read them.
         monitor: The metric that was optimized.
-        maximize: Whether more of it is better.
+        direction: Which of its values are better.
         config: The composed configuration of the search, as plain data.
         tracking_uri: Where its runs are.
     """
@@ -207,7 +203,7 @@ class Searched:
     study: optuna.Study
     space: Space
     monitor: str
-    maximize: bool
+    direction: Direction
     config: Mapping[str, Any]
     tracking_uri: str
 
@@ -218,24 +214,24 @@ class Searched:
         return [
             t
             for t in trials
-            if t.state != TrialState.WAITING and t.user_attrs.get("reason") != SURPLUS
+            if t.state != TrialState.WAITING and TrialEnd.of(t) != TrialEnd.SURPLUS
         ]
 
     @cached_property
     def trials(self) -> list[FrozenTrial]:
         """All trials, each once, by the numbers that they are called by."""
-        lasting = [t for t in self.tries if t.user_attrs.get("reason") not in RETRIED_REASONS]
+        lasting = [t for t in self.tries if not is_retried(t)]
         return sorted(lasting, key=number_of)
 
     @cached_property
     def spent(self) -> list[FrozenTrial]:
         """Those that finished or were stopped."""
-        return [t for t in self.trials if t.state in SPENT]
+        return [t for t in self.trials if spends_budget(t)]
 
     @cached_property
     def ranked(self) -> list[FrozenTrial]:
         """Those that finished, the best first."""
-        return ranked(self.trials, self.maximize)
+        return ranked(self.trials, self.direction)
 
     @property
     def best(self) -> FrozenTrial | None:
@@ -245,7 +241,7 @@ class Searched:
     @cached_property
     def outcome(self) -> Outcome:
         """How many ended in which way."""
-        return Outcome.of(self.study.get_trials(deepcopy=False), self.maximize)
+        return Outcome.of(self.study.get_trials(deepcopy=False), self.direction)
 
     @cached_property
     def dimensions(self) -> list[Dimension]:
@@ -266,7 +262,7 @@ class Searched:
 
     def signed(self, value: float | None) -> float:
         """Return a value such that less is better."""
-        return (-1 if self.maximize else 1) * (value or 0.0)
+        return self.direction.as_loss(value or 0.0)
 
     def values(self, trial: FrozenTrial) -> dict[str, Value]:
         """Return a trial's hyperparameters as people read them."""
@@ -296,9 +292,9 @@ class Searched:
 
 def end_of(trial: FrozenTrial) -> str:
     """Return how a trial ended, in one of the words of ENDS."""
-    if trial.state == TrialState.PRUNED:
-        reason = str(trial.user_attrs.get("reason"))
-        return reason if reason in ENDS else "pruned"
-    return {TrialState.COMPLETE: "finished", TrialState.RUNNING: "running"}.get(
-        trial.state, "failed"
-    )
+    end = TrialEnd.of(trial)
+    if end is None:
+        return RUNNING
+    if end == TrialEnd.PAUSED:
+        return TrialEnd.PRUNED.label
+    return end.label

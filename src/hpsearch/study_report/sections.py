@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import optuna
-from optuna.distributions import FloatDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.importance import FanovaImportanceEvaluator
 
 from hpsearch.html_report.section import Section
@@ -37,7 +37,7 @@ def facts(searched: Searched) -> list[tuple[str, str]]:
         _last(searched.config.get("pruner")),
     )
     found = [
-        ("optimized", f"{searched.label}, {'more' if searched.maximize else 'less'} is better"),
+        ("optimized", f"{searched.label}, {searched.direction.better} is better"),
         ("searched", ", ".join(map(str, searched.dimensions)) or "nothing"),
         ("by", " and ".join(name for name in (sampler, pruner) if name)),
         ("trials", f"{searched.outcome.counts()}; {searched.outcome.n_epochs} epochs in all"),
@@ -65,7 +65,7 @@ def sections(searched: Searched, advice: Advice) -> list[Section]:
     made = [_next(searched, advice)]
     if searched.best is None:
         return [*made, *_stopped(searched), *_workers(searched)]
-    rows = best_rows(searched.trials, searched.space, searched.objectives, searched.maximize, 10)
+    rows = best_rows(searched.trials, searched.space, searched.objectives, searched.direction, 10)
     made += [Section("How it went", "", figures=[figures.history(searched)])]
     made += [pareto.section(searched)] if len(searched.objectives) > 1 else []
     made += [Section("The best trials", "", rows), _prospects(searched, advice), _bounds(advice)]
@@ -192,11 +192,13 @@ def importances(searched: Searched) -> dict[str, float]:
             for name, x in zip(names, row, strict=True)
             if np.isfinite(x)
         }
-        distributions = {name: FloatDistribution(0.0, 1.0) for name in drawn}
+        distributions: dict[str, BaseDistribution] = {
+            name: FloatDistribution(0.0, 1.0) for name in drawn
+        }
         shown.add_trial(
             optuna.trial.create_trial(
                 value=value_of(trial), params=drawn, distributions=distributions
-            )  # type: ignore[arg-type]
+            )
         )
     found = optuna.importance.get_param_importances(
         shown, evaluator=FanovaImportanceEvaluator(seed=0)

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from hpsearch.errors import ConfigError, DivergedError, did_you_mean
+from hpsearch.study.direction import Direction
 from hpsearch.training.checkpoints import Checkpoint, Slot
 from hpsearch.training.programs.order import Order
 from hpsearch.training.programs.program import numbers_of
@@ -41,7 +42,7 @@ class Fitted:
         """The metrics of the best epoch."""
         return self.history[self.best_epoch - 1] if self.best_epoch else {}
 
-    def add(self, metrics: dict[str, float], monitor: str, maximize: bool) -> bool:
+    def add(self, metrics: dict[str, float], monitor: str, direction: Direction) -> bool:
         """Add an epoch and return whether it is the best.
 
         A metric that neither trains nor ranks may have no finite value, such as a rate of nothing:
@@ -62,7 +63,7 @@ class Fitted:
             del metrics[name]
         best, value = self.metrics.get(monitor), metrics[monitor]
         self.history.append(metrics)
-        is_best = best is None or (value > best if maximize else value < best)
+        is_best = best is None or (direction.is_better(value, best))
         if is_best:
             self.best_epoch = self.n_epochs
         return is_best
@@ -106,7 +107,7 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
 
     Args:
         monitor: The metric that decides which epoch is the best.
-        maximize: Whether more of it is better.
+        direction: Which of its values are better.
         patience_epochs: The fit stops when so many epochs were not the best.
         listener: Told of each epoch.
         state: Returns the weights that an epoch's metrics were measured with.
@@ -118,7 +119,7 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         self,
         *,
         monitor: str,
-        maximize: bool,
+        direction: Direction,
         patience_epochs: int,
         listener: Listener,
         state: Callable[[], list[np.ndarray]],
@@ -126,7 +127,7 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         continuation: Continuation | None = None,
     ) -> None:
         super().__init__()
-        self.monitor, self.maximize, self.patience_epochs = monitor, maximize, patience_epochs
+        self.monitor, self.direction, self.patience_epochs = monitor, direction, patience_epochs
         self.listener, self.state, self.order, self.continuation = (
             listener,
             state,
@@ -153,7 +154,7 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         """Keep what was the best, tell the listener, leave a checkpoint, stop early."""
         metrics = {metric_key(name): value for name, value in numbers_of(logs).items()}
         metrics["time/epoch_s"] = time.perf_counter() - self._begin
-        if self.fitted.add(metrics, self.monitor, self.maximize):
+        if self.fitted.add(metrics, self.monitor, self.direction):
             self.best_state = self.state()
         try:
             self.listener(self.fitted.n_epochs, metrics)

@@ -13,17 +13,18 @@ import keras_tuner
 from hpsearch.data.split import SearchData
 from hpsearch.errors import ConfigError, ModelError, did_you_mean, first_line
 from hpsearch.models.loss_and_optimizer import labels_for
+from hpsearch.study.direction import Direction
 from hpsearch.training.own_fit import owns_fit
 from hpsearch.training.programs.program import numbers_of
-from hpsearch.training.settings import LOSS, MAXIMIZE, MINIMIZE, Training
+from hpsearch.training.settings import LOSS, Training
 
 PARTS = ("train", "val")
 N_SHOWN = 2  # images that the metrics of a model are built with
-OF_KERAS = {"up": MAXIMIZE, "down": MINIMIZE}
+OF_KERAS = {"up": Direction.MAXIMIZE, "down": Direction.MINIMIZE}
 # With one of these of its own, a model may report what no one knows before its first epoch.
 STEPS = ("fit", "evaluate", "train_step", "test_step", "make_train_function", "make_test_function")
 
-Directions = Mapping[str, str | None]
+Directions = Mapping[str, Direction | None]
 
 
 def directed(
@@ -47,7 +48,7 @@ def directed(
     form = labels_for(model)
     part, _, name = training.monitor.partition("/")
     if part in PARTS and name == LOSS:
-        return replace(training, direction=training.direction or MINIMIZE)
+        return replace(training, direction=training.direction or Direction.MINIMIZE)
     is_open = owns_fit(hypermodel) or any(_is_own(model, step) for step in STEPS)
     try:
         known = reported(model, data, form)
@@ -56,7 +57,7 @@ def directed(
             raise ModelError(
                 f"The metrics of the model cannot be computed: {first_line(error)}."
             ) from error
-        known = {LOSS: MINIMIZE}
+        known = {LOSS: Direction.MINIMIZE}
     valid = [f"{part}/{name}" for part in PARTS for name in known]
     is_known = training.monitor in valid
     if not is_known and not (is_open and part in PARTS):
@@ -68,7 +69,7 @@ def directed(
     if direction is None:
         raise ConfigError(
             f"Nothing says whether more or less of training.monitor={training.monitor} is better: "
-            f"give training.direction={MINIMIZE} or training.direction={MAXIMIZE}."
+            f"give training.direction={Direction.MINIMIZE} or training.direction={Direction.MAXIMIZE}."
             f"{'' if is_known else did_you_mean(training.monitor, valid)}"
         )
     return replace(training, direction=direction)
@@ -100,14 +101,18 @@ def reported(model: keras.Model, data: SearchData, form: str) -> Directions:
     for name, value in logs.items():
         if several := numbers_of({name: value}).keys() - {name}:  # one a class
             found |= dict.fromkeys(several, found.pop(name))
-    return found | dict.fromkeys(losses & found.keys(), MINIMIZE) | {LOSS: MINIMIZE}
+    return (
+        found
+        | dict.fromkeys(losses & found.keys(), Direction.MINIMIZE)
+        | {LOSS: Direction.MINIMIZE}
+    )
 
 
 def _is_own(model: keras.Model, step: str) -> bool:
     return getattr(type(model), step) is not getattr(keras.Model, step) or step in vars(model)
 
 
-def _direction(metric: keras.metrics.Metric | None) -> str | None:
+def _direction(metric: keras.metrics.Metric | None) -> Direction | None:
     found = OF_KERAS.get(getattr(metric, "_direction", None) or "")
     return found or OF_KERAS.get(getattr(_class_of(metric), "_direction", None) or "")
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import keras
 
 from hpsearch.errors import ConfigError, did_you_mean
+from hpsearch.study.direction import Direction
 
 BATCH_SIZE = "batch_size"  # the one hyperparameter that is the fit's and not the model's
 VAL_BATCH_SIZE = 1000
 PRECISIONS = ("float32", "mixed_bfloat16", "float64")
-MINIMIZE, MAXIMIZE = "minimize", "maximize"
 LOSS = "loss"  # the one metric whose name says which way it is better
 
 
@@ -60,8 +60,8 @@ class Training:
                 f"training.averaging_epochs must be 0 or more, but is {self.averaging_epochs}."
             )
 
-        if self.direction not in (None, MINIMIZE, MAXIMIZE):
-            said = did_you_mean(str(self.direction), (MINIMIZE, MAXIMIZE))
+        if self.direction not in (None, *Direction):
+            said = did_you_mean(str(self.direction), Direction)
             raise ConfigError(f"There is no training.direction={self.direction}.{said}")
 
     @property
@@ -70,8 +70,10 @@ class Training:
         return self.direction is not None or self.monitor.partition("/")[2] == LOSS
 
     @property
-    def maximize(self) -> bool:
-        """Whether more of the monitored metric is better, as `directions.directed` has found."""
+    def goal(self) -> Direction:
+        """The direction of the monitored metric, once it is known."""
+        if self.direction is not None:
+            return Direction(self.direction)
         if not self.is_directed:
             raise ValueError(f"Expected a direction of {self.monitor}. Received: direction=None")
-        return self.direction == MAXIMIZE
+        return Direction.MINIMIZE

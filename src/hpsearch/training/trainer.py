@@ -290,7 +290,7 @@ class Trainer:
         settings = self.settings
         return Epochs(
             monitor=settings.monitor,
-            maximize=settings.maximize,
+            direction=settings.goal,
             patience_epochs=settings.patience_epochs,
             listener=listener,
             state=state,

@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial
 from hpsearch.errors import DivergedError, InfeasibleError, TakenOverError, UserError
 from hpsearch.study.leases import Lease
 from hpsearch.study.study import SharedStudy, number_of, taken_over
+from hpsearch.study.trial_end import TrialEnd
 from hpsearch.study.worker_process import Preempted, leave_if_asked
 from hpsearch.tracking.runs import ChildRun, ParentRun, TrialName
 from hpsearch.tracking.tracking import Tracking
@@ -52,8 +53,6 @@ TAKEN_OVER = (
     TakenOverError,
     optuna.exceptions.UpdateFinishedTrialError,
 )  # the second where Optuna itself writes
-STATUS = {"diverged": "FAILED", "infeasible": "KILLED"}  # in MLflow, of what samplers learn from
-OUT_OF_MEMORY = "out_of_memory"
 NO_MEMORY = re.compile(  # XLA and CUDA say it in their text alone
     "ResourceExhausted|MemoryError|RESOURCE_EXHAUSTED|OUT_OF_MEMORY|ALLOC_FAILED|[Oo]ut of "
     "memory|bad_alloc"
@@ -154,9 +153,9 @@ class Attempt:
             except TrialTimedOutError:
                 self._time_out()
             except (DivergedError, InfeasibleError) as error:
-                self._prune(error.reason, str(error), STATUS[error.reason])
+                self._prune(_end_of(error), str(error))
             except Preempted as error:
-                self.give_back("preempted", str(error))
+                self.give_back(TrialEnd.PREEMPTED, str(error))
                 raise
             except (
                 KeyboardInterrupt,
@@ -165,7 +164,7 @@ class Attempt:
                 SystemExit,
                 UserError,
             ) as error:
-                self.give_back("interrupted", str(error) or type(error).__name__)
+                self.give_back(TrialEnd.INTERRUPTED, str(error) or type(error).__name__)
                 raise
             except (
                 Exception
@@ -203,54 +202,54 @@ class Attempt:
         The run's end is written first: what the study knows as complete, MLflow will know, whoever
         dies in between.
         """
-        self.run.end("FINISHED")
-        self._tell(lambda: self.study.complete(self.trial, value, *more), "finished", value)
+        self.close(TrialEnd.FINISHED)
+        self._tell(lambda: self.study.complete(self.trial, value, *more), TrialEnd.FINISHED, value)
 
     def _stop(self, message: str) -> None:
         if not self.study.pauses:
-            self._prune("pruned", message, "KILLED")
+            self._prune(TrialEnd.PRUNED, message)
             return
-        self.close("paused", message, "SCHEDULED")
+        self.close(TrialEnd.PAUSED, message)
         self.run.arrive(HAND_OVER_S)
         try:
             self.study.pause(self.trial)
         except TAKEN_OVER as error:
             self._taken_over(error)
         else:
-            self.ended("paused", None)
+            self.ended(TrialEnd.PAUSED.word, None)
 
-    def _prune(self, reason: str, message: str, status: str) -> None:
-        self.close(reason, message, status)
-        self._tell(lambda: self.study.prune(self.trial, reason, message), reason, None)
+    def _prune(self, end: TrialEnd, message: str) -> None:
+        self.close(end, message)
+        self._tell(lambda: self.study.prune(self.trial, end, message), end, None)
 
-    def _tell(self, tell: Callable[[], None], outcome: str, value: float | None) -> None:
+    def _tell(self, tell: Callable[[], None], end: TrialEnd, value: float | None) -> None:
         try:
             tell()
         except TAKEN_OVER as error:
             self._taken_over(error)
         else:
             self.is_over = True
-            self.ended(outcome, value)
+            self.ended(end.word, value)
 
     def _time_out(self) -> None:
         if self.watch is not None:
             self.watch.end()  # which the exception may have kept from its own end
         if self.watch is not None and self.watch.is_pardoned:
-            self.give_back("interrupted", ANOTHER_HUNG)
+            self.give_back(TrialEnd.INTERRUPTED, ANOTHER_HUNG)
         else:
             self.expire()
 
     def _fail_by(self, error: Exception) -> None:
-        reason = reason_of(error)
-        advice = NO_ROOM if reason == OUT_OF_MEMORY else ""
-        self._fail(reason, f"{advice}{type(error).__name__}: {error}")
+        end = end_of_error(error)
+        advice = NO_ROOM if end == TrialEnd.OUT_OF_MEMORY else ""
+        self._fail(end, f"{advice}{type(error).__name__}: {error}")
 
-    def _fail(self, reason: str, message: str) -> None:
+    def _fail(self, end: TrialEnd, message: str) -> None:
         first_line = " ".join(
             re.sub(r"\x1b\[\d+m", "", message).split("\n\n")[:2]
         )  # Keras says where, then what
-        self.close(reason, message[:5000], "FAILED")
-        self.study.fail(self.trial, reason, first_line)
+        self.close(end, message[:5000])
+        self.study.fail(self.trial, end, first_line)
         self.is_over = self.has_failed = True
         self.ended(f"failed: {first_line}", None)
 
@@ -258,23 +257,24 @@ class Attempt:
         """End it since it took too long; `place` is where it hung."""
         limit_s = self.study.budget.trial_timeout_s or 0.0
         self._fail(
-            "timed_out",
+            TrialEnd.TIMED_OUT,
             TOO_LONG.format(limit_s=limit_s) + (f" It hung in {place}." if place else ""),
         )
 
-    def give_back(self, reason: str, message: str) -> None:
+    def give_back(self, end: TrialEnd, message: str) -> None:
         """End this try, so that the trial is tried again."""
-        self.close(reason, message, "KILLED")
+        self.close(end, message)
         self.run.arrive(HAND_OVER_S)
-        self.study.fail(self.trial, reason, message)
+        self.study.fail(self.trial, end, message)
 
-    def close(self, reason: str, message: str, status: str) -> None:
-        """End its run, with the reason, which a list of runs shows in its name."""
-        name = replace(self.name, reason=reason)
-        self.run.tag(
-            {"hpsearch.reason": reason, "hpsearch.message": message, MLFLOW_RUN_NAME: name}
-        )
-        self.run.end(status)
+    def close(self, end: TrialEnd, message: str = "") -> None:
+        """End the trial's run and write how the trial ended: into its tags and, if it has no result, its name."""
+        tags: dict[str, object] = {"hpsearch.end": end.word}
+        if end != TrialEnd.FINISHED:
+            tags["hpsearch.message"] = message
+            tags[MLFLOW_RUN_NAME] = replace(self.name, reason=end.word)
+        self.run.tag(tags)
+        self.run.end(str(end.mlflow_status))
 
     def _taken_over(self, error: Exception) -> None:
         self.run.abandon()
@@ -284,7 +284,15 @@ class Attempt:
         )
 
 
-def reason_of(error: BaseException) -> str:
-    """Return the word for what went wrong in a trial."""
+def end_of_error(error: BaseException) -> TrialEnd:
+    """Return how a trial ends in which an error was raised that nobody foresaw."""
     names = " ".join(cls.__name__ for cls in type(error).__mro__)
-    return OUT_OF_MEMORY if NO_MEMORY.search(f"{names} {error}") else "error"
+    if NO_MEMORY.search(f"{names} {error}"):
+        return TrialEnd.OUT_OF_MEMORY
+    return TrialEnd.ERROR
+
+
+def _end_of(error: DivergedError | InfeasibleError) -> TrialEnd:
+    if isinstance(error, DivergedError):
+        return TrialEnd.DIVERGED
+    return TrialEnd.INFEASIBLE

@@ -19,6 +19,7 @@ from hpsearch.seeds import GLOBAL_GENERATOR, derive
 from hpsearch.space.hyperparameters import OptunaHyperParameters
 from hpsearch.space.space import Space
 from hpsearch.study.study import SharedStudy
+from hpsearch.study.trial_end import TrialEnd
 from hpsearch.study.warm_start import WARM_START
 from hpsearch.study.worker_process import Preempted, can_restart, restart
 from hpsearch.tracking.runs import ChildRun, ParentRun, TrialName
@@ -156,7 +157,7 @@ class Objective:
             if attempt is culprit:
                 attempt.expire(attempt.watch.place if attempt.watch else "")
             else:
-                attempt.give_back("interrupted", ANOTHER_HUNG)
+                attempt.give_back(TrialEnd.INTERRUPTED, ANOTHER_HUNG)
         if can_restart():
             self.progress.say("The search goes on in a fresh process.")
         for attempt in running:
@@ -179,7 +180,7 @@ class Objective:
         for trial in self.study.end_paused():
             attempt = self._attempt(trial, lambda *_: None)
             attempt.name = TrialName(attempt.number, self.space.values(trial))
-            attempt.close("pruned", "it was not promoted", "KILLED")
+            attempt.close(TrialEnd.PRUNED, "it was not promoted")
         if not self.study.others_run():
             self.checkpoints.clear(self.study.optuna.study_name)
 

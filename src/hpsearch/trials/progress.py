@@ -19,8 +19,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from hpsearch.study.budget import FAILED_REASONS, SPENT
+from hpsearch.study.direction import Direction
 from hpsearch.study.study import best_trial, number_of, value_of
+from hpsearch.study.trial_end import is_failure, spends_budget
 
 PRUNED_SHARE = 1 / 3  # of the most epochs, which a trial takes on average where a pruner is at work
 # trials of that share that count beside the real ones: the first trials are hardly ever pruned
@@ -44,7 +45,7 @@ def time_left(
         n_epochs: The most that a trial takes.
         prunes: Whether a pruner is at work.
     """
-    ended = [t for t in trials if t.state in SPENT and t.duration is not None]
+    ended = [t for t in trials if spends_budget(t) and t.duration is not None]
     if not ended:
         return None
     weights = [
@@ -59,7 +60,7 @@ def time_left(
     n_imagined = N_IMAGINED if prunes else 0
     expected = (epochs + n_imagined * PRUNED_SHARE * n_epochs) / (len(ended) + n_imagined)
     running = [t for t in trials if t.state == TrialState.RUNNING and t.datetime_start is not None]
-    n_to_come = max(n_trials - sum(t.state in SPENT for t in trials) - len(running), 0)
+    n_to_come = max(n_trials - sum(spends_budget(t) for t in trials) - len(running), 0)
     left = n_to_come * expected * seconds / epochs
     for trial in running:
         done, spent_s = (
@@ -92,15 +93,15 @@ class Progress:
     Args:
         monitor: The metric whose values are shown.
         n_epochs: The most epochs that a trial takes.
-        maximize: Whether more is better.
+        direction: Which values are better.
         console: Where to; a quiet one for scripts and tests.
     """
 
-    def __init__(self, monitor: str, n_epochs: int, maximize: bool, console: Console) -> None:
-        self.monitor, self.n_epochs, self.maximize, self.console = (
+    def __init__(self, monitor: str, n_epochs: int, direction: Direction, console: Console) -> None:
+        self.monitor, self.n_epochs, self.direction, self.console = (
             monitor,
             n_epochs,
-            maximize,
+            direction,
             console,
         )
         self.study, self.n_trials, self._prunes = "", 0, True
@@ -181,7 +182,7 @@ class Progress:
         if not hasattr(self._own, "bar"):  # a watchdog ends a trial that hangs from another thread
             self.say(f"{where}: {outcome}")
             return
-        best = best_trial(list(self._trials), self.maximize)
+        best = best_trial(list(self._trials), self.direction)
         is_best = value is not None and best is not None and number_of(best) == self._own.number
         shown = f"{outcome}, {self.monitor} {value:.4f}" if value is not None else outcome
         self.say(f"{where}  {self._own.name}: {shown}{'  (best so far)' if is_best else ''}")
@@ -191,11 +192,11 @@ class Progress:
         self._trials, self._looked = self._look(), time.monotonic()
 
     def _where(self) -> str:
-        n_spent = sum(t.state in SPENT for t in self._trials)
+        n_spent = sum(spends_budget(t) for t in self._trials)
         return f"trial {min(n_spent + 1, self.n_trials)}/{self.n_trials}"
 
     def _best(self) -> str:
-        best = best_trial(list(self._trials), self.maximize)
+        best = best_trial(list(self._trials), self.direction)
         return f"best so far #{number_of(best)} {value_of(best):.4f}" if best else ""
 
     def _left(self) -> str:
@@ -207,10 +208,7 @@ class Progress:
 
     def _counts(self) -> str:
         states = [t.state for t in self._trials]
-        n_failed = sum(
-            t.state == TrialState.FAIL and t.user_attrs.get("reason") in FAILED_REASONS
-            for t in self._trials
-        )
+        n_failed = sum(is_failure(t) for t in self._trials)
         n_pruned = states.count(TrialState.PRUNED)
         done = f"{n_pruned + states.count(TrialState.COMPLETE)} of {self.n_trials} trials done, {n_pruned} of them pruned"
         return done + (f", {n_failed} failed" if n_failed else "")

@@ -1,0 +1,59 @@
+"""Which of two values of the monitored metric is better."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+import optuna
+from optuna.study import StudyDirection
+
+
+class Direction(StrEnum):
+    """Whether the monitored metric is minimized or maximized; the text is the setting's value."""
+
+    MINIMIZE = "minimize"
+    MAXIMIZE = "maximize"
+
+    @classmethod
+    def of(cls, study: optuna.Study) -> Direction:
+        """Return the direction of the monitored metric, which is a study's first objective."""
+        if study.directions[0] == StudyDirection.MAXIMIZE:
+            return cls.MAXIMIZE
+        return cls.MINIMIZE
+
+    @property
+    def in_optuna(self) -> StudyDirection:
+        """The direction as Optuna has it."""
+        return StudyDirection[self.name]
+
+    @property
+    def opposite(self) -> Direction:
+        """The other direction."""
+        if self == Direction.MAXIMIZE:
+            return Direction.MINIMIZE
+        return Direction.MAXIMIZE
+
+    @property
+    def better(self) -> str:
+        """What is better, in a word: `more` or `less`."""
+        if self == Direction.MAXIMIZE:
+            return "more"
+        return "less"
+
+    def as_loss(self, value: float) -> float:
+        """Return the value where less is better, and minus the value where more is better.
+
+        Sorting by it puts the best first. Applied twice it gives the value again.
+        """
+        if self == Direction.MAXIMIZE:
+            return -value
+        return value
+
+    def is_better(self, value: float, than: float) -> bool:
+        """Return whether a value is better than another one; equal values and NaN are not."""
+        return self.as_loss(value) < self.as_loss(than)
+
+    def best(self, values: Iterable[float]) -> float:
+        """Return the best of some values, at least one."""
+        return min(values, key=self.as_loss)
