@@ -125,7 +125,8 @@ class Conformal:
         for arm in ARMS:
             classifier = conformalized(subject.on_val[arm], val_labels, self.coverage)
             held = sets(classifier, subject.on_test[arm])
-            covered = float(held[np.arange(len(labels)), labels].mean())
+            holds_label = held[np.arange(len(labels)), labels]
+            covered = float(holds_label.mean())
             sizes = held.sum(axis=1)
             mean_size = float(sizes.mean())
             empty = (sizes == 0).mean()
@@ -160,7 +161,7 @@ def temperature(probs: Floats, labels: Ints) -> float:
 
 def scaled(probs: Floats, temperature: float) -> Floats:
     """Return softmax(log(probs) / temperature), (N, C)."""
-    logits = np.log(np.maximum(probs, metrics.SMALLEST)) / temperature
+    logits = _logits(probs) / temperature
     highest = logits.max(axis=1, keepdims=True)
     powers = np.exp(logits - highest)
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
@@ -212,7 +213,8 @@ def threshold(probs: Floats, labels: Ints, coverage: float) -> float:
     classifier = conformalized(probs, labels, coverage)
     classifier.predict_set(probs)  # MAPIE computes the quantile when it makes sets
     (quantile,) = classifier._mapie_classifier.quantiles_
-    return float(np.clip(1.0 - quantile, 0.0, 1.0))
+    lowest = np.clip(1.0 - quantile, 0.0, 1.0)
+    return float(lowest)
 
 
 def sets(classifier: SplitConformalClassifier, probs: Floats) -> NDArray[np.bool_]:
@@ -221,7 +223,12 @@ def sets(classifier: SplitConformalClassifier, probs: Floats) -> NDArray[np.bool
     return np.asarray(held[:, :, 0], bool)
 
 
-class _GivenProbs(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+def _logits(probs: Floats) -> Floats:
+    positive = np.maximum(probs, metrics.SMALLEST)
+    return np.asarray(np.log(positive))
+
+
+class _GivenProbs(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
     """A fitted classifier that takes distributions, (N, C), as examples and returns them."""
 
     def __init__(self, n_classes: int) -> None:
@@ -238,8 +245,9 @@ class _GivenProbs(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
 
     def decision_function(self, probs: Floats) -> Floats:
         """Return the logarithms of the distributions, which are logits."""
-        return np.asarray(np.log(np.maximum(probs, metrics.SMALLEST)))
+        return _logits(probs)
 
     def predict(self, probs: Floats) -> Ints:
         """Return the most probable classes."""
-        return np.asarray(np.argmax(probs, axis=1), np.int64)
+        classes = np.argmax(probs, axis=1)
+        return np.asarray(classes, np.int64)

@@ -48,7 +48,7 @@ class Rates:
             )
 
     def examine(self, subject: Subject) -> Section:
-        """Choose the rates with the lowest NLL on val, and compare them with the own on test."""
+        """Choose the rates with the lowest NLL on val, and test them against the model's own."""
         tried = choices(subject.sampler.split.rates, self.rates)
         on_val = {}
         for choice, rates in tried.items():

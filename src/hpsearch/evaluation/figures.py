@@ -35,7 +35,8 @@ def reliability(
     n = len(confidences)
     plot, axes = plt.subplots(1, n, figsize=(3.4 * n, 3.6), sharey=True, squeeze=False)
     rng = np.random.default_rng(seed)
-    for axis, (name, confidence) in zip(axes[0], confidences.items(), strict=True):
+    for place, (name, confidence) in enumerate(confidences.items()):
+        axis = axes[0][place]
         bins = metrics.reliability(confidence, rights[name])
         low, high = _calibrated_band(confidence, rng, level)
         filled = bins.count > 0
@@ -94,7 +95,8 @@ def entropies(entropy: Mapping[str, Floats], rights: _Rights) -> Figure:
     plot, axes = plt.subplots(1, n, figsize=(4.2 * n, 3.4), sharey=True, squeeze=False)
     highest = max(values.max() for values in entropy.values())
     edges = np.linspace(0, highest + 1e-9, 31)
-    for axis, (name, values) in zip(axes[0], entropy.items(), strict=True):
+    for place, (name, values) in enumerate(entropy.items()):
+        axis = axes[0][place]
         right = np.asarray(rights[name], bool)
         _add_histogram(axis, values[right], edges, "right", "tab:green")
         _add_histogram(axis, values[~right], edges, "wrong", "tab:red")
@@ -169,7 +171,8 @@ def under_shift(means: Mapping[str, Sequence[float]], measures: Sequence[str]) -
     """
     n = len(measures)
     plot, axes = plt.subplots(1, n, figsize=(4.0 * n, 3.6), squeeze=False, layout="constrained")
-    for axis, measure in zip(axes[0], measures, strict=True):
+    for place, measure in enumerate(measures):
+        axis = axes[0][place]
         for arm in ARMS:
             values = means[f"{arm}/{measure}"]
             axis.plot(range(len(values)), values, "o-", label=arm)

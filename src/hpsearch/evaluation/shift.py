@@ -128,7 +128,7 @@ class Shift:
         return found
 
 
-def stored(folder: Path, name: str, severity: int, n_images: int) -> tuple[NDArray[np.uint8], Ints]:
+def stored(folder: Path, name: str, severity: int, n_images: int) -> tuple[Images, Ints]:
     """Return the first images of one severity of the original CIFAR-10-C, and their labels.
 
     Raises:
@@ -144,8 +144,9 @@ def stored(folder: Path, name: str, severity: int, n_images: int) -> tuple[NDArr
         ) from error
     n_each = len(labels) // len(SEVERITIES)
     first = (severity - 1) * n_each
-    chosen = slice(first, first + min(n_images, n_each))
-    return np.array(images[chosen]), labels[chosen].astype(np.int64)
+    last = first + min(n_images, n_each)
+    their_labels = labels[first:last].astype(np.int64)
+    return np.array(images[first:last]), their_labels
 
 
 def corrupt(images: Images, name: str, severity: int, *, seed: int) -> Images:
@@ -158,7 +159,8 @@ def corrupt(images: Images, name: str, severity: int, *, seed: int) -> Images:
         seed: The same seed gives the same images.
     """
     brightest = white(images)
-    rng = np.random.default_rng(derive(seed, name, severity))
+    own_seed = derive(seed, name, severity)
+    rng = np.random.default_rng(own_seed)
     make = CORRUPTIONS[name]
     made = make(np.divide(images, brightest), severity - 1, rng)
     corrupted = np.clip(made, 0, 1) * brightest
@@ -167,8 +169,8 @@ def corrupt(images: Images, name: str, severity: int, *, seed: int) -> Images:
     return corrupted.astype(images.dtype)
 
 
-# Each of the following functions takes images, the place of a severity in its table of strengths,
-# from 0 to 4, and a generator. Some draw nothing.
+# The kinds of corruption. Each function takes images `x`, the index `i` of a severity in its table
+# of strengths, from 0 to 4, and a generator, which some functions do not use.
 
 
 def _gaussian_noise(x: _Pixels, i: int, rng: _Rng) -> _Pixels:
@@ -193,23 +195,27 @@ def _impulse_noise(x: _Pixels, i: int, rng: _Rng) -> _Pixels:
 
 def _defocus_blur(x: _Pixels, i: int, rng: _Rng) -> _Pixels:
     """Average over a disk with soft edges."""
-    radius, softness = ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1.0, 0.2), (1.5, 0.1))[i]
+    radius = (0.3, 0.4, 0.5, 1.0, 1.5)[i]
+    softness = (0.4, 0.5, 0.6, 0.2, 0.1)[i]
     scale = x.shape[1] / _REFERENCE_PX
     reach = int(np.ceil(radius * scale)) + 2
     size = 2 * reach + 1
     fine = 9  # points a pixel, so that a disk smaller than a pixel still has a size
-    axis = (np.arange(size * fine) + 0.5) / fine - reach - 0.5
+    points = np.arange(size * fine) + 0.5
+    axis = points / fine - reach - 0.5
     columns, rows = np.meshgrid(axis, axis)
     disk = np.hypot(columns, rows) <= radius * scale + 0.5
     soft = ndimage.gaussian_filter(disk.astype(float), softness * scale * fine)
     kernel = soft.reshape(size, fine, size, fine).mean(axis=(1, 3))
-    weights = (kernel / kernel.sum())[None, :, :, None]
-    return np.asarray(ndimage.convolve(x, weights, mode="nearest"))
+    kernel = kernel / kernel.sum()
+    blurred = ndimage.convolve(x, kernel[None, :, :, None], mode="nearest")
+    return np.asarray(blurred)
 
 
 def _motion_blur(x: _Pixels, i: int, rng: _Rng) -> _Pixels:
     """Average along a line, in a direction that is drawn for each image."""
-    radius, sigma = ((6, 1.0), (6, 1.5), (6, 2.0), (8, 2.0), (9, 2.5))[i]
+    radius = (6, 6, 6, 8, 9)[i]
+    sigma = (1.0, 1.5, 2.0, 2.0, 2.5)[i]
     scale = x.shape[1] / _REFERENCE_PX
     steps = np.arange(-radius, radius + 1)
     weights = np.exp(-(steps**2) / (2 * sigma**2))
@@ -230,7 +236,8 @@ def _motion_blur(x: _Pixels, i: int, rng: _Rng) -> _Pixels:
 
 def _fog(x: _Pixels, i: int, rng: _Rng) -> _Pixels:
     """Mix with bright clouds, which are drawn for each image."""
-    density, decay = ((0.2, 3.0), (0.5, 3.0), (0.75, 2.5), (1.0, 2.0), (1.5, 1.75))[i]
+    density = (0.2, 0.5, 0.75, 1.0, 1.5)[i]
+    decay = (3.0, 3.0, 2.5, 2.0, 1.75)[i]
     n, height, width, _ = x.shape
     clouds = np.zeros((n, height, width))
     n_octaves = 1 + int(np.log2(max(height, width)))
@@ -240,7 +247,8 @@ def _fog(x: _Pixels, i: int, rng: _Rng) -> _Pixels:
         factors = (1, height / points, width / points)
         clouds += ndimage.zoom(grid, factors, order=1) / decay**octave
     darkest = clouds.min(axis=(1, 2), keepdims=True)
-    clouds = (clouds - darkest) / np.ptp(clouds, axis=(1, 2), keepdims=True)
+    spread = np.ptp(clouds, axis=(1, 2), keepdims=True)
+    clouds = (clouds - darkest) / spread
     brightest = x.max(axis=(1, 2, 3), keepdims=True)
     mixed = x + density * clouds[..., None]
     return np.asarray(mixed * brightest / (brightest + density))
@@ -252,7 +260,8 @@ def _brightness(x: _Pixels, i: int, rng: _Rng) -> _Pixels:
     value = x.max(axis=3, keepdims=True)
     brighter = np.minimum(value + added, 1.0)
     divisor = np.where(value > 0, value, 1.0)
-    return np.asarray(np.where(value > 0, x * brighter / divisor, brighter))
+    coloured = x * brighter / divisor
+    return np.asarray(np.where(value > 0, coloured, brighter))
 
 
 def _contrast(x: _Pixels, i: int, rng: _Rng) -> _Pixels:
