@@ -1,1 +1,1 @@
-"""What a registered model is worth, and whether it knows what it does not know."""
+"""Measure how good a model's predictions are and whether its uncertainty can be trusted."""

@@ -1,8 +1,8 @@
-"""Is the confidence right? Calibration error with its null band, before and after temperature
-scaling.
+"""Examine whether a model's class probabilities are calibrated.
 
-Sets of classes that hold the right one with a chosen probability: split conformal prediction, by
-MAPIE.
+`Calibration` measures the calibration error (ECE) of both arms, before and after temperature
+scaling, and compares it with the error that chance alone would show. `Conformal` makes sets of
+classes that hold the right class with a chosen probability, by split conformal prediction (MAPIE).
 """
 
 from __future__ import annotations
@@ -25,14 +25,217 @@ from hpsearch.metrics import Floats, Ints
 from hpsearch.seeds import derive
 
 
-class GivenProbs(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """A fitted classifier whose examples are the distributions that it answers with, (N, C)."""
+@dataclass(frozen=True)
+class Calibration:
+    """The part of an evaluation that measures calibration.
+
+    Attributes:
+        n_simulations: Number of simulated test sets behind a null band.
+        level: Probability that a calibrated model falls outside of its null band.
+        seed: Root of the seeds of the simulations.
+    """
+
+    n_simulations: int
+    level: float
+    seed: int
+
+    def examine(self, subject: Subject) -> Section:
+        """Measure both arms on test, before and after temperature scaling on val."""
+        labels = subject.test.labels
+        before_head = ("arm", "ECE", "null band", "temperature")
+        after_head = ("NLL scaled", "Brier scaled", "ECE scaled", "null band")
+        rows = [before_head + after_head]
+        found: dict[str, float] = {}
+        confidences = {}
+        rights = {}
+        for arm in ARMS:
+            probs = subject.on_test[arm]
+            fitted = temperature(subject.on_val[arm], subject.val.labels)
+            probs_after = scaled(probs, fitted)
+            before = self._ece(probs, labels, arm)
+            after = self._ece(probs_after, labels, f"{arm}_scaled")
+            nll = metrics.nll(probs_after, labels)
+            brier_score = metrics.brier_score(probs_after, labels)
+            found[f"test/{arm}/ece_null_low"] = before.null_low
+            found[f"test/{arm}/ece_null_high"] = before.null_high
+            found[f"test/{arm}_scaled/ece"] = after.value
+            found[f"test/{arm}_scaled/ece_null_low"] = after.null_low
+            found[f"test/{arm}_scaled/ece_null_high"] = after.null_high
+            found[f"test/{arm}_scaled/temperature"] = fitted
+            found[f"test/{arm}_scaled/nll"] = nll
+            found[f"test/{arm}_scaled/brier_score"] = brier_score
+            before_cells = (arm, f"{before.value:.4f}", before.band(), f"{fitted:.3f}")
+            after_cells = (f"{nll:.4f}", f"{brier_score:.4f}", f"{after.value:.4f}", after.band())
+            rows.append(before_cells + after_cells)
+            confidences[arm] = probs.max(axis=1)
+            confidences[f"{arm}, scaled"] = probs_after.max(axis=1)
+            rights[arm] = metrics.correct(probs, labels)
+            rights[f"{arm}, scaled"] = rights[arm]  # a temperature keeps the order of the classes
+        seed = derive(self.seed, "diagram")
+        diagrams = figures.reliability(confidences, rights, seed, self.level)
+        text = (
+            "The null band holds the ECEs that chance alone would give a calibrated model on "
+            f"{len(labels):,} images. A model with an ECE above its band is over- or "
+            "underconfident. Temperatures are fitted on validation data."
+        )
+        return Section("Calibration", text, rows, found, figures=[diagrams])
+
+    def _ece(self, probs: Floats, labels: Ints, name: str) -> _Ece:
+        confidence = probs.max(axis=1)
+        seed = derive(self.seed, name)
+        low, high = null_band(confidence, seed, self.n_simulations, self.level)
+        return _Ece(metrics.ece(probs, labels), low, high)
+
+
+@dataclass(frozen=True)
+class _Ece:
+    """An expected calibration error with its null band."""
+
+    value: float
+    null_low: float
+    null_high: float
+
+    def band(self) -> str:
+        return f"{self.null_low:.4f} to {self.null_high:.4f}"
+
+
+@dataclass(frozen=True)
+class Conformal:
+    """The part of an evaluation that makes conformal sets.
+
+    Attributes:
+        coverage: Probability with which a set must hold the right class, in (0, 1).
+    """
+
+    coverage: float
+
+    def __post_init__(self) -> None:
+        """Refuse a coverage that is out of range."""
+        if not 0 < self.coverage < 1:
+            raise ConfigError(
+                f"parts.conformal.coverage must lie between 0 and 1, but is {self.coverage}."
+            )
+
+    def examine(self, subject: Subject) -> Section:
+        """Measure coverage and mean size on test of sets that are made on val."""
+        val_labels = subject.val.labels
+        labels = subject.test.labels
+        rows = [("arm", "coverage", "mean size", "empty", "single")]
+        found: dict[str, float] = {}
+        for arm in ARMS:
+            classifier = conformalized(subject.on_val[arm], val_labels, self.coverage)
+            held = sets(classifier, subject.on_test[arm])
+            holds_label = held[np.arange(len(labels)), labels]
+            covered = float(holds_label.mean())
+            sizes = held.sum(axis=1)
+            mean_size = float(sizes.mean())
+            empty = (sizes == 0).mean()
+            single = (sizes == 1).mean()
+            found[f"test/{arm}/conformal_coverage"] = covered
+            found[f"test/{arm}/conformal_size"] = mean_size
+            rows.append(
+                (arm, f"{covered:.1%}", f"{mean_size:.3f}", f"{empty:.1%}", f"{single:.1%}")
+            )
+        text = (
+            f"The sets are made on {len(val_labels):,} validation images so that they hold the "
+            f"right class in {self.coverage:.0%} of cases. At equal coverage, smaller sets are "
+            "more informative."
+        )
+        return Section("Conformal sets", text, rows, found)
+
+
+def temperature(probs: Floats, labels: Ints) -> float:
+    """Return the temperature T that minimizes the NLL of softmax(log(probs) / T).
+
+    Args:
+        probs: Distributions, (N, C).
+        labels: Class of each example, (N,).
+
+    Reference: Guo et al., "On Calibration of Modern Neural Networks", 2017.
+    """
+    given = FrozenEstimator(_GivenProbs(probs.shape[1]))
+    unfitted = CalibratedClassifierCV(given, method="temperature")
+    (classifier,) = unfitted.fit(probs, labels).calibrated_classifiers_
+    return 1.0 / float(classifier.calibrators[0].beta_)
+
+
+def scaled(probs: Floats, temperature: float) -> Floats:
+    """Return softmax(log(probs) / temperature), (N, C)."""
+    logits = _logits(probs) / temperature
+    highest = logits.max(axis=1, keepdims=True)
+    powers = np.exp(logits - highest)
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def null_band(
+    confidence: Floats, seed: int, n_simulations: int, level: float
+) -> tuple[float, float]:
+    """Return the ECEs, (low, high), between which a calibrated model would fall.
+
+    Each simulation lets every answer be right with the probability that the model gave it. The ECE
+    that remains is the error that N examples show by chance.
+
+    Args:
+        confidence: Probability of the predicted class of each example, (N,).
+        seed: Seed of the simulations.
+        n_simulations: Number of simulated test sets.
+        level: Probability that a calibrated model falls outside of the band.
+
+    Reference: Broecker and Smith, "Increasing the Reliability of Reliability Diagrams", 2007.
+    """
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(n_simulations):
+        right = rng.random(len(confidence)) < confidence
+        bins = metrics.reliability(confidence, right)
+        found.append(bins.ece)
+    low, high = np.quantile(found, [level / 2, 1 - level / 2])
+    return float(low), float(high)
+
+
+def conformalized(probs: Floats, labels: Ints, coverage: float) -> SplitConformalClassifier:
+    """Return MAPIE's classifier, conformalized on validation data.
+
+    Args:
+        probs: Distributions on validation data, (N, C).
+        labels: Class of each of its examples, (N,).
+        coverage: Probability with which a set must hold the right class, in (0, 1).
+
+    Reference: Sadinle et al., "Least Ambiguous Set-Valued Classifiers", 2019.
+    """
+    given = _GivenProbs(probs.shape[1])
+    classifier = SplitConformalClassifier(given, coverage, conformity_score="lac", prefit=True)
+    return classifier.conformalize(probs, labels)
+
+
+def threshold(probs: Floats, labels: Ints, coverage: float) -> float:
+    """Return the smallest probability with which a class belongs to a conformal set."""
+    classifier = conformalized(probs, labels, coverage)
+    classifier.predict_set(probs)  # MAPIE computes the quantile when it makes sets
+    (quantile,) = classifier._mapie_classifier.quantiles_
+    lowest = np.clip(1.0 - quantile, 0.0, 1.0)
+    return float(lowest)
+
+
+def sets(classifier: SplitConformalClassifier, probs: Floats) -> NDArray[np.bool_]:
+    """Return which classes are in the set of each example, (N, C)."""
+    _, held = classifier.predict_set(probs)
+    return np.asarray(held[:, :, 0], bool)
+
+
+def _logits(probs: Floats) -> Floats:
+    positive = np.maximum(probs, metrics.SMALLEST)
+    return np.asarray(np.log(positive))
+
+
+class _GivenProbs(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
+    """A fitted classifier that takes distributions, (N, C), as examples and returns them."""
 
     def __init__(self, n_classes: int) -> None:
         self.n_classes = n_classes
         self.classes_ = np.arange(n_classes)
 
-    def fit(self, probs: Floats, labels: Ints) -> GivenProbs:
+    def fit(self, probs: Floats, labels: Ints) -> _GivenProbs:
         """Learn nothing."""
         return self
 
@@ -41,180 +244,10 @@ class GivenProbs(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         return np.asarray(probs)
 
     def decision_function(self, probs: Floats) -> Floats:
-        """Return their logarithms, which are logits."""
-        return np.asarray(np.log(np.maximum(probs, metrics.SMALLEST)))
+        """Return the logarithms of the distributions, which are logits."""
+        return _logits(probs)
 
     def predict(self, probs: Floats) -> Ints:
         """Return the most probable classes."""
-        return np.asarray(np.argmax(probs, axis=1), np.int64)
-
-
-def temperature(probs: Floats, labels: Ints) -> float:
-    """Return the temperature T that minimizes the NLL of softmax(log(probs) / T) (Guo et al.,
-    2017).
-    """
-    given = FrozenEstimator(GivenProbs(probs.shape[1]))
-    fitted = CalibratedClassifierCV(given, method="temperature").fit(probs, labels)
-    return 1.0 / float(fitted.calibrated_classifiers_[0].calibrators[0].beta_)
-
-
-def scaled(probs: Floats, temperature: float) -> Floats:
-    """Return softmax(log(probs) / temperature), (N, C)."""
-    logits = np.log(np.maximum(probs, metrics.SMALLEST)) / temperature
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
-
-
-def null_band(
-    confidence: Floats, seed: int, n_simulations: int, level: float
-) -> tuple[float, float]:
-    """Return the ECEs between which a calibrated model of these confidences would fall, (low,
-    high).
-
-    Each simulation lets every answer be right with the probability that the model gave it (Broecker
-    & Smith, 2007): what is left is the error that N examples show by chance. `level` is the chance
-    to fall outside.
-    """
-    rng = np.random.default_rng(seed)
-    found = [
-        metrics.reliability(confidence, rng.random(len(confidence)) < confidence).ece
-        for _ in range(n_simulations)
-    ]
-    low, high = np.quantile(found, [level / 2, 1 - level / 2])
-    return float(low), float(high)
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Settings of the part on calibration.
-
-    Attributes:
-        n_simulations: Simulated test sets behind a null band.
-        level: Chance that a calibrated model falls outside of its band.
-        seed: Root of the simulations.
-    """
-
-    n_simulations: int
-    level: float
-    seed: int
-
-    def examine(self, subject: Subject) -> Section:
-        """Measure both arms as they are and after temperature scaling on val."""
-        labels = subject.test.labels
-        found: dict[str, float] = {}
-        rows = [
-            (
-                "arm",
-                "ECE",
-                "null band",
-                "temperature",
-                "NLL scaled",
-                "Brier scaled",
-                "ECE scaled",
-                "null band",
-            )
-        ]
-        diagrams = {}
-        for arm in ARMS:
-            probs = subject.on_test[arm]
-            warmth = temperature(subject.on_val[arm], subject.val.labels)
-            after = scaled(probs, warmth)
-            before = self._with_band(probs, labels, arm)
-            then = self._with_band(after, labels, f"{arm}_scaled")
-            then |= {"temperature": warmth, "nll": metrics.nll(after, labels)}
-            then["brier_score"] = metrics.brier_score(after, labels)
-            found |= {
-                f"test/{arm}/{name}": value for name, value in before.items() if name != "ece"
-            }
-            found |= {f"test/{arm}_scaled/{name}": value for name, value in then.items()}
-            rows.append((arm, f"{before['ece']:.4f}", _band(before), f"{warmth:.3f}", f"{then['nll']:.4f}",
-                         f"{then['brier_score']:.4f}", f"{then['ece']:.4f}", _band(then)))  # fmt: skip
-            diagrams[arm], diagrams[f"{arm}, scaled"] = (probs.max(axis=1), after.max(axis=1))
-        right = {
-            name: metrics.correct(subject.on_test[name.split(",")[0]], labels) for name in diagrams
-        }
-        return Section(
-            "Calibration",
-            f"An ECE inside its null band is what chance alone shows on {len(labels):,} images; "
-            f"above it, the model is "
-            "over- or underconfident. Temperatures are fitted on validation data.",
-            rows,
-            found,
-            figures=[
-                figures.reliability(diagrams, right, derive(self.seed, "diagram"), self.level)
-            ],
-        )
-
-    def _with_band(self, probs: Floats, labels: Ints, name: str) -> dict[str, float]:
-        low, high = null_band(
-            probs.max(axis=1), derive(self.seed, name), self.n_simulations, self.level
-        )
-        return {"ece": metrics.ece(probs, labels), "ece_null_low": low, "ece_null_high": high}
-
-
-def _band(found: dict[str, float]) -> str:
-    return f"{found['ece_null_low']:.4f} to {found['ece_null_high']:.4f}"
-
-
-def conformalized(probs: Floats, labels: Ints, coverage: float) -> SplitConformalClassifier:
-    """Return MAPIE's classifier, conformalized on validation distributions (N, C) (Sadinle et al.,
-    2019).
-    """
-    given = GivenProbs(probs.shape[1])
-    return SplitConformalClassifier(
-        given, coverage, conformity_score="lac", prefit=True
-    ).conformalize(probs, labels)
-
-
-def threshold(probs: Floats, labels: Ints, coverage: float) -> float:
-    """Return the probability from which on a class belongs to the set."""
-    classifier = conformalized(probs, labels, coverage)
-    classifier.predict_set(probs)  # MAPIE takes the quantile when it makes sets
-    return float(np.clip(1.0 - classifier._mapie_classifier.quantiles_[0], 0.0, 1.0))
-
-
-def sets(classifier: SplitConformalClassifier, probs: Floats) -> NDArray[np.bool_]:
-    """Return which classes are in each example's set, (N, C)."""
-    return np.asarray(classifier.predict_set(probs)[1][:, :, 0], bool)
-
-
-@dataclass(frozen=True)
-class Conformal:
-    """Settings of the part on conformal sets.
-
-    Attributes:
-        coverage: How often a set must hold the right class, in (0, 1).
-    """
-
-    coverage: float
-
-    def __post_init__(self) -> None:
-        """Refuse impossible settings."""
-        if not 0 < self.coverage < 1:
-            raise ConfigError(
-                f"parts.conformal.coverage must lie between 0 and 1, but is {self.coverage}."
-            )
-
-    def examine(self, subject: Subject) -> Section:
-        """Measure coverage and mean size on test of sets made on val."""
-        labels, found = subject.test.labels, dict[str, float]()
-        rows: list[tuple[str, ...]] = [("arm", "coverage", "mean size", "empty", "single")]
-        for arm in ARMS:
-            classifier = conformalized(
-                subject.on_val[arm], np.asarray(subject.val.labels), self.coverage
-            )
-            held = sets(classifier, subject.on_test[arm])
-            size = held.sum(axis=1)
-            covered = float(held[np.arange(len(labels)), labels].mean())
-            found |= {
-                f"test/{arm}/conformal_coverage": covered,
-                f"test/{arm}/conformal_size": float(size.mean()),
-            }
-            shares = (f"{(size == n).mean():.1%}" for n in (0, 1))
-            rows.append((arm, f"{covered:.1%}", f"{size.mean():.3f}", *shares))
-        text = (
-            f"Sets made on {len(subject.val.labels):,} validation images to hold the right class "
-            f"in "
-            f"{self.coverage:.0%} of cases. At equal coverage, smaller sets say more."
-        )
-        return Section("Conformal sets", text, rows, found)
+        classes = np.argmax(probs, axis=1)
+        return np.asarray(classes, np.int64)

@@ -1,52 +1,35 @@
-"""Another dropout rate, or other active layers, at test time: chosen on validation data alone,
-without retraining.
+"""Search the dropout rates and active layers of MC Dropout that fit a trained model best.
+
+The model is not retrained. The rates are chosen on validation data alone, and the choice is then
+compared on test with the model's own rates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from hpsearch import metrics
 from hpsearch.errors import ConfigError
-from hpsearch.evaluation.differences import compare
+from hpsearch.evaluation.differences import Difference, compare
 from hpsearch.evaluation.evaluated_model import Subject
 from hpsearch.html_report.section import Section
+from hpsearch.metrics import Floats
 
-Choice = tuple[str, float | None]  # which layers, and at what rate: None is each layer's own
-
-
-def choices(own: Sequence[float], rates: Sequence[float]) -> dict[Choice, tuple[float, ...]]:
-    """Return the rate of every dropout call for each choice of layers and rate; layers whose own
-    rate is 0 stay off.
-    """
-    active = [place for place, rate in enumerate(own) if rate]
-    half = (len(active) + 1) // 2
-    layers = {"all": active, "last half": active[-half:], "first half": active[:half], "last": active[-1:],
-              "first": active[:1]}  # fmt: skip
-    found: dict[Choice, tuple[float, ...]] = {}
-    for name, places in layers.items():
-        for rate in (None, *rates):
-            values = tuple(
-                (own[i] if rate is None else rate) if i in places else 0.0 for i in range(len(own))
-            )
-            if values not in found.values():
-                found[name, rate] = values
-    return found
+_Choice = tuple[str, float | None]  # layers and their rate; None keeps each layer's own rate
+_N_SHOWN = 8  # choices in the table
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Settings of the search over test-time rates.
+    """The part of an evaluation that searches dropout rates for test time.
 
     Attributes:
-        rates: Rates to try, in (0, 1), beside each layer's own.
-        n_samples: Passes for each try.
-        n_resamples: Of the comparison on test.
-        level: Of the comparison on test.
-        seed: Of the comparison on test.
+        rates: Rates to try beside each layer's own, in (0, 1).
+        n_samples: Number of passes with each choice on val.
+        n_resamples: Number of resamples of the comparison on test.
+        level: Level of the comparison on test.
+        seed: Seed of the comparison on test.
     """
 
     rates: Sequence[float]
@@ -56,52 +39,107 @@ class Rates:
     seed: int
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings."""
-        if any(not 0 < rate < 1 for rate in self.rates) or self.n_samples < 1:
+        """Refuse settings that are out of range."""
+        outside = [rate for rate in self.rates if not 0 < rate < 1]
+        if outside or self.n_samples < 1:
             raise ConfigError(
                 "Expected test-time rates between 0 and 1 and a positive n_samples, received "
                 f"rates={list(self.rates)}, n_samples={self.n_samples}."
             )
 
     def examine(self, subject: Subject) -> Section:
-        """Choose on val by NLL; compare the choice with the model's own rates on test."""
+        """Choose the rates with the lowest NLL on val, and test them against the model's own."""
         tried = choices(subject.sampler.split.rates, self.rates)
-        on_val = {
-            choice: metrics.nll(
-                subject.sampler.predict(
-                    subject.val.images, n_samples=self.n_samples, rates=values
-                ).probs,
-                subject.val.labels,
-            )
-            for choice, values in tried.items()
-        }
-        best = min(on_val, key=lambda choice: on_val[choice])
-        tuned = subject.sampler.predict(subject.test.images, rates=tried[best]).probs
-        labels = np.asarray(subject.test.labels)
-        found = compare(
+        on_val = {}
+        for choice, rates in tried.items():
+            probs = self._on_val(subject, rates)
+            on_val[choice] = metrics.nll(probs, subject.val.labels)
+        ranked = sorted(on_val, key=lambda choice: on_val[choice])
+        best = ranked[0]
+        found = self._compared(subject, tried[best])
+        values = {}
+        for difference in found:
+            values[f"test/mc_tuned/{difference.measure}"] = difference.values[1]
+        values["val/mc_tuned/nll"] = on_val[best]
+        rows = [("layers", "rate", "NLL on val")]
+        for choice in ranked[:_N_SHOWN]:
+            layers, rate = _shown(choice)
+            rows.append((layers, rate, f"{on_val[choice]:.4f}"))
+        layers, rate = _shown(best)
+        text = (
+            f"Best of {len(tried)} choices on validation data: layers {layers}, rate {rate}. "
+            f"On test, against the model's own rates: {self._sentence(found)}."
+        )
+        return Section("Dropout at test time", text, rows, values)
+
+    def _on_val(self, subject: Subject, rates: Sequence[float]) -> Floats:
+        images = subject.val.images
+        return subject.sampler.predict(images, n_samples=self.n_samples, rates=rates).probs
+
+    def _compared(self, subject: Subject, rates: Sequence[float]) -> list[Difference]:
+        """Return the differences on test between the model's own rates and these rates."""
+        tuned = subject.sampler.predict(subject.test.images, rates=rates)
+        return compare(
             subject.on_test["mc"],
-            tuned,
-            labels,
+            tuned.probs,
+            subject.test.labels,
             n_resamples=self.n_resamples,
             level=self.level,
             seed=self.seed,
         )
-        rows = [("layers", "rate", "NLL on val")]
-        rows += [
-            (*_shown(c), f"{on_val[c]:.4f}")
-            for c in sorted(on_val, key=lambda choice: on_val[choice])[:8]
-        ]
-        said = "; ".join(f"{d.measure} {d.value:+z.4f} ({d.verdict(self.level)})" for d in found)
-        layers, rate = _shown(best)
-        text = (
-            f"Best of {len(tried)} choices on validation data: layers {layers}, rate {rate}. "
-            f"On test, against the model's own rates: {said}."
-        )
-        values = {f"test/mc_tuned/{d.measure}": d.values[1] for d in found}
-        return Section(
-            "Dropout at test time", text, rows, {**values, "val/mc_tuned/nll": on_val[best]}
-        )
+
+    def _sentence(self, found: Sequence[Difference]) -> str:
+        said = []
+        for difference in found:
+            verdict = difference.verdict(self.level)
+            said.append(f"{difference.measure} {difference.value:+z.4f} ({verdict})")
+        return "; ".join(said)
 
 
-def _shown(choice: Choice) -> tuple[str, str]:
-    return choice[0], "own" if choice[1] is None else f"{choice[1]:g}"
+def choices(own: Sequence[float], rates: Sequence[float]) -> dict[_Choice, tuple[float, ...]]:
+    """Return the rate of every dropout call for each choice of layers and rate.
+
+    Calls whose own rate is 0 stay off. Of choices with the same rates only the first is returned.
+
+    Args:
+        own: The model's own rate of each dropout call.
+        rates: Rates to try beside the model's own.
+    """
+    active = [place for place, rate in enumerate(own) if rate]
+    half = (len(active) + 1) // 2
+    layers = {
+        "all": active,
+        "last half": active[-half:],
+        "first half": active[:half],
+        "last": active[-1:],
+        "first": active[:1],
+    }
+    found: dict[_Choice, tuple[float, ...]] = {}
+    for name, places in layers.items():
+        for rate in (None, *rates):
+            values = _rate_of_each_call(own, places, rate)
+            if values not in found.values():
+                found[name, rate] = values
+    return found
+
+
+def _rate_of_each_call(
+    own: Sequence[float], places: Collection[int], rate: float | None
+) -> tuple[float, ...]:
+    """Return a rate for each dropout call. A call that is not in `places` has the rate 0."""
+    values = []
+    for place, own_rate in enumerate(own):
+        if place not in places:
+            values.append(0.0)
+        elif rate is None:
+            values.append(own_rate)
+        else:
+            values.append(rate)
+    return tuple(values)
+
+
+def _shown(choice: _Choice) -> tuple[str, str]:
+    layers, rate = choice
+    if rate is None:
+        return layers, "own"
+    return layers, f"{rate:g}"

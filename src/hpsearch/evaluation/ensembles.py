@@ -1,14 +1,14 @@
-"""The best trials of a study as a deep ensemble, and how many of its members MC Dropout is worth."""
+"""Measure ensembles of a study's best models, and how many members MC Dropout is worth."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import NamedTuple
 
 import keras
 import numpy as np
-from numpy.typing import NDArray
 
 from hpsearch import metrics
 from hpsearch.errors import ConfigError
@@ -20,36 +20,27 @@ from hpsearch.metrics import Floats
 from hpsearch.seeds import derive
 
 
-def equivalent(curve: list[float], nll: float) -> float:
-    """Return how many members an ensemble with this NLL has (Ashukha et al., 2020), between whole
-    numbers linearly.
+class _Probs(NamedTuple):
+    """Distributions of one model or ensemble on val and on test, (N, C) each."""
 
-    Args:
-        curve: NLL of ensembles of 1, 2, … members.
-        nll: The NLL to be reached.
-
-    Returns:
-        A number from 1 to the length of the curve: less than one member counts as 1, more than all
-        as all.
-    """
-    best = np.minimum.accumulate(curve)
-    return float(np.interp(-nll, -best, np.arange(1, len(curve) + 1)))
+    val: Floats
+    test: Floats
 
 
 @dataclass(frozen=True)
 class Ensembles:
-    """Settings of the part on ensembles.
+    """The part of an evaluation that measures ensembles.
 
     Attributes:
-        n_members: The best so many trials of the study whose models have been kept.
-        n_samples: Passes of MC Dropout for each member.
+        n_members: Number of members, at most: the best trials whose models the study has kept.
+        n_samples: Number of passes of MC Dropout of each member.
     """
 
     n_members: int
     n_samples: int
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings."""
+        """Refuse settings that are out of range."""
         if self.n_members < 2 or self.n_samples < 1:
             raise ConfigError(
                 "Expected at least two members and one pass of an ensemble, received "
@@ -57,87 +48,115 @@ class Ensembles:
             )
 
     def examine(self, subject: Subject) -> Section | None:
-        """Measure ensembles of plain and of MC Dropout members; None where the study has kept one
-        model alone.
+        """Measure ensembles of plain and of MC Dropout members.
+
+        Returns:
+            A section, or None if the study has kept fewer than two models.
         """
         members = subject.members[: self.n_members]
         if len(members) < 2:
             return None
-        plain = [
-            [plain_probs(m, part.images, subject.settings) for m in members]
-            for part in (subject.val, subject.test)
-        ]
-        mc = [[self._mc(m, place, part.images, subject) for place, m in enumerate(members)]
-              for part in (subject.val, subject.test)]  # fmt: skip
-        arms = {
-            "one model, plain": (subject.on_val["plain"], subject.on_test["plain"]),
-            "one model, MC Dropout": (subject.on_val["mc"], subject.on_test["mc"]),
-            f"ensemble of {len(members)}": (np.mean(plain[0], axis=0), np.mean(plain[1], axis=0)),
-            f"ensemble of {len(members)} x MC Dropout": (
-                np.mean(mc[0], axis=0),
-                np.mean(mc[1], axis=0),
-            ),
-        }
-        labels = subject.test.labels
-        calibrated = {name: self._calibrated_nll(*probs, subject) for name, probs in arms.items()}
-        sizes = self._nll_by_size(plain, subject)
-        worth = equivalent(sizes, calibrated["one model, MC Dropout"])
-        rows = [("arm", "accuracy", "NLL", "NLL scaled", "ECE")]
+        plain = [_plain(member, subject) for member in members]
+        mc = []
+        for place, member in enumerate(members):
+            mc.append(self._mc(member, place, subject))
+        size = len(members)
+        rows: list[tuple[str, ...]] = [("arm", "accuracy", "NLL", "NLL scaled", "ECE")]
+        one_plain = _Probs(subject.on_val["plain"], subject.on_test["plain"])
+        measures = _measures(one_plain, subject)
+        rows.append(_row("one model, plain", measures))
+        one_mc = _Probs(subject.on_val["mc"], subject.on_test["mc"])
+        measures = _measures(one_mc, subject)
+        rows.append(_row("one model, MC Dropout", measures))
+        nll_by_size = _nll_by_size(plain, subject)
+        worth = equivalent(nll_by_size, measures["nll_scaled"])
         found = {"test/mc/deep_ensemble_equivalent": worth}
-        for (name, (_, probs)), key in zip(
-            arms.items(), (None, None, "ensemble", "mc_ensemble"), strict=True
-        ):
-            accuracy, nll, ece = (
-                metrics.accuracy(probs, labels),
-                metrics.nll(probs, labels),
-                metrics.ece(probs, labels),
-            )
-            rows.append(
-                (name, f"{accuracy:.4f}", f"{nll:.4f}", f"{calibrated[name]:.4f}", f"{ece:.4f}")
-            )
-            if key:
-                found |= {
-                    f"test/{key}/accuracy": accuracy,
-                    f"test/{key}/nll": nll,
-                    f"test/{key}/ece": ece,
-                }
-                found[f"test/{key}_scaled/nll"] = calibrated[name]
+        ensembles = [
+            ("ensemble", f"ensemble of {size}", plain),
+            ("mc_ensemble", f"ensemble of {size} x MC Dropout", mc),
+        ]
+        for key, name, probs in ensembles:
+            measures = _measures(_mean(probs), subject)
+            rows.append(_row(name, measures))
+            for measure in ("accuracy", "nll", "ece"):
+                found[f"test/{key}/{measure}"] = measures[measure]
+            found[f"test/{key}_scaled/nll"] = measures["nll_scaled"]
         text = (
-            f"The study's {len(members)} best models that were kept, each trained with "
-            f"hyperparameters of its own. "
-            f"After temperature scaling, MC Dropout of one model is worth a deep ensemble of "
-            f"{worth:.1f}."
+            f"The ensembles consist of the {size} best models that the study has kept, each "
+            "trained with its own hyperparameters. After temperature scaling, MC Dropout of one "
+            f"model is worth a deep ensemble of {worth:.1f}."
         )
-        return Section(
-            "Ensembles for free", text, rows, found,
-            curves={"test/ensemble_scaled/nll_over_members": list(enumerate(sizes, start=1))},
-        )  # fmt: skip
+        curve = list(enumerate(nll_by_size, start=1))
+        curves = {"test/ensemble_scaled/nll_over_members": curve}
+        return Section("Ensembles for free", text, rows, found, curves)
 
-    def _mc(
-        self, member: keras.Model, place: int, images: NDArray[Any], subject: Subject
-    ) -> Floats:
-        """Return MC Dropout's distributions of a member, with masks of its own."""
+    def _mc(self, member: keras.Model, place: int, subject: Subject) -> _Probs:
+        """Return the distributions of MC Dropout of a member, with masks of its own."""
         seed = derive(subject.settings.seed, "member", place)
-        return (
-            Sampler(member, subject.settings)
-            .predict(images, n_samples=self.n_samples, seed=seed)
-            .probs
-        )
+        sampler = Sampler(member, subject.settings)
+        val = sampler.predict(subject.val.images, n_samples=self.n_samples, seed=seed)
+        test = sampler.predict(subject.test.images, n_samples=self.n_samples, seed=seed)
+        return _Probs(val.probs, test.probs)
 
-    def _calibrated_nll(self, val: Floats, test: Floats, subject: Subject) -> float:
-        return metrics.nll(scaled(test, temperature(val, subject.val.labels)), subject.test.labels)
 
-    def _nll_by_size(self, plain: list[list[Floats]], subject: Subject) -> list[float]:
-        """Return the calibrated NLL of ensembles of 1, 2, … members, averaged over all choices of
-        members.
-        """
-        n = len(plain[0])
-        found = []
-        for size in range(1, n + 1):
-            choices = [list(chosen) for chosen in combinations(range(n), size)]
-            means = [
-                [np.mean([part[i] for i in chosen], axis=0) for part in plain] for chosen in choices
-            ]
-            nlls = [self._calibrated_nll(val, test, subject) for val, test in means]
-            found.append(float(np.mean(nlls)))
-        return found
+def equivalent(curve: Sequence[float], nll: float) -> float:
+    """Return how many members a deep ensemble needs for an NLL, interpolated linearly.
+
+    Args:
+        curve: NLL of ensembles of 1, 2, ... members.
+        nll: The NLL to be reached.
+
+    Returns:
+        A number from 1 to the length of the curve, also where the NLL lies outside of the curve.
+
+    Reference: Ashukha et al., "Pitfalls of In-Domain Uncertainty Estimation and Ensembling in
+    Deep Learning", 2020.
+    """
+    best = np.minimum.accumulate(curve)
+    sizes = np.arange(1, len(curve) + 1)
+    return float(np.interp(-nll, -best, sizes))
+
+
+def _plain(member: keras.Model, subject: Subject) -> _Probs:
+    val = plain_probs(member, subject.val.images, subject.settings)
+    test = plain_probs(member, subject.test.images, subject.settings)
+    return _Probs(val, test)
+
+
+def _mean(members: Sequence[_Probs]) -> _Probs:
+    """Return the distributions of an ensemble: the mean of those of its members."""
+    val = np.mean([member.val for member in members], axis=0)
+    test = np.mean([member.test for member in members], axis=0)
+    return _Probs(val, test)
+
+
+def _nll_by_size(members: Sequence[_Probs], subject: Subject) -> list[float]:
+    """Return the scaled NLL of ensembles of 1, 2, ... members, averaged over all such ensembles."""
+    found = []
+    for size in range(1, len(members) + 1):
+        nlls = []
+        for chosen in combinations(members, size):
+            nlls.append(_scaled_nll(_mean(chosen), subject))
+        found.append(float(np.mean(nlls)))
+    return found
+
+
+def _scaled_nll(probs: _Probs, subject: Subject) -> float:
+    """Return the NLL on test after temperature scaling on val."""
+    fitted = temperature(probs.val, subject.val.labels)
+    return metrics.nll(scaled(probs.test, fitted), subject.test.labels)
+
+
+def _measures(probs: _Probs, subject: Subject) -> dict[str, float]:
+    labels = subject.test.labels
+    return {
+        "accuracy": metrics.accuracy(probs.test, labels),
+        "nll": metrics.nll(probs.test, labels),
+        "nll_scaled": _scaled_nll(probs, subject),
+        "ece": metrics.ece(probs.test, labels),
+    }
+
+
+def _row(name: str, measures: dict[str, float]) -> tuple[str, ...]:
+    cells = [f"{value:.4f}" for value in measures.values()]
+    return (name, *cells)

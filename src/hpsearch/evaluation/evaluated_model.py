@@ -1,6 +1,8 @@
-"""The model under examination, with the answers that several parts of an evaluation need.
+"""A model that is evaluated, and the comparison of its plain prediction with MC Dropout.
 
-Plain against MC Dropout on the test set: the same weights, twice asked.
+A `Subject` holds the model, its data and its predictions, which all parts of an evaluation share.
+`evaluate` measures the two arms on the test set: "plain" is one deterministic pass, "mc" is the
+mean of several stochastic passes of the same weights.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
 import keras
 import numpy as np
@@ -20,8 +22,9 @@ from hpsearch.html_report.section import Section
 from hpsearch.mc_dropout.certificate import Certificate, certify
 from hpsearch.mc_dropout.passes import Sampler, check_distributions
 from hpsearch.mc_dropout.prediction import McDropout, McPrediction
-from hpsearch.metrics import Floats
+from hpsearch.metrics import Floats, Ints
 
+Images = NDArray[np.number]  # raw pixels, (N, H, W, C)
 ARMS = ("plain", "mc")
 
 
@@ -34,37 +37,29 @@ class Examples(Protocol):
     """
 
     @property
-    def images(self) -> NDArray[Any]: ...  # noqa: D102
+    def images(self) -> Images: ...  # noqa: D102
 
     @property
-    def labels(self) -> NDArray[Any]: ...  # noqa: D102
+    def labels(self) -> Ints: ...  # noqa: D102
 
 
-def plain_probs(model: keras.Model, images: NDArray[Any], settings: McDropout) -> Floats:
-    """Return the model's own distributions in inference mode, (N, C).
-
-    Raises:
-        ModelError: They are none, such as logits.
-    """
-    output = model.predict(images, batch_size=min(settings.batch_size, len(images)), verbose=0)
-    if settings.from_logits:
-        output = ops.convert_to_numpy(ops.softmax(output))
-    probs = np.asarray(output, np.float64)
-    check_distributions(probs, settings.from_logits)
-    return probs
+def white(images: Images) -> float:
+    """Return the value of white: 255 for uint8 and where any value exceeds 1, otherwise 1."""
+    if images.dtype == np.uint8 or images.max() > 1:
+        return 255.0
+    return 1.0
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A model with the examples on which it is examined; each answer is computed once.
+    """A model with the examples on which it is evaluated. Each prediction is computed once.
 
     Args:
-        model: Raw pixels in, class probabilities out; no variable of it changes.
-        settings: How MC Dropout is done.
-        val: What may guide a choice.
-        test: What no choice may see.
-        members: Models of the same study, the best first, for ensembles; the model itself may be
-            one of them.
+        model: Maps raw pixels to class probabilities. An evaluation changes none of its variables.
+        settings: Settings of MC Dropout.
+        val: Examples by which an evaluation may choose, such as a temperature.
+        test: Examples on which it only measures.
+        members: Models of the same study for ensembles, the best first. They may include `model`.
     """
 
     model: keras.Model
@@ -78,18 +73,18 @@ class Subject:
         """Stochastic passes of the model."""
         return Sampler(self.model, self.settings)
 
-    def plain(self, images: NDArray[Any]) -> Floats:
+    def plain(self, images: Images) -> Floats:
         """Return the plain distributions, (N, C)."""
         return plain_probs(self.model, images, self.settings)
 
     @cached_property
     def mc_test(self) -> McPrediction:
-        """MC Dropout's answer on test."""
+        """The prediction of MC Dropout on test."""
         return self.sampler.predict(self.test.images, self.test.labels)
 
     @cached_property
     def mc_val(self) -> McPrediction:
-        """MC Dropout's answer on val."""
+        """The prediction of MC Dropout on val."""
         return self.sampler.predict(self.val.images, self.val.labels)
 
     @cached_property
@@ -103,15 +98,58 @@ class Subject:
         return {"plain": self.plain(self.val.images), "mc": self.mc_val.probs}
 
 
+def plain_probs(model: keras.Model, images: Images, settings: McDropout) -> Floats:
+    """Return the distributions of a model in inference mode, (N, C).
+
+    Raises:
+        ModelError: The model's outputs are not distributions but, for example, logits.
+    """
+    batch_size = min(settings.batch_size, len(images))
+    output = model.predict(images, batch_size=batch_size, verbose=0)
+    if settings.from_logits:
+        output = ops.convert_to_numpy(ops.softmax(output))
+    probs = np.asarray(output, np.float64)
+    check_distributions(probs, settings.from_logits)
+    return probs
+
+
+def evaluate(subject: Subject) -> Evaluation:
+    """Measure the plain prediction and MC Dropout on test, after a self-test of the conversion.
+
+    Raises:
+        ModelError: The model has no active dropout, cannot be converted, or fails the self-test.
+    """
+    certificate = certify(subject.model, subject.sampler, subject.test.images)
+    labels = subject.test.labels
+    mc = subject.mc_test
+    mc_measures = metrics.summary(mc.probs, labels)
+    mc_measures.update(_uncertainty(mc))
+    return Evaluation(
+        plain=metrics.summary(subject.on_test["plain"], labels),
+        mc=mc_measures,
+        n_samples=mc.n_samples,
+        certificate=certificate,
+    )
+
+
+def _uncertainty(prediction: McPrediction) -> dict[str, float]:
+    """Return the measures that need samples, as means over examples."""
+    return {
+        "expected_entropy": float(prediction.expected_entropy.mean()),
+        "mutual_information": float(prediction.mutual_information.mean()),
+        "variation_ratio": float(prediction.variation_ratio.mean()),
+    }
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model's plain and MC Dropout predictions are worth.
+    """The measures of a model's plain prediction and of MC Dropout on the test set.
 
     Attributes:
         plain: Measures of one deterministic pass, by name.
-        mc: Measures of the mean of S passes, by name, with the uncertainties that only samples
-            have.
-        n_samples: S.
+        mc: Measures of the mean of S passes, by name. They include the uncertainties that need
+            samples, such as the mutual information.
+        n_samples: S, the number of passes.
         certificate: The self-test of the conversion.
     """
 
@@ -122,49 +160,28 @@ class Evaluation:
 
     def metrics(self) -> dict[str, float]:
         """Return all measures by their MLflow keys, such as `test/mc/nll`."""
-        arms = {"plain": self.plain, "mc": self.mc}
-        return {
-            f"test/{arm}/{name}": value
-            for arm, values in arms.items()
-            for name, value in values.items()
-        }
+        found = {}
+        for name, value in self.plain.items():
+            found[f"test/plain/{name}"] = value
+        for name, value in self.mc.items():
+            found[f"test/mc/{name}"] = value
+        return found
 
     def section(self) -> Section:
-        """Return both arms side by side, with the certificate in words."""
-        head = ("measure", "plain", f"MC Dropout (S = {self.n_samples})", "difference")
-        rows = [head, *(self._row(name) for name in self.mc)]
+        """Return a section with a table of both arms and the certificate in words."""
+        rows = [("measure", "plain", f"MC Dropout (S = {self.n_samples})", "difference")]
+        for name in self.mc:
+            rows.append(self._row(name))
         return Section(
-            "On the test set, same weights", self.certificate.sentence(), rows, self.metrics()
+            title="On the test set, same weights",
+            text=self.certificate.sentence(),
+            table=rows,
+            metrics=self.metrics(),
         )
 
     def _row(self, name: str) -> tuple[str, str, str, str]:
-        before, after = self.plain.get(name), self.mc[name]
-        if before is None:
-            return name, "", f"{after:.4f}", ""
-        return name, f"{before:.4f}", f"{after:.4f}", f"{after - before:+z.4f}"
-
-
-def evaluate(subject: Subject) -> Evaluation:
-    """Compare the plain prediction with MC Dropout on test examples, after a self-test of the
-    conversion.
-
-    Raises:
-        ModelError: The model has no active dropout, cannot be converted, or fails the self-test.
-    """
-    certificate = certify(subject.model, subject.sampler, subject.test.images)
-    labels, mc = subject.test.labels, subject.mc_test
-    return Evaluation(
-        plain=metrics.summary(subject.on_test["plain"], labels),
-        mc=metrics.summary(mc.probs, labels) | uncertainty(mc),
-        n_samples=mc.n_samples,
-        certificate=certificate,
-    )
-
-
-def uncertainty(prediction: McPrediction) -> dict[str, float]:
-    """Return the measures that need samples: means over examples."""
-    return {
-        "expected_entropy": float(prediction.expected_entropy.mean()),
-        "mutual_information": float(prediction.mutual_information.mean()),
-        "variation_ratio": float(prediction.variation_ratio.mean()),
-    }
+        mc = self.mc[name]
+        if name not in self.plain:
+            return name, "", f"{mc:.4f}", ""
+        plain = self.plain[name]
+        return name, f"{plain:.4f}", f"{mc:.4f}", f"{mc - plain:+z.4f}"

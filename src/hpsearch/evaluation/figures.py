@@ -1,193 +1,218 @@
-"""The pictures of an evaluation, each with a caption that says what it shows."""
+"""Draw the figures of an evaluation, each with a caption that says how to read it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from hpsearch import metrics
 from hpsearch.evaluation.differences import Difference
+from hpsearch.evaluation.evaluated_model import ARMS, Images, white
 from hpsearch.html_report.section import Figure, drawn
 from hpsearch.metrics import Floats, Ints
 
-N_BAND = 500  # simulations behind the band of a diagram
-N_SHOWN = 8  # images in a row
+_N_SIMULATIONS = 500  # simulated test sets behind the band of a reliability diagram
+_N_SHOWN = 8  # images in a row
+
+_Rights = Mapping[str, NDArray[np.bool_]]  # whether each answer is right, by arm or score
 
 
 def reliability(
-    confidences: Mapping[str, Floats], rights: Mapping[str, Any], seed: int, level: float
+    confidences: Mapping[str, Floats], rights: _Rights, seed: int, level: float
 ) -> Figure:
-    """Draw accuracy over confidence for each arm, with the band in which a calibrated model's bins
-    fall.
+    """Draw accuracy over confidence for each arm, with the band of a calibrated model.
+
+    Args:
+        confidences: Probability of the predicted class by arm, (N,) each.
+        rights: Whether the predicted class is right by arm, (N,) each.
+        seed: Seed of the simulations behind the bands.
+        level: Probability that a point of a calibrated model falls outside of its band.
     """
-    plot, axes = plt.subplots(
-        1, len(confidences), figsize=(3.4 * len(confidences), 3.6), sharey=True, squeeze=False
-    )
+    n = len(confidences)
+    plot, axes = plt.subplots(1, n, figsize=(3.4 * n, 3.6), sharey=True, squeeze=False)
     rng = np.random.default_rng(seed)
-    for axis, (name, confidence) in zip(axes[0], confidences.items(), strict=True):
+    for place, (name, confidence) in enumerate(confidences.items()):
+        axis = axes[0][place]
         bins = metrics.reliability(confidence, rights[name])
+        low, high = _calibrated_band(confidence, rng, level)
         filled = bins.count > 0
-        simulated = np.stack(
-            [
-                metrics.reliability(confidence, rng.random(len(confidence)) < confidence).accuracy
-                for _ in range(N_BAND)
-            ]
-        )
-        low, high = np.quantile(simulated, [level / 2, 1 - level / 2], axis=0)
+        x = bins.confidence[filled]
         axis.plot([0, 1], [0, 1], color="grey", linewidth=1)
-        axis.fill_between(
-            bins.confidence[filled], low[filled], high[filled], color="tab:blue", alpha=0.2
-        )
-        axis.plot(
-            bins.confidence[filled], bins.accuracy[filled], "o-", color="tab:blue", markersize=4
-        )
-        axis.set(
-            title=f"{name} (ECE {bins.ece:.3f})", xlabel="confidence", xlim=(0, 1), ylim=(0, 1)
-        )
+        axis.fill_between(x, low[filled], high[filled], color="tab:blue", alpha=0.2)
+        axis.plot(x, bins.accuracy[filled], "o-", color="tab:blue", markersize=4)
+        axis.set_title(f"{name} (ECE {bins.ece:.3f})")
+        axis.set_xlabel("confidence")
+        axis.set_xlim(0, 1)
+        axis.set_ylim(0, 1)
     axes[0][0].set_ylabel("accuracy")
-    return drawn(
-        "reliability",
-        plot,
-        f"Accuracy of answers over their confidence, in {metrics.N_BINS} bins. A calibrated "
-        f"model's points fall into "
-        f"the blue band with probability {1 - level:.0%} each; below it the model is "
-        f"overconfident.",
+    caption = (
+        f"Accuracy of the answers over their confidence, in {metrics.N_BINS} bins. Each point of "
+        f"a calibrated model falls into the blue band with probability {1 - level:.0%}. A model "
+        "whose points lie below the band is overconfident."
     )
+    return drawn("reliability", plot, caption)
 
 
-def risk_coverage(doubts: Mapping[str, Floats], rights: Mapping[str, Any]) -> Figure:
-    """Draw the error rate among the most certain answers."""
+def _calibrated_band(
+    confidence: Floats, rng: np.random.Generator, level: float
+) -> tuple[Floats, Floats]:
+    """Return the lowest and highest accuracies of a calibrated model's bins, (B,) each."""
+    simulated = []
+    for _ in range(_N_SIMULATIONS):
+        right = rng.random(len(confidence)) < confidence
+        bins = metrics.reliability(confidence, right)
+        simulated.append(bins.accuracy)
+    ends = [level / 2, 1 - level / 2]
+    low, high = np.quantile(simulated, ends, axis=0)
+    return low, high
+
+
+def risk_coverage(doubts: Mapping[str, Floats], rights: _Rights) -> Figure:
+    """Draw the error rate among the most certain answers, by score of uncertainty."""
     plot, axis = plt.subplots(figsize=(5.5, 3.8))
     for name, doubt in doubts.items():
         coverage, risk = metrics.risk_coverage(doubt, rights[name])
         axis.plot(coverage, risk, label=f"{name} (AURC {risk.mean():.4f})")
-    axis.set(
-        xlabel="share of images answered, the most certain first", ylabel="error rate", xlim=(0, 1)
-    )
+    axis.set_xlabel("share of images answered, the most certain first")
+    axis.set_ylabel("error rate")
+    axis.set_xlim(0, 1)
     axis.set_ylim(bottom=0)
     axis.legend()
-    return drawn(
-        "risk_coverage",
-        plot,
+    caption = (
         "Error rate if the model answers only the images of which it is most certain. Lower is "
-        "better; a curve that "
-        "does not rise means that the uncertainty knows nothing of errors.",
+        "better. A curve that does not rise means that the uncertainty is unrelated to errors."
     )
+    return drawn("risk_coverage", plot, caption)
 
 
-def entropies(entropy: Mapping[str, Floats], rights: Mapping[str, Any]) -> Figure:
-    """Draw how entropy is distributed over right and over wrong answers."""
-    plot, axes = plt.subplots(
-        1, len(entropy), figsize=(4.2 * len(entropy), 3.4), sharey=True, squeeze=False
-    )
-    edges = np.linspace(0, max(float(e.max()) for e in entropy.values()) + 1e-9, 31)
-    for axis, (name, values) in zip(axes[0], entropy.items(), strict=True):
+def entropies(entropy: Mapping[str, Floats], rights: _Rights) -> Figure:
+    """Draw how the predictive entropy is distributed over right and over wrong answers."""
+    n = len(entropy)
+    plot, axes = plt.subplots(1, n, figsize=(4.2 * n, 3.4), sharey=True, squeeze=False)
+    highest = max(values.max() for values in entropy.values())
+    edges = np.linspace(0, highest + 1e-9, 31)
+    for place, (name, values) in enumerate(entropy.items()):
+        axis = axes[0][place]
         right = np.asarray(rights[name], bool)
-        for chosen, label, colour in ((right, "right", "tab:green"), (~right, "wrong", "tab:red")):
-            if chosen.any():
-                weights = np.full(int(chosen.sum()), 1 / chosen.sum())
-                axis.hist(
-                    values[chosen], edges, weights=weights, alpha=0.55, color=colour, label=label
-                )
-        axis.set(title=name, xlabel="predictive entropy, nats")
+        _add_histogram(axis, values[right], edges, "right", "tab:green")
+        _add_histogram(axis, values[~right], edges, "wrong", "tab:red")
+        axis.set_title(name)
+        axis.set_xlabel("predictive entropy, nats")
         axis.legend()
     axes[0][0].set_ylabel("share of answers")
-    return drawn(
-        "entropy",
-        plot,
-        "Predictive entropy of right and of wrong answers, each group summing to one. The farther "
-        "apart the two, the "
-        "better can errors be told beforehand.",
+    caption = (
+        "Predictive entropy of right and of wrong answers. Each group sums to one. The farther "
+        "the two groups are apart, the better the entropy tells which answers are wrong."
     )
+    return drawn("entropy", plot, caption)
+
+
+def _add_histogram(axis: Axes, values: Floats, edges: Floats, label: str, colour: str) -> None:
+    n = len(values)
+    if n == 0:
+        return
+    weights = np.full(n, 1 / n)
+    bins = list(edges)
+    axis.hist(values, bins, weights=weights, alpha=0.55, color=colour, label=label)
 
 
 def over_passes(
     n_samples: Ints, nll: Floats, at_infinity: float, slope: float, tolerance: float
 ) -> Figure:
-    """Draw NLL over S with its law."""
+    """Draw the NLL over the number of passes S, with the fitted law."""
     plot, axis = plt.subplots(figsize=(5.5, 3.8))
+    law = at_infinity + slope / n_samples
+    highest = at_infinity + tolerance
     axis.plot(n_samples, nll, "o", markersize=3, label="measured")
-    axis.plot(
-        n_samples, at_infinity + slope / n_samples, label="fitted: NLL at infinity + slope / S"
-    )
-    axis.axhspan(
-        at_infinity, at_infinity + tolerance, color="grey", alpha=0.3, label=f"within {tolerance:g}"
-    )
-    axis.set(xlabel="passes S", ylabel="NLL on test, nats", xscale="log")
+    axis.plot(n_samples, law, label="fitted: NLL at infinity + slope / S")
+    axis.axhspan(at_infinity, highest, color="grey", alpha=0.3, label=f"within {tolerance:g}")
+    axis.set_xlabel("passes S")
+    axis.set_ylabel("NLL on test, nats")
+    axis.set_xscale("log")
     axis.legend()
-    return drawn(
-        "nll_over_passes",
-        plot,
-        "NLL of the mean of S passes, averaged over orders of the passes. Where the curve has "
-        "entered the grey band, "
-        "more passes gain nothing worth having.",
+    caption = (
+        "NLL of the mean of S passes, averaged over orders of the passes. Once the curve is in "
+        "the grey band, more passes improve the NLL by less than the tolerance."
     )
+    return drawn("nll_over_passes", plot, caption)
 
 
 def differences(found: Sequence[Difference], level: float) -> Figure:
-    """Draw each difference with its interval, in units of what could have been detected."""
+    """Draw each difference with its interval, in units of the smallest detectable difference."""
     plot, axis = plt.subplots(figsize=(5.5, 0.5 * len(found) + 1.4))
-    for row, d in enumerate(reversed(found)):
-        unit = d.detectable or 1.0
-        axis.plot([d.low / unit, d.high / unit], [row, row], color="tab:blue")
-        axis.plot(d.value / unit, row, "o", color="tab:blue")
+    from_below = list(reversed(found))
+    for row, difference in enumerate(from_below):
+        unit = difference.detectable or 1.0
+        interval = [difference.low / unit, difference.high / unit]
+        axis.plot(interval, [row, row], color="tab:blue")
+        axis.plot(difference.value / unit, row, "o", color="tab:blue")
     axis.axvline(0, color="grey", linewidth=1)
-    axis.set_yticks(range(len(found)), [d.measure for d in reversed(found)])
+    names = [difference.measure for difference in from_below]
+    axis.set_yticks(range(len(names)), names)
     axis.set_xlabel("MC Dropout minus plain, in smallest detectable differences")
-    return drawn(
-        "differences",
-        plot,
-        f"Differences with their {1 - level:.0%} bootstrap intervals. An interval that holds 0 is "
-        f"no difference; for "
-        "accuracy right of 0 is better, for all else left.",
+    caption = (
+        f"Differences with their {1 - level:.0%} bootstrap intervals. An interval that holds 0 "
+        "shows no difference. MC Dropout is better to the right of 0 for accuracy, and to the "
+        "left of 0 for every other measure."
     )
+    return drawn("differences", plot, caption)
 
 
-def under_shift(
-    curves: Mapping[str, Mapping[str, Sequence[float]]], measures: Sequence[str]
-) -> Figure:
-    """Draw measures over severity, averaged over corruptions: `curves[measure][arm]`, severities
-    from 0.
+def under_shift(means: Mapping[str, Sequence[float]], measures: Sequence[str]) -> Figure:
+    """Draw measures over the severity of corruptions.
+
+    Args:
+        means: Means over kinds of corruption for each severity from 0, by keys such as `mc/nll`.
+        measures: The measures to draw.
     """
-    plot, axes = plt.subplots(
-        1, len(measures), figsize=(4.0 * len(measures), 3.6), squeeze=False, layout="constrained"
-    )
-    for axis, measure in zip(axes[0], measures, strict=True):
-        for arm, values in curves[measure].items():
+    n = len(measures)
+    plot, axes = plt.subplots(1, n, figsize=(4.0 * n, 3.6), squeeze=False, layout="constrained")
+    for place, measure in enumerate(measures):
+        axis = axes[0][place]
+        for arm in ARMS:
+            values = means[f"{arm}/{measure}"]
             axis.plot(range(len(values)), values, "o-", label=arm)
-        axis.set(xlabel="severity", ylabel=measure, xticks=range(6))
+        axis.set_xlabel("severity")
+        axis.set_ylabel(measure)
+        axis.set_xticks(range(6))
         axis.legend()
-    return drawn(
-        "shift",
-        plot,
-        "Measures as images get worse, averaged over kinds of corruption; severity 0 is the test "
-        "set as it is. A model "
-        "that knows what it does not know loses accuracy without its ECE rising.",
+    caption = (
+        "Measures as images get worse, averaged over kinds of corruption. Severity 0 is the test "
+        "set as it is. If the uncertainty of a model can be trusted, its accuracy falls while its "
+        "ECE stays low."
     )
+    return drawn("shift", plot, caption)
 
 
-def extremes(images: NDArray[Any], titles: Sequence[str], doubt: Floats) -> Figure:
-    """Draw the images of which the model is most and least certain."""
+def extremes(images: Images, titles: Sequence[str], doubt: Floats) -> Figure:
+    """Draw the images of which the model is most and least certain.
+
+    Args:
+        images: Raw pixels, (N, H, W, 1 or 3).
+        titles: What is written above each image.
+        doubt: Predictive entropy of each image, (N,), in nats.
+    """
     order = np.argsort(doubt, kind="stable")
-    n = min(N_SHOWN, len(order))
+    n = min(_N_SHOWN, len(order))
     plot, axes = plt.subplots(2, n, figsize=(1.5 * n, 4.0), squeeze=False)
-    white = 255.0 if images.dtype == np.uint8 or images.max() > 1 else 1.0
-    for row, chosen in zip(axes, (order[:n], order[::-1][:n]), strict=True):
-        for axis, i in zip(row, chosen, strict=True):
-            shown = np.clip(images[i] / white, 0, 1)
-            axis.imshow(
-                shown if shown.shape[-1] == 3 else shown[..., 0], cmap="gray", vmin=0, vmax=1
-            )
-            axis.set_title(f"{titles[i]}\n{doubt[i]:.2g}", fontsize=7)
-            axis.set_axis_off()
-    return drawn(
-        "extremes",
-        plot,
-        "The test images of which MC Dropout is most (above) and least (below) certain, with the "
-        "true class, "
-        "the answer where it differs, and the predictive entropy in nats.",
+    brightest = white(images)
+    most_certain = order[:n]
+    least_certain = order[::-1][:n]
+    places = [*most_certain, *least_certain]
+    for axis, place in zip(axes.ravel(), places, strict=True):
+        shown = np.clip(images[place] / brightest, 0, 1)
+        if shown.shape[-1] != 3:
+            shown = shown[..., 0]
+        axis.imshow(shown, cmap="gray", vmin=0, vmax=1)
+        axis.set_title(f"{titles[place]}\n{doubt[place]:.2g}", fontsize=7)
+        axis.set_axis_off()
+    caption = (
+        "The test images of which MC Dropout is most certain (above) and least certain (below). "
+        "Above each image are its class, the answer if it is another class, and the predictive "
+        "entropy in nats."
     )
+    return drawn("extremes", plot, caption)

@@ -1,4 +1,8 @@
-"""How many passes are enough? NLL over S, its 1/S law, and its value at infinity."""
+"""Estimate how many passes of MC Dropout are enough.
+
+The NLL of the mean of S passes falls with 1 / S. The fit of this law gives the NLL of infinitely
+many passes, and the number of passes that comes close to it.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +18,70 @@ from hpsearch.html_report.section import Section
 from hpsearch.mc_dropout.prediction import McPrediction
 from hpsearch.metrics import SMALLEST, Floats, Ints
 
-FIRST_FITTED = 4  # groups of passes from which on the law holds well
+_FIRST_FITTED = 4  # number of groups of passes from which on the law holds well
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The part of an evaluation that examines the number of passes.
+
+    Attributes:
+        tolerance: Acceptable distance of the NLL from that of infinitely many passes, in nats.
+        n_orders: Number of orders of the passes over which the curve is averaged.
+        seed: Seed of these orders.
+    """
+
+    tolerance: float
+    n_orders: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Refuse a tolerance that is not positive."""
+        if self.tolerance <= 0:
+            raise ConfigError(
+                f"Expected a positive tolerance of the curve of passes, received {self.tolerance}."
+            )
+
+    def examine(self, subject: Subject) -> Section:
+        """Fit the law on test. This describes MC Dropout and chooses nothing."""
+        law = passes_law(subject.mc_test, self.n_orders, self.seed)
+        enough = law.n_within(self.tolerance)
+        n_samples = subject.mc_test.n_samples
+        found = {
+            "test/mc/nll_at_infinity": law.at_infinity,
+            "test/mc/nll_slope": law.slope,
+            "test/mc/n_samples_enough": float(enough),
+        }
+        curve = []
+        for s, nll in zip(law.n_samples, law.nll, strict=True):
+            curve.append((int(s), float(nll)))
+        figure = figures.over_passes(
+            law.n_samples, law.nll, law.at_infinity, law.slope, self.tolerance
+        )
+        text = (
+            f"NLL(S) = {law.at_infinity:.4f} + {law.slope:.4f} / S. At S = {enough} the NLL is "
+            f"within {self.tolerance:g} nats of that of infinitely many passes. At S = "
+            f"{n_samples} it is {law.slope / n_samples:.2g} nats above that."
+        )
+        return Section(
+            title="How many passes?",
+            text=text,
+            metrics=found,
+            curves={"test/mc/nll_over_passes": curve},
+            figures=[figure],
+        )
 
 
 @dataclass(frozen=True)
 class PassesLaw:
-    """NLL(S) = at_infinity + slope / S, as measured.
+    """The law NLL(S) = at_infinity + slope / S, with the measurements to which it is fitted.
 
     Attributes:
-        n_samples: The S of each measurement, (G,).
-        nll: NLL of the mean of S passes, (G,), averaged over orders of the passes.
+        n_samples: The number of passes S of each measurement, (G,).
+        nll: NLL of the mean of S passes, averaged over orders of the passes, (G,).
         at_infinity: The fitted NLL of infinitely many passes.
-        slope: What one pass adds to it; the law follows from -log's curvature: Var(p) / (2 p^2),
-            averaged.
+        slope: How much higher the NLL of a single pass is. By the curvature of -log it is the
+            mean of Var(p) / (2 p^2).
     """
 
     n_samples: Ints
@@ -36,80 +91,40 @@ class PassesLaw:
 
     def n_within(self, tolerance: float) -> int:
         """Return the smallest S whose NLL is within `tolerance` of that at infinity."""
-        return max(1, math.ceil(self.slope / tolerance - 1e-9))
+        n_samples = math.ceil(self.slope / tolerance - 1e-9)
+        return max(1, n_samples)
 
 
 def passes_law(prediction: McPrediction, n_orders: int, seed: int) -> PassesLaw:
-    """Measure the law on the groups of passes that a prediction has kept apart.
+    """Fit the law to a prediction, which holds the label's probability in each group of passes.
+
+    Args:
+        prediction: A prediction of MC Dropout.
+        n_orders: Number of orders of the passes over which the curve is averaged.
+        seed: Seed of these orders.
 
     Raises:
-        ConfigError: Too few passes for a fit.
+        ConfigError: There are too few passes for a fit.
     """
-    groups = prediction.label_probs[
-        : prediction.n_samples // prediction.group_size
-    ]  # the last may be smaller
-    if len(groups) < 2 * FIRST_FITTED:
+    group_size = prediction.group_size
+    n_groups = prediction.n_samples // group_size  # leaves out a last group that is smaller
+    groups = prediction.label_probs[:n_groups]
+    if len(groups) < 2 * _FIRST_FITTED:
         raise ConfigError(
-            f"Expected at least {2 * FIRST_FITTED} passes for the curve of passes, received "
-            f"uncertainty.n_samples={prediction.n_samples}: give more, or parts.passes=null."
+            f"Expected at least {2 * _FIRST_FITTED} passes for the curve of passes, received "
+            f"uncertainty.n_samples={prediction.n_samples}. Use more passes, or "
+            "parts.passes=null."
         )
     rng = np.random.default_rng(seed)
     counts = np.arange(1, len(groups) + 1)
     total = np.zeros(len(groups))
     for _ in range(n_orders):
-        means = np.cumsum(groups[rng.permutation(len(groups))], axis=0) / counts[:, None]
-        total += -np.log(np.maximum(means, SMALLEST)).mean(axis=1)
-    n_samples, nll = counts * prediction.group_size, total / n_orders
-    fitted = slice(FIRST_FITTED - 1, None)
+        order = rng.permutation(len(groups))
+        means = np.cumsum(groups[order], axis=0) / counts[:, None]
+        log_probs = np.log(np.maximum(means, SMALLEST))
+        total += (-log_probs).mean(axis=1)
+    n_samples = counts * group_size
+    nll = total / n_orders
+    fitted = slice(_FIRST_FITTED - 1, None)
     slope, at_infinity = np.polyfit(1.0 / n_samples[fitted], nll[fitted], 1)
     return PassesLaw(n_samples, nll, float(at_infinity), float(max(slope, 0.0)))
-
-
-@dataclass(frozen=True)
-class Passes:
-    """Settings of the part on the number of passes.
-
-    Attributes:
-        tolerance: Nats of NLL by which one may stay above the value at infinity.
-        n_orders: Orders of the passes over which the curve is averaged.
-        seed: Draws these orders.
-    """
-
-    tolerance: float
-    n_orders: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        """Refuse impossible settings."""
-        if self.tolerance <= 0:
-            raise ConfigError(
-                f"Expected a positive tolerance of the curve of passes, received {self.tolerance}."
-            )
-
-    def examine(self, subject: Subject) -> Section:
-        """Fit the law on test: it describes MC Dropout and chooses nothing."""
-        law = passes_law(subject.mc_test, self.n_orders, self.seed)
-        enough = law.n_within(self.tolerance)
-        found = {
-            "nll_at_infinity": law.at_infinity,
-            "nll_slope": law.slope,
-            "n_samples_enough": float(enough),
-        }
-        curve = [(int(s), float(v)) for s, v in zip(law.n_samples, law.nll, strict=True)]
-        text = (
-            f"NLL(S) = {law.at_infinity:.4f} + {law.slope:.4f} / S. {enough} passes come within "
-            f"{self.tolerance:g} "
-            f"nats of infinitely many; {subject.mc_test.n_samples} passes are "
-            f"{law.slope / subject.mc_test.n_samples:.2g} above."
-        )
-        return Section(
-            "How many passes?",
-            text,
-            metrics={f"test/mc/{name}": value for name, value in found.items()},
-            curves={"test/mc/nll_over_passes": curve},
-            figures=[
-                figures.over_passes(
-                    law.n_samples, law.nll, law.at_infinity, law.slope, self.tolerance
-                )
-            ],
-        )

@@ -1,10 +1,9 @@
-"""Does the model notice images of something that it has never learnt?"""
+"""Examine whether a model is less certain of images of a data set on which it was not trained."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,62 +13,21 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from hpsearch import metrics
 from hpsearch.data.split import Data
 from hpsearch.errors import ConfigError, DataError
-from hpsearch.evaluation.evaluated_model import Subject
+from hpsearch.evaluation.evaluated_model import Images, Subject, white
 from hpsearch.html_report.section import Section
 from hpsearch.metrics import Floats
-
-CAUGHT = 0.95
-
-
-def auroc(known: Floats, unknown: Floats) -> float:
-    """Return the chance that an unknown image has a higher score than a known one, ties counting
-    half.
-    """
-    return float(roc_auc_score(*_as_detection(known, unknown)))
-
-
-def fpr_at_95(known: Floats, unknown: Floats) -> float:
-    """Return the share of known images that are refused where 95 % of the unknown ones are."""
-    false_positive, true_positive, _ = roc_curve(
-        *_as_detection(known, unknown), drop_intermediate=False
-    )
-    return float(false_positive[np.argmax(true_positive >= CAUGHT)])
-
-
-def _as_detection(known: Floats, unknown: Floats) -> tuple[NDArray[np.int64], Floats]:
-    return np.repeat([0, 1], [len(known), len(unknown)]), np.concatenate([known, unknown])
-
-
-def fitted(images: NDArray[Any], like: NDArray[Any]) -> NDArray[Any]:
-    """Return images with the size, channels, scale and dtype of those that a model knows.
-
-    Args:
-        images: Pixels, (M, h, w, 1 or 3).
-        like: Pixels, (N, H, W, 1 or 3).
-    """
-    height, width, channels = like.shape[1:]
-    white = 255.0 if images.dtype == np.uint8 or images.max() > 1 else 1.0
-    bytes_ = np.round(images / white * 255).astype(np.uint8)
-    mode = "L" if channels == 1 else "RGB"
-    shown = [Image.fromarray(i[..., 0] if i.shape[-1] == 1 else i).convert(mode) for i in bytes_]
-    resized = np.stack(
-        [np.asarray(i.resize((width, height), Image.Resampling.BILINEAR)) for i in shown]
-    )
-    resized = resized.reshape(len(images), height, width, channels)
-    bright = 1.0 if like.dtype == np.uint8 or like.max() > 1 else 255.0
-    return (resized / bright).astype(like.dtype)
 
 
 @dataclass(frozen=True)
 class Unknown:
-    """Settings of the part on the unknown.
+    """The part of an evaluation that compares known with unknown images.
 
     Attributes:
-        data: The data set whose test images are unknown; None leaves this part out.
-        classes: Only these of its labels, such as classes that training has held out; None takes
-            all.
-        n_images: Of each kind, at most.
-        n_samples: Passes of MC Dropout.
+        data: The data set whose test images are unknown. None leaves this part out.
+        classes: The labels in it whose images are taken, such as classes that training has held
+            out. None takes all.
+        n_images: Number of known and of unknown images, at most.
+        n_samples: Number of passes of MC Dropout.
     """
 
     data: Data | None
@@ -78,7 +36,7 @@ class Unknown:
     n_samples: int
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings."""
+        """Refuse settings that are out of range."""
         if self.n_images < 1 or self.n_samples < 1:
             raise ConfigError(
                 "Expected positive n_images and n_samples of the part on the unknown, received "
@@ -86,48 +44,109 @@ class Unknown:
             )
 
     def examine(self, subject: Subject) -> Section | None:
-        """Compare scores of known and unknown test images."""
+        """Measure how well each score of uncertainty tells unknown from known test images.
+
+        Raises:
+            DataError: The data set has no test images of the classes.
+        """
         if self.data is None:
             return None
-        strange = self.data.test()
-        chosen = (
-            np.isin(strange.labels, self.classes)
-            if self.classes is not None
-            else np.ones(len(strange), bool)
-        )
-        if not chosen.any():
-            raise DataError(
-                f"Expected test images of classes {self.classes} in {self.data.name}, received "
-                f"none."
-            )
         known = subject.test.images[: self.n_images]
-        unknown = fitted(strange.images[chosen][: self.n_images], known)
-        scores = [self._scores(subject, images) for images in (known, unknown)]
-        rows, found = [("score", "AUROC", "FPR at 95 %")], dict[str, float]()
-        for name in scores[0]:
-            area, refused = (
-                auroc(scores[0][name], scores[1][name]),
-                fpr_at_95(scores[0][name], scores[1][name]),
-            )
+        unknown = fitted(self._unknown(self.data), known)
+        known_scores = self._scores(subject, known)
+        unknown_scores = self._scores(subject, unknown)
+        rows = [("score", "AUROC", "FPR at 95 %")]
+        found: dict[str, float] = {}
+        for name, known_score in known_scores.items():
+            area = auroc(known_score, unknown_scores[name])
+            refused = fpr_at_95(known_score, unknown_scores[name])
             rows.append((name, f"{area:.4f}", f"{refused:.4f}"))
-            found |= {f"test/unknown/{name}/auroc": area, f"test/unknown/{name}/fpr_at_95": refused}
-        of = (
-            f"{self.data.name}, classes {list(self.classes)}"
-            if self.classes is not None
-            else self.data.name
-        )
+            found[f"test/unknown/{name}/auroc"] = area
+            found[f"test/unknown/{name}/fpr_at_95"] = refused
+        source = self.data.name
+        if self.classes is not None:
+            source = f"{source}, classes {list(self.classes)}"
         text = (
-            f"{len(known):,} test images against {len(unknown):,} of {of}. AUROC: the chance that "
-            f"an unknown image has "
-            "the higher score; FPR: known images refused where 95 % of the unknown ones are."
+            f"{len(known):,} test images are compared with {len(unknown):,} images of {source}. "
+            "AUROC is the probability that an unknown image has a higher score than a known one. "
+            "FPR is the share of known images that are refused if 95 % of the unknown ones are."
         )
         return Section("The unknown", text, rows, found)
 
-    def _scores(self, subject: Subject, images: NDArray[Any]) -> dict[str, Floats]:
-        plain, mc = subject.plain(images), subject.sampler.predict(images, n_samples=self.n_samples)
+    def _unknown(self, data: Data) -> Images:
+        """Return the first unknown images as they are in their data set."""
+        examples = data.test()
+        chosen = np.ones(len(examples), bool)
+        if self.classes is not None:
+            chosen = np.isin(examples.labels, self.classes)
+        if not chosen.any():
+            raise DataError(
+                f"Expected test images of classes {self.classes} in {data.name}, received none."
+            )
+        return examples.images[chosen][: self.n_images]
+
+    def _scores(self, subject: Subject, images: Images) -> dict[str, Floats]:
+        plain = subject.plain(images)
+        mc = subject.sampler.predict(images, n_samples=self.n_samples)
         return {
             "plain/one_minus_confidence": 1.0 - plain.max(axis=1),
             "plain/entropy": metrics.predictive_entropy(plain),
             "mc/entropy": mc.predictive_entropy,
             "mc/mutual_information": mc.mutual_information,
         }
+
+
+def auroc(known: Floats, unknown: Floats) -> float:
+    """Return the probability that an unknown image has a higher score than a known one.
+
+    Ties count half.
+
+    Args:
+        known: Scores of known images, (N,).
+        unknown: Scores of unknown images, (M,).
+    """
+    is_unknown, scores = _as_detection(known, unknown)
+    return float(roc_auc_score(is_unknown, scores))
+
+
+def fpr_at_95(known: Floats, unknown: Floats) -> float:
+    """Return the share of known images that are refused if 95 % of the unknown ones are.
+
+    Args:
+        known: Scores of known images, (N,).
+        unknown: Scores of unknown images, (M,).
+    """
+    is_unknown, scores = _as_detection(known, unknown)
+    false_positive, true_positive, _ = roc_curve(is_unknown, scores, drop_intermediate=False)
+    first = np.argmax(true_positive >= 0.95)
+    return float(false_positive[first])
+
+
+def _as_detection(known: Floats, unknown: Floats) -> tuple[NDArray[np.int64], Floats]:
+    """Return whether each image is unknown, as 0 or 1, and its score, (N + M,) each."""
+    is_unknown = np.repeat([0, 1], [len(known), len(unknown)])
+    scores = np.concatenate([known, unknown])
+    return is_unknown, scores
+
+
+def fitted(images: Images, like: Images) -> Images:
+    """Return images with the size, channels, scale and dtype of the images that a model knows.
+
+    Args:
+        images: Pixels, (M, h, w, 1 or 3).
+        like: Pixels, (N, H, W, 1 or 3).
+    """
+    _, height, width, channels = like.shape
+    mode = "RGB"
+    if channels == 1:
+        mode = "L"
+    in_bytes = np.round(images / white(images) * 255).astype(np.uint8)
+    if in_bytes.shape[-1] == 1:
+        in_bytes = in_bytes[..., 0]
+    resized = []
+    for pixels in in_bytes:
+        picture = Image.fromarray(pixels).convert(mode)
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+        resized.append(np.asarray(picture))
+    stacked = np.stack(resized).reshape(len(images), height, width, channels)
+    return (stacked / (255.0 / white(like))).astype(like.dtype)

@@ -1,4 +1,4 @@
-"""Does the model know which of its answers are wrong?"""
+"""Examine whether a model is less certain of its wrong answers than of its right ones."""
 
 from __future__ import annotations
 
@@ -11,70 +11,98 @@ from hpsearch import metrics
 from hpsearch.evaluation import figures
 from hpsearch.evaluation.evaluated_model import Subject
 from hpsearch.evaluation.out_of_distribution import auroc
-from hpsearch.html_report.section import Section
+from hpsearch.html_report.section import Figure, Section
+from hpsearch.metrics import Floats, Ints
 
 
 @dataclass(frozen=True)
 class Selective:
-    """The part on answering only where the model is certain.
+    """The part of an evaluation in which the model answers only where it is certain.
 
     Attributes:
-        coverage: Share of images answered at which the risk is told, in (0, 1].
+        coverage: Share of images answered at which the error rate is measured, in (0, 1].
     """
 
     coverage: float
 
     def examine(self, subject: Subject, class_names: Sequence[str] = ()) -> Section:
-        """Rank the test images by each uncertainty."""
-        labels = np.asarray(subject.test.labels)
-        plain, mc = subject.on_test["plain"], subject.mc_test
-        doubts = {
-            "plain/one_minus_confidence": 1.0 - plain.max(axis=1),
-            "plain/entropy": metrics.predictive_entropy(plain),
-            "mc/entropy": mc.predictive_entropy,
-            "mc/mutual_information": mc.mutual_information,
-            "mc/variation_ratio": mc.variation_ratio,
-        }
-        right = {arm: metrics.correct(probs, labels) for arm, probs in subject.on_test.items()}
-        rights = {name: right[name.split("/")[0]] for name in doubts}
-        risk = f"risk at {self.coverage:.0%}"
-        rows: list[tuple[str, ...]] = [("uncertainty", "AURC", risk, "AUROC of errors")]
+        """Rank the test images by each score of uncertainty, and measure the errors.
+
+        Args:
+            subject: The model with its examples.
+            class_names: A name for each class; the number of the class is shown without it.
+        """
+        labels = subject.test.labels
+        doubts = _doubts(subject)
+        right = {}
+        for arm, probs in subject.on_test.items():
+            right[arm] = metrics.correct(probs, labels)
+        rights = {}
+        for name in doubts:
+            arm, _ = name.split("/")
+            rights[name] = right[arm]
+        rows: list[tuple[str, ...]] = [
+            ("uncertainty", "AURC", f"risk at {self.coverage:.0%}", "AUROC of errors")
+        ]
         found: dict[str, float] = {}
         for name, doubt in doubts.items():
-            values = {
-                "aurc": metrics.aurc(doubt, rights[name]),
-                "risk": metrics.risk_at_coverage(doubt, rights[name], self.coverage),
-            }
-            if 0 < rights[name].mean() < 1:
-                values["auroc"] = auroc(doubt[rights[name]], doubt[~rights[name]])
-            found |= {f"test/selective/{name}/{key}": value for key, value in values.items()}
-            rows.append((name, *(f"{value:.4f}" for value in values.values())))
+            values = self._measures(doubt, rights[name])
+            for key, value in values.items():
+                found[f"test/selective/{name}/{key}"] = value
+            cells = [f"{value:.4f}" for value in values.values()]
+            rows.append((name, *cells))
         entropy = {"plain": doubts["plain/entropy"], "MC Dropout": doubts["mc/entropy"]}
-        return Section(
-            "Knowing its errors",
-            f"Answers given only where the uncertainty is low: the error rate at "
-            f"{self.coverage:.0%} coverage, and the "
-            "chance that a wrong answer is more uncertain than a right one.",
-            rows,
-            found,
-            figures=[
-                figures.risk_coverage(doubts, rights),
-                figures.entropies(entropy, {"plain": right["plain"], "MC Dropout": right["mc"]}),
-                figures.extremes(
-                    subject.test.images,
-                    _titles(mc.probs.argmax(axis=1), labels, class_names),
-                    doubts["mc/entropy"],
-                ),
-            ],
+        right_by_name = {"plain": right["plain"], "MC Dropout": right["mc"]}
+        drawn = [
+            figures.risk_coverage(doubts, rights),
+            figures.entropies(entropy, right_by_name),
+            _extremes(subject, doubts["mc/entropy"], class_names),
+        ]
+        text = (
+            "The model answers only where its uncertainty is low. The table shows the error rate "
+            f"at {self.coverage:.0%} coverage, and the probability that a wrong answer is more "
+            "uncertain than a right one (AUROC)."
         )
+        return Section("Knowing its errors", text, rows, found, figures=drawn)
+
+    def _measures(self, doubt: Floats, right: np.ndarray) -> dict[str, float]:
+        values = {
+            "aurc": metrics.aurc(doubt, right),
+            "risk": metrics.risk_at_coverage(doubt, right, self.coverage),
+        }
+        if 0 < right.mean() < 1:
+            values["auroc"] = auroc(doubt[right], doubt[~right])
+        return values
 
 
-def _titles(answers: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> list[str]:
-    shown = [
-        names[label] if names else str(label)
-        for label in range(max(labels.max(), answers.max()) + 1)
-    ]
-    return [
-        shown[y] if y == a else f"{shown[y]}, not {shown[a]}"
-        for a, y in zip(answers, labels, strict=True)
-    ]
+def _doubts(subject: Subject) -> dict[str, Floats]:
+    """Return the scores of uncertainty of the test images by name, (N,) each."""
+    plain = subject.on_test["plain"]
+    mc = subject.mc_test
+    return {
+        "plain/one_minus_confidence": 1.0 - plain.max(axis=1),
+        "plain/entropy": metrics.predictive_entropy(plain),
+        "mc/entropy": mc.predictive_entropy,
+        "mc/mutual_information": mc.mutual_information,
+        "mc/variation_ratio": mc.variation_ratio,
+    }
+
+
+def _extremes(subject: Subject, doubt: Floats, class_names: Sequence[str]) -> Figure:
+    answers = subject.mc_test.probs.argmax(axis=1)
+    titles = _titles(answers, subject.test.labels, class_names)
+    return figures.extremes(subject.test.images, titles, doubt)
+
+
+def _titles(answers: Ints, labels: Ints, class_names: Sequence[str]) -> list[str]:
+    """Return the class of each image, and the answer where it is wrong."""
+    if not class_names:
+        n_classes = max(labels.max(), answers.max()) + 1
+        class_names = [str(number) for number in range(n_classes)]
+    titles = []
+    for answer, label in zip(answers, labels, strict=True):
+        title = class_names[label]
+        if answer != label:
+            title = f"{title}, not {class_names[answer]}"
+        titles.append(title)
+    return titles

@@ -1,4 +1,4 @@
-"""Better, worse, or no detectable difference: MC Dropout against the plain prediction."""
+"""Decide whether MC Dropout is better than the plain prediction on test, worse, or neither."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from hpsearch.seeds import derive
 
 @dataclass(frozen=True)
 class Verdict:
-    """Settings of the verdict.
+    """The part of an evaluation that compares the two arms on test.
 
     Attributes:
-        level: Chance that equally good arms are called different by any measure.
-        n_resamples: Of the paired bootstrap and of the permutation test.
-        n_seeds: Sets of masks over which the spread of MC Dropout is measured.
-        seed: Of the resampling.
+        level: Probability that equally good arms are called different by any measure, in (0, 1).
+        n_resamples: Number of resamples of the paired bootstrap and of the permutation test.
+        n_seeds: Number of sets of masks over which the spread of MC Dropout is measured.
+        seed: Seed of the resampling.
     """
 
     level: float
@@ -34,91 +34,89 @@ class Verdict:
     seed: int
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings."""
+        """Refuse settings that are out of range."""
         if not 0 < self.level < 1:
             raise ConfigError(f"level must lie between 0 and 1, but is {self.level}.")
         fewest = math.ceil(len(MEASURES) / self.level)
         if self.n_resamples < fewest or self.n_seeds < 1:
             raise ConfigError(
-                f"Expected at least {fewest} resamples for the level {self.level} and one seed, "
-                f"received "
-                f"n_resamples={self.n_resamples}, n_seeds={self.n_seeds}."
+                f"Expected at least {fewest} resamples for the level {self.level} and at least "
+                f"one seed, received n_resamples={self.n_resamples}, n_seeds={self.n_seeds}."
             )
 
     def examine(self, subject: Subject) -> Section:
-        """Compare the arms on test."""
-        labels = np.asarray(subject.test.labels)
-        arms = subject.on_test
+        """Compare the arms on test by every measure."""
         found = compare(
-            arms["plain"],
-            arms["mc"],
-            labels,
+            subject.on_test["plain"],
+            subject.on_test["mc"],
+            subject.test.labels,
             n_resamples=self.n_resamples,
             level=self.level,
             seed=self.seed,
         )
-        spread = self._spread(subject, [d.measure for d in found])
-        head = ("measure", "plain", "MC Dropout", "difference", f"{1 - self.level:.0%} interval", "p (Holm)",
-                "spread over seeds", "detectable", "verdict")  # fmt: skip
-        rows = [head, *(self._row(d, spread[d.measure]) for d in found)]
+        measures = [difference.measure for difference in found]
+        spread = self._spread(subject, measures)
+        rows = [self._head()]
         values: dict[str, float] = {}
-        for d in found:
-            values |= {
-                f"test/verdict/{d.measure}/{name}": value for name, value in _numbers(d).items()
-            }
-            values[f"test/verdict/{d.measure}/seed_spread"] = spread[d.measure]
-        return Section(
-            "Verdict",
-            self.sentence(found),
-            rows,
-            values,
-            figures=[figures.differences(found, self.level)],
-        )
+        for difference in found:
+            measure = difference.measure
+            rows.append(self._row(difference, spread[measure]))
+            values[f"test/verdict/{measure}/difference"] = difference.value
+            values[f"test/verdict/{measure}/low"] = difference.low
+            values[f"test/verdict/{measure}/high"] = difference.high
+            values[f"test/verdict/{measure}/p"] = difference.p
+            values[f"test/verdict/{measure}/detectable"] = difference.detectable
+            values[f"test/verdict/{measure}/seed_spread"] = spread[measure]
+        figure = figures.differences(found, self.level)
+        return Section("Verdict", self.sentence(found), rows, values, figures=[figure])
 
     def sentence(self, found: Sequence[Difference]) -> str:
         """Return the verdict in words."""
-        said = {
-            verdict: [d.measure for d in found if d.verdict(self.level) == verdict]
-            for verdict in ("better", "worse", "no detectable difference")
-        }
-        parts = [f"{verdict} in {', '.join(names)}" for verdict, names in said.items() if names]
+        parts = []
+        for verdict in ("better", "worse", "no detectable difference"):
+            names = [d.measure for d in found if d.verdict(self.level) == verdict]
+            if names:
+                parts.append(f"{verdict} in {', '.join(names)}")
         return f"MC Dropout against the plain prediction: {'; '.join(parts)}."
 
-    def _row(self, d: Difference, spread: float) -> tuple[str, ...]:
-        numbers = (
-            f"{d.values[0]:.4f}",
-            f"{d.values[1]:.4f}",
-            f"{d.value:+z.4f}",
-            f"{d.low:+z.4f} to {d.high:+z.4f}",
-        )
+    def _head(self) -> tuple[str, ...]:
         return (
-            d.measure,
-            *numbers,
-            f"{d.p:.3g}",
-            f"{spread:.4f}",
-            f"{d.detectable:.4f}",
-            d.verdict(self.level),
+            "measure",
+            "plain",
+            "MC Dropout",
+            "difference",
+            f"{1 - self.level:.0%} interval",
+            "p (Holm)",
+            "spread over seeds",
+            "detectable",
+            "verdict",
         )
 
-    def _spread(self, subject: Subject, measures: list[str]) -> dict[str, float]:
+    def _row(self, difference: Difference, spread: float) -> tuple[str, ...]:
+        plain, mc = difference.values
+        return (
+            difference.measure,
+            f"{plain:.4f}",
+            f"{mc:.4f}",
+            f"{difference.value:+z.4f}",
+            f"{difference.low:+z.4f} to {difference.high:+z.4f}",
+            f"{difference.p:.3g}",
+            f"{spread:.4f}",
+            f"{difference.detectable:.4f}",
+            difference.verdict(self.level),
+        )
+
+    def _spread(self, subject: Subject, measures: Sequence[str]) -> dict[str, float]:
         """Return the standard deviation of MC Dropout's measures over sets of masks."""
-        seeds = [derive(subject.settings.seed, "spread", i) for i in range(self.n_seeds)]
-        labels = subject.test.labels
-        summaries = [
-            metrics.summary(subject.sampler.predict(subject.test.images, seed=s).probs, labels)
-            for s in seeds
-        ]
-        return {
-            name: float(np.std([s[name] for s in summaries], ddof=min(1, len(seeds) - 1)))
-            for name in measures
-        }
-
-
-def _numbers(d: Difference) -> dict[str, float]:
-    return {
-        "difference": d.value,
-        "low": d.low,
-        "high": d.high,
-        "p": d.p,
-        "detectable": d.detectable,
-    }
+        summaries = []
+        for place in range(self.n_seeds):
+            seed = derive(subject.settings.seed, "spread", place)
+            prediction = subject.sampler.predict(subject.test.images, seed=seed)
+            summary = metrics.summary(prediction.probs, subject.test.labels)
+            summaries.append(summary)
+        ddof = min(1, self.n_seeds - 1)
+        spread = {}
+        for name in measures:
+            values = [summary[name] for summary in summaries]
+            spread[name] = float(np.std(values, ddof=ddof))
+        return spread

@@ -1,1 +1,1 @@
-"""Sections of text, tables and figures, written as a page, for the terminal or as Markdown."""
+"""Sections of a report and how they are written: as an HTML page, for a terminal, as Markdown."""

@@ -1,5 +1,6 @@
-"""One page that a person can read and send: all sections, tables and pictures in a single HTML
-file.
+"""Write the sections of a report as one HTML page.
+
+The page is a single file: it contains its pictures and its style, and it needs no other file.
 """
 
 from __future__ import annotations
@@ -11,37 +12,39 @@ from html import escape
 
 from hpsearch.html_report.section import Figure, Section
 
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; }
+body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 h2 { margin-top: 2.5rem; border-bottom: 2px solid #ddd; }
 nav { font-size: .9rem; } nav a { margin-right: 1rem; white-space: nowrap; }
-table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; font-size: .9rem; }
+table { border-collapse: collapse; margin: 1rem 0; }
+table { font-variant-numeric: tabular-nums; font-size: .9rem; }
 th, td { padding: .2rem .7rem; border-bottom: 1px solid #ddd; text-align: right; }
 th:first-child, td:first-child { text-align: left; }
 table.facts td { text-align: left; } table.facts td:first-child { color: #555; }
-pre { background: #f3f3f3; padding: .6rem .8rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; }
-figure { margin: 1.5rem 0; } img { max-width: 100%; } figcaption { color: #555; font-size: .9rem; }
+pre { background: #f3f3f3; padding: .6rem .8rem; font-size: .85rem; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+figure { margin: 1.5rem 0; } img { max-width: 100%; }
+figcaption { color: #555; font-size: .9rem; }
 """
 
 
 def html(title: str, facts: Sequence[tuple[str, str]], sections: Sequence[Section]) -> str:
-    """Return the page.
+    """Return an HTML page.
 
     Args:
-        title: Its heading.
-        facts: What it is about, as pairs of a name and a value.
-        sections: In the order in which they are read.
+        title: The heading of the page.
+        facts: Pairs of a name and a value, shown as a table below the heading.
+        sections: The sections in the order in which they are read.
     """
-    links = (f'<a href="#{_anchor(s.title)}">{escape(s.title)}</a>' for s in sections)
-    facts_of_it = _table(facts, head=False)
-    body = [
-        f"<h1>{escape(title)}</h1>",
-        facts_of_it,
-        f"<nav>{' '.join(links)}</nav>",
-        *map(_section, sections),
-    ]
-    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{chr(10).join(body)}\n</body></html>\n'
+    heading = escape(title)
+    head = f'<meta charset="utf-8"><title>{heading}</title><style>{_STYLE}</style>'
+    links = [f'<a href="#{_anchor(s.title)}">{escape(s.title)}</a>' for s in sections]
+    parts = [f"<h1>{heading}</h1>", _facts(facts), f"<nav>{' '.join(links)}</nav>"]
+    for section in sections:
+        parts.append(_section(section))
+    body = "\n".join(parts)
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
 
 
 def _anchor(title: str) -> str:
@@ -50,28 +53,40 @@ def _anchor(title: str) -> str:
 
 def _section(section: Section) -> str:
     parts = [f'<h2 id="{_anchor(section.title)}">{escape(section.title)}</h2>']
-    parts += [
-        f"<p>{escape(paragraph)}</p>" for paragraph in section.text.split("\n\n") if paragraph
-    ]
+    for paragraph in section.text.split("\n\n"):
+        if paragraph:
+            parts.append(f"<p>{escape(paragraph)}</p>")
     if section.commands:
-        parts.append(f"<pre>{escape(chr(10).join(section.commands))}</pre>")
+        commands = "\n".join(section.commands)
+        parts.append(f"<pre>{escape(commands)}</pre>")
     if section.table:
         parts.append(_table(section.table))
-    return "\n".join([*parts, *(_figure(figure) for figure in section.figures)])
+    for figure in section.figures:
+        parts.append(_figure(figure))
+    return "\n".join(parts)
 
 
-def _table(rows: Sequence[Sequence[str]], head: bool = True) -> str:
-    lines = [_row(row, "th" if head and place == 0 else "td") for place, row in enumerate(rows)]
-    return f"<table{'' if head else ' class=facts'}>\n{chr(10).join(lines)}\n</table>"
+def _facts(facts: Sequence[tuple[str, str]]) -> str:
+    rows = [_row(fact, "td") for fact in facts]
+    lines = "\n".join(rows)
+    return f"<table class=facts>\n{lines}\n</table>"
 
 
-def _row(cells: Sequence[str], kind: str) -> str:
-    return "<tr>" + "".join(f"<{kind}>{escape(cell)}</{kind}>" for cell in cells) + "</tr>"
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Return a table whose first row is the head."""
+    head = _row(rows[0], "th")
+    body = [_row(row, "td") for row in rows[1:]]
+    lines = "\n".join([head, *body])
+    return f"<table>\n{lines}\n</table>"
+
+
+def _row(cells: Sequence[str], tag: str) -> str:
+    written = [f"<{tag}>{escape(cell)}</{tag}>" for cell in cells]
+    return f"<tr>{''.join(written)}</tr>"
 
 
 def _figure(figure: Figure) -> str:
-    source = f"data:image/png;base64,{base64.b64encode(figure.png).decode()}"
+    data = base64.b64encode(figure.png).decode()
     caption = escape(figure.caption)
-    return (
-        f'<figure><img alt="{caption}" src="{source}"><figcaption>{caption}</figcaption></figure>'
-    )
+    image = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"

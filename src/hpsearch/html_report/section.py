@@ -1,9 +1,7 @@
-"""Tables whose first row is the head, in Markdown and for a terminal; `page` writes them for a
-browser.
+"""One section of a report: its text, table, numbers, figures and commands.
 
-A part of a page: what was found, in the form in which it is logged and read.
-
-From a Matplotlib figure to a picture that a page holds and a run keeps.
+Code that examines a study or a model returns sections. `page` writes them as an HTML page. The
+table of a section can also be written as Markdown or for a terminal.
 """
 
 from __future__ import annotations
@@ -16,32 +14,46 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure as Plot
 from rich.table import Table
 
-
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([lines[0], f"|{'---|' * len(rows[0])}", *lines[1:]])
+plt.switch_backend("Agg")  # this backend draws without a display
 
 
-def terminal(rows: Sequence[Sequence[str]], title: str) -> Table:
-    """Return the same for a terminal."""
-    table = Table(*rows[0], title=title, title_justify="left")
-    for row in rows[1:]:
-        table.add_row(*row)
-    return table
+@dataclass(frozen=True)
+class Section:
+    """A part of a report.
 
+    Attributes:
+        title: The heading.
+        text: Paragraphs, separated by empty lines.
+        table: Rows of cells. The first row is the head. An empty table is left out.
+        metrics: Numbers by their MLflow keys.
+        curves: Pairs (step, value) by their MLflow keys.
+        figures: Pictures, in the order in which they are shown.
+        commands: Shell commands that the reader may want to run next.
+    """
 
-Curve = Sequence[tuple[int, float]]
+    title: str
+    text: str
+    table: Sequence[Sequence[str]] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    curves: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
+    figures: Sequence[Figure] = ()
+    commands: Sequence[str] = ()
+
+    def as_table(self) -> Table | None:
+        """Return the table for a terminal, or None if the section has no table."""
+        if not self.table:
+            return None
+        return terminal(self.table, self.title)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture with the sentence that says what it shows.
+    """A picture with its caption.
 
     Attributes:
-        name: Its file is `figures/<name>.png`.
-        png: The file.
-        caption: What one sees, and how to read it.
+        name: The picture is stored as `figures/<name>.png`.
+        png: The content of the PNG file.
+        caption: What the picture shows and how to read it.
     """
 
     name: str
@@ -49,40 +61,25 @@ class Figure:
     caption: str
 
 
-@dataclass(frozen=True)
-class Section:
-    """A part of a page.
-
-    Attributes:
-        title: Its heading.
-        text: What it says, in whole sentences.
-        table: Rows of cells, the first being the head; empty for none.
-        metrics: Numbers by their MLflow keys.
-        curves: Numbers at steps, (step, value), by their MLflow keys.
-        figures: Pictures.
-        commands: What to type next, each a line of a shell.
-    """
-
-    title: str
-    text: str
-    table: Sequence[Sequence[str]] = ()
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    curves: Mapping[str, Curve] = field(default_factory=dict)
-    figures: Sequence[Figure] = ()
-    commands: Sequence[str] = ()
-
-    def as_table(self) -> Table | None:
-        """Return the table for a terminal; None where there is none."""
-        return terminal(self.table, self.title) if self.table else None
-
-
-plt.switch_backend("Agg")
-DPI = 90
-
-
 def drawn(name: str, plot: Plot, caption: str) -> Figure:
-    """Return a figure as a picture, and close it."""
+    """Return a Matplotlib figure as a picture, and close the Matplotlib figure."""
     buffer = io.BytesIO()
-    plot.savefig(buffer, dpi=DPI, bbox_inches="tight", metadata={"Software": None})
+    plot.savefig(buffer, dpi=90, bbox_inches="tight", metadata={"Software": None})
     plt.close(plot)
     return Figure(name, buffer.getvalue(), caption)
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table. The first row is the head."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    rule = "|" + "---|" * len(rows[0])
+    lines.insert(1, rule)
+    return "\n".join(lines)
+
+
+def terminal(rows: Sequence[Sequence[str]], title: str) -> Table:
+    """Return a table for a terminal. The first row is the head."""
+    table = Table(*rows[0], title=title, title_justify="left")
+    for row in rows[1:]:
+        table.add_row(*row)
+    return table
