@@ -17,7 +17,7 @@ import keras
 import keras_tuner
 import numpy as np
 
-from hpsearch.data.split import Images, Labels, SearchData
+from hpsearch.data.split import SearchData
 from hpsearch.data.statistics import DataFacts, measure
 from hpsearch.errors import DivergedError
 from hpsearch.experiments.layers import inspect_layers
@@ -124,12 +124,6 @@ class Workbench:
         """The facts about the data set that architectures need."""
         return measure(self.data.train.images, self.data.n_classes)
 
-    @property
-    def sample(self) -> tuple[Images, Labels]:
-        """The first 1000 validation images with their labels."""
-        val = self.data.val
-        return val.images[:_N_INSPECTED], val.labels[:_N_INSPECTED]
-
     def hypermodel(self, arm: Arm) -> keras_tuner.HyperModel:
         """Return the HyperModel of an arm, with the settings that are hyperparameters here."""
         hypermodel, _ = self._drawn(arm)
@@ -230,7 +224,10 @@ class Workbench:
         return Trained(kept, arm, seed, measured)
 
     def _inspect(self, when: str, model: keras.Model, measured: Measured) -> None:
-        images, labels = self.sample
+        """Add the measures of the hidden layers, under names that begin with `when`."""
+        val = self.data.val
+        images = val.images[:_N_INSPECTED]
+        labels = val.labels[:_N_INSPECTED]
         layers = inspect_layers(model, images, labels)
         for name, values in layers.items():
             measured.layers[f"{when}/{name}"] = values

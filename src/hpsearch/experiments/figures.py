@@ -143,7 +143,8 @@ class _Panel:
         low = []
         high = []
         for arm in arms:
-            found = list(values(self.results[arm.name], self.key).values())
+            by_seed = values(self.results[arm.name], self.key)
+            found = list(by_seed.values())
             if found and arm.across is not None:
                 x.append(arm.across)
                 means.append(np.mean(found))
@@ -183,10 +184,11 @@ class _Panel:
         x = x[:n]
         marker = "o" if n < 3 else None
         mean = stacked.mean(axis=0)
-        (line,) = self.axis.plot(x, mean, label=arm.name, marker=marker, **self.looks[arm.name])
+        look = self.looks[arm.name]
+        self.axis.plot(x, mean, label=arm.name, marker=marker, **look)
         low = stacked.min(axis=0)
         high = stacked.max(axis=0)
-        self.axis.fill_between(x, low, high, color=line.get_color(), alpha=0.15)
+        self.axis.fill_between(x, low, high, color=look["color"], alpha=0.15)
 
     def _scale(self) -> None:
         """Give losses a log scale where the losses of one arm would hide all others."""
