@@ -1,5 +1,6 @@
-"""Measures of curves, paired intervals and verdicts by hand; ablations and comparisons from the
-command line.
+"""Tests of experiments: curve measures, paired intervals, verdicts, and whole ablations.
+
+The numbers are worked out by hand. The slow tests run the commands `ablate` and `compare`.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def test_overshoot_is_the_highest_loss_after_the_first_descent():
     assert arms.oscillation([3, 1, 2, 4, 1]) == 3
 
 
-def test_a_race_counts_epochs_and_seconds_and_leaves_the_late_ones_out():
+def test_a_race_counts_epochs_and_seconds_and_is_empty_where_the_target_is_not_reached():
     assert arms.epochs_to([3, 2, 1], 2) == 2
     assert arms.race([3, 2, 1], [5, 7, 9], 2) == {"race/epochs": 2, "race/seconds": 12}
     assert arms.race([3, 2.5], [5, 7], 2) == {}
@@ -73,10 +74,10 @@ def test_the_interval_is_students():
 def test_differences_are_paired_by_seed():
     found = difference({0: 1.0, 1: 10.0, 2: 5.0}, {0: 2.0, 1: 11.0})
     assert (found.mean, found.n) == (-1.0, 2)
-    assert found.excludes_zero  # the spread between seeds cancels
+    assert found.excludes_zero  # the differences between seeds cancel
 
 
-def test_holm_leaves_out_what_is_no_test():
+def test_holm_leaves_out_nan():
     found = holm_of({"a": 0.01, "b": 0.04, "c": float("nan")})
     assert found["a"] == pytest.approx(0.02)
     assert found["b"] == pytest.approx(0.04)
@@ -98,7 +99,7 @@ RESULTS = {
 }
 
 
-def test_the_verdict_names_the_best_and_only_what_the_seeds_bear_out():
+def test_the_verdict_names_the_best_arm_and_only_certain_differences():
     table = answers.rows(ARMS, RESULTS, ["best/val/loss"], "base")
     sentence = answers.verdict(table, "best/val/loss", "base")
     assert sentence.startswith(
@@ -134,26 +135,24 @@ def test_censored_races_are_shown_as_such():
 
 
 def test_a_claim_on_a_race_is_judged_by_the_loss_that_all_of_both_arms_reach():
-    slow, quick = ([2.0, 1.5, 1.2 + n / 100] for n in range(3)), ([1.3, 1.0] for _ in range(3))
+    def trained(losses):
+        return Measured({}, {"val/loss": losses, "time/epoch_s": [1.0] * len(losses)})
+
     results = {
-        name: {
-            seed: Measured({}, {"val/loss": loss, "time/epoch_s": [1.0] * len(loss)})
-            for seed, loss in enumerate(found)
-        }
-        for name, found in (("slow", slow), ("quick", quick))
+        "slow": {seed: trained([2.0, 1.5, 1.2 + seed / 100]) for seed in range(3)},
+        "quick": {seed: trained([1.3, 1.0]) for seed in range(3)},
     }
     results["quick"][3] = Measured({}, {"val/loss": [9.0], "time/epoch_s": [1.0]}, diverged="later")
     results["slow"][3] = results["slow"][0]
     results["quick"][4] = Measured(diverged="at once")
     claims = [Claim("It is so", "quick", "slow", "race/epochs")]
     (judged,) = answers.judged(claims, results, {name: name for name in results})
-    assert (
-        answers.with_race(results)[1] is not None
-    )  # what diverged before its first epoch has no curves
+    # A training that diverged before the end of its first epoch has no curves.
+    _, target = answers.with_race(results)
+    assert target is not None
     assert judged == (
         'Confirmed: "It is so" (race/epochs of quick minus slow to val/loss 1.2200: -1 [-1, -1] '
-        "over 3 seeds; "
-        "2 of quick have none)."
+        "over 3 seeds; 2 of quick have none)."
     )
 
 
@@ -167,7 +166,7 @@ def test_the_best_of_a_second_factor_stands_for_its_level():
     ("best", "groups"),
     [(False, [["a, n 1", "b, n 1"], ["a, n 2", "b, n 2"]]), (True, [["a, n 2", "b, n 1"]])],
 )
-def test_compared_are_arms_of_one_second_factor_or_the_best_of_each_level(best, groups):
+def test_groups_are_the_arms_of_one_second_factor_or_the_best_arm_of_each_level(best, groups):
     across = {"setting": "arch.n", "values": [1, 2], "best": best}
     levels = {"a": (), "b": ()}
     ablation = Ablation(

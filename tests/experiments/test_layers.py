@@ -1,6 +1,4 @@
-"""What goes on inside nets: symmetry of one value for all weights, self-normalization, gradients
-and ranks.
-"""
+"""Tests of the measures of hidden layers: ranks, gradients, dead units and self-normalization."""
 
 from __future__ import annotations
 
@@ -62,7 +60,9 @@ def test_selu_keeps_mean_and_deviation_through_20_layers():
         ("selu", "lecun_normal", 0.1 * IMAGES + 0.5),  # not standardized
     ],
 )
-def test_without_one_of_the_three_conditions_they_leave_that_range(activation, initializer, images):
+def test_mean_or_deviation_leaves_that_range_without_one_of_the_three_conditions(
+    activation, initializer, images
+):
     measured = inspect_layers(net(activation, initializer), images, LABELS)
     inside = (
         np.abs(measured["mean"]).max() < 0.1
@@ -72,7 +72,7 @@ def test_without_one_of_the_three_conditions_they_leave_that_range(activation, i
     assert not inside
 
 
-def test_looking_at_a_model_changes_none_of_its_variables():
+def test_inspecting_a_model_changes_none_of_its_variables():
     model = keras.Sequential(
         [
             keras.Input((8, 8, 1)),

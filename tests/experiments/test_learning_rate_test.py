@@ -1,6 +1,4 @@
-"""The learning rate test: its reading of a curve by hand, its bounds, and a real search that begins
-with it.
-"""
+"""Tests of the learning rate test: smoothing, largest stable rate, upper bound and first trial."""
 
 from __future__ import annotations
 
@@ -35,7 +33,7 @@ def test_smoothing_starts_at_the_first_loss_and_keeps_a_constant():
     np.testing.assert_allclose(Curve(np.ones(5), np.full(5, 3.0)).smooth(), 3.0)
 
 
-def test_the_test_only_ever_lowers_the_upper_bound():
+def test_the_upper_bound_is_never_raised():
     space = Space(BOUNDS)
     assert below(space, 1e-2).rules["learning_rate"].high == 1e-2
     assert below(space, 10.0).rules["learning_rate"].high == 1e-1
@@ -45,7 +43,7 @@ def test_the_test_only_ever_lowers_the_upper_bound():
     assert below(fixed, 1e-5) is fixed
 
 
-def test_the_first_trial_has_the_proposal_and_the_middle_of_all_else():
+def test_the_first_trial_has_the_proposed_rate_and_the_middle_of_all_other_bounds():
     space = Space(BOUNDS)
     assert middles(space) == pytest.approx(
         {"learning_rate": 10**-2.5, "momentum": 0.99, "dropout_rate": 0.2}

@@ -1,1 +1,1 @@
-"""Ablations and comparisons: arms trained from the same seeds, intervals and verdicts."""
+"""Experiments: ablations and comparisons, whose arms are trained from the same seeds."""

@@ -1,10 +1,14 @@
-"""The ablate job: one factor varies, all else stays, several seeds, and an answer with intervals."""
+"""The ablate job: it trains the levels of one factor from the same seeds and reports intervals.
+
+An `Ablation` is the question, as a file in conf/ablation describes it. `Ablate` trains the arms,
+prints a table with a verdict, and writes table, verdict and figure to the parent run in MLflow.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict, cast
 
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from rich.console import Console
@@ -18,86 +22,116 @@ from hpsearch.experiments.session import PARTS, Records, Session, digest, seeds_
 from hpsearch.html_report.section import markdown, terminal
 from hpsearch.tracking.tracking import Tracking
 
+_Overrides = Sequence[str]
+_Cell = tuple[str, str, float | str | None, list[str]]  # name, level, second factor, overrides
+
+
+class _Across(TypedDict):
+    """A second factor.
+
+    Attributes:
+        setting: The key of the setting that varies.
+        values: The values of the setting.
+        best: Whether the best value of each level stands for the level; otherwise the levels are
+            compared at each value.
+    """
+
+    setting: str
+    values: Sequence[float | str]
+    best: bool
+
 
 @dataclass(frozen=True)
 class Ablation:
-    """A question and how it is answered; see conf/ablation.
+    """A question and the way to answer it; see conf/ablation.
 
     Attributes:
-        name: Its file's name.
-        question: One sentence.
-        levels: Overrides of the configuration for each level of the factor.
+        name: The name of its file.
+        question: The question as one sentence.
+        levels: The overrides of the configuration, for each level of the factor.
         baseline: The level that the others are compared with.
-        across: A second factor: `setting`, `values`, and whether only the `best` value of each
-            level is compared.
-        measures: Columns of the table; the first one decides.
-        panels: Of the figure, as `figures.draw` says.
-        inspect: Whether the layers are looked at before and after training.
-        claims: What textbooks say.
+        across: The second factor; None where only one factor varies.
+        measures: The columns of the table; the first one decides.
+        panels: The panels of the figure, as `figures.draw` describes them.
+        inspect: Whether the hidden layers are measured before and after training.
+        claims: Claims of textbooks, each with the fields of a `Claim`.
         probes: Further measurements of each trained model.
     """
 
     name: str
     question: str
-    levels: Mapping[str, Sequence[str]]
+    levels: Mapping[str, _Overrides]
     baseline: str
-    across: Mapping[str, Any] | None
+    across: _Across | None
     measures: Sequence[str]
     panels: Sequence[str]
     inspect: bool
     claims: Sequence[Mapping[str, str]]
     probes: Sequence[Probe] = field(default_factory=tuple)
 
-    def chosen(self, wanted: Sequence[str] | None) -> dict[str, Sequence[str]]:
-        """Return the levels that are wanted, with their overrides; all where `wanted` is None.
+    def _chosen(self, wanted: Sequence[str] | None) -> Mapping[str, _Overrides]:
+        """Return the wanted levels with their overrides; all levels where `wanted` is None.
 
         Raises:
-            ConfigError: One of them is no level.
+            ConfigError: `wanted` is no list, or names a level that does not exist.
         """
+        if wanted is None:
+            return self.levels
         if isinstance(wanted, str):
             raise ConfigError(f"levels must be a list, such as [{wanted}], but is {wanted}.")
-        for name in wanted or ():
+        for name in wanted:
             if name not in self.levels:
-                raise ConfigError(
-                    f"Ablation {self.name} has no level "
-                    f"{name}.{did_you_mean(str(name), self.levels)}"
-                )
-        return {
-            name: overrides
-            for name, overrides in self.levels.items()
-            if wanted is None or name in wanted
-        }
+                hint = did_you_mean(str(name), self.levels)
+                raise ConfigError(f"Ablation {self.name} has no level {name}.{hint}")
+        return {name: self.levels[name] for name in self.levels if name in wanted}
 
-    def cells(self, wanted: Sequence[str] | None) -> list[tuple[str, str, Any, list[str]]]:
-        """Return name, level, second factor and overrides of each arm."""
-        found: list[tuple[str, str, Any, list[str]]] = []
-        for level, overrides in self.chosen(wanted).items():
+    def cells(self, wanted: Sequence[str] | None) -> list[_Cell]:
+        """Return name, level, value of the second factor, and overrides of each arm.
+
+        Args:
+            wanted: The levels to train; None for all.
+
+        Raises:
+            ConfigError: `wanted` is no list, or names a level that does not exist.
+        """
+        found: list[_Cell] = []
+        for level, overrides in self._chosen(wanted).items():
             if self.across is None:
                 found.append((level, level, None, list(overrides)))
                 continue
-            setting = str(self.across["setting"])
+            setting = self.across["setting"]
+            short = setting.rpartition(".")[2]
             for value in self.across["values"]:
-                name = f"{level}, {setting.rpartition('.')[2]} {value}"
+                name = f"{level}, {short} {value}"
                 found.append((name, level, value, [*overrides, f"{setting}={value}"]))
         return found
 
     def groups(self, arms: Sequence[Arm], results: Results) -> list[list[Arm]]:
-        """Return the arms that are compared with each other: the best of each level, or those of
-        one second factor.
+        """Return the groups of arms that are compared with each other.
+
+        With a second factor, they are the best arm of each level, or the arms of each value.
         """
         if self.across is None:
             return [list(arms)]
         if self.across["best"]:
             return [answers.best_across(arms, results, self.measures[0])]
-        return [
-            [arm for arm in arms if arm.across == value]
-            for value in dict.fromkeys(arm.across for arm in arms)
-        ]
+        groups: dict[object, list[Arm]] = {}
+        for arm in arms:
+            groups.setdefault(arm.across, []).append(arm)
+        return list(groups.values())
 
 
 @dataclass(frozen=True)
-class Part:
-    """What was found among arms that are compared with each other."""
+class _Part:
+    """The answer for one group of arms that are compared with each other.
+
+    Attributes:
+        rows: The row of each arm.
+        cells: The table as text, the head first.
+        race: A sentence on the loss of the race; empty where no measure is a race.
+        verdict: The verdict.
+        claims: A sentence for each claim.
+    """
 
     rows: list[Row]
     cells: list[list[str]]
@@ -106,88 +140,127 @@ class Part:
     claims: list[str]
 
     def as_text(self) -> str:
-        """Return it in Markdown."""
-        return "\n\n".join(
-            filter(None, [markdown(self.cells), self.race, f"**{self.verdict}**", *self.claims])
-        )
+        """Return table and sentences in Markdown."""
+        paragraphs = [markdown(self.cells), self.race, f"**{self.verdict}**", *self.claims]
+        return "\n\n".join(filter(None, paragraphs))
+
+    def print(self, console: Console, title: str) -> None:
+        """Print table and sentences."""
+        console.print(terminal(self.cells, title))
+        for line in filter(None, (self.race, self.verdict, *self.claims)):
+            console.print(line, soft_wrap=True, markup=False)
 
 
 @dataclass(frozen=True)
 class Ablate:
-    """Runs an ablation, or what is missing of it.
+    """Runs an ablation, or the part that is missing.
 
     Attributes:
         ablation: The question.
-        arms: What is trained, each with its composed configuration as plain data.
+        arms: The arms, each with its composed configuration as plain data.
         data: The data set.
         tracking: The MLflow store.
-        seed: All randomness grows from it.
-        n_seeds: Trainings of each arm; the same seeds for all arms, so that results are paired.
+        seed: The root of all seeds.
+        n_seeds: The number of trainings of each arm. All arms have the same seeds, so that results
+            are paired.
     """
 
     ablation: Ablation
-    arms: Sequence[tuple[Arm, Mapping[str, Any]]]
+    arms: Sequence[tuple[Arm, Mapping[str, object]]]
     data: Data
     tracking: Tracking
     seed: int
     n_seeds: int
 
-    def run(self, config: Mapping[str, Any], command: str, console: Console) -> Answer:
-        """Train what is missing, print the table, and return the answer."""
+    def run(self, config: Mapping[str, object], command: str, console: Console) -> Answer:
+        """Train what is missing, print the tables, and return the answer.
+
+        Args:
+            config: The composed configuration as plain data.
+            command: The command line, for the record.
+            console: Where progress and tables are printed.
+        """
+        ablation = self.ablation
         data = self.data.for_search()
         bench = Workbench(data)
         arms = [(bench.directed(arm), composed) for arm, composed in self.arms]
-        base = {
-            key: config[key] for key in (*PARTS, "hyperparameters", "ablation") if key in config
+        identity = self._identity(config, data.fingerprint)
+        tags = {
+            "hpsearch.ablation": ablation.name,
+            "hpsearch.fingerprint": data.fingerprint,
+            "hpsearch.command": command,
+            "hpsearch.data": data.name,
         }
-        said = {k: v for k, v in base["training"].items() if (k, v) != ("direction", None)}
-        identity = digest({**base, "training": said}, data.fingerprint, self.seed)
-        name = f"{data.name}-{self.ablation.name}"
-        tags = {"hpsearch.ablation": self.ablation.name, "hpsearch.fingerprint": data.fingerprint}
-        tags |= {"hpsearch.command": command, "hpsearch.data": data.name}
+        name = f"{data.name}-{ablation.name}"
         records = Records(self.tracking, name, "ablation", identity, tags)
         with records.parent.ending():
             records.parent.data(data, self.data.path or data.name)
-            ablation = self.ablation
             seeds = seeds_of(self.seed, "ablation", self.n_seeds)
             session = Session(arms, seeds, records, bench, ablation.inspect, ablation.probes)
-            return self._answer(session.measure(console), records, console)
+            results = session.measure(console)
+            return self._answer(results, records, console)
+
+    def _identity(self, config: Mapping[str, object], fingerprint: str) -> str:
+        """Return the digest of all that is equal in two sessions of the same ablation."""
+        keys = (*PARTS, "hyperparameters", "ablation")
+        base = {key: config[key] for key in keys if key in config}
+        training = dict(cast("Mapping[str, object]", config["training"]))
+        if training.get("direction") is None:
+            training.pop("direction", None)
+        base["training"] = training
+        return digest(base, fingerprint, self.seed)
 
     def _answer(self, results: Results, records: Records, console: Console) -> Answer:
-        ablation, arms = self.ablation, [arm for arm, _ in self.arms]
+        """Write and print what was found, and return the answer."""
+        ablation = self.ablation
+        arms = [arm for arm, _ in self.arms]
         groups = ablation.groups(arms, results)
         parts = [self._part(group, results) for group in groups]
-        text = "\n\n".join([f"## {ablation.question}", *(part.as_text() for part in parts)])
+        verdict = " ".join(part.verdict for part in parts)
         picture = figures.draw(ablation.name, ablation.panels, arms, results)
         records.parent.file(f"figures/{picture.name}.png", picture.png)
-        client, run_id = records.parent.client, records.parent.run_id
-        client.log_text(run_id, text, "answer.md")
-        client.log_text(run_id, "\n\n".join(markdown(part.cells) for part in parts), "table.md")
-        sentence = " ".join(part.verdict for part in parts)
-        records.parent.tag({MLFLOW_RUN_NOTE: text[:5000], "hpsearch.verdict": sentence[:5000]})
+        self._write(parts, verdict, records)
+        claims = []
         for part in parts:
-            console.print(terminal(part.cells, ablation.question))
-            for line in filter(None, (part.race, part.verdict, *part.claims)):
-                console.print(line, soft_wrap=True, markup=False)
-        for line in records.where_to_look():
-            console.print(line, soft_wrap=True, markup=False)
-        claims = [claim for part in parts for claim in part.claims]
+            part.print(console, ablation.question)
+            claims.extend(part.claims)
+        console.print(records.where_to_look(), soft_wrap=True, markup=False)
         return Answer(
-            records.name, sentence, [p.rows for p in parts], claims, run_id, records.tracking_uri
+            name=records.name,
+            verdict=verdict,
+            tables=[part.rows for part in parts],
+            claims=claims,
+            run_id=records.parent.run_id,
+            tracking_uri=records.tracking_uri,
         )
 
-    def _part(self, group: Sequence[Arm], results: Results) -> Part:
-        ablation, by_level = self.ablation, {arm.level: arm.name for arm in group}
-        raced, target = answers.with_race({arm.name: results[arm.name] for arm in group})
-        baseline = by_level.get(ablation.baseline, group[0].name)
-        rows = answers.rows(group, raced, ablation.measures, baseline)
-        races = target is not None and any(
-            measure.startswith("race/") for measure in ablation.measures
-        )
-        return Part(
-            rows,
-            cells(rows, ablation.measures, baseline),
-            f"The race is to val/loss {target:.4f}." if races else "",
-            answers.verdict(rows, ablation.measures[0], baseline),
-            answers.judged([Claim(**claim) for claim in ablation.claims], raced, by_level),
+    def _write(self, parts: Sequence[_Part], verdict: str, records: Records) -> None:
+        """Write texts and tags to the parent run."""
+        paragraphs = [f"## {self.ablation.question}"]
+        paragraphs.extend(part.as_text() for part in parts)
+        text = "\n\n".join(paragraphs)
+        tables = "\n\n".join(markdown(part.cells) for part in parts)
+        parent = records.parent
+        parent.client.log_text(parent.run_id, text, "answer.md")
+        parent.client.log_text(parent.run_id, tables, "table.md")
+        parent.tag({MLFLOW_RUN_NOTE: text[:5000], "hpsearch.verdict": verdict[:5000]})
+
+    def _part(self, group: Sequence[Arm], results: Results) -> _Part:
+        """Return the answer for one group of arms."""
+        measures = self.ablation.measures
+        by_level = {arm.level: arm.name for arm in group}
+        baseline = by_level.get(self.ablation.baseline, group[0].name)
+        of_group = {arm.name: results[arm.name] for arm in group}
+        raced, target = answers.with_race(of_group)
+        race = ""
+        if target is not None and any(measure.startswith("race/") for measure in measures):
+            race = f"The race is to val/loss {target:.4f}."
+        rows = answers.rows(group, raced, measures, baseline)
+        claims = [Claim(**claim) for claim in self.ablation.claims]
+        return _Part(
+            rows=rows,
+            cells=cells(rows, measures, baseline),
+            race=race,
+            verdict=answers.verdict(rows, measures[0], baseline),
+            claims=answers.judged(claims, raced, by_level),
         )

@@ -1,6 +1,8 @@
-"""Measures of a learning curve: a value for each epoch, the first epoch first.
+"""An arm of an experiment: one complete setting, which is trained from several seeds.
 
-An arm of an experiment: one setting of everything, trained from one seed after another.
+A `Workbench` trains arms on one data set. Each training yields a `Measured`: scalars, curves over
+epochs, and measures of the hidden layers. The functions at the end compute the scalars from the
+curves. A curve has one value for each epoch, the first epoch first.
 """
 
 from __future__ import annotations
@@ -9,134 +11,90 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, cast
+from typing import TypedDict
 
 import keras
 import keras_tuner
 import numpy as np
-from numpy.typing import NDArray
 
 from hpsearch.data.split import SearchData
 from hpsearch.data.statistics import DataFacts, measure
 from hpsearch.errors import DivergedError
 from hpsearch.experiments.layers import inspect_layers
 from hpsearch.models.architecture import Architecture, build_model
-from hpsearch.models.sparse import n_weights, zero_shares
+from hpsearch.models.sparse import Sparsity, n_weights, zero_shares
 from hpsearch.seeds import derive
 from hpsearch.space.bounds import Value
 from hpsearch.space.space import Space
+from hpsearch.training.epochs import Listener
 from hpsearch.training.monitored_metric import directed
 from hpsearch.training.own_fit import finished
 from hpsearch.training.schedules import Schedule
 from hpsearch.training.settings import Training, use_precision
 from hpsearch.training.trainer import Trainer
 
-RACE_EPOCHS, RACE_SECONDS = "race/epochs", "race/seconds"
+RACE_EPOCHS = "race/epochs"
+RACE_SECONDS = "race/seconds"
+_Scalars = dict[str, float]  # numbers by name
+_Series = dict[str, list[float]]  # a number for each epoch or layer, by name
+_N_INSPECTED = 1000  # validation images on which the layers are measured
 
 
-def overshoot(losses: Sequence[float]) -> float:
-    """Return how far the loss rises above its first low after its first descent; 0 where it never
-    rises.
-    """
-    for place in range(len(losses) - 1):
-        if losses[place + 1] > losses[place]:
-            return float(max(losses[place + 1 :]) - losses[place])
-    return 0.0
+class _Parts(TypedDict, total=False):
+    """The objects that the groups of the configuration describe."""
 
-
-def oscillation(losses: Sequence[float]) -> float:
-    """Return the sum of all rises from one epoch to the next."""
-    steps = np.diff(np.asarray(losses, np.float64))
-    return float(steps[steps > 0].sum())
-
-
-def epochs_to(losses: Sequence[float], target: float) -> int | None:
-    """Return the first epoch (counted from 1) whose loss is at most `target`; None where there is
-    none (censored).
-    """
-    return next((epoch for epoch, loss in enumerate(losses, 1) if loss <= target), None)
-
-
-def common_target(curves: Sequence[Sequence[float]], share: float = 0.75) -> float | None:
-    """Return the loss to race to: this share of the curves get there."""
-    lowest = [min(curve) for curve in curves if curve]
-    return float(np.quantile(lowest, share)) if lowest else None
-
-
-def race(losses: Sequence[float], epoch_s: Sequence[float], target: float) -> dict[str, float]:
-    """Return epochs and seconds to a loss; nothing where it is never reached."""
-    epochs = epochs_to(losses, target)
-    return (
-        {}
-        if epochs is None
-        else {RACE_EPOCHS: float(epochs), RACE_SECONDS: float(sum(epoch_s[:epochs]))}
-    )
-
-
-def of_training(curves: dict[str, list[float]]) -> dict[str, float]:
-    """Return the scalars that every training has, from its curves by epoch."""
-    losses = curves.get("train/loss", [])
-    if not losses:
-        return {}
-    times = curves["time/epoch_s"]
-    return {
-        "overshoot": overshoot(losses),
-        "oscillation": oscillation(losses),
-        "final/train/loss": losses[-1],
-        "time/epoch_s": float(np.median(times[1:] or times)),  # the first epoch compiles
-        "n_epochs": float(len(losses)),
-    }
-
-
-N_INSPECTED = 1000  # validation images that the layers are looked at with
+    arch: partial[keras_tuner.HyperModel]
+    optimizer: partial[keras.optimizers.Optimizer]
+    training: Training
+    schedule: Schedule
+    sparsity: Sparsity | None
 
 
 @dataclass(frozen=True)
 class Arm:
-    """What is trained.
+    """One complete setting of a training.
 
     Attributes:
-        name: For tables, unique in an experiment.
-        parts: `arch`, `optimizer`, `training` and `schedule`, as their folders in conf describe
-            them.
-        hyperparameters: What a search would draw.
-        level: The factor's level.
-        across: The second factor's value, where there is one.
+        name: The name in tables; unique in an experiment.
+        parts: The objects made from the groups `arch`, `optimizer`, `training`, `schedule` and,
+            where the configuration has one, `sparsity`.
+        hyperparameters: The values that a search would draw.
+        level: The level of the factor that varies.
+        across: The value of the second factor; None where there is no second factor.
     """
 
     name: str
-    parts: Mapping[str, Any]
+    parts: _Parts
     hyperparameters: Mapping[str, Value]
     level: str = ""
     across: float | str | None = None
 
     @property
     def training(self) -> Training:
-        """The settings of its fits."""
-        training: Training = self.parts["training"]
-        return training
+        """The settings of the arm's fits."""
+        return self.parts["training"]
 
 
 @dataclass
 class Measured:
-    """What one training of an arm came to.
+    """The measurements of one training of an arm.
 
     Attributes:
-        scalars: By name, such as `best/val/loss`.
-        curves: A value for each epoch, by metric.
-        layers: A value for each hidden layer, by `start/` or `end/` and measure.
-        diverged: The sentence of the error that ended it, if one did.
+        scalars: Numbers by name, such as `best/val/loss`.
+        curves: One value for each epoch, by metric.
+        layers: One value for each hidden layer, by `start/` or `end/` and the measure's name.
+        diverged: The message of the error that ended the training; empty where none did.
     """
 
-    scalars: dict[str, float] = field(default_factory=dict)
-    curves: dict[str, list[float]] = field(default_factory=dict)
-    layers: dict[str, list[float]] = field(default_factory=dict)
+    scalars: _Scalars = field(default_factory=dict)
+    curves: _Series = field(default_factory=dict)
+    layers: _Series = field(default_factory=dict)
     diverged: str = ""
 
 
 @dataclass
 class Trained:
-    """A trained model with all that a probe may want to know of it."""
+    """A trained model with its arm, its seed and its measurements, as a probe receives it."""
 
     model: keras.Model
     arm: Arm
@@ -148,8 +106,13 @@ Probe = Callable[["Workbench", Trained], Mapping[str, float]]
 
 
 class Workbench:
-    """Trains arms on one data set; arms that share a program follow each other at no cost of
-    compiling.
+    """Trains arms on one data set.
+
+    Consecutive arms with equal training settings and schedule share one trainer, and therefore its
+    compiled program.
+
+    Args:
+        data: The data set.
     """
 
     def __init__(self, data: SearchData) -> None:
@@ -158,45 +121,42 @@ class Workbench:
 
     @cached_property
     def facts(self) -> DataFacts:
-        """What architectures are completed with."""
+        """The facts about the data set that architectures need."""
         return measure(self.data.train.images, self.data.n_classes)
 
-    @property
-    def sample(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        """A fixed part of the validation images, with labels."""
-        return self.data.val.images[:N_INSPECTED], self.data.val.labels[:N_INSPECTED]
-
     def hypermodel(self, arm: Arm) -> keras_tuner.HyperModel:
-        """Return an arm's HyperModel, completed; with the settings of it that are hyperparameters
-        here.
-        """
-        return self._drawn(arm)[0]
+        """Return the HyperModel of an arm, with the settings that are hyperparameters here."""
+        hypermodel, _ = self._drawn(arm)
+        return hypermodel
 
     def _drawn(self, arm: Arm) -> tuple[keras_tuner.HyperModel, keras_tuner.HyperParameters]:
-        parts, hp = arm.parts, keras_tuner.HyperParameters()
+        """Return the HyperModel of an arm and the hyperparameters that it builds from."""
+        hp = keras_tuner.HyperParameters()
         hp.values.update(arm.hyperparameters)
-        given = {
-            "facts": self.facts,
-            "optimizer": parts["optimizer"],
-            "sparsity": parts.get("sparsity"),
-        }
-        return Architecture(parts["arch"], **given, space=Space(arm.hyperparameters)).hypermodel(
-            hp
-        ), hp
+        architecture = Architecture(
+            arm.parts["arch"],
+            facts=self.facts,
+            optimizer=arm.parts["optimizer"],
+            sparsity=arm.parts.get("sparsity"),
+            space=Space(arm.hyperparameters),
+        )
+        return architecture.hypermodel(hp), hp
 
     def build(
         self, arm: Arm, seed: int
     ) -> tuple[keras_tuner.HyperModel, keras_tuner.HyperParameters, keras.Model]:
-        """Return a fresh model of an arm, the same for the same seed."""
+        """Return HyperModel, hyperparameters and a new model; equal seeds give equal models."""
         keras.utils.set_random_seed(derive(seed, "weights"))
         hypermodel, hp = self._drawn(arm)
-        return hypermodel, hp, build_model(hypermodel, hp)
+        model = build_model(hypermodel, hp)
+        return hypermodel, hp, model
 
     def directed(self, arm: Arm) -> Arm:
-        """Return an arm whose training settings say which way the monitored metric is better.
+        """Return the arm with training settings that say whether to minimize or to maximize.
 
         Raises:
-            ConfigError: Nothing says it, or the arm's models do not report the metric.
+            ConfigError: The direction of the monitored metric is unknown, or the arm's models do
+                not report the metric.
         """
         if arm.training.is_directed:
             return arm
@@ -205,70 +165,95 @@ class Workbench:
         return replace(arm, parts={**arm.parts, "training": training})
 
     def trainer(self, arm: Arm) -> Trainer:
-        """Return what fits an arm."""
-        schedule: Schedule = arm.parts["schedule"]
-        use_precision(arm.training.precision)
-        known = self._trainer
-        if known is None or (known.settings, known.schedule) != (arm.training, schedule):
-            self._trainer = Trainer(arm.training, self.data, schedule)
-        return cast("Trainer", self._trainer)
+        """Return the trainer that fits an arm."""
+        settings = arm.training
+        schedule = arm.parts["schedule"]
+        use_precision(settings.precision)
+        trainer = self._trainer
+        if trainer is None or (trainer.settings, trainer.schedule) != (settings, schedule):
+            trainer = Trainer(settings, self.data, schedule)
+            self._trainer = trainer
+        return trainer
 
     def train(
         self,
         arm: Arm,
         seed: int,
-        listener: Callable[[int, Mapping[str, float]], None],
+        listener: Listener,
         *,
         inspect: bool,
     ) -> Trained:
-        """Train an arm from `seed`; where it diverges, what it was until then counts."""
+        """Train an arm from one seed, and return the model with its measurements.
+
+        Where the training diverges, the measurements cover the epochs before.
+
+        Args:
+            arm: The setting to train.
+            seed: The seed of weights, order of examples and dropout masks.
+            listener: Called after each epoch with its number and metrics.
+            inspect: Whether to measure the hidden layers before and after training.
+        """
         hypermodel, hp, model = self.build(arm, seed)
-        measured, best_epoch = Measured(), 0
-        if inspect:
-            measured.layers |= _at("start", inspect_layers(model, *self.sample))
+        measured = Measured()
+        best_epoch = 0
 
         def listen(epoch: int, metrics: Mapping[str, float]) -> None:
             for key, value in metrics.items():
                 measured.curves.setdefault(key, []).append(value)
             listener(epoch, metrics)
 
+        if inspect:
+            self._inspect("start", model, measured)
         try:
-            best_epoch = (
-                self.trainer(arm).fit(hypermodel, hp, model, derive(seed, "fit"), listen).best_epoch
-            )
+            trainer = self.trainer(arm)
+            fitted = trainer.fit(hypermodel, hp, model, derive(seed, "fit"), listen)
+            best_epoch = fitted.best_epoch
             if inspect:
-                measured.layers |= _at("end", inspect_layers(model, *self.sample))
+                self._inspect("end", model, measured)
         except DivergedError as error:
             measured.diverged = str(error)
-        measured.scalars |= scores(measured.curves, arm.training, best_epoch) | _summary(
-            measured.layers
-        )
-        measured.scalars |= {"diverged": float(bool(measured.diverged))}
-        if "time/epoch_s" in measured.scalars:
-            n = len(self.data.train.labels)
-            seconds = measured.scalars["time/epoch_s"]  # with the validation, which all arms share
-            steps = n // min(arm.training.batch_size, n)
-            measured.scalars |= {
-                "time/step_ms": 1000 * seconds / steps,
-                "time/examples_per_s": n / seconds,
-            }
+        scalars = measured.scalars
+        scalars.update(_scores(measured.curves, arm.training, best_epoch))
+        scalars.update(_layer_scalars(measured.layers))
+        scalars["diverged"] = float(bool(measured.diverged))
+        self._add_speed(scalars, arm.training.batch_size)
         kept = finished(hypermodel, model)
         if kept is not model:
-            measured.scalars |= sparse_scalars(model, kept)
+            scalars.update(_sparse_scalars(model, kept))
             measured.layers["end/zero_share"] = zero_shares(model)
         return Trained(kept, arm, seed, measured)
 
+    def _inspect(self, when: str, model: keras.Model, measured: Measured) -> None:
+        """Add the measures of the hidden layers, under names that begin with `when`."""
+        val = self.data.val
+        images = val.images[:_N_INSPECTED]
+        labels = val.labels[:_N_INSPECTED]
+        layers = inspect_layers(model, images, labels)
+        for name, values in layers.items():
+            measured.layers[f"{when}/{name}"] = values
 
-def scores(
-    by_epoch: dict[str, list[float]], training: Training, best_epoch: int
-) -> dict[str, float]:
-    """Return the metrics of the best epoch, that epoch, and what its curve says.
+    def _add_speed(self, scalars: _Scalars, batch_size: int) -> None:
+        """Add time for each step and examples for each second.
+
+        The time of an epoch includes its validation, which all arms share.
+        """
+        if "time/epoch_s" not in scalars:
+            return
+        n = len(self.data.train.labels)
+        seconds = scalars["time/epoch_s"]
+        n_steps = n // min(batch_size, n)
+        scalars["time/step_ms"] = 1000 * seconds / n_steps
+        scalars["time/examples_per_s"] = n / seconds
+
+
+def _scores(by_epoch: _Series, training: Training, best_epoch: int) -> _Scalars:
+    """Return the metrics of the best epoch, its number, and the scalars of the training curve.
 
     Args:
-        by_epoch: A value for each epoch, by metric.
-        training: Says which metric decides.
-        best_epoch: What the fit says, which may leave first epochs out; 0 where it did not come to
-            its end.
+        by_epoch: One value for each epoch, by metric.
+        training: The settings; they name the metric that decides and its direction.
+        best_epoch: The best epoch that the fit reports, counted from 1; the fit may leave out the
+            first epochs. 0 where the fit did not come to its end.
     """
     monitored = by_epoch.get(training.monitor, [])
     if not monitored:
@@ -276,47 +261,139 @@ def scores(
     if best_epoch:
         best = best_epoch - 1
     else:
-        best = monitored.index(training.goal.best(monitored))
-    found = {
-        f"best/{key}": values[best]
-        for key, values in by_epoch.items()
-        if not key.startswith("time/")
+        best = int(np.argmin([training.goal.as_loss(value) for value in monitored]))
+    found = {}
+    for key, values in by_epoch.items():
+        if not key.startswith("time/"):
+            found[f"best/{key}"] = values[best]
+    found["best/epoch"] = best + 1.0
+    found.update(_curve_scalars(by_epoch))
+    return found
+
+
+def _curve_scalars(by_epoch: _Series) -> _Scalars:
+    """Return the scalars that every training has: its last loss, its rises and its time."""
+    losses = by_epoch.get("train/loss", [])
+    if not losses:
+        return {}
+    times = by_epoch["time/epoch_s"]
+    after_compiling = times[1:] or times  # the first epoch compiles
+    return {
+        "overshoot": overshoot(losses),
+        "oscillation": oscillation(losses),
+        "final/train/loss": losses[-1],
+        "time/epoch_s": float(np.median(after_compiling)),
+        "n_epochs": float(len(losses)),
     }
-    return {**found, "best/epoch": best + 1.0, **of_training(by_epoch)}
 
 
-def sparse_scalars(trained: keras.Model, kept: keras.Model) -> dict[str, float]:
-    """Return which share of the dense net's weights is zero or gone, and which share of its units
-    is gone.
+def _sparse_scalars(trained: keras.Model, kept: keras.Model) -> _Scalars:
+    """Return the shares of weights and of units that the kept model lacks or has at zero.
+
+    Args:
+        trained: The dense model.
+        kept: The model that its HyperModel keeps of it.
     """
-    dense, left = n_weights(trained), n_weights(kept)
+    dense = n_weights(trained)
+    left = n_weights(kept)
     return {
         "sparsity": 1 - left.n_used / dense.n_all,
         "units_gone": 1 - left.n_units / dense.n_units,
     }
 
 
-def _at(when: str, layers: Mapping[str, list[float]]) -> dict[str, list[float]]:
-    return {f"{when}/{name}": values for name, values in layers.items()}
+def _layer_scalars(layers: _Series) -> _Scalars:
+    """Return one finite number for each measure of the hidden layers."""
+    found = {}
+    for key, values in layers.items():
+        over_layers = _OVER_LAYERS[key.partition("/")[2]]
+        value = float(over_layers(values))
+        if math.isfinite(value):
+            found[key] = value
+    return found
 
 
-def _summary(layers: Mapping[str, list[float]]) -> dict[str, float]:
-    """Return one number for each measure of the layers: mean, lowest, or last by what the measure
-    asks.
+def _largest(values: list[float]) -> float:
+    return max(values, key=abs)
+
+
+def _last(values: list[float]) -> float:
+    return values[-1]
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _first_to_last(norms: list[float]) -> float:
+    """Return the gradient norm of the first hidden layer divided by that of the last hidden layer.
+
+    The ratio is 1 where all layers learn alike. The last norm is that of the output layer.
     """
-    pick: dict[str, Callable[[list[float]], float]] = {
-        "mean": lambda x: max(x, key=abs),
-        "std": lambda x: x[-1],
-        "dead": lambda x: sum(x) / len(x),
-        "saturated": lambda x: sum(x) / len(x),
-        "rank": min,
-        "distinct": min,
-        "gradient_norm": partial(_ratio),
-    }
-    found = {key: pick[key.partition("/")[2]](values) for key, values in layers.items()}
-    return {key: float(value) for key, value in found.items() if math.isfinite(value)}
+    if len(norms) < 2 or not norms[-2]:
+        return float("nan")
+    return norms[0] / norms[-2]
 
 
-def _ratio(norms: list[float]) -> float:
-    """Return the first hidden layer's gradient over the last one's: 1 where all layers learn alike."""
-    return norms[0] / norms[-2] if len(norms) > 1 and norms[-2] else float("nan")
+_OVER_LAYERS: dict[str, Callable[[list[float]], float]] = {
+    "mean": _largest,
+    "std": _last,
+    "dead": _mean,
+    "saturated": _mean,
+    "rank": min,
+    "distinct": min,
+    "gradient_norm": _first_to_last,
+}
+
+
+def overshoot(losses: Sequence[float]) -> float:
+    """Return how far the loss rises above its first low; 0 where it never rises."""
+    for place in range(len(losses) - 1):
+        low = losses[place]
+        if losses[place + 1] > low:
+            highest = max(losses[place + 1 :])
+            return float(highest - low)
+    return 0.0
+
+
+def oscillation(losses: Sequence[float]) -> float:
+    """Return the sum of all rises from one epoch to the next."""
+    steps = np.diff(np.asarray(losses, np.float64))
+    return float(steps[steps > 0].sum())
+
+
+def epochs_to(losses: Sequence[float], target: float) -> int | None:
+    """Return the first epoch, counted from 1, whose loss is at most `target`.
+
+    None means that no epoch reaches the target (the training is censored).
+    """
+    for epoch, loss in enumerate(losses, 1):
+        if loss <= target:
+            return epoch
+    return None
+
+
+def common_target(curves: Sequence[Sequence[float]], share: float = 0.75) -> float | None:
+    """Return the loss that this share of the curves reaches; None where all curves are empty."""
+    lowest = [min(curve) for curve in curves if curve]
+    if not lowest:
+        return None
+    return float(np.quantile(lowest, share))
+
+
+def race(losses: Sequence[float], epoch_s: Sequence[float], target: float) -> _Scalars:
+    """Return the epochs and seconds that a training needs to reach a loss.
+
+    Args:
+        losses: The loss after each epoch.
+        epoch_s: The seconds of each epoch.
+        target: The loss to reach.
+
+    Returns:
+        The two numbers by name; empty where the target is never reached.
+    """
+    epochs = epochs_to(losses, target)
+    if epochs is None:
+        return {}
+    seconds = sum(epoch_s[:epochs])
+    return {RACE_EPOCHS: float(epochs), RACE_SECONDS: float(seconds)}

@@ -1,10 +1,13 @@
-"""The compare job: the best trials of several studies, trained again on fresh seeds, side by side."""
+"""The compare job: it trains the best trials of several studies again and compares them.
+
+The trainings have fresh seeds, the same for all studies. The answer is one table for each of four
+questions, with verdicts, learning curves and an HTML page in the parent run in MLflow.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from rich.console import Console
@@ -12,7 +15,7 @@ from rich.console import Console
 from hpsearch.data.split import Data
 from hpsearch.errors import ConfigError
 from hpsearch.experiments import answers, figures
-from hpsearch.experiments.answers import Answer, Claim, Results, Row, cells
+from hpsearch.experiments.answers import Answer, Claim, Results, cells
 from hpsearch.experiments.arms import Arm, Workbench
 from hpsearch.experiments.finished_study import FinishedStudy
 from hpsearch.experiments.probes import Latency, OnTest
@@ -22,8 +25,10 @@ from hpsearch.html_report.section import Figure, Section, markdown
 from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.tracking.tracking import Tracking
 
-SELECTED_BY = "best/val/loss"  # of the k best trials of a study: never by the test set
-QUESTIONS = {
+# Selects one of the best trials of a study. The test set must not select.
+_SELECTED_BY = "best/val/loss"
+# The measures that answer each question; the first one decides.
+_QUESTIONS = {
     "Is it a better model?": (
         "test/plain/nll",
         "test/plain/accuracy",
@@ -35,7 +40,7 @@ QUESTIONS = {
     "What does it do to training speed?": ("time/epoch_s", "time/examples_per_s", "time/step_ms"),
     "What does the model cost?": ("latency/plain_ms", "latency/mc_100_ms", "parameters", "file_mb"),
 }
-PANELS = ("curve:val/loss", "clock:val/loss", "curve:val/accuracy")
+_PANELS = ("curve:val/loss", "clock:val/loss", "curve:val/accuracy")
 
 
 @dataclass(frozen=True)
@@ -43,20 +48,20 @@ class Compare:
     """Compares studies.
 
     Attributes:
-        studies: Those that are compared.
-        arms: The best trials of each, `level` being the study, with their configurations as plain
-            data.
-        data: The data set, which they must all have been searched on.
+        studies: The studies to compare.
+        arms: The best trials of each study, each with its configuration as plain data. The level
+            of an arm is the name of its study.
+        data: The data set; all studies must have been searched on it.
         tracking: The MLflow store.
-        uncertainty: Settings of MC Dropout.
-        seed: Fresh seeds grow from it.
-        n_seeds: Trainings of each arm.
-        claims: What textbooks say of architectures, by the part of a study's name that follows the
-            data set's.
+        uncertainty: The settings of MC Dropout.
+        seed: The root of the fresh seeds.
+        n_seeds: The number of trainings of each arm.
+        claims: Claims of textbooks about architectures. They name a study by the part of its name
+            that follows the name of the data set.
     """
 
     studies: Sequence[FinishedStudy]
-    arms: Sequence[tuple[Arm, Mapping[str, Any]]]
+    arms: Sequence[tuple[Arm, Mapping[str, object]]]
     data: Data
     tracking: Tracking
     uncertainty: McDropout
@@ -65,42 +70,49 @@ class Compare:
     claims: Sequence[Claim] = ()
 
     def run(self, console: Console) -> Answer:
-        """Train what is missing, print the tables and return the answer."""
+        """Train what is missing, print the tables and return the answer.
+
+        Raises:
+            ConfigError: A study was searched on other data.
+        """
         data = self.data.for_search()
-        check_data(self.studies, data.fingerprint, data.name)
+        _check_data(self.studies, data.fingerprint, data.name)
         bench = Workbench(data)
         arms = [(bench.directed(arm), composed) for arm, composed in self.arms]
         names = [study.name for study in self.studies]
-        identity = digest(
-            "comparison", names, [arm.hyperparameters for arm, _ in self.arms], self.seed
-        )
-        tags = {f"hpsearch.study.{s.name}": s.parent_run_id for s in self.studies}
+        hyperparameters = [arm.hyperparameters for arm, _ in self.arms]
+        identity = digest("comparison", names, hyperparameters, self.seed)
+        tags = {f"hpsearch.study.{study.name}": study.parent_run_id for study in self.studies}
         tags["hpsearch.fingerprint"] = data.fingerprint
-        records = Records(
-            self.tracking, f"{data.name}: {', '.join(names)}", "comparison", identity, tags
-        )
+        name = f"{data.name}: {', '.join(names)}"
+        records = Records(self.tracking, name, "comparison", identity, tags)
         with records.parent.ending():
             records.parent.data(data, self.data.path or data.name)
             latency = Latency(256, (1, 100), 3, self.uncertainty)
-            probes = (OnTest(self.data.test(), self.uncertainty), latency)
+            on_test = OnTest(self.data.test(), self.uncertainty)
+            probes = (on_test, latency)
             seeds = seeds_of(self.seed, "confirm", self.n_seeds)
             session = Session(arms, seeds, records, bench, inspect=False, probes=probes)
-            return self._answer(session.measure(console), records, console)
+            results = session.measure(console)
+            return self._answer(results, records, console)
 
     def _answer(self, results: Results, records: Records, console: Console) -> Answer:
-        shown = answers.best_across([arm for arm, _ in self.arms], results, SELECTED_BY)
+        """Print and write what was found, and return the answer."""
+        arms = [arm for arm, _ in self.arms]
+        shown = answers.best_across(arms, results, _SELECTED_BY)
         results, target = answers.with_race({arm.name: results[arm.name] for arm in shown})
-        best = min(shown, key=lambda arm: answers.mean(results, arm, SELECTED_BY)).name
-        race = (
-            ""
-            if target is None
-            else f"The race is to val/loss {target:.4f}; {self.n_seeds} fresh seeds each."
-        )
-        tables = [answers.rows(shown, results, measures, best) for measures in QUESTIONS.values()]
-        sections = [
-            self._section(question, rows, best)
-            for question, rows in zip(QUESTIONS, tables, strict=True)
-        ]
+        race = ""
+        if target is not None:
+            race = f"The race is to val/loss {target:.4f}; {self.n_seeds} fresh seeds each."
+        best = min(shown, key=lambda arm: answers.mean(results, arm, _SELECTED_BY))
+        tables = []
+        sections = []
+        for question, measures in _QUESTIONS.items():
+            table = answers.rows(shown, results, measures, best.name)
+            verdict = answers.verdict(table, measures[0], best.name)
+            text = cells(table, measures, best.name)
+            tables.append(table)
+            sections.append(Section(question, verdict, text))
         by_arch = {arm.level.partition("-")[2]: arm.name for arm in shown}
         judged = answers.judged(self.claims, results, by_arch)
         for section in sections:
@@ -108,23 +120,16 @@ class Compare:
             console.print(section.text, soft_wrap=True)
         for sentence in judged:
             console.print(sentence, soft_wrap=True, markup=False)
-        picture = figures.draw("comparison", PANELS, shown, results)
+        picture = figures.draw("comparison", _PANELS, shown, results)
         self._write(records, race, sections, judged, picture)
-        for line in records.where_to_look():
-            console.print(line, soft_wrap=True, markup=False)
+        console.print(records.where_to_look(), soft_wrap=True, markup=False)
         return Answer(
-            records.name,
-            sections[0].text,
-            tables,
-            judged,
-            records.parent.run_id,
-            records.tracking_uri,
-        )
-
-    def _section(self, question: str, rows: list[Row], best: str) -> Section:
-        measures = QUESTIONS[question]
-        return Section(
-            question, answers.verdict(rows, measures[0], best), cells(rows, measures, best)
+            name=records.name,
+            verdict=sections[0].text,
+            tables=tables,
+            claims=judged,
+            run_id=records.parent.run_id,
+            tracking_uri=records.tracking_uri,
         )
 
     def _write(
@@ -135,30 +140,33 @@ class Compare:
         judged: Sequence[str],
         picture: Figure,
     ) -> None:
-        client, run_id = records.parent.client, records.parent.run_id
-        parts = [f"## {s.title}\n\n{markdown(s.table)}\n\n**{s.text}**" for s in sections]
-        text = "\n\n".join([race, *parts, *judged])
-        curves = Section("Learning curves", race, figures=[picture])
+        """Write text, page, figure and tags to the parent run."""
+        parent = records.parent
+        paragraphs = [race]
+        for section in sections:
+            table = markdown(section.table)
+            paragraphs.append(f"## {section.title}\n\n{table}\n\n**{section.text}**")
+        paragraphs.extend(judged)
+        text = "\n\n".join(paragraphs)
+        parent.client.log_text(parent.run_id, text, "answer.md")
+        shown = list(sections)
+        if judged:
+            shown.append(Section("What textbooks say", "\n\n".join(judged)))
+        shown.append(Section("Learning curves", race, figures=[picture]))
         facts = [(study.name, f"run {study.parent_run_id}") for study in self.studies]
-        client.log_text(run_id, text, "answer.md")
-        claims = Section("What textbooks say", "\n\n".join(judged))
-        page = html(
-            "Comparison of studies", facts, [*sections, *([claims] if judged else []), curves]
-        )
-        client.log_text(run_id, page, "comparison.html")
-        records.parent.file(f"figures/{picture.name}.png", picture.png)
-        records.parent.tag(
-            {MLFLOW_RUN_NOTE: text[:5000], "hpsearch.verdict": sections[0].text[:5000]}
-        )
+        page = html("Comparison of studies", facts, shown)
+        parent.client.log_text(parent.run_id, page, "comparison.html")
+        parent.file(f"figures/{picture.name}.png", picture.png)
+        verdict = sections[0].text
+        parent.tag({MLFLOW_RUN_NOTE: text[:5000], "hpsearch.verdict": verdict[:5000]})
 
 
-def check_data(studies: Sequence[FinishedStudy], fingerprint: str, name: str) -> None:
+def _check_data(studies: Sequence[FinishedStudy], fingerprint: str, name: str) -> None:
     """Raise ConfigError unless all studies were searched on the data set with this fingerprint."""
     for study in studies:
         theirs = study.settings.get("data.fingerprint")
         if theirs != fingerprint:
             raise ConfigError(
                 f"Study {study.name} was searched on data {theirs}, but data={name} with these "
-                f"settings is "
-                f"{fingerprint}; a comparison needs one data set with one split."
+                f"settings is {fingerprint}; a comparison needs one data set with one split."
             )

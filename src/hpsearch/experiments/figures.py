@@ -1,151 +1,220 @@
-"""Figures of experiments, as PNG: learning curves with bands over seeds, layers, and a measure over
-a second factor.
+"""Figures of experiments: learning curves, measures of layers, and measures against each other.
+
+A figure is a row of panels. A line is the mean over the seeds of an arm; a band reaches from the
+lowest seed to the highest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TypedDict
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from hpsearch.experiments.answers import Results, values
-from hpsearch.experiments.arms import Arm
+from hpsearch.experiments.arms import Arm, Measured
 from hpsearch.html_report.section import Figure, drawn
 
-WIDTH_IN, HEIGHT_IN = 5.5, 4.0
-DASHES = ("-", "--", ":", "-.")
-Looks = Mapping[str, Mapping[str, Any]]
-CAPTION = "Lines are means over seeds; bands reach from the lowest to the highest."
+_WIDTH_IN = 5.5  # of one panel
+_HEIGHT_IN = 4.0
+_DASHES = ("-", "--", ":", "-.")
+
+
+class _Look(TypedDict):
+    """The colour and the dashes of a line, as Matplotlib names them."""
+
+    color: str
+    linestyle: str
 
 
 def draw(name: str, panels: Sequence[str], arms: Sequence[Arm], results: Results) -> Figure:
     """Return one picture with a panel for each of `panels`.
 
-    A panel is `curve:METRIC` over epochs, `clock:METRIC` over seconds, `layers:MEASURE` over hidden
-    layers, `across:MEASURE` over the second factor, or `scatter:MEASURE,MEASURE`.
+    Args:
+        name: The name of the picture.
+        panels: `curve:METRIC` over epochs, `clock:METRIC` over seconds, `layers:MEASURE` over
+            hidden layers, `across:MEASURE` over the second factor, or `scatter:MEASURE,MEASURE`.
+        arms: The arms to show.
+        results: What was measured.
     """
     figure, axes = plt.subplots(
         1,
         len(panels),
-        figsize=(WIDTH_IN * len(panels), HEIGHT_IN),
+        figsize=(_WIDTH_IN * len(panels), _HEIGHT_IN),
         layout="constrained",
         squeeze=False,
     )
-    levels, factors = (
-        list(dict.fromkeys(getattr(arm, name) for arm in arms)) for name in ("level", "across")
-    )
-    looks = {arm.name: _look(levels.index(arm.level), factors.index(arm.across)) for arm in arms}
-    for axis, panel in zip(axes[0], panels, strict=True):
-        kind, _, key = panel.partition(":")
-        _KINDS[kind](axis, key, arms, results, looks)
+    looks = _looks(arms)
+    for axis, description in zip(axes[0], panels, strict=True):
+        kind, _, key = description.partition(":")
+        panel = _Panel(axis, key, arms, results, looks)
+        _KINDS[kind](panel)
         axis.grid(alpha=0.3)
     handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=min(6, max(1, len(labels))),
-        fontsize="small",
-    )
-    return drawn(name, figure, CAPTION)
+    n_columns = min(6, max(1, len(labels)))
+    figure.legend(handles, labels, loc="outside lower center", ncols=n_columns, fontsize="small")
+    caption = "Lines are means over seeds; bands reach from the lowest to the highest."
+    return drawn(name, figure, caption)
 
 
-def _look(level: int, factor: int) -> dict[str, Any]:
-    """A level has one colour in all panels; the values of the second factor differ by the dashes."""
-    return {"color": f"C{level}", "linestyle": DASHES[factor % len(DASHES)]}
-
-
-def _curves(axis: Any, key: str, arms: Sequence[Arm], results: Results, looks: Looks) -> None:
+def _looks(arms: Sequence[Arm]) -> dict[str, _Look]:
+    """Return the look of each arm: a colour for its level, dashes for its second factor."""
+    levels = list(dict.fromkeys(arm.level for arm in arms))
+    factors = list(dict.fromkeys(arm.across for arm in arms))
+    looks: dict[str, _Look] = {}
     for arm in arms:
-        curves = [m.curves[key] for m in results[arm.name].values() if m.curves.get(key)]
-        _band(axis, arm.name, looks, curves)
-    axis.set(xlabel="epoch", ylabel=key)
-    _scale(axis, key)
+        color = levels.index(arm.level)
+        dash = factors.index(arm.across) % len(_DASHES)
+        looks[arm.name] = {"color": f"C{color}", "linestyle": _DASHES[dash]}
+    return looks
 
 
-def _clock(axis: Any, key: str, arms: Sequence[Arm], results: Results, looks: Looks) -> None:
-    for arm in arms:
-        seeds = [m for m in results[arm.name].values() if m.curves.get(key)]
-        if not seeds:
-            continue
-        n = min(len(m.curves[key]) for m in seeds)
-        clock = np.mean([np.cumsum(m.curves["time/epoch_s"][:n]) for m in seeds], axis=0)
-        _band(axis, arm.name, looks, [m.curves[key] for m in seeds], clock)
-    axis.set(xlabel="seconds", ylabel=key)
-    _scale(axis, key)
+@dataclass(frozen=True)
+class _Panel:
+    """One panel of a figure; each method without arguments draws one kind of panel.
+
+    Attributes:
+        axis: Where it is drawn.
+        key: The metric or measure that it shows.
+        arms: The arms to show.
+        results: What was measured.
+        looks: The look of each arm, by name.
+    """
+
+    axis: Axes
+    key: str
+    arms: Sequence[Arm]
+    results: Results
+    looks: Mapping[str, _Look]
+
+    def curve(self) -> None:
+        """Draw a metric over epochs."""
+        for arm in self.arms:
+            curves = [measured.curves[self.key] for measured in self._with_curve(arm)]
+            self._band(arm, curves)
+        self.axis.set(xlabel="epoch", ylabel=self.key)
+        self._scale()
+
+    def clock(self) -> None:
+        """Draw a metric over seconds; the seconds are a mean over seeds too."""
+        for arm in self.arms:
+            trainings = self._with_curve(arm)
+            if not trainings:
+                continue
+            curves = [measured.curves[self.key] for measured in trainings]
+            n = min(map(len, curves))
+            clocks = [np.cumsum(measured.curves["time/epoch_s"][:n]) for measured in trainings]
+            self._band(arm, curves, np.mean(clocks, axis=0))
+        self.axis.set(xlabel="seconds", ylabel=self.key)
+        self._scale()
+
+    def layers(self) -> None:
+        """Draw a measure over the hidden layers."""
+        for arm in self.arms:
+            lines = []
+            for measured in self.results[arm.name].values():
+                if measured.layers.get(self.key):
+                    lines.append(measured.layers[self.key])
+            self._band(arm, lines)
+        self.axis.set(xlabel="hidden layer", ylabel=self.key)
+        if self.key.endswith(("gradient_norm", "std")):
+            self.axis.set_yscale("log")
+
+    def across(self) -> None:
+        """Draw a measure over the second factor, with a line for each level."""
+        by_level: dict[str, list[Arm]] = {}
+        for arm in self.arms:
+            by_level.setdefault(arm.level, []).append(arm)
+        for level, arms in by_level.items():
+            self._across_of(level, arms)
+        self.axis.set(xlabel="second factor", ylabel=self.key)
+        numbers = [arm.across for arm in self.arms if isinstance(arm.across, int | float)]
+        if _needs_log(numbers):
+            self.axis.set_xscale("log")
+        self._scale()
+
+    def _across_of(self, level: str, arms: Sequence[Arm]) -> None:
+        x: list[float | str] = []
+        means = []
+        low = []
+        high = []
+        for arm in arms:
+            by_seed = values(self.results[arm.name], self.key)
+            found = list(by_seed.values())
+            if found and arm.across is not None:
+                x.append(arm.across)
+                means.append(np.mean(found))
+                low.append(min(found))
+                high.append(max(found))
+        if x:
+            color = self.looks[arms[0].name]["color"]
+            self.axis.plot(x, means, "o-", label=level, color=color)
+            self.axis.fill_between(x, low, high, color=color, alpha=0.15)
+
+    def scatter(self) -> None:
+        """Draw a measure over another, with a point for each training."""
+        first, second = self.key.split(",")
+        for arm in self.arms:
+            x = values(self.results[arm.name], first)
+            y = values(self.results[arm.name], second)
+            paired = [x.get(seed, 0.0) for seed in y]
+            color = self.looks[arm.name]["color"]
+            self.axis.plot(paired, list(y.values()), "o", label=arm.name, color=color)
+        self.axis.set(xlabel=first, ylabel=second)
+
+    def _with_curve(self, arm: Arm) -> list[Measured]:
+        """Return the trainings of an arm that have a curve of the metric."""
+        trainings = self.results[arm.name].values()
+        return [measured for measured in trainings if measured.curves.get(self.key)]
+
+    def _band(
+        self, arm: Arm, lines: Sequence[list[float]], x: NDArray[np.float64] | None = None
+    ) -> None:
+        """Draw the mean of lines with a band around it, as far as the shortest line reaches."""
+        if not lines:
+            return
+        n = min(map(len, lines))
+        stacked = np.array([line[:n] for line in lines], np.float64)
+        if x is None:
+            x = np.arange(1, n + 1, dtype=np.float64)
+        x = x[:n]
+        marker = "o" if n < 3 else None
+        mean = stacked.mean(axis=0)
+        look = self.looks[arm.name]
+        self.axis.plot(x, mean, label=arm.name, marker=marker, **look)
+        low = stacked.min(axis=0)
+        high = stacked.max(axis=0)
+        self.axis.fill_between(x, low, high, color=look["color"], alpha=0.15)
+
+    def _scale(self) -> None:
+        """Give losses a log scale where the losses of one arm would hide all others."""
+        if not self.key.endswith("loss"):
+            return
+        shown: list[float] = []
+        for line in self.axis.get_lines():
+            y = np.asarray(line.get_ydata(), np.float64)
+            is_shown = np.isfinite(y) & (y > 0)
+            shown.extend(y[is_shown])
+        if _needs_log(shown):
+            self.axis.set_yscale("log")
 
 
-def _layers(axis: Any, key: str, arms: Sequence[Arm], results: Results, looks: Looks) -> None:
-    for arm in arms:
-        layers = [m.layers[key] for m in results[arm.name].values() if m.layers.get(key)]
-        _band(axis, arm.name, looks, layers)
-    axis.set(xlabel="hidden layer", ylabel=key)
-    if key.endswith(("gradient_norm", "std")):
-        axis.set_yscale("log")
-
-
-def _across(axis: Any, key: str, arms: Sequence[Arm], results: Results, looks: Looks) -> None:
-    for level in dict.fromkeys(arm.level for arm in arms):
-        mine = [arm for arm in arms if arm.level == level and arm.across is not None]
-        found = [(arm.across, list(values(results[arm.name], key).values())) for arm in mine]
-        found = [(x, y) for x, y in found if y]
-        if found:
-            x = [x for x, _ in found]
-            color = looks[mine[0].name]["color"]
-            axis.plot(x, [np.mean(y) for _, y in found], "o-", label=level, color=color)
-            low, high = [min(y) for _, y in found], [max(y) for _, y in found]
-            axis.fill_between(x, low, high, color=color, alpha=0.15)
-    axis.set(xlabel="second factor", ylabel=key)
-    numbers = [arm.across for arm in arms if isinstance(arm.across, int | float)]
-    if numbers and min(numbers) > 0 and max(numbers) > 20 * min(numbers):
-        axis.set_xscale("log")
-    _scale(axis, key)
-
-
-def _scatter(axis: Any, key: str, arms: Sequence[Arm], results: Results, looks: Looks) -> None:
-    first, second = key.split(",")
-    for arm in arms:
-        x, y = (values(results[arm.name], measure) for measure in (first, second))
-        axis.plot(
-            [x.get(seed, 0.0) for seed in y],
-            list(y.values()),
-            "o",
-            label=arm.name,
-            color=looks[arm.name]["color"],
-        )
-    axis.set(xlabel=first, ylabel=second)
-
-
-def _band(
-    axis: Any, name: str, looks: Looks, lines: list[list[float]], x: NDArray[Any] | None = None
-) -> None:
-    if not lines:
-        return
-    n = min(map(len, lines))
-    stacked = np.array([line[:n] for line in lines], np.float64)
-    x = np.arange(1, n + 1) if x is None else x[:n]
-    line = axis.plot(
-        x, stacked.mean(axis=0), label=name, marker="o" if n < 3 else None, **looks[name]
-    )[0]
-    axis.fill_between(
-        x, stacked.min(axis=0), stacked.max(axis=0), color=line.get_color(), alpha=0.15
-    )
-
-
-def _scale(axis: Any, key: str) -> None:
-    """Losses of arms that explode would hide all others."""
-    shown = [y for line in axis.get_lines() for y in line.get_ydata() if np.isfinite(y) and y > 0]
-    if key.endswith("loss") and shown and max(shown) > 20 * min(shown):
-        axis.set_yscale("log")
+def _needs_log(numbers: Sequence[float]) -> bool:
+    """Return whether the numbers are positive and differ by a factor of more than 20."""
+    if not numbers:
+        return False
+    low = min(numbers)
+    return low > 0 and max(numbers) > 20 * low
 
 
 _KINDS = {
-    "curve": _curves,
-    "clock": _clock,
-    "layers": _layers,
-    "across": _across,
-    "scatter": _scatter,
+    "curve": _Panel.curve,
+    "clock": _Panel.clock,
+    "layers": _Panel.layers,
+    "across": _Panel.across,
+    "scatter": _Panel.scatter,
 }

@@ -1,61 +1,71 @@
-"""What goes on inside a net, layer by layer: activations, dead units, ranks, gradients. The net is
-not changed.
+"""Measures of each hidden layer of a model: activations, dead units, ranks and gradients.
+
+`inspect_layers` measures on a copy, so that the model and its optimizer stay as they are.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
+from keras import layers, ops
 from numpy.typing import NDArray
 
+from hpsearch.data.split import Images, Labels
 from hpsearch.models.loss_and_optimizer import labels_for
 
-Floats = NDArray[np.float64]
-DROPOUTS = (keras.layers.Dropout, keras.layers.AlphaDropout)
-ACTIVATIONS = (
-    keras.layers.Activation,
-    keras.layers.PReLU,
-    keras.layers.LeakyReLU,
-    keras.layers.ELU,
-    keras.layers.ReLU,
+_Tensor = Any  # a tensor of the backend
+_Floats = NDArray[np.float64]
+_ByLayer = dict[str, list[float]]  # a value for each hidden layer, by measure
+_DROPOUTS = (layers.Dropout, layers.AlphaDropout)
+_ACTIVATIONS = (
+    layers.Activation,
+    layers.PReLU,
+    layers.LeakyReLU,
+    layers.ELU,
+    layers.ReLU,
 )
-WEIGHTED = (keras.layers.Dense, keras.layers.Conv2D)
-FLAT_SLOPE = 0.05  # an activation this flat lets next to no gradient through
-DEAD_SLOPE = 1e-3
-RANK_TOLERANCE = 1e-3  # of the largest singular value; float32 sums of 100 products agree to 1e-5
+_WEIGHTED = (layers.Dense, layers.Conv2D)
+_FLAT_SLOPE = 0.05  # an activation with a smaller slope lets almost no gradient through
+_DEAD_SLOPE = 1e-3
+# Relative to the largest value; float32 sums of 100 products agree to 1e-5.
+_RANK_TOLERANCE = 1e-3
 
 
-def inspect_layers(
-    model: keras.Model, images: NDArray[Any], labels: NDArray[Any]
-) -> dict[str, list[float]]:
-    """Return measures of each hidden layer, first to last, as training sees it but without dropout.
-
-    `mean` and `std` of the activations over examples and units; `dead`, the share of units that are
-    flat for every example; `saturated`, the share of flat activations; `rank`, how many independent
-    units there are; `distinct`, how many units differ from each other; `gradient_norm`, of each
-    kernel, the output layer's last.
+def inspect_layers(model: keras.Model, images: Images, labels: Labels) -> _ByLayer:
+    """Return measures of each hidden layer in training mode but without dropout.
 
     Args:
         model: A compiled Sequential or Functional model.
         images: Raw pixels, (N, H, W, C).
         labels: Class of each image, (N,).
+
+    Returns:
+        A list for each measure, with one value for each hidden layer, first to last:
+
+        - `mean` and `std`: of the activations, over examples and units;
+        - `dead`: the share of units whose slope is flat for every example;
+        - `saturated`: the share of activations whose slope is flat;
+        - `rank`: the number of linearly independent units;
+        - `distinct`: the number of units that differ from each other;
+        - `gradient_norm`: the norm of the gradient in each kernel, the output layer's last.
     """
     twin = without_dropout(model)
     measured = _activations(twin, images)
     with np.errstate(over="ignore", invalid="ignore"):
-        measured["gradient_norm"] = [_norm(g) for g in gradients(twin, model, images, labels)]
+        found = gradients(twin, model, images, labels)
+        measured["gradient_norm"] = [_norm(gradient) for gradient in found]
     return measured
 
 
 def without_dropout(model: keras.Model) -> keras.Model:
     """Return a copy of `model`, with weights of its own, whose dropout layers do nothing."""
 
-    def copied(layer: keras.layers.Layer) -> keras.layers.Layer:
-        if isinstance(layer, DROPOUTS):
-            return keras.layers.Identity(name=layer.name)
+    def copied(layer: layers.Layer) -> layers.Layer:
+        if isinstance(layer, _DROPOUTS):
+            return layers.Identity(name=layer.name)
         return type(layer).from_config(layer.get_config())
 
     twin = keras.models.clone_model(model, clone_function=copied)
@@ -63,86 +73,127 @@ def without_dropout(model: keras.Model) -> keras.Model:
     return twin
 
 
-def _activations(twin: keras.Model, images: NDArray[Any]) -> dict[str, list[float]]:
-    hidden = [layer for layer in twin.layers if isinstance(layer, ACTIVATIONS)]
-    inputs = keras.Model(twin.inputs[0], [layer.input for layer in hidden])(images, training=True)
-    measured: dict[str, list[float]] = {
-        k: [] for k in ("mean", "std", "dead", "saturated", "rank", "distinct")
-    }
-    for layer, z in zip(hidden, inputs if isinstance(inputs, list) else [inputs], strict=True):
-        outputs = _by_unit(layer(z))
-        slopes = np.abs(_by_unit(_slope(layer, z)))
-        finite = bool(np.isfinite(outputs).all())
-        measured["mean"].append(float(outputs.mean()))
-        measured["std"].append(float(outputs.std()))
-        measured["dead"].append(float((slopes.max(axis=0) < DEAD_SLOPE).mean()))
-        measured["saturated"].append(float((slopes < FLAT_SLOPE).mean()))
-        measured["rank"].append(float(rank(outputs)) if finite else float("nan"))
-        measured["distinct"].append(float(n_distinct(outputs)) if finite else float("nan"))
+def _activations(twin: keras.Model, images: Images) -> _ByLayer:
+    """Return the measures of the activations of each hidden layer."""
+    hidden = [layer for layer in twin.layers if isinstance(layer, _ACTIVATIONS)]
+    to_hidden = keras.Model(twin.inputs[0], [layer.input for layer in hidden])
+    inputs = to_hidden(images, training=True)
+    if not isinstance(inputs, list):
+        inputs = [inputs]
+    names = ("mean", "std", "dead", "saturated", "rank", "distinct")
+    measured: _ByLayer = {name: [] for name in names}
+    for layer, z in zip(hidden, inputs, strict=True):
+        for name, value in _of_layer(layer, z).items():
+            measured[name].append(value)
     return measured
 
 
-def _by_unit(tensor: Any) -> Floats:
+def _of_layer(layer: layers.Layer, z: _Tensor) -> dict[str, float]:
+    """Return the measures of one activation layer at its inputs `z`."""
+    outputs = _by_unit(layer(z))
+    slopes = np.abs(_by_unit(_slope(layer, z)))
+    is_dead = slopes.max(axis=0) < _DEAD_SLOPE
+    is_flat = slopes < _FLAT_SLOPE
+    measured = {
+        "mean": float(outputs.mean()),
+        "std": float(outputs.std()),
+        "dead": float(is_dead.mean()),
+        "saturated": float(is_flat.mean()),
+        "rank": math.nan,
+        "distinct": math.nan,
+    }
+    if np.isfinite(outputs).all():
+        measured["rank"] = float(rank(outputs))
+        measured["distinct"] = float(n_distinct(outputs))
+    return measured
+
+
+def _by_unit(tensor: _Tensor) -> _Floats:
+    """Return a tensor as an array with one column for each unit."""
     values = np.asarray(ops.convert_to_numpy(tensor), np.float64)
-    return values.reshape(-1, values.shape[-1])
+    n_units = values.shape[-1]
+    return values.reshape(-1, n_units)
 
 
-def _slope(layer: keras.layers.Layer, z: Any) -> Any:
+def _slope(layer: layers.Layer, z: _Tensor) -> _Tensor:
+    """Return the slope of an activation at its inputs `z`, by central differences."""
     step = 0.01 * ops.maximum(1.0, ops.abs(z))
-    return (layer(z + step) - layer(z - step)) / (2 * step)
+    rise = layer(z + step) - layer(z - step)
+    return rise / (2 * step)
 
 
-def rank(outputs: NDArray[Any]) -> int:
-    """Return the number of independent units (columns) of activations (N, units): singular values
-    above rounding.
+def rank(outputs: _Floats) -> int:
+    """Return the number of linearly independent units.
+
+    It is the number of singular values above rounding, from at most 2000 examples.
+
+    Args:
+        outputs: Activations, (N, units).
     """
     scale = np.abs(outputs).max()
     if not scale:
         return 0
     values = np.linalg.svd(outputs[:2000] / scale, compute_uv=False)
-    return int((values > RANK_TOLERANCE * values[0]).sum())
+    is_large = values > _RANK_TOLERANCE * values[0]
+    return int(is_large.sum())
 
 
-def n_distinct(outputs: NDArray[Any]) -> int:
-    """Return how many units (columns) differ from each other by more than rounding."""
-    scale = np.abs(outputs).max() or 1.0
-    columns = (outputs / scale).T
-    left = list(range(len(columns)))
+def n_distinct(outputs: _Floats) -> int:
+    """Return the number of units that differ from each other by more than rounding.
+
+    Args:
+        outputs: Activations, (N, units).
+    """
+    scale = np.abs(outputs).max()
+    if not scale:
+        scale = 1.0
+    left = list((outputs / scale).T)
     n_groups = 0
     while left:
-        first = columns[left[0]]
-        left = [i for i in left[1:] if np.abs(columns[i] - first).max() > RANK_TOLERANCE]
+        first = left[0]
+        left = [column for column in left[1:] if _differ(column, first)]
         n_groups += 1
     return n_groups
 
 
+def _differ(column: _Floats, other: _Floats) -> bool:
+    return bool(np.abs(column - other).max() > _RANK_TOLERANCE)
+
+
 class _Recorder(keras.optimizers.Optimizer):  # type: ignore[misc]
-    """Writes each gradient where its variable was: Keras's own way to gradients on every backend."""
+    """Writes each gradient into its variable.
+
+    This is a way of Keras's own to gradients that works on every backend.
+    """
 
     def __init__(self) -> None:
         super().__init__(learning_rate=1.0)
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+    def update_step(self, gradient: _Tensor, variable: _Tensor, learning_rate: _Tensor) -> None:
         self.assign(variable, ops.cast(gradient, variable.dtype))
 
 
 def gradients(
-    twin: keras.Model, model: keras.Model, images: NDArray[Any], labels: NDArray[Any]
+    twin: keras.Model, model: keras.Model, images: Images, labels: Labels
 ) -> list[NDArray[np.float32]]:
-    """Return the gradient of `model`'s loss in each kernel, first to last, at the weights that
-    `twin` holds.
+    """Return the gradient of the loss of `model` in each kernel, first to last.
 
-    `twin` is used up: its variables become gradients.
+    Args:
+        twin: Holds the weights at which the gradients are taken. It is used up: its variables
+            become gradients.
+        model: A compiled model, which gives the loss.
+        images: Raw pixels, (N, H, W, C).
+        labels: Class of each image, (N,).
     """
     loss = model.get_compile_config()["loss"]
     if labels_for(model) == "onehot":
         labels = keras.utils.to_categorical(labels, model.output_shape[-1])
     twin.compile(optimizer=_Recorder(), loss=loss, run_eagerly=True)
     twin.train_on_batch(images, labels)
-    return [
-        ops.convert_to_numpy(layer.kernel) for layer in twin.layers if isinstance(layer, WEIGHTED)
-    ]
+    weighted = [layer for layer in twin.layers if isinstance(layer, _WEIGHTED)]
+    return [ops.convert_to_numpy(layer.kernel) for layer in weighted]
 
 
 def _norm(gradient: NDArray[np.float32]) -> float:
-    return float(np.sqrt(np.square(gradient.astype(np.float64)).sum()))
+    squares = np.square(gradient.astype(np.float64))
+    return float(np.sqrt(squares.sum()))

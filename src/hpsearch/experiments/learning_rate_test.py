@@ -1,12 +1,15 @@
-"""The learning rate test (Smith 2017, "Cyclical learning rates"): a few hundred steps at ever
-larger rates.
+"""The learning rate test: a few hundred training steps at larger and larger learning rates.
+
+`RangeTest` runs the test (Smith 2017, "Cyclical learning rates") and returns a `Curve` of the
+training loss over the learning rate. From the curve, `advice` derives a first trial and an upper
+bound for a search; `below` applies the bound; `figure` draws the curve.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import keras
 import keras_tuner
@@ -22,32 +25,40 @@ from hpsearch.space.bounds import COMPLEMENT, Fixed, Range, Value, is_number
 from hpsearch.space.space import Space
 from hpsearch.training.trainer import Trainer
 
-SMOOTHING = 0.7  # what the running mean of the losses keeps of itself
+_SMOOTHING = 0.7  # the share that the running mean of the losses keeps at each step
+_Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Learning rates and the training loss at each, (n,); the loss stops where it explodes."""
+    """The training loss over the learning rate.
 
-    learning_rates: NDArray[np.float64]
-    losses: NDArray[np.float64]
+    Attributes:
+        learning_rates: The learning rates, (n,).
+        losses: The training loss at each, in nats, (n,); the curve ends before the loss explodes.
+    """
 
-    def smooth(self) -> NDArray[np.float64]:
-        """Return the running mean of the losses, without the bias of its start."""
-        mean, smooth = 0.0, []
+    learning_rates: _Floats
+    losses: _Floats
+
+    def smooth(self) -> _Floats:
+        """Return the running mean of the losses, (n,), corrected for the bias of its start."""
+        mean = 0.0
+        smooth = []
         for n, loss in enumerate(self.losses, 1):
-            mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
-            smooth.append(mean / (1 - SMOOTHING**n))
+            mean = _SMOOTHING * mean + (1 - _SMOOTHING) * loss
+            smooth.append(mean / (1 - _SMOOTHING**n))
         return np.array(smooth)
 
     @property
     def largest_stable(self) -> float:
-        """The rate at which the smoothed loss is lowest: beyond it, steps undo each other."""
-        return float(self.learning_rates[int(self.smooth().argmin())])
+        """The learning rate of the lowest smoothed loss; beyond it, steps undo each other."""
+        lowest = int(self.smooth().argmin())
+        return float(self.learning_rates[lowest])
 
     @property
     def proposal(self) -> float:
-        """A rate to begin with, a quarter of the largest stable one (Smith 2017)."""
+        """The learning rate to begin with: a quarter of the largest stable one (Smith 2017)."""
         return self.largest_stable / 4
 
 
@@ -56,11 +67,14 @@ class RangeTest:
     """Settings of the test; see conf/range_test.
 
     Attributes:
-        low: First learning rate.
-        high: Last one.
-        n_points: Rates, evenly spaced on a log scale.
-        steps_per_point: Training steps at each.
-        margin: The upper bound is so many times the largest stable rate.
+        low: The first learning rate, above 0.
+        high: The last learning rate, above `low`.
+        n_points: The number of learning rates, evenly spaced on a log scale.
+        steps_per_point: The number of training steps at each learning rate.
+        margin: The upper bound divided by the largest stable learning rate.
+
+    Raises:
+        ConfigError: `low` does not lie between 0 and `high`.
     """
 
     low: float
@@ -79,7 +93,7 @@ class RangeTest:
     def measure(
         self, trainer: Trainer, hypermodel: keras_tuner.HyperModel, space: Space, seed: int
     ) -> Curve:
-        """Test with the other hyperparameters in the middle of their bounds."""
+        """Run the test with the other hyperparameters in the middle of their bounds."""
         return self.curve(trainer, hypermodel, middles(space), seed)
 
     def curve(
@@ -89,13 +103,14 @@ class RangeTest:
         values: Mapping[str, Value],
         seed: int,
     ) -> Curve:
-        """Train a fresh model at ever larger rates.
+        """Train a new model at larger and larger learning rates.
 
         Args:
-            trainer: Its compiled program is used, so that trials find it ready.
+            trainer: Trains the model. Its compiled program is used, so that trials need not
+                compile it again.
             hypermodel: Builds the model.
-            values: Its other hyperparameters.
-            seed: Of weights, order and masks.
+            values: The other hyperparameters.
+            seed: The seed of weights, order of examples and dropout masks.
 
         Raises:
             ModelError: The loss explodes at once.
@@ -105,74 +120,98 @@ class RangeTest:
         hp = keras_tuner.HyperParameters()
         hp.values.update({**values, "learning_rate": self.low})
         model = build_model(hypermodel, hp)
-        losses = trainer.sweep(
-            hypermodel, hp, model, derive(seed, "fit"), rates, self.steps_per_point
-        )
-        if len(losses) < 3:
+        fit_seed = derive(seed, "fit")
+        losses = trainer.sweep(hypermodel, hp, model, fit_seed, rates, self.steps_per_point)
+        n_losses = len(losses)
+        if n_losses < 3:
             raise ModelError(
                 f"The learning rate test diverged at {self.low:g}; give a smaller range_test.low."
             )
-        return Curve(rates[: len(losses)], losses)
+        return Curve(rates[:n_losses], losses)
 
 
-def advice(settings: RangeTest, space: Space, curve: Curve) -> dict[str, Any]:
-    """Return what a study remembers of the test: `bounds` for people, and the `first` trial as the
-    study stores it.
+class _Advice(TypedDict):
+    """The advice of a test, as a study stores it.
+
+    Attributes:
+        bounds: Learning rates for people: `largest_stable`, `proposal`, and the upper bound `high`.
+        first: The first trial, by the names under which a study stores hyperparameters.
+    """
+
+    bounds: dict[str, float]
+    first: dict[str, Value]
+
+
+def advice(settings: RangeTest, space: Space, curve: Curve) -> _Advice:
+    """Return the bounds and the first trial that follow from a test.
 
     The first trial is empty where the learning rate is not drawn from a range.
+
+    Args:
+        settings: The settings of the test.
+        space: The bounds of the search.
+        curve: The result of the test.
     """
     high = settings.margin * curve.largest_stable
+    bounds = {
+        "largest_stable": curve.largest_stable,
+        "proposal": curve.proposal,
+        "high": high,
+    }
     narrow = below(space, high)
     rule = narrow.rules["learning_rate"]
-    bounds = {"largest_stable": curve.largest_stable, "proposal": curve.proposal, "high": high}
     if not isinstance(rule, Range):
         return {"bounds": bounds, "first": {}}
-    drawn = {
-        name: value
-        for name, value in middles(space).items()
-        if not isinstance(space.rules[name], Fixed)
-    }
+    drawn = {}
+    for name, value in middles(space).items():
+        if not isinstance(space.rules[name], Fixed):
+            drawn[name] = value
     drawn["learning_rate"] = min(max(curve.proposal, rule.low), rule.high)
     return {"bounds": bounds, "first": narrow.params(drawn)}
 
 
 def below(space: Space, high: float) -> Space:
-    """Return the space with learning rates of at most `high`; fixed ones and choices stay as they
-    are.
+    """Return the space with learning rates of at most `high`.
+
+    A fixed learning rate and a choice of learning rates stay as they are. The new upper bound is
+    at least twice the lower bound and at most the old upper bound.
     """
     rule = space.rules.get("learning_rate")
     if not isinstance(rule, Range):
         return space
     high = min(rule.high, max(high, 2 * rule.low))
     found = Space({})
-    found.rules = {
-        **space.rules,
-        "learning_rate": Range(rule.low, high, rule.scale, rule.step, rule.integer),
-    }
+    found.rules = {**space.rules, "learning_rate": replace(rule, high=high)}
     return found
 
 
 def middles(space: Space) -> dict[str, float]:
-    """Return the middle of each bound, on its scale; a fixed hyperparameter has its value."""
-    fixed = {
-        name: r.value
-        for name, r in space.rules.items()
-        if isinstance(r, Fixed) and is_number(r.value)
-    }
-    points = {stored: values[0] for stored, values in space.grid(1).items()}
-    drawn = {
-        stored.removeprefix(COMPLEMENT): 1 - value if stored.startswith(COMPLEMENT) else value
-        for stored, value in points.items()
-        if is_number(value)
-    }
-    return fixed | drawn
+    """Return the middle of each bound, on its scale; a fixed hyperparameter has its value.
+
+    Hyperparameters whose values are no numbers are left out.
+    """
+    found: dict[str, float] = {}
+    for name, rule in space.rules.items():
+        if isinstance(rule, Fixed) and is_number(rule.value):
+            found[name] = rule.value
+    for stored, points in space.grid(1).items():
+        middle = points[0]
+        if not is_number(middle):
+            continue
+        if stored.startswith(COMPLEMENT):
+            name = stored.removeprefix(COMPLEMENT)
+            found[name] = 1 - middle
+        else:
+            found[stored] = middle
+    return found
 
 
 def figure(curve: Curve) -> Figure:
-    """Draw a learning rate test."""
+    """Return a picture of a learning rate test."""
     plot, axis = plt.subplots(figsize=(7, 4), layout="constrained")
-    axis.semilogx(curve.learning_rates, curve.losses, color="0.7", label="training loss")
-    axis.semilogx(curve.learning_rates, curve.smooth(), color="black", label="smoothed")
+    rates = curve.learning_rates
+    axis.semilogx(rates, curve.losses, color="0.7", label="training loss")
+    axis.semilogx(rates, curve.smooth(), color="black", label="smoothed")
     axis.axvline(curve.largest_stable, color="C3", linestyle="--", label="largest stable")
     axis.axvline(curve.proposal, color="C2", linestyle=":", label="proposed")
     axis.set(xlabel="learning_rate", ylabel="train/loss (nats)")

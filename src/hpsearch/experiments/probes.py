@@ -1,4 +1,8 @@
-"""Further measurements of a trained model, for the ablations that ask for them."""
+"""Probes: further measurements of a trained model, for the experiments that ask for them.
+
+A probe is called with the workbench and the trained model, and returns numbers by name. The files
+in conf/ablation name the probes of an ablation.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -25,13 +30,13 @@ from hpsearch.mc_dropout.prediction import McDropout
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds an image, plain and with S passes of MC Dropout.
+    """Measures the milliseconds for each image, of a plain prediction and of MC Dropout.
 
     Attributes:
-        n_images: Images in one measurement.
-        n_samples: Values of S.
-        n_repeats: Measurements, of which the median counts.
-        uncertainty: Settings of MC Dropout.
+        n_images: The number of images in one measurement.
+        n_samples: The numbers S of passes of MC Dropout that are measured.
+        n_repeats: The number of measurements; their median is the result.
+        uncertainty: The settings of MC Dropout.
     """
 
     n_images: int
@@ -40,28 +45,29 @@ class Latency:
     uncertainty: McDropout
 
     def __call__(self, bench: Workbench, trained: Trained) -> dict[str, float]:
-        """Measure; a model without active dropout has no MC Dropout."""
+        """Return the latencies; a model without active dropout has none of MC Dropout."""
         images = bench.data.val.images[: self.n_images]
         per_image = 1000 / len(images)
-        model = compiled(
-            lambda batch: trained.model(batch, training=False)
-        )  # `predict` costs more than small nets do
-        plain = median_s(
-            lambda: ops.convert_to_numpy(model(ops.convert_to_tensor(images))), self.n_repeats
-        )
-        found = {"latency/plain_ms": plain * per_image}
+        # `predict` costs more than a small net does.
+        model = compiled(lambda batch: trained.model(batch, training=False))
+
+        def predict() -> object:
+            return ops.convert_to_numpy(model(ops.convert_to_tensor(images)))
+
+        found = {"latency/plain_ms": _median_s(predict, self.n_repeats) * per_image}
+        settings = replace(self.uncertainty, batch_size=len(images))
         try:
-            sampler = Sampler(trained.model, replace(self.uncertainty, batch_size=len(images)))
+            sampler = Sampler(trained.model, settings)
         except ModelError:
             return found
         for n in self.n_samples:
-            mc = median_s(lambda n=n: sampler.predict(images, n_samples=n), self.n_repeats)  # type: ignore[misc]
-            found[f"latency/mc_{n}_ms"] = mc * per_image
+            sample = partial(sampler.predict, images, n_samples=n)
+            found[f"latency/mc_{n}_ms"] = _median_s(sample, self.n_repeats) * per_image
         return found
 
 
-def median_s(call: Callable[[], object], n_repeats: int) -> float:
-    """Return the median seconds of a call, after one that may compile."""
+def _median_s(call: Callable[[], object], n_repeats: int) -> float:
+    """Return the median seconds of a call, after a first call that may compile."""
     call()
     times = []
     for _ in range(n_repeats):
@@ -73,87 +79,92 @@ def median_s(call: Callable[[], object], n_repeats: int) -> float:
 
 @dataclass(frozen=True)
 class OnTest:
-    """The measures of the test set, plain and with MC Dropout where the model has dropout; size of
-    the model.
+    """Measures the size of the model and its quality on the test set.
+
+    The quality is that of plain predictions and, where the model has dropout, of MC Dropout.
 
     Attributes:
         test: Examples that no search has seen.
-        uncertainty: Settings of MC Dropout.
+        uncertainty: The settings of MC Dropout.
     """
 
     test: Examples
     uncertainty: McDropout
 
     def __call__(self, bench: Workbench, trained: Trained) -> dict[str, float]:
-        """Evaluate."""
+        """Return the measures of size and quality."""
         found = size(bench, trained)
         subject = Subject(trained.model, self.uncertainty, bench.data.val, self.test)
         try:
-            return found | evaluate(subject).metrics()
+            found.update(evaluate(subject).metrics())
         except ModelError:
             probs = subject.plain(self.test.images)
-            return found | {
-                f"test/plain/{k}": v for k, v in metrics.summary(probs, self.test.labels).items()
-            }
+            summary = metrics.summary(probs, self.test.labels)
+            for key, value in summary.items():
+                found[f"test/plain/{key}"] = value
+        return found
 
 
-def file_mb(model: keras.Model) -> float:
-    """Return the size of the saved model, without the optimizer's state, in megabytes (10**6
-    bytes).
-    """
+def size(bench: Workbench, trained: Trained) -> dict[str, float]:
+    """Return the number of parameters and the sizes of a trained model, in megabytes."""
+    model = trained.model
+    return {
+        "parameters": float(model.count_params()),
+        "file_mb": _file_mb(model),
+        "compressed_mb": _compressed_mb(model),
+    }
+
+
+def _file_mb(model: keras.Model) -> float:
+    """Return the size of the saved model without the optimizer's state, in units of 10**6 bytes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
         model.save(path, include_optimizer=False)
         return path.stat().st_size / 1e6
 
 
-def compressed_mb(model: keras.Model) -> float:
-    """Return the size of the saved weights alone after xz, in megabytes: zeros cost next to nothing
-    there.
+def _compressed_mb(model: keras.Model) -> float:
+    """Return the size of the weights after compression by xz, in units of 10**6 bytes.
+
+    Weights that are zero cost almost nothing there.
     """
-    weights = b"".join(np.ascontiguousarray(w).tobytes() for w in model.get_weights())
-    return len(lzma.compress(weights)) / 1e6
-
-
-def size(bench: Workbench, trained: Trained) -> dict[str, float]:
-    """Return parameters and sizes of a trained model."""
-    model = trained.model
-    return {
-        "parameters": float(model.count_params()),
-        "file_mb": file_mb(model),
-        "compressed_mb": compressed_mb(model),
-    }
+    arrays = [np.ascontiguousarray(weights) for weights in model.get_weights()]
+    content = b"".join(array.tobytes() for array in arrays)
+    return len(lzma.compress(content)) / 1e6
 
 
 def on_validation(bench: Workbench, trained: Trained) -> dict[str, float]:
-    """Return accuracy and NLL of the model that is kept: pruned, and without the penalties that its
-    loss had.
+    """Return accuracy and NLL on the validation set of the model that is kept.
+
+    That model is pruned, and its NLL is without the penalties that its loss had.
     """
-    probs = trained.model.predict(bench.data.val.images, verbose=0)
-    labels = bench.data.val.labels
+    val = bench.data.val
+    probs = trained.model.predict(val.images, verbose=0)
     return {
-        "kept/val/accuracy": metrics.accuracy(probs, labels),
-        "kept/val/nll": metrics.nll(probs, labels),
+        "kept/val/accuracy": metrics.accuracy(probs, val.labels),
+        "kept/val/nll": metrics.nll(probs, val.labels),
     }
 
 
 @dataclass(frozen=True)
 class StableRate:
-    """The largest stable learning rate of an arm, by the learning rate test from the same seed.
+    """Measures the largest stable learning rate of an arm by the learning rate test.
+
+    The test starts from the seed of the training.
 
     Attributes:
-        range_test: Its settings.
+        range_test: The settings of the test.
     """
 
     range_test: RangeTest
 
     def __call__(self, bench: Workbench, trained: Trained) -> dict[str, float]:
-        """Test; an arm that explodes at once has no stable rate."""
+        """Return the rate; an arm whose loss explodes at once has none."""
         arm = trained.arm
         try:
-            curve = self.range_test.curve(
-                bench.trainer(arm), bench.hypermodel(arm), arm.hyperparameters, trained.seed
-            )
+            trainer = bench.trainer(arm)
+            hypermodel = bench.hypermodel(arm)
+            curve = self.range_test.curve(trainer, hypermodel, arm.hyperparameters, trained.seed)
         except ModelError:
             return {}
         return {"stable_learning_rate": curve.largest_stable}

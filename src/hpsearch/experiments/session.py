@@ -1,7 +1,7 @@
-"""What an experiment leaves in MLflow: one parent run, a child run for each arm and seed, all read
-back from there.
+"""A session of an experiment: it trains each arm from each seed and records the results in MLflow.
 
-Trains all arms of an experiment from all seeds, or what earlier sessions have left to do.
+An experiment has one parent run, with a child run for each arm and seed. A later session of the
+same experiment reads the finished child runs and trains only what is missing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -25,125 +24,143 @@ from hpsearch.study.storage import without_password
 from hpsearch.tracking.runs import ParentRun, TrackedRun, settings_shown
 from hpsearch.tracking.tracking import Tracking
 
-MEASURED = "measured.json"
-IDENTITY, CELL = "hpsearch.experiment", "hpsearch.cell"
+# The groups of the configuration that an arm is made of.
+PARTS = ("arch", "optimizer", "training", "schedule", "sparsity")
+_MEASURED = "measured.json"
+_IDENTITY = "hpsearch.experiment"
+_CELL = "hpsearch.cell"
 
 
-def digest(*parts: Any) -> str:
-    """Return 16 hexadecimal digits that change with any of the plain parts."""
+def digest(*parts: object) -> str:
+    """Return 16 hexadecimal digits that identify the plain data in `parts`."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class Records:
-    """The runs of one experiment; the same experiment again goes on in the same parent run.
+def check_seeds(key: str, n_seeds: int) -> None:
+    """Raise ConfigError where there are too few seeds for an interval.
 
     Args:
-        tracking: The MLflow store.
-        name: The parent run's name.
-        kind: `ablation` or `comparison`.
-        identity: What `digest` says of all that may not change between two sessions.
+        key: The setting that holds the number, for the message.
+        n_seeds: The number of seeds.
     """
-
-    def __init__(
-        self, tracking: Tracking, name: str, kind: str, identity: str, tags: Mapping[str, str]
-    ) -> None:
-        self.tracking, self.name, self.tracking_uri = tracking, name, without_password(tracking.uri)
-        known = self._known(identity)
-        self.parent: ParentRun = tracking.open_parent(
-            name, known, {**tags, "hpsearch.kind": kind, IDENTITY: identity}
-        )
-        self._cells = {
-            run.data.tags[CELL]: run
-            for run in tracking.children(self.parent)
-            if CELL in run.data.tags
-        }
-
-    def where_to_look(self) -> tuple[str, ...]:
-        """Return what a person may do next, a line each."""
-        return (
-            f"Look at it:  mlflow ui --backend-store-uri {self.tracking_uri}  (run "
-            f"{self.parent.run_id})",
-        )
-
-    def _known(self, identity: str) -> str | None:
-        runs = self.tracking.client.search_runs(
-            [self.tracking.experiment_id], f"tags.`{IDENTITY}` = '{identity}'"
-        )
-        return runs[0].info.run_id if runs else None
-
-    def find(self, arm: Arm, seed: int) -> Measured | None:
-        """Return what an earlier session has measured."""
-        run = self._cells.get(_cell(arm, seed))
-        return (
-            read(self.tracking, run.info.run_id)
-            if run is not None and run.info.status == "FINISHED"
-            else None
-        )
-
-    def open(self, arm: Arm, seed: int, kind: str, settings: Mapping[str, object]) -> TrackedRun:
-        """Open the child run of an arm and a seed, the one that was cut off where there is one."""
-        known = self._cells.get(_cell(arm, seed))
-        tags = {"hpsearch.kind": kind, CELL: _cell(arm, seed), "hpsearch.seed": str(seed)}
-        child = self.tracking.open_cell(
-            self.parent, f"{arm.name} seed {seed}", known.info.run_id if known else None, tags
-        )
-        child.params(
-            {**arm.hyperparameters, "level": arm.level, "experiment_seed": seed, **settings}
-        )
-        return child
-
-    def close(self, child: TrackedRun, measured: Measured) -> None:
-        """Write what was measured; layers become curves over the layer's number."""
-        child.metrics(
-            {key: value for key, value in measured.scalars.items() if math.isfinite(value)}
-        )
-        for layer in range(max(map(len, measured.layers.values()), default=0)):
-            at = {f"layer/{k}": v[layer] for k, v in measured.layers.items() if layer < len(v)}
-            child.metrics({k: v for k, v in at.items() if math.isfinite(v)}, step=layer + 1)
-        child.client.log_text(child.run_id, json.dumps(asdict(measured)), MEASURED)
-        if measured.diverged:
-            child.tag({"hpsearch.reason": "diverged", "hpsearch.message": measured.diverged})
-        child.end("FINISHED")
-
-
-def read(tracking: Tracking, run_id: str) -> Measured:
-    """Return what a child run holds."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = tracking.client.download_artifacts(run_id, MEASURED, folder)
-        return Measured(**json.loads(Path(path).read_text()))
-
-
-def _cell(arm: Arm, seed: int) -> str:
-    return f"{arm.name}/{seed}"
-
-
-PARTS = ("arch", "optimizer", "training", "schedule", "sparsity")
-
-
-def check_seeds(key: str, n_seeds: int) -> None:
-    """Raise ConfigError where there are too few seeds for an interval."""
     if n_seeds < 2:
         raise ConfigError(
             f"{key} must be at least 2, since one seed has no interval, but is {n_seeds}."
         )
 
 
+def seeds_of(root: int, kind: str, n: int) -> list[int]:
+    """Return `n` seeds for an experiment of some kind, derived from the root seed."""
+    return [derive(root, kind, place) for place in range(n)]
+
+
+class Records:
+    """The runs of one experiment; another session of the experiment gets the same parent run.
+
+    Args:
+        tracking: The MLflow store.
+        name: The name of the parent run.
+        kind: `ablation` or `comparison`.
+        identity: The `digest` of everything that is equal in all sessions of the experiment.
+        tags: Further tags of the parent run.
+    """
+
+    def __init__(
+        self, tracking: Tracking, name: str, kind: str, identity: str, tags: Mapping[str, str]
+    ) -> None:
+        self.tracking = tracking
+        self.name = name
+        self.tracking_uri = without_password(tracking.uri)
+        known = self._known(identity)
+        tags = {**tags, "hpsearch.kind": kind, _IDENTITY: identity}
+        self.parent: ParentRun = tracking.open_parent(name, known, tags)
+        self._cells = {}
+        for run in tracking.children(self.parent):
+            if _CELL in run.data.tags:
+                self._cells[run.data.tags[_CELL]] = run
+
+    def where_to_look(self) -> str:
+        """Return a line with the command that shows the parent run."""
+        command = f"mlflow ui --backend-store-uri {self.tracking_uri}"
+        return f"Look at it:  {command}  (run {self.parent.run_id})"
+
+    def _known(self, identity: str) -> str | None:
+        """Return the parent run of an earlier session; None where there is none."""
+        wanted = f"tags.`{_IDENTITY}` = '{identity}'"
+        runs = self.tracking.client.search_runs([self.tracking.experiment_id], wanted)
+        if not runs:
+            return None
+        run_id: str = runs[0].info.run_id
+        return run_id
+
+    def find(self, arm: Arm, seed: int) -> Measured | None:
+        """Return what an earlier session measured; None where it did not finish the training."""
+        run = self._cells.get(_cell(arm, seed))
+        if run is None or run.info.status != "FINISHED":
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            path = self.tracking.client.download_artifacts(run.info.run_id, _MEASURED, folder)
+            text = Path(path).read_text()
+        return Measured(**json.loads(text))
+
+    def open(self, arm: Arm, seed: int, kind: str, settings: Mapping[str, object]) -> TrackedRun:
+        """Open the child run of an arm and a seed; an interrupted run is opened again."""
+        cell = _cell(arm, seed)
+        known = self._cells.get(cell)
+        run_id = None
+        if known is not None:
+            run_id = known.info.run_id
+        name = f"{arm.name} seed {seed}"
+        tags = {"hpsearch.kind": kind, _CELL: cell, "hpsearch.seed": str(seed)}
+        child = self.tracking.open_cell(self.parent, name, run_id, tags)
+        own = {"level": arm.level, "experiment_seed": seed}
+        child.params({**arm.hyperparameters, **own, **settings})
+        return child
+
+    def close(self, child: TrackedRun, measured: Measured) -> None:
+        """Write the measurements to a child run and end it.
+
+        The measures of the layers become metrics whose step is the number of the layer.
+        """
+        child.metrics(_finite(measured.scalars))
+        n_layers = max(map(len, measured.layers.values()), default=0)
+        for layer in range(n_layers):
+            found = {}
+            for key, values in measured.layers.items():
+                if layer < len(values):
+                    found[f"layer/{key}"] = values[layer]
+            child.metrics(_finite(found), step=layer + 1)
+        text = json.dumps(asdict(measured))
+        child.client.log_text(child.run_id, text, _MEASURED)
+        if measured.diverged:
+            child.tag({"hpsearch.reason": "diverged", "hpsearch.message": measured.diverged})
+        child.end("FINISHED")
+
+
+def _cell(arm: Arm, seed: int) -> str:
+    return f"{arm.name}/{seed}"
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {key: value for key, value in metrics.items() if math.isfinite(value)}
+
+
 @dataclass(frozen=True)
 class Session:
-    """What is trained, and where it is written.
+    """The trainings of an experiment and the place where they are recorded.
 
     Attributes:
-        arms: Each with its composed configuration as plain data.
-        seeds: The seed of each training of an arm, the same for all arms, so that results are
-            paired.
-        records: The experiment's runs.
-        bench: Trains.
-        inspect: Whether the layers are looked at before and after training.
+        arms: The arms, each with its composed configuration as plain data.
+        seeds: The seed of each training of an arm. All arms have the same seeds, so that results
+            are paired.
+        records: The runs of the experiment.
+        bench: Trains the arms.
+        inspect: Whether the hidden layers are measured before and after training.
         probes: Further measurements of each trained model.
     """
 
-    arms: Sequence[tuple[Arm, Mapping[str, Any]]]
+    arms: Sequence[tuple[Arm, Mapping[str, object]]]
     seeds: Sequence[int]
     records: Records
     bench: Workbench
@@ -151,44 +168,52 @@ class Session:
     probes: Sequence[Probe]
 
     def measure(self, console: Console) -> Results:
-        """Return what was measured, by arm and by the seed's place."""
-        results: dict[str, dict[int, Measured]] = {arm.name: {} for arm, _ in self.arms}
-        n_cells, n_done = len(self.arms) * len(self.seeds), 0
+        """Train what is missing, and return all measurements by arm and by the seed's place."""
+        results: dict[str, dict[int, Measured]] = {}
+        n_cells = len(self.arms) * len(self.seeds)
+        n_done = 0
         for arm, config in self.arms:
+            of_arm = results.setdefault(arm.name, {})
             for place in range(len(self.seeds)):
+                again = " (measured before)"
+                found = self.records.find(arm, place)
+                if found is None:
+                    again = ""
+                    found = self._train(arm, config, place)
+                of_arm[place] = found
                 n_done += 1
-                known = self.records.find(arm, place)
-                found = known or self._train(arm, config, place)
-                results[arm.name][place] = found
-                loss = (
-                    found.diverged
-                    or f"val/loss {found.scalars.get('best/val/loss', float('nan')):.4f}"
-                )
-                again = " (measured before)" if known else ""
-                console.print(
-                    f"{n_done}/{n_cells}  {arm.name}, seed {place}: {loss}{again}", soft_wrap=True
-                )
+                line = f"{n_done}/{n_cells}  {arm.name}, seed {place}: {_summary(found)}{again}"
+                console.print(line, soft_wrap=True)
         return results
 
-    def _train(self, arm: Arm, config: Mapping[str, Any], place: int) -> Measured:
-        child = self.records.open(arm, place, "cell", settings_shown(config, PARTS))
+    def _train(self, arm: Arm, config: Mapping[str, object], place: int) -> Measured:
+        """Train an arm from one seed, in a child run of its own."""
+        settings = settings_shown(config, PARTS)
+        child = self.records.open(arm, place, "cell", settings)
+
+        def listen(epoch: int, metrics: Mapping[str, float]) -> None:
+            child.metrics(metrics, epoch)
+
         try:
-            trained = self.bench.train(
-                arm,
-                self.seeds[place],
-                lambda epoch, metrics: child.metrics(metrics, epoch),
-                inspect=self.inspect,
-            )
-            if not trained.measured.diverged:
+            seed = self.seeds[place]
+            trained = self.bench.train(arm, seed, listen, inspect=self.inspect)
+            measured = trained.measured
+            if not measured.diverged:
                 for probe in self.probes:
-                    trained.measured.scalars |= probe(self.bench, trained)
-        except BaseException as error:
-            child.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+                    measured.scalars.update(probe(self.bench, trained))
+        except KeyboardInterrupt:
+            child.end("KILLED")
             raise
-        self.records.close(child, trained.measured)
-        return trained.measured
+        except BaseException:
+            child.end("FAILED")
+            raise
+        self.records.close(child, measured)
+        return measured
 
 
-def seeds_of(root: int, kind: str, n: int) -> list[int]:
-    """Return the seeds of an experiment."""
-    return [derive(root, kind, place) for place in range(n)]
+def _summary(measured: Measured) -> str:
+    """Return the message of the error that ended a training, or else its best validation loss."""
+    if measured.diverged:
+        return measured.diverged
+    loss = measured.scalars.get("best/val/loss", math.nan)
+    return f"val/loss {loss:.4f}"
