@@ -47,8 +47,9 @@ def _arms(
         composed = compose("ablate", [*shared, *overrides])
         present = [part for part in PARTS if part in composed]
         parts = entry.instantiate(OmegaConf.masked_copy(composed, present))
-        plain: Any = OmegaConf.to_container(composed, resolve=True)
-        arms.append((Arm(name, parts, plain["hyperparameters"], level, across), plain))
+        plain = entry.as_plain(composed)
+        arm = Arm(name, parts, plain["hyperparameters"], level, across)
+        arms.append((arm, plain))
     return arms
 
 
@@ -75,7 +76,8 @@ def main(config: DictConfig) -> None:
         champion: dict[str, Value] = {}
         if config.from_study is not None:
             study = finished_study.find(config.from_study, job["storage"]())
-            champion = study.hyperparameters(study.trials[0], study.config(tracking))
+            recorded = study.config(tracking)
+            champion = study.hyperparameters(study.trials[0], recorded)
         ablate = Ablate(
             job["ablation"],
             _arms(config, job["ablation"], champion),
@@ -84,10 +86,11 @@ def main(config: DictConfig) -> None:
             config.seed,
             config.n_seeds,
         )
-        plain: Any = OmegaConf.to_container(config, resolve=True)
+        plain = entry.as_plain(config)
         plain["hyperparameters"].update(champion)
-        command = ["python -m hpsearch ablate", *_typed_without("data.path=")]
-        answer = ablate.run(plain, " ".join(command), terminal.console)
+        typed = " ".join(_typed_without("data.path="))
+        command = f"python -m hpsearch ablate {typed}"
+        answer = ablate.run(plain, command, terminal.console)
     except (HpsearchError, KeyboardInterrupt) as error:
         raise entry.ending(error) from None
     terminal.result(answer.facts())

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 from hpsearch.cli import entry
@@ -60,8 +60,9 @@ class Search:
         # Importing this takes seconds, which a typo must not cost.
         from hpsearch.trials.progress import Progress  # noqa: PLC0415
 
-        plain = cast("dict[str, Any]", OmegaConf.to_container(self.config, resolve=True))
+        plain = entry.as_plain(self.config)
         plain["overrides"] = list(self.overrides)
         shown_on = console or Console(highlight=False)
-        result: SearchResult = job.run(plain, partial(Progress, console=shown_on))
+        progress = partial(Progress, console=shown_on)
+        result: SearchResult = job.run(plain, progress)
         return result

@@ -144,7 +144,9 @@ def _parsed(word: str) -> Override:
             f"{shown} cannot be read ({cause}); a text must be in quotes: \"{key}='TEXT'\"."
         ) from error
     key = override.get_key_element()
-    if not override.is_delete() and override.get_value_string() in ("", "''"):
+    if override.is_delete():
+        return override
+    if override.get_value_string() in ("", "''"):
         raise ConfigError(f"{key} has no value: write {key}=VALUE, or {key}=null for none.")
     return override
 
@@ -322,8 +324,11 @@ def _unknown_key(path: str, root: str) -> str:
         node = OmegaConf.select(config, parent)
     if not isinstance(node, DictConfig):
         return f"There is no key {path}; see --cfg job for all keys."
-    names = [str(key) for key in node]
-    hint = did_you_mean(last, [name for name in names if not name.startswith("_")])
+    valid = []
+    for key in node:
+        if not str(key).startswith("_"):
+            valid.append(str(key))
+    hint = did_you_mean(last, valid)
     return (
         f"There is no key {path}.{hint} "
         f"A setting that conf does not list is added with ++{path}=VALUE."

@@ -96,8 +96,8 @@ def _found_studies(
                 raise
             search = _search_config(name)
             job = entry.instantiate(search)
-            plain = OmegaConf.to_container(search, resolve=True)
-            job.run(plain, partial(Progress, console=console))
+            progress = partial(Progress, console=console)
+            job.run(entry.as_plain(search), progress)
             found.append(finished_study.find(name, storage))
     return found
 
@@ -114,13 +114,15 @@ def _arms(
         recorded = study.config(tracking)
         plain = _settings(study, recorded)
         parts = entry.instantiate_plain(plain)
-        parts["training"] = replace(parts["training"], direction=study.direction)
+        training = parts["training"]
+        parts["training"] = replace(training, direction=study.direction)
         for rank, trial in enumerate(study.trials[:top_k]):
             name = study.name
             if top_k > 1:
                 name = f"{study.name} #{trial.number}"
             values = study.hyperparameters(trial, recorded)
-            arms.append((Arm(name, parts, values, study.name, rank), plain))
+            arm = Arm(name, parts, values, study.name, rank)
+            arms.append((arm, plain))
     return arms
 
 
@@ -128,7 +130,7 @@ def _settings(study: FinishedStudy, recorded: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of an arm's parts, with the values that the study has recorded."""
     from hpsearch.experiments.session import PARTS  # noqa: PLC0415
 
-    composed: Any = OmegaConf.to_container(_search_config(study.name), resolve=True)
+    composed = entry.as_plain(_search_config(study.name))
     plain = {}
     for key in PARTS:
         if key in composed:

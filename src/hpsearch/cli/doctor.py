@@ -126,7 +126,8 @@ def _open_study(config: DictConfig) -> tuple[SharedStudy, Space]:
     make_storage = _build(config.storage)
     budget = _build(config.budget)
     # Opening a file that does not exist would make an empty storage.
-    if "path" in config.storage and not Path(config.storage.path).exists():
+    has_file = "path" in config.storage
+    if has_file and not Path(config.storage.path).exists():
         raise UserError(_no_study(name, []))
     storage = make_storage()
     names = optuna.get_all_study_names(storage)
@@ -190,10 +191,11 @@ def _print_findings(diagnosis: Diagnosis, repair: bool, terminal: Terminal) -> d
     """
     is_repaired: dict[str, bool] = {}
     while True:
-        findings = [f for f in diagnosis.findings() if f.text not in is_repaired]
-        if not findings:
+        findings = diagnosis.findings()
+        new = [finding for finding in findings if finding.text not in is_repaired]
+        if not new:
             return is_repaired
-        for finding in findings:
+        for finding in new:
             repaired = False
             if repair and finding.repair is not None:
                 finding.repair()
@@ -211,7 +213,8 @@ def _print_finding(terminal: Terminal, text: str, cure: str, is_repaired: bool) 
 def _orphan_checkpoints(config: DictConfig, study: SharedStudy, remove: bool) -> int:
     """Return the number of checkpoints of no trial that continues, and remove them if asked to."""
     checkpoints = _build(config.checkpoints)
-    orphans = checkpoints.orphans(study.optuna.study_name, study.numbers_that_go_on())
+    continuing = study.numbers_that_go_on()
+    orphans = checkpoints.orphans(study.optuna.study_name, continuing)
     if remove:
         for path in orphans:
             path.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -37,6 +37,7 @@ from hpsearch.study.worker_process import Preempted
 __all__ = [
     "CONF",
     "as_overrides",
+    "as_plain",
     "check",
     "ending",
     "instantiate",
@@ -190,6 +191,11 @@ def instantiate(config: DictConfig) -> Any:
 def instantiate_plain(settings: Mapping[str, object]) -> Any:
     """Build the part that recorded settings describe, as `instantiate` does."""
     return instantiate(OmegaConf.create(dict(settings)))
+
+
+def as_plain(config: DictConfig) -> dict[str, Any]:
+    """Return a configuration as plain data, with its interpolations resolved."""
+    return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
 
 
 def _raise_in_one_sentence(error: InstantiationException) -> NoReturn:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from hpsearch.cli import entry
 from hpsearch.cli.terminal import Terminal
@@ -18,8 +18,7 @@ def main(config: DictConfig) -> float:
     terminal = Terminal(_WIDTH)
     try:
         job = entry.instantiate(config)
-        plain = OmegaConf.to_container(config, resolve=True)
-        result = job.run(plain, entry.instantiate_plain)
+        result = job.run(entry.as_plain(config), entry.instantiate_plain)
     except (HpsearchError, KeyboardInterrupt) as error:
         raise entry.ending(error) from None
     result.show(terminal.console)
