@@ -1,8 +1,9 @@
-"""hpsearch: MLflow-tracked hyperparameter search for Keras. `from hpsearch import Search` is its
-Python interface.
+"""hpsearch searches the hyperparameters of Keras models and records every trial in MLflow.
+
+`from hpsearch import Search` is the Python interface.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hpsearch.cli.api import Search
@@ -10,8 +11,8 @@ if TYPE_CHECKING:
 __all__ = ["Search"]
 
 
-def __getattr__(name: str) -> Any:
-    """Import `Search` when it is asked for: other parts must not wait for Hydra."""
+def __getattr__(name: str) -> object:
+    """Import `Search` on first use, so that other modules do not have to wait for Hydra."""
     if name != "Search":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from hpsearch.cli.api import Search  # noqa: PLC0415

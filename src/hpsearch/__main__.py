@@ -1,4 +1,4 @@
-"""`python -m hpsearch JOB KEY=VALUE ...` runs a job; see `hpsearch.cli.main`."""
+"""Run a job: `python -m hpsearch JOB KEY=VALUE ...`; see `hpsearch.cli.main`."""
 
 from hpsearch.cli.main import main
 

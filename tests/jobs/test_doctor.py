@@ -41,7 +41,7 @@ def test_a_finished_search_agrees_and_its_suggestions_are_the_same_again(place, 
     assert said() == (0, AGREE)
     assert said("replay") == (
         0,
-        f"The suggestions of {n_trials} trials are the same again, of 0 not.\n",
+        f"The suggestions of {n_trials} trials are the same again; those of 0 trials differ.\n",
     )
     assert said("sync") == (0, "Nothing waits.\n")
 
@@ -62,7 +62,7 @@ def test_damage_is_told_once_it_is_repaired_it_is_gone(place, said):
     for part in (
         "Trial 0 has no MLflow run.",
         "Trial 1 is ",
-        "2 checkpoints are of no trial that goes on.",
+        "2 checkpoints belong to no trial that continues.",
     ):
         assert part in told
     status, told = said("--repair")

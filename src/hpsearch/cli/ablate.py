@@ -1,9 +1,9 @@
-"""Entry script: `python -m hpsearch ablate ablation=momentum data=digits`."""
+"""Run the job `ablate`: `python -m hpsearch ablate ablation=momentum data=digits`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra import compose
@@ -14,63 +14,83 @@ from hpsearch.cli import entry
 from hpsearch.cli.terminal import Terminal
 from hpsearch.errors import HpsearchError
 
-WIDTH = 180  # of tables in a file or a pipe
-JOB = ("data", "tracking", "storage", "uncertainty", "range_test", "ablation")
+if TYPE_CHECKING:
+    # These modules import Keras and Optuna, and a typo must be answered before that.
+    from hpsearch.experiments.ablation import Ablation
+    from hpsearch.experiments.arms import Arm
+    from hpsearch.space.bounds import Value
+
+_WIDTH = 180  # columns of tables where stdout is not a terminal
+_PARTS_OF_JOB = ("data", "tracking", "storage", "uncertainty", "range_test", "ablation")
 
 
-def arms(
-    config: DictConfig, ablation: Any, champion: Mapping[str, Any]
-) -> list[tuple[Any, dict[str, Any]]]:
-    """Return each arm with its composed configuration: the person's overrides, then those of its
-    level.
+def _arms(
+    config: DictConfig, ablation: Ablation, champion: Mapping[str, Value]
+) -> list[tuple[Arm, dict[str, Any]]]:
+    """Return each arm with its composed configuration.
+
+    The overrides of an arm's level follow the overrides that were typed, and so they win.
+
+    Args:
+        config: The configuration of the job.
+        ablation: The question, which names the levels.
+        champion: Hyperparameters of the best trial of another study; empty where there is none.
     """
+    # Importing these takes seconds, which a typo must not cost.
     from hpsearch.experiments.arms import Arm  # noqa: PLC0415
-    from hpsearch.experiments.session import PARTS  # noqa: PLC0415 (seconds that a typo must not cost)
+    from hpsearch.experiments.session import PARTS  # noqa: PLC0415
 
-    mine = [f"++hyperparameters.{name}={value}" for name, value in champion.items()]
-    mine += [o for o in HydraConfig.get().overrides.task if not o.startswith("levels=")]
-    found = []
+    shared = [f"++hyperparameters.{name}={value}" for name, value in champion.items()]
+    shared += _typed_without("levels=")
+    arms = []
     for name, level, across, overrides in ablation.cells(config.levels):
-        composed = compose("ablate", [*mine, *overrides])
-        parts = entry.instantiate(
-            OmegaConf.masked_copy(composed, [part for part in PARTS if part in composed])
-        )
-        plain: Any = OmegaConf.to_container(composed, resolve=True)
-        found.append((Arm(name, parts, plain["hyperparameters"], level, across), plain))
-    return found
+        composed = compose("ablate", [*shared, *overrides])
+        present = [part for part in PARTS if part in composed]
+        parts = entry.instantiate(OmegaConf.masked_copy(composed, present))
+        plain = entry.as_plain(composed)
+        arm = Arm(name, parts, plain["hyperparameters"], level, across)
+        arms.append((arm, plain))
+    return arms
+
+
+def _typed_without(prefix: str) -> list[str]:
+    """Return the overrides of the command line that do not start with `prefix`."""
+    typed = HydraConfig.get().overrides.task
+    return [word for word in typed if not word.startswith(prefix)]
 
 
 @hydra.main(config_path=str(entry.CONF), config_name="ablate", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Run one ablation."""
-    terminal = Terminal(WIDTH)
+    terminal = Terminal(_WIDTH)
     try:
-        job = entry.instantiate(OmegaConf.masked_copy(config, list(JOB)))
+        job = entry.instantiate(OmegaConf.masked_copy(config, list(_PARTS_OF_JOB)))
 
+        # Importing these takes seconds, which a typo must not cost.
         from hpsearch.experiments import finished_study  # noqa: PLC0415
         from hpsearch.experiments.ablation import Ablate  # noqa: PLC0415
         from hpsearch.experiments.session import check_seeds  # noqa: PLC0415
 
         check_seeds("n_seeds", config.n_seeds)
         tracking = job["tracking"]()
-        champion: dict[str, Any] = {}
+        champion: dict[str, Value] = {}
         if config.from_study is not None:
             study = finished_study.find(config.from_study, job["storage"]())
-            champion = study.hyperparameters(study.trials[0], study.config(tracking))
+            recorded = study.config(tracking)
+            champion = study.hyperparameters(study.trials[0], recorded)
         ablate = Ablate(
             job["ablation"],
-            arms(config, job["ablation"], champion),
+            _arms(config, job["ablation"], champion),
             job["data"],
             tracking,
             config.seed,
             config.n_seeds,
         )
-        plain: Any = OmegaConf.to_container(config, resolve=True)
-        plain["hyperparameters"] |= champion
-        typed = [o for o in HydraConfig.get().overrides.task if not o.startswith("data.path=")]
-        answer = ablate.run(
-            plain, " ".join(["python -m hpsearch ablate", *typed]), terminal.console
-        )
+        plain = entry.as_plain(config)
+        plain["hyperparameters"].update(champion)
+        typed = " ".join(_typed_without("data.path="))
+        command = f"python -m hpsearch ablate {typed}"
+        answer = ablate.run(plain, command, terminal.console)
     except (HpsearchError, KeyboardInterrupt) as error:
         raise entry.ending(error) from None
     terminal.result(answer.facts())

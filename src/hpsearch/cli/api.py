@@ -1,23 +1,23 @@
-"""Searches in notebooks and scripts: `from hpsearch import Search`, of the very parts that a
-command line composes.
+"""Search from a notebook or script with `from hpsearch import Search`.
+
+A search is composed from the same parts as on the command line.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 from hpsearch.cli import entry
 from hpsearch.cli.command_line import composed
 
 if TYPE_CHECKING:
-    from hpsearch.jobs.search_result import (
-        SearchResult,
-    )  # imports Keras, which a typo must not wait for
+    # This module imports Keras, and a typo must be answered before that.
+    from hpsearch.jobs.search_result import SearchResult
 
 
 class Search:
@@ -25,41 +25,44 @@ class Search:
 
     Args:
         config: The composed configuration of `conf/search.yaml`.
-        overrides: What was typed, for the record.
+        overrides: The overrides as they were typed, which are recorded with the study.
     """
 
     def __init__(self, config: DictConfig, overrides: Sequence[str]) -> None:
-        self.config, self.overrides = config, overrides
+        self.config = config
+        self.overrides = overrides
 
     @classmethod
     def compose(cls, *overrides: str) -> Search:
         """Return the search of a command line: `Search.compose("arch=selu", "data=digits")`.
 
         Raises:
-            ConfigError: An override names a key, a choice or a file that is not there.
+            ConfigError: An override names a key, a choice or a file that does not exist.
         """
         entry.prepare_environment()
         words = entry.as_overrides(overrides)
         return cls(composed("search", words), words)
 
     def run(self, console: Console | None = None) -> SearchResult:
-        """Run the search, or what is missing of it, and return what it came to.
+        """Run the search, or the part of it that is missing, and return its result.
 
         Args:
-            console: Where it says how far it is; by default where Python prints.
+            console: Where progress is shown; None takes standard output.
 
         Raises:
             UserError: A mistake that the person can put right, in one sentence.
             SearchError: The search ended without a usable model.
-            KeyboardInterrupt: The person stopped it; the same search goes on.
+            KeyboardInterrupt: The person stopped it. The same search continues when it is run
+                again.
         """
         job = entry.instantiate(self.config)
 
-        from hpsearch.trials.progress import Progress  # noqa: PLC0415 (seconds that a typo must not cost)
+        # Importing this takes seconds, which a typo must not cost.
+        from hpsearch.trials.progress import Progress  # noqa: PLC0415
 
-        plain = cast("dict[str, Any]", OmegaConf.to_container(self.config, resolve=True))
+        plain = entry.as_plain(self.config)
         plain["overrides"] = list(self.overrides)
-        result: SearchResult = job.run(
-            plain, partial(Progress, console=console or Console(highlight=False))
-        )
+        shown_on = console or Console(highlight=False)
+        progress = partial(Progress, console=shown_on)
+        result: SearchResult = job.run(plain, progress)
         return result

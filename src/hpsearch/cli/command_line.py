@@ -1,11 +1,12 @@
-"""A command line and its mistakes: composed here first, without TensorFlow, so that a typo is
-answered at once.
+"""Check a command line before the job starts, and answer each mistake with one sentence.
 
-Each mistake is one sentence that says what would be right.
+The command line is composed here first, without TensorFlow, so that a typo is answered at once.
+The sentence says what would be right.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,65 +25,74 @@ from omegaconf.errors import OmegaConfBaseException
 from hpsearch.errors import ConfigError, did_you_mean
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
-UNDOTTED = {
-    f"--{key}"
-    for key in (
-        "study",
-        "seed",
-        "level",
-        "registered_model",
-        "arch",
-        "data",
-        "space",
-        "sampler",
-        "pruner",
-        "storage",
-    )
-}
 MULTIRUN = ("-m", "--multirun")
-KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
+# `mlflow run` writes `--KEY VALUE`. These keys have no dot that tells them from Hydra's options.
+_KEYS_WITHOUT_DOT = {
+    "--study",
+    "--seed",
+    "--level",
+    "--registered_model",
+    "--arch",
+    "--data",
+    "--space",
+    "--sampler",
+    "--pruner",
+    "--storage",
+}
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
 def as_overrides(arguments: Sequence[str]) -> list[str]:
-    """Return Hydra's form of a command line.
+    """Return a command line in the form that Hydra reads.
 
-    `mlflow run` writes `--a.b 1` for `-P a.b=1`; and a bound may be set whether or not conf has one
-    of its name.
+    `mlflow run` writes `--a.b 1` for `-P a.b=1`, which becomes `a.b=1`. Bounds become
+    `++space.bounds.NAME=VALUE`, so that a bound may be set that conf does not list. The multirun
+    option moves to the front, because Hydra accepts no option between its overrides.
     """
-    overrides: list[str] = []
-    waiting = list(arguments)
-    while waiting:
-        word = waiting.pop(0)
-        if waiting and (re.fullmatch(r"--\+{0,2}[a-z_]+(\.[\w@/]+)+", word) or word in UNDOTTED):
-            word = f"{word[2:]}={waiting.pop(0)}"
-        overrides.append(f"++{word}" if word.startswith("space.bounds.") else word)
-    return sorted(
-        overrides, key=lambda word: word not in MULTIRUN
-    )  # Hydra wants its overrides in one piece
+    options = []
+    others = []
+    remaining = list(arguments)
+    while remaining:
+        word = remaining.pop(0)
+        if remaining and _is_key_of_mlflow_run(word):
+            value = remaining.pop(0)
+            word = f"{word[2:]}={value}"
+        if word.startswith("space.bounds."):
+            word = f"++{word}"
+        if word in MULTIRUN:
+            options.append(word)
+        else:
+            others.append(word)
+    return options + others
+
+
+def _is_key_of_mlflow_run(word: str) -> bool:
+    if word in _KEYS_WITHOUT_DOT:
+        return True
+    return re.fullmatch(r"--\+{0,2}[a-z_]+(\.[\w@/]+)+", word) is not None
 
 
 def check(root: str, words: Sequence[str]) -> None:
     """Compose `conf/<root>.yaml` with the overrides among `words`.
 
     Raises:
-        ConfigError: They name an option, a key, a choice or a file that is not there, or a value of
-            the wrong kind.
+        ConfigError: An override names an option, a key, a choice or a file that does not exist, or
+            a value of the wrong kind; or a value that must be given is missing.
     """
-    parser: Any = get_args_parser()
-    parser.error = _refuse
-    given = parser.parse_args(list(words))
+    given = _parsed_options(words)
     try:
-        plain = [
-            _first_choice(word) if given.multirun else _single(word) for word in given.overrides
-        ]
+        plain = []
+        for word in given.overrides:
+            if given.multirun:
+                plain.append(_first_choice(word))
+            else:
+                plain.append(_single(word))
+        has_hydra_keys = any(word.startswith("hydra") for word in plain)
         with initialize_config_dir(str(CONF), version_base="1.3", job_name=root):
-            config = compose(
-                root, plain, return_hydra_config=any(word.startswith("hydra") for word in plain)
-            )
+            config = compose(root, plain, return_hydra_config=has_hydra_keys)
             _refuse_wrong_kinds(root, plain)
-        missing = list(
-            _missing("", OmegaConf.to_container(OmegaConf.masked_copy(config, _own_keys(config))))
-        )
+        own = OmegaConf.masked_copy(config, _own_keys(config))
+        missing = list(_missing("", OmegaConf.to_container(own)))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_one_sentence(error, root)) from error
     finally:
@@ -92,45 +102,57 @@ def check(root: str, words: Sequence[str]) -> None:
         raise ConfigError(f"{missing[0]} must be given: {missing[0]}=VALUE.")
 
 
+def _parsed_options(words: Sequence[str]) -> argparse.Namespace:
+    parser: Any = get_args_parser()
+    parser.error = _refuse
+    given: argparse.Namespace = parser.parse_args(list(words))
+    return given
+
+
 def _own_keys(config: DictConfig) -> list[str]:
     return [str(key) for key in config if key != "hydra"]
 
 
 def _refuse(message: str) -> NoReturn:
-    """Take the place of argparse's own ending, which prints a page."""
+    """Raise ConfigError in place of argparse's own ending, which prints a page."""
     unknown = re.search(r"unrecognized arguments: (\S+)", message)
     if unknown is None:
         raise ConfigError(f"{message[0].upper()}{message[1:]}.")
-    if unknown[1].startswith("-"):
+    word = unknown[1]
+    if word.startswith("-"):
         raise ConfigError(
-            f"There is no option {unknown[1]}: settings are KEY=VALUE without dashes, see --help."
+            f"There is no option {word}: settings are KEY=VALUE without dashes, see --help."
         )
-    raise ConfigError(
-        f"{unknown[1]} stands behind an option: give all KEY=VALUE first, then the options."
-    )
+    raise ConfigError(f"{word} comes after an option: give all KEY=VALUE first, then the options.")
 
 
 def _parsed(word: str) -> Override:
-    if ("=" not in word and not word.startswith("~")) or re.match(r"[^=]* =|[^=]*= ", word):
+    """Return what Hydra reads in an override."""
+    has_form = "=" in word or word.startswith("~")
+    has_spaces = re.match(r"[^=]* =|[^=]*= ", word) is not None
+    if not has_form or has_spaces:
         raise ConfigError(
             f"Expected KEY=VALUE without spaces, such as arch=selu; received {word!r}."
         )
     try:
         override = OverridesParser.create().parse_override(word)
     except HydraException as error:
-        word = word.lstrip("+")
-        key, cause = word.partition("=")[0], str(error.__cause__ or error).splitlines()[0]
+        shown = word.lstrip("+")
+        key = shown.partition("=")[0]
+        cause = str(error.__cause__ or error).splitlines()[0]
         raise ConfigError(
-            f"{word} cannot be read ({cause}); a text stands between quotes: \"{key}='TEXT'\"."
+            f"{shown} cannot be read ({cause}); a text must be in quotes: \"{key}='TEXT'\"."
         ) from error
     key = override.get_key_element()
-    if not override.is_delete() and override.get_value_string() in ("", "''"):
+    if override.is_delete():
+        return override
+    if override.get_value_string() in ("", "''"):
         raise ConfigError(f"{key} has no value: write {key}=VALUE, or {key}=null for none.")
     return override
 
 
 def _single(word: str) -> str:
-    """Return an override that is no sweep: several values at once need `-m`."""
+    """Return an override; raise ConfigError where it gives several values, which needs `-m`."""
     override = _parsed(word)
     if override.is_sweep_override():
         raise ConfigError(
@@ -140,8 +162,12 @@ def _single(word: str) -> str:
 
 
 def composed(root: str, overrides: Sequence[str]) -> DictConfig:
-    """Return `conf/<root>.yaml` with `overrides`, whole, checked and resolved, for who is not
-    started by Hydra.
+    """Return `conf/<root>.yaml` with `overrides`, checked and resolved.
+
+    Callers that Hydra has not started use this function: `Search` and the doctor.
+
+    Raises:
+        ConfigError: As for `check`.
     """
     check(root, overrides)
     with initialize_config_dir(str(CONF), version_base="1.3", job_name=root):
@@ -158,86 +184,109 @@ def _first_choice(word: str) -> str:
     if not override.is_sweep_override():
         return word
     group = override.get_key_element()
-    for value in (
-        override.sweep_iterator(transformer=Transformer.encode) if (CONF / group).is_dir() else ()
-    ):
-        if not (CONF / group / f"{value}.yaml").is_file():
-            raise ConfigError(_no_choice(group, str(value)))
-    return f"{override.get_key_element()}={next(override.sweep_iterator(transformer=Transformer.encode))}"
+    if (CONF / group).is_dir():
+        for value in _swept(override):
+            if not (CONF / group / f"{value}.yaml").is_file():
+                raise ConfigError(_no_choice(group, value))
+    first = next(_swept(override))
+    return f"{group}={first}"
+
+
+def _swept(override: Override) -> Iterator[str]:
+    for value in override.sweep_iterator(transformer=Transformer.encode):
+        yield str(value)
 
 
 def _refuse_wrong_kinds(root: str, plain: Sequence[str]) -> None:
-    """Raise ConfigError where a number or a switch of conf is given another kind of value, such as
-    `ten`.
-    """
-    overrides = [OverridesParser.create().parse_override(word) for word in plain]
-    is_group = [
-        (CONF / o.get_key_element().lstrip("+~").partition("@")[0]).is_dir() for o in overrides
-    ]
-    values = [
-        o for o, group in zip(overrides, is_group, strict=True) if not group and not o.is_delete()
-    ]
-    suspects = [
-        o for o in values if not isinstance(o.value(), (int, dict)) or isinstance(o.value(), bool)
-    ]
+    """Raise ConfigError where a number or a switch of conf gets another kind of value."""
+    choices = []
+    suspects = []
+    for word in plain:
+        override = OverridesParser.create().parse_override(word)
+        group = override.get_key_element().lstrip("+~").partition("@")[0]
+        if (CONF / group).is_dir():
+            choices.append(word)
+        elif not override.is_delete() and _may_be_wrong(override.value()):
+            suspects.append(override)
     if not suspects:
         return
-    defaults = compose(root, [word for word, group in zip(plain, is_group, strict=True) if group])
+    defaults = compose(root, choices)
     for override in suspects:
-        key, value = override.get_key_element().lstrip("+"), override.value()
-        default = _default(defaults, key)
-        if isinstance(default, ListConfig) and not isinstance(value, list):
-            text = override.get_value_string()
-            raise ConfigError(f"{key} must be a list, such as [{text}], but is {text}.")
-        if type(default) in KINDS and not _is_a(type(default), value) and "${" not in str(value):
-            raise ConfigError(
-                f"{key} must be {KINDS[type(default)]}, but is "
-                f"{override.get_value_string() or 'empty'}."
-            )
+        key = override.get_key_element().lstrip("+")
+        _refuse_wrong_kind(key, override, _default(defaults, key))
 
 
-def _default(config: DictConfig, key: str) -> Any:
-    """Return what conf sets a key to; None where that follows from another key."""
+def _may_be_wrong(value: object) -> bool:
+    """Return False for integers and mappings, which are never of the wrong kind."""
+    return isinstance(value, bool) or not isinstance(value, (int, dict))
+
+
+def _refuse_wrong_kind(key: str, override: Override, default: object) -> None:
+    value = override.value()
+    text = override.get_value_string()
+    if isinstance(default, ListConfig) and not isinstance(value, list):
+        raise ConfigError(f"{key} must be a list, such as [{text}], but is {text}.")
+    kind = type(default)
+    is_interpolation = "${" in str(value)
+    if kind not in _KINDS or is_interpolation or _is_a(kind, value):
+        return
+    raise ConfigError(f"{key} must be {_KINDS[kind]}, but is {text or 'empty'}.")
+
+
+def _default(config: DictConfig, key: str) -> object:
+    """Return the value of a key in conf; None where it follows from another key."""
     parent, _, last = key.rpartition(".")
-    node = OmegaConf.select(config, parent) if parent else config
-    if not isinstance(node, DictConfig) or last not in node or OmegaConf.is_missing(node, last):
+    node = config
+    if parent:
+        node = OmegaConf.select(config, parent)
+    if not isinstance(node, DictConfig) or last not in node:
         return None
-    return None if OmegaConf.is_interpolation(node, last) else node[last]
+    if OmegaConf.is_missing(node, last) or OmegaConf.is_interpolation(node, last):
+        return None
+    return node[last]
 
 
-def _is_a(kind: type, value: Any) -> bool:
+def _is_a(kind: type, value: object) -> bool:
+    """Return whether a value that is not an integer is of a kind."""
     if kind is bool or isinstance(value, bool):
         return kind is type(value)
-    return isinstance(value, float) and (kind is float or value.is_integer())
+    if not isinstance(value, float):
+        return False
+    return kind is float or value.is_integer()
 
 
 def _refuse_passwords(overrides: Sequence[str]) -> None:
-    """A command line is seen in process lists, and Hydra writes it into files."""
+    """Raise ConfigError where an override holds a password.
+
+    A command line is shown in process lists, and Hydra writes it into files.
+    """
     for override in overrides:
         if re.search(r"://[^:/@\s]*:[^@\s]+@", override):
             key = override.partition("=")[0]
             raise ConfigError(
                 f"{key} must not hold a password, which everybody on this machine could see; put "
-                f"it into PGPASSWORD or "
-                "~/.pgpass for PostgreSQL, into MLFLOW_TRACKING_PASSWORD for MLflow."
+                "it into PGPASSWORD or ~/.pgpass for PostgreSQL, into MLFLOW_TRACKING_PASSWORD for "
+                "MLflow."
             )
 
 
-def _missing(path: str, node: Any) -> Iterator[str]:
+def _missing(path: str, node: object) -> Iterator[str]:
+    """Yield the path of each value that must be given and is not."""
     if isinstance(node, dict):
         for key, value in node.items():
-            yield from _missing(f"{path}.{key}" if path else str(key), value)
+            below = str(key)
+            if path:
+                below = f"{path}.{key}"
+            yield from _missing(below, value)
     elif node == "???":
         yield path
 
 
 def _one_sentence(error: Exception, root: str) -> str:
-    """Return what a person needs of an error of Hydra's."""
-    text = (
-        str(error.__cause__ or error)
-        if isinstance(error.__cause__, OmegaConfBaseException)
-        else str(error)
-    )
+    """Return the part of an error of Hydra that a person needs."""
+    text = str(error)
+    if isinstance(error.__cause__, OmegaConfBaseException):
+        text = str(error.__cause__)
     group = re.search(r"Could not find '((?:hydra/)?\w+)/([^']*)'", text)
     if group and (CONF / group[1]).is_dir():
         return _no_choice(group[1], group[2])
@@ -247,12 +296,14 @@ def _one_sentence(error: Exception, root: str) -> str:
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
         return _unknown_key(unknown[1], root)
-    without = re.search(r"You must specify '(\w+)'", text)
-    if without:
-        return f"{without[1]} must be given: {without[1]}=NAME.{did_you_mean('', _choices(without[1]))}"
-    return re.sub(
-        r"\s+", " ", text.split("See https://")[0].split("Set the environment")[0]
-    ).strip()
+    required = re.search(r"You must specify '(\w+)'", text)
+    if required:
+        name = required[1]
+        hint = did_you_mean("", _choices(name))
+        return f"{name} must be given: {name}=NAME.{hint}"
+    without_link = text.split("See https://")[0]
+    without_hint = without_link.split("Set the environment")[0]
+    return re.sub(r"\s+", " ", without_hint).strip()
 
 
 def _choices(group: str) -> list[str]:
@@ -260,15 +311,25 @@ def _choices(group: str) -> list[str]:
 
 
 def _no_choice(group: str, received: str) -> str:
-    return f"There is no {group}={received}.{did_you_mean(received, _choices(group))}"
+    hint = did_you_mean(received, _choices(group))
+    return f"There is no {group}={received}.{hint}"
 
 
 def _unknown_key(path: str, root: str) -> str:
     parent, _, last = path.rpartition(".")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose(root)
-    node = OmegaConf.select(config, parent) if parent else config
-    if isinstance(node, DictConfig):
-        near = did_you_mean(last, [str(k) for k in node if not str(k).startswith("_")])
-        return f"There is no key {path}.{near} A setting that conf does not list is added with ++{path}=VALUE."
-    return f"There is no key {path}; see --cfg job for all keys."
+    node = config
+    if parent:
+        node = OmegaConf.select(config, parent)
+    if not isinstance(node, DictConfig):
+        return f"There is no key {path}; see --cfg job for all keys."
+    valid = []
+    for key in node:
+        if not str(key).startswith("_"):
+            valid.append(str(key))
+    hint = did_you_mean(last, valid)
+    return (
+        f"There is no key {path}.{hint} "
+        f"A setting that conf does not list is added with ++{path}=VALUE."
+    )

@@ -1,10 +1,10 @@
-"""Entry script: `python -m hpsearch compare archs=[elu,selu] data=digits`."""
+"""Run the job `compare`: `python -m hpsearch compare archs=[elu,selu] data=digits`."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra import compose
@@ -16,109 +16,148 @@ from hpsearch.cli import entry
 from hpsearch.cli.terminal import Terminal
 from hpsearch.errors import ConfigError, HpsearchError
 
-JOB = ("data", "tracking", "storage", "uncertainty")
-WIDTH = 180  # of tables in a file or a pipe
+if TYPE_CHECKING:
+    # These modules import Keras and Optuna, and a typo must be answered before that.
+    from optuna.storages import BaseStorage
+
+    from hpsearch.experiments.arms import Arm
+    from hpsearch.experiments.finished_study import FinishedStudy
+    from hpsearch.tracking.tracking import Tracking
+
+_PARTS_OF_JOB = ("data", "tracking", "storage", "uncertainty")
+_WIDTH = 180  # columns of tables where stdout is not a terminal
 
 
-def check_settings(config: DictConfig) -> None:
+def _check_settings(config: DictConfig) -> None:
     """Raise ConfigError where a setting is out of range."""
     if config.missing not in ("say", "start"):
         raise ConfigError(f"missing must be say or start, but is {config.missing}.")
     if config.confirm.top_k < 1:
         raise ConfigError(f"confirm.top_k must be at least 1, but is {config.confirm.top_k}.")
-    if not (config.studies or config.archs):
+    if not config.studies and not config.archs:
         raise ConfigError("archs must name at least one architecture, such as archs=[elu,selu].")
 
 
-def search_config(config: DictConfig, study: str) -> DictConfig:
-    """Compose the search that makes `study`, with the data set, storage and tracking of this
-    comparison.
+def _search_config(study: str) -> DictConfig:
+    """Return the configuration of the search that makes a study.
+
+    Data set, storage and tracking are those of this comparison.
     """
+    overrides = []
+    for word in HydraConfig.get().overrides.task:
+        group = word.partition("=")[0].split(".")[0]
+        if group in _PARTS_OF_JOB:
+            overrides.append(word)
     arch = study.partition("-")[2]
-    shared = [
-        o for o in HydraConfig.get().overrides.task if o.partition("=")[0].split(".")[0] in JOB
-    ]
-    known = (entry.CONF / "arch" / f"{arch}.yaml").is_file()
-    return compose("search", [*shared, f"arch={arch if known else 'dense'}", f"study.name={study}"])
+    if not (entry.CONF / "arch" / f"{arch}.yaml").is_file():
+        arch = "dense"
+    return compose("search", [*overrides, f"arch={arch}", f"study.name={study}"])
 
 
-def as_recorded(today: Any, recorded: Any) -> Any:
+def _as_recorded(today: object, recorded: object) -> object:
     """Return today's settings with the values that a study has recorded, where they still exist."""
-    if (
-        isinstance(today, dict)
-        and isinstance(recorded, dict)
-        and today.get("_target_") == recorded.get("_target_")
-    ):
-        return {
-            key: as_recorded(value, recorded[key]) if key in recorded else value
-            for key, value in today.items()
-        }
-    return recorded if type(today) is type(recorded) or not isinstance(recorded, dict) else today
+    if not isinstance(recorded, dict):
+        return recorded
+    if not isinstance(today, dict):
+        return today
+    if today.get("_target_") != recorded.get("_target_"):
+        return recorded
+    merged = {}
+    for key, value in today.items():
+        merged[key] = value
+        if key in recorded:
+            merged[key] = _as_recorded(value, recorded[key])
+    return merged
 
 
-def found_studies(config: DictConfig, storage: Any, console: Console) -> list[Any]:
-    """Return the studies; those that are missing are searched first where the person wants it."""
+def _found_studies(
+    config: DictConfig, storage: BaseStorage, console: Console
+) -> list[FinishedStudy]:
+    """Return the studies that are compared.
+
+    With `missing=start` the searches of missing studies are run first.
+
+    Raises:
+        ConfigError: A study is missing or has no finished trial.
+    """
+    # Importing these takes seconds, which a typo must not cost.
     from hpsearch.experiments import finished_study  # noqa: PLC0415
-    from hpsearch.trials.progress import Progress  # noqa: PLC0415 (seconds that a typo must not cost)
+    from hpsearch.trials.progress import Progress  # noqa: PLC0415
 
+    names = config.studies
+    if not names:
+        names = [f"{config.data.name}-{arch}" for arch in config.archs]
     found = []
-    for name in config.studies or [f"{config.data.name}-{arch}" for arch in config.archs]:
+    for name in names:
         try:
             found.append(finished_study.find(name, storage))
         except ConfigError:
             if config.missing != "start":
                 raise
-            search = search_config(config, name)
+            search = _search_config(name)
             job = entry.instantiate(search)
-            job.run(
-                OmegaConf.to_container(search, resolve=True), partial(Progress, console=console)
-            )
+            progress = partial(Progress, console=console)
+            job.run(entry.as_plain(search), progress)
             found.append(finished_study.find(name, storage))
     return found
 
 
-def arms(config: DictConfig, studies: list[Any], tracking: Any) -> list[tuple[Any, Any]]:
-    """Return the best trials of each study with the settings that they were searched with."""
+def _arms(
+    config: DictConfig, studies: list[FinishedStudy], tracking: Tracking
+) -> list[tuple[Arm, dict[str, Any]]]:
+    """Return the best trials of each study, and the settings that they were searched with."""
     from hpsearch.experiments.arms import Arm  # noqa: PLC0415
+
+    top_k = config.confirm.top_k
+    arms = []
+    for study in studies:
+        recorded = study.config(tracking)
+        plain = _settings(study, recorded)
+        parts = entry.instantiate_plain(plain)
+        training = parts["training"]
+        parts["training"] = replace(training, direction=study.direction)
+        for rank, trial in enumerate(study.trials[:top_k]):
+            name = study.name
+            if top_k > 1:
+                name = f"{study.name} #{trial.number}"
+            values = study.hyperparameters(trial, recorded)
+            arm = Arm(name, parts, values, study.name, rank)
+            arms.append((arm, plain))
+    return arms
+
+
+def _settings(study: FinishedStudy, recorded: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of an arm's parts, with the values that the study has recorded."""
     from hpsearch.experiments.session import PARTS  # noqa: PLC0415
 
-    made = []
-    for study in studies:
-        composed: Any = OmegaConf.to_container(search_config(config, study.name), resolve=True)
-        recorded = study.config(tracking)
-        plain = {
-            key: as_recorded(composed[key], recorded.get(key, composed[key]))
-            for key in PARTS
-            if key in composed
-        }
-        parts = entry.instantiate(OmegaConf.create(plain))
-        parts["training"] = replace(parts["training"], direction=study.direction)
-        for rank, trial in enumerate(study.trials[: config.confirm.top_k]):
-            name = study.name if config.confirm.top_k == 1 else f"{study.name} #{trial.number}"
-            made.append(
-                (Arm(name, parts, study.hyperparameters(trial, recorded), study.name, rank), plain)
-            )
-    return made
+    composed = entry.as_plain(_search_config(study.name))
+    plain = {}
+    for key in PARTS:
+        if key in composed:
+            today = composed[key]
+            plain[key] = _as_recorded(today, recorded.get(key, today))
+    return plain
 
 
 @hydra.main(config_path=str(entry.CONF), config_name="compare", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Run one comparison."""
-    terminal = Terminal(WIDTH)
+    terminal = Terminal(_WIDTH)
     try:
-        check_settings(config)
-        job = entry.instantiate(OmegaConf.masked_copy(config, list(JOB)))
+        _check_settings(config)
+        job = entry.instantiate(OmegaConf.masked_copy(config, list(_PARTS_OF_JOB)))
 
+        # Importing these takes seconds, which a typo must not cost.
         from hpsearch.experiments.answers import Claim  # noqa: PLC0415
         from hpsearch.experiments.comparison import Compare  # noqa: PLC0415
         from hpsearch.experiments.session import check_seeds  # noqa: PLC0415
 
         check_seeds("confirm.n_seeds", config.confirm.n_seeds)
-        studies = found_studies(config, job["storage"](), terminal.console)
+        studies = _found_studies(config, job["storage"](), terminal.console)
         tracking = job["tracking"]()
         compare = Compare(
             studies=studies,
-            arms=arms(config, studies, tracking),
+            arms=_arms(config, studies, tracking),
             data=job["data"],
             tracking=tracking,
             uncertainty=job["uncertainty"],

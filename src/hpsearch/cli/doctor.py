@@ -1,13 +1,16 @@
-"""Entry script: look at a study, its runs and its suggestions.
+"""Check and repair a study and its MLflow runs, and explain its suggestions.
 
-    python -m hpsearch doctor [compare] [--repair] [KEY=VALUE ...]   do study, MLflow and SLURM
-    agree? python -m hpsearch doctor sync [KEY=VALUE ...]                   send what dead workers
-    have left in the spool python -m hpsearch doctor replay [KEY=VALUE ...]                 compute
-    every suggestion again python -m hpsearch doctor explain NUMBER [KEY=VALUE ...]         why a
-    trial had its values, and its end
+    python -m hpsearch doctor [compare] [--repair] [KEY=VALUE ...]
+        Check whether the study, MLflow and SLURM agree.
+    python -m hpsearch doctor sync [KEY=VALUE ...]
+        Send to MLflow what dead workers have left in the spool.
+    python -m hpsearch doctor replay [KEY=VALUE ...]
+        Compute every suggestion again.
+    python -m hpsearch doctor explain NUMBER [KEY=VALUE ...]
+        Explain why a trial had its values, and how it ended.
 
-KEY=VALUE are those of the search, such as arch=selu storage=postgres study.name=NAME. The exit
-status is 1 where something disagrees.
+KEY=VALUE are the settings of the search, such as arch=selu storage=postgres study.name=NAME. The
+exit status is 1 where something disagrees.
 """
 
 from __future__ import annotations
@@ -17,8 +20,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
 from omegaconf import DictConfig
@@ -29,18 +33,45 @@ from hpsearch.cli.terminal import Terminal, take_flags
 from hpsearch.errors import ConfigError, HpsearchError, TrackingError, UserError, did_you_mean
 from hpsearch.tracking.spool_file import Away
 
+if TYPE_CHECKING:
+    # These modules import Keras and Optuna, and a typo must be answered before that.
+    from hpsearch.jobs.diagnosis import Diagnosis
+    from hpsearch.space.space import Space
+    from hpsearch.study.study import SharedStudy
+    from hpsearch.tracking.tracking import Tracking
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What a command line asks for.
+
+    Attributes:
+        command: One of compare, sync, replay and explain.
+        overrides: The settings of the search.
+        repair: Whether `compare` repairs what disagrees.
+        number: The trial that `explain` explains; 0 for the other commands.
+    """
+
+    command: str
+    overrides: list[str]
+    repair: bool
+    number: int
+
 
 def main() -> None:
-    """Run one command."""
+    """Run one command and end with its exit status."""
     entry.prepare_environment()
     try:
         words = take_flags(sys.argv[1:])
-        sys.exit(run(arguments(words), Terminal()))
+        request = _request(words)
+        config = composed("search", request.overrides)
+        command = _COMMANDS[request.command]
+        sys.exit(command(config, request, Terminal()))
     except (HpsearchError, KeyboardInterrupt) as error:
         raise entry.ending(error) from None
 
 
-def arguments(words: list[str]) -> argparse.Namespace:
+def _request(words: list[str]) -> _Request:
     """Return what a command line asks for."""
     parser = argparse.ArgumentParser(
         prog="python -m hpsearch doctor",
@@ -51,109 +82,148 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("words", nargs="*", metavar="COMMAND KEY=VALUE")
     parser.error = _refuse  # type: ignore[method-assign]
     given = parser.parse_args(words)
-    plain = [word for word in given.words if "=" not in word] or ["compare"]
-    given.command, given.overrides = (
-        plain[0],
-        entry.as_overrides([word for word in given.words if "=" in word]),
-    )
-    if given.command not in COMMANDS:
-        raise ConfigError(
-            f"There is no command {given.command!r}.{did_you_mean(given.command, COMMANDS)}"
-        )
-    given.number = None
-    if given.command == "explain":
-        if len(plain) != 2 or not plain[1].isdigit():
-            raise ConfigError("explain needs the number of a trial, such as: explain 17.")
-        given.number = int(plain[1])
-    return given
+    names = [word for word in given.words if "=" not in word]
+    settings = [word for word in given.words if "=" in word]
+    command = "compare"
+    if names:
+        command = names[0]
+    overrides = entry.as_overrides(settings)
+    if command not in _COMMANDS:
+        raise ConfigError(f"There is no command {command!r}.{did_you_mean(command, _COMMANDS)}")
+    number = 0
+    if command == "explain":
+        number = _number(names[1:])
+    return _Request(command, overrides, given.repair, number)
+
+
+def _number(words: list[str]) -> int:
+    if len(words) != 1 or not words[0].isdigit():
+        raise ConfigError("explain needs the number of a trial, such as: explain 17.")
+    return int(words[0])
 
 
 def _refuse(message: str) -> NoReturn:
-    """Take the place of argparse's own ending, which prints a page."""
+    """Raise ConfigError in place of argparse's own ending, which prints a page."""
     raise ConfigError(f"Expected COMMAND [--repair] [KEY=VALUE ...], but {message}; see --help.")
 
 
-def run(given: argparse.Namespace, terminal: Terminal) -> int:
-    """Do what is asked, print what comes out, and return the exit status."""
-    return COMMANDS[given.command](composed("search", given.overrides), given, terminal)
+def _open_study(config: DictConfig) -> tuple[SharedStudy, Space]:
+    """Open the study that a configuration names.
 
-
-def open_study(config: DictConfig) -> Any:
-    """Open the study that a configuration names; it must be there."""
-    import optuna  # noqa: PLC0415 (after a mistake on the command line has been answered)
+    Raises:
+        UserError: The study does not exist.
+    """
+    # Importing these takes seconds, which a typo must not cost.
+    import optuna  # noqa: PLC0415
 
     from hpsearch.study.direction import Direction  # noqa: PLC0415
     from hpsearch.study.study import SharedStudy  # noqa: PLC0415
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    built = {
-        key: _build(config[key]) for key in ("space", "sampler", "pruner", "storage", "budget")
-    }
-    is_there = "path" not in config.storage or Path(config.storage.path).exists()
-    storage = built["storage"]() if is_there else None  # which would make an empty one
-    names = optuna.get_all_study_names(storage) if storage else []
-    if storage is None or config.study.name not in names:
-        raise UserError(
-            f"There is no study {config.study.name} in this storage; it has: "
-            f"{', '.join(names) or 'none'}."
-        )
-    known = optuna.load_study(study_name=config.study.name, storage=storage)
+    name = config.study.name
+    space = _build(config.space)
+    sampler = _build(config.sampler)
+    pruner = _build(config.pruner)
+    make_storage = _build(config.storage)
+    budget = _build(config.budget)
+    # Opening a file that does not exist would make an empty storage.
+    has_file = "path" in config.storage
+    if has_file and not Path(config.storage.path).exists():
+        raise UserError(_no_study(name, []))
+    storage = make_storage()
+    names = optuna.get_all_study_names(storage)
+    if name not in names:
+        raise UserError(_no_study(name, names))
+    known = optuna.load_study(study_name=name, storage=storage)
     study = SharedStudy.open(
-        config.study.name,
+        name,
         storage=storage,
         sampler=built["sampler"](root_seed=config.seed),
         pruner=built["pruner"],
         direction=Direction.of(known),
         budget=built["budget"],
     )
-    return study, built["space"]
+    return study, space
 
 
-def _build(node: Any) -> Any:
+def _no_study(name: str, names: list[str]) -> str:
+    shown = ", ".join(names) or "none"
+    return f"There is no study {name} in this storage; it has: {shown}."
+
+
+def _build(node: DictConfig) -> Any:
     return hydra.utils.instantiate(node, _convert_="all")
 
 
-def compare(config: DictConfig, given: argparse.Namespace, terminal: Terminal) -> int:
-    """Say what disagrees, and put it right where that is asked for."""
+def _compare(config: DictConfig, request: _Request, terminal: Terminal) -> int:
+    """Print what disagrees, and repair it where that was asked for."""
+    # Importing these takes seconds, which a typo must not cost.
     from hpsearch.jobs.diagnosis import Diagnosis  # noqa: PLC0415
     from hpsearch.tracking.runs import ParentRun  # noqa: PLC0415
 
-    (study, space), tracking = open_study(config), _build(config.tracking)()
+    study, space = _open_study(config)
+    tracking = _build(config.tracking)()
     run_id = study.optuna.user_attrs.get("parent_run_id")
     if run_id is None:
         raise UserError(f"Study {config.study.name} has no MLflow run yet.")
     _send(tracking)
-    diagnosis = Diagnosis(study, tracking, ParentRun(tracking.client, run_id), space, slurm_queue())
-    seen: dict[str, bool] = {}
-    while findings := [f for f in diagnosis.findings() if f.text not in seen]:
-        for finding in findings:
-            repaired = seen[finding.text] = given.repair and finding.repair is not None
-            if repaired and finding.repair is not None:
-                finding.repair()
-            terminal.say(f"{finding.text}{' Put right.' if repaired else ''}")
-    n_removed = _remove_orphans(config, study, given.repair)
-    if n_removed:
-        text = f"{n_removed} checkpoints are of no trial that goes on."
-        seen[text] = given.repair
-        terminal.say(f"{text}{' Removed.' if given.repair else ''}")
-    if not seen:
+    parent = ParentRun(tracking.client, run_id)
+    diagnosis = Diagnosis(study, tracking, parent, space, _slurm_queue())
+    is_repaired = _print_findings(diagnosis, request.repair, terminal)
+    n_orphans = _orphan_checkpoints(config, study, request.repair)
+    if n_orphans:
+        text = f"{n_orphans} checkpoints belong to no trial that continues."
+        is_repaired[text] = request.repair
+        _print_finding(terminal, text, "Removed.", request.repair)
+    if not is_repaired:
         terminal.say(f"Study {config.study.name} and MLflow agree.")
     tracking.close(tracking.patience_s)
-    told = [{"says": text, "is_repaired": repaired} for text, repaired in seen.items()]
-    terminal.result({"study": config.study.name, "findings": told})
-    return int(not all(seen.values()))
+    findings = []
+    for text, repaired in is_repaired.items():
+        findings.append({"says": text, "is_repaired": repaired})
+    terminal.result({"study": config.study.name, "findings": findings})
+    return int(not all(is_repaired.values()))
 
 
-def _remove_orphans(config: DictConfig, study: Any, remove: bool) -> int:
-    goes_on = study.numbers_that_go_on()
-    orphans = _build(config.checkpoints).orphans(study.optuna.study_name, goes_on)
-    for path in orphans if remove else ():
-        path.unlink(missing_ok=True)
+def _print_findings(diagnosis: Diagnosis, repair: bool, terminal: Terminal) -> dict[str, bool]:
+    """Print what disagrees; return for each sentence whether it was repaired.
+
+    A repair may bring new findings, so the study is examined again until there are none.
+    """
+    is_repaired: dict[str, bool] = {}
+    while True:
+        findings = diagnosis.findings()
+        new = [finding for finding in findings if finding.text not in is_repaired]
+        if not new:
+            return is_repaired
+        for finding in new:
+            repaired = False
+            if repair and finding.repair is not None:
+                finding.repair()
+                repaired = True
+            is_repaired[finding.text] = repaired
+            _print_finding(terminal, finding.text, "Put right.", repaired)
+
+
+def _print_finding(terminal: Terminal, text: str, cure: str, is_repaired: bool) -> None:
+    if is_repaired:
+        text = f"{text} {cure}"
+    terminal.say(text)
+
+
+def _orphan_checkpoints(config: DictConfig, study: SharedStudy, remove: bool) -> int:
+    """Return the number of checkpoints of no trial that continues, and remove them if asked to."""
+    checkpoints = _build(config.checkpoints)
+    continuing = study.numbers_that_go_on()
+    orphans = checkpoints.orphans(study.optuna.study_name, continuing)
+    if remove:
+        for path in orphans:
+            path.unlink(missing_ok=True)
     return len(orphans)
 
 
-def slurm_queue() -> frozenset[str] | None:
-    """Return the jobs that SLURM knows of, `17` or `17_3`; None where there is no SLURM."""
+def _slurm_queue() -> frozenset[str] | None:
+    """Return the jobs that SLURM knows, as `17` or `17_3`, or None where there is no SLURM."""
     if not shutil.which("squeue"):
         return None
     command = [
@@ -164,37 +234,42 @@ def slurm_queue() -> frozenset[str] | None:
         "--states=RUNNING,COMPLETING,SUSPENDED",
     ]
     found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    return frozenset(found.stdout.split()) if found.returncode == 0 else None
+    if found.returncode != 0:
+        return None
+    return frozenset(found.stdout.split())
 
 
-def sync(config: DictConfig, _given: argparse.Namespace, terminal: Terminal) -> int:
+def _sync(config: DictConfig, _request: _Request, terminal: Terminal) -> int:
     """Send what waits in the spool."""
     n_sent = _send(_build(config.tracking)())
-    terminal.say(f"{n_sent} runs were sent." if n_sent else "Nothing waits.")
+    if n_sent:
+        terminal.say(f"{n_sent} runs were sent.")
+    else:
+        terminal.say("Nothing waits.")
     terminal.result({"n_sent": n_sent})
     return 0
 
 
-def _send(tracking: Any) -> int:
+def _send(tracking: Tracking) -> int:
     try:
-        return int(tracking.spool.send_abandoned())
+        return tracking.spool.send_abandoned()
     except Away as error:
         raise TrackingError(
             f"The MLflow store cannot be reached ({error.__cause__}); nothing is lost."
         ) from error
 
 
-def replay(config: DictConfig, _given: argparse.Namespace, terminal: Terminal) -> int:
-    """Compute every suggestion again."""
-    from hpsearch.study.replay import replay as again  # noqa: PLC0415
+def _replay(config: DictConfig, _request: _Request, terminal: Terminal) -> int:
+    """Compute every suggestion again, and print the suggestions that differ."""
+    from hpsearch.study.replay import replay  # noqa: PLC0415
 
-    study, _ = open_study(config)
-    result = again(study.optuna, study.sampler)
+    study, _space = _open_study(config)
+    result = replay(study.optuna, study.sampler)
     for text in result.differing:
         terminal.say(text)
     terminal.say(
-        f"The suggestions of {result.n_same} trials are the same again, of {len(result.differing)} "
-        f"not."
+        f"The suggestions of {result.n_same} trials are the same again; "
+        f"those of {len(result.differing)} trials differ."
     )
     terminal.result(
         {"study": config.study.name, "n_same": result.n_same, "differing": result.differing}
@@ -202,21 +277,21 @@ def replay(config: DictConfig, _given: argparse.Namespace, terminal: Terminal) -
     return int(bool(result.differing))
 
 
-def explain(config: DictConfig, given: argparse.Namespace, terminal: Terminal) -> int:
-    """Say why a trial is as it is."""
-    from hpsearch.study.replay import explain as why  # noqa: PLC0415
+def _explain(config: DictConfig, request: _Request, terminal: Terminal) -> int:
+    """Print why a trial had its values, and how it ended."""
+    from hpsearch.study.replay import explain  # noqa: PLC0415
 
-    study, space = open_study(config)
-    sentences = list(why(study.optuna, study.sampler, space, given.number))
+    study, space = _open_study(config)
+    sentences = list(explain(study.optuna, study.sampler, space, request.number))
     for sentence in sentences:
         terminal.say(sentence)
-    terminal.result({"study": config.study.name, "trial": given.number, "says": sentences})
+    terminal.result({"study": config.study.name, "trial": request.number, "says": sentences})
     return 0
 
 
-COMMANDS: dict[str, Callable[..., int]] = {
-    "compare": compare,
-    "sync": sync,
-    "replay": replay,
-    "explain": explain,
+_COMMANDS: dict[str, Callable[[DictConfig, _Request, Terminal], int]] = {
+    "compare": _compare,
+    "sync": _sync,
+    "replay": _replay,
+    "explain": _explain,
 }

@@ -1,8 +1,7 @@
-"""What all entry scripts share: from a command line to a job that runs, and from its end to an exit
-status.
+"""Start a job from a command line, and end it with an exit status; all jobs share this.
 
-A command line is composed twice: by `command_line.check`, which answers a mistake at once, then by
-Hydra itself, which also starts sweeps.
+A command line is composed twice: by `command_line.check`, which answers a mistake at once, and then
+by Hydra itself, which also starts sweeps.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -29,7 +28,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hpsearch.cli.command_line import CONF, as_overrides, check
+from hpsearch.cli.command_line import CONF, MULTIRUN, as_overrides, check
 from hpsearch.cli.terminal import Terminal, take_flags
 from hpsearch.errors import ConfigError, HpsearchError, UserError
 from hpsearch.study import worker_process
@@ -38,92 +37,94 @@ from hpsearch.study.worker_process import Preempted
 __all__ = [
     "CONF",
     "as_overrides",
+    "as_plain",
     "check",
     "ending",
     "instantiate",
+    "instantiate_plain",
     "prepare_environment",
     "run",
-    "usage",
 ]
-INTERRUPTED = 130
-AGAIN = "The same command goes on where this one stopped."
-_was_interrupted: list[bool] = []  # this process, by Ctrl-C: it begins no other job of its sweep
+_INTERRUPTED = 130  # the exit status that a shell reports after Ctrl-C
+_AGAIN = "The same command goes on where this one stopped."
+# Options with which Hydra starts no job, so that the command line need not be complete.
+_OPTIONS_WITHOUT_JOB = {"--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc"}
+# Not empty once Ctrl-C has reached this process, which then starts no other job of its sweep.
+_was_interrupted: list[bool] = []
 
 
 def prepare_environment() -> None:
-    """Set the environment before TensorFlow, JAX and MLflow are imported; what a person has set
-    stays.
+    """Set the environment before TensorFlow, JAX and MLflow are imported.
 
-    Messages that a person cannot act on are silenced. A process takes the GPU's memory as it needs
-    it, so that several workers can share a GPU; left to themselves, JAX takes three quarters at its
-    start and TensorFlow all of it.
+    Variables that are set already stay as they are. Messages that a person cannot act on are
+    silenced. A process takes the GPU's memory as it needs it, so that several workers can share a
+    GPU; by default JAX takes three quarters at its start and TensorFlow all of it.
     """
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault(
-        "TF_ENABLE_ONEDNN_OPTS", "1"
-    )  # off on some CPUs; convolutions 1.5 times as fast
+    # It is off on some CPUs; convolutions are 1.5 times as fast with it.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault(
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"
-    )  # two lines for each trial
+    # MLflow would print two lines for each trial.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", message=".* is experimental")  # Optuna of its QMCSampler
+    # Optuna warns of its QMCSampler.
+    warnings.filterwarnings("ignore", message=".* is experimental")
     for name in ("mlflow", "mlflow.pyfunc", "alembic", "mlflow.store.db.utils", "absl", "optuna"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("tensorflow").setLevel(
-        logging.ERROR
-    )  # it warns of each model that it compiles anew
+    # TensorFlow warns of each model that it compiles again.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
-def usage(root: str) -> str:
-    """Return what `--help` prints; Hydra itself copies the whole configuration for each group, for
-    a second in all.
+def _usage(root: str) -> str:
+    """Return what `--help` prints.
+
+    Hydra's own help copies the whole configuration for each group, which takes a second in all.
     """
-    composed: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{root}.yaml"))
-    name = next(
-        item["override hydra/help"]
-        for item in composed["defaults"]
-        if "override hydra/help" in item
-    )
+    config = OmegaConf.load(CONF / f"{root}.yaml")
+    name = ""
+    for item in config.defaults:
+        if isinstance(item, DictConfig) and "override hydra/help" in item:
+            name = item["override hydra/help"]
     given = OmegaConf.load(CONF / "hydra" / "help" / f"{name}.yaml")
+    # The template refers to keys of hydra.help.
     text = str(OmegaConf.create({"hydra": {"help": given}}).hydra.help.template)
-    folders = sorted(path for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
-    groups = [
-        f"  {path.name}: {', '.join(sorted(p.stem for p in path.glob('*.yaml')))}"
-        for path in folders
-    ]
+    groups = []
+    for path in sorted(CONF.iterdir()):
+        if path.is_dir() and path.name != "hydra":
+            names = sorted(file.stem for file in path.glob("*.yaml"))
+            groups.append(f"  {path.name}: {', '.join(names)}")
     return text.replace("$APP_CONFIG_GROUPS", "\n".join(groups) + "\n")
 
 
-def run(root: str, script: Callable[[], Any]) -> None:
-    """Check the command line of an entry script, run it under Hydra, and end with the right exit
-    status.
+def run(root: str, script: Callable[[], object]) -> None:
+    """Check the command line of a job, run the job under Hydra, and end with its exit status.
+
+    Args:
+        root: The name of the job and of its configuration, `conf/<root>.yaml`.
+        script: The job's `main`, which Hydra has decorated.
     """
     prepare_environment()
     sys.argv[1:] = as_overrides(take_flags(sys.argv[1:]))
-    if {"-m", "--multirun"} & set(sys.argv[1:]):
-        os.environ.pop(
-            "MLFLOW_RUN_ID", None
-        )  # one run of `mlflow run` cannot be the parent of several studies
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(usage(root))
+    words = set(sys.argv[1:])
+    if not words.isdisjoint(MULTIRUN):
+        # One run of `mlflow run` cannot be the parent of several studies.
+        os.environ.pop("MLFLOW_RUN_ID", None)
+    if not words.isdisjoint({"-h", "--help"}):
+        print(_usage(root))
         return
     try:
-        if not any(
-            a in ("--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc")
-            for a in sys.argv[1:]
-        ):
+        if words.isdisjoint(_OPTIONS_WITHOUT_JOB):
             check(root, sys.argv[1:])
         _start(script)
     except (HpsearchError, KeyboardInterrupt) as error:
         raise _exit(error) from None
 
 
-def _start(script: Callable[[], Any]) -> None:
+def _start(script: Callable[[], object]) -> None:
     if "hydra/launcher=local" in sys.argv[1:]:
         signal.signal(signal.SIGINT, _leave_it_to_the_workers)
     try:
@@ -133,9 +134,10 @@ def _start(script: Callable[[], Any]) -> None:
             raise KeyboardInterrupt
 
 
-def _leave_it_to_the_workers(_number: int, _frame: Any) -> None:
-    """A first Ctrl-C reaches the workers too: joblib, had it seen it, would kill them before they
-    give trials back.
+def _leave_it_to_the_workers(_number: int, _frame: object) -> None:
+    """Note a first Ctrl-C, which reaches the workers of a local sweep too.
+
+    If joblib saw it, joblib would kill the workers before they give their trials back.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     _was_interrupted.append(True)
@@ -159,10 +161,10 @@ def _native_noise_held_back() -> Iterator[None]:
 
 
 def instantiate(config: DictConfig) -> Any:
-    """Build the job that `config` describes, where a wrong value is one sentence.
+    """Build the job or the parts that a configuration describes.
 
     Raises:
-        ConfigError: A key that a part does not take, or a value that it refuses.
+        ConfigError: A part does not take a key, or refuses a value. The message is one sentence.
     """
     prepare_environment()  # a launcher's processes have not come through `run`
     if _was_interrupted:
@@ -170,53 +172,89 @@ def instantiate(config: DictConfig) -> Any:
     _prepare_restart()
     try:
         with _native_noise_held_back():
-            import keras  # noqa: F401, PLC0415 (seconds that a typo must not cost; TensorFlow's libraries write to the terminal while they load)
+            # Importing this takes seconds, which a typo must not cost. TensorFlow's libraries write
+            # to the terminal while they load.
+            import keras  # noqa: F401, PLC0415
         job = hydra.utils.instantiate(config, _convert_="all")
     except OmegaConfBaseException as error:
-        raise ConfigError(
-            f"The configuration cannot be resolved: {str(error).splitlines()[0]}."
-        ) from error
+        first_line = str(error).splitlines()[0]
+        raise ConfigError(f"The configuration cannot be resolved: {first_line}.") from error
     except InstantiationException as error:
-        cause = error.__cause__
-        while (
-            cause is not None
-            and cause.__cause__ is not None
-            and not isinstance(cause, HpsearchError)
-        ):
-            cause = cause.__cause__
-        if isinstance(cause, HpsearchError):
-            raise cause from None
-        path = re.search(r"full_key: (\S+)", str(error))
-        place = path[1] if path else "The configuration"
-        if isinstance(cause, ImportError | AttributeError):
-            raise ConfigError(
-                f"{place}._target_ cannot be imported: {cause}; a module of your own must lie in "
-                f"the current folder or "
-                "in one that PYTHONPATH names."
-            ) from error
-        lacking = re.search(
-            r"missing \d+ required (?:positional|keyword-only) arguments?: (.+)", str(cause)
-        )
-        if lacking:
-            raise ConfigError(f"{place} needs {lacking[1]}, which nothing sets.") from error
-        raise ConfigError(f"{place} cannot be built: {cause or error}") from error
-    _check_partials(job if isinstance(job, dict) else vars(job))
+        _raise_in_one_sentence(error)
+    if isinstance(job, dict):
+        _check_partials(job)
+    else:
+        _check_partials(vars(job))
     return job
 
 
+def instantiate_plain(settings: Mapping[str, object]) -> Any:
+    """Build the part that recorded settings describe, as `instantiate` does."""
+    return instantiate(OmegaConf.create(dict(settings)))
+
+
+def as_plain(config: DictConfig) -> dict[str, Any]:
+    """Return a configuration as plain data, with its interpolations resolved."""
+    return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
+
+
+def _raise_in_one_sentence(error: InstantiationException) -> NoReturn:
+    """Raise our own error that lies behind an error of Hydra, or else a ConfigError."""
+    cause = _first_cause(error)
+    if isinstance(cause, HpsearchError):
+        raise cause from None
+    place = _place_of(error)
+    if isinstance(cause, ImportError | AttributeError):
+        raise ConfigError(
+            f"{place}._target_ cannot be imported: {cause}; a module of your own must lie in "
+            "the current folder or in one that PYTHONPATH names."
+        ) from error
+    pattern = r"missing \d+ required (?:positional|keyword-only) arguments?: (.+)"
+    lacking = re.search(pattern, str(cause))
+    if lacking:
+        raise ConfigError(f"{place} needs {lacking[1]}, which nothing sets.") from error
+    raise ConfigError(f"{place} cannot be built: {cause or error}") from error
+
+
+def _place_of(error: InstantiationException) -> str:
+    """Return the key of the part that could not be built."""
+    key = re.search(r"full_key: (\S+)", str(error))
+    if key is None:
+        return "The configuration"
+    return key[1]
+
+
+def _first_cause(error: InstantiationException) -> BaseException | None:
+    """Return our own error behind an error of Hydra, or else the innermost cause."""
+    cause = error.__cause__
+    while cause is not None and cause.__cause__ is not None:
+        if isinstance(cause, HpsearchError):
+            break
+        cause = cause.__cause__
+    return cause
+
+
 def _prepare_restart() -> None:
-    """Let a process that takes this one's place write to the same folder; a job of a sweep has no
-    such process.
+    """Let a process that replaces this one write to the same folder.
+
+    A process that runs a job of a sweep cannot be replaced.
     """
-    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.RUN:
+    if not _is_single_job():
         worker_process.forget()
-    elif "'" not in (folder := HydraConfig.get().runtime.output_dir):
+        return
+    folder = HydraConfig.get().runtime.output_dir
+    if "'" not in folder:
         worker_process.keep(f"hydra.run.dir='{folder}'")
 
 
-def _check_partials(parts: Mapping[str, Any]) -> None:
-    """Refuse what a part will not take when the job completes it; its class's own **keywords are
-    its affair.
+def _is_single_job() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.RUN
+
+
+def _check_partials(parts: Mapping[str, object]) -> None:
+    """Raise ConfigError where a part has an argument that it will refuse when the job completes it.
+
+    Arguments that a part takes as **keywords are not checked.
     """
     for name, part in parts.items():
         if isinstance(part, partial):
@@ -227,8 +265,8 @@ def _check_partials(parts: Mapping[str, Any]) -> None:
 
 
 def _forget() -> None:
-    """Remove Hydra's record of a command that was a mistake, and the folders that it alone was in."""
-    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.RUN:
+    """Remove Hydra's record of a mistaken command, and the folders that are empty then."""
+    if not _is_single_job():
         return
     folder = Path(HydraConfig.get().runtime.output_dir)
     shutil.rmtree(folder / ".hydra", ignore_errors=True)
@@ -238,33 +276,37 @@ def _forget() -> None:
 
 
 class JobEnded(CompactHydraException):
-    """A job of a sweep has ended, and said why; the others go on, and Hydra then shows no
-    traceback.
+    """A job of a sweep has ended and has printed why.
+
+    The other jobs continue, and Hydra prints no traceback for this class.
     """
 
 
 def ending(error: BaseException) -> BaseException:
-    """Return what a job ends with, after it has said why: an exit, or in a local sweep what lets
-    the others go on.
+    """Print why a job ends, and return the exception that the caller must raise.
+
+    It is an exit, or in a local sweep an exception that lets the other jobs continue.
     """
     end = _exit(error)
-    if HydraConfig.initialized() and "joblib" in HydraConfig.get().launcher._target_:
-        _was_interrupted.extend([True] if end.code == INTERRUPTED else [])
-        return JobEnded(f"A job of this sweep ended with status {end.code}; see above.")
-    return end
+    if not HydraConfig.initialized():
+        return end
+    if "joblib" not in HydraConfig.get().launcher._target_:
+        return end
+    if end.code == _INTERRUPTED:
+        _was_interrupted.append(True)
+    return JobEnded(f"A job of this sweep ended with status {end.code}; see above.")
 
 
 def _exit(error: BaseException) -> SystemExit:
-    """Return the exit that a command ends with, after it has said why: Hydra would print a
-    traceback.
-    """
+    """Print why a command ends, and return its exit; Hydra would print a traceback."""
     terminal = Terminal()
     if isinstance(error, KeyboardInterrupt):
-        return terminal.end(f"\nInterrupted. {AGAIN}", INTERRUPTED)
+        return terminal.end(f"\nInterrupted. {_AGAIN}", _INTERRUPTED)
     if isinstance(error, Preempted):
-        return terminal.end(f"{error}. {AGAIN}", error.exit_status)
+        return terminal.end(f"{error}. {_AGAIN}", error.exit_status)
     if isinstance(error, UserError):
         _forget()
-    return terminal.end(
-        f"Error: {error}", error.exit_status if isinstance(error, HpsearchError) else 1
-    )
+    exit_status = 1
+    if isinstance(error, HpsearchError):
+        exit_status = error.exit_status
+    return terminal.end(f"Error: {error}", exit_status)

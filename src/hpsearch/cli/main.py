@@ -11,7 +11,7 @@ from hpsearch.cli.terminal import Terminal
 from hpsearch.errors import ConfigError, did_you_mean
 from hpsearch.study import worker_process
 
-JOBS = {
+_JOBS = {
     "search": "Search the hyperparameters of an architecture and register the best model.",
     "evaluate": "Measure how far a registered model can be trusted.",
     "report": "Describe a study on one page.",
@@ -19,29 +19,33 @@ JOBS = {
     "compare": "Compare the best trials of several studies.",
     "doctor": "Check that a study and its MLflow runs agree, and repair them.",
 }
-USAGE = "Usage: python -m hpsearch JOB [KEY=VALUE ...]"
+_USAGE = "Usage: python -m hpsearch JOB [KEY=VALUE ...]"
 
 
-def usage() -> str:
+def _help() -> str:
     """Return what `python -m hpsearch --help` prints."""
-    width = max(len(name) for name in JOBS)
-    lines = [f"  {name:<{width}}  {what}" for name, what in JOBS.items()]
-    return "\n".join(
-        [USAGE, "", "Jobs:", *lines, "", "python -m hpsearch JOB --help tells more of a job."]
-    )
+    width = max(len(name) for name in _JOBS)
+    lines = [_USAGE, "", "Jobs:"]
+    for name, description in _JOBS.items():
+        lines.append(f"  {name:<{width}}  {description}")
+    lines.append("")
+    lines.append("python -m hpsearch JOB --help tells more of a job.")
+    return "\n".join(lines)
 
 
 def main() -> None:
-    """Start the job that the first word of the command line names, with the words that follow it."""
+    """Start the job that the first word of the command line names."""
     words = sys.argv[1:]
     if not words or words[0] in {"-h", "--help"}:
-        print(usage())
+        print(_help())
         return
     job = words[0]
-    if job not in JOBS:
-        error = ConfigError(f"There is no job {job!r}.{did_you_mean(job, JOBS)} {USAGE}.")
+    if job not in _JOBS:
+        hint = did_you_mean(job, _JOBS)
+        error = ConfigError(f"There is no job {job!r}.{hint} {_USAGE}.")
         raise Terminal().end(f"Error: {error}", error.exit_status)
-    if not set(MULTIRUN) & set(words):
+    is_sweep = any(word in MULTIRUN for word in words)
+    if not is_sweep:
         worker_process.remember()
     sys.argv[1:] = words[1:]
     module = importlib.import_module(f"hpsearch.cli.{job}")

@@ -1,4 +1,4 @@
-"""Entry script: `python -m hpsearch search arch=selu data=digits`."""
+"""Run the job `search`: `python -m hpsearch search arch=selu data=digits`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from hpsearch.study.worker_process import Preempted
 
 @hydra.main(config_path=str(entry.CONF), config_name="search", version_base="1.3")
 def main(config: DictConfig) -> float:
-    """Run one search; as a Hydra job it returns the best value."""
+    """Run one search; return the best value for Hydra."""
     terminal = Terminal()
+    overrides = HydraConfig.get().overrides.task
     try:
-        result = Search(config, HydraConfig.get().overrides.task).run(terminal.console)
+        result = Search(config, overrides).run(terminal.console)
     except (HpsearchError, KeyboardInterrupt, Preempted) as error:
         raise entry.ending(error) from None
     result.show(terminal.console)

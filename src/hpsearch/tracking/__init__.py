@@ -1,1 +1,1 @@
-"""What MLflow shows: runs, data sets, registered models, and the spool that survives an outage."""
+"""Write studies and trials to MLflow: runs, registered models, and a spool for outages."""

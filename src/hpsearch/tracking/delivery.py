@@ -1,11 +1,13 @@
-"""From the spool to MLflow: entries become runs, batches and artifacts, each exactly once."""
+"""Write the entries of a trial's spool file to MLflow, so that each of them arrives exactly once.
+
+An entry opens the trial's run, adds metrics, parameters, tags or a file to it, or ends it.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import requests
 from mlflow import MlflowClient
@@ -14,117 +16,167 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from hpsearch.tracking.spool_file import Away, Entry, chunks
+from hpsearch.tracking.spool_file import Away, Entry, MetricRow, State, chunks
 
 TRIAL = "hpsearch.trial"
-EPOCH = "time/epoch_s"  # each epoch writes it, so its steps tell which epochs have arrived
-# What a store answers when asking again would change nothing; whatever else goes wrong may pass.
 SCHEDULED = "SCHEDULED"  # the status of a paused trial's run, which has not ended
-REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "BAD_REQUEST"}
-logger = logging.getLogger(__name__)
+# Each epoch writes this metric, so its steps tell which epochs have arrived.
+_EPOCH_TIME = "time/epoch_s"
+# A store gives these answers again when it is asked again. Any other failure may pass.
+_REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "BAD_REQUEST"}
+_logger = logging.getLogger(__name__)
 
 
 def check_reachable(uri: str) -> None:
-    """Ask a server for a sign of life: MLflow's client itself would try for minutes."""
+    """Raise an error where the server at `uri` does not answer within 10 seconds.
+
+    MLflow's own client would try for minutes. A database is not asked.
+    """
     if uri.startswith(("http://", "https://")):
-        requests.get(f"{uri.rstrip('/')}/health", timeout=10).raise_for_status()
+        response = requests.get(f"{uri.rstrip('/')}/health", timeout=10)
+        response.raise_for_status()
 
 
 def find_child(
     client: MlflowClient, experiment_id: str, parent_run_id: str, number: int
 ) -> Run | None:
-    """Return the run of the trial that is called `number`, or None."""
+    """Return the run of trial `number`, or None where there is none."""
     query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_run_id}' and tags.`{TRIAL}` = '{number}'"
     found = client.search_runs(
         [experiment_id], query, max_results=1, order_by=["attributes.start_time ASC"]
     )
-    return found[0] if found else None
+    if not found:
+        return None
+    return found[0]
 
 
 class Delivery:
-    """Receives a spool's entries for the MLflow store at `uri`."""
+    """Writes a spool's entries to the MLflow store at `uri`; see `Receiver`."""
 
     def __init__(self, client: MlflowClient, uri: str) -> None:
-        self._client, self._uri = client, uri
+        self._client = client
+        self._uri = uri
 
-    def open(self, entry: Entry, is_mine: bool) -> Entry:
-        """Find the trial's run, or make it; see `Receiver`."""
-        with _away():
+    def open(self, entry: Entry, is_mine: bool) -> State:
+        """Find or create the trial's run, and return its state."""
+        with _failures_as_away():
             check_reachable(self._uri)
             run = find_child(
-                self._client, entry["experiment_id"], entry["parent_run_id"], entry["number"]
+                self._client,
+                entry["experiment_id"],
+                entry["parent_run_id"],
+                entry["number"],
             )
             if run is None:
-                tags = {
-                    **resolve_tags(),
-                    **entry["tags"],
-                    MLFLOW_PARENT_RUN_ID: entry["parent_run_id"],
-                }
-                tags[TRIAL] = str(entry["number"])
-                run = self._client.create_run(
-                    entry["experiment_id"], entry["time"], tags, entry["name"]
-                )
-                return {"run_id": run.info.run_id}
-            run_id, is_over = run.info.run_id, run.info.status == "FINISHED"
-            if is_mine:
-                self._client.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
-            steps = [m.step for m in self._client.get_metric_history(run_id, EPOCH)]
-            known = {"n_epochs": max(steps, default=0), "metrics": sorted(run.data.metrics)}
-            return {"run_id": run_id, "is_over": is_over and not is_mine, **known}
+                return self._create(entry)
+            return self._reopen(run, is_mine)
 
-    def take(self, state: Entry, entries: list[Entry]) -> None:
-        """Write entries to their run."""
-        run_id, client = state["run_id"], self._client
-        with _away():
+    def _create(self, entry: Entry) -> State:
+        tags = {
+            **resolve_tags(),
+            **entry["tags"],
+            MLFLOW_PARENT_RUN_ID: entry["parent_run_id"],
+            TRIAL: str(entry["number"]),
+        }
+        experiment_id = entry["experiment_id"]
+        run = self._client.create_run(experiment_id, entry["time"], tags, entry["name"])
+        return {"run_id": run.info.run_id}
+
+    def _reopen(self, run: Run, is_mine: bool) -> State:
+        run_id = run.info.run_id
+        is_finished = run.info.status == "FINISHED"
+        if is_mine:
+            self._client.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
+        n_epochs = 0
+        for metric in self._client.get_metric_history(run_id, _EPOCH_TIME):
+            n_epochs = max(n_epochs, metric.step)
+        return {
+            "run_id": run_id,
+            "is_over": is_finished and not is_mine,
+            "n_epochs": n_epochs,
+            "metrics": sorted(run.data.metrics),
+        }
+
+    def take(self, state: State, entries: list[Entry]) -> None:
+        """Write entries to their run; a run that is over gets no more tags, files and ends."""
+        with _failures_as_away():
             check_reachable(self._uri)
-            for rows in chunks(entries, "metrics", 1000):
-                metrics = [Metric(*row) for row in rows if not _is_there(state, *row)]
-                _unless_refused(run_id, client.log_batch, run_id, metrics=metrics)
-            for rows in chunks(entries, "params", 100):
-                _unless_refused(
-                    run_id, client.log_batch, run_id, params=[Param(*row) for row in rows]
-                )
+            self._log_metrics(state, entries)
+            self._log_params(state, entries)
             if state.get("is_over"):
                 return
-            for rows in chunks(entries, "tags", 100):
-                _unless_refused(
-                    run_id, client.log_batch, run_id, tags=[RunTag(*row) for row in rows]
-                )
+            self._set_tags(state, entries)
             for entry in entries:
                 if entry["entry"] == "file":
-                    _unless_refused(
-                        run_id, client.log_artifact, run_id, entry["path"], entry["folder"]
-                    )
+                    self._log_file(state, entry)
                 elif entry["entry"] == "end":
-                    _unless_refused(run_id, self._end, run_id, entry["status"], entry["time"])
+                    self._end(state, entry)
 
-    def _end(self, run_id: str, status: str, end_time: int) -> None:
-        if status == SCHEDULED:
-            self._client.update_run(run_id, status=status)
-        else:
-            self._client.set_terminated(run_id, status, end_time)
+    def _log_metrics(self, state: State, entries: list[Entry]) -> None:
+        run_id = state["run_id"]
+        for rows in chunks(entries, "metrics", 1000):
+            metrics = []
+            for row in rows:
+                if not _has_arrived(state, row):
+                    metrics.append(Metric(*row))
+            with _refusals_logged(run_id):
+                self._client.log_batch(run_id, metrics=metrics)
+
+    def _log_params(self, state: State, entries: list[Entry]) -> None:
+        run_id = state["run_id"]
+        for rows in chunks(entries, "params", 100):
+            params = [Param(*row) for row in rows]
+            with _refusals_logged(run_id):
+                self._client.log_batch(run_id, params=params)
+
+    def _set_tags(self, state: State, entries: list[Entry]) -> None:
+        run_id = state["run_id"]
+        for rows in chunks(entries, "tags", 100):
+            tags = [RunTag(*row) for row in rows]
+            with _refusals_logged(run_id):
+                self._client.log_batch(run_id, tags=tags)
+
+    def _log_file(self, state: State, entry: Entry) -> None:
+        run_id = state["run_id"]
+        with _refusals_logged(run_id):
+            self._client.log_artifact(run_id, entry["path"], entry["folder"])
+
+    def _end(self, state: State, entry: Entry) -> None:
+        run_id = state["run_id"]
+        status = entry["status"]
+        with _refusals_logged(run_id):
+            if status == SCHEDULED:
+                self._client.update_run(run_id, status=status)
+            else:
+                self._client.set_terminated(run_id, status, entry["time"])
 
 
-def _is_there(state: Entry, key: str, _value: float, _time: int, step: int) -> bool:
-    """An earlier try wrote the epochs before; what has no epoch was written once, at the end."""
-    return step <= state.get("n_epochs", 0) if step else key in state.get("metrics", ())
+def _has_arrived(state: State, row: MetricRow) -> bool:
+    """Return whether an earlier try has written a row of metrics.
+
+    Metrics without an epoch have step 0; a trial writes them once, at its end.
+    """
+    key, _value, _time, step = row
+    if step:
+        return step <= state.get("n_epochs", 0)
+    return key in state.get("metrics", ())
 
 
 @contextmanager
-def _away() -> Iterator[None]:
+def _failures_as_away() -> Iterator[None]:
+    """Raise Away in place of an error of MLflow or of the network."""
     try:
         yield
     except (MlflowException, requests.RequestException, OSError) as error:
         raise Away from error
 
 
-def _unless_refused(run_id: str, call: Any, *args: Any, **kwargs: Any) -> None:
-    """Write, or say why it cannot be: what is refused for good must not hold up what comes after
-    it.
-    """
+@contextmanager
+def _refusals_logged(run_id: str) -> Iterator[None]:
+    """Log what MLflow refuses for good, so that it does not hold up the entries after it."""
     try:
-        call(*args, **kwargs)
+        yield
     except MlflowException as error:
-        if error.error_code not in REFUSALS:
+        if error.error_code not in _REFUSALS:
             raise
-        logger.warning("MLflow refused what was written to run %s: %s", run_id, error)
+        _logger.warning("MLflow refused an entry of run %s: %s", run_id, error)

@@ -1,5 +1,7 @@
-"""The model registry: keep a trial's model in its run, make the best one a version, move the
-aliases.
+"""Keep the models of trials in MLflow, and register the best of them as a version with an alias.
+
+A search keeps a model with its trial's run. The best model becomes a version of a registered
+model, which MLflow can load and serve; an alias marks the version as champion or challenger.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import mlflow
 import numpy as np
 from keras import ops
 from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from numpy.typing import NDArray
@@ -23,18 +26,28 @@ from hpsearch.errors import ModelError, did_you_mean, first_line
 from hpsearch.models.own_code import bring
 from hpsearch.tracking.runs import TrackedRun
 
-KEPT, OUTPUTS = "checkpoint/model.keras", "checkpoint/outputs.npy"
-RANKED_BY = "best/val/loss"
-CHAMPION, CHALLENGER = "champion", "challenger"
-BECAME, DID_NOT = "hpsearch.champion_because", "hpsearch.not_champion_because"
-Judge = Callable[[keras.Model | None], tuple[bool, str]]
-Save = Callable[[Path], Mapping[str, object]]
+_FOLDER = "checkpoint"
+_MODEL = f"{_FOLDER}/model.keras"
+_OUTPUTS = f"{_FOLDER}/outputs.npy"
+CHAMPION = "champion"
+_CHALLENGER = "challenger"
+_PROMOTED_TAG = "hpsearch.champion_because"
+_NOT_PROMOTED_TAG = "hpsearch.not_champion_because"
+_Verdict = tuple[bool, str]  # whether the version becomes champion, and why
+_Judge = Callable[[keras.Model | None], _Verdict]
+_Tags = Mapping[str, object]
+_Save = Callable[[Path], _Tags]
 
 
 @dataclass(frozen=True)
 class Version:
-    """A version of a registered model, the alias that it was given, and why; "" where another one
-    bears that now.
+    """A version of a registered model.
+
+    Attributes:
+        name: The registered model.
+        number: The version.
+        alias: The alias that the version has, or "" where another version has it now.
+        why: The reason, as a part of a sentence.
     """
 
     name: str
@@ -43,18 +56,20 @@ class Version:
     why: str
 
     def sentence(self) -> str:
-        """Return what became of it."""
-        alias = f"alias {self.alias}" if self.alias else "without an alias"
+        """Return a sentence for people that says what was registered, and why."""
+        alias = "without an alias"
+        if self.alias:
+            alias = f"alias {self.alias}"
         return f"Registered as version {self.number} of {self.name}, {alias} ({self.why})."
 
     @property
     def uri(self) -> str:
-        """Where MLflow loads it from."""
+        """The address from which MLflow loads the version."""
         return f"models:/{self.name}/{self.number}"
 
 
 class Registry:
-    """Registers models in the MLflow store that `client` is connected to."""
+    """Keeps and registers models in the MLflow store that `client` is connected to."""
 
     def __init__(self, client: MlflowClient) -> None:
         self.client = client
@@ -62,139 +77,157 @@ class Registry:
     def keep(
         self, model: keras.Model, run: TrackedRun, images: NDArray[np.generic] | None = None
     ) -> None:
-        """Keep a trial's model with its run, without the optimizer's state, and what it answers to
-        a few images.
+        """Write a trial's model to its run as an artifact, without the state of the optimizer.
+
+        Args:
+            model: The trained model.
+            run: The trial's run.
+            images: A few images of shape (N, height, width, channels). The outputs of the model for
+                them are kept too; None keeps no outputs.
         """
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / Path(KEPT).name
+            path = Path(folder) / Path(_MODEL).name
             model.save(path, include_optimizer=False)
-            run.move(path, str(Path(KEPT).parent))
+            run.move(path, _FOLDER)
             if images is None:
                 return
-            path = Path(folder) / Path(OUTPUTS).name
-            with contextlib.suppress(
-                Exception
-            ):  # a model that only compiled programs can call is known by its value
-                outputs = ops.convert_to_numpy(model(ops.convert_to_tensor(images), training=False))
+            path = Path(folder) / Path(_OUTPUTS).name
+            # Some models can be called by compiled programs only; they have no kept outputs.
+            with contextlib.suppress(Exception):
+                inputs = ops.convert_to_tensor(images)
+                outputs = ops.convert_to_numpy(model(inputs, training=False))
                 np.save(path, np.asarray(outputs, np.float32))
             if path.exists():
-                run.move(path, str(Path(OUTPUTS).parent))
+                run.move(path, _FOLDER)
 
     def kept(self, run_id: str) -> keras.Model:
-        """Return the model that `keep` has kept with a run."""
+        """Return the model that `keep` has written to a run."""
         with tempfile.TemporaryDirectory() as folder:
-            return keras.models.load_model(self.kept_file(run_id, Path(folder)), compile=False)
+            path = self.kept_file(run_id, Path(folder))
+            return keras.models.load_model(path, compile=False)
 
     def kept_file(self, run_id: str, folder: Path) -> Path:
-        """Fetch the file of the model that `keep` has kept with a run."""
-        return Path(self.client.download_artifacts(run_id, KEPT, str(folder)))
+        """Download the model file that `keep` has written to a run, and return its path."""
+        path = self.client.download_artifacts(run_id, _MODEL, str(folder))
+        return Path(path)
 
     def kept_outputs(self, run_id: str) -> NDArray[np.float32] | None:
-        """Return what the model that was kept with a run answered when it was trained; None where
-        that is not known.
-        """
-        known = {
-            file.path for file in self.client.list_artifacts(run_id, str(Path(OUTPUTS).parent))
-        }
-        if OUTPUTS not in known:
+        """Return the outputs that `keep` has written to a run, or None where there are none."""
+        artifacts = self.client.list_artifacts(run_id, _FOLDER)
+        paths = [file.path for file in artifacts]
+        if _OUTPUTS not in paths:
             return None
         with tempfile.TemporaryDirectory() as folder:
-            outputs: NDArray[np.float32] = np.load(
-                self.client.download_artifacts(run_id, OUTPUTS, folder)
-            )
+            path = self.client.download_artifacts(run_id, _OUTPUTS, folder)
+            outputs: NDArray[np.float32] = np.load(path)
         return outputs
 
     def kept_of_study(self, parent_run_id: str) -> list[keras.Model]:
-        """Return the models that the trials of a study have kept, the best first by validation NLL."""
-        experiment = self.client.get_run(parent_run_id).info.experiment_id
+        """Return the models that were kept for a study's finished trials, lowest val NLL first."""
+        parent = self.client.get_run(parent_run_id)
+        experiment = parent.info.experiment_id
         query = (
             f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_run_id}' and attributes.status = 'FINISHED'"
         )
-        runs = self.client.search_runs([experiment], query, order_by=[f"metrics.`{RANKED_BY}` ASC"])
-        folder = str(Path(KEPT).parent)
-        return [
-            self.kept(run.info.run_id)
-            for run in runs
-            if self.client.list_artifacts(run.info.run_id, folder)
-        ]
+        order = ["metrics.`best/val/loss` ASC"]
+        models = []
+        runs = self.client.search_runs([experiment], query, order_by=order)
+        for run in runs:
+            run_id = run.info.run_id
+            if self.client.list_artifacts(run_id, _FOLDER):
+                models.append(self.kept(run_id))
+        return models
 
-    def version_of(self, name: str, run_id: str) -> str | None:
-        """Return the number of the version that the model of a trial's run is already."""
-        known = [
-            v for v in self.client.search_model_versions(f"name='{name}'") if v.run_id == run_id
-        ]
-        return str(known[0].version) if known else None
+    def _version_of(self, name: str, run_id: str) -> str | None:
+        """Return the number of the version that a run's model is already, or None."""
+        versions = self.client.search_model_versions(f"name='{name}'")
+        for version in versions:
+            if version.run_id == run_id:
+                return str(version.version)
+        return None
 
     def register(
-        self, name: str, run_id: str, *, save: Save, tags: Mapping[str, object], judge: Judge
+        self, name: str, run_id: str, *, save: _Save, tags: _Tags, judge: _Judge
     ) -> Version:
-        """Make the model of a trial's run a version of registered model `name`: its champion, or
-        its challenger.
+        """Make a trial's model a version of registered model `name`: its champion or challenger.
 
-        A trial that is a version already is not registered again, and where nothing has changed
-        since, nothing changes.
+        A model that is a version already is not registered again. Where nothing has changed since,
+        the aliases stay as they are.
 
         Args:
-            name: Of the registered model.
+            name: The registered model.
             run_id: The trial's run.
-            save: Writes the model to a folder as MLflow keeps it, and returns more tags; what it
-                raises ends this.
-            tags: Of the version.
-            judge: Told the champion or None, says whether the version takes its place, and why.
+            save: Writes the model to a folder in MLflow's format, and returns more tags. An error
+                that it raises ends the registration.
+            tags: Tags of the version.
+            judge: Gets the champion's model, or None where there is no champion. Returns whether
+                the version becomes champion, and why.
         """
         number = self._version(name, run_id, save, tags)
-        champion, challenger = self._by_alias(name, CHAMPION), self._by_alias(name, CHALLENGER)
-        if champion is not None and str(champion.version) == number:
+        champion = self._by_alias(name, CHAMPION)
+        challenger = self._by_alias(name, _CHALLENGER)
+        if champion is None:
+            return self._judged(name, number, judge)
+        if str(champion.version) == number:
             self._end_challenge(name, number)
             return Version(name, number, CHAMPION, "it is the champion already")
-        if champion is not None and BECAME in self.client.get_model_version(name, number).tags:
-            alias = (
-                CHALLENGER if challenger is not None and str(challenger.version) == number else ""
-            )
-            return Version(
-                name, number, alias, f"version {champion.version} has become champion since"
-            )
-        return self._judged(name, number, judge)
+        version = self.client.get_model_version(name, number)
+        if _PROMOTED_TAG not in version.tags:
+            return self._judged(name, number, judge)
+        alias = ""
+        if challenger is not None and str(challenger.version) == number:
+            alias = _CHALLENGER
+        why = f"version {champion.version} has become champion since"
+        return Version(name, number, alias, why)
 
-    def _judged(self, name: str, number: str, judge: Judge) -> Version:
-        champion, challenger = self._by_alias(name, CHAMPION), self._by_alias(name, CHALLENGER)
-        promoted, why = judge(None) if champion is None else self._against(champion, judge)
+    def _judged(self, name: str, number: str, judge: _Judge) -> Version:
+        """Compare the version with the champion, and set its alias."""
+        champion = self._by_alias(name, CHAMPION)
+        challenger = self._by_alias(name, _CHALLENGER)
+        if champion is None:
+            promoted, why = judge(None)
+        else:
+            promoted, why = self._against(champion, judge)
+        alias = ""
         if promoted:
+            alias = CHAMPION
             self.client.set_registered_model_alias(name, CHAMPION, number)
             self._end_challenge(name, number)
-        is_newest = challenger is None or int(challenger.version) <= int(number)
-        if is_newest and not promoted:
-            self.client.set_registered_model_alias(name, CHALLENGER, number)
+        elif challenger is None or int(challenger.version) <= int(number):
+            alias = _CHALLENGER
+            self.client.set_registered_model_alias(name, _CHALLENGER, number)
         self._tag_verdict(name, number, promoted, why)
-        challenges = CHALLENGER if is_newest else ""
-        return Version(name, number, CHAMPION if promoted else challenges, why)
+        return Version(name, number, alias, why)
 
     def _tag_verdict(self, name: str, number: str, promoted: bool, why: str) -> None:
-        said, other = (BECAME, DID_NOT) if promoted else (DID_NOT, BECAME)
-        self.client.set_model_version_tag(name, number, said, why)
-        if other in self.client.get_model_version(name, number).tags:
-            self.client.delete_model_version_tag(name, number, other)
+        if promoted:
+            new = _PROMOTED_TAG
+            old = _NOT_PROMOTED_TAG
+        else:
+            new = _NOT_PROMOTED_TAG
+            old = _PROMOTED_TAG
+        self.client.set_model_version_tag(name, number, new, why)
+        version = self.client.get_model_version(name, number)
+        if old in version.tags:
+            self.client.delete_model_version_tag(name, number, old)
 
-    def _against(
-        self, champion: mlflow.entities.model_registry.ModelVersion, judge: Judge
-    ) -> tuple[bool, str]:
+    def _against(self, champion: ModelVersion, judge: _Judge) -> _Verdict:
+        number = champion.version
         try:
-            model = self.load(champion.name, str(champion.version))[0]
-        except Exception as error:  # of code that its own version brings, or a file that is gone
-            said = first_line(error)
-            return (
-                False,
-                f"the champion, version {champion.version}, cannot be loaded to compare with it: "
-                f"{said:.200}",
-            )
+            model, _found = self.load(champion.name, str(number))
+        # The version's own code may raise anything, or a file may be missing.
+        except Exception as error:
+            cause = f"{first_line(error):.200}"
+            why = f"the champion, version {number}, cannot be loaded to compare with it: {cause}"
+            return False, why
         promoted, why = judge(model)
-        return promoted, f"{why}, version {champion.version}"
+        return promoted, f"{why}, version {number}"
 
     def _end_challenge(self, name: str, number: str) -> None:
-        """Take the challenger's alias from the champion, and from a version that is older than it."""
-        challenger = self._by_alias(name, CHALLENGER)
+        """Remove the challenger's alias where its version is not newer than the champion."""
+        challenger = self._by_alias(name, _CHALLENGER)
         if challenger is not None and int(challenger.version) <= int(number):
-            self.client.delete_registered_model_alias(name, CHALLENGER)
+            self.client.delete_registered_model_alias(name, _CHALLENGER)
 
     def give_alias(
         self,
@@ -202,80 +235,88 @@ class Registry:
         name: str,
         run_id: str,
         *,
-        save: Save,
-        tags: Mapping[str, object],
+        save: _Save,
+        tags: _Tags,
         why: str,
     ) -> Version:
-        """Make the model of a trial's run a version, as `register` does, and give it an alias that
-        none contests.
-        """
+        """Make a trial's model a version, as `register` does, and give it `alias` in any case."""
         number = self._version(name, run_id, save, tags)
         self.client.set_registered_model_alias(name, alias, number)
         self.client.set_model_version_tag(name, number, f"hpsearch.{alias}_because", why)
         return Version(name, number, alias, why)
 
-    def _version(self, name: str, run_id: str, save: Save, tags: Mapping[str, object]) -> str:
-        number = self.version_of(name, run_id)
+    def _version(self, name: str, run_id: str, save: _Save, tags: _Tags) -> str:
+        """Return the number of the version of a run's model, which is made where there is none."""
+        all_tags = dict(tags)
+        number = self._version_of(name, run_id)
         if number is None:
             number, more = self._log(name, run_id, save)
-            tags = {**tags, **more}
-        for key, value in tags.items():
+            all_tags.update(more)
+        for key, value in all_tags.items():
             self.client.set_model_version_tag(name, number, key, str(value))
         return number
 
-    def _log(self, name: str, run_id: str, save: Save) -> tuple[str, dict[str, object]]:
-        """Write the model as an artifact of its run and make that a version: by ids, so that no run
-        is active.
+    def _log(self, name: str, run_id: str, save: _Save) -> tuple[str, _Tags]:
+        """Write a model to its run and make it a version; return its number and the tags of `save`.
+
+        The run is named by its id, so that no run becomes active.
         """
         with tempfile.TemporaryDirectory() as folder:
-            made = Path(folder) / "model"
-            tags = dict(save(made))
-            self.client.log_artifacts(run_id, str(made), "model")
-        with contextlib.suppress(MlflowException):  # what then fails says why
+            path = Path(folder) / "model"
+            tags = save(path)
+            self.client.log_artifacts(run_id, str(path), "model")
+        # The registered model may exist. Any other failure shows in the next call.
+        with contextlib.suppress(MlflowException):
             self.client.create_registered_model(name)
-        return str(
-            self.client.create_model_version(name, f"runs:/{run_id}/model", run_id).version
-        ), tags
+        version = self.client.create_model_version(name, f"runs:/{run_id}/model", run_id)
+        return str(version.version), tags
 
-    def _by_alias(
-        self, name: str, alias: str
-    ) -> mlflow.entities.model_registry.ModelVersion | None:
+    def _by_alias(self, name: str, alias: str) -> ModelVersion | None:
         try:
             return self.client.get_model_version_by_alias(name, alias)
         except MlflowException:
             return None
 
-    def load(
-        self, name: str, which: str
-    ) -> tuple[keras.Model, mlflow.entities.model_registry.ModelVersion]:
-        """Return the Keras model of a version, by its number or alias, and what the registry knows
-        of it.
+    def load(self, name: str, which: str) -> tuple[keras.Model, ModelVersion]:
+        """Return the Keras model of a version, and the registry's record of the version.
+
+        Args:
+            name: The registered model.
+            which: A version number or an alias.
 
         Raises:
-            ModelError: There is no such model or version.
+            ModelError: There is no such model or version, or it is not a Keras model.
         """
-        try:
-            found = (
-                self.client.get_model_version(name, which)
-                if which.isdigit()
-                else self._by_alias(name, which)
-            )
-        except MlflowException:
-            found = None
+        found = self._find(name, which)
         if found is None:
             raise ModelError(self._no_version(name, which))
         return _loaded(f"models:/{name}/{found.version}"), found
 
+    def _find(self, name: str, which: str) -> ModelVersion | None:
+        if not which.isdigit():
+            return self._by_alias(name, which)
+        try:
+            return self.client.get_model_version(name, which)
+        except MlflowException:
+            return None
+
     def _no_version(self, name: str, which: str) -> str:
-        models = {model.name: model for model in self.client.search_registered_models()}
+        models = {}
+        for model in self.client.search_registered_models():
+            models[model.name] = model
         if not models:
-            return f"There is no registered model {name}; none is registered yet: python -m hpsearch search makes one."
+            return (
+                f"There is no registered model {name}; none is registered yet: "
+                "python -m hpsearch search makes one."
+            )
         if name not in models:
-            return f"There is no registered model {name}.{did_you_mean(name, models)}"
-        numbers = [
-            str(found.version) for found in self.client.search_model_versions(f"name = '{name}'")
-        ]
-        return f"There is no version {which} of {name}.{did_you_mean(which, [*numbers, *models[name].aliases])}"
+            hint = did_you_mean(name, models)
+            return f"There is no registered model {name}.{hint}"
+        valid = list(models[name].aliases)
+        for version in self.client.search_model_versions(f"name = '{name}'"):
+            valid.append(str(version.version))
+        hint = did_you_mean(which, valid)
+        return f"There is no version {which} of {name}.{hint}"
 
 
 def _loaded(uri: str) -> keras.Model:
@@ -289,7 +330,5 @@ def _loaded(uri: str) -> keras.Model:
         model = mlflow.tensorflow.load_model(uri, keras_model_kwargs={"compile": False})
         if isinstance(model, keras.Model):
             return model
-    raise ModelError(
-        f"Expected {uri} to be a Keras model, received one of flavours "
-        f"{', '.join(sorted(flavors))}."
-    )
+    names = ", ".join(sorted(flavors))
+    raise ModelError(f"Expected {uri} to be a Keras model, received one of flavours {names}.")

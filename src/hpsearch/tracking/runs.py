@@ -1,7 +1,12 @@
-"""MLflow runs that are written to by their ids, so that threads and processes cannot mix runs up."""
+"""Write tags, parameters, metrics and files to the MLflow runs of studies and trials.
+
+Each run is written to by its id and never through MLflow's active run, so that threads and
+processes cannot mix runs up.
+"""
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -16,49 +21,59 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from hpsearch.data.split import SearchData
 from hpsearch.errors import TrackingError
 from hpsearch.tracking.spool import Spool
+from hpsearch.tracking.spool_file import Entry, MetricRow
 
 SHORT = {"learning_rate": "lr", "momentum": "m", "dropout_rate": "d"}
-MAX_PARAM = 6000  # MLflow's limit on a parameter's length
+_Texts = Mapping[str, object]  # tags or parameters, which are written as text
+_Values = Mapping[str, float]
+_MAX_PARAM_LENGTH = 6000  # MLflow's limit, in characters
 
 
 def now_ms() -> int:
-    """Return the time as MLflow writes it."""
+    """Return the time as MLflow writes it, in milliseconds of Unix time."""
     return int(time.time() * 1000)
 
 
 class TrackedRun:
-    """A run that is written to at once."""
+    """An MLflow run; each call writes to the store at once and waits for it."""
 
     def __init__(self, client: MlflowClient, run_id: str) -> None:
-        self.client, self.run_id = client, run_id
+        self.client = client
+        self.run_id = run_id
 
-    def tag(self, tags: Mapping[str, object]) -> None:
+    def tag(self, tags: _Texts) -> None:
         """Set tags."""
-        self.client.log_batch(
-            self.run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()]
-        )
+        rows = []
+        for key, value in tags.items():
+            rows.append(RunTag(key, str(value)))
+        self.client.log_batch(self.run_id, tags=rows)
 
-    def params(self, params: Mapping[str, object]) -> None:
-        """Log parameters, none of which may change afterwards."""
-        rows = [Param(key, str(value)[:MAX_PARAM]) for key, value in params.items()]
+    def params(self, params: _Texts) -> None:
+        """Log parameters; MLflow refuses to change them afterwards."""
+        rows = []
+        for key, text in _as_params(params).items():
+            rows.append(Param(key, text))
         for start in range(0, len(rows), 100):
-            self.client.log_batch(self.run_id, params=rows[start : start + 100])
+            batch = rows[start : start + 100]
+            self.client.log_batch(self.run_id, params=batch)
 
-    def metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+    def metrics(self, metrics: _Values, step: int = 0) -> None:
         """Log values at one step."""
-        self.client.log_batch(
-            self.run_id, metrics=[Metric(k, v, now_ms(), step) for k, v in metrics.items()]
-        )
+        rows = []
+        for key, value in metrics.items():
+            rows.append(Metric(key, value, now_ms(), step))
+        self.client.log_batch(self.run_id, metrics=rows)
 
     def file(self, path: str, content: bytes) -> None:
         """Log an artifact at `path`, such as `figures/history.png`."""
         with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / Path(path).name
+            place = Path(path)
+            file = Path(folder) / place.name
             file.write_bytes(content)
-            self.move(file, str(Path(path).parent))
+            self.move(file, str(place.parent))
 
     def move(self, file: Path, folder: str) -> None:
-        """Log a file as an artifact in `folder`; it need not be there afterwards."""
+        """Log a file as an artifact in `folder`; a subclass may take the file away."""
         self.client.log_artifact(self.run_id, str(file), folder)
 
     def end(self, status: str) -> None:
@@ -82,31 +97,55 @@ class TrackedRun:
 
 
 class ParentRun(TrackedRun):
-    """The run of a study."""
+    """The run of a study.
+
+    Attributes:
+        continued_by: The run of `mlflow run` that continues the study, if there is one. It ends
+            when this run ends.
+    """
 
     continued_by: TrackedRun | None = None
 
     def end(self, status: str) -> None:
-        """Set the final status, of the run that continued this one too."""
+        """Set the final status of this run and of the run that continues it."""
         super().end(status)
         if self.continued_by is not None:
             self.continued_by.end(status)
 
     def data(self, data: SearchData, source: str) -> None:
-        """Log the data set as the run's input, once."""
-        log_data(self, data, source, "search")
+        """Log the data set as an input of the run; `source` says where it comes from."""
+        profile = {
+            "n_train": len(data.train.labels),
+            "n_val": len(data.val.labels),
+            "n_classes": data.n_classes,
+        }
+        shape = "x".join(map(str, data.image_shape))
+        schema = {
+            "mlflow_tensorspec": {"features": f"uint8/float32 ({shape})", "targets": "int ()"}
+        }
+        dataset = Dataset(
+            data.name,
+            data.fingerprint,
+            "local",
+            f'{{"uri": "{source}"}}',
+            schema=json.dumps(schema),
+            profile=json.dumps(profile),
+        )
+        context = InputTag("mlflow.data.context", "search")
+        given = DatasetInput(dataset, [context])
+        self.client.log_inputs(self.run_id, datasets=[given])
 
 
 class ChildRun(TrackedRun):
-    """The run of a trial, written to through the spool: no call waits for MLflow, but for `run_id`.
+    """The run of a trial. Every call writes to the spool and returns at once, except `run_id`.
 
     Args:
-        client: Of the MLflow store.
-        spool: What sends.
-        key: Names the run and the try in the spool.
-        opening: What MLflow needs to find or make the run.
-        before: The part of the key that all tries share, where there were others.
-        patience_s: How long `run_id` waits for MLflow.
+        client: A client of the MLflow store.
+        spool: Sends what is written.
+        key: A name for the run and the try in the spool.
+        opening: What MLflow needs to find or create the run.
+        before: The part of the key that all tries share, or None for the first try.
+        patience_s: How long `run_id` waits for MLflow, in seconds.
     """
 
     def __init__(
@@ -115,20 +154,24 @@ class ChildRun(TrackedRun):
         *,
         spool: Spool,
         key: str,
-        opening: Mapping[str, Any],
+        opening: Entry,
         before: str | None,
         patience_s: float,
     ) -> None:
-        self.client, self._spool, self._key, self._patience_s = client, spool, key, patience_s
+        self.client = client
+        self._spool = spool
+        self._key = key
+        self._patience_s = patience_s
         self._file = spool.file(key, before)
-        self._file.append({"entry": "open", "time": now_ms(), **opening})
+        first: Entry = {"entry": "open", "time": now_ms(), **opening}
+        self._file.append(first)
 
     @property
     def run_id(self) -> str:  # type: ignore[override]
-        """MLflow's id of the run.
+        """MLflow's id of the run, which is known when MLflow has answered.
 
         Raises:
-            TrackingError: MLflow has not answered for so long.
+            TrackingError: MLflow has not answered for `patience_s` seconds.
         """
         state = self._spool.state(self._key, self._patience_s)
         if state is None:
@@ -137,49 +180,54 @@ class ChildRun(TrackedRun):
             )
         return str(state["run_id"])
 
-    def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Write the metrics of an epoch (counted from 1); what an earlier try has written stays as
-        it is.
-        """
+    def epoch(self, epoch: int, metrics: _Values) -> None:
+        """Write the metrics of an epoch (counted from 1) that no earlier try has written."""
         self.metrics(metrics, epoch)
 
-    def metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+    def metrics(self, metrics: _Values, step: int = 0) -> None:
         """Write values at one step."""
-        rows = [[key, float(value), now_ms(), step] for key, value in metrics.items()]
+        rows: list[MetricRow] = []
+        for key, value in metrics.items():
+            rows.append((key, float(value), now_ms(), step))
         self._file.append({"entry": "metrics", "rows": rows})
 
-    def tag(self, tags: Mapping[str, object]) -> None:
+    def tag(self, tags: _Texts) -> None:
         """Set tags."""
-        self._file.append(
-            {"entry": "tags", "rows": {key: str(value) for key, value in tags.items()}}
-        )
+        rows = {}
+        for key, value in tags.items():
+            rows[key] = str(value)
+        self._file.append({"entry": "tags", "rows": rows})
 
-    def params(self, params: Mapping[str, object]) -> None:
-        """Write parameters, none of which may change afterwards."""
-        self._file.append(
-            {
-                "entry": "params",
-                "rows": {key: str(value)[:MAX_PARAM] for key, value in params.items()},
-            }
-        )
+    def params(self, params: _Texts) -> None:
+        """Write parameters; MLflow refuses to change them afterwards."""
+        rows = _as_params(params)
+        self._file.append({"entry": "params", "rows": rows})
 
     def move(self, file: Path, folder: str) -> None:
-        """Take a file away, to be an artifact in `folder`."""
-        self._file.append(
-            {"entry": "file", "path": str(self._file.keep_file(file)), "folder": folder}
-        )
+        """Take a file away, and write it as an artifact in `folder`."""
+        path = str(self._file.keep_file(file))
+        self._file.append({"entry": "file", "path": path, "folder": folder})
 
     def end(self, status: str) -> None:
         """Set the final status: FINISHED, KILLED or FAILED."""
         self._file.append({"entry": "end", "status": status, "time": now_ms()})
 
     def arrive(self, timeout_s: float) -> None:
-        """Wait until all has arrived, but not longer than `timeout_s` seconds."""
+        """Wait until everything has arrived, but not longer than `timeout_s` seconds."""
         self._spool.drain(timeout_s)
 
     def abandon(self) -> None:
-        """Forget what has not been sent: the trial is another worker's now."""
+        """Delete what has not been sent, because another worker has taken over the trial."""
         self._spool.drop(self._key)
+
+
+def _as_params(params: _Texts) -> dict[str, str]:
+    """Return parameters as the texts that MLflow keeps."""
+    shown = {}
+    for key, value in params.items():
+        text = str(value)
+        shown[key] = text[:_MAX_PARAM_LENGTH]
+    return shown
 
 
 @dataclass(frozen=True)
@@ -204,40 +252,29 @@ def _shown(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def log_data(run: TrackedRun, data: SearchData, source: str, context: str) -> None:
-    """Log a data set by its fingerprint as an input of `run`."""
-    shape = "x".join(map(str, data.image_shape))
-    profile = f'{{"n_train": {len(data.train.labels)}, "n_val": {len(data.val.labels)}, "n_classes": {data.n_classes}}}'
-    schema = (
-        f'{{"mlflow_tensorspec": {{"features": "uint8/float32 ({shape})", "targets": "int ()"}}}}'
-    )
-    entity = Dataset(
-        data.name,
-        data.fingerprint,
-        "local",
-        f'{{"uri": "{source}"}}',
-        schema=schema,
-        profile=profile,
-    )
-    run.client.log_inputs(
-        run.run_id, datasets=[DatasetInput(entity, [InputTag("mlflow.data.context", context)])]
-    )
+def settings_shown(config: Mapping[str, object], groups: tuple[str, ...]) -> dict[str, object]:
+    """Return the plain settings of some groups of a configuration, as a run shows them.
 
+    Args:
+        config: The composed configuration as plain data.
+        groups: The names of the groups, such as `arch`.
 
-def settings_shown(config: Mapping[str, Any], groups: tuple[str, ...]) -> dict[str, object]:
-    """Return the plain settings of `groups`, named by their path, as a run shows them."""
+    Returns:
+        Each setting by its path, such as `arch.n_hidden`. The class of a group is `arch.class`,
+        since `arch` alone is a parameter of `mlflow run`.
+    """
     shown: dict[str, object] = {}
-
-    def walk(prefix: str, node: Any) -> None:
-        if isinstance(node, Mapping):
-            for key, value in node.items():
-                if not str(key).startswith("_") or key == "_target_":
-                    walk(f"{prefix}.{key}", value)
-        else:
-            shown[prefix.replace("._target_", ".class")] = (
-                node  # `arch` alone is a parameter of `mlflow run`
-            )
-
     for group in groups:
-        walk(group, config.get(group, {}))
+        settings = config.get(group, {})
+        _add_settings(shown, group, settings)
     return shown
+
+
+def _add_settings(shown: dict[str, object], path: str, node: object) -> None:
+    if not isinstance(node, Mapping):
+        shown[path.replace("._target_", ".class")] = node
+        return
+    for key, value in node.items():
+        is_internal = str(key).startswith("_") and key != "_target_"
+        if not is_internal:
+            _add_settings(shown, f"{path}.{key}", value)

@@ -1,16 +1,17 @@
-"""What a trial tells MLflow waits in a file of its own, and a thread sends it: training never waits
-for a server.
+"""Send what trials write to MLflow from files on disk, so that training never waits for a server.
 
-A spool is a folder with a folder for each worker, in which each run has
+Each trial writes to a file of its own, and one thread of the worker sends the files. A spool is a
+folder with one folder for each worker. In that folder each run has
 
-    KEY.jsonl   the run's entries in order, one a line: `open`, then `metrics`, `tags`, `params`,
-    `file`, at last `end` KEY.sent    how far they have been sent, and to which run; it is replaced
-    as a whole KEY.files/  the artifacts that wait
+    KEY.jsonl   the entries of the run in order, one a line: `open`, then `metrics`, `tags`,
+                `params` and `file`, and at last `end`
+    KEY.sent    how far the entries have been sent, and to which run; it is replaced as a whole
+    KEY.files/  the artifacts that wait
 
-Both are removed when all has arrived. Nothing is lost by `kill -9`: what a dead worker left is sent
-by the next one that works on the same run, or by `python -m hpsearch doctor sync`. Sending again
-what may have arrived already does no
-harm: MLflow's stores keep a metric's row once, by (run, key, step, time, value).
+All three are removed when everything has arrived. `kill -9` loses nothing: the next worker that
+continues the same run sends what a dead worker left, and so does `python -m hpsearch doctor sync`.
+It does no harm to send an entry twice: MLflow's stores keep one row of a metric for each
+(run, key, step, time, value).
 """
 
 from __future__ import annotations
@@ -23,99 +24,101 @@ from pathlib import Path
 
 from hpsearch.study.journal_file import FileLock
 from hpsearch.study.leases import Worker
-from hpsearch.tracking.spool_file import Away, Entry, Receiver, SpoolFile
+from hpsearch.tracking.spool_file import Away, Receiver, SpoolFile, State
 
-LONGEST_PAUSE_S = 30.0
-SILENT_S = 600.0
-logger = logging.getLogger(__name__)
+_LONGEST_PAUSE_S = 30.0
+_SILENT_S = 600.0
+_logger = logging.getLogger(__name__)
 
 
 class Spool:
     """The spool of this worker, and the thread that empties it.
 
     Args:
-        folder: Where all workers' spools are.
-        receiver: Where entries go.
-        every_s: How long entries may wait to be sent together.
+        folder: The folder that holds the spools of all workers.
+        receiver: Takes the entries.
+        every_s: How long entries may wait to be sent together, in seconds.
     """
 
     def __init__(self, folder: Path, receiver: Receiver, every_s: float) -> None:
-        self.folder, self._receiver, self._every_s = folder, receiver, every_s
+        self.folder = folder
+        self._receiver = receiver
+        self._every_s = every_s
         self._mine = folder / str(Worker.this())
         self._files: dict[str, SpoolFile] = {}
-        self._states: dict[str, Entry] = {}
+        self._states: dict[str, State] = {}
         self._changed = threading.Condition()
-        self._wanted = self._stopped = False
+        self._wanted = False
+        self._stopped = False
         self._thread: threading.Thread | None = None
 
     def file(self, key: str, before: str | None) -> SpoolFile:
-        """Return a new file for the run and try `key`, which the thread will send; `before` as for
-        `SpoolFile`.
-        """
+        """Return a new file that the thread will send; see `SpoolFile` for the arguments."""
         with self._changed:
-            self._files[key] = SpoolFile(self._mine, key, before)
+            file = SpoolFile(self._mine, key, before)
+            self._files[key] = file
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
                 self._thread.start()
-            return self._files[key]
+            return file
 
     def drop(self, key: str) -> None:
-        """Forget what waits for a run."""
+        """Delete the entries of a run that have not been sent."""
         with self._changed:
             if key in self._files:
                 self._files.pop(key).remove()
 
-    def state(self, key: str, timeout_s: float) -> Entry | None:
-        """Return what the receiver knows of a run, as soon as it does; None after `timeout_s`
-        seconds.
-        """
+    def state(self, key: str, timeout_s: float) -> State | None:
+        """Wait for the state of a run and return it, or None after `timeout_s` seconds."""
         with self._changed:
             self._wake()
             self._changed.wait_for(lambda: key in self._states, timeout_s)
             return self._states.get(key)
 
     def drain(self, timeout_s: float) -> bool:
-        """Wait until all that has been written has arrived; return whether it has after `timeout_s`
-        seconds.
-        """
+        """Wait at most `timeout_s` seconds until all entries arrive; return whether they have."""
         with self._changed:
             self._wake()
-            return self._changed.wait_for(
-                lambda: not any(f.is_waiting() for f in self._files.values()), timeout_s
-            )
+            return self._changed.wait_for(self._is_empty, timeout_s)
+
+    def _is_empty(self) -> bool:
+        return not any(file.is_waiting() for file in self._files.values())
 
     def close(self, timeout_s: float) -> bool:
-        """The same, and stop the thread."""
-        done = self.drain(timeout_s)
+        """Drain the spool and stop the thread; return what `drain` returns."""
+        is_drained = self.drain(timeout_s)
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
         with suppress(OSError):
             self._mine.rmdir()
-        return done
+        return is_drained
 
     def _wake(self) -> None:
         self._wanted = True
         self._changed.notify_all()
 
     def _run(self) -> None:
-        pause, inherits = self._every_s, Worker.this().restarts > 0
+        pause_s = self._every_s
+        # A process that this one has replaced may have left entries.
+        inherits = Worker.this().restarts > 0
         while not self._stopped:
             with self._changed:
-                self._changed.wait_for(lambda: self._wanted or self._stopped, pause)
-                self._wanted, files = False, dict(self._files)
+                self._changed.wait_for(lambda: self._wanted or self._stopped, pause_s)
+                self._wanted = False
+                files = dict(self._files)
             try:
-                if inherits:  # what this process left when a fresh one took its place
+                if inherits:
                     self.send_abandoned()
                     inherits = False
                 for key, file in files.items():
                     self._send(key, file)
-                pause = self._every_s
+                pause_s = self._every_s
             except Away:
-                pause = min(2 * pause, LONGEST_PAUSE_S)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             except Exception:
-                logger.exception("The spool could not be sent; it will be tried again.")
-                pause = LONGEST_PAUSE_S
+                _logger.exception("The spool could not be sent; it will be tried again.")
+                pause_s = _LONGEST_PAUSE_S
             with self._changed:
                 self._changed.notify_all()
 
@@ -131,33 +134,44 @@ class Spool:
                 self._files.pop(key, None)
 
     def send_abandoned(self, before: str | None = None) -> int:
-        """Send what dead workers have left; return of how many runs it was.
+        """Send what dead workers have left, and return the number of runs that it belongs to.
 
         Args:
-            before: Of this run, whose earlier tries are known to be over; None sends all of workers
-                that are seen dead, or that are elsewhere and have not written for `SILENT_S`
-                seconds.
+            before: The part of the key that all tries of one run share; its earlier tries are known
+                to be over. None sends what was left by all workers that are known to be dead, or
+                that are on another machine and have not written for 600 seconds.
 
         Raises:
-            Away: The receiver is away.
+            Away: The receiver cannot be reached.
         """
         if not self.folder.is_dir():
             return 0
+        pattern = "*/*.jsonl"
+        if before:
+            pattern = f"*/{before}-*.jsonl"
         n_sent = 0
         with FileLock(str(self.folder / "abandoned"))():
-            for path in sorted(self.folder.glob(f"*/{before}-*.jsonl" if before else "*/*.jsonl")):
-                if path.parent != self._mine and (before or _is_abandoned(path)):
-                    file = SpoolFile(path.parent, path.stem)
-                    file.send(self._receiver, is_mine=False)
-                    file.remove()
+            for path in sorted(self.folder.glob(pattern)):
+                if path.parent == self._mine:
+                    continue
+                if before or _is_abandoned(path):
+                    self._send_abandoned_file(path)
                     n_sent += 1
-                    with suppress(OSError):
-                        path.parent.rmdir()
         return n_sent
+
+    def _send_abandoned_file(self, path: Path) -> None:
+        file = SpoolFile(path.parent, path.stem)
+        file.send(self._receiver, is_mine=False)
+        file.remove()
+        with suppress(OSError):
+            path.parent.rmdir()
 
 
 def _is_abandoned(path: Path) -> bool:
     worker = Worker.of(path.parent.name)
-    return worker.is_seen_dead() or (
-        worker.is_elsewhere() and time.time() - path.stat().st_mtime > SILENT_S
-    )
+    if worker.is_seen_dead():
+        return True
+    if not worker.is_elsewhere():
+        return False
+    silent_s = time.time() - path.stat().st_mtime
+    return silent_s > _SILENT_S

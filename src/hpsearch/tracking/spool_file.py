@@ -1,5 +1,7 @@
-"""The entries of one run that wait to be sent to MLflow: a file of its own, safe against `kill -9`
-and full disks.
+"""A file with the entries of one MLflow run that wait to be sent to the store.
+
+Nothing that has been added is lost when the process is killed. On a full disk entries wait in
+memory.
 """
 
 from __future__ import annotations
@@ -12,54 +14,101 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
-Entry = dict[str, Any]
+MetricRow = tuple[str, float, int, int]  # key, value, time in ms, step
+
+
+class Entry(TypedDict, total=False):
+    """A line of a spool file.
+
+    Attributes:
+        entry: The kind: "open", "metrics", "params", "tags", "file" or "end". The kind determines
+            which of the other keys are present.
+        time: When the run was opened or ended, in milliseconds of Unix time.
+        experiment_id: The experiment of the run ("open").
+        parent_run_id: The run of the study ("open").
+        number: The number of the trial ("open").
+        name: The name of the run ("open").
+        tags: Tags of a run that is created ("open").
+        rows: A list of `MetricRow` ("metrics"), or texts by name ("params", "tags").
+        path: Where the file is ("file").
+        folder: The artifact folder that the file belongs to ("file").
+        status: The final status of the run ("end").
+    """
+
+    entry: str
+    time: int
+    experiment_id: str
+    parent_run_id: str
+    number: int
+    name: str
+    tags: Mapping[str, str]
+    rows: Any
+    path: str
+    folder: str
+    status: str
+
+
+class State(TypedDict, total=False):
+    """What is known of a run in the MLflow store.
+
+    Attributes:
+        run_id: The run.
+        is_over: Whether it finished before these entries were sent.
+        n_epochs: The last epoch that has arrived, counted from 1; 0 where there is none.
+        metrics: The keys of the metrics that the run has.
+    """
+
+    run_id: str
+    is_over: bool
+    n_epochs: int
+    metrics: list[str]
 
 
 class Away(Exception):  # noqa: N818 (a state that passes, not a mistake)
-    """The receiver cannot be reached now; what was to be sent can be sent again."""
+    """The receiver cannot be reached now; the same entries can be sent again later."""
 
 
 class Receiver(Protocol):
     """Takes the entries of a run."""
 
-    def open(self, entry: Entry, is_mine: bool) -> Entry:
-        """Find or make the run of an `open` entry, and return what must be remembered of it,
-        `run_id` at least.
+    def open(self, entry: Entry, is_mine: bool) -> State:
+        """Find or create the run of an `open` entry, and return its state with at least `run_id`.
 
-        `is_mine` is False where a dead worker's entries are sent late: the run may be further on by
-        now.
+        `is_mine` is False where the entries of a dead worker are sent late. The run may have
+        advanced since then.
         """
 
-    def take(self, state: Entry, entries: list[Entry]) -> None:
-        """Take entries, in order; what it refuses for good it says itself."""
+    def take(self, state: State, entries: list[Entry]) -> None:
+        """Write entries in order; log those that are refused for good."""
 
 
 class SpoolFile:
     """The waiting entries of one run; on a full disk they wait in memory, and are sent from there.
 
     Args:
-        folder: Where its worker's files are.
-        key: Names the run and the try.
-        before: Where the run has been tried before, the key's part that all tries share.
+        folder: The folder of the worker that runs the trial.
+        key: A name for the run and the try.
+        before: The part of the key that all tries share, or None for the first try.
     """
 
     def __init__(self, folder: Path, key: str, before: str | None = None) -> None:
-        self.path, self._sent_path, files = (
-            folder / f"{key}.{part}" for part in ("jsonl", "sent", "files")
-        )
-        self._folders_of_files = (files, Path(tempfile.gettempdir()) / f"hpsearch-{key}.files")
+        self.path = folder / f"{key}.jsonl"
+        self._sent_path = folder / f"{key}.sent"
+        self._files_folder = folder / f"{key}.files"
+        self._spare_folder = Path(tempfile.gettempdir()) / f"hpsearch-{key}.files"
         self.before = before
         self.is_over = False
-        self._sent: tuple[int, Entry] | None = None
+        self._sent: tuple[int, State] | None = None
         self._unwritten: list[bytes] = []
         self._lock = threading.Lock()
 
     def append(self, entry: Entry) -> None:
         """Add an entry; on a full disk it waits in memory."""
         with self._lock:
-            self._unwritten.append(json.dumps(entry).encode() + b"\n")
+            line = json.dumps(entry) + "\n"
+            self._unwritten.append(line.encode())
         self._write()
 
     def _write(self) -> None:
@@ -67,71 +116,85 @@ class SpoolFile:
             if not self._unwritten:
                 return
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            lines = b"".join(self._unwritten)
             with open(self.path, "ab", buffering=0) as file:
-                end, lines = file.tell(), b"".join(self._unwritten)
+                end = file.tell()
                 if file.write(lines) < len(lines):
                     file.truncate(end)
                     return
             self._unwritten.clear()
 
     def keep_file(self, path: Path) -> Path:
-        """Move a file here until it is sent, or to the temporary folder where this disk is full;
-        return where it is.
+        """Move a file here until it is sent, and return its new path.
+
+        Where this disk is full the file goes into the temporary folder.
 
         Raises:
-            OSError: That is full too.
+            OSError: The temporary folder is full too.
         """
-        here, elsewhere = self._folders_of_files
         try:
-            return _move_into(here, path)
+            return _move_into(self._files_folder, path)
         except OSError:
-            return _move_into(elsewhere, path)
+            return _move_into(self._spare_folder, path)
 
-    def sent(self) -> tuple[int, Entry]:
-        """Return how many bytes have been sent, and what `Receiver.open` returned."""
+    def sent(self) -> tuple[int, State]:
+        """Return how many bytes have been sent, and the state that `Receiver.open` returned."""
         if self._sent is None:
             try:
-                offset, state = json.loads(self._sent_path.read_text())
-                self._sent = int(offset), state
+                text = self._sent_path.read_text()
+                offset, state = json.loads(text)
+                self._sent = (int(offset), state)
             except (OSError, ValueError):
-                self._sent = 0, {}
+                self._sent = (0, {})
         return self._sent
 
     def is_waiting(self) -> bool:
         """Return whether there is anything to send."""
         with self._lock:
-            return len(self._written()) + sum(map(len, self._unwritten)) > self.sent()[0]
+            n_bytes = len(self._written())
+            for line in self._unwritten:
+                n_bytes += len(line)
+            n_sent, _state = self.sent()
+            return n_bytes > n_sent
 
-    def send(self, receiver: Receiver, is_mine: bool) -> Entry:
-        """Send what waits, and return the run's state.
+    def send(self, receiver: Receiver, is_mine: bool) -> State:
+        """Send the entries that wait, and return the run's state.
 
         Raises:
-            Away: The receiver is away; nothing is lost.
+            Away: The receiver cannot be reached. Nothing is lost.
         """
         self._write()
-        (offset, state), (lines, opening) = self.sent(), self._whole_lines()
-        if not opening:
+        offset, state = self.sent()
+        lines = self._whole_lines()
+        if not lines:
             return state
         if not offset or not is_mine:
-            state = receiver.open(opening, is_mine)
-            self._remember(offset := max(offset, len(lines[0])), state)
+            opening = lines[0]
+            state = receiver.open(json.loads(opening), is_mine)
+            offset = max(offset, len(opening))
+            self._remember(offset, state)
         waiting = b"".join(lines)[offset:]
-        if waiting:
-            entries = [json.loads(line) for line in waiting.splitlines()]
-            receiver.take(state, entries)
-            self._remember(offset + len(waiting), state)
-            if entries[-1]["entry"] == "end":
-                self.remove()
+        if not waiting:
+            return state
+        entries: list[Entry] = []
+        for line in waiting.splitlines():
+            entries.append(json.loads(line))
+        receiver.take(state, entries)
+        self._remember(offset + len(waiting), state)
+        if entries[-1]["entry"] == "end":
+            self.remove()
         return state
 
-    def _whole_lines(self) -> tuple[list[bytes], Entry]:
-        """Return all lines, those that could not be written last, and the first one's entry."""
+    def _whole_lines(self) -> list[bytes]:
+        """Return all complete lines; those that could not be written to the disk come last."""
+        lines = []
         with self._lock:
-            lines = [
-                line for line in self._written().splitlines(keepends=True) if line.endswith(b"\n")
-            ]
-            lines += self._unwritten
-        return lines, json.loads(lines[0]) if lines else {}
+            written = self._written()
+            for line in written.splitlines(keepends=True):
+                if line.endswith(b"\n"):
+                    lines.append(line)
+            lines.extend(self._unwritten)
+        return lines
 
     def _written(self) -> bytes:
         try:
@@ -139,12 +202,12 @@ class SpoolFile:
         except OSError:
             return b""
 
-    def _remember(self, offset: int, state: Entry) -> None:
-        self._sent = offset, state
+    def _remember(self, offset: int, state: State) -> None:
+        self._sent = (offset, state)
         new = self._sent_path.with_suffix(".new")
-        with suppress(
-            OSError
-        ):  # a full disk: should this process die, entries are sent again, which does no harm
+        # On a full disk this is not written. Should the process die then, entries are sent again,
+        # which does no harm.
+        with suppress(OSError):
             try:
                 new.write_text(json.dumps([offset, state]))
                 os.replace(new, self._sent_path)
@@ -152,20 +215,23 @@ class SpoolFile:
                 new.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Forget the run: all has arrived, or nothing of it counts any more."""
+        """Delete the files of the run: all entries have arrived, or none of them counts now."""
         with self._lock:
             self.is_over = True
             self._unwritten.clear()
             for path in (self.path, self._sent_path):
                 with suppress(OSError):
                     path.unlink()
-        for folder in self._folders_of_files:
+        for folder in (self._files_folder, self._spare_folder):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _move_into(folder: Path, path: Path) -> Path:
-    """Move a file into a new folder of `folder`; where that fails it stays where it was."""
-    place = folder / str(len(list(folder.iterdir())) if folder.is_dir() else 0)
+    """Move a file into a new subfolder of `folder`; where that fails it stays where it was."""
+    n_before = 0
+    if folder.is_dir():
+        n_before = len(list(folder.iterdir()))
+    place = folder / str(n_before)
     try:
         place.mkdir(parents=True)
         return Path(shutil.move(path, place / path.name))
@@ -176,10 +242,13 @@ def _move_into(folder: Path, path: Path) -> Path:
 
 def chunks(entries: list[Entry], kind: str, size: int) -> Iterator[list[Any]]:
     """Yield the rows of all entries of one kind, `size` at a time."""
-    rows = [row for entry in entries if entry["entry"] == kind for row in _rows(entry["rows"])]
+    rows: list[Any] = []
+    for entry in entries:
+        if entry["entry"] != kind:
+            continue
+        if isinstance(entry["rows"], Mapping):
+            rows.extend(entry["rows"].items())
+        else:
+            rows.extend(entry["rows"])
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
-
-
-def _rows(value: Mapping[str, Any] | list[Any]) -> list[Any]:
-    return list(value.items()) if isinstance(value, Mapping) else value

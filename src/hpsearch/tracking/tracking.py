@@ -1,4 +1,7 @@
-"""MLflow: a parent run for the study, a child run for each trial, no secrets."""
+"""Open the MLflow runs of a search: a parent run for the study and a child run for each trial.
+
+No password is written to MLflow or shown in an error message.
+"""
 
 from __future__ import annotations
 
@@ -22,22 +25,25 @@ from hpsearch.study.storage import without_password
 from hpsearch.tracking.delivery import Delivery, check_reachable, find_child
 from hpsearch.tracking.runs import ChildRun, ParentRun, TrackedRun, now_ms
 from hpsearch.tracking.spool import Spool
+from hpsearch.tracking.spool_file import Entry
 
-KIND, TRAINING = "mlflow.experimentKind", "workflowType=machine_learning"
+TRAINING = "workflowType=machine_learning"  # makes a link open the UI for trained models
+_Tags = Mapping[str, str]
+_EXPERIMENT_KIND = "mlflow.experimentKind"
 
 
 @contextmanager
-def tracking_errors(uri: str) -> Iterator[None]:
-    """Turn what MLflow raises into one sentence that names the store."""
+def _tracking_errors(uri: str) -> Iterator[None]:
+    """Raise TrackingError in place of an error of MLflow; its sentence names the store."""
     try:
         yield
     except (MlflowException, OSError) as error:
-        first = re.split(r"[.:] (?=[A-Z])", str(error).strip().splitlines()[0])[0].rstrip(".")
-        cause = (
-            "nothing answers there"
-            if isinstance(error, requests.ConnectionError)
-            else without_password(first)
-        )
+        text = str(error).strip()
+        first_line = text.splitlines()[0]
+        first_sentence = re.split(r"[.:] (?=[A-Z])", first_line)[0]
+        cause = without_password(first_sentence.rstrip("."))
+        if isinstance(error, requests.ConnectionError):
+            cause = "nothing answers there"
         raise TrackingError(
             f"The MLflow store {without_password(uri)} cannot be used ({cause}); "
             "MLFLOW_TRACKING_URI must name a running server or a database file that can be written."
@@ -49,12 +55,12 @@ class Tracking:
 
     Args:
         uri: The tracking URI; None takes MLFLOW_TRACKING_URI, or `mlflow.db` in the current folder.
-        experiment: A name; None takes MLFLOW_EXPERIMENT_NAME, or Default. `mlflow run` has chosen
-            already.
-        spool: The folder in which what trials write waits to be sent.
-        flush_every_s: How long it waits there, to be sent together.
-        patience_s: How long an answer of MLflow's is waited for where the search cannot go on
-            without it.
+        experiment: The name of an experiment; None takes MLFLOW_EXPERIMENT_NAME, or Default. Under
+            `mlflow run` it is the experiment that `mlflow run` has chosen.
+        spool: The folder in which the metrics and files of trials wait to be sent.
+        flush_every_s: How long they wait there, to be sent together, in seconds.
+        patience_s: How long the search waits for MLflow where it cannot continue without an answer,
+            in seconds.
     """
 
     def __init__(
@@ -65,83 +71,101 @@ class Tracking:
         flush_every_s: float,
         patience_s: float,
     ) -> None:
-        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # we try again ourselves
-        with tracking_errors(self.uri):
+        default = os.environ.get("MLFLOW_TRACKING_URI")
+        self.uri = uri or default or "sqlite:///mlflow.db"
+        # The spool and `wait` try again themselves.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        with _tracking_errors(self.uri):
             check_reachable(self.uri)
             self.client = MlflowClient(self.uri, registry_uri=self.uri)
-            self.project_run_id = os.environ.pop(
-                "MLFLOW_RUN_ID", None
-            )  # fluent calls must not adopt it by chance
+            # MLflow's fluent calls must not write to this run by chance.
+            self.project_run_id = os.environ.pop("MLFLOW_RUN_ID", None)
             self.experiment_id = self._experiment_id(experiment)
             self._show_as_training()
-        self.spool = Spool(Path(spool).absolute(), Delivery(self.client, self.uri), flush_every_s)
+        folder = Path(spool).absolute()
+        delivery = Delivery(self.client, self.uri)
+        self.spool = Spool(folder, delivery, flush_every_s)
         self.patience_s = patience_s
-        mlflow.set_tracking_uri(
-            self.uri
-        )  # whatever loads `models:/…` means this store, here and in child processes
+        # `models:/...` then means this store, here and in child processes.
+        mlflow.set_tracking_uri(self.uri)
         mlflow.set_registry_uri(self.uri)
         os.environ["MLFLOW_EXPERIMENT_ID"] = self.experiment_id
 
     def _experiment_id(self, given: str | None) -> str:
         if self.project_run_id:
-            return str(self.client.get_run(self.project_run_id).info.experiment_id)
+            run = self.client.get_run(self.project_run_id)
+            return str(run.info.experiment_id)
         if not given and "MLFLOW_EXPERIMENT_ID" in os.environ:
             return os.environ["MLFLOW_EXPERIMENT_ID"]
         name = given or os.environ.get("MLFLOW_EXPERIMENT_NAME", "Default")
         found = self.client.get_experiment_by_name(name)
-        return str(found.experiment_id if found else self.client.create_experiment(name))
+        if found:
+            return str(found.experiment_id)
+        return str(self.client.create_experiment(name))
 
     def _show_as_training(self) -> None:
-        """MLflow's UI takes an experiment for one of language models, and hides its runs, unless
-        told otherwise.
-        """
-        if KIND not in self.client.get_experiment(self.experiment_id).tags:
-            self.client.set_experiment_tag(self.experiment_id, KIND, "custom_model_development")
+        """Tell MLflow's UI that the experiment trains models.
 
-    def open_parent(
-        self, name: str, known_run_id: str | None, tags: Mapping[str, str]
-    ) -> ParentRun:
-        """Return the study's parent run: the known one, else the run of `mlflow run`, else a new
-        one.
-
-        Where the study has its parent already and `mlflow run` brought another run, that one says
-        which it continues.
+        Without this tag the UI takes it for an experiment with language models, and hides its runs.
         """
-        with tracking_errors(self.uri):
+        tags = self.client.get_experiment(self.experiment_id).tags
+        if _EXPERIMENT_KIND not in tags:
+            self.client.set_experiment_tag(
+                self.experiment_id, _EXPERIMENT_KIND, "custom_model_development"
+            )
+
+    def open_parent(self, name: str, known_run_id: str | None, tags: _Tags) -> ParentRun:
+        """Return the parent run of a study.
+
+        It is the known run where that exists, else the run of `mlflow run`, else a new run. Where
+        the study has a parent run and `mlflow run` brings another run, the other run is tagged as a
+        continuation of the parent run.
+
+        Args:
+            name: The name of the study.
+            known_run_id: The parent run that the study has recorded, if any.
+            tags: More tags of the run.
+        """
+        with _tracking_errors(self.uri):
             known = self._find(known_run_id)
             run_id = known or self.project_run_id or self._create(name, {})
             parent = ParentRun(self.client, run_id)
             parent.tag({"hpsearch.kind": "study", **tags, MLFLOW_RUN_NAME: name})
-            self.client.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
+            self._set_running(run_id)
             if known and self.project_run_id and known != self.project_run_id:
-                note = f"Continued study {name}; its parent run is `{known}`."
-                parent.continued_by = TrackedRun(self.client, self.project_run_id)
-                parent.continued_by.tag(
-                    {
-                        MLFLOW_RUN_NAME: f"{name} (continued)",
-                        MLFLOW_RUN_NOTE: note,
-                        "hpsearch.kind": "continuation",
-                        "hpsearch.continues": known,
-                    }
-                )
+                parent.continued_by = self._continuation(name, known, self.project_run_id)
         return parent
 
-    def open_child(self, parent: ParentRun, number: int, is_retry: bool) -> ChildRun:
-        """Return the run of the trial that is called `number`: a child of `parent`, new or from an
-        earlier try.
+    def _continuation(self, name: str, known: str, run_id: str) -> TrackedRun:
+        run = TrackedRun(self.client, run_id)
+        run.tag(
+            {
+                MLFLOW_RUN_NAME: f"{name} (continued)",
+                MLFLOW_RUN_NOTE: f"Continued study {name}; its parent run is `{known}`.",
+                "hpsearch.kind": "continuation",
+                "hpsearch.continues": known,
+            }
+        )
+        return run
 
-        MLflow is not asked; the run is found or made when its spool is sent.
+    def open_child(self, parent: ParentRun, number: int, is_retry: bool) -> ChildRun:
+        """Return the run of trial `number`, a child of `parent`; a retry takes its earlier run.
+
+        MLflow is not asked. The run is found or created when its spool is sent.
         """
         key = f"{parent.run_id}-{number}"
-        opening = {
+        before = None
+        if is_retry:
+            before = key
+        link = f"#/experiments/{self.experiment_id}/runs/{parent.run_id}?{TRAINING}"
+        note = f"Trial {number} of [its study]({link})."
+        opening: Entry = {
             "experiment_id": self.experiment_id,
             "parent_run_id": parent.run_id,
             "number": number,
+            "name": f"#{number}",
+            "tags": {"hpsearch.kind": "trial", MLFLOW_RUN_NOTE: note},
         }
-        note = f"Trial {number} of [its study](#/experiments/{self.experiment_id}/runs/{parent.run_id}?{TRAINING})."
-        opening |= {"name": f"#{number}", "tags": {"hpsearch.kind": "trial", MLFLOW_RUN_NOTE: note}}
-        before = key if is_retry else None
         return ChildRun(
             self.client,
             spool=self.spool,
@@ -152,25 +176,25 @@ class Tracking:
         )
 
     def open_cell(
-        self, parent: ParentRun, name: str, known_run_id: str | None, tags: Mapping[str, str]
+        self, parent: ParentRun, name: str, known_run_id: str | None, tags: _Tags
     ) -> TrackedRun:
-        """Return a child run of `parent` that is no trial, written to at once: the known one, else
-        a new one.
-        """
-        with tracking_errors(self.uri):
-            run_id = self._find(known_run_id) or self._create(
-                name, {MLFLOW_PARENT_RUN_ID: parent.run_id, **tags}
-            )
-            self.client.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
+        """Return a child run of `parent` that is not a trial: the known run, else a new run."""
+        with _tracking_errors(self.uri):
+            run_id = self._find(known_run_id)
+            if run_id is None:
+                all_tags = {MLFLOW_PARENT_RUN_ID: parent.run_id, **tags}
+                run_id = self._create(name, all_tags)
+            self._set_running(run_id)
             return TrackedRun(self.client, run_id)
 
     def find_child(self, parent: ParentRun, number: int) -> Run | None:
-        """Return the run of the trial that is called `number`, or None."""
+        """Return the run of trial `number`, or None where there is none."""
         return find_child(self.client, self.experiment_id, parent.run_id, number)
 
     def wait(self) -> bool:
-        """Wait until MLflow answers; return whether it has within `patience_s` seconds, which are
-        then spent.
+        """Wait until MLflow answers, but at most `patience_s` seconds; return whether it has.
+
+        Where it has not, `patience_s` becomes 0, so that nothing waits for MLflow again.
         """
         deadline = time.monotonic() + self.patience_s
         while True:
@@ -183,39 +207,46 @@ class Tracking:
             time.sleep(1.0)
 
     def close(self, timeout_s: float) -> bool:
-        """Wait until all that waits has arrived, and stop sending; return whether it has after
-        `timeout_s` seconds.
-        """
+        """Wait up to `timeout_s` seconds for the spool and stop it; return whether it is empty."""
         return self.spool.close(timeout_s)
 
-    def open_run(self, name: str, kind: str, tags: Mapping[str, str]) -> TrackedRun:
-        """Return the run of a job that has no trials: that of `mlflow run`, else a new one."""
-        with tracking_errors(self.uri):
-            run = TrackedRun(self.client, self.project_run_id or self._create(name, {}))
+    def open_run(self, name: str, kind: str, tags: _Tags) -> TrackedRun:
+        """Return the run of a job without trials: the run of `mlflow run`, else a new run."""
+        with _tracking_errors(self.uri):
+            run_id = self.project_run_id or self._create(name, {})
+            run = TrackedRun(self.client, run_id)
             run.tag({**tags, MLFLOW_RUN_NAME: name, "hpsearch.kind": kind})
             return run
 
-    def _create(self, name: str, tags: Mapping[str, str]) -> str:
-        run = self.client.create_run(
-            self.experiment_id, run_name=name, tags={**resolve_tags(), **tags}
-        )
+    def _create(self, name: str, tags: _Tags) -> str:
+        all_tags = {**resolve_tags(), **tags}
+        run = self.client.create_run(self.experiment_id, run_name=name, tags=all_tags)
         return str(run.info.run_id)
 
     def _find(self, run_id: str | None) -> str | None:
+        """Return the id of a run that exists and has not been deleted, else None."""
+        if not run_id:
+            return None
         try:
-            return (
-                run_id
-                if run_id and self.client.get_run(run_id).info.lifecycle_stage == "active"
-                else None
-            )
+            run = self.client.get_run(run_id)
         except MlflowException:
             return None
+        if run.info.lifecycle_stage != "active":
+            return None
+        return run_id
+
+    def _set_running(self, run_id: str) -> None:
+        status = RunStatus.to_string(RunStatus.RUNNING)
+        self.client.update_run(run_id, status=status)
 
     def experiment_of(self, run: TrackedRun) -> str:
         """Return the id of the experiment that a run is in."""
-        return str(self.client.get_run(run.run_id).info.experiment_id)
+        found = self.client.get_run(run.run_id)
+        return str(found.info.experiment_id)
 
     def children(self, parent: ParentRun) -> list[Run]:
-        """Return the trials' runs."""
+        """Return the runs of the trials of a study."""
         query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.run_id}'"
-        return list(self.client.search_runs([self.experiment_of(parent)], query, max_results=50000))
+        experiments = [self.experiment_of(parent)]
+        found = self.client.search_runs(experiments, query, max_results=50000)
+        return list(found)
