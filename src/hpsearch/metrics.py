@@ -1,8 +1,10 @@
-"""How good predicted class probabilities are, and how uncertain: NumPy, in nats.
+"""Measures of predicted class probabilities: accuracy, calibration and uncertainty.
 
-Shapes: S samples, N examples, C classes. `probs` is (N, C), `samples` is (S, N, C), `labels` is
-(N,). Every function computes in float64, refuses what is not a set of distributions, and returns a
-float or an array of one value an example.
+Shapes: S samples (stochastic passes), N examples, C classes. `probs` is (N, C), `samples` is
+(S, N, C), and `labels` is (N,) with whole numbers from 0 to C - 1. Entropies and log-likelihoods
+are in nats, and everything is computed in float64 with NumPy. A function that takes `probs`,
+`samples` or `labels` raises ValueError where they have another shape, or where the probabilities
+of an example do not sum to one.
 """
 
 from __future__ import annotations
@@ -16,61 +18,66 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64] | NDArray[np.int32]
 
-N_BINS = 15
-SMALLEST = float(
-    np.finfo(np.float64).eps
-)  # as scikit-learn clips a probability before its logarithm
-SUM_TOLERANCE = 1e-3  # float16 models miss one by this much
+N_BINS = 15  # bins of equal width for the calibration error
+SMALLEST = float(np.finfo(np.float64).eps)  # scikit-learn clips probabilities at this before a log
+SUM_TOLERANCE = 1e-3  # the sum of a float16 model's probabilities differs from one by this much
 
 
 def nll(probs: ArrayLike, labels: ArrayLike) -> float:
-    """Return the negative log-likelihood: mean over examples of -log p(label), in nats.
+    """Return the negative log-likelihood: the mean over examples of -log p(label), in nats.
 
-    For MC Dropout give the mean of the samples: the average of the samples' own NLLs is another,
-    larger number.
+    For MC Dropout, `probs` is the mean of the samples. The mean of the NLLs of the samples is
+    another, larger number.
     """
-    return float(example_nll(probs, labels).mean())
+    values = example_nll(probs, labels)
+    return float(values.mean())
 
 
 def example_nll(probs: ArrayLike, labels: ArrayLike) -> Floats:
     """Return -log p(label) of each example, (N,), in nats."""
     values, truth = _checked(probs, labels)
-    return np.asarray(-np.log(np.maximum(values[np.arange(len(truth)), truth], SMALLEST)))
+    rows = np.arange(len(truth))
+    of_label = np.maximum(values[rows, truth], SMALLEST)
+    return np.asarray(-np.log(of_label))
 
 
 def brier_score(probs: ArrayLike, labels: ArrayLike) -> float:
     """Return the multiclass Brier score, summed over classes, in [0, 2] (Brier, 1950)."""
-    return float(example_brier(probs, labels).mean())
+    values = example_brier(probs, labels)
+    return float(values.mean())
 
 
 def example_brier(probs: ArrayLike, labels: ArrayLike) -> Floats:
-    """Return sum_c (p_c - [c = label])^2 of each example, (N,)."""
+    """Return sum_c (p_c - [c = label])^2 of each example, (N,), in [0, 2]."""
     values, truth = _checked(probs, labels)
+    rows = np.arange(len(truth))
     errors = values.copy()
-    errors[np.arange(len(truth)), truth] -= 1.0
-    return np.asarray(np.square(errors).sum(axis=1))
+    errors[rows, truth] -= 1.0
+    squares = np.square(errors)
+    return np.asarray(squares.sum(axis=1))
 
 
 def accuracy(probs: ArrayLike, labels: ArrayLike) -> float:
-    """Return the share of examples whose most probable class is the label."""
-    return float(correct(probs, labels).mean())
+    """Return the share of examples whose most probable class is the label, in [0, 1]."""
+    right = correct(probs, labels)
+    return float(right.mean())
 
 
 def correct(probs: ArrayLike, labels: ArrayLike) -> NDArray[np.bool_]:
-    """Return whether the most probable class is the label, (N,)."""
+    """Return whether the most probable class is the label, for each example, (N,)."""
     values, truth = _checked(probs, labels)
-    return np.asarray(values.argmax(axis=1) == truth)
+    predicted = values.argmax(axis=1)
+    return np.asarray(predicted == truth)
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Examples sorted into equal-width bins of confidence; an empty bin has confidence and accuracy
-    0.
+    """Confidence and accuracy of examples in B bins of equal width.
 
     Attributes:
-        count: Examples in each bin, (B,).
-        confidence: Mean probability of the predicted class in each bin, (B,).
-        accuracy: Share of right answers in each bin, (B,).
+        count: Number of examples in each bin, (B,).
+        confidence: Mean probability of the predicted class in each bin, (B,); 0 in an empty bin.
+        accuracy: Share of right predictions in each bin, (B,); 0 in an empty bin.
     """
 
     count: Ints
@@ -79,80 +86,118 @@ class Reliability:
 
     @property
     def ece(self) -> float:
-        """Mean of |accuracy - confidence| over bins, weighted by their counts."""
-        gap = np.abs(self.accuracy - self.confidence)
-        return float((self.count * gap).sum() / self.count.sum())
+        """Mean of |accuracy - confidence| over the bins, weighted by their counts."""
+        gaps = np.abs(self.accuracy - self.confidence)
+        weighted = self.count * gaps
+        return float(weighted.sum() / self.count.sum())
 
 
 def reliability(confidence: ArrayLike, right: ArrayLike, n_bins: int = N_BINS) -> Reliability:
-    """Sort examples by confidence into the bins ((i - 1) / n_bins, i / n_bins].
+    """Return confidence and accuracy in the bins ((i - 1) / n_bins, i / n_bins].
 
     Args:
-        confidence: Probability of the predicted class, (N,).
+        confidence: Probability of the predicted class, (N,), in [0, 1].
         right: Whether the prediction is right, (N,).
-        n_bins: How many bins of equal width.
+        n_bins: Number of bins of equal width.
     """
     conf = np.asarray(confidence, np.float64)
-    bins = np.clip(np.ceil(conf * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
+    hits = np.asarray(right, np.float64)
+    upper_edge = np.ceil(conf * n_bins).astype(np.int64)
+    bins = np.clip(upper_edge - 1, 0, n_bins - 1)
     count = np.bincount(bins, minlength=n_bins)
     filled = np.maximum(count, 1)
     sum_conf = np.bincount(bins, weights=conf, minlength=n_bins)
-    sum_right = np.bincount(bins, weights=np.asarray(right, np.float64), minlength=n_bins)
-    return Reliability(count, sum_conf / filled, sum_right / filled)
+    sum_hits = np.bincount(bins, weights=hits, minlength=n_bins)
+    return Reliability(count, sum_conf / filled, sum_hits / filled)
 
 
 def ece(probs: ArrayLike, labels: ArrayLike, n_bins: int = N_BINS) -> float:
-    """Return the expected calibration error of the predicted class, in [0, 1] (Guo et al., 2017)."""
+    """Return the expected calibration error (ECE), in [0, 1] (Guo et al., 2017).
+
+    The confidence is the probability of the predicted class, in `n_bins` bins of equal width.
+    """
     values, truth = _checked(probs, labels)
-    return reliability(values.max(axis=1), values.argmax(axis=1) == truth, n_bins).ece
+    confidence = values.max(axis=1)
+    right = values.argmax(axis=1) == truth
+    bins = reliability(confidence, right, n_bins)
+    return bins.ece
 
 
 def entropy(distributions: ArrayLike) -> Floats:
-    """Return -sum_c p_c log p_c over the last axis, in nats."""
+    """Return -sum_c p_c log p_c over the last axis, in nats, in [0, log C].
+
+    Args:
+        distributions: Class probabilities, (..., C). They are not checked.
+    """
     p = np.asarray(distributions, np.float64)
-    return np.asarray(-(p * np.log(np.where(p > 0, p, 1.0))).sum(axis=-1))
+    logs = np.log(np.where(p > 0, p, 1.0))  # 0 log 0 is 0
+    terms = p * logs
+    return np.asarray(-terms.sum(axis=-1))
 
 
 def predictive_entropy(probs: ArrayLike) -> Floats:
-    """Return the entropy of the (averaged) distribution of each example, (N,): total uncertainty,
-    [0, log C].
+    """Return the entropy of each distribution, (N,), in [0, log C]: total uncertainty.
+
+    For MC Dropout, `probs` is the mean of the samples.
     """
     return entropy(_distributions(probs))
 
 
 def expected_entropy(samples: ArrayLike) -> Floats:
-    """Return the mean over samples of their entropies, (N,): aleatoric uncertainty, [0, log C]."""
-    return np.asarray(entropy(_samples(samples)).mean(axis=0))
+    """Return the mean of the samples' entropies, (N,), in [0, log C]: aleatoric uncertainty."""
+    entropies = entropy(_samples(samples))
+    return np.asarray(entropies.mean(axis=0))
 
 
 def mutual_information(samples: ArrayLike) -> Floats:
-    """Return predictive minus expected entropy, (N,): epistemic uncertainty (BALD; Houlsby et al.,
-    2011).
+    """Return predictive minus expected entropy, (N,), in [0, log C]: epistemic uncertainty.
+
+    This is the score of BALD (Houlsby et al., 2011).
     """
     values = _samples(samples)
-    return information(entropy(values.mean(axis=0)), entropy(values).mean(axis=0))
+    total = entropy(values.mean(axis=0))
+    aleatoric = entropy(values).mean(axis=0)
+    return information(total, aleatoric)
 
 
 def information(total: Floats, aleatoric: Floats) -> Floats:
-    """Return `total - aleatoric`, (N,), never below zero: Jensen's inequality, but for rounding."""
+    """Return `total - aleatoric`, (N,), but at least 0.
+
+    By Jensen's inequality the difference is never negative, except for rounding.
+
+    Args:
+        total: Predictive entropy, (N,).
+        aleatoric: Expected entropy, (N,).
+    """
     return np.maximum(total - aleatoric, 0.0)
 
 
 def variation_ratio(samples: ArrayLike) -> Floats:
-    """Return the share of samples that vote against the most frequent vote, (N,), in [0, 1 - 1 /
-    C].
+    """Return the share of samples that vote against the most frequent vote, (N,).
+
+    The vote of a sample is its most probable class. The share is in [0, 1 - 1 / C].
     """
     values = _samples(samples)
-    votes = np.eye(values.shape[2])[values.argmax(axis=2)].sum(axis=0)
-    return np.asarray(1.0 - votes.max(axis=1) / len(values))
+    n_samples, _, n_classes = values.shape
+    predicted = values.argmax(axis=2)
+    one_hot = np.eye(n_classes)[predicted]
+    votes = one_hot.sum(axis=0)
+    return np.asarray(1.0 - votes.max(axis=1) / n_samples)
 
 
 def risk_coverage(uncertainty: ArrayLike, right: ArrayLike) -> tuple[Floats, Floats]:
-    """Return coverage and risk, (N,) each: the error rate among the k most certain examples, k = 1
-    .. N.
+    """Return the coverages k / N and the risks, (N,) each, for k = 1 to N.
 
-    Equally uncertain examples have no order, so each counts the mean error of them all: the curve
-    is the expectation over the ways of breaking ties (Geifman & El-Yaniv, 2017).
+    The risk is the error rate among the k most certain examples (Geifman & El-Yaniv, 2017).
+    Equally uncertain examples have no order, so each of them counts as their mean error. The curve
+    is therefore the expectation over all ways of breaking ties.
+
+    Args:
+        uncertainty: A number for each example, (N,), that is larger where it is less certain.
+        right: Whether the prediction is right, (N,).
+
+    Raises:
+        ValueError: The two are not vectors of one length of at least 1.
     """
     doubt = np.asarray(uncertainty, np.float64)
     wrong = 1.0 - np.asarray(right, np.float64)
@@ -162,74 +207,102 @@ def risk_coverage(uncertainty: ArrayLike, right: ArrayLike) -> tuple[Floats, Flo
         )
     _, group = np.unique(doubt, return_inverse=True)
     group = group.ravel()
-    shared = np.bincount(group, weights=wrong) / np.bincount(group)
-    k = np.arange(1, len(doubt) + 1)
-    return k / len(doubt), np.cumsum(shared[np.sort(group)]) / k
+    sizes = np.bincount(group)
+    shared = np.bincount(group, weights=wrong) / sizes
+    errors = shared[np.sort(group)]
+    n_examples = len(doubt)
+    k = np.arange(1, n_examples + 1)
+    risks = np.cumsum(errors) / k
+    return k / n_examples, risks
 
 
 def aurc(uncertainty: ArrayLike, right: ArrayLike) -> float:
-    """Return the area under the risk-coverage curve: mean risk over all coverages; lower is better."""
-    return float(risk_coverage(uncertainty, right)[1].mean())
+    """Return the area under the risk-coverage curve, in [0, 1]; lower is better.
+
+    This is the mean of the risks of `risk_coverage` over all coverages.
+    """
+    _, risks = risk_coverage(uncertainty, right)
+    return float(risks.mean())
 
 
 def risk_at_coverage(uncertainty: ArrayLike, right: ArrayLike, coverage: float = 0.8) -> float:
-    """Return the error rate among the `coverage` most certain examples (rounded up to a whole
-    example).
+    """Return the error rate among the most certain share of the examples.
+
+    Args:
+        uncertainty: A number for each example, (N,), that is larger where it is less certain.
+        right: Whether the prediction is right, (N,).
+        coverage: The share, in (0, 1]; it is rounded up to a whole example.
+
+    Raises:
+        ValueError: The coverage is out of range.
     """
     if not 0 < coverage <= 1:
         raise ValueError(f"Expected a coverage in (0, 1]. Received: coverage={coverage}.")
-    risks = risk_coverage(uncertainty, right)[1]
-    return float(risks[math.ceil(coverage * len(risks) - 1e-9) - 1])
+    _, risks = risk_coverage(uncertainty, right)
+    n_covered = math.ceil(coverage * len(risks) - 1e-9)  # 1e-9: not one more through rounding
+    return float(risks[n_covered - 1])
 
 
 def summary(probs: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """Return the measures that every set of predictions has, by their names in MLflow."""
+    """Return the measures of a set of predictions by their names in MLflow."""
     values = _distributions(probs)
-    doubt, right = 1.0 - values.max(axis=1), correct(values, labels)
+    doubt = 1.0 - values.max(axis=1)
+    right = correct(values, labels)
+    entropies = predictive_entropy(values)
     return {
         "accuracy": accuracy(values, labels),
         "nll": nll(values, labels),
         "brier_score": brier_score(values, labels),
         "ece": ece(values, labels),
-        "predictive_entropy": float(predictive_entropy(values).mean()),
+        "predictive_entropy": float(entropies.mean()),
         "aurc": aurc(doubt, right),
         "risk_at_80": risk_at_coverage(doubt, right, 0.8),
     }
 
 
 def _checked(probs: ArrayLike, labels: ArrayLike) -> tuple[Floats, Ints]:
+    """Return probabilities and labels as arrays, or raise ValueError."""
     values = _distributions(probs)
+    n_examples, n_classes = values.shape
     truth = np.asarray(labels)
-    if truth.ndim != 1 or len(truth) != len(values) or not np.issubdtype(truth.dtype, np.integer):
+    is_whole = np.issubdtype(truth.dtype, np.integer)
+    if truth.shape != (n_examples,) or not is_whole:
         raise ValueError(
-            f"Expected {len(values)} whole-number labels. Received: "
+            f"Expected {n_examples} whole-number labels. Received: "
             f"labels={truth.dtype}{truth.shape}."
         )
-    if truth.min() < 0 or truth.max() >= values.shape[1]:
+    if truth.min() < 0 or truth.max() >= n_classes:
         raise ValueError(
-            f"Expected labels from 0 to {values.shape[1] - 1}. Received: labels from {truth.min()} "
+            f"Expected labels from 0 to {n_classes - 1}. Received: labels from {truth.min()} "
             f"to {truth.max()}."
         )
     return values, truth.astype(np.int64)
 
 
 def _samples(samples: ArrayLike) -> Floats:
+    """Return samples as an array (S, N, C), or raise ValueError."""
     values = np.asarray(samples, np.float64)
     if values.ndim != 3:
         raise ValueError(f"Expected samples of shape (S, N, C). Received: shape={values.shape}.")
-    return _distributions(values.reshape(-1, values.shape[2])).reshape(values.shape)
+    n_classes = values.shape[2]
+    flat = _distributions(values.reshape(-1, n_classes))
+    return flat.reshape(values.shape)
 
 
 def _distributions(probs: ArrayLike) -> Floats:
+    """Return probabilities as an array (N, C), or raise ValueError."""
     values = np.asarray(probs, np.float64)
     if values.ndim != 2 or not len(values) or values.shape[1] < 2:
         raise ValueError(
             f"Expected probabilities of shape (N, C), C >= 2. Received: shape={values.shape}."
         )
-    if not (values >= 0).all() or not (np.abs(values.sum(axis=1) - 1.0) <= SUM_TOLERANCE).all():
+    sums = values.sum(axis=1)
+    are_positive = (values >= 0).all()  # false for NaN
+    sum_to_one = (np.abs(sums - 1.0) <= SUM_TOLERANCE).all()
+    if not are_positive or not sum_to_one:
         raise ValueError(
             "Expected rows of probabilities that sum to one. "
             f"Received: values from {values.min():.4g} to {values.max():.4g}, "
-            f"sums from {values.sum(axis=1).min():.4g} to {values.sum(axis=1).max():.4g}."
+            f"sums from {sums.min():.4g} to {sums.max():.4g}."
         )
     return values

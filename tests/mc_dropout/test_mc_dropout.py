@@ -298,11 +298,11 @@ def test_logits_are_refused_unless_announced():
     )
     model = keras.Model(inputs, logits)
     with pytest.raises(
-        ModelError, match=r"a model that gives logits wants uncertainty.from_logits=true"
+        ModelError, match=r"a model that returns logits needs uncertainty.from_logits=true"
     ):
         Sampler(model, settings()).predict(IMAGES)
     with pytest.raises(
-        ModelError, match=r"a model that gives logits wants uncertainty.from_logits=true"
+        ModelError, match=r"a model that returns logits needs uncertainty.from_logits=true"
     ):
         plain_probs(model, IMAGES, settings())
     probs = Sampler(model, settings(from_logits=True)).predict(IMAGES).probs

@@ -1,1 +1,1 @@
-"""Stochastic passes of one model, checked before they are trusted."""
+"""Monte Carlo Dropout: stochastic passes of a trained model, with a self-test before use."""

@@ -1,10 +1,14 @@
-"""The proof, run on every model, that its MC Dropout conversion does what it says and nothing else."""
+"""Self-test of the Monte Carlo Dropout conversion, run on every model that is evaluated.
+
+`certify` shows that the converted model draws different samples, changes no variable of the model,
+and gives the plain output when all dropout rates are 0. It returns a `Certificate`, or raises an
+error where a check fails.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 import numpy as np
@@ -16,25 +20,27 @@ from hpsearch.mc_dropout.mc_layers import AlwaysOnAlphaDropout, Site, always_on
 from hpsearch.mc_dropout.passes import Sampler
 from hpsearch.models.dropout_masks import row_keys
 
-N_PROBES = 64
-ROUNDING = 1e-6
-PLAIN_TOLERANCE = 1e-4  # float32 rounding, through a deep net compiled in another way
-MOMENT_ROWS, MOMENT_UNITS = 1000, 200
-MOMENT_ERRORS = 6.0  # standard errors: false alarms are rarer than one in 10**8
+_N_PROBES = 64  # images of the self-test
+_ROUNDING = 1e-6  # samples that differ by more than this vary
+_PLAIN_TOLERANCE = 1e-4  # float32 rounding, through a deep net compiled in another way
+_MOMENT_ROWS = 1000
+_MOMENT_UNITS = 200
+_MOMENT_ERRORS = 6.0  # standard errors: false alarms are rarer than one in 10**8
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What the self-test of a conversion found.
+    """Results of the self-test of a conversion.
 
     Attributes:
-        n_active: Active dropout calls.
-        left_off: Dropout inside of other layers, which stays off.
-        samples_vary: Whether passes differ.
-        variables_unchanged: Whether all variables but seeds are bit-identical after the passes.
+        n_active: Number of calls of active dropout layers.
+        left_off: Names of the layers that contain dropout which stays off.
+        samples_vary: Whether passes of different seeds differ.
+        variables_unchanged: Whether all variables except the states of seed generators are
+            bit-identical before and after the passes.
         plain_gap: Largest difference between the plain output and a pass with all rates at 0.
-        alpha_errors: Of mean and variance after AlphaDropout of a standard normal, in standard
-            errors; 0 without.
+        alpha_errors: Deviation of mean and variance after AlphaDropout of a standard normal, in
+            standard errors; 0 without AlphaDropout.
     """
 
     n_active: int
@@ -45,88 +51,111 @@ class Certificate:
     alpha_errors: float
 
     def sentence(self) -> str:
-        """Return what the self-test has shown, in words."""
-        off = f" Dropout inside of {', '.join(self.left_off)} stays off." if self.left_off else ""
-        return (
-            f"Certificate: {self.n_active} dropout layer{'s' * (self.n_active != 1)} active, "
+        """Return the results of a passed self-test as text for people."""
+        layers = "layers"
+        if self.n_active == 1:
+            layers = "layer"
+        text = (
+            f"Certificate: {self.n_active} dropout {layers} active, "
             "samples vary, all variables but seeds bit-identical "
-            f"before and after, {self.plain_gap:.1g} off the plain output with all rates at 0.{off}"
+            f"before and after, {self.plain_gap:.1g} off the plain output with all rates at 0."
         )
+        if self.left_off:
+            names = ", ".join(self.left_off)
+            text += f" Dropout inside of {names} stays off."
+        return text
 
     @property
     def failures(self) -> list[str]:
-        """What went wrong, each in a few words."""
-        checks = {
-            "the samples do not vary": self.samples_vary,
-            "variables changed": self.variables_unchanged,
-            f"with all rates at 0 the output is {self.plain_gap:.2g} off the plain one": (
-                self.plain_gap <= PLAIN_TOLERANCE
-            ),
-            f"AlphaDropout moves mean or variance by {self.alpha_errors:.1f} standard errors": (
-                self.alpha_errors <= MOMENT_ERRORS
-            ),
-        }
-        return [text for text, passed in checks.items() if not passed]
+        """The checks that failed, each in a few words."""
+        failures = []
+        if not self.samples_vary:
+            failures.append("the samples do not vary")
+        if not self.variables_unchanged:
+            failures.append("variables changed")
+        if not self.plain_gap <= _PLAIN_TOLERANCE:
+            failures.append(
+                f"with all rates at 0 the output is {self.plain_gap:.2g} off the plain one"
+            )
+        if not self.alpha_errors <= _MOMENT_ERRORS:
+            failures.append(
+                f"AlphaDropout moves mean or variance by {self.alpha_errors:.1f} standard errors"
+            )
+        return failures
 
 
-def certify(model: keras.Model, sampler: Sampler, images: NDArray[Any]) -> Certificate:
-    """Test a conversion on a few images.
+def certify(model: keras.Model, sampler: Sampler, images: NDArray[np.generic]) -> Certificate:
+    """Test the conversion of a model on a few images.
 
     Args:
         model: The model that was converted.
-        sampler: Its sampler.
-        images: Model input, (N, ...); the first 64 are used.
+        sampler: The sampler of this model.
+        images: Model input, (N, ...); the test uses the first 64.
 
     Raises:
-        ModelError: A check failed: numbers from this conversion must not be used.
+        ModelError: A check failed, so numbers from this conversion must not be used.
     """
-    probes = images[:N_PROBES]
+    converted = sampler.split
+    probes = images[:_N_PROBES]
     before = fingerprint(model)
-    first, second = (sampler.predict(probes, n_samples=1, seed=seed).probs for seed in (1, 2))
-    at_zero = sampler.predict(probes, n_samples=1, rates=[0.0] * len(sampler.split.rates))
+    first = sampler.predict(probes, n_samples=1, seed=1)
+    second = sampler.predict(probes, n_samples=1, seed=2)
+    change = np.abs(first.probs - second.probs)
+    zeros = [0.0] * len(converted.rates)
+    at_zero = sampler.predict(probes, n_samples=1, rates=zeros)
     plain = model(ops.convert_to_tensor(probes), training=False)
     if sampler.settings.from_logits:
         plain = ops.softmax(plain)
+    gap = np.abs(ops.convert_to_numpy(plain) - at_zero.probs)
+    after = fingerprint(model)
+    alpha_errors = [_alpha_errors(site) for site in converted.sites]
     certificate = Certificate(
-        n_active=len(sampler.split.sites),
-        left_off=sampler.split.left_off,
-        samples_vary=bool(np.abs(first - second).max() > ROUNDING),
-        variables_unchanged=fingerprint(model) == before,
-        plain_gap=float(np.abs(ops.convert_to_numpy(plain) - at_zero.probs).max()),
-        alpha_errors=max((alpha_errors(site) for site in sampler.split.sites), default=0.0),
+        n_active=len(converted.sites),
+        left_off=converted.left_off,
+        samples_vary=bool(change.max() > _ROUNDING),
+        variables_unchanged=after == before,
+        plain_gap=float(gap.max()),
+        alpha_errors=max(alpha_errors, default=0.0),
     )
-    if certificate.failures:
+    failures = certificate.failures
+    if failures:
         raise ModelError(
             f"Expected {model.name!r} to pass the self-test of MC Dropout, received: "
-            f"{'; '.join(certificate.failures)}."
+            f"{'; '.join(failures)}."
         )
     return certificate
 
 
 def fingerprint(model: keras.Model) -> str:
-    """Return a hash of the bytes of all variables, the states of seed generators apart."""
+    """Return a hash of the bytes of all variables except the states of seed generators."""
     digest = hashlib.sha256()
     for variable in model.variables:
         if "seed_generator" not in variable.path:
-            digest.update(np.asarray(variable).tobytes())
+            values = np.asarray(variable)
+            digest.update(values.tobytes())
     return digest.hexdigest()
 
 
-def alpha_errors(site: Site) -> float:
-    """Return how far AlphaDropout moves mean 0 and variance 1, in standard errors; 0 for other
-    layers.
+def _alpha_errors(site: Site) -> float:
+    """Return how far AlphaDropout moves mean 0 and variance 1, in standard errors.
+
+    The value is 0 for other layers.
     """
     layer = always_on(site)
     if not isinstance(layer, AlwaysOnAlphaDropout):
         return 0.0
-    normal = np.random.default_rng(0).standard_normal((MOMENT_ROWS, MOMENT_UNITS))
+    rng = np.random.default_rng(0)
+    normal = rng.standard_normal((_MOMENT_ROWS, _MOMENT_UNITS))
     normal = (normal - normal.mean()) / normal.std()
-    keys = row_keys(np.asarray([1, 2], np.int32), 0, ops.arange(MOMENT_ROWS, dtype="int32"))
+    inputs = ops.convert_to_tensor(normal, "float32")
+    seeds = np.asarray([1, 2], np.int32)
+    rows = ops.arange(_MOMENT_ROWS, dtype="int32")
+    keys = row_keys(seeds, 0, rows)
     rates = ops.full((site.position + 1,), site.rate, dtype="float32")
-    noisy = np.float64(
-        ops.convert_to_numpy(layer(ops.convert_to_tensor(normal, "float32"), keys, rates))
-    )
-    n, square = noisy.size, np.square(noisy)
-    of_mean = abs(noisy.mean()) / (noisy.std() / n**0.5)
-    of_variance = abs(square.mean() - 1.0) / (square.std() / n**0.5)
+    outputs = ops.convert_to_numpy(layer(inputs, keys, rates))
+    noisy = np.float64(outputs)
+    square = np.square(noisy)
+    root_n = noisy.size**0.5
+    of_mean = abs(noisy.mean()) / (noisy.std() / root_n)
+    of_variance = abs(square.mean() - 1.0) / (square.std() / root_n)
     return float(max(of_mean, of_variance))

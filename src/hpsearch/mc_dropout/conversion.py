@@ -1,35 +1,34 @@
-"""A model cut in two, so that only what is stochastic runs again and again.
+"""Conversion of a trained model for Monte Carlo Dropout.
 
-`split` rebuilds a Keras model on the same layers and weights. Dropout layers become always-on ones
-that take their randomness as an input; every other layer is the same object and runs in inference
-mode, so BatchNormalization is left alone. The model is cut before its first active dropout:
-`prefix` needs one pass, `suffix` one for each sample.
+`split` rebuilds a Keras model on the same layers and weights, in two parts. Dropout layers become
+always-on layers that take their randomness as an input. All other layers are the same objects and
+run in inference mode, so BatchNormalization is left alone. The model is cut before its first
+active dropout layer: `prefix` is deterministic and runs once, `suffix` runs once per sample.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 
 from hpsearch.errors import ModelError
-from hpsearch.mc_dropout.mc_layers import DROPOUTS, Site, always_on
+from hpsearch.mc_dropout.mc_layers import DROPOUTS, Site, Tensor, always_on
 
 
 @dataclass(frozen=True)
 class Split:
-    """A model cut in two before its first active dropout.
+    """A model cut in two before its first active dropout layer.
 
     Attributes:
-        prefix: Images to a list of features; deterministic.
-        suffix: `[*features, keys (B or 1, 2), rates (L,)]` to the model's output (B, C);
-            stochastic.
+        prefix: Deterministic part, from images to a list of features.
+        suffix: Stochastic part, from `[*features, keys (B or 1, 2), rates (L,)]` to the model's
+            output (B, C).
         sites: The active dropout layers, in the order in which the model calls them.
-        rates: The rate of each of the L calls of a dropout layer, active or not.
-        left_off: Names of dropout layers inside of other layers (attention, recurrent, wrapped),
-            which stay off.
+        rates: Rates of all L calls of dropout layers, active or not.
+        left_off: Names of the layers that contain dropout which stays off, such as attention,
+            recurrent and wrapper layers.
     """
 
     prefix: keras.Model
@@ -40,31 +39,35 @@ class Split:
 
 
 def split(model: keras.Model, rates: Sequence[float] | None = None) -> Split:
-    """Cut a model before its first active dropout.
+    """Cut a model before its first active dropout layer.
 
     Args:
         model: A built Sequential or Functional model with one input and one output.
-        rates: A test-time rate for each call of a dropout layer, in order; its own rate by default.
-            0 is off.
+        rates: Test-time rate of each call of a dropout layer, in the order of the calls, in
+            [0, 1); 0 switches the layer off. By default each layer keeps its own rate.
 
     Raises:
-        ModelError: The model is neither, or has no active dropout.
+        ModelError: The model is of another kind, cannot be converted, or has no active dropout.
+        ValueError: The number of rates is not the number of calls.
     """
     functional = _functional(model)
     rewrite = _Rewrite(rates)
-    inputs = keras.Input(batch_shape=functional.inputs[0].shape, dtype=functional.inputs[0].dtype)
-    output = rewrite.replay(functional, [inputs])
-    if rates is not None and len(rates) != len(rewrite.rates):
+    old_input = functional.inputs[0]
+    inputs = keras.Input(batch_shape=old_input.shape, dtype=old_input.dtype)
+    output = rewrite.replay(functional, inputs)
+    n_calls = len(rewrite.rates)
+    if rates is not None and len(rates) != n_calls:
         raise ValueError(
-            f"Expected {len(rewrite.rates)} rates, one a dropout call. Received: "
-            f"rates={list(rates)}."
+            f"Expected {n_calls} rates, one per call of a dropout layer. "
+            f"Received: rates={list(rates)}."
         )
     if id(output) not in rewrite.stochastic:
         raise ModelError(_no_dropout(rewrite))
     features = list(rewrite.frontier.values())
+    suffix_inputs = [*features, rewrite.keys, rewrite.rate_input]
     return Split(
         prefix=keras.Model(inputs, features),
-        suffix=keras.Model([*features, rewrite.keys, rewrite.rate_input], output),
+        suffix=keras.Model(suffix_inputs, output),
         sites=tuple(rewrite.sites),
         rates=tuple(rewrite.rates),
         left_off=tuple(rewrite.left_off),
@@ -72,49 +75,60 @@ def split(model: keras.Model, rates: Sequence[float] | None = None) -> Split:
 
 
 def _functional(model: keras.Model) -> keras.Model:
+    """Return a model as a Functional model with one input and one output, or raise ModelError."""
+    functional = None
     try:
-        inputs, outputs = model.inputs, model.outputs
+        inputs = model.inputs
+        outputs = model.outputs
         functional = keras.Model(inputs, outputs)
     except (AttributeError, ValueError, TypeError):
         inputs = None
     if not inputs:
         raise ModelError(
-            f"Expected a built Sequential or Functional model for MC Dropout, received "
-            f"{model.name!r} of type "
-            f"{type(model).__name__}: build it, or rebuild it as a Functional model and load its "
-            f"weights."
+            "Expected a built Sequential or Functional model for MC Dropout, received "
+            f"{model.name!r} of type {type(model).__name__}: build it, or rebuild it as a "
+            "Functional model and load its weights."
         )
-    if len(inputs) != 1 or len(outputs) != 1:
+    n_inputs = len(inputs)
+    n_outputs = len(outputs)
+    if n_inputs != 1 or n_outputs != 1:
         raise ModelError(
-            f"Expected a model with one input and one output for MC Dropout, received "
-            f"{model.name!r} with "
-            f"{len(inputs)} and {len(outputs)}: make a keras.Model of the pair that is to be "
-            f"evaluated."
+            "Expected a model with one input and one output for MC Dropout, received "
+            f"{model.name!r} with {n_inputs} and {n_outputs}: make a keras.Model of the input and "
+            "the output to evaluate."
         )
     return functional
 
 
 def _no_dropout(rewrite: _Rewrite) -> str:
-    found = (
-        f"dropout layers whose rate is 0 ({len(rewrite.rates)})"
-        if rewrite.rates
-        else "no dropout layer"
-    )
-    inside = (
-        f", and dropout inside of {', '.join(rewrite.left_off)}, which stays off"
-        if rewrite.left_off
-        else ""
-    )
+    """Return the error message for a model without active dropout."""
+    found = "no dropout layer"
+    if rewrite.rates:
+        found = f"dropout layers whose rate is 0 ({len(rewrite.rates)})"
+    if rewrite.left_off:
+        names = ", ".join(rewrite.left_off)
+        found += f", and dropout inside of {names}, which stays off"
     return (
-        f"Expected a model with active dropout for MC Dropout, received one with {found}{inside}: "
+        f"Expected a model with active dropout for MC Dropout, received one with {found}: "
         "train it with a Dropout, AlphaDropout, SpatialDropout or GaussianDropout layer of a rate "
         "above 0."
     )
 
 
 class _Rewrite:
-    """One walk over the graph of a model that notes which tensors are stochastic, and where they
-    begin.
+    """A walk over the graph of a model, which calls all layers again on new symbolic tensors.
+
+    Args:
+        wanted: Test-time rates for the calls of dropout layers, or None to keep their own rates.
+
+    Attributes:
+        rates: Rate of each call of a dropout layer so far.
+        sites: Active dropout layers so far.
+        left_off: Names of layers that contain dropout which stays off.
+        stochastic: Identities of the tensors that depend on a dropout mask.
+        frontier: By identity, the deterministic tensors that stochastic layers take as inputs.
+        keys: Input of the suffix for the random keys.
+        rate_input: Input of the suffix for the dropout rates.
     """
 
     def __init__(self, wanted: Sequence[float] | None) -> None:
@@ -123,42 +137,39 @@ class _Rewrite:
         self.sites: list[Site] = []
         self.left_off: list[str] = []
         self.stochastic: set[int] = set()
-        self.frontier: dict[int, Any] = {}
+        self.frontier: dict[int, keras.KerasTensor] = {}
         self.keys = keras.Input(batch_shape=(None, 2), dtype="int32", name="mc_keys")
         self.rate_input = keras.Input(batch_shape=(None,), dtype="float32", name="mc_rates")
 
-    def replay(self, functional: keras.Model, inputs: list[Any]) -> Any:
-        """Call every layer of the graph again on new inputs, in order; return the output."""
+    def replay(self, functional: keras.Model, inputs: Tensor) -> Tensor:
+        """Call all layers of a Functional model on a new input, in order, and return the output."""
         outputs = functional._run_through_graph(
-            inputs, operation_fn=lambda layer: layer, call_fn=self.call
+            [inputs], operation_fn=lambda layer: layer, call_fn=self.call
         )
         return keras.tree.flatten(outputs)[0]
 
-    def call(self, layer: Any, *args: Any, **kwargs: Any) -> Any:
-        """Call one layer, or what stands in for it."""
+    def call(self, layer: keras.layers.Layer, *args: object, **kwargs: object) -> Tensor:
+        """Call one layer of the graph, or its replacement, and return the outputs."""
         if isinstance(layer, DROPOUTS):
-            return self.drop(layer, args[0])
-        if isinstance(layer, keras.Model) and len(args) == 1 and _has_dropout(layer):
-            return self.replay(_functional(layer), [args[0]])
-        if _has_dropout(layer) and layer.name not in self.left_off:
-            self.left_off.append(layer.name)
+            return self._drop(layer, args[0])
+        if _has_dropout(layer):
+            if isinstance(layer, keras.Model) and len(args) == 1:
+                functional = _functional(layer)
+                return self.replay(functional, args[0])
+            if layer.name not in self.left_off:
+                self.left_off.append(layer.name)
         if kwargs.get("training"):
             kwargs["training"] = False
         outputs = layer(*args, **kwargs)
-        inputs = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, keras.KerasTensor)]
-        if any(id(x) in self.stochastic for x in inputs):
-            self.frontier.update({id(x): x for x in inputs if id(x) not in self.stochastic})
-            self.mark(outputs)
+        inputs = _tensors((args, kwargs))
+        if any(id(tensor) in self.stochastic for tensor in inputs):
+            self._mark(inputs, outputs)
         return outputs
 
-    def drop(self, layer: Any, inputs: Any) -> Any:
-        """Call the always-on layer, or pass the input on where the rate is 0."""
+    def _drop(self, layer: keras.layers.Layer, inputs: Tensor) -> Tensor:
+        """Call the always-on layer, or return the input unchanged where the rate is 0."""
         position = len(self.rates)
-        rate = float(
-            layer.rate
-            if self.wanted is None or position >= len(self.wanted)
-            else self.wanted[position]
-        )
+        rate = self._rate(layer, position)
         self.rates.append(rate)
         if rate == 0:
             return inputs
@@ -167,27 +178,53 @@ class _Rewrite:
                 f"Expected dropout rates of at least 0 and below 1, received {rate} for "
                 f"{layer.name!r}."
             )
-        if type(layer).call not in [kind.call for kind in DROPOUTS]:
+        known_calls = [kind.call for kind in DROPOUTS]
+        if type(layer).call not in known_calls:
             raise ModelError(
                 f"Expected Keras's own dropout layers, received {layer.name!r} of type "
-                f"{type(layer).__name__}, which "
-                "does something else than its base class: put the Keras layer in its place."
+                f"{type(layer).__name__}, which overrides `call`: replace it by the Keras layer."
             )
-        self.sites.append(Site(layer, rate, position))
-        if id(inputs) not in self.stochastic:
-            self.frontier[id(inputs)] = inputs
-        outputs = always_on(self.sites[-1])(inputs, self.keys, self.rate_input)
-        self.mark(outputs)
+        site = Site(layer, rate, position)
+        self.sites.append(site)
+        replacement = always_on(site)
+        outputs = replacement(inputs, self.keys, self.rate_input)
+        self._mark([inputs], outputs)
         return outputs
 
-    def mark(self, outputs: Any) -> None:
-        """Note tensors as stochastic."""
-        self.stochastic.update(id(x) for x in keras.tree.flatten(outputs))
+    def _rate(self, layer: keras.layers.Layer, position: int) -> float:
+        """Return the test-time rate of a call of a dropout layer."""
+        if self.wanted is None:
+            return float(layer.rate)
+        if position >= len(self.wanted):  # `split` raises an error after the walk
+            return float(layer.rate)
+        return float(self.wanted[position])
+
+    def _mark(self, inputs: Sequence[Tensor], outputs: Tensor) -> None:
+        """Note the outputs of a layer as stochastic, and its deterministic inputs as features."""
+        for tensor in inputs:
+            if id(tensor) not in self.stochastic:
+                self.frontier[id(tensor)] = tensor
+        for tensor in keras.tree.flatten(outputs):
+            self.stochastic.add(id(tensor))
 
 
-def _has_dropout(layer: Any) -> bool:
-    """Return whether a layer holds dropout of a rate above 0 somewhere inside."""
+def _has_dropout(layer: object) -> bool:
+    """Return whether a layer is, or contains, a dropout layer or an own dropout rate above 0."""
     if not isinstance(layer, keras.layers.Layer):
         return False
-    parts = layer._flatten_layers()
-    return any(isinstance(part, DROPOUTS) or getattr(part, "dropout", 0) for part in parts)
+    for part in layer._flatten_layers():
+        if isinstance(part, DROPOUTS):
+            return True
+        rate = getattr(part, "dropout", None)
+        if rate:
+            return True
+    return False
+
+
+def _tensors(arguments: object) -> list[keras.KerasTensor]:
+    """Return the symbolic tensors among the arguments of a call, at any depth."""
+    tensors = []
+    for part in keras.tree.flatten(arguments):
+        if isinstance(part, keras.KerasTensor):
+            tensors.append(part)
+    return tensors

@@ -1,5 +1,7 @@
-"""Keras's dropout layers, always on: each takes its randomness as an input instead of keeping a
-state.
+"""Dropout layers that are always on, for Monte Carlo Dropout.
+
+Each class does what one of Keras's dropout layers does in training. It takes its randomness as an
+input instead of keeping the state of a random generator, so a pass can be repeated exactly.
 """
 
 from __future__ import annotations
@@ -7,44 +9,49 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 from keras import ops
 
 from hpsearch.models.dropout_masks import alpha_dropped, dropped, random_bits, uniform_of
 
-SPATIAL = (
+Tensor: TypeAlias = Any  # a tensor of the backend, or a symbolic one of Keras, which has no types
+
+_SPATIAL = (
     keras.layers.SpatialDropout1D,
     keras.layers.SpatialDropout2D,
     keras.layers.SpatialDropout3D,
 )
-DROPOUTS = (keras.layers.Dropout, *SPATIAL, keras.layers.AlphaDropout, keras.layers.GaussianDropout)
+DROPOUTS = (
+    keras.layers.Dropout,
+    *_SPATIAL,
+    keras.layers.AlphaDropout,
+    keras.layers.GaussianDropout,
+)
 
 
 @dataclass(frozen=True)
 class Site:
-    """One place where an active dropout layer is called.
+    """One call of an active dropout layer in a model.
 
     Attributes:
         layer: The original layer.
         rate: Its test-time rate, in (0, 1).
-        position: Its place among all calls of dropout layers in the model, from 0: what its draws
-            depend on.
+        position: Index of the call among all calls of dropout layers in the model, from 0. The
+            draws depend on it.
     """
 
     layer: keras.layers.Layer
     rate: float
     position: int
 
-    @property
-    def name(self) -> str:
-        """Name of the original layer."""
-        return str(self.layer.name)
 
+class _AlwaysOn(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
+    """Base of the dropout layers that draw from given keys.
 
-class AlwaysOn(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
-    """A dropout layer that draws from given keys; subclasses say what a draw does to the input."""
+    A subclass defines in `noisy` what the drawn numbers do to the input.
+    """
 
     def __init__(self, site: Site) -> None:
         super().__init__(
@@ -52,65 +59,91 @@ class AlwaysOn(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
         )
         self.site = site
 
-    def call(self, inputs: Any, keys: Any, rates: Any) -> Any:
-        """Return the input (B, ...) with noise: `keys` (B or 1, 2), `rates` (L,)."""
-        shared = _shared_axes(self.site.layer, len(inputs.shape))
-        shape = [1 if axis in shared else size for axis, size in enumerate(ops.shape(inputs))][1:]
-        words = random_bits(keys, self.site.position, math.prod(shape))
-        uniform = uniform_of(ops.reshape(words, (-1, *shape)))
-        inputs = ops.cast(inputs, self.compute_dtype)
-        return self.noisy(inputs, uniform, rates[self.site.position])
+    def call(self, inputs: Tensor, keys: Tensor, rates: Tensor) -> Tensor:
+        """Return the input with noise.
 
-    def noisy(self, inputs: Any, uniform: Any, rate: Any) -> Any:
-        """Return the input with noise from `uniform`: whole numbers in [0, 2**24), which broadcast
-        to the input.
+        Args:
+            inputs: Input of the dropout layer, (B, ...).
+            keys: Two 32-bit integers per row, (B, 2), or (1, 2) where all rows share one mask.
+            rates: Rates of all calls of dropout layers in the model, (L,).
+        """
+        n_axes = len(inputs.shape)
+        shared = _shared_axes(self.site.layer, n_axes)
+        shape = ops.shape(inputs)
+        row_shape = list(shape[1:])
+        for axis in range(1, n_axes):
+            if axis in shared:
+                row_shape[axis - 1] = 1
+        position = self.site.position
+        words = random_bits(keys, position, math.prod(row_shape))
+        words = ops.reshape(words, (-1, *row_shape))
+        uniform = uniform_of(words)
+        inputs = ops.cast(inputs, self.compute_dtype)
+        return self.noisy(inputs, uniform, rates[position])
+
+    def noisy(self, inputs: Tensor, uniform: Tensor, rate: Tensor) -> Tensor:
+        """Return the input with noise.
+
+        Args:
+            inputs: Input in the layer's compute dtype, (B, ...).
+            uniform: Uniform random integers in [0, 2**24), which broadcast to the input.
+            rate: Dropout rate, a scalar in [0, 1).
         """
         raise NotImplementedError
 
-    def compute_output_spec(self, inputs: Any, keys: Any, rates: Any) -> Any:
-        """Return shape and dtype of the output: those of the input."""
+    def compute_output_spec(self, inputs: Tensor, keys: Tensor, rates: Tensor) -> Tensor:
+        """Return the shape of the input and the compute dtype as a symbolic tensor."""
         return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
 
 
-class AlwaysOnDropout(AlwaysOn):
-    """Inverted dropout."""
+class AlwaysOnDropout(_AlwaysOn):
+    """Inverted dropout, for Dropout and SpatialDropout layers (Srivastava et al., 2014)."""
 
-    def noisy(self, inputs: Any, uniform: Any, rate: Any) -> Any:
-        """Return the input where kept, over 1 - rate, and 0 elsewhere."""
+    def noisy(self, inputs: Tensor, uniform: Tensor, rate: Tensor) -> Tensor:
+        """Return input / (1 - rate) where the mask keeps the input, and 0 elsewhere."""
         return dropped(inputs, uniform, rate)
 
 
-class AlwaysOnAlphaDropout(AlwaysOn):
-    """Dropout to SELU's negative saturation that keeps mean 0 and variance 1."""
+class AlwaysOnAlphaDropout(_AlwaysOn):
+    """Alpha dropout, which preserves mean 0 and variance 1 (Klambauer et al., 2017).
 
-    def noisy(self, inputs: Any, uniform: Any, rate: Any) -> Any:
-        """Return the input where kept and the saturation elsewhere, scaled and shifted."""
+    Dropped values become SELU's negative saturation value instead of 0.
+    """
+
+    def noisy(self, inputs: Tensor, uniform: Tensor, rate: Tensor) -> Tensor:
+        """Return the input where kept and the saturation value elsewhere, scaled and shifted."""
         return alpha_dropped(inputs, uniform, rate)
 
 
-class AlwaysOnGaussianDropout(AlwaysOn):
+class _AlwaysOnGaussianDropout(_AlwaysOn):
     """Multiplicative noise of mean 1 and variance rate / (1 - rate) (Srivastava et al., 2014)."""
 
-    def noisy(self, inputs: Any, uniform: Any, rate: Any) -> Any:
-        """Return the input times 1 + sqrt(rate / (1 - rate)) * normal."""
-        centred = (ops.cast(uniform, "float32") + 0.5) * 2.0**-23 - 1.0
-        noise = 1.0 + ops.sqrt(2.0 * rate / (1.0 - rate)) * ops.erfinv(centred)
+    def noisy(self, inputs: Tensor, uniform: Tensor, rate: Tensor) -> Tensor:
+        """Return input * (1 + sqrt(rate / (1 - rate)) * normal)."""
+        centred = (ops.cast(uniform, "float32") + 0.5) * 2.0**-23 - 1.0  # in (-1, 1)
+        scale = ops.sqrt(2.0 * rate / (1.0 - rate))  # erfinv is normal / sqrt(2)
+        noise = 1.0 + scale * ops.erfinv(centred)
         return inputs * ops.cast(noise, inputs.dtype)
 
 
-def _shared_axes(layer: keras.layers.Layer, n_axes: int) -> Sequence[int]:
-    """Return the axes along which one draw holds for all, the batch axis apart."""
-    if isinstance(layer, SPATIAL):
-        first = getattr(layer, "data_format", "channels_last") == "channels_first"
-        return range(2, n_axes) if first else range(1, n_axes - 1)
-    noise_shape = getattr(layer, "noise_shape", None) or ()
-    return [axis for axis, size in enumerate(noise_shape) if axis and size == 1]
-
-
-def always_on(site: Site) -> AlwaysOn:
-    """Return the always-on layer that stands in for a dropout layer."""
-    if isinstance(site.layer, keras.layers.AlphaDropout):
+def always_on(site: Site) -> keras.layers.Layer:
+    """Return the always-on layer that replaces the dropout layer of a site."""
+    layer = site.layer
+    if isinstance(layer, keras.layers.AlphaDropout):
         return AlwaysOnAlphaDropout(site)
-    if isinstance(site.layer, keras.layers.GaussianDropout):
-        return AlwaysOnGaussianDropout(site)
+    if isinstance(layer, keras.layers.GaussianDropout):
+        return _AlwaysOnGaussianDropout(site)
     return AlwaysOnDropout(site)
+
+
+def _shared_axes(layer: keras.layers.Layer, n_axes: int) -> Sequence[int]:
+    """Return the axes, without the batch axis, along which all values share one draw."""
+    if isinstance(layer, _SPATIAL):
+        data_format = getattr(layer, "data_format", "channels_last")
+        if data_format == "channels_first":
+            return range(2, n_axes)
+        return range(1, n_axes - 1)
+    noise_shape = getattr(layer, "noise_shape", None)
+    if not noise_shape:
+        return ()
+    return [axis for axis, size in enumerate(noise_shape) if axis > 0 and size == 1]

@@ -1,56 +1,68 @@
-"""Many stochastic passes of one trained model, fast and in bounded memory (Gal & Ghahramani, 2016)."""
+"""Monte Carlo Dropout: many stochastic passes of one trained model (Gal & Ghahramani, 2016).
+
+A `Sampler` runs a model S times with dropout switched on and returns sums over the passes. The
+loop over the passes is compiled, and its memory is bounded, however large S is.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import numpy as np
 from keras import ops
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from hpsearch.errors import ModelError
 from hpsearch.mc_dropout.conversion import Split, split
+from hpsearch.mc_dropout.mc_layers import Tensor
 from hpsearch.mc_dropout.prediction import McDropout, McPrediction
 from hpsearch.metrics import SUM_TOLERANCE, Floats
 from hpsearch.models.dropout_masks import row_keys
 from hpsearch.seeds import derive
 
-N_GROUPS = 128  # passes are told apart in at most this many groups, whatever S is
+_N_GROUPS = 128  # the largest number of groups of passes in a prediction, whatever S is
+_BYTES = 4  # of a float32
+_Images: TypeAlias = NDArray[np.generic]  # (N, ...), as the model takes them
 
 
 class _Plan(NamedTuple):
-    """What all batches of one prediction share, as tensors: new values need no compilation."""
+    """Values that all batches of one prediction share.
 
-    n_samples: Any
-    group_size: Any
-    seeds: Any
-    rates: Any
+    They are tensors, so that other values need no other compilation.
+    """
+
+    n_samples: Tensor
+    group_size: Tensor
+    seeds: Tensor
+    rates: Tensor
 
 
 class _Sums(NamedTuple):
-    """What a batch of B rows carries from pass to pass."""
+    """Sums over the passes for a batch of B rows."""
 
-    mean: Any  # (B, C)
-    squares: Any  # (B, C), squared deviations from the mean
-    entropy: Any  # (B,)
-    votes: Any  # (B, C)
-    grouped: Any  # (B, N_GROUPS), probabilities of the label
+    mean: Tensor  # (B, C)
+    squares: Tensor  # (B, C), squared deviations from the mean
+    entropy: Tensor  # (B,)
+    votes: Tensor  # (B, C)
+    grouped: Tensor  # (B, _N_GROUPS), probabilities of the label
 
 
 class Sampler:
-    """Draws stochastic passes of one model; compiles on the first call, and again for each new
-    batch size.
+    """Draw stochastic passes of one model.
+
+    The sampler compiles the passes on its first call, and again for each new batch size.
 
     Args:
-        model: A built Sequential or Functional model; its layers and weights are shared, never
-            changed.
-        settings: How many passes, and how.
-        rates: A test-time rate for each call of a dropout layer, in order; its own rate by default.
+        model: A built Sequential or Functional model. The sampler shares its layers and weights
+            and never changes them.
+        settings: The number of passes, and how to draw them.
+        rates: Test-time rate of each call of a dropout layer, in the order of the calls. By
+            default each layer keeps its own rate.
 
     Raises:
-        ModelError: The model cannot be converted, or has no active dropout.
+        ModelError: The model cannot be converted, or it has no active dropout.
     """
 
     def __init__(
@@ -59,16 +71,14 @@ class Sampler:
         self.split: Split = split(model, rates)
         self.settings = settings
         self.n_classes = _n_classes(model)
-        self._prefix = compiled(
-            lambda images: keras.tree.flatten(self.split.prefix(images, training=False))
-        )
+        self._prefix = compiled(self._features)
         self._passes = compiled(self._sum_passes)
         self._one = compiled(self._pass)
 
     def predict(
         self,
-        images: NDArray[Any],
-        labels: NDArray[Any] | None = None,
+        images: _Images,
+        labels: ArrayLike | None = None,
         *,
         n_samples: int | None = None,
         seed: int | None = None,
@@ -76,196 +86,279 @@ class Sampler:
     ) -> McPrediction:
         """Run the passes and return their sums.
 
-        The draws of a row depend on (seed, pass, layer, row) alone: batches of any size give the
-        same numbers.
+        The draws of a row depend on the seed, the pass, the layer and the row alone. Batches of
+        any size therefore give the same numbers.
 
         Args:
             images: Model input, (N, ...).
-            labels: Class of each image, (N,); fills `label_probs`, which is class 0's probability
-                without.
-            n_samples: S, instead of the setting.
-            seed: Instead of the setting.
-            rates: Rates of all L dropout calls for this call alone: no compilation. A layer that
-                was off stays off.
+            labels: Class of each image, (N,), for `label_probs`. Without labels, `label_probs`
+                holds the probabilities of class 0.
+            n_samples: S; by default that of the settings.
+            seed: Root of all draws; by default that of the settings.
+            rates: Rates of all L calls of dropout layers, for this call alone. They need no other
+                compilation. A layer whose rate was 0 in the conversion stays off.
+
+        Raises:
+            ModelError: The outputs are not class probabilities, or one image exceeds the memory
+                limit.
         """
-        n_samples = n_samples or self.settings.n_samples
-        group_size = -(-n_samples // N_GROUPS)
-        truth = np.zeros(len(images), np.int32) if labels is None else np.asarray(labels, np.int32)
-        plan = self._plan(n_samples, self.settings.seed if seed is None else seed, rates)
-        parts = []
-        for features, rows in self._batches(images):
-            sums = self._passes(
-                features, _int32(rows), _int32(truth[np.minimum(rows, len(images) - 1)]), plan
-            )
-            parts.append([ops.convert_to_numpy(part)[: len(images) - rows[0]] for part in sums])
-        sums = _Sums(
-            *(np.concatenate(part).astype(np.float64) for part in zip(*parts, strict=True))
-        )
+        if not n_samples:
+            n_samples = self.settings.n_samples
+        if seed is None:
+            seed = self.settings.seed
+        if labels is None:
+            labels = np.zeros(len(images))
+        labels = np.asarray(labels, np.int32)
+        plan = self._plan(n_samples, seed, rates)
+        sums = self._sums(images, labels, plan)
         check_distributions(sums.mean, self.settings.from_logits)
+        group_size = _group_size(n_samples)
         n_groups = -(-n_samples // group_size)
         sizes = np.full(n_groups, group_size)
         sizes[-1] = n_samples - group_size * (n_groups - 1)
+        totals = sums.mean.sum(axis=1, keepdims=True)
+        squares = np.maximum(sums.squares, 0.0)
+        label_probs = sums.grouped[:, :n_groups] / sizes
         return McPrediction(
-            probs=sums.mean / sums.mean.sum(axis=1, keepdims=True),
+            probs=sums.mean / totals,
             expected_entropy=sums.entropy / n_samples,
-            variance=np.maximum(sums.squares, 0.0) / n_samples,
+            variance=squares / n_samples,
             votes=sums.votes / n_samples,
-            label_probs=(sums.grouped[:, :n_groups] / sizes).T,
+            label_probs=label_probs.T,
             group_size=group_size,
             n_samples=n_samples,
         )
 
-    def samples(self, images: NDArray[Any], *, n_samples: int, seed: int) -> Floats:
-        """Return each pass's own distributions, (S, N, C): what `predict` sums, at the price of
-        memory.
+    def samples(self, images: _Images, *, n_samples: int, seed: int) -> Floats:
+        """Return the distributions of each single pass, (S, N, C).
+
+        These are the values that `predict` sums. Their size grows with S.
 
         Args:
             images: Model input, (N, ...).
             n_samples: S.
-            seed: As for `predict`.
+            seed: Root of all draws, as for `predict`.
         """
         plan = self._plan(n_samples, seed, None)
         parts = []
         for features, rows in self._batches(images):
-            passes = [
-                ops.convert_to_numpy(self._one(_int32(i), features, _int32(rows), plan))
-                for i in range(n_samples)
-            ]
-            parts.append(np.stack(passes)[:, : len(images) - rows[0]])
-        return np.concatenate(parts, axis=1).astype(np.float64)
-
-    def _plan(self, n_samples: int, seed: int, rates: Sequence[float] | None) -> _Plan:
-        return _Plan(
-            n_samples=_int32(n_samples),
-            group_size=_int32(-(-n_samples // N_GROUPS)),
-            seeds=_int32(self.seed_words(seed)),
-            rates=ops.convert_to_tensor(
-                np.asarray(self.split.rates if rates is None else rates, np.float32)
-            ),
-        )
-
-    def _batches(self, images: NDArray[Any]) -> Iterator[tuple[list[Any], NDArray[np.int64]]]:
-        """Yield features and numbers of rows; the last batch repeats its last row to keep its
-        shape.
-        """
-        size = self.rows_per_call(len(images))
-        for start in range(0, len(images), size):
-            rows = np.arange(start, start + size)
-            yield (
-                self._prefix(ops.convert_to_tensor(images[np.minimum(rows, len(images) - 1)])),
-                rows,
-            )
+            row_numbers = _int32(rows)
+            passes = []
+            for i in range(n_samples):
+                number = _int32(i)
+                probs = self._one(number, features, row_numbers, plan)
+                passes.append(ops.convert_to_numpy(probs))
+            stacked = np.stack(passes)
+            n_left = len(images) - rows[0]
+            parts.append(stacked[:, :n_left])
+        samples = np.concatenate(parts, axis=1)
+        return samples.astype(np.float64)
 
     def rows_per_call(self, n_rows: int) -> int:
-        """Return how many rows go into a compiled call under the memory limit.
+        """Return how many of `n_rows` rows a compiled call takes under the memory limit.
 
         Raises:
-            ModelError: Not even one row fits.
+            ModelError: One row alone exceeds the limit.
         """
-        values = (
-            _values_per_row(self.split.prefix)
-            + _values_per_row(self.split.suffix)
-            + 4 * self.n_classes
-            + N_GROUPS
-        )
-        limit = int(self.settings.memory_mb * 2**20 // (4 * values))
+        n_values = _values_per_row(self.split.prefix)
+        n_values += _values_per_row(self.split.suffix)
+        n_values += 4 * self.n_classes
+        n_values += _N_GROUPS
+        n_bytes = _BYTES * n_values
+        memory_bytes = self.settings.memory_mb * 2**20
+        limit = int(memory_bytes // n_bytes)
         if not limit:
             raise ModelError(
-                f"One image needs {4 * values / 2**20:.1f} MB in a pass of this model, more than "
-                f"memory_mb={self.settings.memory_mb}: allow more."
+                f"One image needs {n_bytes / 2**20:.1f} MB in a pass of this model, more than "
+                f"uncertainty.memory_mb={self.settings.memory_mb}: increase the limit."
             )
         return min(n_rows, limit, self.settings.batch_size)
 
     def seed_words(self, seed: int) -> list[int]:
-        """Return the two words from which all draws of a seed grow."""
+        """Return the two integers from which all draws of a seed are derived."""
         return [derive(seed, "mc_dropout", word) for word in range(2)]
 
-    def _pass(self, i: Any, features: list[Any], rows: Any, plan: _Plan) -> Any:
-        """Return the distributions of pass i, (B, C)."""
-        key_rows = rows if self.settings.mask == "example" else ops.zeros((1,), "int32") - 1
-        keys = row_keys(plan.seeds, i, key_rows)
-        probs = ops.cast(
-            self.split.suffix([*features, keys, plan.rates], training=False), "float32"
+    def _plan(self, n_samples: int, seed: int, rates: Sequence[float] | None) -> _Plan:
+        if rates is None:
+            rates = self.split.rates
+        rate_array = np.asarray(rates, np.float32)
+        group_size = _group_size(n_samples)
+        words = self.seed_words(seed)
+        return _Plan(
+            n_samples=_int32(n_samples),
+            group_size=_int32(group_size),
+            seeds=_int32(words),
+            rates=ops.convert_to_tensor(rate_array),
         )
-        return ops.softmax(probs) if self.settings.from_logits else probs
 
-    def _sum_passes(self, features: list[Any], rows: Any, labels: Any, plan: _Plan) -> _Sums:
-        """Traced once for a batch size: loop over passes, keep sums alone."""
-        n_rows, n_classes = rows.shape[0], self.n_classes
+    def _sums(self, images: _Images, labels: NDArray[np.int32], plan: _Plan) -> _Sums:
+        """Return the sums of all N rows as float64 arrays."""
+        last_row = len(images) - 1
+        parts = []
+        for features, rows in self._batches(images):
+            batch_labels = labels[np.minimum(rows, last_row)]
+            sums = self._passes(features, _int32(rows), _int32(batch_labels), plan)
+            arrays = [ops.convert_to_numpy(part) for part in sums]
+            n_left = len(images) - rows[0]
+            parts.append([array[:n_left] for array in arrays])
+        whole = []
+        for column in zip(*parts, strict=True):
+            array = np.concatenate(column)
+            whole.append(array.astype(np.float64))
+        return _Sums._make(whole)
+
+    def _batches(self, images: _Images) -> Iterator[tuple[list[Tensor], NDArray[np.int64]]]:
+        """Yield the features and the row numbers of each batch.
+
+        The last batch repeats the last row, so that all batches have one shape. Its row numbers
+        go beyond N - 1 there.
+        """
+        last_row = len(images) - 1
+        size = self.rows_per_call(len(images))
+        for start in range(0, len(images), size):
+            rows = np.arange(start, start + size)
+            batch = images[np.minimum(rows, last_row)]
+            features = self._prefix(ops.convert_to_tensor(batch))
+            yield features, rows
+
+    def _features(self, images: Tensor) -> list[Tensor]:
+        """Return the outputs of the deterministic first part of the model."""
+        outputs = self.split.prefix(images, training=False)
+        features: list[Tensor] = keras.tree.flatten(outputs)
+        return features
+
+    def _pass(self, i: Tensor, features: list[Tensor], rows: Tensor, plan: _Plan) -> Tensor:
+        """Return the distributions of pass i, (B, C)."""
+        key_rows = rows
+        if self.settings.mask == "pass":
+            key_rows = ops.zeros((1,), "int32") - 1
+        keys = row_keys(plan.seeds, i, key_rows)
+        inputs = [*features, keys, plan.rates]
+        outputs = self.split.suffix(inputs, training=False)
+        probs = ops.cast(outputs, "float32")
+        if self.settings.from_logits:
+            return ops.softmax(probs)
+        return probs
+
+    def _sum_passes(
+        self, features: list[Tensor], rows: Tensor, labels: Tensor, plan: _Plan
+    ) -> _Sums:
+        """Run all passes of a batch and return their sums.
+
+        This is traced once for each batch size; the passes are a loop in the compiled program.
+        """
+        n_rows = rows.shape[0]
+        n_classes = self.n_classes
         chosen = ops.one_hot(labels, n_classes, dtype="float32")
-        groups = ops.arange(N_GROUPS, dtype="int32")[None, :]
+        groups = ops.arange(_N_GROUPS, dtype="int32")
+        groups = groups[None, :]
 
-        def one_pass(i: Any, sums: _Sums) -> _Sums:
+        def one_pass(i: Tensor, sums: _Sums) -> _Sums:
             probs = self._pass(i, features, rows, plan)
-            step = probs - sums.mean  # Welford (1962): exact where sums of squares cancel
+            # Welford (1962): exact where a difference of sums of squares would cancel.
+            step = probs - sums.mean
             mean = sums.mean + step / ops.cast(i + 1, "float32")
             of_label = ops.sum(probs * chosen, axis=1, keepdims=True)
+            squares = sums.squares + step * (probs - mean)
+            logs = ops.log(ops.maximum(probs, 1e-30))
+            plogp = ops.sum(probs * logs, axis=1)
+            predicted = ops.argmax(probs, axis=1)
+            vote = ops.one_hot(predicted, n_classes, dtype="float32")
+            group = i // plan.group_size
+            in_group = ops.cast(groups == group, "float32")
             return _Sums(
                 mean=mean,
-                squares=sums.squares + step * (probs - mean),
-                entropy=sums.entropy - ops.sum(probs * ops.log(ops.maximum(probs, 1e-30)), axis=1),
-                votes=sums.votes
-                + ops.one_hot(ops.argmax(probs, axis=1), n_classes, dtype="float32"),
-                grouped=sums.grouped
-                + of_label * ops.cast(groups == i // plan.group_size, "float32"),
+                squares=squares,
+                entropy=sums.entropy - plogp,
+                votes=sums.votes + vote,
+                grouped=sums.grouped + of_label * in_group,
             )
 
         zeros = ops.zeros((n_rows, n_classes), "float32")
-        start = _Sums(zeros, zeros, zeros[:, 0], zeros, ops.zeros((n_rows, N_GROUPS), "float32"))
+        start = _Sums(
+            mean=zeros,
+            squares=zeros,
+            entropy=zeros[:, 0],
+            votes=zeros,
+            grouped=ops.zeros((n_rows, _N_GROUPS), "float32"),
+        )
         sums: _Sums = ops.fori_loop(0, plan.n_samples, one_pass, start)
         return sums
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function compiled with XLA where the backend can; the only lines that know a
-    backend.
+    """Return a function compiled with XLA where the backend of Keras can do so.
+
+    This is the only code of the room that depends on the backend.
     """
+    result = function
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf  # noqa: PLC0415  # other backends work without it
 
-        return tf.function(function, jit_compile=True, autograph=False)  # type: ignore[no-any-return]
-    if keras.backend.backend() == "jax":
+        result = tf.function(function, jit_compile=True, autograph=False)
+    elif keras.backend.backend() == "jax":
         import jax  # noqa: PLC0415
 
-        return jax.jit(function)  # type: ignore[no-any-return]
-    return function
+        result = jax.jit(function)
+    return result
 
 
-def _int32(values: Any) -> Any:
-    return ops.convert_to_tensor(np.asarray(values, np.int32))
+def check_distributions(probs: Floats, from_logits: bool) -> None:
+    """Raise ModelError unless the outputs of a model are class probabilities.
+
+    Args:
+        probs: Outputs of the model, (N, C), behind a softmax where `from_logits` is true.
+        from_logits: The setting that the error message names.
+
+    Raises:
+        ModelError: A value is not finite or negative, or a row does not sum to one.
+    """
+    if not np.isfinite(probs).all():
+        raise ModelError(
+            "Expected class probabilities, received NaN or infinite values: the model has diverged."
+        )
+    gaps = np.abs(probs.sum(axis=1) - 1)
+    sum_to_one = (gaps <= SUM_TOLERANCE).all()
+    if (probs < 0).any() or not sum_to_one:
+        setting = str(from_logits).lower()
+        raise ModelError(
+            "Expected class probabilities that sum to one, received values from "
+            f"{probs.min():.4g} to {probs.max():.4g} with from_logits={setting}: "
+            "a model that returns logits needs uncertainty.from_logits=true."
+        )
+
+
+def _group_size(n_samples: int) -> int:
+    """Return how many passes make a group: n_samples / _N_GROUPS, rounded up."""
+    return -(-n_samples // _N_GROUPS)
+
+
+def _int32(values: ArrayLike) -> Tensor:
+    array = np.asarray(values, np.int32)
+    return ops.convert_to_tensor(array)
 
 
 def _values_per_row(model: keras.Model) -> int:
-    """Return how many numbers one row has over all tensors of a model: an upper bound, for they are
-    never all alive.
+    """Return how many numbers all tensors of a model hold for one row.
+
+    This is an upper bound of what is in memory, because the tensors are never all alive at once.
     """
-    shapes = [
-        output.shape[1:] for layer in model.layers for output in keras.tree.flatten(layer.output)
-    ]
-    return int(sum(np.prod([size or 1 for size in shape]) for shape in shapes))
+    n_values = 0
+    for layer in model.layers:
+        for output in keras.tree.flatten(layer.output):
+            sizes = [size or 1 for size in output.shape[1:]]
+            n_values += int(np.prod(sizes))
+    return n_values
 
 
 def _n_classes(model: keras.Model) -> int:
     shape = model.outputs[0].shape
-    if len(shape) != 2 or (shape[1] or 0) < 2:
+    n_classes = 0
+    if len(shape) == 2:
+        n_classes = int(shape[1] or 0)
+    if n_classes < 2:
         raise ModelError(
-            f"Expected a model that gives one probability a class, (N, C) with C of at least 2, "
-            f"received {shape}."
+            "Expected a model that returns one probability per class, (N, C) with C of at least "
+            f"2, received {shape}."
         )
-    return int(shape[1])
-
-
-def check_distributions(probs: Floats, from_logits: bool) -> None:
-    """Raise ModelError where answers (N, C) are no class probabilities, with what to do."""
-    if not np.isfinite(probs).all():
-        raise ModelError(
-            "Expected class probabilities, received NaN or infinite ones: the model has diverged."
-        )
-    if (probs < 0).any() or (np.abs(probs.sum(axis=1) - 1) > SUM_TOLERANCE).any():
-        raise ModelError(
-            f"Expected class probabilities that sum to one, received values from {probs.min():.4g} "
-            f"to "
-            f"{probs.max():.4g} with from_logits={str(from_logits).lower()}: a model that gives "
-            f"logits wants "
-            "uncertainty.from_logits=true."
-        )
+    return n_classes

@@ -1,4 +1,8 @@
-"""What MC Dropout is asked for and what it answers (Gal & Ghahramani, 2016)."""
+"""Settings and results of Monte Carlo Dropout (Gal & Ghahramani, 2016).
+
+`McDropout` holds the settings of the stochastic passes. `McPrediction` holds their result, and
+derives the uncertainties from it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from hpsearch import metrics
 from hpsearch.errors import ConfigError, did_you_mean
 from hpsearch.metrics import Floats
 
-MASKS = ("example", "pass")
+_MASKS = ("example", "pass")
 
 
 @dataclass(frozen=True)
@@ -19,13 +23,13 @@ class McDropout:
 
     Attributes:
         n_samples: S, the number of passes.
-        mask: "example": each image has its own masks. "pass": all images of a pass share one
-            thinned network.
-        seed: Root of all draws.
-        batch_size: Images in a compiled call, at most; no number depends on it.
-        memory_mb: Bound on features, activations and sums of a compiled call; makes batches smaller
-            where it binds.
-        from_logits: Whether the model's output wants a softmax.
+        mask: With "example" each image has its own dropout masks. With "pass" all images of a pass
+            share one mask, which is one thinned network.
+        seed: Root of all random draws.
+        batch_size: The largest number of images in a compiled call. No result depends on it.
+        memory_mb: Limit, in MB, on the features, activations and sums of a compiled call. Batches
+            become smaller where they would exceed it.
+        from_logits: Whether the model returns logits, which need a softmax.
     """
 
     n_samples: int
@@ -36,34 +40,30 @@ class McDropout:
     from_logits: bool
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings.
-
-        Raises:
-            ConfigError: One of them is out of range.
-        """
-        if self.mask not in MASKS:
-            raise ConfigError(
-                f"There is no uncertainty.mask={self.mask}.{did_you_mean(str(self.mask), MASKS)}"
-            )
+        """Raise ConfigError if a setting is out of range."""
+        if self.mask not in _MASKS:
+            hint = did_you_mean(str(self.mask), _MASKS)
+            raise ConfigError(f"There is no uncertainty.mask={self.mask}.{hint}")
         for name in ("n_samples", "batch_size", "memory_mb"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(
-                    f"uncertainty.{name} must be above 0, but is {getattr(self, name)}."
-                )
+            value = getattr(self, name)
+            if value <= 0:
+                raise ConfigError(f"uncertainty.{name} must be above 0, but is {value}.")
 
 
 @dataclass(frozen=True)
 class McPrediction:
-    """What S passes said about N examples of C classes, as sums: its size does not depend on S.
+    """Result of S passes over N examples of C classes.
+
+    It holds sums over the passes rather than the passes, so its size does not depend on S.
 
     Attributes:
-        probs: Mean of the samples' distributions, (N, C).
-        expected_entropy: Mean of their entropies, (N,), nats.
-        variance: Variance of each class's probability over samples, (N, C).
-        votes: Share of samples whose most probable class is this one, (N, C).
-        label_probs: Mean probability of the label in each group of passes, (G, N), G = ceil(S /
-            group_size).
-        group_size: Passes in a group; the last group may have fewer.
+        probs: Mean of the distributions of the passes, (N, C).
+        expected_entropy: Mean of their entropies, (N,), in nats: aleatoric uncertainty.
+        variance: Variance of the probability of each class over the passes, (N, C).
+        votes: Share of passes whose most probable class is this class, (N, C).
+        label_probs: Mean probability of the label in each group of passes, (G, N), where
+            G = ceil(S / group_size).
+        group_size: Number of passes in a group; the last group may have fewer.
         n_samples: S.
     """
 
@@ -77,15 +77,15 @@ class McPrediction:
 
     @property
     def predictive_entropy(self) -> Floats:
-        """Entropy of the mean distribution, (N,), nats: total uncertainty."""
+        """Entropy of the mean distribution, (N,), in nats: total uncertainty."""
         return metrics.predictive_entropy(self.probs)
 
     @property
     def mutual_information(self) -> Floats:
-        """Predictive minus expected entropy, (N,), nats: epistemic uncertainty."""
+        """Predictive minus expected entropy, (N,), in nats: epistemic uncertainty."""
         return metrics.information(self.predictive_entropy, self.expected_entropy)
 
     @property
     def variation_ratio(self) -> Floats:
-        """Share of samples that vote against the most frequent vote, (N,)."""
+        """Share of passes that vote against the most frequent vote, (N,), in [0, 1 - 1 / C]."""
         return np.asarray(1.0 - self.votes.max(axis=1))

@@ -1,1 +1,1 @@
-"""Saving a registered model, checking what was saved, and answering requests."""
+"""Saving of registered models, the check of what was saved, and serving with uncertainty."""

@@ -1,7 +1,8 @@
-"""What a fresh process runs to measure a saved version: nothing of this project is imported but
-what it brought.
+"""Script that loads and measures a saved model version in a process of its own.
 
-It is run as a file, by `measured_again`, with one argument: a JSON file that says what to do.
+`measured_again` runs this file with one argument: the path of a JSON file that holds a `Question`.
+The script writes an `Answer` to `answer.json` beside it. The process has only the code that the
+version brings, so nothing of this project is imported from elsewhere.
 """
 
 from __future__ import annotations
@@ -9,65 +10,110 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-MAX_SHOWN = 300  # characters of a library's message
+_MAX_SHOWN = 300  # characters of a library's message
 
 
-def main(path: Path) -> None:
-    """Load the version, ask it, and write what came out beside `path`."""
-    asked = json.loads(path.read_text())
+class Question(TypedDict):
+    """What the script has to do.
+
+    Attributes:
+        folder: Folder of the version, as MLflow saved it.
+        data: Path of an .npz file with validation `images` and `labels`.
+        outputs: Path to which the outputs for the first images are written.
+        again: Path to which the outputs of a second call are written.
+        n_outputs: Number of these first images.
+        n_classes: Number of classes of the data.
+        batch_size: Batch size of the evaluation.
+        compile_config: How Keras wrote that the model was compiled, or None.
+    """
+
+    folder: str
+    data: str
+    outputs: str
+    again: str
+    n_outputs: int
+    n_classes: int
+    batch_size: int
+    compile_config: Mapping[str, object] | None
+
+
+class Answer(TypedDict, total=False):
+    """What the script found.
+
+    Attributes:
+        failed: Why the version cannot be loaded.
+        metrics: Values of the metrics on the validation data, by their names in MLflow.
+        not_compiled: Why the metrics could not be measured.
+    """
+
+    failed: str
+    metrics: dict[str, float]
+    not_compiled: str
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of a library's message, without the configurations Keras adds."""
+    text = str(error).split("Exception encountered:")[-1].strip()
+    if not text:
+        return type(error).__name__
+    line = text.splitlines()[0]
+    said = re.split(r" ?(?:Full object )?config: ?\{", line)[0]
+    if len(said) > _MAX_SHOWN:
+        return f"{said[:_MAX_SHOWN]}…"
+    return said
+
+
+def _main(path: Path) -> None:
+    question: Question = json.loads(path.read_text())
     try:
-        answer = _measured(asked)
-    except Exception as error:  # whatever a person's code or a library raises is the answer
+        answer = _measured(question)
+    except Exception as error:  # any error of a library or of a user's code is the answer
         answer = {"failed": first_line(error)}
     path.with_name("answer.json").write_text(json.dumps(answer))
 
 
-def _measured(asked: dict[str, Any]) -> dict[str, Any]:
+def _measured(question: Question) -> Answer:
+    """Load the version, write its outputs twice, and return its metrics."""
     import mlflow  # noqa: PLC0415 (an import that fails is an answer too)
     import numpy as np  # noqa: PLC0415
     from keras import ops  # noqa: PLC0415
 
-    mlflow.pyfunc.load_model(
-        asked["folder"]
-    )  # it is served so; this puts the version's code on the path
-    model = mlflow.keras.load_model(asked["folder"])
-    data = np.load(asked["data"])
-    images = ops.convert_to_tensor(data["images"][: asked["n_outputs"]])
-    for name in ("outputs", "again"):
-        outputs = ops.convert_to_numpy(model(images, training=False))
-        np.save(asked[name], np.asarray(outputs, np.float32))
+    # Versions are served in this way. The call also puts the version's code on the path.
+    mlflow.pyfunc.load_model(question["folder"])
+    model = mlflow.keras.load_model(question["folder"])
+    data = np.load(question["data"])
+    images = data["images"]
+    first_images = ops.convert_to_tensor(images[: question["n_outputs"]])
+    for path in (question["outputs"], question["again"]):
+        outputs = ops.convert_to_numpy(model(first_images, training=False))
+        np.save(path, np.asarray(outputs, np.float32))
     try:
-        return {"metrics": _evaluated(model, asked, data["images"], data["labels"])}
-    except Exception as error:  # its loss may be a closure: outputs can be compared all the same
+        metrics = _evaluated(model, question, images, data["labels"])
+    except Exception as error:  # without its loss, such as a closure, outputs can be compared
         return {"metrics": {}, "not_compiled": first_line(error)}
+    return {"metrics": metrics}
 
 
-def _evaluated(model: Any, asked: dict[str, Any], images: Any, labels: Any) -> dict[str, float]:
+def _evaluated(model: Any, question: Question, images: Any, labels: Any) -> dict[str, float]:
+    """Return the metrics of the validation data, measured by the compiled model."""
     import keras  # noqa: PLC0415
 
     from hpsearch.models.loss_and_optimizer import labels_for  # noqa: PLC0415 (the version's own)
     from hpsearch.training.programs.program import numbers_of  # noqa: PLC0415
 
-    if asked["compile_config"] is None:
+    if question["compile_config"] is None:
         raise ValueError("the trial has kept a model without a loss")
-    model.compile_from_config(asked["compile_config"])
+    model.compile_from_config(question["compile_config"])
     if labels_for(model) == "onehot":
-        labels = keras.utils.to_categorical(labels, asked["n_classes"])
-    found = model.evaluate(
-        images, labels, batch_size=asked["batch_size"], verbose=0, return_dict=True
-    )
+        labels = keras.utils.to_categorical(labels, question["n_classes"])
+    batch_size = question["batch_size"]
+    found = model.evaluate(images, labels, batch_size=batch_size, verbose=0, return_dict=True)
     return {f"val/{name}": value for name, value in numbers_of(found).items()}
 
 
-def first_line(error: BaseException) -> str:
-    """Return what a library says, without the configurations that Keras adds to it."""
-    text = str(error).split("Exception encountered:")[-1].strip() or type(error).__name__
-    said = re.split(r" ?(?:Full object )?config: ?\{", text.splitlines()[0])[0]
-    return said if len(said) <= MAX_SHOWN else f"{said[:MAX_SHOWN]}…"
-
-
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    _main(Path(sys.argv[1]))

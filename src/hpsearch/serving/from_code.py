@@ -1,4 +1,4 @@
-"""What MLflow runs to make a served model again: code, not a pickle."""
+"""Script that MLflow runs to make the served model: MLflow keeps this code instead of a pickle."""
 
 from mlflow.models import set_model
 

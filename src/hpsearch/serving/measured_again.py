@@ -1,9 +1,8 @@
-"""Whether a saved model is the one that was made: asked of its file before a search, of a version
-in a fresh process.
+"""Checks that Keras and MLflow give back the model that was saved.
 
-Before a search the file of a model that has not been trained is loaded in this process, which finds
-what Keras cannot load at all. Before a version is registered it is loaded and measured in a process
-that has nothing but the version.
+Before a search, `check_before` loads the file of an untrained model in this process, which finds
+what Keras cannot load at all. Before a version is registered, `measure_again` loads and measures
+it in a fresh process that has only what the version brings.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import keras
 import numpy as np
@@ -27,18 +26,17 @@ from hpsearch.data.split import Examples
 from hpsearch.errors import ModelError, SearchError
 from hpsearch.mc_dropout.passes import check_distributions
 from hpsearch.mc_dropout.prediction import McDropout
-from hpsearch.serving.fresh_process import first_line
+from hpsearch.serving.fresh_process import Answer, Question, first_line
 from hpsearch.training.settings import VAL_BATCH_SIZE
 
-SCRIPT = Path(__file__).with_name("fresh_process.py")
-COUNTING = re.compile(
-    r"acc|precision|recall|f1|auc|/error"
-)  # metrics that a single example moves by 1 / n
-N_COUNTED = 2  # examples that numerical noise may move
-NOISE, MIXED_NOISE = 1e-3, 1e-2
-LEAST = 1e-3  # noise is relative to this where a value is smaller
-TIMEOUT_S = 1800
-NOT_OURS = (
+_SCRIPT = Path(__file__).with_name("fresh_process.py")
+_COUNTING = re.compile(r"acc|precision|recall|f1|auc|/error")  # one example moves these by 1 / n
+_N_COUNTED = 2  # examples that numerical noise may move
+_NOISE = 1e-3
+_MIXED_NOISE = 1e-2
+_LEAST = 1e-3  # noise is relative to this where a value is smaller
+_TIMEOUT_S = 1800
+_NOT_PASSED_ON = (
     "MLFLOW_TRACKING_URI",
     "MLFLOW_REGISTRY_URI",
     "MLFLOW_RUN_ID",
@@ -47,81 +45,83 @@ NOT_OURS = (
 )
 CURE = (
     "register its classes with @keras.saving.register_keras_serializable(), give each a "
-    "get_config() that names all "
-    "that its constructor takes, and put them in the module of arch._target_ or in one that it "
-    "imports"
+    "get_config() that names all arguments of its constructor, and put them in the module of "
+    "arch._target_ or in one that it imports"
 )
-
-CURE_OF_LAMBDA = "Keras loads no Python lambda: put a named function in its place, with @keras.saving.register_keras_serializable()"
+_CURE_OF_LAMBDA = (
+    "Keras does not load Python lambdas: put a named function in its place, with "
+    "@keras.saving.register_keras_serializable()"
+)
+_Outputs: TypeAlias = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What a study knows of a trial's model.
+    """What a study knows about the model of a trial.
 
     Attributes:
-        trial: What the trial is called, in sentences.
-        monitor: The metric of the validation data that is measured again, such as `val/loss`.
-        value: What the study reports of it; None where it reports none.
-        compile_config: How the model was compiled, as Keras writes it; None where it was not.
-        outputs: Of the trained model for the first validation images, (N, C); None where none were
-            kept.
-        noise: The relative difference that is numerical noise.
+        trial: Name of the trial for sentences, such as "trial 3".
+        monitor: Metric of the validation data that is measured again, such as `val/loss`.
+        value: Value of this metric that the study reports, or None.
+        compile_config: How the model was compiled, as Keras writes it; None if it was not.
+        outputs: Outputs of the trained model for the first validation images, (N, C), or None.
+        noise: Relative difference that counts as numerical noise.
     """
 
     trial: str
     monitor: str
     value: float | None
-    compile_config: Mapping[str, Any] | None
+    compile_config: Mapping[str, object] | None
     outputs: NDArray[np.float32] | None
-    noise: float = NOISE
+    noise: float = _NOISE
 
 
 def noise_of(precision: str) -> float:
-    """Return the relative difference of two outputs that is numerical noise at a precision such as
-    `mixed_float16`.
+    """Return the relative difference of two outputs that counts as numerical noise.
+
+    Args:
+        precision: Keras's dtype policy, such as `float32` or `mixed_float16`.
     """
-    return MIXED_NOISE if precision.startswith("mixed") else NOISE
+    if precision.startswith("mixed"):
+        return _MIXED_NOISE
+    return _NOISE
 
 
 def check_before(
     model: keras.Model, images: NDArray[np.generic], settings: McDropout, noise: float
 ) -> str | None:
-    """Refuse a model that could not be registered however well it is trained, before the search for
-    it.
+    """Raise ModelError before a search if its models could never be registered.
 
     Args:
-        model: A built one, as a trial would train it.
-        images: Of the validation data, (N, *image_shape); few are enough.
-        settings: `from_logits` says whether the model gives logits.
-        noise: The relative difference of two outputs that is numerical noise.
+        model: A built model, as a trial would train it.
+        images: A few images of the validation data, (N, *image_shape).
+        settings: `from_logits` tells whether the model returns logits.
+        noise: Relative difference of two outputs that counts as numerical noise.
 
     Returns:
-        A warning where the model of the file gives other outputs, which training may mend; else
-        None.
+        A warning if the loaded model gives other outputs, which training may change; else None.
 
     Raises:
-        ModelError: Keras cannot load the file that it saves of the model, or the outputs are no
+        ModelError: Keras cannot load the file that it saves of the model, or the outputs are not
             class probabilities.
     """
     loaded = _saved_and_loaded(model)
     outputs = _outputs(model, images)
-    if outputs is None:  # a model that only compiled programs can call is asked when it is trained
+    if outputs is None:  # only compiled programs can call the model, so training will check it
         return None
     if len(outputs) == 1:
-        probs = (
-            keras.ops.convert_to_numpy(keras.ops.softmax(outputs[0]))
-            if settings.from_logits
-            else outputs[0]
-        )
-        if np.isfinite(probs).all():  # one that has not been trained may overflow
+        probs = outputs[0]
+        if settings.from_logits:
+            probs = keras.ops.convert_to_numpy(keras.ops.softmax(probs))
+        if np.isfinite(probs).all():  # a model that has not been trained may overflow
             check_distributions(np.asarray(probs, np.float64), settings.from_logits)
     if _are_close(outputs, _outputs(loaded, images), noise):
         return None
     is_repeatable = _are_close(outputs, _outputs(model, images), noise)
     return (
         "A model was saved and loaded before the search, and the loaded one gives other outputs: "
-        f"{_reason(is_repeatable)}. No model that ends so will be registered."
+        f"{_reason(is_repeatable)}. A model that still differs after training will not be "
+        "registered."
     )
 
 
@@ -131,163 +131,187 @@ def _saved_and_loaded(model: keras.Model) -> keras.Model:
         try:
             model.save(file, include_optimizer=False)
             return keras.models.load_model(file, compile=False)
-        except OSError:  # of the disk
+        except OSError:  # an error of the disk
             raise
-        except Exception as error:  # whatever Keras or a person's class raises
+        except Exception as error:  # Keras or a user's class can raise any error
             said = first_line(error)
             raise ModelError(
-                f"The models of this search could not be registered: Keras cannot save and load "
-                f"one ({said}); "
-                f"{cure(said)}."
+                "The models of this search could not be registered: Keras cannot save and load "
+                f"one ({said}); {cure(said)}."
             ) from error
 
 
-def _outputs(model: keras.Model, images: NDArray[np.generic]) -> list[NDArray[np.float32]] | None:
-    """Return each output of a model in inference mode; None where it cannot be called so."""
+def _outputs(model: keras.Model, images: NDArray[np.generic]) -> list[_Outputs] | None:
+    """Return all outputs of a model in inference mode, or None if it cannot be called directly."""
     try:
-        outputs = keras.tree.flatten(model(keras.ops.convert_to_tensor(images), training=False))
-        return [np.asarray(keras.ops.convert_to_numpy(output), np.float32) for output in outputs]
-    except Exception:  # whatever stands in its `call`
+        outputs = model(keras.ops.convert_to_tensor(images), training=False)
+        arrays = []
+        for output in keras.tree.flatten(outputs):
+            array = keras.ops.convert_to_numpy(output)
+            arrays.append(np.asarray(array, np.float32))
+    except Exception:  # a user's `call` can raise any error
         return None
+    return arrays
 
 
-def _are_close(
-    some: list[NDArray[np.float32]], others: list[NDArray[np.float32]] | None, noise: float
-) -> bool:
-    return (
-        others is not None
-        and [array.shape for array in some] == [array.shape for array in others]
-        and all(_is_close(*pair, noise) for pair in zip(some, others, strict=True))
-    )
+def _are_close(some: list[_Outputs], others: list[_Outputs] | None, noise: float) -> bool:
+    if others is None or len(some) != len(others):
+        return False
+    for first, second in zip(some, others, strict=True):
+        if first.shape != second.shape or not _is_close(first, second, noise):
+            return False
+    return True
 
 
-def _is_close(some: NDArray[np.float32], others: NDArray[np.float32], noise: float) -> bool:
+def _is_close(some: _Outputs, others: _Outputs, noise: float) -> bool:
     return bool(np.allclose(some, others, atol=noise, rtol=noise, equal_nan=True))
 
 
 def _reason(is_repeatable: bool) -> str:
-    """Return why a model may differ from the one of its file."""
+    """Return why a model may differ from the one that was saved."""
     if is_repeatable:
         return "something that it computes with is neither among its weights nor in a get_config()"
     return "its answers differ from call to call, so a layer draws at random outside training"
 
 
 def measure_again(folder: Path, val: Examples, n_classes: int, expected: Expected) -> str:
-    """Measure a saved version in a fresh process that has nothing but what the version brings.
+    """Measure a saved version in a fresh process that has only what the version brings.
 
     Args:
-        folder: Of the version, as MLflow has saved it.
-        val: On which the study has measured it.
-        n_classes: Of the data.
-        expected: What must come out.
+        folder: Folder of the version, as MLflow saved it.
+        val: Validation data on which the study measured the model.
+        n_classes: Number of classes of the data.
+        expected: What the study knows about the model.
 
     Returns:
-        What was measured, as a tag of the version: the value, or that its outputs were compared.
+        The measured value, or a text which says that the outputs were compared. It becomes a tag
+        of the version.
 
     Raises:
-        SearchError: It cannot be loaded there, or gives something else.
+        SearchError: The version cannot be loaded there, or gives other numbers.
     """
     with tempfile.TemporaryDirectory() as made:
         place = Path(made)
-        np.savez(place / "val.npz", images=val.images, labels=val.labels)
-        n_outputs = 1 if expected.outputs is None else len(expected.outputs)
-        paths = {"data": "val.npz", "outputs": "outputs.npy", "again": "again.npy"}
-        asked: dict[str, Any] = {key: str(place / name) for key, name in paths.items()}
-        asked |= {"folder": str(folder.resolve()), "n_outputs": n_outputs, "n_classes": n_classes}
-        asked |= {"batch_size": VAL_BATCH_SIZE, "compile_config": expected.compile_config}
-        answer = _answer(place, asked)
+        data = place / "val.npz"
+        np.savez(data, images=val.images, labels=val.labels)
+        n_outputs = 1
+        if expected.outputs is not None:
+            n_outputs = len(expected.outputs)
+        question = Question(
+            folder=str(folder.resolve()),
+            data=str(data),
+            outputs=str(place / "outputs.npy"),
+            again=str(place / "again.npy"),
+            n_outputs=n_outputs,
+            n_classes=n_classes,
+            batch_size=VAL_BATCH_SIZE,
+            compile_config=expected.compile_config,
+        )
+        answer = _answer(place, question)
         if "failed" in answer:
+            failed = answer["failed"]
             raise SearchError(
                 f"The model of {expected.trial} is not registered: a process that has only what "
-                f"the version brings "
-                f"cannot load it ({answer['failed']}); {cure(answer['failed'])}."
+                f"the version brings cannot load it ({failed}); {cure(failed)}."
             )
-        outputs, again = np.load(asked["outputs"]), np.load(asked["again"])
-    value = _check_value(expected, answer["metrics"].get(expected.monitor), len(val))
+        outputs = np.load(question["outputs"])
+        again = np.load(question["again"])
+    measured = answer["metrics"].get(expected.monitor)
+    value = _check_value(expected, measured, len(val))
     _check_outputs(expected, outputs, again)
-    return f"{value:.6g}" if value is not None else f"by its outputs: {_why(expected, answer)}"
+    if value is None:
+        why = answer.get("not_compiled", f"there is no {expected.monitor}")
+        return f"by its outputs: {why}"
+    return f"{value:.6g}"
 
 
 def cure(failed: str) -> str:
-    """Return what helps where a fresh process says this of a version."""
-    return CURE_OF_LAMBDA if "lambda" in failed.lower() and "safe_mode" in failed else CURE
+    """Return what a user can do about an error of Keras while it loads a model.
+
+    Args:
+        failed: The message of the error.
+    """
+    if "lambda" in failed.lower() and "safe_mode" in failed:
+        return _CURE_OF_LAMBDA
+    return CURE
 
 
-def _why(expected: Expected, answer: Mapping[str, Any]) -> str:
-    return str(answer.get("not_compiled", f"there is no {expected.monitor}"))
-
-
-def _answer(place: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
-    asking, cwd = place / "asked.json", place / "elsewhere"
-    asking.write_text(json.dumps(asked))
+def _answer(place: Path, question: Question) -> Answer:
+    """Run the script in a fresh process and return its answer."""
+    asking = place / "asked.json"
+    asking.write_text(json.dumps(question))
+    cwd = place / "elsewhere"
     cwd.mkdir()
-    command = [sys.executable, "-P", str(SCRIPT), str(asking)]
-    environment = _environment()
+    command = [sys.executable, "-P", str(_SCRIPT), str(asking)]
     try:
         done = subprocess.run(
-            command, cwd=cwd, env=environment, capture_output=True, text=True, errors="replace", check=False,
-            timeout=TIMEOUT_S,
-        )  # fmt: skip
+            command,
+            cwd=cwd,
+            env=_environment(),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=_TIMEOUT_S,
+        )
     except subprocess.TimeoutExpired:
-        return {"failed": f"it had no answer after {TIMEOUT_S} s"}
-    answer = place / "answer.json"
-    if done.returncode or not answer.exists():
-        said = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
-        return {"failed": f"it ended with status {done.returncode}: {said[0]}"}
-    found: dict[str, Any] = json.loads(answer.read_text())
-    return found
+        return {"failed": f"it did not end within {_TIMEOUT_S} s"}
+    file = place / "answer.json"
+    if done.returncode or not file.exists():
+        lines = done.stderr.strip().splitlines() or ["it wrote no message"]
+        return {"failed": f"it ended with status {done.returncode}: {lines[-1]}"}
+    answer: Answer = json.loads(file.read_text())
+    return answer
 
 
 def _environment() -> dict[str, str]:
-    """Return this process's environment, without the folders that a person's code and this project
-    lie in.
-    """
-    kept = {key: value for key, value in os.environ.items() if key not in NOT_OURS}
-    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    installed = [path for path in paths if path and any(Path(path).glob("*.dist-info"))]
+    """Return this process's environment without the paths of user code and of this project."""
+    kept = {key: value for key, value in os.environ.items() if key not in _NOT_PASSED_ON}
+    installed = []
+    for path in os.environ.get("PYTHONPATH", "").split(os.pathsep):
+        if path and any(Path(path).glob("*.dist-info")):
+            installed.append(str(Path(path).resolve()))
     if installed:
-        kept["PYTHONPATH"] = os.pathsep.join(str(Path(path).resolve()) for path in installed)
-    return kept | {"KERAS_BACKEND": keras.backend.backend()}
+        kept["PYTHONPATH"] = os.pathsep.join(installed)
+    kept["KERAS_BACKEND"] = keras.backend.backend()
+    return kept
 
 
 def _check_value(expected: Expected, value: float | None, n_val: int) -> float | None:
-    """Return the value where it could be measured, and what the study reports within noise."""
+    """Return the value if it could be compared; raise SearchError if it is beyond noise."""
     if value is None or expected.value is None:
         return None
-    allowed = expected.noise * max(abs(expected.value), LEAST)
-    if COUNTING.search(expected.monitor):
-        allowed = max(allowed, N_COUNTED / n_val)
-    if not abs(value - expected.value) <= allowed + 1e-9:
+    allowed = expected.noise * max(abs(expected.value), _LEAST)
+    if _COUNTING.search(expected.monitor):
+        allowed = max(allowed, _N_COUNTED / n_val)
+    if not abs(value - expected.value) <= allowed + 1e-9:  # true for NaN
         raise SearchError(
             f"The model of {expected.trial} is not registered: the study reports "
-            f"{expected.monitor} "
-            f"{expected.value:.6g}, but loaded in a fresh process it has {value:.6g}; something "
-            f"that it computes with "
-            "is neither among its weights nor in a get_config(), or a layer draws at random "
-            "outside training."
+            f"{expected.monitor} {expected.value:.6g}, but loaded in a fresh process it has "
+            f"{value:.6g}; something that it computes with is neither among its weights nor in a "
+            "get_config(), or a layer draws at random outside training."
         )
     return value
 
 
-def _check_outputs(
-    expected: Expected, outputs: NDArray[np.float32], again: NDArray[np.float32]
-) -> None:
+def _check_outputs(expected: Expected, outputs: _Outputs, again: _Outputs) -> None:
+    """Raise SearchError if the outputs are not those of the trained model."""
     trained = expected.outputs
     if trained is None:
         return
     if outputs.shape != trained.shape:
         raise SearchError(
-            f"The model of {expected.trial} is not registered: trained, it answered "
-            f"{trained.shape}, and loaded in a "
-            f"fresh process {outputs.shape}; its get_config() lacks some of what its constructor "
-            f"takes."
+            f"The model of {expected.trial} is not registered: the trained model returned shape "
+            f"{trained.shape}, but loaded in a fresh process it returned {outputs.shape}; its "
+            "get_config() does not name all arguments of its constructor."
         )
     if _is_close(outputs, trained, expected.noise):
         return
-    worst = np.unravel_index(np.nanargmax(np.abs(outputs - trained)), trained.shape)
+    gaps = np.abs(outputs - trained)
+    worst = np.unravel_index(np.nanargmax(gaps), trained.shape)
+    reason = _reason(_is_close(outputs, again, expected.noise))
     raise SearchError(
-        f"The model of {expected.trial} is not registered: trained, it gave a validation image "
-        f"{trained[worst]:.6g}, "
-        f"and loaded in a fresh process {outputs[worst]:.6g}; "
-        f"{_reason(_is_close(outputs, again, expected.noise))}."
+        f"The model of {expected.trial} is not registered: for a validation image the trained "
+        f"model returned {trained[worst]:.6g}, but loaded in a fresh process it returned "
+        f"{outputs[worst]:.6g}; {reason}."
     )

@@ -1,5 +1,8 @@
-"""How a model becomes a version: written to be served with its uncertainty, promoted where better
-by more than luck.
+"""Saving of a trained model as a version of an MLflow registered model.
+
+`Registration.save` writes a model so that MLflow serves it with its uncertainty.
+`Registration.judge` decides whether it becomes the champion: it must be better than chance and
+than the present champion, by more than chance.
 """
 
 from __future__ import annotations
@@ -29,20 +32,22 @@ from hpsearch.metrics import Floats, Ints
 from hpsearch.models.own_code import OwnCode, config_of, own_code
 from hpsearch.serving.served_model import MODEL, RECORD, Record
 
-PACKAGE = Path(__file__).parents[1]
-FROM_CODE = Path(__file__).with_name("from_code.py")
+_PACKAGE = Path(__file__).parents[1]
+_FROM_CODE = Path(__file__).with_name("from_code.py")
 
 
 @dataclass(frozen=True)
 class Registration:
-    """Settings of the way from a trained model to a version.
+    """Settings for making a version of a trained model.
 
     Attributes:
         coverage: How often the served conformal sets hold the right class, in (0, 1).
-        measure: By which a challenger must be better on validation data to become champion.
-        level: Chance that an equally good challenger becomes champion by being called better.
-        n_resamples: Of the test behind that.
-        seed: Of the resampling.
+        measure: Measure on validation data by which a challenger must be better to become the
+            champion.
+        level: Probability that an equally good challenger is called better and becomes the
+            champion, in (0, 1).
+        n_resamples: Number of resamples of this test, at least 1 / level.
+        seed: Seed of the resampling.
     """
 
     coverage: float
@@ -52,19 +57,16 @@ class Registration:
     seed: int
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings."""
+        """Raise ConfigError if a setting is out of range."""
         if self.measure not in MEASURES:
-            raise ConfigError(
-                f"There is no "
-                f"registration.measure={self.measure}.{did_you_mean(self.measure, MEASURES)}"
-            )
-        if not (
-            0 < self.coverage < 1 and 0 < self.level < 1 and self.n_resamples * self.level >= 1
-        ):
+            hint = did_you_mean(self.measure, MEASURES)
+            raise ConfigError(f"There is no registration.measure={self.measure}.{hint}")
+        are_shares = 0 < self.coverage < 1 and 0 < self.level < 1
+        if not are_shares or self.n_resamples * self.level < 1:
             raise ConfigError(
                 "Expected coverage and level between 0 and 1 and at least 1 / level resamples, "
-                "received "
-                f"coverage={self.coverage}, level={self.level}, n_resamples={self.n_resamples}."
+                f"received coverage={self.coverage}, level={self.level}, "
+                f"n_resamples={self.n_resamples}."
             )
 
     def judge(
@@ -74,56 +76,77 @@ class Registration:
         data: SearchData,
         settings: McDropout,
     ) -> tuple[bool, str]:
-        """Return whether a model may be champion, and the reason: it must beat chance, and a
-        champion if there is one.
+        """Return whether a model becomes the champion, and the reason in words.
 
+        The model must be better than chance, and than the present champion if there is one.
         Chance answers each image with the shares of the classes in the train part.
+
+        Args:
+            challenger: The new model.
+            champion: The model of the present champion, or None.
+            data: The data of the search; the models are compared on its validation part.
+            settings: Settings of MC Dropout; `from_logits` and `batch_size` are used.
         """
-        shares = np.bincount(data.train.labels, minlength=data.n_classes) / len(data.train)
-        mine = plain_probs(challenger, data.val.images, settings)
-        # Answers that always say the same shares are calibrated, so calibration alone cannot tell
-        # them from a model.
-        measure = "nll" if self.measure == "ece" else self.measure
-        found = self._difference(np.tile(shares, (len(mine), 1)), mine, data.val.labels, measure)
+        val = data.val
+        mine = plain_probs(challenger, val.images, settings)
+        counts = np.bincount(data.train.labels, minlength=data.n_classes)
+        shares = counts / len(data.train)
+        chance = np.tile(shares, (len(mine), 1))
+        measure = self.measure
+        if measure == "ece":  # to answer each image with the shares is calibrated, too
+            measure = "nll"
+        found = self._difference(chance, mine, val.labels, measure)
         if found.verdict(self.level) != "better":
+            of_chance, own = found.values
             return False, (
-                f"val/{measure} {found.values[1]:.4f} is no better than chance, which has "
-                f"{found.values[0]:.4f} "
+                f"val/{measure} {own:.4f} is no better than chance, which has {of_chance:.4f} "
                 f"(p = {found.p:.2g})"
             )
         if champion is None:
             return True, "there was no champion"
-        return self.compare(challenger, champion, data.val, settings)
+        return self.compare(challenger, champion, val, settings)
 
     def compare(
         self, challenger: keras.Model, champion: keras.Model, val: Examples, settings: McDropout
     ) -> tuple[bool, str]:
-        """Return whether a challenger's plain prediction is better by more than chance, and the
-        reason in words.
+        """Return whether a challenger is better than the champion, and the reason in words.
+
+        The plain predictions are compared, and the difference must be more than chance.
+
+        Args:
+            challenger: The new model.
+            champion: The model of the present champion.
+            val: Validation data.
+            settings: Settings of MC Dropout; `from_logits` and `batch_size` are used.
         """
-        if (
-            champion.input_shape != challenger.input_shape
-            or champion.output_shape != challenger.output_shape
-        ):
-            return False, "the champion is of other images or classes"
-        theirs, mine = (
-            plain_probs(model, val.images, settings) for model in (champion, challenger)
-        )
+        same_inputs = champion.input_shape == challenger.input_shape
+        same_outputs = champion.output_shape == challenger.output_shape
+        if not same_inputs or not same_outputs:
+            return False, "the champion is for other images or classes"
+        theirs = plain_probs(champion, val.images, settings)
+        mine = plain_probs(challenger, val.images, settings)
         found = self._difference(theirs, mine, val.labels, self.measure)
         is_better = found.verdict(self.level) == "better"
-        how = "better by more than chance" if is_better else "not better by more than chance"
+        how = "better by more than chance"
+        if not is_better:
+            how = f"not {how}"
+        before, after = found.values
         return is_better, (
-            f"val/{self.measure} {found.values[1]:.4f} against the champion's "
-            f"{found.values[0]:.4f} "
+            f"val/{self.measure} {after:.4f} against the champion's {before:.4f} "
             f"is {how} (p = {found.p:.2g})"
         )
 
     def _difference(self, theirs: Floats, mine: Floats, labels: Ints, measure: str) -> Difference:
-        (found,) = compare(
-            theirs, mine, labels,
-            n_resamples=self.n_resamples, level=self.level, seed=self.seed, measures=(measure,),
-        )  # fmt: skip
-        return found
+        differences = compare(
+            theirs,
+            mine,
+            labels,
+            n_resamples=self.n_resamples,
+            level=self.level,
+            seed=self.seed,
+            measures=(measure,),
+        )
+        return differences[0]
 
     def save(
         self,
@@ -133,16 +156,14 @@ class Registration:
         settings: McDropout,
         own: OwnCode | None = None,
     ) -> None:
-        """Write a model to `folder` as MLflow keeps it: Keras's own file, and the code that serves
-        it.
+        """Write a model to a folder in MLflow's format: Keras's file and the code that serves it.
 
         Args:
-            model: It.
-            folder: Is made.
-            data: Of the search; the served answers are calibrated on its validation part.
-            settings: How MC Dropout is done.
-            own: Code of the person's own that goes with it; None finds what the model's classes
-                name.
+            model: The trained model.
+            folder: The folder to make.
+            data: The data of the search. The conformal sets are calibrated on its validation part.
+            settings: Settings of MC Dropout.
+            own: Code of the user that the model needs; by default the code of its classes.
         """
         thresholds = self._thresholds(model, data, settings)
         with tempfile.TemporaryDirectory() as made:
@@ -150,56 +171,69 @@ class Registration:
             file = served / MODEL
             file.parent.mkdir(parents=True)
             model.save(file, include_optimizer=False)
-            own = own or own_code(config_of(file))
-            record = Record(
-                settings, list(data.class_names), data.image_shape, thresholds, list(own.modules)
-            )
-            (served / RECORD).write_text(json.dumps(asdict(record), indent=1))
+            if own is None:
+                own = own_code(config_of(file))
+            modules = list(own.modules)
+            names = list(data.class_names)
+            record = Record(settings, names, data.image_shape, thresholds, modules)
+            text = json.dumps(asdict(record), indent=1)
+            (served / RECORD).write_text(text)
+            own_paths = own.copy(Path(made) / "own")
             mlflow.pyfunc.save_model(
                 str(folder),
-                python_model=str(FROM_CODE),
+                python_model=str(_FROM_CODE),
                 artifacts={"served": str(served)},
-                code_paths=[str(PACKAGE), *own.copy(Path(made) / "own")],
-                signature=_signature(
-                    data, settings, "mc" if "mc" in record.thresholds else "plain"
-                ),
+                code_paths=[str(_PACKAGE), *own_paths],
+                signature=_signature(data, settings, record.default_method),
                 input_example=data.val.images[:2],
-                pip_requirements=requirements(own),
+                pip_requirements=_requirements(own),
             )
-        saved = Model.load(str(folder))
-        flavor = saved.flavors["python_function"]
-        where = Path(flavor["artifacts"]["served"]["path"]) / Path(MODEL).parent
-        saved.add_flavor(
-            "keras", data=str(where), keras_version=keras.__version__, keras_backend=keras.backend.backend(),
-            save_exported_model=False, code=flavor["code"], modules=list(own.modules),
-        )  # fmt: skip
-        saved.save(str(folder / MLMODEL_FILE_NAME))
+        _add_keras_flavor(folder, modules)
 
     def _thresholds(
         self, model: keras.Model, data: SearchData, settings: McDropout
     ) -> dict[str, float]:
-        images, labels = data.val.images, data.val.labels
-        found = {"plain": threshold(plain_probs(model, images, settings), labels, self.coverage)}
-        with contextlib.suppress(ModelError):  # no dropout: it is served without the method
-            found["mc"] = threshold(
-                Sampler(model, settings).predict(images).probs, labels, self.coverage
-            )
+        """Return the threshold of the conformal sets by method."""
+        images = data.val.images
+        labels = data.val.labels
+        plain = plain_probs(model, images, settings)
+        found = {"plain": threshold(plain, labels, self.coverage)}
+        with contextlib.suppress(ModelError):  # a model without dropout is served without "mc"
+            mc = Sampler(model, settings).predict(images)
+            found["mc"] = threshold(mc.probs, labels, self.coverage)
         return found
 
 
-def requirements(own: OwnCode | None = None) -> list[str]:
-    """Return the exact versions that a registered model needs to be loaded and served."""
+def _add_keras_flavor(folder: Path, modules: list[str]) -> None:
+    """Let `mlflow.keras.load_model` load the Keras file of a saved model."""
+    saved = Model.load(str(folder))
+    flavor = saved.flavors["python_function"]
+    served = Path(flavor["artifacts"]["served"]["path"])
+    saved.add_flavor(
+        "keras",
+        data=str(served / Path(MODEL).parent),
+        keras_version=keras.__version__,
+        keras_backend=keras.backend.backend(),
+        save_exported_model=False,
+        code=flavor["code"],
+        modules=modules,
+    )
+    saved.save(str(folder / MLMODEL_FILE_NAME))
+
+
+def _requirements(own: OwnCode) -> list[str]:
+    """Return the exact versions of the packages that a registered model needs, each once."""
     needed = ("keras", keras.backend.backend(), "numpy", "pandas", "mlflow")
     lines = [f"{name}=={version(name)}" for name in needed]
-    more = own.requirements if own else ()
-    return [
-        *lines,
-        *(line for line in dict.fromkeys(more) if line.partition("==")[0].lower() not in needed),
-    ]
+    for line in dict.fromkeys(own.requirements):
+        name = line.partition("==")[0]
+        if name.lower() not in needed:
+            lines.append(line)
+    return lines
 
 
 def _signature(data: SearchData, settings: McDropout, method: str) -> ModelSignature:
-    # Without names: MLflow would hand a dictionary to a model that takes one array.
+    # The input has no name, or MLflow would pass a dictionary to a model that takes an array.
     images = TensorSpec(data.train.images.dtype, (-1, *data.image_shape))
     params = [
         ParamSpec("method", "string", method),

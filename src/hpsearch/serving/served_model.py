@@ -1,5 +1,7 @@
-"""The model that `mlflow models serve` runs: MLflow's pyfunc interface, answers with their
-uncertainty.
+"""The model that `mlflow models serve` runs: predictions of a Keras model with uncertainty.
+
+`ServedModel` implements MLflow's pyfunc interface. `Record` holds what is stored beside the
+weights: settings of MC Dropout, names of the classes and thresholds of the conformal sets.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -16,7 +18,7 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from hpsearch import metrics
 from hpsearch.errors import ModelError
@@ -25,23 +27,24 @@ from hpsearch.mc_dropout.passes import Sampler
 from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.models.own_code import import_all
 
-MODEL, RECORD = "data/model.keras", "served.json"  # in the artifact folder `served`
-MAX_SAMPLES = 10_000
-METHODS = ("mc", "plain")
-INT31 = 2**31
+MODEL = "data/model.keras"  # in the artifact folder `served`
+RECORD = "served.json"  # in the same folder
+_MAX_SAMPLES = 10_000
+_METHODS = ("mc", "plain")
+_N_SEEDS = 2**31
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a served model knows beside its weights.
+    """Properties of a served model that are stored beside its weights.
 
     Attributes:
-        settings: How MC Dropout is done.
+        settings: Settings of MC Dropout.
         class_names: A name for each class.
         image_shape: Height, width, channels.
-        thresholds: By method, the probability from which on a class belongs to the conformal set; a
-            model without dropout has no "mc".
-        modules: To be imported before the model is loaded.
+        thresholds: By method, the smallest probability with which a class belongs to the conformal
+            set, in [0, 1]. A model without dropout has no "mc".
+        modules: Modules to import before the model is loaded.
     """
 
     settings: McDropout
@@ -50,105 +53,125 @@ class Record:
     thresholds: dict[str, float]
     modules: list[str] = field(default_factory=list)
 
+    @property
+    def default_method(self) -> str:
+        """The method of a request that names none: "mc" if the model has dropout."""
+        if "mc" in self.thresholds:
+            return "mc"
+        return "plain"
+
     @classmethod
     def read(cls, path: Path) -> Record:
-        """Read what `vars` of a record has been written as JSON."""
+        """Read a record from the JSON file that was written of its fields."""
         known = json.loads(path.read_text())
-        known["settings"], known["image_shape"] = (
-            McDropout(**known["settings"]),
-            tuple(known["image_shape"]),
-        )
+        known["settings"] = McDropout(**known["settings"])
+        known["image_shape"] = tuple(known["image_shape"])
         return cls(**known)
 
 
+class _Request(NamedTuple):
+    """Parameters of a request, checked."""
+
+    method: str
+    n_samples: int
+    seed: int
+    return_samples: bool
+
+
 class ServedModel(PythonModel):
-    """Answers with class, probabilities, uncertainties, conformal set and an abstain flag for each
-    image.
+    """Model that returns, for each image, the class, its probabilities and their uncertainties.
+
+    It also returns the conformal set, and whether to abstain, which is where the set does not hold
+    exactly one class.
     """
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load weights and record from the artifact folder."""
+        """Load the model and its record from the artifact folder."""
         folder = Path(context.artifacts["served"])
         self.record = Record.read(folder / RECORD)
         import_all(self.record.modules)
         self.model = keras.models.load_model(folder / MODEL, compile=False)
-        self.sampler = (
-            Sampler(self.model, self.record.settings) if "mc" in self.record.thresholds else None
-        )
+        self.sampler: Sampler | None = None
+        if "mc" in self.record.thresholds:
+            self.sampler = Sampler(self.model, self.record.settings)
 
     def predict(
         self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Return one row an image.
+        """Return one row per image.
 
         Args:
-            context: Of MLflow; not used.
+            context: Context of MLflow; not used.
             model_input: Raw pixels, (N, H, W, C).
-            params: `method`: "mc" or "plain"; `n_samples`; `seed`: the same gives the same answer;
-                `return_samples`.
+            params: `method`, "mc" or "plain"; `n_samples`, from 1 to 10,000; `seed`, where equal
+                seeds give equal answers; `return_samples`.
 
         Raises:
-            MlflowException: A request that cannot be answered, in one sentence; HTTP status 400.
+            MlflowException: The request cannot be answered. The text is one sentence; the HTTP
+                status is 400.
         """
         try:
             images = self._checked(model_input)
-            return self._answer(images, **self._params(params or {}))
+            request = self._request(params or {})
+            return self._answer(images, request)
         except (ModelError, ValueError, TypeError) as error:
             raise MlflowException(str(error), INVALID_PARAMETER_VALUE) from error
 
-    def _checked(self, given: Any) -> NDArray[Any]:
+    def _checked(self, given: ArrayLike) -> NDArray[Any]:
+        """Return the images of a request as an array, or raise ModelError."""
         images = np.asarray(given)
-        if images.ndim != 4 or images.shape[1:] != self.record.image_shape or not len(images):
-            raise ModelError(
-                f"Expected images (N, {_axes(self.record.image_shape)}), received shape "
-                f"{images.shape}."
-            )
+        image_shape = self.record.image_shape
+        if images.ndim != 4 or images.shape[1:] != image_shape or not len(images):
+            axes = ", ".join(str(size) for size in image_shape)
+            raise ModelError(f"Expected images (N, {axes}), received shape {images.shape}.")
         if images.dtype.kind not in "iuf" or not np.isfinite(images).all():
             raise ModelError(
                 f"Expected finite pixel values, received {images.dtype} with other values."
             )
         return images
 
-    def _params(self, given: dict[str, Any]) -> dict[str, Any]:
-        settings = self.record.settings
-        method = given.get("method") or ("mc" if self.sampler else "plain")
-        n_samples = settings.n_samples if given.get("n_samples") is None else given["n_samples"]
-        seed = settings.seed if given.get("seed") is None else given["seed"]
-        if method not in METHODS:
-            raise ModelError(
-                f"Expected method to be one of {', '.join(METHODS)}, received {method!r}."
-            )
+    def _request(self, given: dict[str, Any]) -> _Request:
+        """Return the parameters of a request with their defaults, or raise ModelError."""
+        method = given.get("method") or self.record.default_method
+        n_samples = given.get("n_samples")
+        if n_samples is None:
+            n_samples = self.record.settings.n_samples
+        seed = given.get("seed")
+        if seed is None:
+            seed = self.record.settings.seed
+        if method not in _METHODS:
+            names = ", ".join(_METHODS)
+            raise ModelError(f"Expected method to be one of {names}, received {method!r}.")
         if method == "mc" and self.sampler is None:
             raise ModelError("Expected method to be plain: this model has no dropout to sample.")
-        if not 1 <= n_samples <= MAX_SAMPLES:
-            raise ModelError(f"Expected n_samples from 1 to {MAX_SAMPLES}, received {n_samples}.")
-        if not 0 <= seed < INT31:
-            raise ModelError(f"Expected a seed from 0 to {INT31 - 1}, received {seed}.")
-        return {"method": method, "n_samples": int(n_samples), "seed": int(seed),
-                "return_samples": bool(given.get("return_samples"))}  # fmt: skip
+        if not 1 <= n_samples <= _MAX_SAMPLES:
+            raise ModelError(f"Expected n_samples from 1 to {_MAX_SAMPLES}, received {n_samples}.")
+        if not 0 <= seed < _N_SEEDS:
+            raise ModelError(f"Expected a seed from 0 to {_N_SEEDS - 1}, received {seed}.")
+        return _Request(method, int(n_samples), int(seed), bool(given.get("return_samples")))
 
-    def _answer(
-        self, images: NDArray[Any], method: str, n_samples: int, seed: int, return_samples: bool
-    ) -> pd.DataFrame:
-        names, threshold, n = (
-            np.asarray(self.record.class_names),
-            self.record.thresholds[method],
-            len(images),
-        )
-        padded = images[
-            np.minimum(np.arange(2 ** math.ceil(math.log2(n))), n - 1)
-        ]  # few shapes, few compilations
-        if method == "mc" and self.sampler is not None:
-            mc = self.sampler.predict(padded, n_samples=n_samples, seed=seed)
-            probs, entropy, information = (
-                mc.probs[:n],
-                mc.predictive_entropy[:n],
-                mc.mutual_information[:n],
-            )
+    def _answer(self, images: NDArray[Any], request: _Request) -> pd.DataFrame:
+        """Return the answer to a request, one row per image."""
+        n_images = len(images)
+        # Images are padded to a power of two: few shapes need few compilations.
+        n_padded = 2 ** math.ceil(math.log2(n_images))
+        padded = images[np.minimum(np.arange(n_padded), n_images - 1)]
+        samples = None
+        if request.method == "mc" and self.sampler is not None:
+            n_samples = request.n_samples
+            mc = self.sampler.predict(padded, n_samples=n_samples, seed=request.seed)
+            probs = mc.probs[:n_images]
+            entropy = mc.predictive_entropy[:n_images]
+            information = mc.mutual_information[:n_images]
+            if request.return_samples:
+                samples = self.sampler.samples(padded, n_samples=n_samples, seed=request.seed)
         else:
-            probs = plain_probs(self.model, padded, self.record.settings)[:n]
-            entropy, information = metrics.predictive_entropy(probs), np.zeros(n)
-        sets = [names[held].tolist() for held in probs >= threshold]
+            probs = plain_probs(self.model, padded, self.record.settings)[:n_images]
+            entropy = metrics.predictive_entropy(probs)
+            information = np.zeros(n_images)
+        names = np.asarray(self.record.class_names)
+        is_in_set = probs >= self.record.thresholds[request.method]
+        sets = [names[row].tolist() for row in is_in_set]
         answer = pd.DataFrame(
             {
                 "class": names[probs.argmax(axis=1)].tolist(),
@@ -159,11 +182,7 @@ class ServedModel(PythonModel):
                 "abstain": [len(held) != 1 for held in sets],
             }
         )
-        if return_samples and method == "mc" and self.sampler is not None:
-            samples = self.sampler.samples(padded, n_samples=n_samples, seed=seed)[:, :n]
-            answer["samples"] = np.swapaxes(samples, 0, 1).tolist()
+        if samples is not None:
+            by_image = np.swapaxes(samples[:, :n_images], 0, 1)
+            answer["samples"] = by_image.tolist()
         return answer
-
-
-def _axes(shape: tuple[int, ...]) -> str:
-    return ", ".join(map(str, shape))
