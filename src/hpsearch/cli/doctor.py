@@ -138,10 +138,10 @@ def _open_study(config: DictConfig) -> tuple[SharedStudy, Space]:
     study = SharedStudy.open(
         name,
         storage=storage,
-        sampler=built["sampler"](root_seed=config.seed),
-        pruner=built["pruner"],
+        sampler=sampler(root_seed=config.seed),
+        pruner=pruner,
         direction=Direction.of(known),
-        budget=built["budget"],
+        budget=budget,
     )
     return study, space
 
