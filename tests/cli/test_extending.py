@@ -171,8 +171,8 @@ def test_a_warm_start_tries_the_best_of_another_study_first_and_can_be_replayed(
     words = next(words for words in SEARCHES if name_of(words) == "digits-elu")
     job = entry.instantiate(Search.compose(*words, *SHORT).config)
     shared = SharedStudy.open(
-        "digits-elu", storage=job.storage(), sampler=job.sampler(root_seed=job.seed), pruner=job.pruner,
-        maximize=False, budget=job.budget,
+        "digits-elu", storage=job.storage(), sampler=job.sampler(root_seed=job.seed),
+        pruner=job.pruner, maximize=False, budget=job.budget,
     )  # fmt: skip
     assert (
         replay(shared.optuna, shared.sampler).n_same,
@@ -237,7 +237,10 @@ def test_a_module_that_cannot_be_imported_is_named_in_a_sentence():
 
 
 def test_search_is_imported_when_it_is_asked_for_and_no_sooner():
-    code = "import hpsearch, sys; assert 'hydra' not in sys.modules; hpsearch.Search; assert 'keras' not in sys.modules"
+    code = (
+        "import hpsearch, sys; assert 'hydra' not in sys.modules; "
+        "hpsearch.Search; assert 'keras' not in sys.modules"
+    )
     subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(SRC)}, check=True
     )

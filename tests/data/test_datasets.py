@@ -1,4 +1,4 @@
-"""Where arrays come from: which file a path leads to, and what a loader says where there is none."""
+"""Loaders of data sets: which file a path leads to, and what they say where there is none."""
 
 import gzip
 import io

@@ -233,9 +233,17 @@ def test_killed_and_started_again_a_search_ends_as_one_that_was_not(tmp_path_fac
 @pytest.mark.slow
 def test_anybodys_hypermodel_runs_the_same_path(workplace):
     done = workplace.here(
-        "arch=hyper_resnet", "data=digits", "data.n_train=100", "data.n_val=50", "training.epochs=1", "pruner=none",
-        "budget.n_trials=1", "space.bounds.version=v1", "space.bounds.conv3_depth=4", "space.bounds.conv4_depth=6",
-    )  # fmt: skip
+        "arch=hyper_resnet",
+        "data=digits",
+        "data.n_train=100",
+        "data.n_val=50",
+        "training.epochs=1",
+        "pruner=none",
+        "budget.n_trials=1",
+        "space.bounds.version=v1",
+        "space.bounds.conv3_depth=4",
+        "space.bounds.conv4_depth=6",
+    )
     assert done.returncode == 0, done.stderr
     assert "No MC Dropout evaluation: " in done.stdout
     version = workplace.client.get_model_version("digits-hyper_resnet", "1")

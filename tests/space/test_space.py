@@ -382,7 +382,10 @@ def test_grid_sampler_runs_through_the_whole_grid():
 
 
 def test_the_space_is_imported_without_keras_and_optuna(request):
-    code = "import sys, hpsearch.space.space; print([m for m in ('keras', 'keras_tuner', 'optuna') if m in sys.modules])"
+    code = (
+        "import sys, hpsearch.space.space; "
+        "print([m for m in ('keras', 'keras_tuner', 'optuna') if m in sys.modules])"
+    )
     source = request.config.rootpath / "src"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=source, capture_output=True, text=True, check=True

@@ -390,9 +390,7 @@ def test_chaos(kind, tmp_path, request):
 
 
 @pytest.mark.slow
-def test_suggestions_of_1_2_and_8_workers_can_be_computed_again_and_a_resumed_study_equals_a_whole_one(
-    tmp_path,
-):
+def test_suggestions_of_1_2_and_8_workers_are_replayed_and_a_resumed_study_equals_a_whole(tmp_path):
     said = run_bench("replay", tmp_path, "--trials", "30")
     assert "13 trials and 11 more of a new process equal 24 in one go." in said
 

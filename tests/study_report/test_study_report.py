@@ -255,8 +255,13 @@ def test_a_search_leaves_its_report_and_the_command_writes_it_again(searched):
     names = {f.path for f in place.client.list_artifacts(parent.info.run_id)}
     assert {"report.html", "config.yaml", "figures"} <= names
     note = parent.data.tags["mlflow.note.content"]
-    for expected in ("**Best trial:** [#", "finished, ", "hpsearch evaluate registered_model=digits-selu",
-                     "of digits-selu](#/models/digits-selu/versions/", "mlflow models serve"):  # fmt: skip
+    for expected in (
+        "**Best trial:** [#",
+        "finished, ",
+        "hpsearch evaluate registered_model=digits-selu",
+        "of digits-selu](#/models/digits-selu/versions/",
+        "mlflow models serve",
+    ):
         assert expected in note
     for run in trials:
         assert f"#/experiments/0/runs/{parent.info.run_id}" in run.data.tags["mlflow.note.content"]
@@ -276,8 +281,15 @@ def test_a_search_leaves_its_report_and_the_command_writes_it_again(searched):
 def test_a_version_says_where_it_is_from_and_what_it_is_worth(searched):
     place, _ = searched
     text = place.client.get_model_version("digits-selu", "1").description
-    for expected in ("The model of [trial", "It became champion", "- accuracy: 0.", "with MC Dropout", "Certificate:",
-                     'mlflow.pyfunc.load_model("models:/digits-selu/1")', "np.zeros((2, 8, 8, 1)"):  # fmt: skip
+    for expected in (
+        "The model of [trial",
+        "It became champion",
+        "- accuracy: 0.",
+        "with MC Dropout",
+        "Certificate:",
+        'mlflow.pyfunc.load_model("models:/digits-selu/1")',
+        "np.zeros((2, 8, 8, 1)",
+    ):
         assert expected in text
     assert (
         "`champion` is the one to use"

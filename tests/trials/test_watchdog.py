@@ -107,7 +107,8 @@ from hpsearch.study.leases import Worker
 worker_process.remember()
 worker_process.keep("kept=1")
 before = worker_process.n_restarts(os.getpid())
-print(before, os.getpid(), sys.argv[1:], worker_process.deadline(50.0), Worker.this(), os.environ["WORD"])
+deadline, word = worker_process.deadline(50.0), os.environ["WORD"]
+print(before, os.getpid(), sys.argv[1:], deadline, Worker.this(), word)
 if before < 2:
     os.environ["WORD"] = "changed"
     os.chdir("/")
