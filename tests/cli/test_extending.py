@@ -107,7 +107,9 @@ def test_settings_become_hyperparameters_and_reach_the_model(place):
     result, study, parent = ran(place, "digits-deeper")
     drawn = {"n_hidden", "activation", "weight_decay", "batch_size", "learning_rate"}
     assert drawn <= study.trials[0].params.keys()
-    for params in params_of(place, parent):
+    recorded = params_of(place, parent)
+    assert len(recorded) == 2
+    for params in recorded:
         assert drawn <= params.keys()
         assert (
             not {"arch.n_hidden", "training.batch_size", "optimizer.weight_decay"} & params.keys()
@@ -122,6 +124,7 @@ def test_settings_become_hyperparameters_and_reach_the_model(place):
 @pytest.mark.slow
 def test_a_conditional_space(place):
     _, study, _ = ran(place, "digits-either", 4)
+    assert len(study.trials) == 4
     for trial in study.trials:
         other = {"dense": "n_filters", "convolution": "n_units"}[trial.params["kind"]]
         assert other not in trial.params
@@ -141,7 +144,7 @@ def test_two_objectives_end_in_a_front_and_two_aliases(place):
     assert {float(champion.tags["val/loss"])} == {min(t.values[0] for t in study.best_trials)}
     assert float(fastest.tags["model/latency_ms"]) <= float(champion.tags["model/latency_ms"])
     assert result.cheapest.alias == "fastest"
-    assert all(len(t.intermediate_values) == 1 for t in study.trials)
+    assert [len(t.intermediate_values) for t in study.trials] == [1, 1, 1, 1]
 
 
 @pytest.mark.slow

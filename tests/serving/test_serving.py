@@ -72,6 +72,7 @@ def test_an_answer_has_class_uncertainty_set_and_flag(served, data):
     assert answer["predictive_entropy"].to_numpy() == pytest.approx(
         metrics.predictive_entropy(probs)
     )
+    assert (answer["mutual_information"] > 0).all()
     assert (answer["mutual_information"] <= answer["predictive_entropy"]).all()
     assert answer["abstain"].tolist() == [len(held) != 1 for held in answer["conformal_set"]]
     held = served.predict(data.val.images)["conformal_set"]

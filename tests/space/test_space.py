@@ -255,7 +255,9 @@ def test_a_name_is_drawn_once_and_gives_one_value():
     hp = OptunaHyperParameters(trial, Space({}))
     first = hp.Float("rate", 0, 1)
     with hp.conditional_scope("rate", [first]):
-        assert hp.Float("other", 0, 1) == hp.get("other")
+        other = hp.Float("other", 0, 1)
+    assert 0 <= other <= 1
+    assert other == hp.get("other") == trial.params["other"]
     assert hp.Float("rate", 0, 1) == first == hp.get("rate") == trial.params["rate"]
 
 

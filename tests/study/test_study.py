@@ -298,10 +298,15 @@ def test_the_doctor_finds_and_repairs_what_disagrees(tracked):
 
 def test_the_doctor_explains(tracked):
     _, study, _, _ = tracked
-    pruned = next((t for t in study.trials() if t.state == TrialState.PRUNED), None)
-    text = " ".join(explain(study.optuna, study.sampler, SPACE, pruned.number if pruned else 5))
-    assert "Computed again from that, they are the same." in text
-    assert "It was pruned at epoch" in text or "It finished with" in text
+    trials = study.trials()
+    assert {t.state for t in trials} == {TrialState.COMPLETE, TrialState.PRUNED}
+    for t in trials:
+        text = " ".join(explain(study.optuna, study.sampler, SPACE, t.number))
+        assert "Computed again from that, they are the same." in text
+        if t.state == TrialState.PRUNED:
+            assert f"It was pruned at epoch {t.last_step} " in text
+        else:
+            assert f"It finished with {t.value:.4g}." in text
     with pytest.raises(UserError, match="There is no trial 99 in study short; it has 0 to 5"):
         list(explain(study.optuna, study.sampler, SPACE, 99))
 

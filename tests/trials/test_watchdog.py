@@ -23,11 +23,13 @@ def no_hang():
 
 
 def test_a_block_in_time_is_left_alone():
-    with Watch(0.2, 0.2, no_hang):
+    hung = []
+    with Watch(0.2, 0.2, lambda: hung.append("the first")):
         pass
-    with Watch(None, 0.0, no_hang) as watch:
+    with Watch(None, 0.0, lambda: hung.append("the second")) as watch:
         watch.epoch()
     time.sleep(0.5)
+    assert hung == []
 
 
 def test_the_end_of_an_epoch_ends_it():
