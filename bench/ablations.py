@@ -18,22 +18,26 @@ from mlflow.entities import Run
 
 INTRODUCTION = """# Ablations
 
-One factor varies, all else stays; three seeds, the same for all arms, so that results are paired by seed. Numbers are
-means over seeds with half the width of Student's 95 % interval; differences are to the baseline, their p values are
-Holm's. A claim of textbooks is confirmed or contradicted only where the interval of the difference leaves 0 out: three
-seeds show large effects alone. Where a second factor varies as well, arms of one value of it are compared with each
-other, a table for each; for learning rates, the best one of each level. A claim on a race is judged by the loss that
+One factor varies, all else stays; three seeds, the same for all arms, so that results are paired
+by seed. Numbers are means over seeds with half the width of Student's 95 % interval; differences
+are to the baseline, their p values are Holm's. A claim of textbooks is confirmed or contradicted
+only where the interval of the difference leaves 0 out: three seeds show large effects alone. Where
+a second factor varies as well, arms of one value of it are compared with each other, a table for
+each; for learning rates, the best one of each level. A claim on a race is judged by the loss that
 all trainings of its two arms come to, whatever the table races to.
 
-Each command needs `export PYTHONPATH=src`; `data.path=FOLDER` where there is no network. Where a command lists levels,
-values, epochs or `data.n_train`, these are fewer than in `conf/ablation`, for the time it takes. Printed by
-`python bench/ablations.py sqlite:///mlflow.db --data DATA`.
+Each command needs `export PYTHONPATH=src`; `data.path=FOLDER` where there is no network. Where a
+command lists levels, values, epochs or `data.n_train`, these are fewer than in `conf/ablation`, for
+the time it takes. Printed by `python bench/ablations.py sqlite:///mlflow.db --data DATA`.
 """
 
 
 def newest(client: MlflowClient, data: str) -> dict[str, Run]:
     """Return the newest finished run of each ablation on a data set, by the ablation's name."""
-    query = f"tags.`hpsearch.kind` = 'ablation' and tags.`hpsearch.data` = '{data}' and status = 'FINISHED'"
+    query = (
+        "tags.`hpsearch.kind` = 'ablation' "
+        f"and tags.`hpsearch.data` = '{data}' and status = 'FINISHED'"
+    )
     experiments = [e.experiment_id for e in client.search_experiments()]
     runs = client.search_runs(experiments, query, order_by=["start_time ASC"])
     return {run.data.tags["hpsearch.ablation"]: run for run in runs}

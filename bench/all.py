@@ -20,8 +20,8 @@ from rows import ENVIRONMENT, Row, machine, show
 HERE = Path(__file__).resolve().parent
 ALL = ("start", "search", "memory", "tracking", "fused", "training")
 QUICK_SEARCH = (
-    "--record", "6", "--epochs", "4", "--seeds", "2", "--overrides", "data=digits", "arch=elu", "arch.n_hidden=1",
-    "--curves",
+    "--record", "6", "--epochs", "4", "--seeds", "2",
+    "--overrides", "data=digits", "arch=elu", "arch.n_hidden=1", "--curves",
 )  # fmt: skip
 
 

@@ -99,7 +99,7 @@ class Reality:
         self.made, self.trainer = hypermodel(config, data), Trainer(part(config.training), data)
 
     def curve(self, values: Mapping[str, float]) -> Curve:
-        """Train a configuration to the end; a search counts those of its epochs that it looks at."""
+        """Train a configuration to the end; a search counts only the epochs that it looks at."""
         hp = keras_tuner.HyperParameters()
         hp.values.update(values)
         begin = time.perf_counter()

@@ -159,7 +159,7 @@ def environment(site: Path, cache: Path, small: bool) -> dict[str, str]:
 def run_part(
     part: Part, limit_s: float, output: Path, small: bool, variables: dict[str, str]
 ) -> dict[str, Any]:
-    """Run a part, for `limit_s` seconds at most, and return what it has written and how it ended."""
+    """Run a part for at most `limit_s` seconds; return its results and how it ended."""
     path = output / f"gpu_{part.name}.json"
     path.unlink(missing_ok=True)
     command = [

@@ -162,10 +162,16 @@ def speed(
     arms: dict[str, tuple[Callable[[], object], float]] = {
         "predict loop": (lambda: [on.predict(images, verbose=0) for _ in range(n_looped)], scale),
         "predict loop, our batch": (
-            lambda: [on.predict(images, batch_size=batch_size, verbose=0) for _ in range(n_looped)], scale
+            lambda: [
+                on.predict(images, batch_size=batch_size, verbose=0) for _ in range(n_looped)
+            ],
+            scale,
         ),
         "training=True loop": (
-            lambda: [ops.convert_to_numpy(model(images, training=True)) for _ in range(n_looped)], scale
+            lambda: [
+                ops.convert_to_numpy(model(images, training=True)) for _ in range(n_looped)
+            ],
+            scale,
         ),
         "plain suffix": (lambda: suffix(n_samples), 1.0),
         **{name: ((lambda s=s: s.predict(images)), 1.0) for name, s in samplers.items()},
@@ -178,9 +184,13 @@ def speed(
             seconds[name].append(timed(run) * times)
     few = images[:N_REFERENCE]
     mean, error = reference(model, few, 4 * n_samples)
-    answers = {"predict loop": np.mean([on.predict(few, verbose=0) for _ in range(n_samples)], axis=0),
-               "training=True loop": np.mean([model(few, training=True) for _ in range(n_samples)], axis=0),
-               **{name: s.predict(few).probs for name, s in samplers.items()}}  # fmt: skip
+    predicted = [on.predict(few, verbose=0) for _ in range(n_samples)]
+    called = [model(few, training=True) for _ in range(n_samples)]
+    answers = {
+        "predict loop": np.mean(predicted, axis=0),
+        "training=True loop": np.mean(called, axis=0),
+        **{name: s.predict(few).probs for name, s in samplers.items()},
+    }
     # One mask a pass is shared by all images, so its errors are; both are of S passes, four times
     # as large a variance.
     off = {
@@ -236,8 +246,9 @@ def rows(found: dict[str, object], memory: dict[int, float]) -> list[tuple[str, 
     )
     low, high = sorted(memory)
     table.append((f"memory, S = {high} / S = {low}", "<= 1.1", f"{memory[high] / memory[low]:.3f}"))
-    table += [(f"{name}: RMS distance from the float64 reference, standard errors", "about 1", f"{off:.2f}")
-              for name, off in found["standard_errors_off"].items()]  # fmt: skip
+    distance = "RMS distance from the float64 reference, standard errors"
+    for name, off in found["standard_errors_off"].items():
+        table.append((f"{name}: {distance}", "about 1", f"{off:.2f}"))
     return table
 
 

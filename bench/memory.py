@@ -95,8 +95,8 @@ def memory_rows(given: argparse.Namespace) -> Iterator[Row]:
     """Return the rows of memory and disk."""
     few, many = given.trials // 10, given.trials
     config = composed(
-        "data=digits", "data.n_train=200", "arch=elu", "training.epochs=3", "pruner=promoting", "pruner.min_resource=1",
-        f"budget.n_trials={many}", "sampler=random",
+        "data=digits", "data.n_train=200", "arch=elu", "training.epochs=3",
+        "pruner=promoting", "pruner.min_resource=1", f"budget.n_trials={many}", "sampler=random",
     )  # fmt: skip
     process, sizes = psutil.Process(), []
     for _ in run_trials(objective(config, part(config.data).for_search())):
@@ -117,11 +117,16 @@ def memory_rows(given: argparse.Namespace) -> Iterator[Row]:
 
 def cost_rows(given: argparse.Namespace) -> Iterator[Row]:
     """Return the rows of time."""
-    config = composed(f"arch={given.arch}", "training.epochs=10", "pruner=none", f"budget.n_trials={given.cost_trials}",
-                      "storage.path=cost.db", "sampler=tpe")  # fmt: skip
+    config = composed(
+        f"arch={given.arch}", "training.epochs=10", "pruner=none",
+        f"budget.n_trials={given.cost_trials}", "storage.path=cost.db", "sampler=tpe",
+    )  # fmt: skip
     first, *rest = run_trials(objective(config, like_cifar(given.n_train, 5000, given.seed)))
     share = statistics.median((spent - epochs) / spent for spent, epochs in rest)
-    shown = f"{statistics.median(s for s, _ in rest):.1f} s a trial; the first, which compiles, {first[0]:.1f} s"
+    shown = (
+        f"{statistics.median(s for s, _ in rest):.1f} s a trial; "
+        f"the first, which compiles, {first[0]:.1f} s"
+    )
     yield Row(
         "a trial's cost beyond training / the whole, CIFAR-10, 10 epochs",
         share,

@@ -1,4 +1,4 @@
-"""What every benchmark prints and writes: what was measured, what it must be, and on which machine."""
+"""Rows that every benchmark prints and writes: what was measured, its limit, and the machine."""
 
 from __future__ import annotations
 

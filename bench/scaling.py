@@ -26,7 +26,7 @@ from rows import ENVIRONMENT
 
 
 def trials_an_hour(n_workers: int, given: argparse.Namespace) -> float:
-    """Run a search with so many workers, the i-th pinned to core i, and return its trials an hour."""
+    """Run a search with `n_workers`, the i-th pinned to core i; return its trials an hour."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
             sys.executable,

@@ -242,7 +242,8 @@ def measure(given: argparse.Namespace) -> Iterator[Row]:
         ]
         missed = sum(count.best > target for count in found)
         epochs[name] = statistics.median(count.epochs for count in found)
-        note = f"{statistics.median(c.seconds for c in found):.3g} s; {missed} of {len(found)} seeds never reached it"
+        seconds = statistics.median(count.seconds for count in found)
+        note = f"{seconds:.3g} s; {missed} of {len(found)} seeds never reached it"
         yield Row(f"epochs to val/loss {target:.4f}: {name}", epochs[name], "epochs", note=note)
     tuner = min(KERAS_TUNER, key=lambda name: epochs[name])
     for pruner in ("hyperband", "promoting"):

@@ -48,27 +48,33 @@ xt, xv, yt, yv = train_test_split(x, y, test_size=0.3, random_state=0)
 def build(hp):
     layers = [keras.Input((8, 8, 1)), keras.layers.Rescaling(1 / 16), keras.layers.Flatten()]
     for _ in range(hp.Int("n_hidden", 2, 9)):
-        layers.append(keras.layers.Dense(hp.Int("n_units", 20, 200), "selu", kernel_initializer="lecun_normal"))
+        n_units = hp.Int("n_units", 20, 200)
+        layers.append(keras.layers.Dense(n_units, "selu", kernel_initializer="lecun_normal"))
         layers.append(keras.layers.AlphaDropout(hp.Float("dropout_rate", 0.0, 0.5)))
     model = keras.Sequential([*layers, keras.layers.Dense(10, "softmax")])
-    rate, momentum = hp.Float("learning_rate", 1e-4, 1e-2, sampling="log"), hp.Float("momentum", 0.5, 0.99)
-    model.compile(keras.optimizers.Nadam(rate, momentum), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    rate = hp.Float("learning_rate", 1e-4, 1e-2, sampling="log")
+    momentum = hp.Float("momentum", 0.5, 0.99)
+    optimizer = keras.optimizers.Nadam(rate, momentum)
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
 
-tuner = keras_tuner.RandomSearch(build, "val_loss", max_trials=int(sys.argv[1]), directory=".", seed=1)
+n_trials = int(sys.argv[1])
+tuner = keras_tuner.RandomSearch(build, "val_loss", max_trials=n_trials, directory=".", seed=1)
 tuner.search(xt, yt, epochs=2, batch_size=32, validation_data=(xv, yv), verbose=0)
 """
 
 
 def search(source: Path, backend: str, n_trials: int) -> dict[str, Any]:
-    """Run the search in an empty folder; return seconds in all, and memory in MB after each trial."""
+    """Run the search in an empty folder; return its seconds, and its MB after each trial."""
     env = os.environ | {
         "PYTHONPATH": str(source),
         "KERAS_BACKEND": backend,
         "PYTHONUNBUFFERED": "1",
     }
-    command = [sys.executable, "-m", "hpsearch", "search", "arch=selu", "data=digits", "training.epochs=2", *SPACE,
-               "pruner=none", "sampler=random", f"budget.n_trials={n_trials}"]  # fmt: skip
+    command = [
+        sys.executable, "-m", "hpsearch", "search", "arch=selu", "data=digits", "training.epochs=2",
+        *SPACE, "pruner=none", "sampler=random", f"budget.n_trials={n_trials}",
+    ]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         begin = time.perf_counter()
         process = subprocess.Popen(
@@ -168,8 +174,11 @@ def main() -> None:
         found = search(given.source.resolve(), backend, given.n_trials)
         name = f"{backend} {given.name}".strip()
         results["memory"][name] = {**found, "megabytes": [round(m) for m in found["megabytes"]]}
-        print(f"{name}: {given.n_trials} trials, {found['seconds'] / given.n_trials:.2f} s each; "
-              f"grown by {growth(found['megabytes']):.0f} MB, at most {max(found['megabytes']):.0f} MB")  # fmt: skip
+        print(
+            f"{name}: {given.n_trials} trials, {found['seconds'] / given.n_trials:.2f} s each; "
+            f"grown by {growth(found['megabytes']):.0f} MB, "
+            f"at most {max(found['megabytes']):.0f} MB"
+        )
         given.output.write_text(json.dumps(results, indent=1) + "\n")
     for _ in range(3 if given.beside_tuner else 0):
         n = given.beside_tuner

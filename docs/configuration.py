@@ -19,14 +19,18 @@ CONF, PAGE = ROOT / "conf", ROOT / "docs" / "configuration.md"
 COMMANDS = ("search", "report", "evaluate", "compare", "ablate")
 SETTING = re.compile(r"^(?P<indent> *)(?P<key>[\w@/]+):(?P<value>[^#]*?)(?: +# (?P<comment>.*))?$")
 HIDDEN = ("_target_", "_partial_", "_self_")
-INTRODUCTION = """# Configuration
-
-Written by `python docs/configuration.py` from `conf/` and the constructors; not by hand.
-
-Every setting is a key, given as `KEY=VALUE` behind a command, or `-P KEY=VALUE` behind `mlflow run`. A group is chosen
-as `GROUP=CHOICE`, and its settings are `GROUP.KEY=VALUE`: `optimizer=sgd optimizer.weight_decay=1e-4`. A key that is
-not listed is added with `++KEY=VALUE`. `null` is none; `${key}` is the value of another key.
-"""
+INTRODUCTION = (
+    "# Configuration\n"
+    "\n"
+    "Written by `python docs/configuration.py` from `conf/` and the constructors; not by hand.\n"
+    "\n"
+    "Every setting is a key, given as `KEY=VALUE` behind a command, or `-P KEY=VALUE` behind "
+    "`mlflow run`. A group is chosen\n"
+    "as `GROUP=CHOICE`, and its settings are `GROUP.KEY=VALUE`: "
+    "`optimizer=sgd optimizer.weight_decay=1e-4`. A key that is\n"
+    "not listed is added with `++KEY=VALUE`. `null` is none; `${key}` is the value of another "
+    "key.\n"
+)
 
 
 def settings(path: Path) -> Iterator[tuple[str, str, str]]:
@@ -98,7 +102,7 @@ def table(path: Path, prefix: str) -> list[str]:
 
 
 def about(path: Path) -> str:
-    """Return what a choice is: its file's first comment, or the first sentence of what it builds."""
+    """Return what a choice is: its file's first comment, or its class's first sentence."""
     target = str(yaml.safe_load(path.read_text()).get("_target_", ""))
     first = docstring(target).split("\n")[0]
     return f"{head(path) or first}{f' Builds `{target}`.' if target else ''}"

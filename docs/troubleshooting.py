@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SRC, PAGE = ROOT / "src" / "hpsearch", ROOT / "docs" / "troubleshooting.md"
 CURES, HEAD = PAGE.with_suffix(".yaml"), PAGE.with_suffix(".md.in")
 ERRORS = {
-    "ConfigError", "DataError", "SpaceError", "ModelError", "StorageError", "TrackingError", "UserError", "SearchError",
+    "ConfigError", "DataError", "SpaceError", "ModelError",
+    "StorageError", "TrackingError", "UserError", "SearchError",
 }  # fmt: skip
 
 

@@ -21,8 +21,9 @@ from hpsearch.training.settings import VAL_BATCH_SIZE, Training, use_precision
 from hpsearch.training.trainer import Trainer
 
 SETTINGS = {
-    "epochs": 3, "batch_size": 32, "patience_epochs": 9, "monitor": "val/loss", "averaging_epochs": None,
-    "steps_per_call": 0, "precision": "float32", "jit_compile": None, "direction": "minimize",
+    "epochs": 3, "batch_size": 32, "patience_epochs": 9, "monitor": "val/loss",
+    "averaging_epochs": None, "steps_per_call": 0, "precision": "float32", "jit_compile": None,
+    "direction": "minimize",
 }  # fmt: skip
 SEED, WEIGHTS = 7, 5
 FLOAT32_ALONE = {

@@ -111,7 +111,10 @@ class PostgresServer:
     def new_database(self, name):
         import psycopg  # noqa: PLC0415 (most tests need none)
 
-        address = f"host=127.0.0.1 port={self.port} user=hpsearch dbname=postgres password={self.password}"
+        address = (
+            f"host=127.0.0.1 port={self.port} user=hpsearch dbname=postgres "
+            f"password={self.password}"
+        )
         with psycopg.connect(address, autocommit=True) as connection:
             connection.execute(f'CREATE DATABASE "{name}"')
         return f"postgresql+psycopg://hpsearch@127.0.0.1:{self.port}/{name}"
@@ -259,8 +262,8 @@ SelectType=select/cons_tres
 KillWait=30
 SlurmdParameters=config_overrides
 GresTypes=gpu
-NodeName={host} NodeAddr=127.0.0.1 CPUs=8 Boards=1 SocketsPerBoard=1 CoresPerSocket=8 ThreadsPerCore=1 \
-    RealMemory=8000 Gres=gpu:4 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs=8 Boards=1 SocketsPerBoard=1 CoresPerSocket=8 \
+    ThreadsPerCore=1 RealMemory=8000 Gres=gpu:4 State=UNKNOWN
 PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP OverSubscribe=FORCE:4
 """
         )

@@ -47,9 +47,15 @@ def compiled(model: keras.Model, optimizer: Any = None, **given: Any) -> keras.M
 def dense(*middle: Any, units: int = 24, activation: Any = "relu") -> keras.Model:
     """Return a small net with layers in its middle."""
     return keras.Sequential(
-        [keras.Input(SHAPE), layers.Rescaling(1 / 255), layers.Flatten(), layers.Dense(units, activation), *middle,
-         layers.Dense(N_CLASSES, "softmax")]
-    )  # fmt: skip
+        [
+            keras.Input(SHAPE),
+            layers.Rescaling(1 / 255),
+            layers.Flatten(),
+            layers.Dense(units, activation),
+            *middle,
+            layers.Dense(N_CLASSES, "softmax"),
+        ]
+    )
 
 
 @person

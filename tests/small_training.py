@@ -82,7 +82,7 @@ class StoppedError(Exception):
 def fit(
     trainer: Trainer, slot: Slot | None = None, stop_after: int = 0, seed: int = 7, **values: float
 ) -> tuple[keras.Model, Fitted, list[Mapping[str, float]]]:
-    """Fit as a trial does; return the model, what the fit came to, and what it told of each epoch."""
+    """Fit as a trial does; return the model, the fit, and what was told of each epoch."""
     told: list[Mapping[str, float]] = []
 
     def listen(epoch: int, metrics: Mapping[str, float]) -> None:

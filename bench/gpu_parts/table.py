@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 COMMAND = "python bench/gpu.py"
@@ -38,8 +38,8 @@ PRODUCTS = {
 }
 # What a part lacks whose runner was killed before it could say how the part ended.
 UNKNOWN: dict[str, Any] = {
-    "rows": [], "status": "unknown, the runner was killed", "seconds": 0, "small": False, "date": "unknown",
-    "commit": "unknown", "gpu": None, "install_s": 0,
+    "rows": [], "status": "unknown, the runner was killed", "seconds": 0, "small": False,
+    "date": "unknown", "commit": "unknown", "gpu": None, "install_s": 0,
 }  # fmt: skip
 Results = Mapping[str, Mapping[str, Any]]
 
@@ -88,7 +88,10 @@ def _chip(results: Results) -> Iterable[str]:
         named.append(f"driver {driver['driver_version']}")
     named.append(f"Python {found['python']}")
     named += [f"{package} {version}" for package, version in found["versions"].items()]
-    yield f"{', '.join(filter(None, named))}. Missing packages were installed in {found['install_s']:.0f} s."
+    yield (
+        f"{', '.join(filter(None, named))}. Missing packages were installed in "
+        f"{found['install_s']:.0f} s."
+    )
     sheet = SHEETS.get(found["gpu"] or "")
     rows = []
     for row in found["rows"]:
@@ -129,7 +132,10 @@ def _search(results: Results) -> Iterable[str]:
         (row["what"], f"{row['seconds']:.2f}", f"{100 * row['seconds'] / total:.0f} %")
         for row in found["rows"]
     ]
-    yield "Where the main thread's time went (compiling is JAX's tracing, lowering and compiling, wherever it happens):"
+    yield (
+        "Where the main thread's time went (compiling is JAX's tracing, lowering and compiling, "
+        "wherever it happens):"
+    )
     yield _table(("stretch", "s", "share"), rows)
 
 
@@ -163,8 +169,9 @@ def _trials(results: Results) -> Iterable[str]:
     for arch, name in NETS.items():
         yield f"{name}:"
         yield _table(
-            ("batch", "how", "epoch, s", "trials an hour", "against one after the other", "against Keras's fit",
-             "device alone", "TFLOP/s", "note"), _trial_rows([row for row in rows if row["arch"] == arch]),
+            ("batch", "how", "epoch, s", "trials an hour", "against one after the other",
+             "against Keras's fit", "device alone", "TFLOP/s", "note"),
+            _trial_rows([row for row in rows if row["arch"] == arch]),
         )  # fmt: skip
     yield from _compiling(found)
 
@@ -208,11 +215,15 @@ def _trial_rows(rows: Sequence[Mapping[str, Any]]) -> Iterable[Sequence[str]]:
         if "error" in row:
             yield (size, how, "", "", "", "", "", "", f"failed: {row['error'][:120]}")
         elif "whole_s" in row:
-            note = f"all done after {row['whole_s']:.1f} s, of which building {row['all_built_s']:.1f} s"
+            note = (
+                f"all done after {row['whole_s']:.1f} s, "
+                f"of which building {row['all_built_s']:.1f} s"
+            )
             yield (size, how, f"{row['epoch_s']:.3g}", "", "", "", "", "", note)
         else:
             yield (
-                size, how, f"{row['epoch_s'] + row['k'] * row.get('keep_s', 0):.3g}", f"{row['trials_per_hour']:.0f}",
+                size, how, f"{row['epoch_s'] + row['k'] * row.get('keep_s', 0):.3g}",
+                f"{row['trials_per_hour']:.0f}",
                 _ratio(row, rows, "one after the other"), _ratio(row, rows, "Keras's fit"),
                 *_device_alone(row, rows), _note(row),
             )  # fmt: skip
@@ -262,7 +273,8 @@ def _note(row: Mapping[str, Any]) -> str:
         else f"{row['steps_timed']} of {row['steps']} steps timed; "
     )
     epoch = f"an epoch: host {row['host_s']:.2g} s, reading weights {k * row['keep_s']:.2g} s"
-    return f"{timed}{epoch}; once: building {k * row['build_s']:.2g} s, moving in {k * row['start_s']:.2g} s"
+    once = f"building {k * row['build_s']:.2g} s, moving in {k * row['start_s']:.2g} s"
+    return f"{timed}{epoch}; once: {once}"
 
 
 def _step(results: Results) -> Iterable[str]:
@@ -287,10 +299,12 @@ def _step(results: Results) -> Iterable[str]:
         )
         rows.append((
             row["arch"], str(row["batch_size"]), f"{1e6 * step_s:.0f}", f"{flops / 1e6:.4g}",
-            f"{row['product_flops'] / 1e6:.4g}", f"{moved / 1e6:.4g}", f"{row['product_flops'] / step_s / 1e12:.3g}",
+            f"{row['product_flops'] / 1e6:.4g}", f"{moved / 1e6:.4g}",
+            f"{row['product_flops'] / step_s / 1e12:.3g}",
             f"{100 * row['product_flops'] / step_s / 1e12 / sheet.tf32:.2g} %" if sheet else "",
             f"{100 * moved / step_s / 1e12 / sheet.memory:.2g} %" if sheet else "",
-            f"{step_s / limit_s:.3g}" if limit_s else "", f"{row['epoch_s']:.3g}", f"{row['validation_s']:.2g}",
+            f"{step_s / limit_s:.3g}" if limit_s else "",
+            f"{row['epoch_s']:.3g}", f"{row['validation_s']:.2g}",
             f"{row['waited_s']:.2g} ({100 * row['waited_s'] / row['epoch_s']:.0f} %)",
         ))  # fmt: skip
     yield (
@@ -305,8 +319,10 @@ def _step(results: Results) -> Iterable[str]:
         "one compiled loop; the validation, which is work of the device, is part of what is left."
     )
     yield _table(
-        ("arch", "batch", "step, us", "compiled, MFLOP", "products, MFLOP", "bytes, MB", "TFLOP/s", "share of TF32",
-         "share of memory", "step / limit", "epoch, s", "validation, s", "waited, s"), rows,
+        ("arch", "batch", "step, us", "compiled, MFLOP", "products, MFLOP", "bytes, MB", "TFLOP/s",
+         "share of TF32", "share of memory", "step / limit", "epoch, s", "validation, s",
+         "waited, s"),
+        rows,
     )  # fmt: skip
 
 
@@ -381,10 +397,12 @@ def _unfinished(results: Results) -> Iterable[str]:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    line: Callable[[Sequence[str]], str] = lambda cells: (
-        f"| {' | '.join(_cell(cell) for cell in cells)} |"
-    )
-    return "\n".join([line(head), "|" + "---|" * len(head), *map(line, rows)])
+    rule = "|" + "---|" * len(head)
+    return "\n".join([_line(head), rule, *map(_line, rows)])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(_cell(cell) for cell in cells)} |"
 
 
 def _cell(text: str) -> str:

@@ -148,7 +148,7 @@ class Arm:
         return time.perf_counter() - begin
 
     def program(self, k: int) -> FusedProgram:
-        """Return the program of `k` fused trials, made at the first call; `prove_fusion` proves it."""
+        """Return the program of `k` fused trials, made once; `prove_fusion` proves it."""
         if k not in self.fused:
             trainer = FusedTrainer(self.settings, self.data, k)
             trainer.answers = self.trainer.answers

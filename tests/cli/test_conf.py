@@ -2,18 +2,30 @@
 comment or by its name.
 """
 
+import re
+from functools import partial
 from pathlib import Path
 
-import keras_tuner
 import optuna
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
+from keras_tuner.applications import HyperResNet
+from optuna.pruners import MedianPruner, NopPruner
+from optuna.samplers import RandomSampler, TPESampler
 
 from hpsearch.cli import entry
+from hpsearch.models.conv import ConvNet
+from hpsearch.models.dense import DenseNet
+from hpsearch.models.sparse import L1, GroupLasso, Magnitude
 from hpsearch.space.space import Space
-from hpsearch.study.sampling import SeededSampler
+from hpsearch.study import storage
+from hpsearch.study.history import History
+from hpsearch.study.promotion import Promoting
+from hpsearch.study.sampling import Grid, Hyperband, Qmc, SeededSampler
+from hpsearch.training.schedules import Constant, Cosine, OneCycle, ReduceOnPlateau
+from hpsearch.training.trainer import Trainer
 
 CONF = Path(__file__).parents[2] / "conf"
 NEEDED = {
@@ -23,6 +35,30 @@ NEEDED = {
 }
 
 ROOTS = {"ablation": "ablate"}  # groups that the search does not have
+# What the choices of a group build.
+BUILT = {
+    "pruner": {
+        "hyperband": Hyperband,
+        "median": MedianPruner,
+        "none": NopPruner,
+        "promoting": Promoting,
+    },
+    "schedule": {
+        "constant": Constant,
+        "cosine": Cosine,
+        "one_cycle": OneCycle,
+        "reduce_on_plateau": ReduceOnPlateau,
+    },
+    "sparsity": {"group_lasso": GroupLasso, "l1": L1, "magnitude": Magnitude},
+    "storage": {
+        "journal": storage.journal,
+        "postgres": storage.postgres,
+        "sqlite": storage.sqlite,
+    },
+    "trainer": {"alone": Trainer},
+}
+SAMPLERS = {"grid": Grid, "qmc": Qmc, "random": RandomSampler, "tpe": TPESampler}
+IN_NEED_OF_JAX = ("hpsearch.training.fused.",)
 
 
 def choices(group: str) -> list[str]:
@@ -51,22 +87,38 @@ def test_every_choice_of_every_group_composes_whole(choice):
 @pytest.mark.parametrize("arch", [name for name in choices("arch") if name not in ("dense", "own")])
 def test_every_architecture_is_a_hypermodel_with_bounds_of_its_own_space(arch):
     config = composed(f"arch={arch}")
-    assert issubclass(instantiate(config.arch).func, keras_tuner.HyperModel)
+    others = {"cnn": ConvNet, "hyper_resnet": HyperResNet}
+    assert instantiate(config.arch).func is others.get(arch, DenseNet)
     assert isinstance(instantiate(config.space), Space)
 
 
-@pytest.mark.parametrize("pruner", choices("pruner"))
-def test_every_pruner_is_optunas(pruner):
-    assert isinstance(instantiate(composed(f"pruner={pruner}").pruner), optuna.pruners.BasePruner)
+@pytest.mark.parametrize(
+    ("group", "choice"), [(group, choice) for group in BUILT for choice in BUILT[group]]
+)
+def test_every_choice_builds_what_its_name_says(group, choice):
+    needed = NEEDED.get(f"{group}={choice}", [])
+    made = instantiate(composed(f"{group}={choice}", *needed)[group])
+    kind = made.func if isinstance(made, partial) else type(made)
+    assert kind is BUILT[group][choice]
 
 
-@pytest.mark.parametrize("sampler", choices("sampler"))
+def test_what_every_choice_builds_is_listed_here():
+    listed = {group: sorted(BUILT[group]) for group in BUILT}
+    assert listed == {group: choices(group) for group in BUILT} | {"trainer": ["alone"]}
+    assert sorted(SAMPLERS) == choices("sampler")
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_draws_within_the_space(sampler):
     config = composed(f"sampler={sampler}")
     made = instantiate(config.sampler, _convert_="all")(root_seed=3)
     assert isinstance(made, SeededSampler)
+    inner = made.prepare("s", optuna.trial.create_trial(value=0), History([]))
+    assert type(inner) is SAMPLERS[sampler]
     trial = optuna.create_study(sampler=made, study_name="s").ask()
-    for rule, name in ((rule, name) for name, rule in instantiate(config.space).rules.items()):
+    rules = instantiate(config.space).rules
+    assert rules.keys() == {"learning_rate", "momentum", "dropout_rate"}
+    for name, rule in rules.items():
         assert rule.low <= rule.draw(trial, name) <= rule.high
 
 
@@ -78,11 +130,30 @@ def test_every_architecture_says_in_its_first_line_what_it_is(path):
 @pytest.mark.parametrize(
     "path", sorted(CONF.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONF))
 )
-def test_targets_of_ours_exist_and_no_value_is_set_twice(path):
+def test_every_target_can_be_imported_and_no_value_is_set_twice(path):
     class Strict(yaml.SafeLoader):
         def construct_mapping(self, node, deep=False):
             keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
             assert len(keys) == len(set(keys)), f"{path.name} sets a key twice"
             return super().construct_mapping(node, deep)
 
-    yaml.load(path.read_text(), Strict)
+    text = path.read_text()
+    assert yaml.load(text, Strict), f"{path.name} is empty"
+    targets = set(re.findall(r"_target_: ([\w.]+)", text))
+    for target in targets:
+        if target.startswith(IN_NEED_OF_JAX):
+            pytest.importorskip("jax")
+        assert callable(get_object(target))
+
+
+def test_targets_are_found_wherever_a_file_has_them():
+    texts = [path.read_text() for path in CONF.rglob("*.yaml")]
+    found = {target for text in texts for target in re.findall(r"_target_: ([\w.]+)", text)}
+    assert {
+        "hpsearch.jobs.search.Search",
+        "hpsearch.data.datasets.cifar10",
+        "hpsearch.training.fused.FusedTrainer",
+        "keras.layers.AlphaDropout",
+        "hpsearch.models.initializers.Small",
+        "hpsearch.evaluation.out_of_distribution.Unknown",
+    } <= found

@@ -3,6 +3,7 @@ status.
 """
 
 import json
+import os
 
 import pytest
 
@@ -19,10 +20,22 @@ TINY = (
 
 
 def test_flags_are_taken_from_any_place_and_remembered_for_processes_that_are_started():
+    assert FORM not in os.environ
+    assert not Terminal().console.quiet
     assert take_flags(["arch=selu", "--json", "-m"]) == ["arch=selu", "-m"]
-    assert Terminal().console.quiet
-    take_flags(["--quiet"])
-    assert Terminal().console.quiet
+    assert os.environ.pop(FORM) == "json"
+    assert take_flags(["--quiet", "arch=elu"]) == ["arch=elu"]
+    assert os.environ[FORM] == "quiet"
+
+
+@pytest.mark.parametrize(("form", "printed"), [("quiet", ""), ("json", '{"a": 1}\n')])
+def test_each_flag_silences_the_words_for_people(form, printed, capsys, monkeypatch):
+    monkeypatch.setenv(FORM, form)
+    terminal = Terminal()
+    terminal.say("for people")
+    terminal.console.print("for people too")
+    terminal.result({"a": 1})
+    assert capsys.readouterr().out == printed
 
 
 def test_without_flags_a_terminal_speaks_and_prints_no_object(capsys):

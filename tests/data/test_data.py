@@ -166,21 +166,27 @@ NAN[3, 2, 1, 0] = np.nan
         ({"x_train": X[:0]}, r"received shape \(0, 4, 5, 3\)"),
         ({"x_train": X.astype(np.int64)}, r"received int64; convert them with astype"),
         ({"x_train": X.astype(complex)}, "received complex128"),
-        ({"x_train": X.astype(np.float32)}, r"one shape and dtype .* float32 and \(4, 5, 3\) uint8"),
+        ({"x_train": X.astype(np.float32)},
+         r"one shape and dtype .* float32 and \(4, 5, 3\) uint8"),
         ({"x_test": arrays().x_test[:, :3]}, r"\(4, 5, 3\) uint8 and \(3, 5, 3\) uint8"),
         ({"x_train": NAN}, "finite values in x_train of tiny, received 1 that are NaN or infinite"),
         ({"x_train": X * 1e300}, r"finite values in x_train"),
         ({"y_train": Y[:-1]}, "received 59 labels for 60 images"),
-        ({"y_test": np.zeros(21, int)}, "labels in y_test as images in x_test of tiny, received 21"),
-        ({"y_train": Y.astype(float)}, r"integer labels .* received float64; convert them with astype\('int32'\)"),
+        ({"y_test": np.zeros(21, int)},
+         "labels in y_test as images in x_test of tiny, received 21"),
+        ({"y_train": Y.astype(float)},
+         r"integer labels .* received float64; convert them with astype\('int32'\)"),
         ({"y_train": Y > 1}, "received bool"),
-        ({"y_train": np.eye(4, dtype=int)[Y]}, r"received shape \(60, 4\); one-hot rows become labels with argmax"),
+        ({"y_train": np.eye(4, dtype=int)[Y]},
+         r"received shape \(60, 4\); one-hot rows become labels with argmax"),
         ({"y_train": Y - 1}, "received values from -1 to 2"),
         ({"y_train": Y + 2**40}, r"received values from 1099511627776"),
-        ({"y_train": Y + 1}, "labels from 0 to 3 for the 4 classes of tiny, received label 4 in y_train"),
+        ({"y_train": Y + 1},
+         "labels from 0 to 3 for the 4 classes of tiny, received label 4 in y_train"),
         ({"y_test": np.full(20, 4)}, "received label 4 in y_test"),
         ({"y_train": np.minimum(Y, 2)}, "each of the 4 classes of tiny, received none of class 3"),
-        ({"y_train": Y * 2**28, "class_names": None}, "received none of class 1; number the classes without gaps"),
+        ({"y_train": Y * 2**28, "class_names": None},
+         "received none of class 1; number the classes without gaps"),
         ({"y_test": np.full(20, 4), "class_names": None}, "received label 4 in y_test"),
         ({"y_train": Y * 0, "class_names": None}, "at least 2 classes in tiny, received 1"),
     ],
@@ -245,9 +251,14 @@ def test_fingerprint_tells_every_change():
     one_label[0] = 1
     one_test_pixel[0, 0, 0, 0] ^= 1
     prints = [
-        of(), of(arrays(x_train=one_pixel)), of(arrays(y_train=one_label)), of(arrays(x_test=one_test_pixel)),
-        of(split_seed=1), of(n_val=13), of(n_train=20),
-    ]  # fmt: skip
+        of(),
+        of(arrays(x_train=one_pixel)),
+        of(arrays(y_train=one_label)),
+        of(arrays(x_test=one_test_pixel)),
+        of(split_seed=1),
+        of(n_val=13),
+        of(n_train=20),
+    ]
     assert len(set(prints)) == len(prints)
     assert prints[0] == of()
     assert len(prints[0]) == 16
@@ -290,6 +301,7 @@ def test_each_conf_file_builds_its_data_set_and_hands_the_path_on(name, tmp_path
     conf.path = str(tmp_path / "absent")
     built = instantiate(OmegaConf.create({"data": conf}).data)
     assert built.name == conf.name == name
+    assert built._load.func is getattr(datasets, name)
     if name == "digits":
         assert built.for_search().image_shape == (8, 8, 1)
     else:

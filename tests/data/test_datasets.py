@@ -1,4 +1,4 @@
-"""Where arrays come from: which file a path leads to, and what a loader says where there is none."""
+"""Loaders of data sets: which file a path leads to, and what they say where there is none."""
 
 import gzip
 import io
@@ -109,17 +109,20 @@ def write_idx(path, array):
 
 @pytest.fixture
 def fashion(tmp_path):
-    images = np.random.default_rng(0).integers(0, 256, (10, 28, 28), np.uint8)
-    for part in ("train", "t10k"):
-        write_idx(tmp_path / f"{part}-images-idx3-ubyte.gz", images)
-        write_idx(tmp_path / f"{part}-labels-idx1-ubyte.gz", np.arange(10, dtype=np.uint8))
+    images = np.random.default_rng(0).integers(0, 256, (2, 10, 28, 28), np.uint8)
+    digits = np.arange(10, dtype=np.uint8)
+    for part, some, labels in (("train", images[0], digits), ("t10k", images[1], digits[::-1])):
+        write_idx(tmp_path / f"{part}-images-idx3-ubyte.gz", some)
+        write_idx(tmp_path / f"{part}-labels-idx1-ubyte.gz", labels)
     return images
 
 
 def test_fashion_mnist_is_read_from_its_four_files(tmp_path, fashion):
     arrays = datasets.fashion_mnist(str(tmp_path))
-    assert np.array_equal(arrays.x_test, fashion)
-    assert arrays.y_train.tolist() == list(range(10))
+    np.testing.assert_array_equal(arrays.x_train, fashion[0])
+    np.testing.assert_array_equal(arrays.x_test, fashion[1])
+    assert arrays.y_train.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert arrays.y_test.tolist() == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]
 
 
 def test_damaged_idx_files_are_refused(tmp_path, fashion):

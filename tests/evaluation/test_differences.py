@@ -58,7 +58,9 @@ def test_200_pairs_of_equal_models_are_called_different_at_most_as_often_as_the_
 
 def test_identical_predictions_do_not_differ():
     first, _, labels = similar_pair(np.random.default_rng(0))
-    for d in compare(first, first, labels, n_resamples=100, level=0.05, seed=0):
+    found = compare(first, first, labels, n_resamples=100, level=0.05, seed=0)
+    assert [d.measure for d in found] == list(MEASURES)
+    for d in found:
         assert (d.value, d.low, d.high, d.p) == (0, 0, 0, 1)
         assert d.verdict(0.05) == "no detectable difference"
 
@@ -69,7 +71,7 @@ def test_a_clear_gain_is_called_and_its_interval_holds_it():
     found = {
         d.measure: d for d in compare(first, second, labels, n_resamples=500, level=0.05, seed=0)
     }
-    assert list(found) == list(MEASURES)
+    assert list(found) == list(MEASURES) == ["accuracy", "nll", "brier_score", "ece", "aurc"]
     assert {found[m].verdict(0.05) for m in ("accuracy", "nll", "brier_score", "aurc")} == {
         "better"
     }
@@ -82,7 +84,9 @@ def test_a_clear_gain_is_called_and_its_interval_holds_it():
 
 def test_measures_are_those_of_metrics():
     first, second, labels = similar_pair(np.random.default_rng(3))
-    for d in compare(first, second, labels, n_resamples=100, level=0.05, seed=0):
+    found = compare(first, second, labels, n_resamples=100, level=0.05, seed=0)
+    assert [d.measure for d in found] == list(MEASURES)
+    for d in found:
         assert d.values[0] == pytest.approx(metrics.summary(first, labels)[d.measure])
         assert d.values[1] == pytest.approx(metrics.summary(second, labels)[d.measure])
 

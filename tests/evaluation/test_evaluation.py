@@ -27,8 +27,14 @@ from workplace import SMALL
 SETTINGS = McDropout(
     n_samples=20, mask="example", seed=0, batch_size=64, memory_mb=64, from_logits=False
 )
-FAST = ("parts.verdict.n_resamples=100", "parts.verdict.n_seeds=2", "parts.calibration.n_simulations=50",
-        "parts.rates.rates=[0.5]", "parts.rates.n_resamples=100", "parts.shift.names=[fog,contrast]")  # fmt: skip
+FAST = (
+    "parts.verdict.n_resamples=100",
+    "parts.verdict.n_seeds=2",
+    "parts.calibration.n_simulations=50",
+    "parts.rates.rates=[0.5]",
+    "parts.rates.n_resamples=100",
+    "parts.shift.names=[fog,contrast]",
+)
 
 
 def net(seed=0, rate=0.3):
@@ -69,7 +75,18 @@ def test_both_arms_are_measured_on_the_same_weights(subject):
 def test_the_table_has_a_row_a_measure_and_the_certificate_in_words(subject):
     section = evaluate(subject).section()
     assert section.table[0] == ("measure", "plain", "MC Dropout (S = 20)", "difference")
-    assert [row[0] for row in section.table][1:] == list(evaluate(subject).mc)
+    assert [row[0] for row in section.table[1:]] == [
+        "accuracy",
+        "nll",
+        "brier_score",
+        "ece",
+        "predictive_entropy",
+        "aurc",
+        "risk_at_80",
+        "expected_entropy",
+        "mutual_information",
+        "variation_ratio",
+    ]
     assert section.table[-1][1] == ""
     assert "all variables but seeds bit-identical" in section.text
 
@@ -104,9 +121,17 @@ def test_every_part_answers_and_the_whole_changes_no_variable(subject, parts):
     assert all(section.text and (section.table or section.figures) for section in sections.values())
     found = {key: value for section in sections.values() for key, value in section.metrics.items()}
     assert all(np.isfinite(value) for value in found.values())
-    assert {"test/verdict/accuracy/p", "test/mc_scaled/nll", "test/plain/ece_null_high", "test/mc/conformal_coverage",
-            "test/mc/nll_at_infinity", "test/mc_tuned/nll", "test/mc/deep_ensemble_equivalent",
-            "test/unknown/mc/entropy/auroc", "test/selective/mc/mutual_information/aurc"} <= found.keys()  # fmt: skip
+    assert found.keys() >= {
+        "test/verdict/accuracy/p",
+        "test/mc_scaled/nll",
+        "test/plain/ece_null_high",
+        "test/mc/conformal_coverage",
+        "test/mc/nll_at_infinity",
+        "test/mc_tuned/nll",
+        "test/mc/deep_ensemble_equivalent",
+        "test/unknown/mc/entropy/auroc",
+        "test/selective/mc/mutual_information/aurc",
+    }
     assert [step for step, _ in sections["shift"].curves["test/shift/fog/mc/nll"]] == [
         1,
         2,

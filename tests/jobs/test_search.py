@@ -65,10 +65,13 @@ def test_one_parent_and_a_child_for_each_trial_with_the_status_of_its_end(search
 
 def test_each_epoch_of_a_trial_stands_in_mlflow_once_as_optuna_saw_it(searched):
     place, _ = searched
-    for trial in place.study("digits-selu").trials:
-        run = by_trial(place)[number_of(trial)]
+    trials, by_number = place.study("digits-selu").trials, by_trial(place)
+    assert sorted(by_number) == [0, 1, 2, 3, 4, 5, 6]
+    for trial in trials:
+        run = by_number[number_of(trial)]
         history = place.client.get_metric_history(run.info.run_id, "val/loss")
         assert {m.step: m.value for m in history} == trial.intermediate_values
+        assert min(trial.intermediate_values) == 1
         assert len(history) == len(trial.intermediate_values)
         assert {
             "train/loss",
@@ -124,10 +127,10 @@ def test_the_best_model_is_a_version_that_mlflow_loads_and_that_says_what_it_is(
     answer = model.predict(images)
     probs = np.stack(answer["probabilities"])
     assert np.allclose(np.sum(probs, axis=1), 1, atol=1e-5)
-    assert all(
-        "==" in line
-        for line in model.metadata.get_model_info().signature and _requirements(place, version)
-    )
+    assert answer["class"].tolist() == [str(k) for k in probs.argmax(axis=1)]
+    pins = dict(line.split("==") for line in _requirements(place, version))
+    assert {"keras", "mlflow", "numpy"} <= pins.keys()
+    assert all(re.match(r"\d+\.\d+", pinned) for pinned in pins.values())
 
 
 def _requirements(place, version):
@@ -231,9 +234,17 @@ def test_killed_and_started_again_a_search_ends_as_one_that_was_not(tmp_path_fac
 @pytest.mark.slow
 def test_anybodys_hypermodel_runs_the_same_path(workplace):
     done = workplace.here(
-        "arch=hyper_resnet", "data=digits", "data.n_train=100", "data.n_val=50", "training.epochs=1", "pruner=none",
-        "budget.n_trials=1", "space.bounds.version=v1", "space.bounds.conv3_depth=4", "space.bounds.conv4_depth=6",
-    )  # fmt: skip
+        "arch=hyper_resnet",
+        "data=digits",
+        "data.n_train=100",
+        "data.n_val=50",
+        "training.epochs=1",
+        "pruner=none",
+        "budget.n_trials=1",
+        "space.bounds.version=v1",
+        "space.bounds.conv3_depth=4",
+        "space.bounds.conv4_depth=6",
+    )
     assert done.returncode == 0, done.stderr
     assert "No MC Dropout evaluation: " in done.stdout
     version = workplace.client.get_model_version("digits-hyper_resnet", "1")

@@ -54,7 +54,7 @@ def facts(images):
 
 @pytest.fixture
 def build(conf, facts):
-    """Compose, complete and build with an Optuna trial; return the model and the hyperparameters."""
+    """Compose, complete and build with an Optuna trial; return model, hyperparameters, space."""
 
     def _build(*overrides, facts=facts):
         parts = instantiate(conf(*overrides))

@@ -7,18 +7,19 @@ import pytest
 from hpsearch.models.moved_names import MOVED, with_current_names
 
 
-def found(path: str) -> object:
-    """Return the module or the object that an import path names."""
+def name_of(path: str) -> str:
+    """Import the module or the class that an import path names; return its own name."""
     try:
-        return importlib.import_module(path)
+        return importlib.import_module(path).__name__
     except ModuleNotFoundError:
         module, _, name = path.rpartition(".")
-        return getattr(importlib.import_module(module), name)
+        found = getattr(importlib.import_module(module), name)
+        return f"{found.__module__}.{found.__qualname__}"
 
 
 @pytest.mark.parametrize("path", sorted(set(MOVED.values())))
 def test_every_current_name_can_be_imported_and_is_not_moved_again(path):
-    assert found(path)
+    assert name_of(path) == path
     assert with_current_names(path) == path
     assert with_current_names(f"{path}.Name") == f"{path}.Name"
 

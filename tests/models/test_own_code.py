@@ -43,8 +43,9 @@ class Net(keras_tuner.HyperModel):
         rate = hp.Float("learning_rate", 1e-3, 1e-2, sampling="log")
         hidden = {layer}
         model = keras.Sequential([
-            keras.Input(self.image_shape), layers.Rescaling(1 / 16), layers.Flatten(), layers.Dense(32, "relu"),
-            hidden, layers.Dropout(hp.Float("dropout_rate", 0.1, 0.3)), layers.Dense(self.n_classes, "softmax"),
+            keras.Input(self.image_shape), layers.Rescaling(1 / 16), layers.Flatten(),
+            layers.Dense(32, "relu"), hidden, layers.Dropout(hp.Float("dropout_rate", 0.1, 0.3)),
+            layers.Dense(self.n_classes, "softmax"),
         ])
         {after}
         model.compile(keras.optimizers.Adam(rate), {loss}, metrics=["accuracy"])
@@ -174,7 +175,8 @@ def made():
     [
         ({"classes": SCALE, "layer": "Scale()", "after": "hidden.factor = 8.0"},
          r"the study reports val/loss [\d.]+, but loaded in a fresh process it has [\d.]+;"),
-        ({"classes": MADE_IN_BUILD, "layer": "made()"}, r"Could not locate class 'Scale'.*register its classes with @"),
+        ({"classes": MADE_IN_BUILD, "layer": "made()"},
+         r"Could not locate class 'Scale'.*register its classes with @"),
     ],
     ids=["state that get_config loses", "a class that is registered while a model is built"],
 )  # fmt: skip
@@ -344,7 +346,10 @@ def test_a_search_whose_models_could_not_be_registered_does_not_begin(workplace,
 
 
 def test_what_keras_says_of_a_lambda_is_answered_with_what_helps():
-    said = "The `function` of this `Lambda` layer is a Python lambda. ... passing `safe_mode=False` to the loading func"
+    said = (
+        "The `function` of this `Lambda` layer is a Python lambda. ... "
+        "passing `safe_mode=False` to the loading func"
+    )
     assert "put a named function in its place" in cure(said)
     assert "get_config()" in cure("Could not locate class 'Gain'")
 

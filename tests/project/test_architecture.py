@@ -15,11 +15,23 @@ SRC = ROOT / "src" / "hpsearch"
 MAX_LINES, MAX_FUNCTION_LINES = 500, 50
 # Import name of an outside library: how ARCHITECTURE.md writes it, where the two differ.
 WRITTEN = {
-    "keras": "Keras", "keras_tuner": "KerasTuner", "mlflow": "MLflow", "optuna": "Optuna", "numpy": "NumPy",
-    "hydra": "Hydra", "omegaconf": "Hydra", "tensorflow": "TensorFlow", "jax": "JAX", "sklearn": "scikit-learn",
-    "matplotlib": "Matplotlib", "scipy": "SciPy", "sqlalchemy": "SQLAlchemy", "yaml": "PyYAML",
-    "mapie": "MAPIE", "PIL": "Pillow",
-}  # fmt: skip
+    "keras": "Keras",
+    "keras_tuner": "KerasTuner",
+    "mlflow": "MLflow",
+    "optuna": "Optuna",
+    "numpy": "NumPy",
+    "hydra": "Hydra",
+    "omegaconf": "Hydra",
+    "tensorflow": "TensorFlow",
+    "jax": "JAX",
+    "sklearn": "scikit-learn",
+    "matplotlib": "Matplotlib",
+    "scipy": "SciPy",
+    "sqlalchemy": "SQLAlchemy",
+    "yaml": "PyYAML",
+    "mapie": "MAPIE",
+    "PIL": "Pillow",
+}
 
 
 def rooms() -> list[tuple[str, str]]:

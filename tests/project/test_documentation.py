@@ -42,6 +42,12 @@ COMMANDS = sorted(
 )
 
 
+def test_commands_are_found_on_the_pages():
+    found = [command for _, command in COMMANDS]
+    assert sum("python -m hpsearch " in command for command in found) > 20
+    assert sum(command.startswith("mlflow run") for command in found) > 2
+
+
 @pytest.mark.parametrize(
     ("page", "command"), [c for c in COMMANDS if "python -m hpsearch " in c[1]]
 )

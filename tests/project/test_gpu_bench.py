@@ -2,6 +2,7 @@
 of its results.
 """
 
+import importlib.util
 import json
 import os
 import shutil
@@ -16,11 +17,21 @@ import pytest
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results"
 STEP = {
-    "what": "step", "k": 1, "arch": "elu", "batch_size": 32, "epoch_s": 0.2, "steps": 100, "step_s": 1e-3,
-    "loop_s": 0.1, "validation_s": 0.01, "waited_s": 0.1, "product_flops": 0.4945e12, "compiled_flops": 0.5e12,
-    "compiled_bytes": 2.4e9,
+    "what": "step", "k": 1, "arch": "elu", "batch_size": 32, "epoch_s": 0.2, "steps": 100,
+    "step_s": 1e-3, "loop_s": 0.1, "validation_s": 0.01, "waited_s": 0.1,
+    "product_flops": 0.4945e12, "compiled_flops": 0.5e12, "compiled_bytes": 2.4e9,
 }  # fmt: skip
 PARTS = {"chip", "search", "mc_dropout", "memory", "trials"}
+# A part that writes one row, as all parts do, and then hangs.
+HANGS = """
+import json, os, sys, time
+path = sys.argv[sys.argv.index("--json") + 1]
+with open(path + ".part", "w") as file:
+    json.dump({"rows": [{"pid": os.getpid()}]}, file)
+os.replace(path + ".part", path)
+print("hanging", flush=True)
+time.sleep(600)
+"""
 
 
 def run_bench(*words, script=ROOT / "bench" / "gpu.py", python=(sys.executable,), timeout_s=60):
@@ -38,6 +49,30 @@ def results(folder):
         path.stem.removeprefix("gpu_"): json.loads(path.read_text())
         for path in folder.glob("gpu_*.json")
     }
+
+
+@pytest.fixture(scope="module")
+def result_module():
+    """The module with which a part writes its result, loaded from its file."""
+    path = ROOT / "bench" / "gpu_parts" / "result.py"
+    spec = importlib.util.spec_from_file_location("result_of_a_part", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_row_is_on_disk_as_soon_as_it_is_added(result_module, tmp_path):
+    path = tmp_path / "gpu_chip.json"
+    result = result_module.Result(path)
+    result.add(what="copy", tb_per_s=1.23456789)
+    assert json.loads(path.read_text()) == {"rows": [{"what": "copy", "tb_per_s": 1.23457}]}
+    result.set(seconds=7)
+    result.add(what="product")
+    assert json.loads(path.read_text()) == {
+        "rows": [{"what": "copy", "tb_per_s": 1.23457}, {"what": "product"}],
+        "seconds": 7,
+    }
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_the_page_is_made_of_the_results_beside_it(tmp_path):
@@ -63,22 +98,14 @@ def copy_with(tmp_path, part, code):
 
 
 def test_a_part_that_hangs_is_stopped_and_what_it_measured_is_kept(tmp_path):
-    hangs = """
-import time
-from gpu_parts.result import Result, command_line
-result = Result(command_line("").parse_args().json)
-result.add(what="measured before it hung")
-print("hanging", flush=True)
-time.sleep(600)
-"""
-    script = copy_with(tmp_path, "memory", hangs)
+    script = copy_with(tmp_path, "memory", HANGS)
     done = run_bench(
         "--small", "--parts", "memory", "--limit-s", "4", "--output", tmp_path, script=script
     )
     assert done.returncode == 1
     found = results(tmp_path)["memory"]
     assert found["status"].startswith("stopped after its limit of")
-    assert found["rows"] == [{"what": "measured before it hung"}]
+    assert [row.keys() for row in found["rows"]] == [{"pid"}]
     assert found["output"] == "hanging\n"
 
 
@@ -95,13 +122,7 @@ def test_a_part_that_fails_says_why_and_the_next_one_runs(tmp_path):
 
 @pytest.mark.parametrize("size", [["--small"], []])
 def test_a_terminated_run_ends_its_part_too(tmp_path, size):
-    hangs = """
-import os, time
-from gpu_parts.result import Result, command_line
-Result(command_line("").parse_args().json).add(pid=os.getpid())
-time.sleep(600)
-"""
-    script = copy_with(tmp_path, "memory", hangs)
+    script = copy_with(tmp_path, "memory", HANGS)
     command = [
         sys.executable,
         str(script),

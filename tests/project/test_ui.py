@@ -18,8 +18,15 @@ from workplace import SMALL, Workplace, shell_environment
 pytestmark = pytest.mark.slow
 OUTPUT = Path(__file__).parents[1] / "output" / "ui"
 PATIENCE_S = 180
-FAST = ("parts.verdict.n_resamples=100", "parts.verdict.n_seeds=2", "parts.calibration.n_simulations=50",
-        "parts.rates=null", "parts.shift=null", "parts.passes=null", "parts.ensembles=null")  # fmt: skip
+FAST = (
+    "parts.verdict.n_resamples=100",
+    "parts.verdict.n_seeds=2",
+    "parts.calibration.n_simulations=50",
+    "parts.rates=null",
+    "parts.shift=null",
+    "parts.passes=null",
+    "parts.ensembles=null",
+)
 
 
 class Browser:
@@ -123,7 +130,8 @@ def test_the_experiment_page_lists_studies_with_their_trials_below(site):
     assert "#0 lr=" not in told  # trials are folded away under their study
     assert "digits (" in told
     wanted = quote("tags.`hpsearch.kind` = 'trial'")
-    path = f"experiments/0/runs?searchFilter={wanted}&orderByKey={quote('metrics.`best/val/loss`')}&orderByAsc=true"
+    key = quote("metrics.`best/val/loss`")
+    path = f"experiments/0/runs?searchFilter={wanted}&orderByKey={key}&orderByAsc=true"
     told = site.browser.open("trials", path, "#0 lr=", "#7 lr=")
     places = {
         run.info.run_name: told.index(run.info.run_name)
@@ -141,10 +149,16 @@ def test_a_studys_page_is_a_summary_with_commands(site):
     told = site.browser.wait("study_whole", "hpsearch evaluate registered_model=digits-selu")
     best = best_of(site)
     for expected in (
-        f"{best.info.run_name}, val/loss {best.data.metrics['best/val/loss']:.4f}", "finished", "pruned", "of work",
-        "learning_rate 0.0001 to 0.005 (log)", "report.html under Artifacts", "python -m hpsearch search",
-        "mlflow models serve -m models:/digits-selu@champion", "with MC Dropout",
-    ):  # fmt: skip
+        f"{best.info.run_name}, val/loss {best.data.metrics['best/val/loss']:.4f}",
+        "finished",
+        "pruned",
+        "of work",
+        "learning_rate 0.0001 to 0.005 (log)",
+        "report.html under Artifacts",
+        "python -m hpsearch search",
+        "mlflow models serve -m models:/digits-selu@champion",
+        "with MC Dropout",
+    ):
         assert expected in told
 
 
@@ -196,8 +210,15 @@ def test_a_versions_page_says_where_it_is_from_and_what_it_is_worth(site):
     told = site.browser.open(
         "version", "models/digits-selu/versions/1", "What it is worth", "Load it"
     )
-    for expected in ("The model of trial", "champion", "accuracy: 0.", "MC Dropout against the plain",
-                     "Certificate:", "mlflow.pyfunc.load_model", "mlflow models serve"):  # fmt: skip
+    for expected in (
+        "The model of trial",
+        "champion",
+        "accuracy: 0.",
+        "MC Dropout against the plain",
+        "Certificate:",
+        "mlflow.pyfunc.load_model",
+        "mlflow models serve",
+    ):
         assert expected in told
     site.browser.open("model", "models/digits-selu", "champion", "Version 1")
 

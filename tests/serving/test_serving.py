@@ -72,6 +72,7 @@ def test_an_answer_has_class_uncertainty_set_and_flag(served, data):
     assert answer["predictive_entropy"].to_numpy() == pytest.approx(
         metrics.predictive_entropy(probs)
     )
+    assert (answer["mutual_information"] > 0).all()
     assert (answer["mutual_information"] <= answer["predictive_entropy"]).all()
     assert answer["abstain"].tolist() == [len(held) != 1 for held in answer["conformal_set"]]
     held = served.predict(data.val.images)["conformal_set"]
@@ -141,7 +142,7 @@ def test_impossible_settings_are_refused():
 
 @pytest.fixture(scope="module")
 def server(folder):
-    """The model as a stranger's machine would serve it: only what is in its folder is on the path."""
+    """The model served as on another machine: only what is in its folder is on the path."""
     port = free_port()
     command = (
         f"mlflow models serve -m '{folder}' --env-manager local --host 127.0.0.1 --port {port}"
@@ -175,8 +176,11 @@ def malformed():
     ]
     pixels = (300, -1, 1e30, None, "white", {}, [], "NaN")
     bad += [{"instances": [[[[pixel]] * 4] * 4]} for pixel in pixels]
-    params = [{"method": "bayes"}, {"n_samples": 0}, {"n_samples": -3}, {"n_samples": 10**9}, {"n_samples": "many"},
-              {"seed": -1}, {"seed": 2**40}, {"return_samples": "perhaps"}, {"method": 3}]  # fmt: skip
+    params = [
+        {"method": "bayes"}, {"n_samples": 0}, {"n_samples": -3}, {"n_samples": 10**9},
+        {"n_samples": "many"}, {"seed": -1}, {"seed": 2**40}, {"return_samples": "perhaps"},
+        {"method": 3},
+    ]  # fmt: skip
     bad += [{"instances": GOOD, "params": p} for p in params]
     bodies = [json.dumps(body) for body in bad]
     bodies += ["", "{", "[]", "null", '{"images": [1]}', '{"instances": [[[[NaN]]]]}', "\x00\xff"]
@@ -207,8 +211,15 @@ def test_http_answers_with_all_parts_and_repeats_itself(server):
         requests.post(server.url, json=body, timeout=60).json()["predictions"] for _ in range(2)
     )
     assert first == again
-    assert set(first[0]) == {"class", "probabilities", "predictive_entropy", "mutual_information", "conformal_set",
-                             "abstain", "samples"}  # fmt: skip
+    assert set(first[0]) == {
+        "class",
+        "probabilities",
+        "predictive_entropy",
+        "mutual_information",
+        "conformal_set",
+        "abstain",
+        "samples",
+    }
     assert len(first[0]["samples"]) == 50
 
 

@@ -255,7 +255,9 @@ def test_a_name_is_drawn_once_and_gives_one_value():
     hp = OptunaHyperParameters(trial, Space({}))
     first = hp.Float("rate", 0, 1)
     with hp.conditional_scope("rate", [first]):
-        assert hp.Float("other", 0, 1) == hp.get("other")
+        other = hp.Float("other", 0, 1)
+    assert 0 <= other <= 1
+    assert other == hp.get("other") == trial.params["other"]
     assert hp.Float("rate", 0, 1) == first == hp.get("rate") == trial.params["rate"]
 
 
@@ -382,7 +384,10 @@ def test_grid_sampler_runs_through_the_whole_grid():
 
 
 def test_the_space_is_imported_without_keras_and_optuna(request):
-    code = "import sys, hpsearch.space.space; print([m for m in ('keras', 'keras_tuner', 'optuna') if m in sys.modules])"
+    code = (
+        "import sys, hpsearch.space.space; "
+        "print([m for m in ('keras', 'keras_tuner', 'optuna') if m in sys.modules])"
+    )
     source = request.config.rootpath / "src"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=source, capture_output=True, text=True, check=True

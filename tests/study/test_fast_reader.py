@@ -58,5 +58,8 @@ def test_two_objectives_stand_in_their_order(tmp_path):
 
 
 def test_a_study_that_is_gone_is_an_error_as_in_optuna(storage):
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match="Record does not exist") as theirs:
+        RDBStorage._get_trials(storage, 17, None, set(), -1)
+    with pytest.raises(KeyError) as ours:
         storage._get_trials(17, None, set(), -1)
+    assert str(ours.value) == str(theirs.value)

@@ -40,9 +40,14 @@ def n_complete_since(url, moment):
 def command(mlflow_server, postgres_server):
     url = postgres_server.new_database("outages")
     return [
-        *SMALL, "storage=postgres", f"storage.url={url}", f"tracking.uri={mlflow_server.uri}", "pruner=none",
-        "training.epochs=50", "training.patience_epochs=50",
-    ]  # fmt: skip
+        *SMALL,
+        "storage=postgres",
+        f"storage.url={url}",
+        f"tracking.uri={mlflow_server.uri}",
+        "pruner=none",
+        "training.epochs=50",
+        "training.patience_epochs=50",
+    ]
 
 
 def test_mlflow_is_away_for_60_s_and_postgresql_for_20_s_of_them(

@@ -1,4 +1,4 @@
-"""A trial that is not among the best of a rung is paused, and goes on as the same trial when it is."""
+"""A trial that is not among the best of a rung is paused, and goes on later as the same trial."""
 
 from __future__ import annotations
 

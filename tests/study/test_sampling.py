@@ -112,8 +112,9 @@ def test_a_killed_trial_leaves_its_bracket_to_its_retry():
     trial = study.ask()
     trial.should_prune()  # Optuna's Hyperband makes its brackets when it is asked first
     first, retry, killed = trial_of(4), trial_of(9, ticket=4), trial_of(4, reason="killed")
-    assert study.pruner._get_bracket_id(study, first) == study.pruner._get_bracket_id(study, retry)
-    assert study.pruner._get_bracket_id(study, killed) == -1
+    brackets = [study.pruner._get_bracket_id(study, t) for t in (first, retry, killed)]
+    assert brackets == [3, 3, -1]
+    assert study.pruner._get_bracket_id(study, trial_of(9)) == 0  # without the ticket of the first
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,20 @@ def test_a_value_and_its_place_on_a_scale_tell_each_other(scale, position):
     assert dimension.position(dimension.value(position)) == pytest.approx(position, abs=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("scale", "middle"),
+    [
+        ("linear", 0.5),  # (0.1 + 0.9) / 2
+        ("log", 0.3),  # the root of 0.1 * 0.9
+        ("log_complement", 0.7),  # 1 minus the root of 0.9 * 0.1
+    ],
+)
+def test_places_on_each_scale_by_hand(scale, middle):
+    dimension = Dimension("x", 0.1, 0.9, scale)
+    assert [dimension.value(at) for at in (0, 0.5, 1)] == pytest.approx([0.1, middle, 0.9])
+    assert [dimension.position(at) for at in (0.1, middle, 0.9)] == pytest.approx([0, 0.5, 1])
+
+
 def test_hyperparameters_have_the_names_and_bounds_that_people_read():
     momentum = next(d for d in SEARCHED.dimensions if d.name == "momentum")
     assert (momentum.low, momentum.high) == pytest.approx((0.8, 0.99))
@@ -205,9 +219,9 @@ def test_the_page_tells_why_trials_were_stopped_and_needs_no_network():
     page = html("Study", [], found)
     rows = next(s.table for s in found if s.title == "Why trials were stopped")
     assert [row[1] for row in rows[1:]] == ["pruned", "diverged"]
-    assert rows[1][2:4] == ["1", "2.5000"]
-    assert re.fullmatch(r"\d of \d of bracket \d", rows[1][4])
-    assert rows[2][-1] == "train/loss is nan"
+    # Against #0 with 2.0 and #1 with 1.5 at epoch 1.
+    assert rows[1][2:] == ["1", "2.5000", "3 of 3 of bracket 0", "#1 1.5000", ""]
+    assert rows[2][2:] == ["", "", "", "", "train/loss is nan"]
     names = [figure.name for s in found for figure in s.figures]
     wanted = [
         "history",
@@ -229,7 +243,12 @@ def test_a_study_that_has_hardly_begun_has_a_page_too(n):
     searched = study_of(SEARCHED.trials[:n])
     found = sections(searched, advise(searched))
     assert found[0].commands[0].endswith(f"budget.n_trials={n + 5}")
-    assert any("Too few trials have finished" in section.text for section in found) or not n
+    told = {section.title: section.text for section in found}
+    if n == 0:
+        assert list(told) == ["What to do next"]
+    else:
+        pay = told["Are more trials likely to pay?"]
+        assert pay.startswith(f"Too few trials have finished ({n} of at least 5)")
 
 
 def test_a_page_escapes_what_it_shows():
@@ -252,7 +271,10 @@ def test_a_trials_description_has_its_end_and_its_place():
         told[1]
         == f"Trial 1 of study {study}: finished after 3 epochs with val/loss 0.2000, place 1 of 5."
     )
-    assert "pruned after epoch 1 with val/loss 2.5000, place" in told[2]
+    assert told[2].endswith(
+        "pruned after epoch 1 with val/loss 2.5000, place 3 of 3 at that epoch; "
+        "the best of them, #1, had 1.5000."
+    )
     assert told[4].endswith("diverged: train/loss is nan")
 
 
@@ -262,9 +284,15 @@ def test_a_search_leaves_its_report_and_the_command_writes_it_again(searched):
     names = {f.path for f in place.client.list_artifacts(parent.info.run_id)}
     assert {"report.html", "config.yaml", "figures"} <= names
     note = parent.data.tags["mlflow.note.content"]
-    for expected in ("**Best trial:** [#", "finished, ", "hpsearch evaluate registered_model=digits-selu",
-                     "of digits-selu](#/models/digits-selu/versions/", "mlflow models serve"):  # fmt: skip
+    for expected in (
+        "**Best trial:** [#",
+        "finished, ",
+        "hpsearch evaluate registered_model=digits-selu",
+        "of digits-selu](#/models/digits-selu/versions/",
+        "mlflow models serve",
+    ):
         assert expected in note
+    assert len(trials) == 7
     for run in trials:
         assert f"#/experiments/0/runs/{parent.info.run_id}" in run.data.tags["mlflow.note.content"]
         assert {
@@ -276,15 +304,22 @@ def test_a_search_leaves_its_report_and_the_command_writes_it_again(searched):
     done = place.here("study=digits-selu", "path=again.html", script="report")
     assert (done.returncode, done.stderr) == (0, "")
     assert "Understanding study digits-selu" in (place.folder / "again.html").read_text()
-    again = re.search(r"python -m hpsearch (search|evaluate) .*", done.stdout)[0].split()
-    assert "data=digits" in again or "registered_model=digits-selu" in again
+    typed = "python -m hpsearch search data=digits arch.n_hidden=3 arch.n_units=20"
+    assert re.search(rf"^{typed} .*budget\.n_trials=14$", done.stdout, re.MULTILINE)
 
 
 def test_a_version_says_where_it_is_from_and_what_it_is_worth(searched):
     place, _ = searched
     text = place.client.get_model_version("digits-selu", "1").description
-    for expected in ("The model of [trial", "It became champion", "- accuracy: 0.", "with MC Dropout", "Certificate:",
-                     'mlflow.pyfunc.load_model("models:/digits-selu/1")', "np.zeros((2, 8, 8, 1)"):  # fmt: skip
+    for expected in (
+        "The model of [trial",
+        "It became champion",
+        "- accuracy: 0.",
+        "with MC Dropout",
+        "Certificate:",
+        'mlflow.pyfunc.load_model("models:/digits-selu/1")',
+        "np.zeros((2, 8, 8, 1)",
+    ):
         assert expected in text
     assert (
         "`champion` is the one to use"

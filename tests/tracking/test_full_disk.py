@@ -113,6 +113,8 @@ def test_a_search_whose_spool_and_checkpoints_are_on_a_full_disk_ends_as_any_oth
     done = workplace.run(*words, "checkpoints.every_s=0")
     assert done.returncode == 0, done.stderr
     assert "No checkpoint of trial 0 could be written" in done.stderr
-    assert {run.info.status for run in workplace.runs("trial")} <= {"FINISHED", "KILLED"}
+    statuses = [run.info.status for run in workplace.runs("trial")]
+    assert len(statuses) == 4
+    assert set(statuses) <= {"FINISHED", "KILLED"}
     doctor = workplace.here(*words, script="doctor")
     assert doctor.stdout == "Study digits-selu and MLflow agree.\n", doctor.stdout + doctor.stderr

@@ -340,7 +340,9 @@ def test_a_search_keeps_and_registers_what_is_best(metrics, monitor, words, dire
     version = workplace.client.get_model_version("digits-own", "1")
     assert version.tags["hpsearch.trial"] == str(best)
     assert f"#{best}" in told
-    for run in workplace.runs("trial"):
+    runs = workplace.runs("trial")
+    assert len(runs) == 3
+    for run in runs:
         history = [m.value for m in workplace.client.get_metric_history(run.info.run_id, monitor)]
         assert run.data.metrics[f"best/{monitor}"] == pytest.approx(pick(history))
 
@@ -404,7 +406,7 @@ def test_an_ablation_asks_the_metric_before_it_makes_a_run(workplace):
     words = ("data=digits", "data.n_train=100", "training.epochs=1", "training.jit_compile=false")
     words += ("ablation=bias", "levels=[zeros]", "arch.n_hidden=1", "n_seeds=2")
     ran(workplace, *words, "training.monitor=val/accuracy", script="ablate")
-    n_runs = len(workplace.client.search_runs(["0"]))
+    assert len(workplace.client.search_runs(["0"])) == 3  # the ablation and a cell of each seed
     done = workplace.here(*words, "training.monitor=val/acuracy", script="ablate")
-    assert (done.returncode, len(workplace.client.search_runs(["0"]))) == (2, n_runs)
+    assert (done.returncode, len(workplace.client.search_runs(["0"]))) == (2, 3)
     assert "Did you mean 'val/accuracy'?" in done.stderr

@@ -62,7 +62,7 @@ def test_a_fit_goes_on_in_another_process(tmp_path: Path) -> None:
     never = fit(trainer())
     before = fit(trainer(), slot_in(tmp_path), stop_after=2)[2]
     code = (
-        "import json, sys; from pathlib import Path; import test_training as t\n"
+        "import json, sys; from pathlib import Path; import small_training as t\n"
         "t.fit(t.trainer(), seed=3, dropout_rate=0.6, learning_rate=0.1)\n"
         "model, fitted, told = t.fit(t.trainer(), t.slot_in(Path(sys.argv[1])))\n"
         "model.save_weights(sys.argv[1] + '/after.weights.h5')\n"

@@ -180,7 +180,7 @@ def test_where_more_is_better_the_best_is_the_highest(lines):
     assert second.endswith("val/accuracy 0.4000")
 
 
-def test_on_a_terminal_one_view_lives_with_study_counts_best_bar_and_time_left_and_is_gone_at_the_end(
+def test_on_a_terminal_one_view_has_counts_best_bar_and_time_left_and_is_gone_at_the_end(
     study, lines
 ):
     told = shown(lines, force_terminal=True)

@@ -23,11 +23,13 @@ def no_hang():
 
 
 def test_a_block_in_time_is_left_alone():
-    with Watch(0.2, 0.2, no_hang):
+    hung = []
+    with Watch(0.2, 0.2, lambda: hung.append("the first")):
         pass
-    with Watch(None, 0.0, no_hang) as watch:
+    with Watch(None, 0.0, lambda: hung.append("the second")) as watch:
         watch.epoch()
     time.sleep(0.5)
+    assert hung == []
 
 
 def test_the_end_of_an_epoch_ends_it():
@@ -107,7 +109,8 @@ from hpsearch.study.leases import Worker
 worker_process.remember()
 worker_process.keep("kept=1")
 before = worker_process.n_restarts(os.getpid())
-print(before, os.getpid(), sys.argv[1:], worker_process.deadline(50.0), Worker.this(), os.environ["WORD"])
+deadline, word = worker_process.deadline(50.0), os.environ["WORD"]
+print(before, os.getpid(), sys.argv[1:], deadline, Worker.this(), word)
 if before < 2:
     os.environ["WORD"] = "changed"
     os.chdir("/")
