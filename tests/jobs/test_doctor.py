@@ -40,8 +40,7 @@ def test_a_finished_search_agrees_and_its_suggestions_are_the_same_again(place, 
     assert said() == (0, AGREE)
     assert said("replay") == (
         0,
-        "The suggestions of 7 trials are the same again; those of 0 trials differ.
-",
+        "The suggestions of 7 trials are the same again; those of 0 trials differ.\n",
     )
     assert said("sync") == (0, "Nothing waits.\n")
 
