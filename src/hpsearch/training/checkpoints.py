@@ -21,7 +21,7 @@ import numpy as np
 
 _HEAD = "head"  # the name of the entry that holds everything except arrays, as JSON
 _UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Slot:
         try:
             checkpoint.write(self.path)
         except OSError as error:
-            logger.warning("No checkpoint of trial %s could be written: %s", self.path.stem, error)
+            _logger.warning("No checkpoint of trial %s could be written: %s", self.path.stem, error)
         self._saved = time.monotonic()
 
     def load(self) -> Checkpoint | None:

@@ -145,7 +145,7 @@ class Trainer:
                 words.
 
         Raises:
-            DivergedError: The training or validation loss is NaN or infinite.
+            DivergedError: A loss or the monitored metric is NaN or infinite.
         """
         tensors = self._on_device(labels_for(model))
         work = Work(hypermodel, hp, model, seed, listener, slot, tensors)
