@@ -32,7 +32,7 @@ def values(number: int) -> dict[str, float]:
 def fit(
     trainer: Trainer, number: int, stop_after: int = 0, slot: Any = None, made: Any = None
 ) -> Any:
-    """Fit trial `number`; return its weights and the fit, or None where it was stopped."""
+    """Fit trial `number`; return its weights and its `Fitted`, or None where it was stopped."""
 
     def listen(epoch: int, metrics: Mapping[str, float]) -> None:
         if epoch == stop_after:

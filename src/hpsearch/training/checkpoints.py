@@ -1,5 +1,7 @@
-"""Checkpoints of trials that run or are paused: a file each, from which any process goes on
-exactly.
+"""Checkpoints of trials that run or are paused: one file for each trial.
+
+Any process that reads a checkpoint continues the trial exactly as the process that wrote it would
+have done.
 """
 
 from __future__ import annotations
@@ -10,16 +12,16 @@ import os
 import shutil
 import time
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
 
-HEAD = "head"
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-logger = logging.getLogger(__name__)
+_HEAD = "head"  # the name of the entry that holds everything except arrays, as JSON
+_UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,13 @@ class Checkpoint:
     """A trial at the end of an epoch.
 
     Args:
-        identity: What a fit must have in common with the one that is continued: architecture, seed,
-            backend.
-        history: The metrics of each epoch, as a listener is told them.
+        identity: Architecture, seed, backend and more, as text. A fit may continue from this
+            checkpoint only if it has the same identity.
+        history: The metrics of each epoch, as a listener gets them.
         best_epoch: The epoch, counted from 1, whose weights are the best so far.
-        best: Those weights.
-        running: All that training changes: weights, their averages, the optimizer's state, seeds of
-            dropout.
+        best: The weights of the best epoch.
+        running: All arrays that training changes: weights, their averages, the optimizer's state,
+            seeds of dropout.
     """
 
     identity: str
@@ -43,17 +45,24 @@ class Checkpoint:
     running: list[np.ndarray]
 
     def write(self, path: Path) -> None:
-        """Write the file whole or not at all; an older one stays until then."""
+        """Write the checkpoint to `path`.
+
+        An older file stays complete until the new one replaces it as a whole.
+
+        Raises:
+            OSError: The file cannot be written, for example because the disk is full.
+        """
         head = {"identity": self.identity, "history": self.history, "best_epoch": self.best_epoch}
-        arrays = {
-            **{f"best.{i}": array for i, array in enumerate(self.best)},
-            **{f"running.{i}": array for i, array in enumerate(self.running)},
-        }
+        entries = {_HEAD: np.array(json.dumps(head))}
+        for i, array in enumerate(self.best):
+            entries[f"best.{i}"] = array
+        for i, array in enumerate(self.running):
+            entries[f"running.{i}"] = array
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}.part")
         try:
             with part.open("wb") as file:
-                np.savez(file, allow_pickle=False, **{HEAD: np.array(json.dumps(head))}, **arrays)
+                np.savez(file, allow_pickle=False, **entries)
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)
@@ -62,55 +71,69 @@ class Checkpoint:
 
     @classmethod
     def read(cls, path: Path) -> Checkpoint:
-        """Read what `write` has written; a damaged file raises one of UNREADABLE."""
+        """Read a checkpoint from `path`.
+
+        Raises:
+            OSError: The file is missing or cannot be read.
+            ValueError, KeyError, EOFError, zipfile.BadZipFile: The file is damaged.
+        """
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            head = json.loads(str(file[HEAD]))
-            lists = {
-                kind: [
-                    file[f"{kind}.{i}"]
-                    for i in range(sum(name.startswith(f"{kind}.") for name in file.files))
-                ]
-                for kind in ("best", "running")
-            }
-        return cls(
-            head["identity"], head["history"], head["best_epoch"], lists["best"], lists["running"]
-        )
+            head = json.loads(str(file[_HEAD]))
+            best = _numbered(file, "best")
+            running = _numbered(file, "running")
+        return cls(head["identity"], head["history"], head["best_epoch"], best, running)
+
+
+def _numbered(file: Mapping[str, np.ndarray], kind: str) -> list[np.ndarray]:
+    """Return the arrays KIND.0, KIND.1 and so on of a file."""
+    n_arrays = sum(name.startswith(f"{kind}.") for name in file)
+    return [file[f"{kind}.{i}"] for i in range(n_arrays)]
 
 
 class Slot:
-    """The place of one trial's checkpoint."""
+    """The file of one trial's checkpoint.
+
+    Args:
+        path: The file. It need not exist.
+        every_s: Seconds between two checkpoints of a running trial.
+    """
 
     def __init__(self, path: Path, every_s: float) -> None:
-        self.path, self._every_s = path, every_s
+        self.path = path
+        self._every_s = every_s
         self._saved = time.monotonic()
 
     def is_due(self) -> bool:
-        """Return whether `every_s` seconds have passed since the last checkpoint, or since the
-        trial began here.
+        """Return whether `every_s` seconds have passed since the last checkpoint.
+
+        Before the first checkpoint, the time counts from the start of the trial in this process.
         """
         return time.monotonic() - self._saved >= self._every_s
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Replace the trial's checkpoint; on a full disk the older one stays, and the trial goes
-        on.
+        """Replace the trial's checkpoint.
+
+        If it cannot be written, for example on a full disk, a warning is logged, the older
+        checkpoint stays and the trial continues.
         """
         try:
             checkpoint.write(self.path)
         except OSError as error:
-            logger.warning("No checkpoint of trial %s could be written: %s", self.path.stem, error)
+            _logger.warning("No checkpoint of trial %s could be written: %s", self.path.stem, error)
         self._saved = time.monotonic()
 
     def load(self) -> Checkpoint | None:
-        """Return the trial's checkpoint; None where there is none that can be read: the trial then
-        begins anew.
+        """Return the trial's checkpoint, None where there is no readable one.
+
+        Without a checkpoint, the trial begins anew.
         """
         try:
             return Checkpoint.read(self.path)
-        except UNREADABLE:
+        except _UNREADABLE:
             return None
 
     def remove(self) -> None:
-        """Remove the checkpoint, and what a process that died may have left of one."""
+        """Remove the checkpoint, and partial files of processes that died."""
         for path in self.path.parent.glob(f"{self.path.stem}.*"):
             path.unlink(missing_ok=True)
 
@@ -123,16 +146,17 @@ class Checkpoints:
     every_s: float
 
     def of(self, study: str, number: int) -> Slot:
-        """Return the place of a trial's checkpoint."""
+        """Return the file of a trial's checkpoint."""
         return Slot(self._folder(study) / f"{number}.npz", self.every_s)
 
     def orphans(self, study: str, numbers: Collection[int]) -> list[Path]:
-        """Return the files of a study's trials that are not among those called `numbers`."""
-        return [
-            p
-            for p in sorted(self._folder(study).glob("*"))
-            if int(p.name.split(".")[0]) not in numbers
-        ]
+        """Return the files of a study whose trial numbers are not among `numbers`."""
+        found = []
+        for path in sorted(self._folder(study).glob("*")):
+            number = int(path.name.split(".")[0])
+            if number not in numbers:
+                found.append(path)
+        return found
 
     def clear(self, study: str) -> None:
         """Remove all checkpoints of a study."""

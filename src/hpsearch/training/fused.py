@@ -1,17 +1,18 @@
-"""Many trials of one architecture in one program: a leading trial axis over weights, optimizer,
-seeds and data order.
+"""Many trials of one architecture, trained together by one compiled program on JAX.
 
-Learning rate, momentum and dropout rate change no tensor's shape, so `jax.vmap` turns the loop of
-one trial into that of many (Wang et al. 2021, "Horizontally Fused Training Array", MLSys). Each
-trial keeps a thread of its own, in which
-all is as for a trial alone: only `fit` meets the others, in a program that trains an epoch when all
-who sit in it ask.
+Learning rate, momentum and dropout rate change no tensor's shape. So `jax.vmap` turns the training
+loop of one trial into that of many, with a leading trial axis over weights, optimizer state, seeds
+and data order (Wang et al. 2021, "Horizontally Fused Training Array", MLSys).
+
+Each trial runs in a thread of its own, as it would alone. Only inside `FusedTrainer.fit` do the
+threads meet: the program has a seat for each trial, and trains an epoch when all trials in its
+seats have asked for one.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,7 +25,6 @@ import numpy as np
 from hpsearch.data.split import SearchData
 from hpsearch.errors import ConfigError
 from hpsearch.models.loss_and_optimizer import labels_for
-from hpsearch.seeds import derive
 from hpsearch.training.checkpoints import Slot
 from hpsearch.training.epochs import Epochs, Fitted, Listener
 from hpsearch.training.own_fit import becomes_another, owns_fit
@@ -36,85 +36,93 @@ from hpsearch.training.programs.proof import compiled_tolerance
 from hpsearch.training.schedules import CONSTANT, Schedule, Scheduling
 from hpsearch.training.settings import VAL_BATCH_SIZE, Training
 from hpsearch.training.trainer import BY_PROGRAM, Told, Trainer, Work
-from hpsearch.training.ways import NoProgramError, question, structure_of
+from hpsearch.training.ways import NoProgramError, Tensors, question, structure_of
 
-State = list[list[Any]]
+_State = Sequence[list[jax.Array]]  # the values of variables, as `jax_variables` orders them
+_Element = tuple[np.ndarray, ...]  # see `Order`
+_Metrics = dict[str, float]
 
 
 class FusedProgram:
-    """A program with seats for `n_seats` trials; each is trained an epoch, and validated, in one
-    compiled call.
+    """A program with a seat for each of `n_seats` trials.
+
+    One compiled call trains an epoch in every seat, and validates.
 
     Args:
-        program: Of a trial alone; what a seat holds passes through its variables on the way in and
-            out.
+        program: The program of one trial alone. A trial enters and leaves its seat by way of the
+            variables of this program.
         tensors: Images and labels of train, then of val.
-        n_seats: How many trials.
+        n_seats: The number of trials.
     """
 
-    def __init__(self, program: Program, tensors: tuple[Any, ...], n_seats: int) -> None:
-        self.program, self.n_seats = program, n_seats
-        self.state: State = [
-            [jnp.stack([v.value] * n_seats) for v in part] for part in self._variables
+    def __init__(self, program: Program, tensors: Tensors, n_seats: int) -> None:
+        self.program = program
+        self.n_seats = n_seats
+        self.state: _State = [
+            [jnp.stack([value] * n_seats) for value in part] for part in self._values()
         ]
-        epoch = jax.vmap(_epoch_of(program, tensors), in_axes=(0, 0, None, 0, 0, 0))
-        self._epoch = jax.jit(epoch, donate_argnums=0)
-        self._fill = jax.jit(
-            lambda state, seat, values: jax.tree.map(
-                lambda all_of, v: all_of.at[seat].set(v), state, values
-            ),
-            donate_argnums=0,
-        )
-        self._read = jax.jit(lambda state, seat: jax.tree.map(lambda all_of: all_of[seat], state))
+        epoch = _epoch_of(program, tensors)
+        axes = (0, 0, None, 0, 0, 0)  # all seats have the same number of steps
+        self._epoch = jax.jit(jax.vmap(epoch, in_axes=axes), donate_argnums=0)
+        self._fill = jax.jit(_fill, donate_argnums=0)
+        self._read = jax.jit(_read)
 
-    @property
-    def _variables(self) -> list[list[Any]]:
-        return list(jax_variables(self.program.model))
+    def _values(self) -> _State:
+        """Return the values of the program's variables."""
+        return [[v.value for v in part] for part in jax_variables(self.program.model)]
 
     def put(self, seat: int) -> None:
-        """Take what the program's variables hold into a seat."""
-        self.state = self._fill(
-            self.state, seat, [[v.value for v in part] for part in self._variables]
-        )
+        """Copy the program's variables into a seat."""
+        self.state = self._fill(self.state, seat, self._values())
 
     def get(self, seat: int) -> Program:
-        """Return the program with its variables as a seat holds them."""
-        for values, variables in zip(self._read(self.state, seat), self._variables, strict=True):
+        """Copy a seat into the program's variables, and return the program."""
+        found = self._read(self.state, seat)
+        parts = jax_variables(self.program.model)
+        for values, variables in zip(found, parts, strict=True):
             for value, variable in zip(values, variables, strict=True):
                 variable.assign(value)
         return self.program
 
-    def run(self, orders: dict[int, Order]) -> dict[int, dict[str, float]]:
-        """Train an epoch in the seats of `orders`, whatever happens in the others; return the
-        metrics of each.
-        """
-        return self.run_elements({seat: order.element_at(0) for seat, order in orders.items()})
+    def run(self, orders: Mapping[int, Order]) -> dict[int, _Metrics]:
+        """Train an epoch in the seats of `orders`, and return the metrics of each of them.
 
-    def run_elements(
-        self, elements: dict[int, tuple[np.ndarray, ...]]
-    ) -> dict[int, dict[str, float]]:
-        """Train the steps of an element of an `Order` in each seat; the elements have as many steps
-        as one another.
+        The other seats are trained on arbitrary examples, and their contents are lost.
         """
-        anyone = next(iter(elements.values()))
-        rows, tables, last, last_rates = (
-            np.stack([elements.get(seat, anyone)[part] for seat in range(self.n_seats)])
-            for part in (0, 2, 3, 5)
-        )
-        logs, state = self._epoch(self.state, rows, int(anyone[1][0]), tables, last, last_rates)
+        elements = {seat: order.element_at(0) for seat, order in orders.items()}
+        return self.run_elements(elements)
+
+    def run_elements(self, elements: Mapping[int, _Element]) -> dict[int, _Metrics]:
+        """Train the steps of one element of an `Order` in each seat, and return the metrics.
+
+        All elements must have the same number of steps.
+        """
+        any_element = next(iter(elements.values()))
+        of_seats = [elements.get(seat, any_element) for seat in range(self.n_seats)]
+        parts = [np.stack(part) for part in zip(*of_seats, strict=True)]
+        rows, n_steps, tables, last, _, last_rates = parts
+        n_steps_of_all = int(n_steps[0, 0])
+        logs, state = self._epoch(self.state, rows, n_steps_of_all, tables, last, last_rates)
         self.state = [list(values) for values in state]
-        found = {name: np.asarray(values) for name, values in logs.items()}
-        return {
-            seat: numbers_of({name: values[seat] for name, values in found.items()})
-            for seat in elements
-        }
+        arrays = {name: np.asarray(values) for name, values in logs.items()}
+        found = {}
+        for seat in elements:
+            of_seat = {name: values[seat] for name, values in arrays.items()}
+            found[seat] = numbers_of(of_seat)
+        return found
 
     def differs(self, source: keras.Model, order: Order) -> str | None:
-        """Return in words what a step in the seats does otherwise than one of the program alone;
-        None for nothing.
+        """Return in words how a step in the seats differs from one of the program alone.
+
+        Return None where it does not differ.
+
+        Args:
+            source: A freshly built model, whose weights the step begins with.
+            order: Gives the batch of the step.
         """
         rows, _, _, last, comes, _ = order.element_at(0)
-        element = order.element(rows[:1], None, last if comes[0] else None)
+        rest = last if comes[0] else None
+        element = order.element(rows[:1], None, rest)
         self.program.load(source, lambda layer: layer)
         before = self.program.snapshot()
         for seat in range(self.n_seats):
@@ -122,66 +130,116 @@ class FusedProgram:
         self.program.model.reset_metrics()
         alone = self.program.run(element)
         self.program.restore(before)
-        seats = self.run_elements(dict.fromkeys(range(self.n_seats), element))
+        elements = dict.fromkeys(range(self.n_seats), element)
+        seats = self.run_elements(elements)
         tolerance = compiled_tolerance(self.program.model)
         for name, value in alone.items():
-            rounding = (
-                10 * tolerance * max(1.0, abs(value))
-            )  # two steps, of which the first moves by its rounding
-            rounding += 0.0 if name == "loss" else 2 / order.batch_size
-            worst = seats[
-                int(np.argmax([abs(seats[i][name] - value) for i in range(self.n_seats)]))
-            ][name]
-            if not abs(worst - value) <= rounding:
+            # Up to two steps are made, and the rounding of the first one changes the second one.
+            rounding = 10 * tolerance * max(1.0, abs(value))
+            if name != "loss":
+                rounding += 2 / order.batch_size  # examples on the border of two classes
+            found = [seats[seat][name] for seat in range(self.n_seats)]
+            distances = [abs(other - value) for other in found]
+            worst = found[int(np.argmax(distances))]
+            if not abs(worst - value) <= rounding:  # also where one of them is NaN
                 return f"with others, its {name} is {worst:.6g} after a step, alone {value:.6g}"
         return None
 
 
-def _epoch_of(program: Program, tensors: tuple[Any, ...]) -> Callable[..., Any]:
+def _fill(state: _State, seat: int, values: _State) -> _State:
+    """Return the state of all seats with `values` in one seat."""
+    filled = []
+    for part, values_of_part in zip(state, values, strict=True):
+        pairs = zip(part, values_of_part, strict=True)
+        filled.append([of_all.at[seat].set(value) for of_all, value in pairs])
+    return filled
+
+
+def _read(state: _State, seat: int) -> _State:
+    """Return the state of one seat."""
+    return [[of_all[seat] for of_all in part] for part in state]
+
+
+def _epoch_of(program: Program, tensors: Tensors) -> Callable[..., Any]:
     """Return the epoch of one trial: training steps, then validation with the averaged weights."""
-    model, (images, labels, val_images, val_labels) = program.model, tensors
-    steps, last_step = steps_of(model, images, labels), last_step_of(model, images, labels)
-    n_val, size = len(val_labels), min(VAL_BATCH_SIZE, len(val_labels))
-    averages = [id(v) for v in averages_of(model.optimizer)] if program.averaging else []
-    places = [
-        next(i for i, v in enumerate(model.optimizer.variables) if id(v) == average)
-        for average in averages
-    ]
-
-    def validate(trainable: Any, non_trainable: Any, fresh: Any) -> Any:
-        def batch(begin: Any, length: int, state: Any) -> Any:
-            part = [
-                jax.lax.dynamic_slice_in_dim(a, begin, length) for a in (val_images, val_labels)
-            ]
-            return model.test_step(state, part)[1]
-
-        state = (trainable, non_trainable, fresh)
-        state = jax.lax.fori_loop(
-            0, n_val // size, lambda i, state: batch(i * size, size, state), state
-        )
-        if n_val % size:
-            state = batch(n_val - n_val % size, n_val % size, state)
-        return metrics_of(model, state[2])
+    model = program.model
+    images, labels, val_images, val_labels = tensors
+    steps = steps_of(model, images, labels)
+    last_step = last_step_of(model, images, labels)
+    validate = _validation_of(model, val_images, val_labels)
+    places = []
+    if program.averaging:
+        places = _places_of_averages(model.optimizer)
 
     def epoch(  # noqa: PLR0917
-        state: Any, order: Any, n_steps: Any, table: Any, last: Any, last_rates: Any
-    ) -> Any:
-        fresh = [jnp.zeros_like(v) for v in state[3]]
-        logs, state = steps((*state[:3], fresh), order, n_steps, table)
+        state: _State,
+        rows: jax.Array,
+        n_steps: jax.Array,
+        table: jax.Array,
+        last: jax.Array,
+        last_rates: jax.Array,
+    ) -> tuple[dict[str, jax.Array], _State]:
+        trainable, non_trainable, optimizer, metrics = state
+        fresh = [jnp.zeros_like(v) for v in metrics]
+        state = (trainable, non_trainable, optimizer, fresh)
+        logs, state = steps(state, rows, n_steps, table)
         if last.shape[0]:
             logs, state = last_step(state, last, last_rates)
-        trainable = [state[2][place] for place in places] or state[0]
-        val = validate(trainable, state[1], fresh)
-        return logs | {f"val_{name}": value for name, value in val.items()}, state
+        trainable, non_trainable, optimizer, _ = state
+        if places:
+            trainable = [optimizer[place] for place in places]
+        logs = dict(logs)
+        val_logs = validate((trainable, non_trainable, fresh))
+        for name, value in val_logs.items():
+            logs[f"val_{name}"] = value
+        return logs, state
 
     return epoch
+
+
+def _places_of_averages(optimizer: keras.Optimizer) -> list[int]:
+    """Return the places of the averaged weights among the variables of the optimizer."""
+    ids = [id(v) for v in optimizer.variables]
+    return [ids.index(id(average)) for average in averages_of(optimizer)]
+
+
+def _validation_of(model: keras.Model, images: Any, labels: Any) -> Callable[..., Any]:
+    """Return the function from (weights, other variables, fresh metrics) to the val metrics."""
+    n_examples = len(labels)
+    batch_size = min(VAL_BATCH_SIZE, n_examples)
+    n_batches, n_rest = divmod(n_examples, batch_size)
+
+    def test(begin: int, size: int, state: _State) -> _State:
+        part_images = jax.lax.dynamic_slice_in_dim(images, begin, size)
+        part_labels = jax.lax.dynamic_slice_in_dim(labels, begin, size)
+        _, state = model.test_step(state, [part_images, part_labels])
+        return state
+
+    def test_batch(i: int, state: _State) -> _State:
+        return test(i * batch_size, batch_size, state)
+
+    def validate(state: _State) -> dict[str, jax.Array]:
+        state = jax.lax.fori_loop(0, n_batches, test_batch, state)
+        if n_rest:
+            state = test(n_examples - n_rest, n_rest, state)
+        _, _, metrics = state
+        found: dict[str, jax.Array] = metrics_of(model, metrics)
+        return found
+
+    return validate
 
 
 class FusedTrainer(Trainer):
     """Fits up to `n_slots` models at once, each called for from a thread of its own.
 
-    A model that needs another program, or a HyperModel's own `fit`, is trained alone, while the
-    others wait.
+    A model that needs another program than the others, and one whose HyperModel has a `fit` of its
+    own, is trained alone while the others wait.
+
+    Args:
+        settings: The settings of all fits.
+        data: The data set.
+        n_slots: The number of fits that can run at the same time.
+        schedule: Computes learning rate and momentum of each step from those of the trial.
 
     Raises:
         ConfigError: Keras runs on another backend than JAX.
@@ -190,19 +248,20 @@ class FusedTrainer(Trainer):
     def __init__(
         self, settings: Training, data: SearchData, n_slots: int, schedule: Schedule = CONSTANT
     ) -> None:
-        if keras.backend.backend() != "jax":
-            backend = keras.backend.backend()
+        backend = keras.backend.backend()
+        if backend != "jax":
             raise ConfigError(
-                f"trainer=fused needs Keras on JAX, which is on {backend} here: set "
-                f"KERAS_BACKEND=jax."
+                f"trainer=fused needs Keras on JAX, but Keras is on {backend} here: set "
+                "KERAS_BACKEND=jax."
             )
         super().__init__(settings, data, schedule)
         self.n_slots = n_slots
         self._meeting = threading.Condition()
         self._fused: FusedProgram | None = None
+        self._kind: tuple[object, ...] = ()
         self._seated: dict[int, Order] = {}
         self._asked: set[int] = set()
-        self._logs: dict[int, dict[str, float]] = {}
+        self._logs: dict[int, _Metrics] = {}
         self._stop: BaseException | None = None
 
     def stop(self, error: BaseException) -> None:
@@ -222,10 +281,9 @@ class FusedTrainer(Trainer):
         slot: Slot | None = None,
         told: Told = lambda way: None,
     ) -> Fitted:
-        """As `Trainer.fit`."""
-        order = Order(
-            len(self.data.train), self.batch_size(hp), 0, lambda epoch: derive(seed, "order", epoch)
-        )
+        """Fit `model` as `Trainer.fit` does, if possible together with other trials."""
+        work = Work(hypermodel, hp, model, seed, listener, slot, ())
+        order = Order(len(self.data.train), self.batch_size(hp), 0, work.seed_of_epoch)
         with self._meeting:
             if self._stop is not None:
                 raise self._stop
@@ -234,10 +292,8 @@ class FusedTrainer(Trainer):
                 return super().fit(hypermodel, hp, model, seed, listener, slot=slot, told=told)
         told(f"{BY_PROGRAM}, together with other trials")
         with self._seat(order) as seat:
-            work = Work(hypermodel, hp, model, seed, listener, slot, ())
             epochs, scheduling = self._sit(fused, seat, work)
-            for n_epochs, metrics in enumerate(epochs.fitted.history, start=1):
-                listener(n_epochs, metrics)
+            work.tell_earlier_epochs(epochs.fitted)
             while not epochs.patience_is_over and epochs.fitted.n_epochs < self.settings.epochs:
                 epoch = epochs.fitted.n_epochs
                 epochs.on_epoch_begin(epoch)
@@ -260,33 +316,40 @@ class FusedTrainer(Trainer):
         work = Work(hypermodel, hp, model, 0, lambda *_: None, None, tensors)
         try:
             structure = structure_of(model, self.data.train.images)
-            kind = (structure, order.batch_size, self._averaging_of(work, order.n_steps))
+            averaging = self._averaging_of(work, order.n_steps)
+            kind = (structure, order.batch_size, averaging)
             if self._fused is None:
                 self._fused = self._fuse(structure, work, order)
                 self._kind = kind
         except NoProgramError:
             return None
-        return self._fused if self._kind == kind else None
+        if self._kind != kind:
+            return None
+        return self._fused
 
     def _fuse(self, structure: str, work: Work, order: Order) -> FusedProgram:
         """Return a program that trains models of a structure together as it trains them alone.
 
         Raises:
-            NoProgramError: It does not.
+            NoProgramError: A trial that is trained with others differs from one trained alone.
         """
         key = f"fused {question(structure)}"
-        if self.answers.get(key):
-            raise NoProgramError(self.answers[key])
-        fused = FusedProgram(self._load_program(work, structure, order), work.tensors, self.n_slots)
-        self.let_go()  # of this one, which is taken; a trial alone gets another
+        reason = self.answers.get(key)
+        if reason:
+            raise NoProgramError(reason)
+        program = self._load_program(work, structure, order)
+        fused = FusedProgram(program, work.tensors, self.n_slots)
+        self.let_go()  # a trial that is trained alone gets another program
         if key not in self.answers:
             self.answers[key] = fused.differs(work.model, order) or ""
-        if self.answers[key]:
-            raise NoProgramError(self.answers[key])
+        reason = self.answers[key]
+        if reason:
+            raise NoProgramError(reason)
         return fused
 
     @contextmanager
     def _seat(self, order: Order) -> Iterator[int]:
+        """Hold a free seat, in which the examples come in `order`, while the block runs."""
         with self._meeting:
             seat = next(seat for seat in range(self.n_slots) if seat not in self._seated)
             self._seated[seat] = order
@@ -296,10 +359,10 @@ class FusedTrainer(Trainer):
             with self._meeting:
                 del self._seated[seat]
                 self._asked.discard(seat)
-                self._meeting.notify_all()  # the others need not wait for this one any more
+                self._meeting.notify_all()  # the other trials may have waited only for this one
 
     def _sit(self, fused: FusedProgram, seat: int, work: Work) -> tuple[Epochs, Scheduling]:
-        """Put a trial, freshly built or as its checkpoint has it, into its seat."""
+        """Put a trial into its seat, freshly built or as its checkpoint has it."""
 
         def state() -> list[np.ndarray]:
             with self._meeting:
@@ -311,21 +374,19 @@ class FusedTrainer(Trainer):
 
         with self._meeting:
             program = fused.program
-            program.load(work.model, lambda layer: derive(work.seed, "dropout", layer))
-            goes_on = self._continuation(work, program.name, snapshot, program.restore)
-            epochs = self._epochs(
-                work.listener, state, order=self._seated[seat], continuation=goes_on
-            )
+            program.load(work.model, work.seed_of_layer)
+            order = self._seated[seat]
+            continuation = self._continuation(work, program.name, snapshot, program.restore)
+            epochs = self._epochs(work.listener, state, order, continuation)
             epochs.set_model(program.model)
-            scheduling = Scheduling(
-                self.schedule, self._seated[seat], self.settings.epochs, program.drawn, epochs
-            )
+            scheduling = self._scheduling(order, program.drawn, epochs)
             fused.put(seat)
         return epochs, scheduling
 
-    def _next_epoch(self, fused: FusedProgram, seat: int) -> dict[str, float]:
-        """Ask for the next epoch, and return its metrics; whoever finds that all have asked runs
-        it.
+    def _next_epoch(self, fused: FusedProgram, seat: int) -> _Metrics:
+        """Ask for the next epoch, and return its metrics.
+
+        The thread that finds that all trials have asked runs the epoch for all of them.
         """
         with self._meeting:
             self._asked.add(seat)

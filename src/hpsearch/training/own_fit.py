@@ -1,11 +1,12 @@
-"""What a HyperModel may bring of its own to a fit: the fit itself, callbacks, another model in the
-end.
+"""The optional parts of a fit that a HyperModel may bring: its own `fit`, callbacks, a final step.
+
+A HyperModel has them if it overrides `fit`, or if it has a method `companions()`, a method
+`finished(model)` or an attribute `averaging_epochs`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import keras
 import keras_tuner
@@ -14,17 +15,15 @@ from hpsearch.training.epochs import Epochs
 
 
 def finished(hypermodel: keras_tuner.HyperModel, model: keras.Model) -> keras.Model:
-    """Return a trained model as its HyperModel's own `finished(model)` wants it kept, if it has
-    one.
-    """
-    kept: keras.Model = hypermodel.finished(model) if hasattr(hypermodel, "finished") else model
+    """Return the model to keep after training: that of `hypermodel.finished(model)`, if defined."""
+    if not hasattr(hypermodel, "finished"):
+        return model
+    kept: keras.Model = hypermodel.finished(model)
     return kept
 
 
 def averaging_epochs_of(hypermodel: keras_tuner.HyperModel) -> float:
-    """Return over how many epochs a HyperModel asks its weights to be averaged: 0 unless it says
-    so.
-    """
+    """Return the number of epochs over which a HyperModel asks to average weights; 0 if none."""
     return float(getattr(hypermodel, "averaging_epochs", 0.0))
 
 
@@ -34,29 +33,45 @@ def owns_fit(hypermodel: keras_tuner.HyperModel) -> bool:
 
 
 def becomes_another(hypermodel: keras_tuner.HyperModel) -> bool:
-    """Return whether a model that is kept may be another one than was built, as those of sparse
-    nets.
-    """
-    return bool(getattr(hypermodel, "companions", tuple)())
+    """Return whether training may turn a model into another one, as it does for sparse nets."""
+    if not hasattr(hypermodel, "companions"):
+        return False
+    return bool(hypermodel.companions())
 
 
 def companions(
     hypermodel: keras_tuner.HyperModel, epochs: Epochs
 ) -> list[keras.callbacks.Callback]:
-    """Return the callbacks that a HyperModel's own `companions()` asks for, if it has them."""
-    found = list(getattr(hypermodel, "companions", tuple)())
+    """Return the callbacks of a HyperModel's `companions()`; none if it has no such method.
+
+    A callback with a method `ramp_is_over(epoch)` says with it whether the model has reached its
+    final form in that epoch. One more callback then keeps earlier epochs from being the best.
+    """
+    if not hasattr(hypermodel, "companions"):
+        return []
+    found = list(hypermodel.companions())
     ramps = [callback.ramp_is_over for callback in found if hasattr(callback, "ramp_is_over")]
-    return [*found, Ramp(epochs, ramps)] if ramps else found
+    if ramps:
+        found.append(_Ramp(epochs, ramps))
+    return found
 
 
-class Ramp(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keeps epochs from being the best while the model is still becoming another one."""
+class _Ramp(keras.callbacks.Callback):  # type: ignore[misc]
+    """A callback that keeps an epoch from being the best while the model is still changing form.
+
+    Args:
+        epochs: Has the best epoch so far.
+        ramps: Each returns whether one change of form is over in an epoch, counted from 0.
+    """
 
     def __init__(self, epochs: Epochs, ramps: Sequence[Callable[[int], bool]]) -> None:
         super().__init__()
-        self.epochs, self.ramps = epochs, ramps
+        self.epochs = epochs
+        self.ramps = ramps
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Forget the best epoch where the last one was on the way, so that the next one is."""
-        if epoch and not all(is_over(epoch - 1) for is_over in self.ramps):
+    def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
+        """Forget the best epoch if a change was not over in the last one; this one is then best."""
+        if epoch == 0:
+            return
+        if not all(is_over(epoch - 1) for is_over in self.ramps):
             self.epochs.fitted.best_epoch = 0

@@ -1,11 +1,13 @@
-"""Schedules: learning rate and momentum of each training step, as a share of what the trial drew.
+"""Learning rate and momentum of each training step: schedules and learning rate sweeps.
 
-A schedule is a pure function of the place in the training and of the losses so far, so that a
-training that was stopped goes on as if it had not been. Programs read the rates from a table, so a
-schedule costs no compilation.
+A schedule computes the rates of an epoch from the learning rate and the momentum that the trial
+drew. It is a pure function of the place in the training and of the losses so far, so a training
+that was stopped continues as if it had never stopped. A compiled program reads the rates from a
+table, so a schedule costs no compilation. `Scheduling` fills this table at the start of each
+epoch, and `RatesOfSteps` assigns its values to a model that Keras's own `fit` trains.
 
-Gives a program the learning rate and momentum of its steps: those of a schedule, or ever larger
-ones.
+A sweep trains a few steps at each of several learning rates in turn, for the learning rate test.
+`Sweep` and `LossOfEach` do this with a compiled program, `sweep_by_keras` does it without one.
 """
 
 from __future__ import annotations
@@ -24,13 +26,21 @@ from hpsearch.training.epochs import Epochs
 from hpsearch.training.programs.inputs import rate_variables
 from hpsearch.training.programs.order import Order
 
-Floats = NDArray[np.float64]
+_Floats = NDArray[np.float64]
+_Rates = tuple[_Floats, _Floats]  # learning rates and momentums, (n_steps,) each
+
+_EXPLODED = 4.0  # a sweep ends at a loss above this many times the lowest one
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a training is: an epoch (from 0) of `n_epochs`, of `n_steps` each, after epochs with
-    these val/losses.
+    """The place of an epoch in a training.
+
+    Attributes:
+        epoch: The epoch, counted from 0.
+        n_epochs: Epochs of the whole training.
+        n_steps: Steps of one epoch.
+        losses: `val/loss` of each epoch before this one.
     """
 
     epoch: int
@@ -38,27 +48,34 @@ class Place:
     n_steps: int
     losses: Sequence[float]
 
-    def progress(self) -> Floats:
-        """Return how far each step of the epoch is in the whole training, in [0, 1), (n_steps,)."""
-        return (self.epoch + np.arange(self.n_steps) / self.n_steps) / self.n_epochs
+    def progress(self) -> _Floats:
+        """Return the share of the training before each step of the epoch, in [0, 1), (n_steps,)."""
+        share_of_epoch = np.arange(self.n_steps) / self.n_steps
+        return (self.epoch + share_of_epoch) / self.n_epochs
 
 
 class Schedule(Protocol):
-    """What gives the rates of an epoch."""
+    """The interface of all schedules."""
 
-    def rates(self, learning_rate: float, momentum: float, place: Place) -> tuple[Floats, Floats]:
-        """Return learning rate and momentum of each step of an epoch, (n_steps,) each, from what
-        the trial drew.
+    def rates(self, learning_rate: float, momentum: float, place: Place) -> _Rates:
+        """Return the learning rate and the momentum of each step of an epoch, (n_steps,) each.
+
+        Args:
+            learning_rate: The one that the trial drew.
+            momentum: The one that the trial drew.
+            place: The place of the epoch in the training.
         """
 
 
 @dataclass(frozen=True)
 class Constant:
-    """What the trial drew, at every step."""
+    """The learning rate and the momentum that the trial drew, at every step."""
 
-    def rates(self, learning_rate: float, momentum: float, place: Place) -> tuple[Floats, Floats]:
-        """Return it."""
-        return np.full(place.n_steps, learning_rate), np.full(place.n_steps, momentum)
+    def rates(self, learning_rate: float, momentum: float, place: Place) -> _Rates:
+        """Return the drawn rates for each step."""
+        learning_rates = np.full(place.n_steps, learning_rate)
+        momentums = np.full(place.n_steps, momentum)
+        return learning_rates, momentums
 
 
 CONSTANT = Constant()
@@ -69,10 +86,10 @@ class OneCycle:
     """Up to the drawn learning rate and down again, momentum the other way round (Smith 2018).
 
     Attributes:
-        warmup: Share of the training that goes up.
+        warmup: Share of the training in which the learning rate rises, in (0, 1).
         start: First learning rate, as a share of the drawn one.
-        end: Last one.
-        low_momentum: Momentum at the peak, where it is below the drawn one.
+        end: Last learning rate, as a share of the drawn one.
+        low_momentum: Momentum at the peak, unless the drawn one is lower.
     """
 
     warmup: float
@@ -84,22 +101,25 @@ class OneCycle:
         if not 0 < self.warmup < 1:
             raise ConfigError(f"schedule.warmup must lie between 0 and 1, but is {self.warmup}.")
 
-    def rates(self, learning_rate: float, momentum: float, place: Place) -> tuple[Floats, Floats]:
-        """Return cosine arcs between the corners."""
-        t = place.progress()
-        up = t < self.warmup
-        height = np.where(
-            up, _arc(t / self.warmup), _arc((1 - t) / (1 - self.warmup))
-        )  # 0 at both ends, 1 at the peak
-        foot = np.where(up, self.start, self.end)
+    def rates(self, learning_rate: float, momentum: float, place: Place) -> _Rates:
+        """Return rates that follow a rising and then a falling half cosine."""
+        progress = place.progress()
+        is_rising = progress < self.warmup
+        rising = _half_cosine(progress / self.warmup)
+        falling = _half_cosine((1 - progress) / (1 - self.warmup))
+        height = np.where(is_rising, rising, falling)  # 0 at both ends, 1 at the peak
+        foot = np.where(is_rising, self.start, self.end)
+        learning_rates = learning_rate * (foot + (1 - foot) * height)
         low = min(self.low_momentum, momentum)
-        return learning_rate * (foot + (1 - foot) * height), momentum + (low - momentum) * height
+        momentums = momentum + (low - momentum) * height
+        return learning_rates, momentums
 
 
 @dataclass(frozen=True)
 class Cosine:
-    """Down from the drawn learning rate along half a cosine, without restarts (Loshchilov and
-    Hutter 2017).
+    """Down from the drawn learning rate along a half cosine (Loshchilov and Hutter 2017).
+
+    There are no restarts.
 
     Attributes:
         end: Last learning rate, as a share of the drawn one.
@@ -107,20 +127,21 @@ class Cosine:
 
     end: float
 
-    def rates(self, learning_rate: float, momentum: float, place: Place) -> tuple[Floats, Floats]:
-        """Return the arc, and the drawn momentum."""
-        share = self.end + (1 - self.end) * _arc(1 - place.progress())
-        return learning_rate * share, np.full(place.n_steps, momentum)
+    def rates(self, learning_rate: float, momentum: float, place: Place) -> _Rates:
+        """Return falling learning rates and the drawn momentum."""
+        height = _half_cosine(1 - place.progress())
+        share = self.end + (1 - self.end) * height
+        momentums = np.full(place.n_steps, momentum)
+        return learning_rate * share, momentums
 
 
 @dataclass(frozen=True)
 class ReduceOnPlateau:
-    """The learning rate is multiplied by `factor` when val/loss has not improved for
-    `patience_epochs`.
+    """The learning rate is multiplied by `factor` each time `val/loss` stops improving.
 
     Attributes:
-        factor: Between 0 and 1.
-        patience_epochs: Epochs without improvement.
+        factor: In (0, 1).
+        patience_epochs: Epochs without improvement before each reduction.
         least: Lowest learning rate, as a share of the drawn one.
     """
 
@@ -132,34 +153,41 @@ class ReduceOnPlateau:
         if not 0 < self.factor < 1:
             raise ConfigError(f"schedule.factor must lie between 0 and 1, but is {self.factor}.")
 
-    def rates(self, learning_rate: float, momentum: float, place: Place) -> tuple[Floats, Floats]:
-        """Return the same rates for the whole epoch."""
-        share, best, waited = 1.0, float("inf"), 0
+    def rates(self, learning_rate: float, momentum: float, place: Place) -> _Rates:
+        """Return the same rates for all steps of the epoch."""
+        share = 1.0
+        best = math.inf
+        n_waited = 0
         for loss in place.losses:
-            best, waited = (loss, 0) if loss < best else (best, waited + 1)
-            if waited >= self.patience_epochs:
-                share, waited = max(share * self.factor, self.least), 0
-        return np.full(place.n_steps, learning_rate * share), np.full(place.n_steps, momentum)
+            if loss < best:
+                best = loss
+                n_waited = 0
+            else:
+                n_waited += 1
+            if n_waited >= self.patience_epochs:
+                share = max(share * self.factor, self.least)
+                n_waited = 0
+        learning_rates = np.full(place.n_steps, learning_rate * share)
+        momentums = np.full(place.n_steps, momentum)
+        return learning_rates, momentums
 
 
-def _arc(x: Floats) -> Floats:
-    """Return half a cosine from 0 at x = 0 to 1 at x = 1."""
-    return np.asarray((1 - np.cos(np.pi * np.clip(x, 0, 1))) / 2)
-
-
-EXPLODED = 4.0  # times the lowest loss: a sweep of learning rates ends there
+def _half_cosine(x: _Floats) -> _Floats:
+    """Return the values of a half cosine that rises from 0 at x = 0 to 1 at x = 1."""
+    angle = np.pi * np.clip(x, 0, 1)
+    return np.asarray((1 - np.cos(angle)) / 2)
 
 
 class Scheduling(keras.callbacks.Callback):  # type: ignore[misc]
-    """Sits in Keras's fit and writes the rates of each epoch into its order.
+    """A Keras callback that writes the rates of each epoch into the order of the examples.
 
     Args:
-        schedule: Where they come from.
-        order: Where they go to.
+        schedule: Computes the rates.
+        order: Takes the rates.
         n_epochs: Epochs of the whole training.
-        drawn: The trial's learning rate, None where the model brings a Keras schedule, and its
-            momentum.
-        epochs: Knows the losses so far, those before a checkpoint too.
+        drawn: The trial's learning rate and momentum. The learning rate is None where the model
+            brings a Keras schedule; no rates are written then.
+        epochs: Has the losses so far, including those of epochs before a checkpoint.
     """
 
     def __init__(
@@ -171,62 +199,105 @@ class Scheduling(keras.callbacks.Callback):  # type: ignore[misc]
         epochs: Epochs,
     ) -> None:
         super().__init__()
-        self.schedule, self.order, self.n_epochs, self.drawn, self.epochs = (
-            schedule,
-            order,
-            n_epochs,
-            drawn,
-            epochs,
-        )
+        self.schedule = schedule
+        self.order = order
+        self.n_epochs = n_epochs
+        self.drawn = drawn
+        self.epochs = epochs
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Write the rates."""
+    def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
+        """Write the rates of an epoch."""
         learning_rate, momentum = self.drawn
-        if learning_rate is not None:
-            losses = [metrics["val/loss"] for metrics in self.epochs.fitted.history]
-            place = Place(epoch, self.n_epochs, self.order.n_steps, losses)
-            self.order.rates = np.stack(self.schedule.rates(learning_rate, momentum, place), axis=1)
+        if learning_rate is None:
+            return
+        losses = [metrics["val/loss"] for metrics in self.epochs.fitted.history]
+        place = Place(epoch, self.n_epochs, self.order.n_steps, losses)
+        rates = self.schedule.rates(learning_rate, momentum, place)
+        self.order.rates = np.stack(rates, axis=1)
 
 
 class RatesOfSteps(keras.callbacks.Callback):  # type: ignore[misc]
-    """Gives the model that Keras fits the rates that its order has for each step."""
+    """A Keras callback that assigns the rates of each step where Keras's own `fit` trains.
+
+    Args:
+        order: Has the rates of each step of the epoch.
+    """
 
     def __init__(self, order: Order) -> None:
         super().__init__()
         self.order = order
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Assign learning rate and momentum."""
-        if self.order.rates is None:
+    def on_train_batch_begin(self, batch: int, logs: object = None) -> None:
+        """Assign the learning rate and the momentum of a step."""
+        rates = self.order.rates
+        if rates is None:
             return
         if hasattr(self.model, "jax_state_sync"):
             self.model.jax_state_sync()
-        for variable, value in zip(
-            rate_variables(self.model.optimizer), self.order.rates[batch], strict=True
-        ):
+        variables = rate_variables(self.model.optimizer)
+        for variable, value in zip(variables, rates[batch], strict=True):
             if variable is not None:
                 variable.assign(value)
 
 
 class Sweep(keras.utils.PyDataset):  # type: ignore[misc]
-    """Elements of an order, each with a few steps at one learning rate."""
+    """The elements that a compiled program trains in a sweep, one for each learning rate.
+
+    Args:
+        order: The order of the examples; a sweep begins again where they end.
+        learning_rates: The learning rate of each element, (n,).
+        momentum: The momentum of all steps.
+        n_steps: Steps of each element; no more than `order` has in one element.
+    """
 
     def __init__(
         self, order: Order, learning_rates: np.ndarray, momentum: float, n_steps: int
     ) -> None:
         super().__init__()
-        self.order, self.learning_rates, self.momentum = order, learning_rates, momentum
+        self.order = order
+        self.learning_rates = learning_rates
+        self.momentum = momentum
         self.n_steps = min(n_steps, order.steps_per_call)
 
     def __len__(self) -> int:
         return len(self.learning_rates)
 
     def __getitem__(self, index: int) -> tuple[tuple[np.ndarray, ...]]:
-        n, size = self.order.n_examples, self.order.batch_size
-        places = np.arange(index * self.n_steps * size, (index + 1) * self.n_steps * size) % n
-        shuffled = np.random.default_rng(self.order.seed_of_epoch(0)).permutation(n)
-        rates = np.tile([self.learning_rates[index], self.momentum], (self.n_steps, 1))
-        return (self.order.element(shuffled[places].reshape(self.n_steps, size), rates),)
+        n_examples = self.order.n_examples
+        batch_size = self.order.batch_size
+        n_rows = self.n_steps * batch_size
+        first = index * n_rows
+        places = np.arange(first, first + n_rows) % n_examples
+        generator = np.random.default_rng(self.order.seed_of_epoch(0))
+        shuffled = generator.permutation(n_examples)
+        rows = shuffled[places].reshape(self.n_steps, batch_size)
+        rates_of_step = [self.learning_rates[index], self.momentum]
+        rates = np.tile(rates_of_step, (self.n_steps, 1))
+        return (self.order.element(rows, rates),)
+
+
+class LossOfEach(keras.callbacks.Callback):  # type: ignore[misc]
+    """A Keras callback that collects the loss of each element and stops where it explodes.
+
+    Keras reports the mean loss of all elements so far, from which the loss of the last one is
+    computed.
+
+    Attributes:
+        found: The losses before the explosion.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[float] = []
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Add the loss of an element, or stop the training."""
+        n_elements = batch + 1
+        loss = n_elements * float(logs["loss"]) - sum(self.found)
+        if _has_exploded(loss, self.found):
+            self.model.stop_training = True
+        else:
+            self.found.append(loss)
 
 
 def sweep_by_keras(
@@ -236,40 +307,42 @@ def sweep_by_keras(
     learning_rates: np.ndarray,
     n_steps: int,
 ) -> np.ndarray:
-    """Train `model` a few steps at each learning rate by Keras's `train_on_batch`; return the mean
-    losses.
+    """Train `model` a few steps at each learning rate by Keras's `train_on_batch`.
+
+    Args:
+        model: A compiled model, which the sweep changes.
+        order: The order of the examples; the sweep begins again where they end.
+        examples: Images (n, H, W, C) and their labels.
+        learning_rates: The learning rates, (n,).
+        n_steps: Steps at each learning rate.
+
+    Returns:
+        The mean training loss at each learning rate before the one at which the loss explodes.
     """
-    shuffled, size = order.permutation(), order.batch_size
+    images, labels = examples
+    shuffled = order.permutation()
+    batch_size = order.batch_size
+    first = 0  # the place of a batch's first example
     found: list[float] = []
-    for point, rate in enumerate(learning_rates):
-        model.optimizer.learning_rate = rate
+    for learning_rate in learning_rates:
+        model.optimizer.learning_rate = learning_rate
         losses = []
-        for step in range(point * n_steps, (point + 1) * n_steps):
-            rows = shuffled[np.arange(step * size, (step + 1) * size) % len(shuffled)]
+        for _ in range(n_steps):
+            places = np.arange(first, first + batch_size) % len(shuffled)
+            rows = shuffled[places]
+            first += batch_size
             model.reset_metrics()
-            losses.append(
-                model.train_on_batch(examples[0][rows], examples[1][rows], return_dict=True)["loss"]
-            )
+            metrics = model.train_on_batch(images[rows], labels[rows], return_dict=True)
+            losses.append(metrics["loss"])
         loss = float(np.mean(losses))
-        if not math.isfinite(loss) or (found and loss > EXPLODED * min(found)):
+        if _has_exploded(loss, found):
             break
         found.append(loss)
     return np.array(found)
 
 
-class LossOfEach(keras.callbacks.Callback):  # type: ignore[misc]
-    """Collects the loss of each element, where Keras reports the mean of all so far; stops where it
-    explodes.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[float] = []
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Take the difference."""
-        loss = (batch + 1) * float(logs["loss"]) - sum(self.found)
-        if not math.isfinite(loss) or (self.found and loss > EXPLODED * min(self.found)):
-            self.model.stop_training = True
-        else:
-            self.found.append(loss)
+def _has_exploded(loss: float, earlier: list[float]) -> bool:
+    """Return whether a loss is not finite or far above the lowest one of a sweep so far."""
+    if not math.isfinite(loss):
+        return True
+    return bool(earlier) and loss > _EXPLODED * min(earlier)

@@ -1,4 +1,8 @@
-"""Fit one model: tell a listener of each epoch, stop early, refuse NaN, keep the best weights."""
+"""The training of one model: `Trainer.fit`, by a compiled program or by Keras's own `fit`.
+
+A fit reports each epoch to a listener, stops early, ends with an error at a loss that is NaN or
+infinite, keeps the weights of the best epoch, and continues from a checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import math
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import keras
 import keras_tuner
@@ -42,16 +46,22 @@ from hpsearch.training.schedules import (
     sweep_by_keras,
 )
 from hpsearch.training.settings import BATCH_SIZE, VAL_BATCH_SIZE, Training
-from hpsearch.training.ways import PAYS_FROM_STEPS, NoProgramError, proved_program, structure_of
+from hpsearch.training.ways import (
+    PAYS_FROM_STEPS,
+    NoProgramError,
+    Tensors,
+    proved_program,
+    structure_of,
+)
 
-Told = Callable[[str], None]
+Told = Callable[[str], None]  # takes the way in which a model is trained, in words
 BY_PROGRAM = "by a compiled program, which takes the same steps as Keras's fit"
 BY_KERAS = "by Keras's own fit:"
 
 
 @dataclass(frozen=True)
 class Work:
-    """One fit that is asked for; see `Trainer.fit`."""
+    """The arguments of one call of `Trainer.fit`, and the examples in the form that it needs."""
 
     hypermodel: keras_tuner.HyperModel
     hp: keras_tuner.HyperParameters
@@ -59,24 +69,53 @@ class Work:
     seed: int
     listener: Listener
     slot: Slot | None
-    tensors: tuple[Any, ...]
+    tensors: Tensors
+
+    def seed_of_epoch(self, epoch: int) -> int:
+        """Return the seed of the order of the examples in an epoch, counted from 0."""
+        return derive(self.seed, "order", epoch)
+
+    def seed_of_layer(self, layer: int) -> int:
+        """Return the seed of the masks of a dropout layer, counted from 0."""
+        return derive(self.seed, "dropout", layer)
+
+    def tell_earlier_epochs(self, fitted: Fitted) -> None:
+        """Tell the listener of the epochs that were trained before the checkpoint."""
+        for n_epochs, metrics in enumerate(fitted.history, start=1):
+            self.listener(n_epochs, metrics)
+
+
+class _Held(NamedTuple):
+    """The program that a trainer holds, and everything on which its making depends."""
+
+    program: Program
+    kind: tuple[object, ...]
 
 
 class Trainer:
-    """Fits models on one data set, which it holds on the device for all trials of a study."""
+    """Fits models on one data set, which it holds on the device for all trials of a study.
 
-    n_slots = 1  # how many fits go on at once
+    Args:
+        settings: The settings of all fits.
+        data: The data set; its train part is trained on, its val part gives the val metrics.
+        schedule: Computes learning rate and momentum of each step from those of the trial.
+
+    Attributes:
+        n_slots: The number of fits that can run at the same time.
+        varies: Whether trials may have different structures.
+        answers: What earlier proofs of programs have found; see `ways.proved_program`.
+    """
+
+    n_slots = 1
 
     def __init__(self, settings: Training, data: SearchData, schedule: Schedule = CONSTANT) -> None:
         self.settings = settings
         self.schedule = schedule
         self.data = data
-        self.varies = False  # whether trials may have different structures
-        self.answers: MutableMapping[
-            str, str
-        ] = {}  # what is known of programs; see ways.proved_program
-        self._tensors: dict[str, tuple[Any, ...]] = {}
-        self._held: tuple[Program, tuple[Any, ...]] | None = None  # with what it was made for
+        self.varies = False
+        self.answers: MutableMapping[str, str] = {}
+        self._tensors: dict[str, Tensors] = {}
+        self._held: _Held | None = None
 
     def fit(
         self,
@@ -92,26 +131,28 @@ class Trainer:
         """Fit `model` and leave the weights of its best epoch in it.
 
         Args:
-            hypermodel: Where the model comes from; its own `fit`, if it has one, is what runs.
+            hypermodel: The HyperModel that built the model. If it has a `fit` of its own, that one
+                trains the model.
             hp: The hyperparameters that the model was built with.
             model: A compiled model that takes raw pixels (N, H, W, C).
             seed: Decides the order of the examples and the dropout masks.
-            listener: Called as `listener(n_epochs, metrics)` after each epoch, those before a
-                checkpoint included; what it raises ends the fit.
-            slot: Where the fit goes on from, if there is a checkpoint of this very fit, and leaves
-                checkpoints: now and then, and when the listener raises. A HyperModel's own `fit`
-                has none, and begins anew.
-            told: Called before the first epoch with the way that the model is trained, in words.
+            listener: Called as `listener(n_epochs, metrics)` after each epoch, and first for each
+                epoch before a checkpoint. An exception that it raises ends the fit.
+            slot: Where checkpoints are kept. The fit continues from a checkpoint of the same fit if
+                there is one. It writes checkpoints at intervals and when the listener raises. A
+                HyperModel's own `fit` writes none and always begins anew.
+            told: Called before the first epoch with the way in which the model is trained, in
+                words.
 
         Raises:
-            DivergedError: The training or validation loss is NaN or infinite.
+            DivergedError: A loss or the monitored metric is NaN or infinite.
         """
         tensors = self._on_device(labels_for(model))
+        work = Work(hypermodel, hp, model, seed, listener, slot, tensors)
         if owns_fit(hypermodel):
             told("by its HyperModel's own fit")
-            return self._fit_its_own_way(hypermodel, hp, model, tensors, listener)
-        work = Work(hypermodel, hp, model, seed, listener, slot, tensors)
-        order = self._order(hp, lambda epoch: derive(seed, "order", epoch))
+            return self._fit_its_own_way(work)
+        order = self._order(work)
         structure = None
         try:
             structure = structure_of(model, self.data.train.images)
@@ -123,19 +164,14 @@ class Trainer:
         return self._fit_by_program(work, order, program)
 
     def _fit_by_program(self, work: Work, order: Order, program: Program) -> Fitted:
-        program.load(work.model, lambda layer: derive(work.seed, "dropout", layer))
-        epochs = self._epochs(
-            work.listener,
-            program.state,
-            order=order,
-            continuation=self._continuation(work, program.name, program.snapshot, program.restore),
-        )
-        callbacks = [
-            epochs,
-            Scheduling(self.schedule, order, self.settings.epochs, program.drawn, epochs),
-        ]
-        callbacks += companions(work.hypermodel, epochs)
-        callbacks += [Averaging()] if program.averaging else []
+        program.load(work.model, work.seed_of_layer)
+        continuation = self._continuation(work, program.name, program.snapshot, program.restore)
+        epochs = self._epochs(work.listener, program.state, order, continuation)
+        callbacks = [epochs]
+        callbacks.append(self._scheduling(order, program.drawn, epochs))
+        callbacks.extend(companions(work.hypermodel, epochs))
+        if program.averaging:
+            callbacks.append(Averaging())
         self._run(work, program.model, order, epochs, callbacks)
         program.unload(work.model, epochs.best_state)
         return epochs.fitted
@@ -143,66 +179,85 @@ class Trainer:
     def _fit_by_keras(self, work: Work, order: Order, structure: str | None) -> Fitted:
         """Fit the model itself by Keras's own `fit`, on the batches that a program would see.
 
-        A model whose state is not known wholly has no `structure`, and no checkpoints.
+        `structure` is None for a model whose state is not wholly known. Such a model gets neither
+        checkpoints nor a schedule.
         """
         model = work.model
+        optimizer = model.optimizer
         averaging = self._averaging_of(work, order.n_steps)
         if averaging:
-            average_weights(model.optimizer, averaging)
+            average_weights(optimizer, averaging)
+
+        def state() -> list[np.ndarray]:
+            variables = model.variables
+            if averaging:
+                variables = averaged_variables(model, variables)
+            return values_of(variables)
+
         drawn = None
+        continuation = None
         if structure is not None:
-            drawn = (learning_rate_of(model.optimizer), momentum_of(model.optimizer))
-            if self.schedule != CONSTANT:
-                momentum_input(model.optimizer)
-            if not model.optimizer.built:
-                model.optimizer.build(model.trainable_variables)
-            build_metrics(model, *(array[:1] for array in self._train))
-
-        def variables() -> list[Any]:
-            return [*model.variables, *model.optimizer.variables]
-
-        continuation = self._continuation(
-            work,
-            f"fit {structure}",
-            lambda: values_of(variables()),
-            lambda snapshot: copy_values(snapshot, variables()),
-        )
-        epochs = self._epochs(
-            work.listener,
-            lambda: values_of(
-                averaged_variables(model, model.variables) if averaging else model.variables
-            ),
-            order=order,
-            continuation=continuation if structure is not None else None,
-        )
-        callbacks = [
-            epochs,
-            *companions(work.hypermodel, epochs),
-            *([Averaging()] if averaging else []),
-        ]
+            drawn = (learning_rate_of(optimizer), momentum_of(optimizer))
+            self._build_for_keras(model)
+            continuation = self._continuation_by_keras(work, structure)
+        epochs = self._epochs(work.listener, state, order, continuation)
+        callbacks = [epochs, *companions(work.hypermodel, epochs)]
+        if averaging:
+            callbacks.append(Averaging())
         if drawn is not None and self.schedule != CONSTANT:
-            scheduling = Scheduling(self.schedule, order, self.settings.epochs, drawn, epochs)
-            callbacks += [scheduling, RatesOfSteps(order)]
-        train = self._train
-        self._run(work, model, Batches(order, *train), epochs, callbacks)
+            callbacks.append(self._scheduling(order, drawn, epochs))
+            callbacks.append(RatesOfSteps(order))
+        images, labels = self._train
+        batches = Batches(order, images, labels)
+        self._run(work, model, batches, epochs, callbacks)
         copy_values(epochs.best_state, model.variables)
         return epochs.fitted
 
+    def _build_for_keras(self, model: keras.Model) -> None:
+        """Build the optimizer and the metrics of a model, whose variables a checkpoint holds."""
+        if self.schedule != CONSTANT:
+            momentum_input(model.optimizer)
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
+        images, labels = self._train
+        build_metrics(model, images[:1], labels[:1])
+
+    def _continuation_by_keras(self, work: Work, structure: str) -> Continuation | None:
+        """Return what reads and writes the checkpoints of a fit that is Keras's own."""
+        model = work.model
+
+        def variables() -> list[keras.Variable]:
+            return [*model.variables, *model.optimizer.variables]
+
+        def snapshot() -> list[np.ndarray]:
+            return values_of(variables())
+
+        def restore(saved: list[np.ndarray]) -> None:
+            copy_values(saved, variables())
+
+        return self._continuation(work, f"fit {structure}", snapshot, restore)
+
     def _run(
-        self, work: Work, model: keras.Model, x: Any, epochs: Epochs, callbacks: list[Any]
+        self,
+        work: Work,
+        model: keras.Model,
+        x: keras.utils.PyDataset,
+        epochs: Epochs,
+        callbacks: list[keras.callbacks.Callback],
     ) -> None:
-        """Let the HyperModel fit `model` from where a checkpoint left it."""
-        for n_epochs, metrics in enumerate(epochs.fitted.history, start=1):
-            work.listener(n_epochs, metrics)
-        if (
-            not epochs.patience_is_over
-        ):  # else its process died between the last epoch and the trial's end
-            rest = {
-                "initial_epoch": epochs.fitted.n_epochs,
-                "callbacks": callbacks,
-                **self._common(work.tensors),
-            }
-            work.hypermodel.fit(work.hp, model, x=x, shuffle=False, **rest)
+        """Let the HyperModel fit `model` on the elements of `x`, from its checkpoint on."""
+        work.tell_earlier_epochs(epochs.fitted)
+        if epochs.patience_is_over:  # an earlier process died between the last epoch and the end
+            return
+        work.hypermodel.fit(
+            work.hp,
+            model,
+            x=x,
+            shuffle=False,
+            initial_epoch=epochs.fitted.n_epochs,
+            callbacks=callbacks,
+            **self._common(work.tensors),
+        )
 
     def _continuation(
         self,
@@ -211,8 +266,10 @@ class Trainer:
         snapshot: Callable[[], list[np.ndarray]],
         restore: Callable[[list[np.ndarray]], None],
     ) -> Continuation | None:
+        if work.slot is None:
+            return None
         identity = self._identity(name, work)
-        return Continuation(work.slot, identity, snapshot, restore) if work.slot else None
+        return Continuation(work.slot, identity, snapshot, restore)
 
     def sweep(  # noqa: PLR0917
         self,
@@ -223,157 +280,198 @@ class Trainer:
         learning_rates: np.ndarray,
         steps_per_point: int,
     ) -> np.ndarray:
-        """Train a few steps at each learning rate in turn, and return the mean training loss at
-        each, (n,).
+        """Train a few steps at each learning rate in turn, and return the mean training losses.
 
-        It ends early where the loss explodes. The program is the one that `fit` uses; a model that
-        none can be shown to train is trained by Keras's `train_on_batch`, and changed by it.
+        The program is the one that `fit` uses. A model that no program can be shown to train is
+        trained by Keras's `train_on_batch`, which changes it.
+
+        Args:
+            hypermodel: The HyperModel that built the model.
+            hp: The hyperparameters that the model was built with.
+            model: A compiled model that takes raw pixels (N, H, W, C).
+            seed: Decides the order of the examples and the dropout masks.
+            learning_rates: The learning rates, (n,).
+            steps_per_point: Steps at each learning rate.
+
+        Returns:
+            The mean loss at each learning rate; fewer than n where the loss explodes.
         """
         tensors = self._on_device(labels_for(model))
-        order = self._order(hp, lambda epoch: derive(seed, "order", epoch))
         work = Work(hypermodel, hp, model, seed, lambda *_: None, None, tensors)
+        order = self._order(work)
         try:
-            program = self._load_program(work, structure_of(model, self.data.train.images), order)
+            structure = structure_of(model, self.data.train.images)
+            program = self._load_program(work, structure, order)
         except NoProgramError:
             return sweep_by_keras(model, order, self._train, learning_rates, steps_per_point)
-        program.load(model, lambda layer: derive(seed, "dropout", layer))
-        sweep = Sweep(order, learning_rates, program.drawn[1], steps_per_point)
+        program.load(model, work.seed_of_layer)
+        _, momentum = program.drawn
+        sweep = Sweep(order, learning_rates, momentum, steps_per_point)
         losses = LossOfEach()
         program.model.fit(sweep, shuffle=False, verbose=0, callbacks=[losses])
         return np.array(losses.found)
 
     def stop(self, error: BaseException) -> None:
-        """End the fits that other threads wait in; here there are none."""
+        """End the fits that other threads wait in; this trainer has none."""
 
     def let_go(self) -> None:
-        """Let go of the program, which an error or an interruption may have left in any state: the
-        next fit makes one.
+        """Let go of the program; the next fit makes a new one.
 
-        Its memory is then free, which is what a trial that had too little needs of the one before.
+        An error or an interruption may have left the program in any state. Letting go of it also
+        frees its memory, for a trial that had too little.
         """
         self._held = None
 
-    def _fit_its_own_way(
-        self, hypermodel: Any, hp: Any, model: Any, tensors: Any, listener: Listener
-    ) -> Fitted:
-        epochs = self._epochs(listener, model.get_weights)
-        fit, model.fit = (
-            model.fit,
-            partial(model.fit, batch_size=self.batch_size(hp)),
-        )  # unless its way names another
+    def _fit_its_own_way(self, work: Work) -> Fitted:
+        """Let the HyperModel's own `fit` train the model."""
+        model = work.model
+        images, labels = work.tensors[:2]
+        epochs = self._epochs(work.listener, model.get_weights)
+        common = self._common(work.tensors)
+        fit = model.fit
+        # This batch size holds unless the HyperModel's `fit` gives another one.
+        model.fit = partial(fit, batch_size=self.batch_size(work.hp))
         try:
-            hypermodel.fit(
-                hp, model, x=tensors[0], y=tensors[1], callbacks=[epochs], **self._common(tensors)
-            )
+            work.hypermodel.fit(work.hp, model, x=images, y=labels, callbacks=[epochs], **common)
         finally:
             model.fit = fit
         model.set_weights(epochs.best_state)
         return epochs.fitted
 
     def _identity(self, name: str, work: Work) -> str:
-        """Return what tells this fit from others, of other trials or settings."""
-        settings = self.settings
+        """Return a text that no other fit has, of another trial or with other settings."""
         parts = (
             type(self).__name__,
             keras.backend.backend(),
             name,
             work.seed,
             self.data.fingerprint,
+            self.batch_size(work.hp),
+            self.settings.averaging_epochs,
+            self.schedule,
         )
-        return " ".join(
-            map(str, (*parts, self.batch_size(work.hp), settings.averaging_epochs, self.schedule))
-        )
+        return " ".join(str(part) for part in parts)
 
     def _epochs(
-        self, listener: Listener, state: Callable[[], list[np.ndarray]], **more: Any
+        self,
+        listener: Listener,
+        state: Callable[[], list[np.ndarray]],
+        order: Order | None = None,
+        continuation: Continuation | None = None,
     ) -> Epochs:
-        settings = self.settings
         return Epochs(
-            monitor=settings.monitor,
-            direction=settings.goal,
-            patience_epochs=settings.patience_epochs,
+            monitor=self.settings.monitor,
+            direction=self.settings.goal,
+            patience_epochs=self.settings.patience_epochs,
             listener=listener,
             state=state,
-            **more,
+            order=order,
+            continuation=continuation,
         )
 
-    def _common(self, tensors: tuple[Any, ...]) -> dict[str, Any]:
-        val = {"validation_data": tensors[2:], "validation_batch_size": VAL_BATCH_SIZE}
-        return {"epochs": self.settings.epochs, "verbose": 0, **val}
+    def _scheduling(
+        self, order: Order, drawn: tuple[float | None, float], epochs: Epochs
+    ) -> Scheduling:
+        return Scheduling(self.schedule, order, self.settings.epochs, drawn, epochs)
 
-    def _on_device(self, form: str) -> tuple[Any, ...]:
+    def _common(self, tensors: Tensors) -> dict[str, object]:
+        """Return the arguments that all calls of a `fit` share."""
+        return {
+            "epochs": self.settings.epochs,
+            "verbose": 0,
+            "validation_data": tensors[2:],
+            "validation_batch_size": VAL_BATCH_SIZE,
+        }
+
+    def _on_device(self, form: str) -> Tensors:
+        """Return all examples as tensors, with labels in the form that `labels_for` names."""
         if form not in self._tensors:
-            train, val = (
-                _arrays(part, form, self.data.n_classes)
-                for part in (self.data.train, self.data.val)
-            )
+            n_classes = self.data.n_classes
+            train = _arrays(self.data.train, form, n_classes)
+            val = _arrays(self.data.val, form, n_classes)
             self._train = train
-            self._tensors = {form: tuple(on_device(array) for array in (*train, *val))}
+            tensors = tuple(on_device(array) for array in (*train, *val))
+            self._tensors = {form: tensors}
             self._held = None
         return self._tensors[form]
 
     def batch_size(self, hp: keras_tuner.HyperParameters) -> int:
-        """Return the batch size of a fit: a hyperparameter of this name comes before the setting."""
+        """Return the batch size of a fit: the hyperparameter if there is one, else the setting."""
         return int(hp.values.get(BATCH_SIZE, self.settings.batch_size))
 
-    def _order(self, hp: keras_tuner.HyperParameters, seed_of_epoch: Callable[[int], int]) -> Order:
-        n = len(self.data.train.labels)
-        return Order(n, self.batch_size(hp), self.settings.steps_per_call, seed_of_epoch)
+    def _order(self, work: Work) -> Order:
+        n_examples = len(self.data.train.labels)
+        batch_size = self.batch_size(work.hp)
+        return Order(n_examples, batch_size, self.settings.steps_per_call, work.seed_of_epoch)
 
     def _averaging_of(self, work: Work, n_steps: int) -> float:
-        """Return what the averaged weights keep of themselves in a step; 0 where none are averaged.
+        """Return the share that averaged weights keep of themselves in a step; 0 for no averaging.
+
+        Args:
+            work: The fit; its HyperModel is asked where the settings say nothing.
+            n_steps: Steps of an epoch.
 
         Raises:
-            ConfigError: The person's own `compile` averages already.
+            ConfigError: The optimizer averages weights already, or scales the loss.
         """
-        asked = self.settings.averaging_epochs
-        over = averaging_epochs_of(work.hypermodel) if asked is None else asked
-        optimizer = work.model.optimizer
-        if over and (
-            not hasattr(optimizer, "use_ema")
-            or optimizer.use_ema
-            or hasattr(optimizer, "inner_optimizer")
-        ):
+        n_epochs = self.settings.averaging_epochs
+        if n_epochs is None:
+            n_epochs = averaging_epochs_of(work.hypermodel)
+        if not n_epochs:
+            return 0.0
+        if not _can_average(work.model.optimizer):
             raise ConfigError(
-                f"training.averaging_epochs={over:g} cannot average the weights of a model whose "
-                f"optimizer averages or "
-                "scales the loss itself; give training.averaging_epochs=0."
+                f"training.averaging_epochs={n_epochs:g} cannot average the weights of a model "
+                "whose optimizer averages or scales the loss itself; give "
+                "training.averaging_epochs=0."
             )
-        return math.exp(-1 / (over * n_steps)) if over else 0.0
+        return math.exp(-1 / (n_epochs * n_steps))
 
     def _load_program(self, work: Work, structure: str, order: Order) -> Program:
-        """Return the program of a model; one at a time is held, with its copy of weights and
-        optimizer.
+        """Return the program of a model.
+
+        Only one program is held at a time, because each has a copy of weights and optimizer.
 
         Raises:
-            NoProgramError: None can be shown to train the model as Keras does, or it would not pay.
+            NoProgramError: No program can be shown to train the model as Keras does, or compiling
+                one would take longer than it saves.
         """
-        if self.varies and self.settings.epochs * order.n_steps < PAYS_FROM_STEPS:
+        n_steps = self.settings.epochs * order.n_steps
+        if self.varies and n_steps < PAYS_FROM_STEPS:
             raise NoProgramError(
                 "compiling a program takes longer than it saves in so short a training, where each "
-                "trial may have "
-                "another structure"
+                "trial may have another structure"
             )
-        averaging = self._averaging_of(
-            work, order.n_steps
-        )  # how fast it forgets depends on the steps of an epoch
+        # The averaging depends on the number of steps in an epoch.
+        averaging = self._averaging_of(work, order.n_steps)
         kind = (structure, averaging, order.batch_size, order.steps_per_call, order.n_rest)
-        if self._held is None or self._held[1] != kind:
-            self._held = None
-            program = proved_program(
-                structure,
-                work.model,
-                lambda: build_model(work.hypermodel, work.hp),
-                work.tensors,
-                order,
-                self.answers,
-                averaging=averaging,
-                jit=self.settings.jit_compile,
-            )
-            self._held = (program, kind)
-        return self._held[0]
+        if self._held is not None and self._held.kind == kind:
+            return self._held.program
+        self._held = None  # frees the memory of the other program first
+        program = proved_program(
+            structure,
+            work.model,
+            lambda: build_model(work.hypermodel, work.hp),
+            work.tensors,
+            order,
+            self.answers,
+            averaging=averaging,
+            jit=self.settings.jit_compile,
+        )
+        self._held = _Held(program, kind)
+        return program
+
+
+def _can_average(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Return whether an optimizer can average weights, and does not yet do so."""
+    if not hasattr(optimizer, "use_ema"):
+        return False
+    return not optimizer.use_ema and not hasattr(optimizer, "inner_optimizer")
 
 
 def _arrays(part: Examples, form: str, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    labels = keras.utils.to_categorical(part.labels, n_classes) if form == "onehot" else part.labels
+    """Return images and labels, one-hot if `form` says so."""
+    labels = part.labels
+    if form == "onehot":
+        labels = keras.utils.to_categorical(labels, n_classes)
     return part.images, labels

@@ -1,5 +1,8 @@
-"""Which way a model is trained: by a program where that provably trains the same model, else by
-Keras's fit.
+"""The choice of how a model is trained: by a compiled program or by Keras's own `fit`.
+
+A compiled program trains a model only where a proof has shown that it trains the model as `fit`
+would. `proved_program` runs this proof. It raises `NoProgramError` with the reason where `fit`
+must train the model.
 """
 
 from __future__ import annotations
@@ -21,28 +24,29 @@ from hpsearch.training.programs.order import Order
 from hpsearch.training.programs.program import Program, has_gpu
 from hpsearch.training.programs.proof import difference, untouched_randomness
 
-# of one trial: below, compiling takes longer than it saves, unless all trials share a program
+# Below so many steps of one trial, compiling takes longer than it saves, unless all trials share
+# one program.
 PAYS_FROM_STEPS = 2000
-STEPS = frozenset(
-    name
-    for cls in (KerasTrainer, *(c for c in keras.Model.__mro__ if c.__name__.endswith("Trainer")))
-    for name in vars(cls)
-    if not name.startswith("__") and name != "loss"  # which `compile` sets
-)
-Build = Callable[[], keras.Model]
+
+Tensors = tuple[Any, ...]  # images and labels of train, then of val, on the device
 
 
 class NoProgramError(Exception):
-    """Why no program can be shown to train a model, in words."""
+    """No program can be shown to train a model; the message is the reason, in words."""
 
 
 def structure_of(model: keras.Model, images: Any) -> str:
     """Return the fingerprint of a model that a program may train.
 
+    Args:
+        model: A compiled model. It is built if it waits for its first batch.
+        images: An array or a tensor (n, H, W, C), of which only shape and type are read.
+
     Raises:
-        NoProgramError: Its class trains in a way of its own, or it holds what cannot be compared.
+        NoProgramError: The model or its class trains in a way of its own, the model cannot be
+            built, or a part of it cannot be compared with that of another model.
     """
-    own = own_steps(model)
+    own = _own_step(model)
     if own:
         raise NoProgramError(f"its class has a {own} of its own")
     if model.run_eagerly:
@@ -56,7 +60,7 @@ def structure_of(model: keras.Model, images: Any) -> str:
 
 
 def known_structure(model: keras.Model, images: Any) -> str | None:
-    """Return the fingerprint of a model; None where no program may train it."""
+    """Return the fingerprint of a model, None where no program may train it."""
     try:
         return structure_of(model, images)
     except NoProgramError:
@@ -64,48 +68,61 @@ def known_structure(model: keras.Model, images: Any) -> str | None:
 
 
 def _build(model: keras.Model, images: Any) -> None:
-    """Build a model that waits for its input, as `fit` does: by shapes alone, which draws no random
-    number.
+    """Build a model that waits for its first batch, as `fit` does.
+
+    This takes shapes only, so it draws no random number.
     """
     try:
-        spec = keras.KerasTensor(
-            (None, *images.shape[1:]), dtype=keras.backend.standardize_dtype(images.dtype)
-        )
+        dtype = keras.backend.standardize_dtype(images.dtype)
+        spec = keras.KerasTensor((None, *images.shape[1:]), dtype=dtype)
         compute_output_spec(model, spec, training=False)
-    except Exception as error:  # whatever stands in its `build` and `call`
-        raise NoProgramError(
-            f"it cannot be built before its first batch: {first_line(error):.200}"
-        ) from error
+    except Exception as error:  # the model's `build` and `call` may raise anything
+        reason = f"it cannot be built before its first batch: {first_line(error):.200}"
+        raise NoProgramError(reason) from error
 
 
-def own_steps(model: keras.Model) -> str | None:
-    """Return the name of what a model or its class does otherwise than `keras.Model` when it
-    trains.
+def _keras_steps() -> frozenset[str]:
+    """Return the names of everything by which Keras's models train.
+
+    `loss` is not among them, because `compile` sets it on each model.
     """
+    names: set[str] = set()
+    for cls in (KerasTrainer, *keras.Model.__mro__):
+        if cls.__name__.endswith("Trainer"):
+            names.update(vars(cls))
+    names.discard("loss")
+    return frozenset(name for name in names if not name.startswith("__"))
+
+
+_STEPS = _keras_steps()
+
+
+def _own_step(model: keras.Model) -> str | None:
+    """Return the name of a training step that a model or its class replaces, None for none."""
     for cls in type(model).__mro__:
         if not _is_of_keras(cls):
-            changed: list[str] = sorted(STEPS & vars(cls).keys())
+            changed = _STEPS & vars(cls).keys()
             if changed:
-                return changed[0]
-    replaced: list[str] = sorted(
-        name
-        for name in STEPS & vars(model).keys()
-        if isinstance(getattr(keras.Model, name), FunctionType)
-    )
-    return replaced[0] if replaced else None
+                return min(changed)
+    replaced: list[str] = sorted(_STEPS & vars(model).keys())
+    for name in replaced:
+        if isinstance(getattr(keras.Model, name), FunctionType):
+            return name
+    return None
 
 
 def _is_of_keras(cls: type) -> bool:
-    return cls.__module__.partition(".")[0] == "keras" or (
-        is_library(cls.__module__) and not issubclass(cls, keras.Model)
-    )
+    """Return whether a class is Keras's own, or a library's that is not a model."""
+    if cls.__module__.partition(".")[0] == "keras":
+        return True
+    return is_library(cls.__module__) and not issubclass(cls, keras.Model)
 
 
 def proved_program(  # noqa: PLR0917
     structure: str,
     source: keras.Model,
-    build: Build,
-    tensors: tuple[Any, ...],
+    build: Callable[[], keras.Model],
+    tensors: Tensors,
     order: Order,
     answers: MutableMapping[str, str],
     *,
@@ -117,82 +134,86 @@ def proved_program(  # noqa: PLR0917
     Args:
         structure: The fingerprint of `source`.
         source: The model of the trial that is about to begin.
-        build: Builds another one.
+        build: Builds another model with the same structure.
         tensors: Images and labels of train, then of val.
         order: Gives the batch of the proof.
-        answers: What has been found before, by `question`: empty where a program may train, else
-            why not.
-        averaging: As `Program`.
-        jit: Whether XLA compiles; None decides.
+        answers: What earlier proofs have found, by `question`: an empty text where a program may
+            train, otherwise the reason against it. The result of a new proof is added.
+        averaging: As for `Program`.
+        jit: Whether XLA compiles the program; with None, `proved_program` decides.
 
     Raises:
-        NoProgramError: None can be shown to.
+        NoProgramError: No program can be shown to train the models as Keras does.
     """
     key = question(structure)
-    if answers.get(key):
-        raise NoProgramError(answers[key])
+    reason: str | None = answers.get(key)
+    if reason:
+        raise NoProgramError(reason)
+    images, labels = tensors[:2]
     try:
         with GLOBAL_GENERATOR, untouched_randomness():
-            program = _made(structure, source, build, tensors, averaging, jit)
-            found = (
-                None
-                if key in answers
-                else difference(source, program, tensors[0], tensors[1], order)
-            )
+            program = _make_program(structure, build, tensors, averaging, jit)
+            if key not in answers:
+                reason = difference(source, program, images, labels, order)
     except NoProgramError as error:
-        found = str(error)
-    except Exception as error:  # whatever a model does in a program that it does not do in `fit`
-        found = f"in a compiled program it raises {type(error).__name__}: {first_line(error):.200}"
+        reason = str(error)
+    except Exception as error:  # a model may fail in a program, though it does not in `fit`
+        name = type(error).__name__
+        reason = f"in a compiled program it raises {name}: {first_line(error):.200}"
     if key not in answers:
-        answers[key] = found or ""
-    if found:
-        raise NoProgramError(found)
+        answers[key] = reason or ""
+    if reason:
+        raise NoProgramError(reason)
     return program
 
 
-def _made(  # noqa: PLR0917
+def _make_program(
     structure: str,
-    source: keras.Model,
-    build: Build,
-    tensors: tuple[Any, ...],
+    build: Callable[[], keras.Model],
+    tensors: Tensors,
     averaging: float,
     jit: bool | None,
 ) -> Program:
     model = build()
-    if structure_of(model, tensors[0]) != structure:
+    images, labels = tensors[:2]
+    if structure_of(model, images) != structure:
         raise NoProgramError("building it twice makes two different models")
-    if keras.backend.backend() == "jax" and not all(
-        layer.supports_jit for layer in model._flatten_layers()
-    ):
+    is_on_jax = keras.backend.backend() == "jax"
+    if is_on_jax and not all(layer.supports_jit for layer in model._flatten_layers()):
         raise NoProgramError("it holds a layer that XLA cannot compile")
-    compiled = is_compiled_faster(model) if jit is None else jit
-    return Program(structure, model, *tensors[:2], averaging=averaging, jit=compiled)
+    if jit is None:
+        jit = _is_compiled_faster(model)
+    return Program(structure, model, images, labels, averaging=averaging, jit=jit)
 
 
 def question(structure: str) -> str:
-    """Return what an answer is remembered by: it may be another one on another device or with other
-    libraries.
+    """Return the key under which the answer of a proof is remembered.
+
+    The key names the device and the versions of the libraries, since others may give another
+    answer.
     """
     backend = keras.backend.backend()
+    libraries = f"{backend} {version(backend)} keras {version('keras')}"
     device = "gpu" if has_gpu() else "cpu"
-    return (
-        f"program {structure[:24]} {backend} {version(backend)} keras {version('keras')} {device}"
-    )
+    return f"program {structure[:24]} {libraries} {device}"
 
 
-def is_compiled_faster(model: keras.Model) -> bool:
-    """Return whether XLA compiles a program: it does not on a CPU for convolutions, where
-    TensorFlow is faster.
+def _is_compiled_faster(model: keras.Model) -> bool:
+    """Return whether XLA compiles the program of a model.
 
-    Nor where other layers than live dropout are random, of which XLA would draw other numbers than
-    Keras does.
+    JAX always compiles by XLA. On TensorFlow, XLA does not compile convolutions for a CPU, where
+    TensorFlow itself is faster, unless the model was compiled with `jit_compile=True`. XLA also
+    compiles no model in which layers other than live dropout are random, because it would draw
+    other numbers than Keras.
     """
-    if keras.backend.backend() != "tensorflow":  # JAX has no other way
+    if keras.backend.backend() != "tensorflow":
         return True
     layers = list(model._flatten_layers())
     live = {id(layer) for layer in dropouts(model)}
-    is_random = any(layer._seed_generators and id(layer) not in live for layer in layers)
-    if is_random or not all(layer.supports_jit for layer in layers):
-        return False
-    convolves = any("Conv" in type(layer).__name__ for layer in layers)
-    return model.jit_compile is True or not convolves or has_gpu()
+    for layer in layers:
+        is_random = layer._seed_generators and id(layer) not in live
+        if is_random or not layer.supports_jit:
+            return False
+    if model.jit_compile is True or has_gpu():
+        return True
+    return not any("Conv" in type(layer).__name__ for layer in layers)
