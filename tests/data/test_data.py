@@ -1,4 +1,4 @@
-"""Checks, splits and fingerprints of a data set."""
+"""Test the checks, splits and fingerprints of a data set."""
 
 import os
 import subprocess
@@ -46,7 +46,7 @@ def data(given=None, **settings):
 
 
 def found(part, images):
-    """Return where the images of a part stand among `images`."""
+    """Return the indices in `images` of the images of a part."""
     return [int(np.flatnonzero((images == image).all((1, 2, 3)))[0]) for image in part.images]
 
 
@@ -115,7 +115,7 @@ def test_each_class_has_its_share_to_within_one_image(seed, n_train, n_val):
 
 
 def test_a_split_is_the_same_for_ever():
-    """Fixed numbers: a change here would change every study's val set under its name."""
+    """Compare with fixed numbers: other numbers would change the val set of existing studies."""
     in_train, in_val = split(np.array([0, 1] * 8, np.int32), 6, 4, 0)
     assert (in_train.tolist(), in_val.tolist()) == ([0, 1, 6, 13, 14, 15], [2, 3, 8, 11])
 
@@ -166,21 +166,27 @@ NAN[3, 2, 1, 0] = np.nan
         ({"x_train": X[:0]}, r"received shape \(0, 4, 5, 3\)"),
         ({"x_train": X.astype(np.int64)}, r"received int64; convert them with astype"),
         ({"x_train": X.astype(complex)}, "received complex128"),
-        ({"x_train": X.astype(np.float32)}, r"one shape and dtype .* float32 and \(4, 5, 3\) uint8"),
+        ({"x_train": X.astype(np.float32)},
+         r"one shape and dtype .* float32 and \(4, 5, 3\) uint8"),
         ({"x_test": arrays().x_test[:, :3]}, r"\(4, 5, 3\) uint8 and \(3, 5, 3\) uint8"),
         ({"x_train": NAN}, "finite values in x_train of tiny, received 1 that are NaN or infinite"),
         ({"x_train": X * 1e300}, r"finite values in x_train"),
         ({"y_train": Y[:-1]}, "received 59 labels for 60 images"),
-        ({"y_test": np.zeros(21, int)}, "labels in y_test as images in x_test of tiny, received 21"),
-        ({"y_train": Y.astype(float)}, r"integer labels .* received float64; convert them with astype\('int32'\)"),
+        ({"y_test": np.zeros(21, int)},
+         "labels in y_test as images in x_test of tiny, received 21"),
+        ({"y_train": Y.astype(float)},
+         r"integer labels .* received float64; convert them with astype\('int32'\)"),
         ({"y_train": Y > 1}, "received bool"),
-        ({"y_train": np.eye(4, dtype=int)[Y]}, r"received shape \(60, 4\); one-hot rows become labels with argmax"),
+        ({"y_train": np.eye(4, dtype=int)[Y]},
+         r"received shape \(60, 4\); one-hot rows become labels with argmax"),
         ({"y_train": Y - 1}, "received values from -1 to 2"),
         ({"y_train": Y + 2**40}, r"received values from 1099511627776"),
-        ({"y_train": Y + 1}, "labels from 0 to 3 for the 4 classes of tiny, received label 4 in y_train"),
+        ({"y_train": Y + 1},
+         "labels from 0 to 3 for the 4 classes of tiny, received label 4 in y_train"),
         ({"y_test": np.full(20, 4)}, "received label 4 in y_test"),
         ({"y_train": np.minimum(Y, 2)}, "each of the 4 classes of tiny, received none of class 3"),
-        ({"y_train": Y * 2**28, "class_names": None}, "received none of class 1; number the classes without gaps"),
+        ({"y_train": Y * 2**28, "class_names": None},
+         "received none of class 1; number the classes without gaps"),
         ({"y_test": np.full(20, 4), "class_names": None}, "received label 4 in y_test"),
         ({"y_train": Y * 0, "class_names": None}, "at least 2 classes in tiny, received 1"),
     ],
@@ -245,9 +251,14 @@ def test_fingerprint_tells_every_change():
     one_label[0] = 1
     one_test_pixel[0, 0, 0, 0] ^= 1
     prints = [
-        of(), of(arrays(x_train=one_pixel)), of(arrays(y_train=one_label)), of(arrays(x_test=one_test_pixel)),
-        of(split_seed=1), of(n_val=13), of(n_train=20),
-    ]  # fmt: skip
+        of(),
+        of(arrays(x_train=one_pixel)),
+        of(arrays(y_train=one_label)),
+        of(arrays(x_test=one_test_pixel)),
+        of(split_seed=1),
+        of(n_val=13),
+        of(n_train=20),
+    ]
     assert len(set(prints)) == len(prints)
     assert prints[0] == of()
     assert len(prints[0]) == 16

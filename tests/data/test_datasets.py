@@ -1,4 +1,4 @@
-"""Where arrays come from: which file a path leads to, and what a loader says where there is none."""
+"""Test the sources of data sets: the file that each path leads to, and errors without a file."""
 
 import gzip
 import io

@@ -77,16 +77,11 @@ def own_code(config: object, makers: Iterable[object] = ()) -> OwnCode:
     named = _modules_to_import(config, makers)
     files = _needed_files(named)
     own_files = [file for file in files.values() if file is not None]
-    own: set[str] = set()
-    others: set[str] = set()
-    for name, file in files.items():
-        if file is None:
-            others.add(_top(name))
-        else:
-            own.add(_top(name))
+    own = {_top(name) for name, file in files.items() if file is not None}
+    others = {_top(name) for name in files} - own
     places = {top: _holding(_places(top), own_files) for top in sorted(own)}
     requirements: list[str] = []
-    for top in sorted(others - own):
+    for top in sorted(others):
         requirements += _distributions(top)
     modules = [name for name in named if name != "__main__"]
     return OwnCode(modules, places, requirements)

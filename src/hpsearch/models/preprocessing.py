@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from hpsearch.data.statistics import DataFacts
 from hpsearch.errors import ConfigError, did_you_mean
 
+_Floats = NDArray[np.float64]
+
 # The least variance of a pixel, as a share of the variance of its channel. Without it, a pixel that
 # hardly ever changes would turn one bright test image into a value of hundreds. With it, no pixel
 # is stretched more than ten times as far as its channel as a whole.
@@ -55,13 +57,11 @@ def _scaled(facts: DataFacts) -> keras.Layer:
     return keras.layers.Rescaling(1.0 / largest, name="scaling")
 
 
-def _positive(variance: NDArray[np.float64]) -> NDArray[np.float64]:
+def _positive(variance: _Floats) -> _Floats:
     return np.where(variance > 0, variance, 1.0)
 
 
-def _normalization(
-    axis: int | tuple[int, ...], mean: NDArray[np.float64], variance: NDArray[np.float64]
-) -> keras.Layer:
+def _normalization(axis: int | tuple[int, ...], mean: _Floats, variance: _Floats) -> keras.Layer:
     # With float64, Keras would save numbers of a precision that no layer computes with.
     return keras.layers.Normalization(
         axis=axis,

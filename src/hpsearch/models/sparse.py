@@ -36,6 +36,11 @@ class SparseDense(keras.layers.Dense):  # type: ignore[misc]
         """Return the kernel that the outputs are computed with, (inputs, units)."""
         raise NotImplementedError
 
+    def _variable(
+        self, name: str, shape: tuple[int, ...], initializer: keras.Initializer | str = "ones"
+    ) -> keras.Variable:
+        return self.add_weight(shape=shape, initializer=initializer, trainable=False, name=name)
+
     def call(self, inputs: _Tensor, training: bool = False) -> _Tensor:
         """Return the outputs, (N, units)."""
         outputs = ops.matmul(inputs, self.used(training))
@@ -67,14 +72,13 @@ class L1Dense(SparseDense):
         """Make the kernel and the strength."""
         super().build(input_shape)
         constant = keras.initializers.Constant(self._drawn)
-        self.strength = self.add_weight(
-            shape=(), initializer=constant, trainable=False, name="strength"
-        )
+        self.strength = self._variable("strength", (), constant)
 
     def used(self, training: bool) -> _Tensor:
         """Return the whole kernel in training, and only its large weights otherwise."""
         if training:
-            self.add_loss(self.strength * ops.sum(ops.abs(self.kernel)))
+            absolute_sum = ops.sum(ops.abs(self.kernel))
+            self.add_loss(self.strength * absolute_sum)
             return self.kernel
         n_inputs = self.kernel.shape[0]
         least = self.threshold / n_inputs**0.5
@@ -121,10 +125,8 @@ class GroupLassoDense(SparseDense):
         super().build(input_shape)
         n_inputs = input_shape[-1]
         constant = keras.initializers.Constant(self._drawn * n_inputs**0.5)
-        self.step = self.add_weight(shape=(), initializer=constant, trainable=False, name="step")
-        self.alive = self.add_weight(
-            shape=(1, self.units), initializer="ones", trainable=False, name="alive"
-        )
+        self.step = self._variable("step", (), constant)
+        self.alive = self._variable("alive", (1, self.units))
         self.kernel.constraint = _Shrink(self.step)
 
     def used(self, training: bool) -> _Tensor:
@@ -146,9 +148,7 @@ class MaskedDense(SparseDense):
     def build(self, input_shape: tuple[int, ...]) -> None:
         """Make the kernel and the mask."""
         super().build(input_shape)
-        self.mask = self.add_weight(
-            shape=self.kernel.shape, initializer="ones", trainable=False, name="mask"
-        )
+        self.mask = self._variable("mask", self.kernel.shape)
 
     def used(self, training: bool) -> _Tensor:
         """Return the kernel with zeros for the masked weights."""
