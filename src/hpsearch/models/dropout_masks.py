@@ -76,11 +76,14 @@ def uniform_like(inputs: _Tensor, state: _Tensor) -> _Tensor:
     """
     n_rows, *shape = ops.shape(inputs)
     state = ops.cast(state, "int32")
-    seeds = ops.bitwise_xor(state[0], np.array([0, _MIX_1], np.int32))
+    seed = state[0]
+    number = state[1]
+    seeds = ops.bitwise_xor(seed, np.array([0, _MIX_1], np.int32))
     rows = ops.arange(n_rows, dtype="int32")
-    keys = row_keys(seeds, state[1], rows)
+    keys = row_keys(seeds, number, rows)
     words = random_bits(keys, 0, math.prod(shape))
-    return uniform_of(ops.reshape(words, (n_rows, *shape)))
+    words = ops.reshape(words, (n_rows, *shape))
+    return uniform_of(words)
 
 
 def _mix(words: _Tensor, key: _Tensor = 0) -> _Tensor:
@@ -109,8 +112,9 @@ def dropped(inputs: _Tensor, uniform: _Tensor, rate: _Tensor) -> _Tensor:
         rate: The share of inputs to drop, in [0, 1).
     """
     scale = ops.cast(1.0 / (1.0 - rate), inputs.dtype)
+    kept = inputs * scale
     zero = ops.zeros((), inputs.dtype)
-    return ops.where(_kept(uniform, rate), inputs * scale, zero)
+    return ops.where(_kept(uniform, rate), kept, zero)
 
 
 def alpha_dropped(inputs: _Tensor, uniform: _Tensor, rate: _Tensor) -> _Tensor:
@@ -129,7 +133,9 @@ def alpha_dropped(inputs: _Tensor, uniform: _Tensor, rate: _Tensor) -> _Tensor:
     b = -a * saturated * rate
     a = ops.cast(a, inputs.dtype)
     b = ops.cast(b, inputs.dtype)
-    return ops.where(_kept(uniform, rate), a * inputs + b, a * saturated + b)
+    kept = a * inputs + b
+    dropped_value = a * saturated + b
+    return ops.where(_kept(uniform, rate), kept, dropped_value)
 
 
 def _kept(uniform: _Tensor, rate: _Tensor) -> _Tensor:

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+from keras import ops
+from keras.saving import register_keras_serializable
 
 _Tensor = Any  # a tensor of the Keras backend
 
 InitializerSetting = str | Callable[..., _Tensor]
 
 
-@keras.saving.register_keras_serializable("hpsearch")
+@register_keras_serializable("hpsearch")
 class OneDraw(keras.initializers.Initializer):  # type: ignore[misc]
     """Give all weights of a layer one value, which another initializer draws.
 
@@ -27,15 +29,15 @@ class OneDraw(keras.initializers.Initializer):  # type: ignore[misc]
         """Return a tensor of `shape` in which all numbers are equal."""
         initializer = keras.initializers.get(self.initializer)
         drawn = initializer(shape, dtype)
-        first = keras.ops.reshape(drawn, (-1,))[0]
-        return keras.ops.full(shape, first, dtype)
+        numbers = ops.reshape(drawn, (-1,))
+        return ops.full(shape, numbers[0], dtype)
 
     def get_config(self) -> dict[str, str]:
         """Return the argument of the constructor."""
         return {"initializer": self.initializer}
 
 
-@keras.saving.register_keras_serializable("hpsearch")
+@register_keras_serializable("hpsearch")
 class Small(keras.initializers.Initializer):  # type: ignore[misc]
     """Draw normal numbers of a given standard deviation.
 

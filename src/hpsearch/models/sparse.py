@@ -16,6 +16,7 @@ import keras
 import keras_tuner
 import numpy as np
 from keras import ops
+from keras.saving import register_keras_serializable
 from numpy.typing import NDArray
 
 from hpsearch.errors import ConfigError, did_you_mean
@@ -49,7 +50,7 @@ class SparseDense(keras.layers.Dense):  # type: ignore[misc]
         return self.activation(outputs)
 
 
-@keras.saving.register_keras_serializable("hpsearch")
+@register_keras_serializable("hpsearch")
 class L1Dense(SparseDense):
     """A dense layer with the lasso (Tibshirani 1996).
 
@@ -105,7 +106,7 @@ class _Shrink:
         return kernel * ops.maximum(0.0, 1.0 - share)
 
 
-@keras.saving.register_keras_serializable("hpsearch")
+@register_keras_serializable("hpsearch")
 class GroupLassoDense(SparseDense):
     """A dense layer with the group lasso over the weights of each unit (Yuan and Lin 2006).
 
@@ -141,7 +142,7 @@ class GroupLassoDense(SparseDense):
         return self.kernel
 
 
-@keras.saving.register_keras_serializable("hpsearch")
+@register_keras_serializable("hpsearch")
 class MaskedDense(SparseDense):
     """A dense layer whose masked weights count as zero, whatever values training gives them."""
 
@@ -158,9 +159,7 @@ class MaskedDense(SparseDense):
 class Sparsity(Protocol):
     """What an architecture needs to make its layers sparse."""
 
-    def dense(
-        self, units: int, hp: keras_tuner.HyperParameters, **settings: object
-    ) -> keras.layers.Layer:
+    def dense(self, units: int, hp: keras_tuner.HyperParameters, **settings: object) -> keras.Layer:
         """Return the layer that replaces a dense layer, with the hyperparameters that it draws."""
 
     def callbacks(self) -> Sequence[keras.callbacks.Callback]:
@@ -189,9 +188,7 @@ class L1:
     high: float
     threshold: float
 
-    def dense(
-        self, units: int, hp: keras_tuner.HyperParameters, **settings: object
-    ) -> keras.layers.Layer:
+    def dense(self, units: int, hp: keras_tuner.HyperParameters, **settings: object) -> keras.Layer:
         """Return a dense layer that penalizes each weight."""
         strength = _strength(hp, self.low, self.high)
         return L1Dense(units, threshold=self.threshold, strength=strength, **settings)
@@ -213,9 +210,7 @@ class GroupLasso:
     low: float
     high: float
 
-    def dense(
-        self, units: int, hp: keras_tuner.HyperParameters, **settings: object
-    ) -> keras.layers.Layer:
+    def dense(self, units: int, hp: keras_tuner.HyperParameters, **settings: object) -> keras.Layer:
         """Return a dense layer that penalizes each unit."""
         if keras.backend.backend() != "tensorflow":
             raise ConfigError(
@@ -266,9 +261,7 @@ class Magnitude:
                 f"{self.end}."
             )
 
-    def dense(
-        self, units: int, hp: keras_tuner.HyperParameters, **settings: object
-    ) -> keras.layers.Layer:
+    def dense(self, units: int, hp: keras_tuner.HyperParameters, **settings: object) -> keras.Layer:
         """Return a dense layer with a mask."""
         return MaskedDense(units, **settings)
 
@@ -365,7 +358,7 @@ class _Export:
     """The new layers of a model and their weights, added from the first layer to the last."""
 
     def __init__(self) -> None:
-        self.layers: list[keras.layers.Layer] = []
+        self.layers: list[keras.Layer] = []
         self.weights: list[list[_Array]] = []
         # The units of the last dense layer that stay; None before the first dense layer.
         self._alive: NDArray[np.bool_] | None = None
@@ -394,7 +387,7 @@ class _Export:
         self._alive = alive
         self._values = ops.convert_to_tensor(bias[None])
 
-    def add_other(self, layer: keras.layers.Layer) -> None:
+    def add_other(self, layer: keras.Layer) -> None:
         """Add a layer of another kind, with its weights for the units that stay."""
         self.layers.append(type(layer).from_config(layer.get_config()))
         weights = layer.get_weights()
