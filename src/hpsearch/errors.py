@@ -1,7 +1,7 @@
-"""Every error that hpsearch raises on purpose.
+"""The errors that hpsearch raises.
 
     HpsearchError
-    ├── UserError            the person can put it right: one sentence, exit status 2
+    ├── UserError            the user can correct the cause: one sentence, exit status 2
     │   ├── ConfigError      a key, a choice or a value of the configuration
     │   ├── DataError        a data set that is missing, damaged or unfit
     │   ├── SpaceError       bounds of a hyperparameter
@@ -12,10 +12,10 @@
     └── TrialError           one trial ended without a value; the search goes on
         ├── DivergedError    its loss is NaN, infinite or beyond recovery
         ├── InfeasibleError  its model costs more than a constraint allows
-        └── TakenOverError   another worker has taken it over, since this one had not been heard of
+        └── TakenOverError   another worker took it over, as this worker gave no sign of life
 
-An error for programmers is a ValueError or TypeError that reads `Expected <rule>. Received:
-name=value.`
+A programmer's mistake raises a ValueError or TypeError instead, with the message
+`Expected <rule>. Received: name=value.`
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from difflib import get_close_matches
 
 
 class HpsearchError(Exception):
-    """Base of all errors raised on purpose; `exit_status` is what a command ends with."""
+    """The base of all errors of hpsearch; `exit_status` is the exit status of the command."""
 
     exit_status = 1
 
 
 class UserError(HpsearchError):
-    """A mistake that the person can put right; its text is one sentence."""
+    """A mistake that the user can correct; the message is one sentence."""
 
     exit_status = 2
 
@@ -65,7 +65,7 @@ class SearchError(HpsearchError):
 
 
 class TrialError(HpsearchError):
-    """One trial ended without a value; `reason` is a word for tags, the text is for people."""
+    """One trial ended without a value; `reason` is a word for tags, the message is for users."""
 
     reason = "failed"
 
@@ -83,23 +83,27 @@ class InfeasibleError(TrialError):
 
 
 class TakenOverError(TrialError):
-    """Another worker has ended the trial and tries it again; nothing that this one still knows of
-    it counts.
-    """
+    """Another worker has ended the trial and runs it again; this worker's results are not used."""
 
     reason = "taken_over"
 
 
 def did_you_mean(received: str, valid: Iterable[str]) -> str:
-    """Return the tail of a sentence: the nearest valid name, if any, and all valid names."""
+    """Return an end for a message: the nearest valid name, if any, and all valid names."""
     names = sorted(valid)
+    known = f" Valid: {', '.join(names)}."
     near = get_close_matches(received, names, n=1)
-    guess = f" Did you mean {near[0]!r}?" if near else ""
-    return f"{guess} Valid: {', '.join(names)}."
+    if not near:
+        return known
+    return f" Did you mean {near[0]!r}?{known}"
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, or its kind where it has none, to stand inside a
-    sentence.
+    """Return the first line of an error's message without its full stop, for use in a sentence.
+
+    An error without a message gives the name of its class.
     """
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    lines = str(error).strip().splitlines()
+    if not lines:
+        return type(error).__name__
+    return lines[0].rstrip(".")

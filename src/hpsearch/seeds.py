@@ -1,29 +1,30 @@
-"""One root seed grows into a seed for each trial, layer and Monte Carlo pass."""
+"""Derive a seed for each trial, layer and Monte Carlo pass from one root seed."""
 
 from __future__ import annotations
 
 import hashlib
 import threading
 
-# Keras's layers draw their seeds from one global generator: held while it is seeded and a model is
-# built, or cloned, so that threads do not draw from each other's.
+# Keras's layers draw their seeds from one global generator. A thread holds this lock while it seeds
+# the generator and builds or clones a model, so that no other thread draws from its seed.
 GLOBAL_GENERATOR = threading.Lock()
-SEED_BITS = 31  # Keras, JAX and TensorFlow all take a non-negative int32.
+_SEED_BITS = 31  # Keras, JAX and TensorFlow all accept a non-negative int32.
 
 
 def derive(root: int, *path: str | int) -> int:
-    """Return the seed that stands at `path` below `root`.
+    """Return the seed at a path below the root seed.
 
-    The seed depends on its arguments alone, so a resumed or a parallel search never repeats a draw,
-    and neighbours in the tree (trial 7 and trial 8) have unrelated seeds.
+    The seed depends only on the arguments. A resumed or a parallel search therefore never repeats a
+    draw. Similar paths (trial 7 and trial 8) have unrelated seeds.
 
     Args:
-        root: The seed that a person chose.
-        path: Names and numbers that lead to the place, such as `"trial", 7, "weights"`.
+        root: The seed that the user chose.
+        path: The names and numbers of the path, such as `"trial", 7, "weights"`.
 
     Returns:
         An integer in [0, 2**31).
     """
     text = repr((int(root), *path))
     digest = hashlib.sha256(text.encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> (64 - SEED_BITS)
+    number = int.from_bytes(digest[:8], "big")
+    return number >> (64 - _SEED_BITS)

@@ -1,4 +1,4 @@
-"""Files of the original form are read, and each way in which they can be wrong is a sentence."""
+"""Test that CIFAR files of the original form are read, and that each damage has its message."""
 
 import gzip
 import os
@@ -39,7 +39,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def archive(folder):
-    """The same as a tar.gz, whose order of members is not that of the batches."""
+    """The same folder as a tar.gz, with its members in another order than the batches."""
     path = folder.parent / "cifar-10-python.tar.gz"
     with tarfile.open(path, "w:gz") as tar:
         for name in (
@@ -73,9 +73,7 @@ def test_every_pickle_protocol_that_numpy_writes_is_read(folder, protocol):
 
 
 def python_2_pickle(content):
-    """Write a batch opcode by opcode as Python 2 did for the original archive: every text a byte
-    string.
-    """
+    """Write a batch opcode by opcode, as Python 2 did, with byte strings for all texts."""
 
     def text(data):
         return b"T" + len(data).to_bytes(4, "little") + data

@@ -1,4 +1,4 @@
-"""Checks, splits and fingerprints of a data set."""
+"""Test the checks, splits and fingerprints of a data set."""
 
 import os
 import subprocess
@@ -46,7 +46,7 @@ def data(given=None, **settings):
 
 
 def found(part, images):
-    """Return where the images of a part stand among `images`."""
+    """Return the indices in `images` of the images of a part."""
     return [int(np.flatnonzero((images == image).all((1, 2, 3)))[0]) for image in part.images]
 
 
@@ -115,7 +115,7 @@ def test_each_class_has_its_share_to_within_one_image(seed, n_train, n_val):
 
 
 def test_a_split_is_the_same_for_ever():
-    """Fixed numbers: a change here would change every study's val set under its name."""
+    """Compare with fixed numbers: other numbers would change the val set of existing studies."""
     in_train, in_val = split(np.array([0, 1] * 8, np.int32), 6, 4, 0)
     assert (in_train.tolist(), in_val.tolist()) == ([0, 1, 6, 13, 14, 15], [2, 3, 8, 11])
 

@@ -1,4 +1,4 @@
-"""Loaders of data sets: which file a path leads to, and what they say where there is none."""
+"""Test the sources of data sets: the file that each path leads to, and errors without a file."""
 
 import gzip
 import io

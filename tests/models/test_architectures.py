@@ -1,6 +1,4 @@
-"""HyperModels of conf: how they are composed, completed with the data's facts, and what they are
-made of.
-"""
+"""Test the architectures of conf and other HyperModels: their arguments, layers and settings."""
 
 from __future__ import annotations
 
@@ -54,7 +52,7 @@ def facts(images):
 
 @pytest.fixture
 def build(conf, facts):
-    """Compose, complete and build with an Optuna trial; return model, hyperparameters, space."""
+    """Return a function that builds a model of conf with an Optuna trial."""
 
     def _build(*overrides, facts=facts):
         parts = instantiate(conf(*overrides))
@@ -69,7 +67,6 @@ def layers_of(model, kind):
 
 
 # --- every architecture, one path
-# --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("arch", [*DENSE, "cnn", "hyper_resnet"])
@@ -114,7 +111,6 @@ def test_the_hypermodel_alone_proposes_its_own_bounds(conf, facts):
 
 
 # --- structure
-# ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -183,15 +179,13 @@ def test_cnn_takes_images_of_any_size(build, shape):
     assert model.output_shape == (None, 4)
 
 
-@pytest.mark.filterwarnings(
-    "ignore:__array__ implementation:DeprecationWarning"
-)  # Keras saves TensorFlow's variables
+# Keras warns when it saves TensorFlow's variables.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("arch", ["prelu", "cnn"])
 def test_what_is_saved_predicts_the_same_from_raw_pixels(build, images, tmp_path, arch):
     model, _, _ = build(f"arch={arch}")
-    model.fit(
-        images, np.arange(50) % 10, verbose=0
-    )  # Keras saves an optimizer that never stepped, but cannot load it
+    # Without a step, Keras could save the optimizer, but not load it.
+    model.fit(images, np.arange(50) % 10, verbose=0)
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(np.asarray(again(images[:4])), np.asarray(model(images[:4])))
@@ -218,7 +212,6 @@ def test_a_model_learns(build, overrides):
 
 
 # --- standardization
-# ---------------------------------------------------------------------------------------
 
 
 def test_measured_means_and_variances_by_hand():
@@ -281,7 +274,6 @@ def test_only_images_can_be_measured():
 
 
 # --- conf
-# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("arch", DENSE)
@@ -376,11 +368,10 @@ def test_an_impossible_setting_is_refused_with_its_key(build, overrides, sentenc
 
 
 # --- anybody's HyperModel
-# ----------------------------------------------------------------------------------
 
 
 class Foreign(keras_tuner.HyperModel):
-    """A HyperModel that names its arguments in its own way and takes nothing else."""
+    """A HyperModel with other names for its arguments."""
 
     def __init__(self, num_classes, input_shape, width, **kwargs):
         super().__init__(**kwargs)
@@ -420,9 +411,7 @@ def test_what_cannot_become_a_hypermodel_is_refused(facts, factory, sentence):
 
 
 def drawn_by(conf, facts, bounds, others=("batch_size",)):
-    """Return the model of a trial whose space has these bounds too, and the trial's
-    hyperparameters.
-    """
+    """Return the model and the hyperparameters of a trial with further bounds in its space."""
     parts = instantiate(conf("arch=selu"))
     space = Space({"learning_rate": 0.01, "momentum": 0.9, "dropout_rate": 0.1, **bounds})
     architecture = Architecture(
@@ -472,7 +461,7 @@ def test_settings_are_drawn_from_plain_hyperparameters_too(conf, facts):
 
 
 class OwnRowLoss(keras.losses.CategoricalCrossentropy):
-    """A loss of a person's own that takes rows, since what it inherits from does."""
+    """A user's own loss that takes rows, as its base class does."""
 
 
 @pytest.mark.parametrize(

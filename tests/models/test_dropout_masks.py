@@ -1,4 +1,4 @@
-"""Dropout's masks in training: even, and new for each step, layer and row."""
+"""Test dropout masks: their distribution, and that each step, layer and row has another mask."""
 
 import itertools
 

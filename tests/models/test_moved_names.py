@@ -1,4 +1,4 @@
-"""What an earlier version recorded is found under its current name."""
+"""Test that import paths which an earlier version recorded become the current paths."""
 
 import importlib
 

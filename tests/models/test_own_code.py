@@ -1,4 +1,4 @@
-"""A registered model brings the code that it needs, and is measured again where nothing else is."""
+"""Test that a registered model includes its own code and works in a fresh process."""
 
 import json
 import re
@@ -43,8 +43,12 @@ class Net(keras_tuner.HyperModel):
         rate = hp.Float("learning_rate", 1e-3, 1e-2, sampling="log")
         hidden = {layer}
         model = keras.Sequential([
-            keras.Input(self.image_shape), layers.Rescaling(1 / 16), layers.Flatten(),
-            layers.Dense(32, "relu"), hidden, layers.Dropout(hp.Float("dropout_rate", 0.1, 0.3)),
+            keras.Input(self.image_shape),
+            layers.Rescaling(1 / 16),
+            layers.Flatten(),
+            layers.Dense(32, "relu"),
+            hidden,
+            layers.Dropout(hp.Float("dropout_rate", 0.1, 0.3)),
             layers.Dense(self.n_classes, "softmax"),
         ])
         {after}
@@ -60,7 +64,7 @@ class Scale(keras.layers.Layer):
         return x * self.factor
 """
 OWN_FIT = """
-    def fit(self, hp, model, *args, **kwargs):  # which trains this very object
+    def fit(self, hp, model, *args, **kwargs):  # trains the model object that it receives
         return model.fit(*args, **kwargs)
 """
 PARTS = {"imports": "", "classes": "", "layer": "layers.Activation('relu')", "after": "",
@@ -91,7 +95,7 @@ def versions(place):
 
 
 def elsewhere(place, tmp_path_factory, uri):
-    """Load a version as a stranger would: without this project and without the person's folder."""
+    """Load a version without this project and without the user's folder, as another user would."""
     env = {key: value for key, value in shell_environment().items() if key != "PYTHONPATH"}
     env["MLFLOW_TRACKING_URI"] = f"sqlite:///{place.folder}/mlflow.db"
     folder = tmp_path_factory.mktemp("elsewhere")
@@ -233,7 +237,7 @@ def config(*modules):
 
 @keras.saving.register_keras_serializable("tests")
 class Wider(keras.layers.Layer):
-    """A layer that is made with what Keras cannot write into a configuration."""
+    """A layer with an argument that Keras cannot write into a configuration."""
 
     def __init__(self, factors, **given):
         super().__init__(**given)
@@ -245,7 +249,7 @@ class Wider(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("tests")
 class Told(keras.layers.Layer):
-    """A layer that is told something after it was made."""
+    """A layer that gets a setting after its construction."""
 
     factor = 1.0
 
@@ -255,7 +259,7 @@ class Told(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("tests")
 class Noisy(keras.layers.Layer):
-    """A layer that draws at random outside training."""
+    """A layer that draws random numbers outside training."""
 
     def call(self, inputs):
         return inputs * keras.random.uniform((1, 24))
@@ -347,8 +351,8 @@ def test_a_search_whose_models_could_not_be_registered_does_not_begin(workplace,
 
 def test_what_keras_says_of_a_lambda_is_answered_with_what_helps():
     said = (
-        "The `function` of this `Lambda` layer is a Python lambda. ... "
-        "passing `safe_mode=False` to the loading func"
+        "The `function` of this `Lambda` layer is a Python lambda. ... passing `safe_mode=False` "
+        "to the loading func"
     )
     assert "put a named function in its place" in cure(said)
     assert "get_config()" in cure("Could not locate class 'Gain'")

@@ -1,6 +1,4 @@
-"""Sparse layers, the masks and their schedule, and that the exported net says what the trained one
-said.
-"""
+"""Test sparse layers, their masks and schedule, and that an exported net gives the same outputs."""
 
 from __future__ import annotations
 
@@ -95,7 +93,7 @@ def test_masks_take_the_smallest_weights_or_units():
     kernel = np.array([[1.0, -2.0, 3.0], [4.0, 0.5, 0.1]])
     np.testing.assert_array_equal(mask(kernel, 0.5, "weight"), [[0, 1, 1], [1, 0, 0]])
     np.testing.assert_array_equal(mask(kernel, 0.4, "unit"), [[1, 0, 1], [1, 0, 1]])
-    assert mask(kernel, 0.99, "unit").sum() == 2  # one unit always stays
+    assert mask(kernel, 0.99, "unit").sum() == 2  # one unit always remains
 
 
 @pytest.mark.parametrize(
@@ -111,7 +109,7 @@ def test_masks_take_the_smallest_weights_or_units():
 )
 def test_pruned_and_exported_nets_give_the_same_probabilities(scope, normalization):
     _, model, fitted = trained(Magnitude(0.5, 0.0, 0.5, scope), normalization=normalization)
-    assert fitted.best_epoch > 3  # an epoch on the way there is never the best
+    assert fitted.best_epoch > 3  # no epoch of the ramp is the best
     exported = export(model)
     np.testing.assert_allclose(probs(exported), probs(model), atol=2e-6)
     assert zero_shares(model)[:2] == [0.5, 0.5]

@@ -1,4 +1,4 @@
-"""Bounds: what is refused, how each scale is drawn, what a study stores, and what people read."""
+"""Test bounds: their errors, how each scale is drawn, and what a study stores."""
 
 from __future__ import annotations
 
@@ -32,7 +32,6 @@ def drawn(bounds, n=1, study=None):
 
 
 # --- what is refused
-# ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -134,7 +133,6 @@ def test_a_bound_that_nobody_asks_for_is_refused_with_the_names_asked_for():
 
 
 # --- drawing
-# -----------------------------------------------------------------------------------------------
 
 
 def test_momentum_has_the_same_mass_in_each_decade_of_its_complement():
@@ -144,7 +142,7 @@ def test_momentum_has_the_same_mass_in_each_decade_of_its_complement():
         sum(low <= m < high for m in momenta) for low, high in ((0, 0.9), (0.9, 0.99), (0.99, 1))
     ]
     assert sum(decades) == 900
-    assert all(abs(count - 300) < 60 for count in decades)  # four deviations of a binomial
+    assert all(abs(count - 300) < 60 for count in decades)  # four standard deviations of a binomial
     assert all(0 <= m <= 0.999 for m in momenta)
 
 
@@ -209,7 +207,6 @@ def test_a_trial_of_earlier_bounds_keeps_the_values_that_it_drew():
 
 
 # --- any HyperModel
-# ----------------------------------------------------------------------------------------
 
 
 def model_of_two_kinds(hp):
@@ -331,7 +328,6 @@ def test_a_hypermodel_that_is_not_tunable_builds_from_a_copy():
 
 
 # --- grid
-# --------------------------------------------------------------------------------------------------
 
 
 def test_grid_points_are_even_on_each_scale():

@@ -1,1 +1,1 @@
-"""Data sets: read, checked, split and fingerprinted."""
+"""Read, check, split and fingerprint data sets, and measure their statistics."""

@@ -1,4 +1,7 @@
-"""Read arrays from files that a person gave: nothing in them is trusted, all damage is a DataError."""
+"""Read arrays from .npz files, gzipped idx files and CIFAR archives that a user gives.
+
+The files are not trusted: reading one never runs code from it. Any damage raises a DataError.
+"""
 
 from __future__ import annotations
 
@@ -10,32 +13,43 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpsearch.errors import DataError, first_line
 
-PIXELS = 3 * 32 * 32  # bytes of a CIFAR image: 32 x 32 red, then green, then blue
-DAMAGE = (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile, tarfile.TarError)
+_Array = NDArray[Any]
+_Bytes = NDArray[np.uint8]
+
+_N_BYTES = 3 * 32 * 32  # of a CIFAR image: 32 x 32 red, then green, then blue
+_DAMAGE = (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile, tarfile.TarError)
 
 
 def read_npz(
     path: Path, required: tuple[str, ...], optional: tuple[str, ...] = ()
-) -> dict[str, NDArray[Any]]:
-    """Return the named arrays of an .npz file; object arrays are refused, as they hold pickles.
+) -> dict[str, _Array]:
+    """Return the named arrays of an .npz file.
+
+    Arrays of objects are refused, as they hold pickles.
+
+    Args:
+        path: The file.
+        required: The names of arrays that the file must hold.
+        optional: The names of arrays that the file may hold.
 
     Raises:
-        DataError: The file is missing, not an .npz, damaged, or lacks a required array.
+        DataError: The file is missing, damaged or not an .npz, or lacks a required array.
     """
     if not path.is_file():
-        raise DataError(f"Expected an .npz file at {path}, received {what_is_at(path)}.")
+        raise DataError(f"Expected an .npz file at {path}, received {_what_is_at(path)}.")
     if not zipfile.is_zipfile(path):
         raise DataError(
             f"Expected {path} to be an .npz file (numpy.savez writes one), received another kind "
             f"of file."
         )
+    arrays = {}
     try:
         with np.load(path, allow_pickle=False) as file:
             missing = [key for key in required if key not in file.files]
@@ -45,52 +59,61 @@ def read_npz(
                     f"Expected {path} to hold the arrays {', '.join(required)}, received {found}: "
                     f"{', '.join(missing)} must be added."
                 )
-            return {
-                key: _member(file, key, path) for key in required + optional if key in file.files
-            }
-    except DAMAGE as error:
+            for key in required + optional:
+                if key in file.files:
+                    arrays[key] = _member(file, key, path)
+    except _DAMAGE as error:
         raise DataError(
             f"Expected {path} to be a whole .npz file, received a damaged one "
             f"({first_line(error)})."
         ) from error
+    return arrays
 
 
-def _member(file: Mapping[str, Any], key: str, path: Path) -> NDArray[Any]:
+def _member(file: Mapping[str, Any], key: str, path: Path) -> _Array:
     try:
         array = file[key]
-    except DAMAGE as error:
+    except _DAMAGE as error:
         raise DataError(
             f"Expected {key} in {path} to be a whole array of numbers, received one that cannot be "
-            f"read "
-            f"({first_line(error)})."
+            f"read ({first_line(error)})."
         ) from error
-    if not isinstance(array, np.ndarray):  # numpy hands out the bytes of a member that is no .npy
+    if not isinstance(array, np.ndarray):  # numpy returns the bytes of a member that is no .npy
         raise DataError(
             f"Expected {key} in {path} to be an array, received a file of another kind."
         )
     return array
 
 
-def read_idx(path: Path, ndim: int) -> NDArray[np.uint8]:
-    """Return the uint8 array of `ndim` axes in a gzipped idx file (the format of MNIST).
+def read_idx(path: Path, ndim: int) -> _Bytes:
+    """Return the uint8 array in a gzipped idx file, which is the format of MNIST.
+
+    Args:
+        path: The file.
+        ndim: The number of axes that the array must have.
 
     Raises:
-        DataError: The file is missing, damaged, or does not hold as many bytes as its header says.
+        DataError: The file is missing or damaged, or its size differs from what its header says.
     """
     if not path.is_file():
-        raise DataError(f"Expected a gzipped idx file at {path}, received {what_is_at(path)}.")
-    start = (
-        4 + 4 * ndim
-    )  # two zero bytes, 8 for uint8, the number of axes, then each axis as a big-endian int32
+        raise DataError(f"Expected a gzipped idx file at {path}, received {_what_is_at(path)}.")
     try:
         data = gzip.decompress(path.read_bytes())
-    except DAMAGE as error:
+    except _DAMAGE as error:
         raise DataError(
             f"Expected {path} to be a whole gzip file, received a damaged one "
             f"({first_line(error)})."
         ) from error
-    shape = tuple(int(n) for n in np.frombuffer(data[4:start], ">u4")) if len(data) >= start else ()
-    if data[:4] != bytes((0, 0, 8, ndim)) or len(data) - start != int(np.prod(shape, dtype=object)):
+    # The header is two zero bytes, 8 for uint8, the number of axes, and the length of each axis as
+    # a big-endian int32.
+    start = 4 + 4 * ndim
+    shape: tuple[int, ...] = ()
+    if len(data) >= start:
+        lengths = np.frombuffer(data[4:start], ">u4")
+        shape = tuple(int(length) for length in lengths)
+    n_bytes = int(np.prod(shape, dtype=object))
+    is_uint8 = data[:4] == bytes((0, 0, 8, ndim))
+    if not is_uint8 or len(data) != start + n_bytes:
         raise DataError(
             f"Expected {path} to hold a uint8 idx array of {ndim} axes, received {len(data):,} "
             f"other bytes."
@@ -98,27 +121,39 @@ def read_idx(path: Path, ndim: int) -> NDArray[np.uint8]:
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 
+class _File(NamedTuple):
+    """A file of a CIFAR folder or archive: its name, its place for messages, and its content."""
+
+    name: str
+    where: str
+    data: bytes
+
+
 def read_cifar(
     path: Path, sizes: Mapping[str, int], label_key: str
-) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+) -> dict[str, tuple[_Array, _Array]]:
     """Return images (N, 32, 32, 3) uint8 and labels (N,) of each batch of a CIFAR folder or tar.gz.
 
     Args:
-        path: The folder that holds the batches, or the archive; an archive is read in memory, never
-            unpacked.
-        sizes: How many images each batch must hold, by the batch's file name.
+        path: The folder that holds the batches, or the archive. An archive is read in memory and
+            never unpacked.
+        sizes: The number of images that each batch must hold, by the name of the batch's file.
         label_key: The name of the labels in a batch: `labels`, or `fine_labels` for CIFAR-100.
 
     Raises:
-        DataError: A batch is missing, damaged, of another size, or a pickle of anything but a
-            batch.
+        DataError: A batch is missing or damaged, has another size, or is a pickle of something
+            else.
     """
-    limits = {name: 2 * PIXELS * n + 2**20 for name, n in sizes.items()}
+    limits = {}
+    for name, n in sizes.items():
+        limits[name] = 2 * _N_BYTES * n + 2**20
+    if path.is_dir():
+        files = _in_folder(path, limits)
+    else:
+        files = _in_archive(path, limits)
     batches = {}
-    for name, where, data in (
-        _in_folder(path, limits) if path.is_dir() else _in_archive(path, limits)
-    ):
-        batches[name] = _batch(data, where, sizes[name], label_key)
+    for file in files:
+        batches[file.name] = _batch(file, sizes[file.name], label_key)
     missing = [name for name in sizes if name not in batches]
     if missing:
         raise DataError(
@@ -127,30 +162,32 @@ def read_cifar(
     return batches
 
 
-def _in_folder(path: Path, limits: Mapping[str, int]) -> Iterator[tuple[str, str, bytes]]:
+def _in_folder(path: Path, limits: Mapping[str, int]) -> Iterator[_File]:
     for name, limit in limits.items():
         file = path / name
         if file.is_file():
-            _refuse_large(str(file), file.stat().st_size, limit)
-            yield name, str(file), file.read_bytes()
+            where = str(file)
+            _refuse_large(where, file.stat().st_size, limit)
+            yield _File(name, where, file.read_bytes())
 
 
-def _in_archive(path: Path, limits: Mapping[str, int]) -> Iterator[tuple[str, str, bytes]]:
+def _in_archive(path: Path, limits: Mapping[str, int]) -> Iterator[_File]:
     try:
         with gzip.open(path) as whole:
             with tarfile.open(fileobj=whole, mode="r|") as tar:
                 for member in tar:
                     name = Path(member.name).name
-                    file = tar.extractfile(member) if member.isfile() and name in limits else None
+                    if not member.isfile() or name not in limits:
+                        continue
+                    file = tar.extractfile(member)
                     if file is not None:
                         where = f"{member.name} in {path}"
                         _refuse_large(where, member.size, limits[name])
-                        yield name, where, file.read()
-            while whole.read(
-                2**20
-            ):  # gzip compares its checksum at the very end, after what tar needs
+                        yield _File(name, where, file.read())
+            # gzip compares its checksum at the very end, which tar does not read.
+            while whole.read(2**20):
                 pass
-    except DAMAGE as error:
+    except _DAMAGE as error:
         raise DataError(
             f"Expected {path} to be a whole tar.gz archive, received a truncated or altered one "
             f"({first_line(error)})."
@@ -165,37 +202,39 @@ def _refuse_large(where: str, size: int, limit: int) -> None:
         )
 
 
-def _batch(
-    data: bytes, where: str, n: int, label_key: str
-) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+def _batch(file: _File, n: int, label_key: str) -> tuple[_Bytes, _Array]:
+    """Return the images and the labels in a batch of `n` images."""
     expected = (
-        f"Expected {where} to be a CIFAR batch of {n:,} images of {PIXELS} bytes with {label_key}"
+        f"Expected {file.where} to be a CIFAR batch of {n:,} images of {_N_BYTES} bytes with "
+        f"{label_key}"
     )
     try:
-        batch = {
-            _text(key): value
-            for key, value in _BatchUnpickler(io.BytesIO(data), encoding="bytes").load().items()
-        }
-        pixels, labels = batch["data"].numpy(), np.asarray(batch[label_key])
-    except Exception as error:  # a damaged pickle fails in ways without number
+        unpickler = _BatchUnpickler(io.BytesIO(file.data), encoding="bytes")
+        batch = {}
+        for key, value in unpickler.load().items():
+            batch[_text(key)] = value
+        pixels = batch["data"].numpy()
+        labels = np.asarray(batch[label_key])
+    except Exception as error:  # a damaged pickle may raise any exception
         raise DataError(
             f"{expected}, received a file that cannot be read ({first_line(error)})."
         ) from error
-    if pixels.dtype != np.uint8 or pixels.shape != (n, PIXELS):
+    if pixels.dtype != np.uint8 or pixels.shape != (n, _N_BYTES):
         raise DataError(f"{expected}, received {pixels.dtype} data of shape {pixels.shape}.")
     if labels.shape != (n,) or labels.dtype.kind not in "iu":
         raise DataError(f"{expected}, received {labels.dtype} labels of shape {labels.shape}.")
-    return np.ascontiguousarray(pixels.reshape(n, 3, 32, 32).transpose(0, 2, 3, 1)), labels
+    images = pixels.reshape(n, 3, 32, 32).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(images), labels
 
 
 def _text(key: str | bytes) -> str:
-    return key.decode() if isinstance(key, bytes) else key
+    if isinstance(key, bytes):
+        return key.decode()
+    return key
 
 
 class _PickledArray:
-    """Stands for numpy.ndarray in a pickle, so that numpy's own unpickling never sees a stranger's
-    state.
-    """
+    """Replaces numpy.ndarray in a pickle, so that numpy's own unpickling reads no unknown state."""
 
     def __init__(self, *_: object) -> None:
         self.state: tuple[Any, ...] = ()
@@ -203,19 +242,22 @@ class _PickledArray:
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self.state = state
 
-    def numpy(self) -> NDArray[Any]:
-        _, shape, dtype, column_major, raw = self.state
-        return np.frombuffer(raw, dtype.code).reshape(shape, order="F" if column_major else "C")
+    def numpy(self) -> _Array:
+        _, shape, dtype, is_column_major, raw = self.state
+        array = np.frombuffer(raw, dtype.code)
+        if is_column_major:
+            return array.reshape(shape, order="F")
+        return array.reshape(shape, order="C")
 
 
 class _PickledDtype:
-    """Stands for numpy.dtype in a pickle; only its code counts."""
+    """Replaces numpy.dtype in a pickle; only its code is kept."""
 
     def __init__(self, code: str | bytes, *_: object) -> None:
         self.code = _text(code)
 
     def __setstate__(self, state: object) -> None:
-        """Ignore byte order and fields: a batch holds single bytes."""
+        """Ignore byte order and fields, as a batch holds single bytes."""
 
 
 def _from_buffer(
@@ -234,29 +276,29 @@ _ALLOWED = {
     ("numpy", "ndarray"): _PickledArray,
     ("numpy", "dtype"): _PickledDtype,
     ("_codecs", "encode"): _latin1,
-} | {
-    (f"numpy.{core}.{module}", name): stand_in
-    for core in ("core", "_core")
-    for module, name, stand_in in (
-        ("multiarray", "_reconstruct", _PickledArray),
-        ("numeric", "_frombuffer", _from_buffer),
-    )
+    ("numpy.core.multiarray", "_reconstruct"): _PickledArray,
+    ("numpy.core.numeric", "_frombuffer"): _from_buffer,
+    ("numpy._core.multiarray", "_reconstruct"): _PickledArray,
+    ("numpy._core.numeric", "_frombuffer"): _from_buffer,
 }
 
 
 class _BatchUnpickler(pickle.Unpickler):
-    """Builds what a CIFAR batch is made of and imports nothing: a pickle could otherwise run any
-    program.
+    """Reads the few kinds of objects that a CIFAR batch holds, and imports nothing.
+
+    An ordinary unpickler would let a pickle run any program.
     """
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR batch needs")
         return _ALLOWED[module, name]
 
 
-def what_is_at(path: Path) -> str:
-    """Return in words what stands at a path where a file was expected."""
+def _what_is_at(path: Path) -> str:
+    """Return in words what is at a path where a file was expected."""
     if path.is_dir():
         return "a folder"
-    return "a file" if path.exists() else "nothing there"
+    if path.exists():
+        return "a file"
+    return "nothing there"

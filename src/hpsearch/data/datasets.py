@@ -1,12 +1,14 @@
-"""Where images and labels come from: Keras's loaders, files of the same form, scikit-learn's
-digits, an own .npz.
+"""Load the images and labels of a data set, as yet unchecked.
+
+The sources are Keras's loaders, which download, files of the same form, the digits of scikit-learn
+and an .npz file of the user's own. Each function returns `Arrays`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,19 @@ from numpy.typing import NDArray
 from hpsearch.data import archives
 from hpsearch.errors import DataError, first_line
 
-CIFAR10_SIZES = {f"data_batch_{i}": 10_000 for i in range(1, 6)} | {"test_batch": 10_000}
-CIFAR100_SIZES = {"train": 50_000, "test": 10_000}
-DIGITS = tuple("0123456789")
+_Array = NDArray[Any]
+
+_CIFAR10_SIZES = {
+    "data_batch_1": 10_000,
+    "data_batch_2": 10_000,
+    "data_batch_3": 10_000,
+    "data_batch_4": 10_000,
+    "data_batch_5": 10_000,
+    "test_batch": 10_000,
+}
+_CIFAR100_SIZES = {"train": 50_000, "test": 10_000}
+_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+_DIGITS = tuple("0123456789")
 CIFAR10_NAMES = (
     "airplane",
     "automobile",
@@ -32,40 +44,48 @@ CIFAR10_NAMES = (
     "ship",
     "truck",
 )
-FASHION_NAMES = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-)  # fmt: skip
+_FASHION_NAMES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
 CIFAR100_NAMES = tuple(
     """
-    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
-    caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant
-    flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree
-    motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate
-    poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider
-    squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
-    wardrobe whale willow_tree wolf woman worm
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly
+    camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile
+    cup dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard lamp
+    lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain mouse mushroom
+    oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
+    possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake
+    spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor
+    train trout tulip turtle wardrobe whale willow_tree wolf woman worm
     """.split()  # noqa: SIM905 (a hundred quoted names are harder to read)
 )
-ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """A data set as it came, unchecked.
+    """A data set as it was loaded, unchecked.
 
     Attributes:
-        x_train: Training images, (N, H, W, C) or grey (N, H, W).
+        x_train: The training images, (N, H, W, C) or grey (N, H, W).
         y_train: Their labels, (N,) or (N, 1).
-        x_test: Test images, of the same form.
+        x_test: The test images, of the same form.
         y_test: Their labels.
-        class_names: A name for each label from 0 on; None where the labels themselves are the
-            names.
+        class_names: A name for each label from 0 on; None if the labels themselves are the names.
     """
 
-    x_train: NDArray[Any]
-    y_train: NDArray[Any]
-    x_test: NDArray[Any]
-    y_test: NDArray[Any]
+    x_train: _Array
+    y_train: _Array
+    x_test: _Array
+    y_test: _Array
     class_names: tuple[str, ...] | None
 
 
@@ -73,24 +93,25 @@ def cifar10(path: str | None) -> Arrays:
     """Load CIFAR-10, 50,000 + 10,000 images (32, 32, 3) of 10 classes (Krizhevsky, 2009).
 
     Args:
-        path: A folder that holds `cifar-10-batches-py` or `cifar-10-python.tar.gz`, or either
-            itself; None downloads.
+        path: `cifar-10-batches-py`, `cifar-10-python.tar.gz`, or a folder that holds one of them;
+            None downloads.
 
     Raises:
-        DataError: No network, or a file that is missing, truncated, altered or not CIFAR.
+        DataError: There is no network, or a file is missing, truncated, altered or not CIFAR.
     """
     if path is None:
         return _download("CIFAR-10", "cifar10", CIFAR10_NAMES)
     where = _find(path, "cifar-10-batches-py", "cifar-10-python.tar.gz")
-    return _cifar(where, CIFAR10_SIZES, "labels", CIFAR10_NAMES)
+    return _cifar(where, _CIFAR10_SIZES, "labels", CIFAR10_NAMES)
 
 
 def cifar100(path: str | None) -> Arrays:
-    """Load CIFAR-100 with its fine labels, 50,000 + 10,000 images (32, 32, 3) of 100 classes
-    (Krizhevsky, 2009).
+    """Load CIFAR-100 with its fine labels (Krizhevsky, 2009).
+
+    It has 50,000 + 10,000 images (32, 32, 3) of 100 classes.
 
     Args:
-        path: A folder that holds `cifar-100-python` or `cifar-100-python.tar.gz`, or either itself;
+        path: `cifar-100-python`, `cifar-100-python.tar.gz`, or a folder that holds one of them;
             None downloads.
 
     Raises:
@@ -98,80 +119,87 @@ def cifar100(path: str | None) -> Arrays:
     """
     if path is None:
         return _download("CIFAR-100", "cifar100", CIFAR100_NAMES)
-    return _cifar(
-        _find(path, "cifar-100-python", "cifar-100-python.tar.gz"),
-        CIFAR100_SIZES,
-        "fine_labels",
-        CIFAR100_NAMES,
-    )
+    where = _find(path, "cifar-100-python", "cifar-100-python.tar.gz")
+    return _cifar(where, _CIFAR100_SIZES, "fine_labels", CIFAR100_NAMES)
 
 
 def mnist(path: str | None) -> Arrays:
     """Load MNIST, 60,000 + 10,000 grey images (28, 28) of the ten digits (LeCun et al., 1998).
 
     Args:
-        path: Keras's `mnist.npz` or a folder that holds it; None downloads.
+        path: Keras's `mnist.npz`, or a folder that holds it; None downloads.
 
     Raises:
-        DataError: No network, or a file that is missing or damaged.
+        DataError: There is no network, or a file is missing or damaged.
     """
     if path is None:
-        return _download("MNIST", "mnist", DIGITS)
+        return _download("MNIST", "mnist", _DIGITS)
     file = Path(path).expanduser()
     if file.is_dir():
         file = file / "mnist.npz"
-    return Arrays(**archives.read_npz(file, ARRAYS), class_names=DIGITS)
+    arrays = archives.read_npz(file, _ARRAYS)
+    return Arrays(**arrays, class_names=_DIGITS)
 
 
 def fashion_mnist(path: str | None) -> Arrays:
-    """Load Fashion-MNIST, 60,000 + 10,000 grey images (28, 28) of 10 kinds of clothing (Xiao et
-    al., 2017).
+    """Load Fashion-MNIST (Xiao et al., 2017).
+
+    It has 60,000 + 10,000 grey images (28, 28) of 10 kinds of clothing.
 
     Args:
         path: A folder that holds its four files, such as `train-images-idx3-ubyte.gz`; None
             downloads.
 
     Raises:
-        DataError: No network, or a file that is missing or damaged.
+        DataError: There is no network, or a file is missing or damaged.
     """
     if path is None:
-        return _download("Fashion-MNIST", "fashion_mnist", FASHION_NAMES)
+        return _download("Fashion-MNIST", "fashion_mnist", _FASHION_NAMES)
     folder = Path(path).expanduser()
     return Arrays(
         x_train=archives.read_idx(folder / "train-images-idx3-ubyte.gz", 3),
         y_train=archives.read_idx(folder / "train-labels-idx1-ubyte.gz", 1),
         x_test=archives.read_idx(folder / "t10k-images-idx3-ubyte.gz", 3),
         y_test=archives.read_idx(folder / "t10k-labels-idx1-ubyte.gz", 1),
-        class_names=FASHION_NAMES,
+        class_names=_FASHION_NAMES,
     )
 
 
 def digits() -> Arrays:
-    """Load scikit-learn's 1,797 handwritten digits, grey images (8, 8), which need no download.
+    """Load scikit-learn's 1,797 handwritten digits, grey images (8, 8), without a download.
 
     Every fifth image of a class is a test image. The 17 grey levels are spread over 0 to 255, so
     that a pixel means the same as in the other data sets.
     """
-    from sklearn.datasets import load_digits  # noqa: PLC0415 (a second that only this data set needs)
+    from sklearn.datasets import load_digits  # noqa: PLC0415 (takes a second, only needed here)
 
     bunch = load_digits()
-    images, labels = (bunch.images * 255 // 16).astype(np.uint8), bunch.target
+    images = (bunch.images * 255 // 16).astype(np.uint8)
+    labels = bunch.target
     is_test = np.zeros(len(labels), bool)
     for label in range(10):
-        is_test[np.flatnonzero(labels == label)[4::5]] = True
-    return Arrays(images[~is_test], labels[~is_test], images[is_test], labels[is_test], DIGITS)
+        of_class = np.flatnonzero(labels == label)
+        is_test[of_class[4::5]] = True
+    return Arrays(
+        x_train=images[~is_test],
+        y_train=labels[~is_test],
+        x_test=images[is_test],
+        y_test=labels[is_test],
+        class_names=_DIGITS,
+    )
 
 
 def npz(path: str) -> Arrays:
-    """Load a user's own .npz with x_train, y_train, x_test, y_test and, if they have names,
-    class_names (C,).
+    """Load an .npz file of the user's own.
+
+    It holds x_train, y_train, x_test, y_test and, if the classes have names, class_names (C,).
 
     Raises:
-        DataError: The file is missing, not an .npz, damaged, lacks an array, or its class_names are
-            no text.
+        DataError: The file is missing, damaged or not an .npz, it lacks an array, or its
+            class_names are not text.
     """
     file = Path(path).expanduser()
-    arrays = archives.read_npz(file, ARRAYS, optional=("class_names",))
+    arrays = archives.read_npz(file, _ARRAYS, optional=("class_names",))
     names = arrays.pop("class_names", None)
     if names is None:
         return Arrays(**arrays, class_names=None)
@@ -180,48 +208,57 @@ def npz(path: str) -> Arrays:
             f"Expected class_names in {file} to be one row of texts, received {names.dtype} of "
             f"shape {names.shape}."
         )
-    return Arrays(**arrays, class_names=tuple(str(name) for name in names))
+    class_names = tuple(str(name) for name in names)
+    return Arrays(**arrays, class_names=class_names)
 
 
 def _find(path: str, folder: str, archive: str) -> Path:
     """Return the folder or the archive that `path` is or holds."""
     here = Path(path).expanduser().resolve()
-    if here.is_file() or (here.is_dir() and here.name == folder):
+    if here.is_file():
+        return here
+    if here.is_dir() and here.name == folder:
         return here
     for inside in (here / folder, here / archive):
         if inside.exists():
             return inside
-    received = "a folder without them" if here.is_dir() else "nothing there"
+    received = "nothing there"
+    if here.is_dir():
+        received = "a folder without them"
     raise DataError(
         f"Expected data.path={path} to be a folder that holds {folder} or {archive}, received "
         f"{received}."
     )
 
 
-def _cifar(path: Path, sizes: dict[str, int], label_key: str, names: tuple[str, ...]) -> Arrays:
+def _cifar(path: Path, sizes: Mapping[str, int], label_key: str, names: tuple[str, ...]) -> Arrays:
     """Join the batches of a folder or an archive; the last of `sizes` is the test batch."""
     batches = archives.read_cifar(path, sizes, label_key)
-    *train, test = (batches[name] for name in sizes)
-    x_train, y_train = (np.concatenate(parts) for parts in zip(*train, strict=True))
-    return Arrays(x_train, y_train, *test, names)
+    *train, test = sizes
+    x_train = [batches[name][0] for name in train]
+    y_train = [batches[name][1] for name in train]
+    x_test, y_test = batches[test]
+    return Arrays(np.concatenate(x_train), np.concatenate(y_train), x_test, y_test, names)
 
 
 def _download(title: str, module: str, names: tuple[str, ...]) -> Arrays:
-    """Call a loader of `keras.datasets`, which keeps what it downloads; its progress goes to
-    stderr.
+    """Call a loader of `keras.datasets`, which keeps what it downloads.
+
+    Its progress bar goes to stderr.
     """
-    import keras  # noqa: PLC0415 (seconds that only a download needs)
+    import keras  # noqa: PLC0415 (takes seconds, only needed for a download)
 
     load: Callable[[], Any] = getattr(keras.datasets, module).load_data
     try:
         with contextlib.redirect_stdout(sys.stderr):
             (x_train, y_train), (x_test, y_test) = load()
     except Exception as error:  # Keras raises a bare Exception where a download fails
+        reason = first_line(error)
         raise DataError(
-            f"Expected to download {title}, received {first_line(error)!r}; name a folder that "
-            f"holds it with "
-            "data.path=DIR, or choose data=digits, which needs no download."
+            f"Expected to download {title}, received {reason!r}; name a folder that holds it with "
+            f"data.path=DIR, or choose data=digits, which needs no download."
         ) from error
     if x_train.ndim == 4 and keras.config.image_data_format() == "channels_first":
-        x_train, x_test = x_train.transpose(0, 2, 3, 1), x_test.transpose(0, 2, 3, 1)
+        x_train = x_train.transpose(0, 2, 3, 1)
+        x_test = x_test.transpose(0, 2, 3, 1)
     return Arrays(x_train, y_train, x_test, y_test, names)

@@ -1,5 +1,7 @@
-"""What an architecture needs to know about the data before it can be built, measured on the train
-images alone.
+"""Measure the statistics of the train images that an architecture needs before it is built.
+
+`measure` returns `DataFacts`: the image shape, the number of classes, and the mean and variance of
+each pixel. Val and test images are not used.
 """
 
 from __future__ import annotations
@@ -9,67 +11,78 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-CHUNK = 1024  # images turned into float64 at a time: 25 MB of 32x32x3
+CHUNK = 1024  # images converted to float64 at a time: 25 MB of 32x32x3
+
+_Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value
 class DataFacts:
-    """The facts of one data set that a HyperModel is completed with.
+    """The facts about a data set that a HyperModel needs.
 
     Attributes:
         image_shape: Height, width and channels.
-        n_classes: Number of classes.
-        mean: Mean of each pixel over the train images, float64 (H, W, C).
-        variance: Population variance of each pixel over the train images, float64 (H, W, C).
-        largest: Largest absolute pixel value in the train images.
+        n_classes: The number of classes.
+        mean: The mean of each pixel over the train images, float64 (H, W, C).
+        variance: The population variance of each pixel over the train images, float64 (H, W, C).
+        largest: The largest absolute pixel value in the train images.
     """
 
     image_shape: tuple[int, int, int]
     n_classes: int
-    mean: NDArray[np.float64]
-    variance: NDArray[np.float64]
+    mean: _Floats
+    variance: _Floats
     largest: float
 
-    def channel_mean(self) -> NDArray[np.float64]:
-        """Return the mean of each channel over images and places, (C,)."""
+    def channel_mean(self) -> _Floats:
+        """Return the mean of each channel over images and positions, (C,)."""
         return np.asarray(self.mean.mean(axis=(0, 1)))
 
-    def channel_variance(self) -> NDArray[np.float64]:
-        """Return the variance of each channel over images and places, (C,): within pixels plus
-        between them.
+    def channel_variance(self) -> _Floats:
+        """Return the variance of each channel over images and positions, (C,).
+
+        It is the variance within pixels plus the variance between them.
         """
-        return np.asarray(self.variance.mean(axis=(0, 1)) + self.mean.var(axis=(0, 1)))
+        within = self.variance.mean(axis=(0, 1))
+        between = self.mean.var(axis=(0, 1))
+        return np.asarray(within + between)
 
 
 def measure(train_images: NDArray[np.generic], n_classes: int) -> DataFacts:
-    """Measure the train images, a chunk at a time, so that no float copy of them all is made.
+    """Return the facts about a data set, measured on its train images.
 
-    Means and sums of squares of the chunks are merged as in Chan, Golub and LeVeque (1983),
-    "Algorithms for computing the sample variance", which loses no digits where a mean is large
-    beside its deviation.
+    The images are read in chunks, so that no float copy of them all is made. Means and sums of
+    squares of the chunks are merged as in Chan, Golub and LeVeque (1983), "Algorithms for computing
+    the sample variance". That method keeps its precision where a mean is large beside its
+    deviation.
 
     Args:
         train_images: (N, H, W, C), raw pixels of any numeric type, N >= 1.
-        n_classes: Number of classes.
+        n_classes: The number of classes.
+
+    Raises:
+        ValueError: The images have another shape, or there are none.
     """
+    shape = train_images.shape
     if train_images.ndim != 4 or len(train_images) == 0:
         raise ValueError(
-            f"Expected images of shape (N, H, W, C). Received: "
-            f"train_images.shape={train_images.shape}."
+            f"Expected images of shape (N, H, W, C). Received: train_images.shape={shape}."
         )
-    count, largest = 0, 0.0
-    mean = np.zeros(train_images.shape[1:])
+    count = 0
+    largest = 0.0
+    mean = np.zeros(shape[1:])
     squares = np.zeros_like(mean)
     for start in range(0, len(train_images), CHUNK):
         chunk = train_images[start : start + CHUNK].astype(np.float64)
         total = count + len(chunk)
         chunk_mean = chunk.mean(axis=0)
+        chunk_squares = np.square(chunk - chunk_mean).sum(axis=0)
         shift = chunk_mean - mean
-        squares += np.square(chunk - chunk_mean).sum(axis=0) + np.square(shift) * (
-            count * len(chunk) / total
-        )
+        weight = count * len(chunk) / total
+        squares += chunk_squares + np.square(shift) * weight
         mean += shift * (len(chunk) / total)
         largest = max(largest, float(np.abs(chunk).max()))
         count = total
-    height, width, channels = train_images.shape[1:]
-    return DataFacts((height, width, channels), n_classes, mean, squares / count, largest)
+    _, height, width, channels = shape
+    variance = squares / count
+    return DataFacts((height, width, channels), n_classes, mean, variance, largest)

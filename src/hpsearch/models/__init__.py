@@ -1,3 +1,1 @@
-"""Architectures: HyperModels with their settings, initializers, preprocessing, dropout masks and
-sparse layers.
-"""
+"""The architectures under search, their layers, their settings and the code that they need."""

@@ -1,17 +1,15 @@
-"""Completes an architecture of conf with the facts that only the data can tell: any HyperModel, one
-way.
+"""Make the HyperModel of each trial from an architecture of the configuration.
 
-An architecture under search: it makes the HyperModel of each trial, with the settings that the
-trial draws.
+An architecture in `conf/arch` names the class of a HyperModel and some arguments of its
+constructor. `build_hypermodel` adds the arguments that depend on the data, such as the image
+shape. `Architecture` also lets the bounds of a search draw arguments of the constructor.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-import itertools
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import keras
 import keras_tuner
@@ -25,6 +23,9 @@ from hpsearch.space.bounds import Value
 from hpsearch.space.hyperparameters import ask
 from hpsearch.space.space import Space
 
+# Arguments that a bound cannot draw: the job gives them, or the HyperModel draws them itself.
+_NOT_BOUNDED = frozenset({"facts", "optimizer", "sparsity", "learning_rate"}).union(MOMENTUMS)
+
 
 def build_hypermodel(
     factory: functools.partial[keras_tuner.HyperModel],
@@ -32,108 +33,143 @@ def build_hypermodel(
     optimizer: OptimizerFactory,
     sparsity: Sparsity | None = None,
 ) -> keras_tuner.HyperModel:
-    """Complete an architecture of conf, which is a partial of a HyperModel's class, and return the
-    HyperModel.
+    """Return the HyperModel of an architecture, with the arguments that the job knows.
 
-    Of `facts`, `optimizer`, `image_shape` (also named `input_shape`) and `n_classes` (also named
-    `classes` or `num_classes`) it is given those that its constructor names and that its yaml file
-    does not set.
+    These arguments are `facts`, `optimizer`, `sparsity`, the image shape (`image_shape` or
+    `input_shape`) and the number of classes (`n_classes`, `classes` or `num_classes`). The
+    constructor receives those that it accepts and that the configuration does not set.
 
     Args:
-        factory: What `_target_` with `_partial_: true` becomes.
-        facts: Shape, classes and statistics of the train images.
-        optimizer: Takes `learning_rate` and its momentum.
-        sparsity: A way to sparse nets, for architectures whose constructor names it.
+        factory: A partial of the HyperModel's class, as Hydra makes it from `_target_` with
+            `_partial_: true`.
+        facts: Shape, number of classes and statistics of the train images.
+        optimizer: Makes an optimizer from `learning_rate` and its momentum.
+        sparsity: Makes the sparse layers of an architecture whose constructor accepts it; None
+            leaves the layers dense.
 
     Raises:
-        ModelError: The constructor needs more than that, or returns no HyperModel.
+        ModelError: The constructor needs another argument, does not accept a given `sparsity`, or
+            does not return a HyperModel.
     """
     if not isinstance(factory, functools.partial):
         raise ModelError(
             f"Expected the conf of the architecture to say _partial_: true; received {factory!r}."
         )
     name = getattr(factory.func, "__name__", repr(factory.func))
-    known = {
-        "facts": facts,
-        "optimizer": optimizer,
-        **dict.fromkeys(("image_shape", "input_shape"), facts.image_shape),
-        **dict.fromkeys(("n_classes", "classes", "num_classes"), facts.n_classes),
-    }
     accepted = inspect.signature(factory).parameters
-    if sparsity is not None:
-        known["sparsity"] = sparsity
-        if "sparsity" not in accepted:
-            raise ModelError(
-                f"Expected an architecture of dense layers with sparsity=; {name} knows no sparse "
-                f"layers."
-            )
-    given = {
-        key: value
-        for key, value in known.items()
-        if key in accepted and key not in factory.keywords
-    }
-    for key, parameter in accepted.items():
-        named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        if named and parameter.default is parameter.empty and key not in given:
-            raise ModelError(
-                f"Expected the conf of the architecture to set {key}, which {name} needs: add "
-                f"arch.{key}."
-            )
+    if sparsity is not None and "sparsity" not in accepted:
+        raise ModelError(
+            f"Expected an architecture of dense layers with sparsity=; {name} knows no sparse "
+            f"layers."
+        )
+    given: dict[str, object] = {}
+    for key, value in _known_arguments(facts, optimizer, sparsity).items():
+        if key in accepted and key not in factory.keywords:
+            given[key] = value
+    _check_complete(name, accepted, given)
     hypermodel = factory(**given)
     if not isinstance(hypermodel, keras_tuner.HyperModel):
+        made = type(hypermodel).__name__
         raise ModelError(
-            f"Expected arch._target_ to name a keras_tuner.HyperModel; {name} makes a "
-            f"{type(hypermodel).__name__}."
+            f"Expected arch._target_ to name a keras_tuner.HyperModel; {name} makes a {made}."
         )
     return hypermodel
 
 
-def build_model(hypermodel: keras_tuner.HyperModel, hp: keras_tuner.HyperParameters) -> keras.Model:
-    """Build a model whose metrics are called as those of every other model that is built so.
+def _known_arguments(
+    facts: DataFacts, optimizer: OptimizerFactory, sparsity: Sparsity | None
+) -> dict[str, object]:
+    known: dict[str, object] = {
+        "facts": facts,
+        "optimizer": optimizer,
+        "image_shape": facts.image_shape,
+        "input_shape": facts.image_shape,
+        "n_classes": facts.n_classes,
+        "classes": facts.n_classes,
+        "num_classes": facts.n_classes,
+    }
+    if sparsity is not None:
+        known["sparsity"] = sparsity
+    return known
 
-    Keras numbers metrics that have no name of their own on and on, `auc`, `auc_1`, `auc_2`, in one
-    process; here the first of each model is `auc`.
+
+def _check_complete(
+    name: str, accepted: Mapping[str, inspect.Parameter], given: Mapping[str, object]
+) -> None:
+    """Raise ModelError where a parameter has neither a default nor a given argument."""
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    for key, parameter in accepted.items():
+        if parameter.kind not in named or key in given:
+            continue
+        if parameter.default is parameter.empty:
+            raise ModelError(
+                f"Expected the conf of the architecture to set {key}, which {name} needs: add "
+                f"arch.{key}."
+            )
+
+
+def build_model(hypermodel: keras_tuner.HyperModel, hp: keras_tuner.HyperParameters) -> keras.Model:
+    """Build a model whose metrics have the same names in every model of the process.
+
+    Keras numbers metrics without a given name through the whole process: `auc`, `auc_1`, `auc_2`.
+    This function counts from the start in each model, so that the first of each is `auc`.
     """
     model: keras.Model = hypermodel.build(hp)
-    compiled = getattr(model, "_compile_metrics", None)
-    given = [getattr(compiled, f"_user_{kind}", None) for kind in ("metrics", "weighted_metrics")]
-    metrics = {id(m): m for m in keras.tree.flatten(given) if isinstance(m, keras.metrics.Metric)}
-    numbered: dict[str, itertools.count[int]] = {}
-    for metric in metrics.values():
-        name = _numbered_name(metric)
-        if name is not None:
-            number = next(numbered.setdefault(name, itertools.count()))
-            metric.name = f"{name}_{number}" if number else name
+    counts: dict[str, int] = {}
+    for metric in _user_metrics(model):
+        name = _default_name(metric)
+        if name is None:
+            continue
+        number = counts.get(name, 0)
+        counts[name] = number + 1
+        if number > 0:
+            name = f"{name}_{number}"
+        metric.name = name
     return model
 
 
-def _numbered_name(metric: Any) -> str | None:
-    """Return the name of a metric without its number, None where it was given a name."""
-    counts = global_state.get_global_attribute("object_name_uids", default={})
+def _user_metrics(model: keras.Model) -> list[keras.metrics.Metric]:
+    """Return each metric object that the model was compiled with, once."""
+    compiled = getattr(model, "_compile_metrics", None)
+    plain = getattr(compiled, "_user_metrics", None)
+    weighted = getattr(compiled, "_user_weighted_metrics", None)
+    metrics: dict[int, keras.metrics.Metric] = {}
+    for metric in keras.tree.flatten([plain, weighted]):
+        if isinstance(metric, keras.metrics.Metric):
+            metrics[id(metric)] = metric
+    return list(metrics.values())
+
+
+def _default_name(metric: keras.metrics.Metric) -> str | None:
+    """Return the name that Keras derived from the class, without its number, or None."""
     name, _, number = metric.name.rpartition("_")
     if not number.isdigit():
-        name, number = metric.name, "0"
-    is_of_class = name.replace("_", "") == type(metric).__name__.lower().replace("_", "")
-    return name if is_of_class and int(number) < counts.get(name, 0) else None
-
-
-OF_THE_JOB = ("facts", "optimizer", "sparsity")  # what a constructor gets and no bound can draw
+        name = metric.name
+        number = "0"
+    class_name = type(metric).__name__.lower()
+    if name.replace("_", "") != class_name.replace("_", ""):
+        return None
+    counts = global_state.get_global_attribute("object_name_uids", default={})
+    if int(number) >= counts.get(name, 0):
+        return None
+    return str(name)
 
 
 class Architecture:
-    """Makes HyperModels; a bound that bears the name of a setting makes it a hyperparameter.
+    """Make HyperModels whose constructor arguments the bounds of a search may draw.
 
-    Such settings are those of the HyperModel's constructor (`n_hidden`), those of the optimizer
-    where the constructor takes one (`weight_decay`), and those in `others`, which are drawn for
-    whoever reads them (`batch_size`).
+    A bound draws a setting of the same name. The settings are the arguments of the HyperModel's
+    constructor (`n_hidden`), the arguments of the optimizer where the constructor accepts one
+    (`weight_decay`), and the names in `others` (`batch_size`). A setting in `others` is drawn
+    here, and another part of the program reads it from the trial.
 
     Args:
         factory: As `build_hypermodel`.
         facts: As `build_hypermodel`.
         optimizer: As `build_hypermodel`.
         sparsity: As `build_hypermodel`.
-        space: The bounds.
-        others: More names that a bound may bear.
+        space: The bounds of the search.
+        others: Further names that a bound may have.
     """
 
     def __init__(
@@ -146,23 +182,23 @@ class Architecture:
         sparsity: Sparsity | None = None,
         others: Iterable[str] = (),
     ) -> None:
-        self._factory, self._facts, self._optimizer, self._sparsity = (
-            factory,
-            facts,
-            optimizer,
-            sparsity,
-        )
+        self._factory = factory
+        self._facts = facts
+        self._optimizer = optimizer
+        self._sparsity = sparsity
         self._rules = space.rules
-        accepted = _settings(factory)
-        of_optimizer = _settings(optimizer) if "optimizer" in _keywords(factory) else set()
-        self._of_model = [name for name in space.rules if name in accepted]
-        self._of_optimizer = [name for name in space.rules if name in of_optimizer - accepted]
+        model_settings = _settings(factory)
+        optimizer_settings: set[str] = set()
+        if "optimizer" in _keywords(factory):
+            optimizer_settings = _settings(optimizer) - model_settings
+        self._of_model = [name for name in space.rules if name in model_settings]
+        self._of_optimizer = [name for name in space.rules if name in optimizer_settings]
         self._others = [name for name in others if name in space.rules]
 
     @property
     def drawn(self) -> list[str]:
-        """Names of the settings that are hyperparameters here."""
-        return [*self._of_model, *self._of_optimizer, *self._others]
+        """Names of the settings that the bounds draw."""
+        return self._of_model + self._of_optimizer + self._others
 
     def hypermodel(self, hp: keras_tuner.HyperParameters) -> keras_tuner.HyperModel:
         """Return the HyperModel of a trial, with the settings that `hp` holds or draws.
@@ -171,11 +207,14 @@ class Architecture:
             ModelError: As `build_hypermodel`.
         """
         self._ask(hp, self._others)
-        factory, optimizer = self._factory, self._optimizer
+        factory = self._factory
         if self._of_model:
-            factory = functools.partial(factory, **self._ask(hp, self._of_model))
+            model_settings = self._ask(hp, self._of_model)
+            factory = functools.partial(factory, **model_settings)
+        optimizer = self._optimizer
         if self._of_optimizer:
-            optimizer = functools.partial(optimizer, **self._ask(hp, self._of_optimizer))
+            optimizer_settings = self._ask(hp, self._of_optimizer)
+            optimizer = functools.partial(optimizer, **optimizer_settings)
         return build_hypermodel(factory, self._facts, optimizer, self._sparsity)
 
     def _ask(self, hp: keras_tuner.HyperParameters, names: list[str]) -> dict[str, Value]:
@@ -183,8 +222,10 @@ class Architecture:
 
 
 def _keywords(factory: object) -> set[str]:
-    return set(inspect.signature(factory).parameters) if callable(factory) else set()
+    if not callable(factory):
+        return set()
+    return set(inspect.signature(factory).parameters)
 
 
 def _settings(factory: object) -> set[str]:
-    return _keywords(factory) - {"learning_rate", *MOMENTUMS, *OF_THE_JOB}
+    return _keywords(factory) - _NOT_BOUNDED

@@ -1,4 +1,7 @@
-"""A small convolutional net."""
+"""The architecture `arch=cnn`: a small convolutional net.
+
+`ConvNet` builds the Keras model of each trial.
+"""
 
 from __future__ import annotations
 
@@ -28,32 +31,31 @@ from hpsearch.models.settings import (
 
 
 class ConvNet(keras_tuner.HyperModel):  # type: ignore[misc]
-    """Blocks of 3x3 convolutions, each followed by max pooling and dropout; then a dense layer,
-    dropout, softmax.
+    """A net of blocks of convolutions, a dense layer and a softmax layer.
 
-    Draws `learning_rate`, `momentum` and `dropout_rate` (one rate for all places). Input (N, H, W,
-    C) raw pixels of any size, output (N, C) probabilities.
+    Max pooling and dropout follow each block, and dropout follows the dense layer. The input is
+    raw pixels of any size, (N, H, W, channels); the output is probabilities, (N, C). `build` draws
+    `learning_rate`, `momentum` and `dropout_rate`, which is the same in all places.
 
     Args:
-        facts: Shape, classes and statistics of the train images.
-        optimizer: Takes `learning_rate` and its momentum.
-        filters: Filters of the convolutions, a number for each block.
-        n_convolutions: Convolutions in each block.
-        kernel_size_px: Side of the convolutions.
-        n_units: Units of the dense layer.
-        activation: A Keras activation's name, or a partial of an activation layer.
-        kernel_initializer: A Keras initializer's name, for all layers but the last.
-        normalization: `none`, `batch`, `batch_after` or `layer`, as `settings.activated` says.
-        standardize: `channel`, `pixel` or `none`, as `preprocessing.standardization` says.
+        facts: Shape, number of classes and statistics of the train images.
+        optimizer: Makes an optimizer from `learning_rate` and its momentum.
+        filters: The number of filters of the convolutions, one entry for each block.
+        n_convolutions: The number of convolutions in each block, at least 1.
+        kernel_size_px: The side of the convolutions in pixels, at least 1.
+        n_units: The number of units of the dense layer, at least 1.
+        activation: The name of a Keras activation, or a partial of an activation layer.
+        kernel_initializer: The name of a Keras initializer, for all layers but the last.
+        normalization: `none`, `batch`, `batch_after` or `layer`, as in `settings.activated`.
+        standardize: `channel`, `pixel` or `none`, as in `preprocessing.standardization`.
         dropout: Makes a dropout layer from a rate.
 
     Raises:
-        ConfigError: A setting is impossible; the sentence names its key.
+        ConfigError: A setting is impossible; the message names its key.
     """
 
-    averaging_epochs = (
-        2.0  # over which a fit averages its weights, unless the person's settings say otherwise
-    )
+    # A fit averages the weights over so many epochs, unless the user's settings say otherwise.
+    averaging_epochs = 2.0
 
     def __init__(
         self,
@@ -99,8 +101,10 @@ class ConvNet(keras_tuner.HyperModel):  # type: ignore[misc]
         for filters in self.filters:
             for _ in range(self.n_convolutions):
                 layers += self._convolution(filters)
-            # "same" rounds up, so that 8x8 digits still hold a pixel after three poolings and more.
-            layers += [keras.layers.MaxPooling2D(2, padding="same"), self.dropout(rate)]
+            # The padding "same" rounds sizes up: images of 8x8 keep a pixel after any number of
+            # poolings.
+            layers.append(keras.layers.MaxPooling2D(2, padding="same"))
+            layers.append(self.dropout(rate))
         layers += [
             keras.layers.Flatten(),
             keras.layers.Dense(self.n_units, kernel_initializer=self.kernel_initializer),
@@ -118,7 +122,6 @@ class ConvNet(keras_tuner.HyperModel):  # type: ignore[misc]
             self.kernel_size_px,
             padding="same",
             kernel_initializer=self.kernel_initializer,
-            use_bias=self.normalization
-            != "batch",  # BatchNormalization brings an offset of its own
+            use_bias=self.normalization != "batch",  # BatchNormalization adds an offset itself
         )
         return activated(convolution, self.normalization, self.activation)

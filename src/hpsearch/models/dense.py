@@ -1,4 +1,7 @@
-"""Deep nets of dense layers alone."""
+"""The architecture `arch=dense`: a deep net of dense layers.
+
+`DenseNet` builds the Keras model of each trial. It can make the hidden layers sparse.
+"""
 
 from __future__ import annotations
 
@@ -27,40 +30,38 @@ from hpsearch.models.settings import (
 )
 from hpsearch.models.sparse import Sparsity, export
 
-DROPOUT_AFTER = ("last", "all")
+_DROPOUT_AFTER = ("last", "all")
 
 
 class DenseNet(keras_tuner.HyperModel):  # type: ignore[misc]
-    """`n_hidden` layers of `n_units`: dense, normalization if wanted, activation, dropout; then
-    softmax.
+    """A net of `n_hidden` equal hidden layers and a softmax layer.
 
-    Draws `learning_rate`, `momentum` and `dropout_rate`. Input (N, H, W, C) raw pixels, output (N,
-    C) probabilities.
+    A hidden layer is a dense layer with optional normalization, an activation and dropout. The
+    input is raw pixels, (N, H, W, channels); the output is probabilities, (N, C). `build` draws
+    `learning_rate`, `momentum` and `dropout_rate`.
 
     Args:
-        facts: Shape, classes and statistics of the train images.
-        optimizer: Takes `learning_rate` and its momentum.
-        n_hidden: Number of hidden layers.
-        n_units: Units of each hidden layer.
-        activation: A Keras activation's name, or a partial of an activation layer.
-        kernel_initializer: A Keras initializer, by name or made by `_target_`, for the hidden
-            layers.
-        bias_initializer: The same, for the biases of the hidden layers.
-        output_initializer: The same, for the kernel of the output layer.
-        normalization: `none`, `batch`, `batch_after` or `layer`, as `settings.activated` says.
-        standardize: `channel`, `pixel` or `none`, as `preprocessing.standardization` says.
+        facts: Shape, number of classes and statistics of the train images.
+        optimizer: Makes an optimizer from `learning_rate` and its momentum.
+        n_hidden: The number of hidden layers, at least 1.
+        n_units: The number of units of each hidden layer, at least 1.
+        activation: The name of a Keras activation, or a partial of an activation layer.
+        kernel_initializer: The initializer of the hidden layers' kernels: the name of a Keras
+            initializer, or an object that `_target_` makes.
+        bias_initializer: The initializer of the hidden layers' biases.
+        output_initializer: The initializer of the output layer's kernel.
+        normalization: `none`, `batch`, `batch_after` or `layer`, as in `settings.activated`.
+        standardize: `channel`, `pixel` or `none`, as in `preprocessing.standardization`.
         dropout: Makes a dropout layer from a rate.
-        dropout_after: `last`, one layer of dropout before the output layer; `all`, after every
-            hidden layer.
-        sparsity: What makes the hidden layers sparse; None leaves them dense.
+        dropout_after: `last` puts dropout after the last hidden layer, and `all` after every one.
+        sparsity: Makes the hidden layers sparse; None leaves them dense.
 
     Raises:
-        ConfigError: A setting is impossible; the sentence names its key.
+        ConfigError: A setting is impossible; the message names its key.
     """
 
-    averaging_epochs = (
-        2.0  # over which a fit averages its weights, unless the person's settings say otherwise
-    )
+    # A fit averages the weights over so many epochs, unless the user's settings say otherwise.
+    averaging_epochs = 2.0
 
     def __init__(
         self,
@@ -80,9 +81,9 @@ class DenseNet(keras_tuner.HyperModel):  # type: ignore[misc]
         sparsity: Sparsity | None = None,
     ) -> None:
         super().__init__()
-        if dropout_after not in DROPOUT_AFTER:
+        if dropout_after not in _DROPOUT_AFTER:
             wrong = f"Expected arch.dropout_after to be a known place; received {dropout_after!r}."
-            raise ConfigError(wrong + did_you_mean(str(dropout_after), DROPOUT_AFTER))
+            raise ConfigError(wrong + did_you_mean(str(dropout_after), _DROPOUT_AFTER))
         self.facts = facts
         self.optimizer = optimizer
         self.n_hidden = check_count("arch.n_hidden", n_hidden)
@@ -110,26 +111,32 @@ class DenseNet(keras_tuner.HyperModel):  # type: ignore[misc]
             layers += self._hidden(hp)
             if self.dropout_after == "all" or number == self.n_hidden:
                 layers.append(self.dropout(rate))
-        output = {"kernel_initializer": self.output_initializer, "activation": "softmax"}
-        layers.append(
-            keras.layers.Dense(self.facts.n_classes, dtype=keras.config.floatx(), **output)
+        output = keras.layers.Dense(
+            self.facts.n_classes,
+            dtype=keras.config.floatx(),
+            kernel_initializer=self.output_initializer,
+            activation="softmax",
         )
+        layers.append(output)
         return compile_classifier(keras.Sequential(layers), hp, self.optimizer)
 
     def companions(self) -> Sequence[keras.callbacks.Callback]:
-        """Return the callbacks that a fit of its models needs."""
-        return self.sparsity.callbacks() if self.sparsity else ()
+        """Return the callbacks that a fit of such a model needs."""
+        if self.sparsity is None:
+            return ()
+        return self.sparsity.callbacks()
 
     def finished(self, model: keras.Model) -> keras.Model:
-        """Return a trained model as it is kept: of plain layers."""
-        return export(model) if self.sparsity else model
+        """Return a trained model in the form in which it is kept, without sparse layers."""
+        if self.sparsity is None:
+            return model
+        return export(model)
 
     def _hidden(self, hp: keras_tuner.HyperParameters) -> list[keras.Layer]:
         settings = {
             "kernel_initializer": self.kernel_initializer,
             "bias_initializer": self.bias_initializer,
-            "use_bias": self.normalization
-            != "batch",  # BatchNormalization brings an offset of its own
+            "use_bias": self.normalization != "batch",  # BatchNormalization adds an offset itself
         }
         if self.sparsity is None:
             dense = keras.layers.Dense(self.n_units, **settings)

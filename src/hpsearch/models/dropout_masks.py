@@ -1,7 +1,8 @@
-"""Random words that depend on (seed, pass, layer, row) alone: the same numbers at any batch size,
-on every backend.
+"""Draw random numbers for dropout masks, and apply such a mask to the inputs of a layer.
 
-What dropout does to its input, given whole numbers in [0, 2**24) that broadcast to it.
+A number depends only on the seed, the pass, the layer and the row. It is therefore the same at
+every batch size and on every Keras backend. `dropped` and `alpha_dropped` compare whole numbers in
+[0, 2**24), which broadcast to the inputs, with the dropout rate.
 """
 
 from __future__ import annotations
@@ -12,96 +13,131 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-GOLDEN = 0x9E3779B9 - 2**32  # 2**32 / golden ratio, odd: spreads counters over all 32 bits
-MIX_1, MIX_2 = 0x7FEB352D, 0x846CA68B - 2**32
+_Tensor = Any  # a tensor of the Keras backend, or an array or number that Keras converts to one
+
+_GOLDEN = 0x9E3779B9 - 2**32  # 2**32 / golden ratio, odd: spreads counters over all 32 bits
+_MIX_1 = 0x7FEB352D
+_MIX_2 = 0x846CA68B - 2**32
+
+_SELU_ALPHA = 1.6732632423543772
+_SELU_SCALE = 1.0507009873554805
 
 
-def row_keys(seeds: Any, number: Any, rows: Any) -> Any:
-    """Return one 64-bit key for each row of pass `number`, (B, 2) int32.
+def row_keys(seeds: _Tensor, number: _Tensor, rows: _Tensor) -> _Tensor:
+    """Return one 64-bit key for each row in a pass, (B, 2) int32.
 
     Args:
         seeds: Two words, (2,) int32.
-        number: Number of the pass, an int32 scalar.
-        rows: Numbers of the rows in the data set, (B,) int32.
+        number: The number of the pass, an int32 scalar.
+        rows: The numbers of the rows in the data set, (B,) int32.
     """
-    seeds, number, rows = (ops.convert_to_tensor(part, "int32") for part in (seeds, number, rows))
-    of_pass = _mix(seeds + (number + 1) * GOLDEN)
-    return _mix(of_pass[None, :] + (rows[:, None] + 1) * GOLDEN)
+    seeds = ops.convert_to_tensor(seeds, "int32")
+    number = ops.convert_to_tensor(number, "int32")
+    rows = ops.convert_to_tensor(rows, "int32")
+    pass_counter = (number + 1) * _GOLDEN
+    pass_key = _mix(seeds + pass_counter)
+    row_counters = (rows[:, None] + 1) * _GOLDEN
+    return _mix(pass_key[None, :] + row_counters)
 
 
-def random_bits(keys: Any, position: int, n_words: Any) -> Any:
-    """Return random words, (B, n_words) int32, from a key a row and the position of a layer.
+def random_bits(keys: _Tensor, position: int, n_words: _Tensor) -> _Tensor:
+    """Return random words for each row in one layer, (B, n_words) int32.
 
-    A counter-based generator (Salmon et al., 2011) on a two-round multiplicative hash: stateless,
-    so any row of any pass can be drawn alone, and element-wise, so a compiler fuses it with the
-    mask it makes.
+    This is a counter-based generator (Salmon et al., 2011) on a two-round multiplicative hash. It
+    has no state, so any row of any pass can be drawn alone. It works element by element, so a
+    compiler fuses it with the mask that it makes.
+
+    Args:
+        keys: One key for each row, (B, 2) int32, from `row_keys`.
+        position: The position of the layer in the model.
+        n_words: How many words to draw for each row.
     """
-    of_layer = ((position + 1) * MIX_1 + 2**31) % 2**32 - 2**31  # wraps as int32 does
-    keys = _mix(keys + of_layer)
-    counter = ops.arange(n_words, dtype="int32") * GOLDEN
-    return _mix(keys[:, :1] + counter[None, :], keys[:, 1:])
+    layer_counter = (position + 1) * _MIX_1
+    layer_word = (layer_counter + 2**31) % 2**32 - 2**31  # wraps as int32 does
+    keys = _mix(keys + layer_word)
+    low = keys[:, :1]
+    high = keys[:, 1:]
+    counter = ops.arange(n_words, dtype="int32") * _GOLDEN
+    return _mix(low + counter[None, :], high)
 
 
-def uniform_of(words: Any) -> Any:
-    """Return whole numbers in [0, 2**24), as many as there are words."""
+def uniform_of(words: _Tensor) -> _Tensor:
+    """Return a whole number in [0, 2**24) for each word."""
     return ops.bitwise_and(words, 2**24 - 1)
 
 
-def uniform_like(inputs: Any, state: Any) -> Any:
-    """Return whole numbers in [0, 2**24) of the shape of `inputs` (B, ...).
+def uniform_like(inputs: _Tensor, state: _Tensor) -> _Tensor:
+    """Return whole numbers in [0, 2**24) of the shape of `inputs`.
 
     Args:
-        inputs: Whose shape counts.
-        state: Of a `keras.random.SeedGenerator`: a seed and how often it was drawn from, (2,)
-            integers.
+        inputs: A tensor (B, ...); only its shape is used.
+        state: The state of a `keras.random.SeedGenerator`, (2,) integers: its seed and the number
+            of earlier draws.
     """
     n_rows, *shape = ops.shape(inputs)
     state = ops.cast(state, "int32")
-    keys = row_keys(
-        ops.bitwise_xor(state[0], np.array([0, MIX_1], np.int32)),
-        state[1],
-        ops.arange(n_rows, dtype="int32"),
-    )
-    return uniform_of(ops.reshape(random_bits(keys, 0, math.prod(shape)), (n_rows, *shape)))
+    seed = state[0]
+    number = state[1]
+    seeds = ops.bitwise_xor(seed, np.array([0, _MIX_1], np.int32))
+    rows = ops.arange(n_rows, dtype="int32")
+    keys = row_keys(seeds, number, rows)
+    words = random_bits(keys, 0, math.prod(shape))
+    words = ops.reshape(words, (n_rows, *shape))
+    return uniform_of(words)
 
 
-def _mix(words: Any, key: Any = 0) -> Any:
-    """Hash 32-bit words one by one; for each `key` a bijection."""
-    words = ops.bitwise_xor(words, _shift_right(words, 16)) * MIX_1
+def _mix(words: _Tensor, key: _Tensor = 0) -> _Tensor:
+    """Hash 32-bit words one by one; the hash is a bijection for each `key`."""
+    words = ops.bitwise_xor(words, _shift_right(words, 16))
+    words = words * _MIX_1
     words = ops.bitwise_xor(words, key)
-    words = ops.bitwise_xor(words, _shift_right(words, 15)) * MIX_2
+    words = ops.bitwise_xor(words, _shift_right(words, 15))
+    words = words * _MIX_2
     return ops.bitwise_xor(words, _shift_right(words, 16))
 
 
-def _shift_right(words: Any, n: int) -> Any:
-    return ops.bitwise_and(
-        ops.bitwise_right_shift(words, n), 2 ** (32 - n) - 1
-    )  # int32 shifts copy the sign
+def _shift_right(words: _Tensor, n: int) -> _Tensor:
+    shifted = ops.bitwise_right_shift(words, n)
+    return ops.bitwise_and(shifted, 2 ** (32 - n) - 1)  # a shift of int32 copies the sign bit
 
 
-SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+def dropped(inputs: _Tensor, uniform: _Tensor, rate: _Tensor) -> _Tensor:
+    """Return `inputs` / (1 - rate) where they are kept and 0 elsewhere.
 
+    This is inverted dropout (Srivastava et al., 2014).
 
-def dropped(inputs: Any, uniform: Any, rate: Any) -> Any:
-    """Return the input where kept, over 1 - rate, and 0 elsewhere: inverted dropout (Srivastava et
-    al., 2014).
+    Args:
+        inputs: A tensor of floats.
+        uniform: Whole numbers in [0, 2**24) that broadcast to `inputs`.
+        rate: The share of inputs to drop, in [0, 1).
     """
     scale = ops.cast(1.0 / (1.0 - rate), inputs.dtype)
-    return ops.where(_kept(uniform, rate), inputs * scale, ops.zeros((), inputs.dtype))
+    kept = inputs * scale
+    zero = ops.zeros((), inputs.dtype)
+    return ops.where(_kept(uniform, rate), kept, zero)
 
 
-def alpha_dropped(inputs: Any, uniform: Any, rate: Any) -> Any:
-    """Return a * (the input where kept, -alpha * scale elsewhere) + b, of mean 0 and variance 1 if
-    the input is.
+def alpha_dropped(inputs: _Tensor, uniform: _Tensor, rate: _Tensor) -> _Tensor:
+    """Return `inputs` with dropped ones at SELU's negative saturation, rescaled.
 
-    Dropout to SELU's negative saturation (Klambauer et al., 2017).
+    The result is a * x + b, where x is the input if it is kept and -alpha * scale otherwise. The
+    factors a and b preserve mean 0 and variance 1 (Klambauer et al., 2017).
+
+    Args:
+        inputs: A tensor of floats.
+        uniform: Whole numbers in [0, 2**24) that broadcast to `inputs`.
+        rate: The share of inputs to drop, in [0, 1).
     """
-    saturated = -SELU_ALPHA * SELU_SCALE
+    saturated = -_SELU_ALPHA * _SELU_SCALE
     a = ops.rsqrt((1.0 - rate) * (1.0 + rate * saturated**2))
     b = -a * saturated * rate
-    a, b = ops.cast(a, inputs.dtype), ops.cast(b, inputs.dtype)
-    return ops.where(_kept(uniform, rate), a * inputs + b, a * saturated + b)
+    a = ops.cast(a, inputs.dtype)
+    b = ops.cast(b, inputs.dtype)
+    kept = a * inputs + b
+    dropped_value = a * saturated + b
+    return ops.where(_kept(uniform, rate), kept, dropped_value)
 
 
-def _kept(uniform: Any, rate: Any) -> Any:
-    return uniform >= ops.cast(rate * 2.0**24, "int32")
+def _kept(uniform: _Tensor, rate: _Tensor) -> _Tensor:
+    threshold = ops.cast(rate * 2.0**24, "int32")
+    return uniform >= threshold

@@ -1,4 +1,4 @@
-"""Initializers that Keras lacks."""
+"""Weight initializers that Keras lacks, used by the ablations of initialization and of biases."""
 
 from __future__ import annotations
 
@@ -6,47 +6,55 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+from keras import ops
+from keras.saving import register_keras_serializable
+
+_Tensor = Any  # a tensor of the Keras backend
+
+InitializerSetting = str | Callable[..., _Tensor]
 
 
-@keras.saving.register_keras_serializable("hpsearch")
+@register_keras_serializable("hpsearch")
 class OneDraw(keras.initializers.Initializer):  # type: ignore[misc]
-    """Gives all weights of a layer one and the same value, drawn by another initializer.
+    """Give all weights of a layer one value, which another initializer draws.
 
     Args:
-        initializer: The name of a Keras initializer, whose first number is the value of all.
+        initializer: The name of a Keras initializer. The first number that it draws is the value.
     """
 
     def __init__(self, initializer: str) -> None:
         self.initializer = initializer
 
-    def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> Any:
-        """Return a tensor of `shape` that holds one value."""
-        drawn = keras.initializers.get(self.initializer)(shape, dtype)
-        return keras.ops.full(shape, keras.ops.reshape(drawn, (-1,))[0], dtype)
+    def __call__(self, shape: tuple[int, ...], dtype: str | None = None) -> _Tensor:
+        """Return a tensor of `shape` in which all numbers are equal."""
+        initializer = keras.initializers.get(self.initializer)
+        drawn = initializer(shape, dtype)
+        numbers = ops.reshape(drawn, (-1,))
+        return ops.full(shape, numbers[0], dtype)
 
     def get_config(self) -> dict[str, str]:
-        """Return the constructor's argument."""
+        """Return the argument of the constructor."""
         return {"initializer": self.initializer}
 
 
-@keras.saving.register_keras_serializable("hpsearch")
+@register_keras_serializable("hpsearch")
 class Small(keras.initializers.Initializer):  # type: ignore[misc]
-    """Normal numbers of a given standard deviation, new ones for each layer that shares the object.
+    """Draw normal numbers of a given standard deviation.
+
+    Layers that share one such object receive different numbers.
 
     Args:
-        stddev: Their standard deviation.
+        stddev: The standard deviation.
     """
 
     def __init__(self, stddev: float) -> None:
         self.stddev = stddev
 
-    def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> Any:
+    def __call__(self, shape: tuple[int, ...], dtype: str | None = None) -> _Tensor:
         """Return a tensor of `shape`."""
-        return keras.initializers.RandomNormal(stddev=self.stddev)(shape, dtype)
+        normal = keras.initializers.RandomNormal(stddev=self.stddev)
+        return normal(shape, dtype)
 
     def get_config(self) -> dict[str, float]:
-        """Return the constructor's argument."""
+        """Return the argument of the constructor."""
         return {"stddev": self.stddev}
-
-
-InitializerSetting = str | Callable[..., Any]

@@ -1,12 +1,14 @@
-"""From layers to a compiled model: the drawn hyperparameters, the optimizer, the loss and the
-labels it needs.
+"""Compile a model: draw its hyperparameters, make its optimizer, and tell its form of labels.
+
+The architectures `DenseNet` and `ConvNet` use these functions. `labels_for` also serves models of
+other architectures.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import keras
 import keras_tuner
@@ -14,8 +16,8 @@ import keras_tuner
 from hpsearch.errors import ConfigError, ModelError
 
 OptimizerFactory = Callable[..., keras.Optimizer]
-ROW_LOSSES = ("kldivergence", "meansquarederror")  # that take a row of shares for each example
-MOMENTUMS = ("beta_1", "momentum")  # what optimizers call their momentum
+MOMENTUMS = ("beta_1", "momentum")  # the argument that holds an optimizer's momentum
+_ONE_HOT_LOSSES = ("kldivergence", "meansquarederror")  # besides those called categorical_...
 
 
 def draw_dropout_rate(hp: keras_tuner.HyperParameters) -> float:
@@ -40,8 +42,10 @@ def compile_classifier(
 def make_optimizer(
     factory: OptimizerFactory, learning_rate: float, momentum: float
 ) -> keras.Optimizer:
-    """Make an optimizer whose momentum is `beta_1` where it has one (Adam and its kin), else
-    `momentum`.
+    """Make an optimizer with a learning rate and a momentum.
+
+    The momentum is `beta_1` of an optimizer that has it (Adam and similar ones), and `momentum` of
+    any other.
 
     Args:
         factory: A Keras optimizer class, or a partial of one that holds its other settings.
@@ -49,22 +53,29 @@ def make_optimizer(
         momentum: In [0, 1).
 
     Raises:
-        ConfigError: The optimizer has neither, or is already made.
+        ConfigError: The optimizer has neither argument, is no class or partial, or refuses its
+            settings.
     """
     if not callable(factory):
         raise ConfigError(
             f"Expected the conf of the optimizer to say _partial_: true; received {factory!r}."
         )
-    keywords = inspect.signature(factory).parameters
-    for keyword in MOMENTUMS:
-        if keyword in keywords:
-            try:
-                return factory(learning_rate=learning_rate, **{keyword: momentum})
-            except (TypeError, ValueError) as error:
-                raise ConfigError(
-                    f"The optimizer refuses its settings: {str(error).splitlines()[0]}."
-                ) from error
-    name = getattr(getattr(factory, "func", factory), "__name__", repr(factory))
+    arguments = {"learning_rate": learning_rate, _momentum_of(factory): momentum}
+    try:
+        return factory(**arguments)
+    except (TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"The optimizer refuses its settings: {reason}.") from error
+
+
+def _momentum_of(factory: OptimizerFactory) -> str:
+    """Return the name of the argument that holds the momentum."""
+    accepted = inspect.signature(factory).parameters
+    for argument in MOMENTUMS:
+        if argument in accepted:
+            return argument
+    optimizer = getattr(factory, "func", factory)
+    name = getattr(optimizer, "__name__", repr(factory))
     raise ConfigError(
         f"Expected an optimizer with a setting beta_1 or momentum; {name} has neither: choose "
         f"another."
@@ -74,24 +85,20 @@ def make_optimizer(
 def labels_for(model: keras.Model) -> Literal["sparse", "onehot"]:
     """Return the form of labels that the compiled loss of a classifier takes.
 
-    `sparse` is class numbers, (N,); `onehot` is a row for each example, (N, C).
-
-    A loss of a person's own gets class numbers, as the data has them, unless it inherits from one
-    for rows.
+    `sparse` means class numbers, (N,). `onehot` means one row for each example, (N, C).
+    A loss that is not of Keras gets class numbers, as the data has them, unless it inherits from a
+    Keras loss that takes rows.
 
     Raises:
-        ModelError: The model is not compiled, or its loss is one of Keras's that is not for
-            classes.
+        ModelError: The model is not compiled, or it has a Keras loss that is not for classes.
     """
-    loss = getattr(model, "loss", None)
-    while isinstance(loss, list | tuple | dict) and len(loss) == 1:
-        loss = next(iter(loss.values() if isinstance(loss, dict) else loss))
+    loss = _single(getattr(model, "loss", None))
     names = _loss_names(loss)
     if any(name.startswith("sparsecategorical") for name in names):
         return "sparse"
-    if any(name.startswith("categorical") or name in ROW_LOSSES for name in names):
+    if any(name.startswith("categorical") or name in _ONE_HOT_LOSSES for name in names):
         return "onehot"
-    if getattr(model, "compiled", False) and (loss is None or not _is_of_keras(loss)):
+    if getattr(model, "compiled", False) and not _is_of_keras(loss):
         return "sparse"
     raise ModelError(
         "Expected the architecture to compile its model with the loss "
@@ -100,20 +107,33 @@ def labels_for(model: keras.Model) -> Literal["sparse", "onehot"]:
     )
 
 
-def _loss_names(loss: Any) -> list[str]:
-    """Return the names of a loss, of the function that it wraps and of the classes that it inherits
-    from.
-    """
-    known = keras.losses.get(loss) if isinstance(loss, str) else loss
-    wrapped = getattr(known, "fn", None)
-    found = [known, wrapped, *type(known).__mro__]
-    return [
-        n.replace("_", "").lower() for n in (getattr(thing, "__name__", "") for thing in found) if n
-    ]
+def _single(loss: object) -> object:
+    """Return the loss inside containers that each hold one entry."""
+    while isinstance(loss, list | tuple | dict) and len(loss) == 1:
+        if isinstance(loss, dict):
+            loss = list(loss.values())
+        loss = loss[0]
+    return loss
 
 
-def _is_of_keras(loss: Any) -> bool:
-    return (
-        isinstance(loss, str)
-        or (getattr(loss, "__module__", "") or "").partition(".")[0] == "keras"
-    )
+def _loss_names(loss: object) -> list[str]:
+    """Return the names of a loss, of the function it wraps and of the classes it inherits from."""
+    known = loss
+    if isinstance(loss, str):
+        known = keras.losses.get(loss)
+    named = [known, getattr(known, "fn", None), *type(known).__mro__]
+    names = []
+    for thing in named:
+        name = getattr(thing, "__name__", "")
+        if name:
+            names.append(name.replace("_", "").lower())
+    return names
+
+
+def _is_of_keras(loss: object) -> bool:
+    if isinstance(loss, str):
+        return True
+    module = getattr(loss, "__module__", None)
+    if not module:
+        return False
+    return str(module).partition(".")[0] == "keras"

@@ -1,5 +1,8 @@
-"""Code of a person's own that a model needs: found from the model's classes, copied to where a
-version is saved.
+"""Find and copy the user's own code that a saved model needs.
+
+A model may contain layers, losses or metrics of the user's own. Keras names their modules in the
+model's configuration. `own_code` finds these modules and everything they import, `OwnCode.copy`
+copies them beside a version of the model, and `bring` imports them before the version is loaded.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import site
 import sys
 import sysconfig
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -23,24 +26,24 @@ from typing import Any
 
 from hpsearch.models.moved_names import with_current_names
 
-OURS = Path(__file__).parents[1]
-CODE_SUFFIXES = {".py", ".so", ".pyd"}
-DATA_SUFFIXES = {".json", ".yaml", ".yml", ".toml", ".txt", ".csv", ".npy", ".npz"}
-MAX_DATA_BYTES = 2**20  # of one file: what a package reads beside its code is small
-SKIPPED = {"__pycache__", "node_modules", "mlruns", "mlartifacts"}
+_OURS = Path(__file__).parents[1]
+_CODE_SUFFIXES = {".py", ".so", ".pyd"}
+_DATA_SUFFIXES = {".json", ".yaml", ".yml", ".toml", ".txt", ".csv", ".npy", ".npz"}
+_MAX_DATA_BYTES = 2**20  # of one file: what a package reads beside its code is small
+_SKIPPED = {"__pycache__", "node_modules", "mlruns", "mlartifacts"}
 
 
 @dataclass(frozen=True)
 class OwnCode:
-    """What a model needs beside Keras.
+    """The code that a model needs besides Keras.
 
     Attributes:
-        modules: To be imported before the model is loaded; their classes register themselves with
-            Keras then.
-        places: Of a person's own code, by the name that it is imported by: files, or folders of
-            packages.
-        requirements: Installed distributions that the model's classes or that code come from,
-            `name==version`.
+        modules: The modules to import before the model is loaded. They register their classes with
+            Keras when they are imported.
+        places: Files, or folders of packages, of the user's own code, by the name that imports
+            them.
+        requirements: The installed distributions that the model's classes or the own code come
+            from, as `name==version`.
     """
 
     modules: Sequence[str] = ()
@@ -50,8 +53,8 @@ class OwnCode:
     def copy(self, folder: Path) -> list[str]:
         """Copy the code to `folder`, and return the path of each file or package there.
 
-        Of a package go code, and small files of data of common kinds; hidden files, caches and
-        large files stay.
+        Of a package, code and small data files of common kinds are copied. Hidden files, caches
+        and large files are not.
         """
         folder.mkdir(parents=True, exist_ok=True)
         for name, places in self.places.items():
@@ -63,72 +66,100 @@ class OwnCode:
         return [str(path) for path in sorted(folder.iterdir())]
 
 
-def own_code(config: Any, makers: Iterable[object] = ()) -> OwnCode:
-    """Return what a model needs beside Keras.
+def own_code(config: object, makers: Iterable[object] = ()) -> OwnCode:
+    """Return the code that a model needs besides Keras.
 
     Args:
         config: The model's configuration as Keras writes it, which names the module of each class.
-        makers: Classes or functions that made it; where they are a person's own, their module
-            registers its classes.
+        makers: Classes or functions that made the model. If they are the user's own, importing
+            their modules registers the model's classes.
     """
-    named = sorted(set(_named_modules(config)))
-    made_by = [str(getattr(maker, "__module__", "")) for maker in makers]
-    named += [
-        name for name in dict.fromkeys(made_by) if name and name not in named and _is_own(name)
-    ]
-    found: dict[str, Path | None] = {}
-    waiting = list(named)
+    named = _modules_to_import(config, makers)
+    files = _needed_files(named)
+    own_files = [file for file in files.values() if file is not None]
+    own = {_top(name) for name, file in files.items() if file is not None}
+    others = {_top(name) for name in files} - own
+    places = {top: _holding(_places(top), own_files) for top in sorted(own)}
+    requirements: list[str] = []
+    for top in sorted(others):
+        requirements += _distributions(top)
+    modules = [name for name in named if name != "__main__"]
+    return OwnCode(modules, places, requirements)
+
+
+def _modules_to_import(config: object, makers: Iterable[object]) -> list[str]:
+    modules = sorted(set(_named_modules(config)))
+    for maker in makers:
+        name = str(getattr(maker, "__module__", ""))
+        if not name or name in modules:
+            continue
+        if _is_own(name):
+            modules.append(name)
+    return modules
+
+
+def _needed_files(modules: Iterable[str]) -> dict[str, Path | None]:
+    """Return modules and all that they import: the files of own modules, None for other modules."""
+    files: dict[str, Path | None] = {}
+    waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        if name not in found:
-            found[name] = file = _source(name) if _is_own(name) else None
-            waiting += _imports(name, file) if file else []
-    tops = sorted({_top(name) for name, file in found.items() if file})
-    files = [file for file in found.values() if file]
-    places = {top: _holding(_places(top), files) for top in tops}
-    others = sorted({_top(name) for name in found} - set(tops))
-    requirements = [line for top in others for line in _distributions(top)]
-    return OwnCode([name for name in named if name != "__main__"], places, requirements)
+        if name in files:
+            continue
+        files[name] = None
+        if not _is_own(name):
+            continue
+        file = _source(name)
+        if file is not None:
+            files[name] = file
+            waiting += _imports(name, file)
+    return files
 
 
-def config_of(file: Path) -> Any:
+def config_of(file: Path) -> object:
     """Return the configuration in a file that `model.save` has written."""
     with zipfile.ZipFile(file) as saved:
         return json.loads(saved.read("config.json"))
 
 
-def bring(folder: Path, flavor: dict[str, Any]) -> None:
-    """Import the modules that a version's model needs, from the code that the version has brought.
+def bring(folder: Path, flavor: Mapping[str, Any]) -> None:
+    """Import the modules that the model of a version needs, from the code saved with the version.
 
     Args:
-        folder: Of the version, as MLflow has saved it.
-        flavor: Of the version's file MLmodel.
+        folder: The folder of the version, as MLflow has saved it.
+        flavor: The entry `keras` of the file MLmodel in that folder.
     """
-    if modules := flavor.get("modules"):
-        code = str(folder / flavor["code"])
-        sys.path[:] = [code, *(path for path in sys.path if path != code)]
-        import_all(modules)
+    modules = flavor.get("modules")
+    if not modules:
+        return
+    code = str(folder / flavor["code"])
+    others = [path for path in sys.path if path != code]
+    sys.path[:] = [code, *others]
+    import_all(modules)
 
 
 def import_all(modules: Iterable[str]) -> None:
-    """Import modules for what they register."""
+    """Import modules, so that they register their classes with Keras."""
     for name in with_current_names(list(modules)):
         importlib.import_module(name)
 
 
-def _named_modules(config: Any) -> Iterator[str]:
-    if isinstance(config, dict):
-        module = config.get("module")
-        if (
-            "class_name" in config
-            and isinstance(module, str)
-            and _top(module) not in ("keras", "builtins", "")
-        ):
-            yield module
-        config = list(config.values())
+def _named_modules(config: object) -> Iterator[str]:
+    """Yield the module of each class in a configuration that is not one of Keras's."""
+    parts: Iterable[object] = ()
     if isinstance(config, list):
-        for part in config:
-            yield from _named_modules(part)
+        parts = config
+    if isinstance(config, dict):
+        parts = config.values()
+        module = config.get("module")
+        if "class_name" in config and isinstance(module, str) and _is_named(module):
+            yield module
+    for part in parts:
+        yield from _named_modules(part)
+
+
+def _is_named(module: str) -> bool:
+    return _top(module) not in ("keras", "builtins", "")
 
 
 def _top(name: str) -> str:
@@ -137,82 +168,99 @@ def _top(name: str) -> str:
 
 @cache
 def _is_own(name: str) -> bool:
-    """Return whether a module is neither Python's, nor installed from elsewhere, nor of this
-    project.
+    """Return whether a module is the user's own.
+
+    It is not if it belongs to Python or to hpsearch, or is installed. A distribution installed
+    from a folder of this machine is the user's own nevertheless.
     """
     top = _top(name)
     if top == "__main__" or top in sys.stdlib_module_names:
         return False
     places = _places(top)
-    if not places or any(place == OURS for place in places):
+    if not places or _OURS in places:
         return False
-    if any(not _is_installed(place) for place in places):
+    if not all(_is_installed(place) for place in places):
         return True
     return any(_is_of_a_folder(distribution) for distribution in _distributions_of(top))
 
 
 def _places(top: str) -> list[Path]:
-    """Return the file of a module, or the folders of a package: one, but for a namespace package."""
+    """Return the file of a module, or the folder of a package; a namespace package has several."""
     known = sys.modules.get(top)
     try:
         spec = importlib.util.find_spec(top)
-    except (ImportError, ValueError):  # a module that somebody has put together by hand
+    except (ImportError, ValueError):  # a module that a program has made without a file
         spec = getattr(known, "__spec__", None)
     if spec is not None and spec.submodule_search_locations is not None:
         folders = [Path(place).resolve() for place in spec.submodule_search_locations]
         return [folder for folder in folders if folder.is_dir()]
     origin = getattr(spec, "origin", None) or getattr(known, "__file__", None)
-    return [Path(origin).resolve()] if origin and Path(origin).is_file() else []
+    if not origin:
+        return []
+    file = Path(origin)
+    if not file.is_file():
+        return []
+    return [file.resolve()]
 
 
 def _is_installed(place: Path) -> bool:
-    roots = {*site.getsitepackages(), site.getusersitepackages()}
-    roots |= {sysconfig.get_path(kind) for kind in ("purelib", "platlib", "stdlib", "platstdlib")}
-    in_root = any(place.is_relative_to(Path(root).resolve()) for root in roots)
-    return in_root or any(place.parent.glob("*.dist-info"))
+    roots = [*site.getsitepackages(), site.getusersitepackages()]
+    for kind in ("purelib", "platlib", "stdlib", "platstdlib"):
+        roots.append(sysconfig.get_path(kind))
+    for root in roots:
+        if place.is_relative_to(Path(root).resolve()):
+            return True
+    return any(place.parent.glob("*.dist-info"))
 
 
 @cache
 def names_of_distributions() -> dict[str, list[str]]:
-    """Return the installed distributions, wherever they lie, by the module that each gives."""
-    return {
-        top: sorted(set(names))
-        for top, names in importlib.metadata.packages_distributions().items()
-    }
+    """Return the names of the installed distributions by the top-level module that they provide."""
+    distributions = importlib.metadata.packages_distributions()
+    return {top: sorted(set(names)) for top, names in distributions.items()}
 
 
 def _distributions_of(top: str) -> list[importlib.metadata.Distribution]:
-    return [importlib.metadata.distribution(name) for name in names_of_distributions().get(top, [])]
+    names = names_of_distributions().get(top, [])
+    return [importlib.metadata.distribution(name) for name in names]
 
 
 def _is_of_a_folder(distribution: importlib.metadata.Distribution) -> bool:
-    """Return whether it was installed from a folder of this machine, so that no other one can
-    install it.
-    """
+    """Return whether it was installed from a folder, which another machine does not have."""
     origin = distribution.read_text("direct_url.json")
-    return origin is not None and str(json.loads(origin).get("url", "")).startswith("file:")
+    if origin is None:
+        return False
+    url = json.loads(origin).get("url", "")
+    return str(url).startswith("file:")
 
 
 def _distributions(top: str) -> list[str]:
     if top in sys.stdlib_module_names or top in ("__main__", "hpsearch"):
         return []
-    return [f"{one.metadata['Name']}=={one.version}" for one in _distributions_of(top)]
+    found = _distributions_of(top)
+    return [f"{distribution.metadata['Name']}=={distribution.version}" for distribution in found]
 
 
 def _holding(places: list[Path], files: list[Path]) -> list[Path]:
-    """Return the parts of a namespace package that hold a needed file; other packages have one
-    part.
+    """Return the folders of a namespace package that hold a needed file.
+
+    Other packages have one folder, which is returned in any case.
     """
-    held = [place for place in places if any(file.is_relative_to(place) for file in files)]
+    held = []
+    for place in places:
+        if any(file.is_relative_to(place) for file in files):
+            held.append(place)
     return held or places
 
 
 def _source(name: str) -> Path | None:
-    """Return a module's file, without importing anything."""
+    """Return the file of a module without importing it, or the folder of a namespace package."""
     top, *parts = name.split(".")
     for place in _places(top):
         if place.is_file():
-            return place if not parts else None
+            if parts:
+                return None
+            return place
         path = place.joinpath(*parts)
         for file in (path / "__init__.py", path.with_name(f"{path.name}.py")):
             if file.is_file():
@@ -223,43 +271,58 @@ def _source(name: str) -> Path | None:
 
 
 def _imports(name: str, file: Path) -> list[str]:
-    """Return the modules that a module's source may import, and the packages that it lies in."""
+    """Return the modules that a module's source may import, and the packages that contain it."""
     parts = name.split(".")
     found = [".".join(parts[:n]) for n in range(1, len(parts))]
     if file.suffix != ".py":
         return found
-    package = parts if file.name == "__init__.py" else parts[:-1]
-    for node in ast.walk(ast.parse(file.read_bytes())):
+    package = parts
+    if file.name != "__init__.py":
+        package = parts[:-1]
+    tree = ast.parse(file.read_bytes())
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            start = package[: len(package) + 1 - node.level] if node.level else []
-            source = ".".join([*start, *([node.module] if node.module else [])])
-            found += [source, *(f"{source}.{alias.name}" for alias in node.names)]
+            found += _imported_from(node, package)
     return [name for name in found if name]
+
+
+def _imported_from(node: ast.ImportFrom, package: list[str]) -> list[str]:
+    """Return the module of a statement `from ... import ...`, and its names as if modules."""
+    parts: list[str] = []
+    if node.level:
+        parts += package[: len(package) + 1 - node.level]
+    if node.module:
+        parts.append(node.module)
+    source = ".".join(parts)
+    return [source, *(f"{source}.{alias.name}" for alias in node.names)]
 
 
 def _copy_package(package: Path, target: Path) -> None:
     seen: set[str] = set()
     for folder, folders, files in os.walk(package, followlinks=True):
         real = os.path.realpath(folder)
-        folders[:] = (
-            [] if real in seen else [name for name in folders if _travels(Path(folder, name))]
-        )
-        for file in (Path(folder, name) for name in files if real not in seen):
-            if _travels(file):
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if _is_copied(Path(folder, name))]
+        for name in files:
+            file = Path(folder, name)
+            if _is_copied(file):
                 copied = target / file.relative_to(package)
                 copied.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, copied)
-        seen.add(real)
 
 
-def _travels(path: Path) -> bool:
-    if path.name.startswith(".") or path.name in SKIPPED:
+def _is_copied(path: Path) -> bool:
+    if path.name.startswith(".") or path.name in _SKIPPED:
         return False
     if path.is_dir():
         return not (path / "pyvenv.cfg").exists()
-    small = (
-        path.suffix in DATA_SUFFIXES and path.is_file() and path.stat().st_size <= MAX_DATA_BYTES
-    )
-    return path.is_file() and (path.suffix in CODE_SUFFIXES or small)
+    if not path.is_file():
+        return False
+    if path.suffix in _CODE_SUFFIXES:
+        return True
+    return path.suffix in _DATA_SUFFIXES and path.stat().st_size <= _MAX_DATA_BYTES

@@ -1,5 +1,6 @@
-"""The first layer of a model: raw pixels in, standardized values out, with statistics of the train
-images.
+"""Make the first layer of a model, which standardizes raw pixels.
+
+The layer computes with the mean and the variance of the train images, and is saved with the model.
 """
 
 from __future__ import annotations
@@ -13,27 +14,31 @@ from numpy.typing import NDArray
 from hpsearch.data.statistics import DataFacts
 from hpsearch.errors import ConfigError, did_you_mean
 
-# A pixel that hardly ever changes would turn one bright test image into a value of hundreds: no
-# pixel is stretched more than ten times as far as its channel as a whole.
+_Floats = NDArray[np.float64]
+
+# The least variance of a pixel, as a share of the variance of its channel. Without it, a pixel that
+# hardly ever changes would turn one bright test image into a value of hundreds. With it, no pixel
+# is stretched more than ten times as far as its channel as a whole.
 VARIANCE_FLOOR = 0.01
 
 
 def standardization(facts: DataFacts, standardize: str) -> keras.Layer:
-    """Return the layer that stands first in a model.
+    """Return the first layer of a model.
 
     Args:
         facts: Statistics of the train images.
-        standardize: `channel`, each channel has mean 0 and deviation 1 over the train images;
-            `pixel`, each pixel of each channel has (rarely changing ones a smaller deviation);
-            `none`, pixels are divided by the largest.
+        standardize: `channel` gives each channel mean 0 and standard deviation 1 over the train
+            images. `pixel` does so for each pixel of each channel; a pixel that hardly ever changes
+            gets a smaller deviation. `none` divides all pixels by the largest.
 
     Raises:
-        ConfigError: `standardize` is none of these.
+        ConfigError: `standardize` has another value.
     """
     if standardize not in _LAYERS:
         wrong = f"Expected arch.standardize to be a known way; received {standardize!r}."
         raise ConfigError(wrong + did_you_mean(str(standardize), _LAYERS))
-    return _LAYERS[standardize](facts)
+    make_layer = _LAYERS[standardize]
+    return make_layer(facts)
 
 
 def _by_channel(facts: DataFacts) -> keras.Layer:
@@ -42,22 +47,22 @@ def _by_channel(facts: DataFacts) -> keras.Layer:
 
 
 def _by_pixel(facts: DataFacts) -> keras.Layer:
-    variance = np.maximum(facts.variance, VARIANCE_FLOOR * facts.channel_variance())
+    floor = VARIANCE_FLOOR * facts.channel_variance()
+    variance = np.maximum(facts.variance, floor)
     return _normalization((1, 2, 3), facts.mean, _positive(variance))
 
 
 def _scaled(facts: DataFacts) -> keras.Layer:
-    return keras.layers.Rescaling(1.0 / (facts.largest or 1.0), name="scaling")
+    largest = facts.largest or 1.0  # black images stay as they are
+    return keras.layers.Rescaling(1.0 / largest, name="scaling")
 
 
-def _positive(variance: NDArray[np.float64]) -> NDArray[np.float64]:
+def _positive(variance: _Floats) -> _Floats:
     return np.where(variance > 0, variance, 1.0)
 
 
-def _normalization(
-    axis: int | tuple[int, ...], mean: NDArray[np.float64], variance: NDArray[np.float64]
-) -> keras.Layer:
-    # float32: Keras would keep float64 numbers in the saved model that no layer computes with.
+def _normalization(axis: int | tuple[int, ...], mean: _Floats, variance: _Floats) -> keras.Layer:
+    # With float64, Keras would save numbers of a precision that no layer computes with.
     return keras.layers.Normalization(
         axis=axis,
         mean=mean.astype("float32"),

@@ -1,37 +1,45 @@
-"""Settings that several architectures have: checked once, each error naming the key as a person
-types it.
+"""Check and use the settings that `DenseNet` and `ConvNet` have in common.
+
+Such settings are counts of layers, activations, initializers and the kind of normalization. Each
+error names the key as the user types it, such as `arch.n_units`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import keras
 
 from hpsearch.errors import ConfigError, did_you_mean
 
-NORMALIZATIONS = ("none", "batch", "batch_after", "layer")
+_NORMALIZATIONS = ("none", "batch", "batch_after", "layer")
 ActivationSetting = str | Callable[[], keras.Layer]
 DropoutFactory = Callable[[float], keras.Layer]
+_Setting = TypeVar("_Setting")
 
 
-def check_count(key: str, value: Any) -> int:
+def check_count(key: str, value: object) -> int:
     """Return a setting that counts layers or units.
 
     Raises:
-        ConfigError: It is not a whole number of at least 1.
+        ConfigError: `value` is not a whole number of at least 1.
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigError(f"Expected {key} to be a whole number of at least 1; received {value!r}.")
     return value
 
 
-def check_known(key: str, value: Any, get: Callable[[Any], Any]) -> Any:
-    """Return a setting that Keras can look up, such as an initializer's name.
+def check_known(key: str, value: _Setting, get: Callable[[_Setting], object]) -> _Setting:
+    """Return a setting that Keras can look up, such as the name of an initializer.
+
+    Args:
+        key: The key of the setting.
+        value: The setting.
+        get: The function of Keras that looks it up.
 
     Raises:
-        ConfigError: Keras knows no such name.
+        ConfigError: Keras does not know the name.
     """
     try:
         get(value)
@@ -43,43 +51,46 @@ def check_known(key: str, value: Any, get: Callable[[Any], Any]) -> Any:
 
 
 def make_activation(activation: ActivationSetting) -> keras.Layer:
-    """Make an activation layer from a name, or from a partial of a layer where it has weights
-    (PReLU).
-    """
-    return keras.layers.Activation(activation) if isinstance(activation, str) else activation()
+    """Make an activation layer from a name, or from a partial of a layer with weights (PReLU)."""
+    if isinstance(activation, str):
+        return keras.layers.Activation(activation)
+    return activation()
 
 
-def check_activation(key: str, activation: Any) -> ActivationSetting:
-    """Return a setting that `make_activation` takes.
+def check_activation(key: str, activation: ActivationSetting) -> ActivationSetting:
+    """Return a setting that `make_activation` accepts.
 
     Raises:
         ConfigError: It is neither a name that Keras knows nor a partial of a layer.
     """
-    known: ActivationSetting = activation
-    if not callable(activation):
-        check_known(key, activation, keras.activations.get)
-    return known
+    if callable(activation):
+        return activation
+    return check_known(key, activation, keras.activations.get)
 
 
-def check_normalization(value: Any) -> str:
-    """Return what stands at each activation: one of NORMALIZATIONS.
+def check_normalization(value: object) -> str:
+    """Return the kind of normalization, as `activated` accepts it.
 
     Raises:
-        ConfigError: It is none of them.
+        ConfigError: `value` is not a known kind.
     """
-    if value not in NORMALIZATIONS:
+    if value not in _NORMALIZATIONS:
         wrong = f"Expected arch.normalization to be a known kind; received {value!r}."
-        raise ConfigError(wrong + did_you_mean(str(value), NORMALIZATIONS))
+        raise ConfigError(wrong + did_you_mean(str(value), _NORMALIZATIONS))
     return str(value)
 
 
 def activated(
     weights: keras.Layer, normalization: str, activation: ActivationSetting
 ) -> list[keras.Layer]:
-    """Return a layer of weights, its activation, and the normalization before or after that.
+    """Return a layer with weights, followed by its activation and its normalization.
 
-    `batch` and `layer` stand before the activation (Ioffe and Szegedy 2015; Ba et al. 2016),
-    `batch_after` behind it.
+    Args:
+        weights: The layer, such as a dense layer or a convolution.
+        normalization: `batch` puts BatchNormalization before the activation (Ioffe and Szegedy
+            2015), and `batch_after` behind it. `layer` puts LayerNormalization before the
+            activation (Ba et al. 2016). `none` adds no normalization.
+        activation: As `make_activation`.
     """
     activate = make_activation(activation)
     if normalization == "batch":
@@ -92,5 +103,5 @@ def activated(
 
 
 def no_dropout(rate: float) -> keras.Layer:
-    """Return a layer that does nothing in the place of dropout, whatever the rate."""
+    """Return a layer that replaces dropout and does nothing at any rate."""
     return keras.layers.Identity()

@@ -1,14 +1,14 @@
-"""Dense layers on their way to sparse ones; after training, `export` makes plain layers of them.
+"""Make dense layers sparse: lasso, group lasso and magnitude pruning.
 
-Three ways to a sparse net: what each makes of a dense layer, draws, and does between epochs. See
-conf/sparsity.
-
-From a net of sparse layers to one of plain layers, without the units that nothing reaches.
+`L1`, `GroupLasso` and `Magnitude` are the choices of `conf/sparsity`. Each makes the layers that
+replace the dense layers of an architecture, draws what they need, and gives the callbacks of a fit.
+After training, `export` turns such a model into one of Keras's own layers, without the hidden
+units that have no weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -16,186 +16,202 @@ import keras
 import keras_tuner
 import numpy as np
 from keras import ops
+from keras.saving import register_keras_serializable
 from numpy.typing import NDArray
 
 from hpsearch.errors import ConfigError, did_you_mean
 
+_Tensor = Any  # a tensor of the Keras backend
+_Array = NDArray[np.float32]
+_SCOPES = ("weight", "unit")
+
 
 class SparseDense(keras.layers.Dense):  # type: ignore[misc]
-    """A dense layer that computes with a part of its kernel, which variables that no gradient moves
-    tell.
+    """A dense layer that computes its outputs with a part of its kernel.
 
-    A program serves all trials, so a strength is a variable too and no part of the configuration.
+    Variables that are not trainable tell which part. One compiled program serves all trials, so
+    the strength of a penalty is such a variable too, and it is not part of the configuration.
     """
 
-    def used(self, training: bool) -> Any:
-        """Return the kernel that outputs are computed with, (inputs, units)."""
+    def used(self, training: bool) -> _Tensor:
+        """Return the kernel that the outputs are computed with, (inputs, units)."""
         raise NotImplementedError
 
-    def call(self, inputs: Any, training: bool = False) -> Any:
+    def _variable(
+        self, name: str, shape: tuple[int, ...], initializer: keras.Initializer | str = "ones"
+    ) -> keras.Variable:
+        return self.add_weight(shape=shape, initializer=initializer, trainable=False, name=name)
+
+    def call(self, inputs: _Tensor, training: bool = False) -> _Tensor:
         """Return the outputs, (N, units)."""
         outputs = ops.matmul(inputs, self.used(training))
-        return self.activation(outputs + self.bias if self.use_bias else outputs)
+        if self.use_bias:
+            outputs = outputs + self.bias
+        return self.activation(outputs)
 
 
-@keras.saving.register_keras_serializable("hpsearch")
+@register_keras_serializable("hpsearch")
 class L1Dense(SparseDense):
-    """Lasso (Tibshirani 1996): the sum of absolute weights joins the loss; outside training, small
-    weights are zero.
+    """A dense layer with the lasso (Tibshirani 1996).
+
+    The sum of the absolute weights is added to the loss. Outside training, small weights are zero.
 
     Args:
-        strength: What the sum is multiplied by.
-        threshold: Weights below this share of 1 / sqrt(inputs), their deviation in the beginning,
-            are zero.
+        threshold: Weights below `threshold` / sqrt(inputs) are zero outside training. A new
+            weight has a standard deviation of about 1 / sqrt(inputs).
+        strength: The factor of the sum in the loss.
     """
 
     def __init__(
-        self, units: int, *, threshold: float, strength: float = 0.0, **settings: Any
+        self, units: int, *, threshold: float, strength: float = 0.0, **settings: object
     ) -> None:
         super().__init__(units, **settings)
-        self.threshold, self._drawn = threshold, strength
+        self.threshold = threshold
+        self._drawn = strength
 
     def build(self, input_shape: tuple[int, ...]) -> None:
         """Make the kernel and the strength."""
         super().build(input_shape)
         constant = keras.initializers.Constant(self._drawn)
-        self.strength = self.add_weight(
-            shape=(), initializer=constant, trainable=False, name="strength"
-        )
+        self.strength = self._variable("strength", (), constant)
 
-    def used(self, training: bool) -> Any:
-        """Return all of the kernel in training, else the large weights."""
+    def used(self, training: bool) -> _Tensor:
+        """Return the whole kernel in training, and only its large weights otherwise."""
         if training:
-            self.add_loss(self.strength * ops.sum(ops.abs(self.kernel)))
+            absolute_sum = ops.sum(ops.abs(self.kernel))
+            self.add_loss(self.strength * absolute_sum)
             return self.kernel
-        least = self.threshold / self.kernel.shape[0] ** 0.5
-        return ops.where(ops.abs(self.kernel) >= least, self.kernel, ops.zeros_like(self.kernel))
+        n_inputs = self.kernel.shape[0]
+        least = self.threshold / n_inputs**0.5
+        is_large = ops.abs(self.kernel) >= least
+        return ops.where(is_large, self.kernel, ops.zeros_like(self.kernel))
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> dict[str, object]:
         """Return the settings, without the strength."""
-        return {**super().get_config(), "threshold": self.threshold}
+        config: dict[str, object] = super().get_config()
+        config["threshold"] = self.threshold
+        return config
 
 
 class _Shrink:
-    """The proximal step of the group lasso: each column gets shorter by `step`, down to exactly
-    nothing.
-    """
+    """The proximal step of the group lasso: shorten each column by `step`, down to exactly zero."""
 
-    def __init__(self, step: Any) -> None:
+    def __init__(self, step: _Tensor) -> None:
         self.step = step
 
-    def __call__(self, kernel: Any) -> Any:
-        lengths = ops.sqrt(ops.sum(ops.square(kernel), axis=0, keepdims=True))
-        return kernel * ops.maximum(0.0, 1.0 - self.step / ops.maximum(lengths, 1e-12))
+    def __call__(self, kernel: _Tensor) -> _Tensor:
+        squares = ops.sum(ops.square(kernel), axis=0, keepdims=True)
+        lengths = ops.sqrt(squares)
+        share = self.step / ops.maximum(lengths, 1e-12)
+        return kernel * ops.maximum(0.0, 1.0 - share)
 
 
-@keras.saving.register_keras_serializable("hpsearch")
+@register_keras_serializable("hpsearch")
 class GroupLassoDense(SparseDense):
-    """Group lasso over the weights of each unit (Yuan and Lin 2006), by a proximal step after each
-    training step.
+    """A dense layer with the group lasso over the weights of each unit (Yuan and Lin 2006).
+
+    A proximal step follows each training step.
 
     Args:
-        step: How much shorter each unit's weights get in each step: strength x learning rate x
-            sqrt(inputs).
+        step: Strength x learning rate. Each proximal step shortens the weights of each unit by
+            `step` x sqrt(inputs).
     """
 
-    def __init__(self, units: int, *, step: float = 0.0, **settings: Any) -> None:
+    def __init__(self, units: int, *, step: float = 0.0, **settings: object) -> None:
         super().__init__(units, **settings)
         self._drawn = step
 
     def build(self, input_shape: tuple[int, ...]) -> None:
-        """Make the kernel, the step, and what remembers which units are left."""
+        """Make the kernel, the step, and the variable that tells which units are left."""
         super().build(input_shape)
-        step = keras.initializers.Constant(self._drawn * input_shape[-1] ** 0.5)
-        self.step = self.add_weight(shape=(), initializer=step, trainable=False, name="step")
-        self.alive = self.add_weight(
-            shape=(1, self.units), initializer="ones", trainable=False, name="alive"
-        )
+        n_inputs = input_shape[-1]
+        constant = keras.initializers.Constant(self._drawn * n_inputs**0.5)
+        self.step = self._variable("step", (), constant)
+        self.alive = self._variable("alive", (1, self.units))
         self.kernel.constraint = _Shrink(self.step)
 
-    def used(self, training: bool) -> Any:
-        """Return the kernel; outside training it may be an average over steps, in which no unit is
-        exactly zero.
+    def used(self, training: bool) -> _Tensor:
+        """Return the kernel; outside training, without the units that training has removed.
+
+        Outside training the kernel may be an average over steps, in which no unit is exactly zero.
         """
-        if training:
-            self.alive.assign(
-                ops.cast(ops.any(self.kernel != 0, axis=0, keepdims=True), self.alive.dtype)
-            )
-            return self.kernel
-        return self.kernel * self.alive
+        if not training:
+            return self.kernel * self.alive
+        is_alive = ops.any(self.kernel != 0, axis=0, keepdims=True)
+        self.alive.assign(ops.cast(is_alive, self.alive.dtype))
+        return self.kernel
 
 
-@keras.saving.register_keras_serializable("hpsearch")
+@register_keras_serializable("hpsearch")
 class MaskedDense(SparseDense):
-    """A dense layer whose masked weights are zero whatever training does to them."""
+    """A dense layer whose masked weights count as zero, whatever values training gives them."""
 
     def build(self, input_shape: tuple[int, ...]) -> None:
         """Make the kernel and the mask."""
         super().build(input_shape)
-        self.mask = self.add_weight(
-            shape=self.kernel.shape, initializer="ones", trainable=False, name="mask"
-        )
+        self.mask = self._variable("mask", self.kernel.shape)
 
-    def used(self, training: bool) -> Any:
-        """Return the unmasked weights."""
+    def used(self, training: bool) -> _Tensor:
+        """Return the kernel with zeros for the masked weights."""
         return self.kernel * self.mask
 
 
-SCOPES = ("weight", "unit")
-
-
 class Sparsity(Protocol):
-    """What an architecture asks of a way to sparse nets."""
+    """What an architecture needs to make its layers sparse."""
 
-    def dense(
-        self, units: int, hp: keras_tuner.HyperParameters, **settings: Any
-    ) -> keras.layers.Layer:
-        """Return the layer that stands for a dense one, with what it draws."""
+    def dense(self, units: int, hp: keras_tuner.HyperParameters, **settings: object) -> keras.Layer:
+        """Return the layer that replaces a dense layer, with the hyperparameters that it draws."""
 
     def callbacks(self) -> Sequence[keras.callbacks.Callback]:
-        """Return what goes on between epochs; one with `ramp_epochs` keeps the first epochs from
-        being the best.
+        """Return the callbacks of a fit.
+
+        A callback with the method `ramp_is_over` keeps earlier epochs from being the best.
         """
 
 
 def _strength(hp: keras_tuner.HyperParameters, low: float, high: float) -> float:
-    return float(
-        hp.Float("sparsity_strength", low, high, sampling="log", default=(low * high) ** 0.5)
-    )
+    middle = (low * high) ** 0.5
+    return float(hp.Float("sparsity_strength", low, high, sampling="log", default=middle))
 
 
 @dataclass(frozen=True)
 class L1:
-    """The lasso; its strength is drawn between `low` and `high`. `threshold` is that of `L1Dense`."""
+    """The lasso: each weight of a hidden layer adds to the loss.
+
+    Attributes:
+        low: The lower bound of the drawn strength.
+        high: Its upper bound.
+        threshold: As in `L1Dense`.
+    """
 
     low: float
     high: float
     threshold: float
 
-    def dense(
-        self, units: int, hp: keras_tuner.HyperParameters, **settings: Any
-    ) -> keras.layers.Layer:
-        """Return a dense layer with a price on each weight."""
-        return L1Dense(
-            units, threshold=self.threshold, strength=_strength(hp, self.low, self.high), **settings
-        )
+    def dense(self, units: int, hp: keras_tuner.HyperParameters, **settings: object) -> keras.Layer:
+        """Return a dense layer that penalizes each weight."""
+        strength = _strength(hp, self.low, self.high)
+        return L1Dense(units, threshold=self.threshold, strength=strength, **settings)
 
     def callbacks(self) -> Sequence[keras.callbacks.Callback]:
-        """Return nothing."""
+        """Return no callback."""
         return ()
 
 
 @dataclass(frozen=True)
 class GroupLasso:
-    """The group lasso over units; its strength is drawn between `low` and `high`."""
+    """The group lasso over units: each training step shortens the weights of each unit.
+
+    Attributes:
+        low: The lower bound of the drawn strength.
+        high: Its upper bound.
+    """
 
     low: float
     high: float
 
-    def dense(
-        self, units: int, hp: keras_tuner.HyperParameters, **settings: Any
-    ) -> keras.layers.Layer:
-        """Return a dense layer with a price on each unit."""
+    def dense(self, units: int, hp: keras_tuner.HyperParameters, **settings: object) -> keras.Layer:
+        """Return a dense layer that penalizes each unit."""
         if keras.backend.backend() != "tensorflow":
             raise ConfigError(
                 "sparsity=group_lasso needs KERAS_BACKEND=tensorflow: on JAX choose l1 or "
@@ -206,19 +222,21 @@ class GroupLasso:
         return GroupLassoDense(units, step=strength * learning_rate, **settings)
 
     def callbacks(self) -> Sequence[keras.callbacks.Callback]:
-        """Return nothing: the proximal step is part of each training step."""
+        """Return no callback, as the proximal step is part of each training step."""
         return ()
 
 
 @dataclass(frozen=True)
 class Magnitude:
-    """Gradual pruning of the smallest weights (Zhu and Gupta 2017), or of the units with the
-    smallest weights.
+    """Gradual pruning of the smallest weights, or of the units with the smallest weights.
+
+    The schedule is that of Zhu and Gupta (2017).
 
     Attributes:
-        target: Share of each hidden layer's weights or units that is zero in the end.
-        begin: Share of the epochs before the first are pruned.
-        end: Share of the epochs after which the target is reached.
+        target: The share of each hidden layer's weights or units that is zero in the end, in
+            (0, 1).
+        begin: The share of the epochs that passes before pruning starts, in [0, 1).
+        end: The share of the epochs after which the target is reached, in [`begin`, 1).
         scope: `weight` or `unit`.
     """
 
@@ -228,8 +246,8 @@ class Magnitude:
     scope: str
 
     def __post_init__(self) -> None:
-        if self.scope not in SCOPES:
-            known = did_you_mean(str(self.scope), SCOPES)
+        if self.scope not in _SCOPES:
+            known = did_you_mean(str(self.scope), _SCOPES)
             raise ConfigError(
                 f"Expected sparsity.scope to be a known scope; received {self.scope!r}.{known}"
             )
@@ -243,119 +261,163 @@ class Magnitude:
                 f"{self.end}."
             )
 
-    def dense(
-        self, units: int, hp: keras_tuner.HyperParameters, **settings: Any
-    ) -> keras.layers.Layer:
+    def dense(self, units: int, hp: keras_tuner.HyperParameters, **settings: object) -> keras.Layer:
         """Return a dense layer with a mask."""
         return MaskedDense(units, **settings)
 
     def callbacks(self) -> Sequence[keras.callbacks.Callback]:
-        """Return what makes the masks."""
-        return (Pruning(self),)
+        """Return the callback that updates the masks."""
+        return (_Pruning(self),)
 
     def share_at(self, epoch: int, n_epochs: int) -> float:
-        """Return the share that is zero in an epoch (counted from 0): a cubic that slows down
-        towards its end.
+        """Return the share that is zero in an epoch, counted from 0.
+
+        The share rises as a cubic that becomes flat towards its end.
         """
         progress = epoch / n_epochs
         if progress < self.begin:
             return 0.0
         if progress >= self.end:
             return self.target
-        return self.target * (1 - (1 - (progress - self.begin) / (self.end - self.begin)) ** 3)
+        ramp = (progress - self.begin) / (self.end - self.begin)
+        return self.target * (1 - (1 - ramp) ** 3)
 
 
-class Pruning(keras.callbacks.Callback):  # type: ignore[misc]
-    """Sits in Keras's fit and makes the masks of each epoch; what is masked stays so."""
+class _Pruning(keras.callbacks.Callback):  # type: ignore[misc]
+    """Update the masks of a model at the start of each epoch; a masked weight stays masked."""
 
     def __init__(self, settings: Magnitude) -> None:
         super().__init__()
         self.settings = settings
 
     def ramp_is_over(self, epoch: int) -> bool:
-        """Return whether the target has been reached in an epoch (counted from 0)."""
+        """Return whether the target has been reached in an epoch, counted from 0."""
         return bool(epoch / self.params["epochs"] >= self.settings.end)
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Mask the smallest."""
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        """Mask the smallest weights or units."""
         share = self.settings.share_at(epoch, self.params["epochs"])
+        if share == 0:
+            return
         for layer in self.model.layers:
-            if isinstance(layer, MaskedDense) and share:
-                layer.mask.assign(
-                    mask(
-                        ops.convert_to_numpy(layer.kernel * layer.mask), share, self.settings.scope
-                    )
-                )
+            if isinstance(layer, MaskedDense):
+                kernel = ops.convert_to_numpy(layer.kernel * layer.mask)
+                layer.mask.assign(mask(kernel, share, self.settings.scope))
 
 
 def mask(kernel: np.ndarray, share: float, scope: str) -> np.ndarray:
-    """Return ones where weights (inputs, units) stay, zeros for the smallest `share` of them or of
-    the units.
+    """Return a mask of a kernel: zeros for its smallest weights or units, ones for the rest.
+
+    Args:
+        kernel: The weights, (inputs, units).
+        share: The share of weights or units to mask, in (0, 1). At least one remains.
+        scope: `weight` or `unit`. The size of a unit is the length of its weights.
+
+    Returns:
+        The mask, (inputs, units) float32.
     """
-    size = np.abs(kernel) if scope == "weight" else np.sqrt(np.square(kernel).sum(axis=0))
+    if scope == "weight":
+        size = np.abs(kernel)
+    else:
+        size = np.sqrt(np.square(kernel).sum(axis=0))
     n_masked = min(round(share * size.size), size.size - 1)
+    smallest = np.argsort(size, axis=None, kind="stable")[:n_masked]
     kept = np.ones(size.size, np.float32)
-    kept[np.argsort(size, axis=None, kind="stable")[:n_masked]] = 0.0
+    kept[smallest] = 0.0
     kept = kept.reshape(size.shape)
     return np.ascontiguousarray(np.broadcast_to(kept, kernel.shape))
-
-
-Array = NDArray[np.float32]
 
 
 def export(model: keras.Model) -> keras.Model:
     """Return a Sequential model of Keras's own layers that gives the same probabilities.
 
-    A hidden unit without weights gives the same output for every example: it is left out, and its
-    output times its outgoing weights goes into the next layer's biases. Under LayerNormalization
-    every unit counts, so all stay.
+    A hidden unit without weights gives the same output for every example. It is removed, and its
+    output times its outgoing weights is added to the biases of the next layer. LayerNormalization
+    computes with every unit, so a model that has it keeps all units.
     """
-    removes = not any(isinstance(layer, keras.layers.LayerNormalization) for layer in model.layers)
-    dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
-    made: list[keras.layers.Layer] = [keras.Input(model.input_shape[1:])]
-    weights: list[list[Array] | None] = [None]
-    alive: NDArray[np.bool_] | None = (
-        None  # units of the last dense layer that stay; None before the first one
+    has_layer_norm = any(
+        isinstance(layer, keras.layers.LayerNormalization) for layer in model.layers
     )
-    values: Any = None  # what its units give where nothing reaches them, (1, units)
+    dense = _dense_layers(model)
+    exported = _Export()
     for layer in model.layers:
-        config = layer.get_config()
         if isinstance(layer, keras.layers.Dense):
-            kernel, bias = _numbers(layer)
-            if alive is not None:
-                bias = bias + np.asarray(ops.convert_to_numpy(values))[0][~alive] @ kernel[~alive]
-                kernel = kernel[alive]
-            values = ops.convert_to_tensor(bias[None])
-            alive = (
-                _reached(kernel) if removes and layer is not dense[-1] else np.ones(len(bias), bool)
-            )
-            settings = {"name": layer.name, "activation": config["activation"], "use_bias": True}
-            made.append(keras.layers.Dense.from_config({**settings, "units": int(alive.sum())}))
-            weights.append([kernel[:, alive], bias[alive]])
-            continue
-        made.append(type(layer).from_config(config))
-        if alive is None:
-            weights.append([np.asarray(w) for w in layer.get_weights()])
-            continue
-        values = layer(values, training=False)
-        weights.append([w[..., alive] for w in layer.get_weights()])
-    exported = keras.Sequential(made, name=model.name)
-    for layer, numbers in zip(made, weights, strict=True):
-        if numbers:
-            layer.set_weights(numbers)
-    return exported
+            is_output = layer is dense[-1]
+            exported.add_dense(layer, keep_all=is_output or has_layer_norm)
+        else:
+            exported.add_other(layer)
+    image = keras.Input(model.input_shape[1:])
+    made = keras.Sequential([image, *exported.layers], name=model.name)
+    for layer, weights in zip(exported.layers, exported.weights, strict=True):
+        if weights:
+            layer.set_weights(weights)
+    return made
 
 
-def _numbers(layer: keras.layers.Dense) -> tuple[Array, Array]:
-    kernel = layer.used(training=False) if isinstance(layer, SparseDense) else layer.kernel
-    bias = ops.convert_to_numpy(layer.bias) if layer.use_bias else np.zeros(layer.units, np.float32)
-    # A mask leaves -0.0 where a weight was negative, whose sign no compressor can foresee; this
-    # makes it 0.0.
-    return np.asarray(ops.convert_to_numpy(kernel)) + np.float32(0.0), np.asarray(bias)
+class _Export:
+    """The new layers of a model and their weights, added from the first layer to the last."""
+
+    def __init__(self) -> None:
+        self.layers: list[keras.Layer] = []
+        self.weights: list[list[_Array]] = []
+        # The units of the last dense layer that stay; None before the first dense layer.
+        self._alive: NDArray[np.bool_] | None = None
+        # The outputs of these units for an example that reaches none of them, (1, units).
+        self._values: _Tensor = None
+
+    def add_dense(self, layer: keras.layers.Dense, keep_all: bool) -> None:
+        """Add a dense layer, without the units that have no weights unless `keep_all` is true."""
+        kernel, bias = _kernel_and_bias(layer)
+        if self._alive is not None:
+            removed = ~self._alive
+            values = np.asarray(ops.convert_to_numpy(self._values))[0]
+            bias = bias + values[removed] @ kernel[removed]
+            kernel = kernel[self._alive]
+        alive = np.ones(len(bias), bool)
+        if not keep_all:
+            alive = _reached(kernel)
+        config = {
+            "name": layer.name,
+            "activation": layer.get_config()["activation"],
+            "use_bias": True,
+            "units": int(alive.sum()),
+        }
+        self.layers.append(keras.layers.Dense.from_config(config))
+        self.weights.append([kernel[:, alive], bias[alive]])
+        self._alive = alive
+        self._values = ops.convert_to_tensor(bias[None])
+
+    def add_other(self, layer: keras.Layer) -> None:
+        """Add a layer of another kind, with its weights for the units that stay."""
+        self.layers.append(type(layer).from_config(layer.get_config()))
+        weights = layer.get_weights()
+        if self._alive is None:
+            self.weights.append([np.asarray(array) for array in weights])
+            return
+        self.weights.append([array[..., self._alive] for array in weights])
+        self._values = layer(self._values, training=False)
 
 
-def _reached(kernel: Array) -> NDArray[np.bool_]:
-    """Return which units have a weight that is not zero; of a layer without any, one stays."""
+def _dense_layers(model: keras.Model) -> list[keras.layers.Dense]:
+    return [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
+
+
+def _kernel_and_bias(layer: keras.layers.Dense) -> tuple[_Array, _Array]:
+    """Return the kernel that a dense layer uses outside training, and its bias or zeros."""
+    used = layer.kernel
+    if isinstance(layer, SparseDense):
+        used = layer.used(training=False)
+    bias = np.zeros(layer.units, np.float32)
+    if layer.use_bias:
+        bias = np.asarray(ops.convert_to_numpy(layer.bias))
+    kernel = np.asarray(ops.convert_to_numpy(used))
+    # A mask leaves -0.0 where a weight was negative. Adding 0.0 makes it 0.0: a compressor cannot
+    # predict the signs of zeros.
+    return kernel + np.float32(0.0), bias
+
+
+def _reached(kernel: _Array) -> NDArray[np.bool_]:
+    """Return which units have a weight that is not zero; if no unit has one, keep the first."""
     reached = (kernel != 0).any(axis=0)
     if not reached.any():
         reached[0] = True
@@ -363,26 +425,36 @@ def _reached(kernel: Array) -> NDArray[np.bool_]:
 
 
 def zero_shares(model: keras.Model) -> list[float]:
-    """Return the share of weights that are zero in each kernel, first to last."""
-    kernels = [
-        _numbers(layer)[0] for layer in model.layers if isinstance(layer, keras.layers.Dense)
-    ]
-    return [float((kernel == 0).mean()) for kernel in kernels]
+    """Return the share of zeros in the kernel of each dense layer, from the first to the last."""
+    shares = []
+    for layer in _dense_layers(model):
+        kernel, _ = _kernel_and_bias(layer)
+        shares.append(float((kernel == 0).mean()))
+    return shares
 
 
-class Weights(NamedTuple):
-    """Weights in the kernels of dense layers, those of them that are not zero, and hidden units."""
+class _Weights(NamedTuple):
+    """The sizes of a model of dense layers.
+
+    Attributes:
+        n_all: Weights in the kernels of the dense layers.
+        n_used: Those of them that are not zero.
+        n_units: Hidden units.
+    """
 
     n_all: int
     n_used: int
     n_units: int
 
 
-def n_weights(model: keras.Model) -> Weights:
-    """Count them."""
-    dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
-    kernels = [_numbers(layer)[0] for layer in dense]
-    used = sum(int(np.count_nonzero(kernel)) for kernel in kernels)
-    return Weights(
-        sum(kernel.size for kernel in kernels), used, sum(layer.units for layer in dense[:-1])
-    )
+def n_weights(model: keras.Model) -> _Weights:
+    """Count the weights and the hidden units of a model of dense layers."""
+    layers = _dense_layers(model)
+    n_all = 0
+    n_used = 0
+    for layer in layers:
+        kernel, _ = _kernel_and_bias(layer)
+        n_all += kernel.size
+        n_used += int(np.count_nonzero(kernel))
+    n_units = sum(layer.units for layer in layers[:-1])
+    return _Weights(n_all, n_used, n_units)

@@ -1,1 +1,1 @@
-"""Bounds of hyperparameters, and the KerasTuner hyperparameters that an Optuna trial fills in."""
+"""Bounds of hyperparameters, and KerasTuner hyperparameters that an Optuna trial draws."""

@@ -1,15 +1,17 @@
-"""What a bound of a hyperparameter is once it has been checked: Fixed, Choices or Range.
+"""The checked bound of one hyperparameter: `Fixed`, `Choices` or `Range`.
 
-Each knows three things: how to draw itself from an Optuna trial, what a study stores for a value
-that people read, and the points of a grid. They differ on the scale `log_complement`, uniform in
-log(1 - x): 0.9, 0.99 and 0.999 are as far apart as they are in effect, for the memory of a momentum
-is 1 / (1 - momentum) steps. Optuna knows no such scale, so a study stores `one_minus_momentum` on a
-log scale, and everything that people read says `momentum`.
+Each kind of bound can draw a value from an Optuna trial, convert a value to what a study stores,
+and return the points of a grid.
+
+The scale `log_complement` is uniform in log(1 - x). On it 0.9, 0.99 and 0.999 are equally far
+apart, as their effects are: the memory of a momentum is 1 / (1 - momentum) steps. Optuna has no
+such scale. A study therefore stores `one_minus_momentum` on a log scale, while everything that
+users read shows `momentum`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, TypeGuard
 
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
 Value = bool | int | float | str
+
+# Names and values of hyperparameters as a study stores them, and the same with several values.
+_Stored = dict[str, Value]
+_Points = dict[str, list[Value]]
 
 COMPLEMENT = "one_minus_"
 
@@ -30,39 +36,42 @@ class Fixed:
     value: Value
 
     def draw(self, trial: BaseTrial, name: str) -> Value:
-        """Return the value; the trial is not asked."""
+        """Return the value; the trial draws nothing."""
         return self.value
 
-    def stored(self, name: str, value: Value) -> dict[str, Value]:
-        """Return nothing: a study does not store what it does not draw."""
+    def stored(self, name: str, value: Value) -> _Stored:
+        """Return nothing: a study does not store a value that it does not draw."""
         return {}
 
-    def points(self, name: str, n: int) -> dict[str, list[Value]]:
-        """Return nothing: a grid does not vary it."""
+    def points(self, name: str, n: int) -> _Points:
+        """Return nothing: a grid does not vary the value."""
         return {}
 
 
 @dataclass(frozen=True)
 class Choices:
-    """A hyperparameter drawn from a list of values that have no order."""
+    """A hyperparameter drawn from a list of values without an order."""
 
     values: tuple[Value, ...]
 
     def draw(self, trial: BaseTrial, name: str) -> Value:
-        """Return the trial's choice."""
+        """Return the value that the trial draws."""
         choice: Value = trial.suggest_categorical(name, self.values)  # type: ignore[assignment]
         return choice
 
-    def stored(self, name: str, value: Value) -> dict[str, Value]:
-        """Return the name and value that Optuna stores."""
+    def stored(self, name: str, value: Value) -> _Stored:
+        """Return the name and the value that Optuna stores.
+
+        Raises:
+            SpaceError: The value is not one of the choices.
+        """
         if value not in self.values:
-            raise SpaceError(
-                f"Expected {name} to be one of {list(self.values)}; received {value!r}."
-            )
+            choices = list(self.values)
+            raise SpaceError(f"Expected {name} to be one of {choices}; received {value!r}.")
         return {name: value}
 
-    def points(self, name: str, n: int) -> dict[str, list[Value]]:
-        """Return every choice, however many points were asked for."""
+    def points(self, name: str, n: int) -> _Points:
+        """Return all choices, whatever `n` is."""
         return {name: list(self.values)}
 
 
@@ -70,7 +79,12 @@ class Choices:
 class Range:
     """A hyperparameter drawn between `low` and `high`, both included.
 
-    `step` is the distance between two values of a linear scale; `integer` draws whole numbers.
+    Attributes:
+        low: The smallest value.
+        high: The largest value.
+        scale: `linear`, `log` or `log_complement`.
+        step: The distance between two values of a linear scale; None draws any value.
+        integer: Whether whole numbers are drawn.
     """
 
     low: float
@@ -78,83 +92,119 @@ class Range:
     scale: str = "linear"
     step: float | None = None
     integer: bool = False
-    complement: bool = field(init=False)
-    store_low: float = field(init=False)
-    store_high: float = field(init=False)
 
-    def __post_init__(self) -> None:
-        complement = self.scale == "log_complement"
-        object.__setattr__(self, "complement", complement)
-        object.__setattr__(self, "store_low", 1 - self.high if complement else self.low)
-        object.__setattr__(self, "store_high", 1 - self.low if complement else self._last())
+    @property
+    def complement(self) -> bool:
+        """Whether a study stores one minus the value."""
+        return self.scale == "log_complement"
 
-    def _last(self) -> float:
-        """Return the last value at or below `high` that the step reaches; Optuna warns of any
-        other.
+    @property
+    def store_low(self) -> float:
+        """The smallest value that a study stores."""
+        if self.complement:
+            return 1 - self.high
+        return self.low
+
+    @property
+    def store_high(self) -> float:
+        """The largest value that a study stores.
+
+        With a step it is the last value at or below `high`, as Optuna warns of any other.
         """
+        if self.complement:
+            return 1 - self.low
         if self.step is None:
             return self.high
-        return self._after(int((_decimal(self.high) - _decimal(self.low)) // _decimal(self.step)))
+        width = _decimal(self.high) - _decimal(self.low)
+        return self._after(int(width // _decimal(self.step)))
 
     def _after(self, n_steps: int) -> float:
-        """Return the value so many steps above `low`, in decimals as Optuna does: 3 steps of 0.1
-        are 0.3.
+        """Return the value that lies `n_steps` above `low`.
+
+        As in Optuna, decimals are added, so that 3 steps of 0.1 are 0.3.
         """
         value = _decimal(self.low) + n_steps * _decimal(self.step or 0)
-        return int(value) if self.integer else float(value)
+        if self.integer:
+            return int(value)
+        return float(value)
 
-    def _name(self, name: str) -> str:
-        return COMPLEMENT + name if self.complement else name
+    def _stored_name(self, name: str) -> str:
+        if self.complement:
+            return COMPLEMENT + name
+        return name
 
     def draw(self, trial: BaseTrial, name: str) -> Value:
-        """Return the trial's number, as people read it."""
+        """Return the number that the trial draws, as users read it."""
+        low = self.store_low
+        high = self.store_high
         log = self.scale != "linear"
         if self.integer:
-            step = 1 if self.step is None else int(self.step)
-            return trial.suggest_int(name, int(self.low), int(self.store_high), step=step, log=log)
-        drawn = trial.suggest_float(
-            self._name(name), self.store_low, self.store_high, step=self.step, log=log
-        )
-        return min(max(1 - drawn, self.low), self.high) if self.complement else drawn
+            step = 1
+            if self.step is not None:
+                step = int(self.step)
+            return trial.suggest_int(name, int(self.low), int(high), step=step, log=log)
+        stored_name = self._stored_name(name)
+        drawn = trial.suggest_float(stored_name, low, high, step=self.step, log=log)
+        if self.complement:
+            return _clipped(1 - drawn, self.low, self.high)
+        return drawn
 
-    def stored(self, name: str, value: Value) -> dict[str, Value]:
-        """Return the name and value that Optuna stores for the value that people read."""
+    def stored(self, name: str, value: Value) -> _Stored:
+        """Return the name and the value that Optuna stores for a value as users read it.
+
+        Raises:
+            SpaceError: The value is not a number between `low` and `high`.
+        """
         if not is_number(value) or not self.low <= float(value) <= self.high:
             raise SpaceError(
                 f"Expected {name} to lie between {self.low} and {self.high}; received {value!r}."
             )
         if not self.complement:
             return {name: value}
-        return {self._name(name): min(max(1 - float(value), self.store_low), self.store_high)}
+        stored = _clipped(1 - float(value), self.store_low, self.store_high)
+        return {self._stored_name(name): stored}
 
-    def points(self, name: str, n: int) -> dict[str, list[Value]]:
-        """Return at most `n` distinct points, evenly spaced on the scale, from end to end; one
-        point is the middle.
+    def points(self, name: str, n: int) -> _Points:
+        """Return at most `n` distinct points from end to end, evenly spaced on the scale.
+
+        A single point is the middle.
         """
-        fractions = [i / (n - 1) for i in range(n)] if n > 1 else [0.5]
-        return {
-            self._name(name): list(dict.fromkeys(self._point(fraction) for fraction in fractions))
-        }
+        if n <= 1:
+            return {self._stored_name(name): [self._point(0.5)]}
+        points: list[Value] = []
+        for i in range(n):
+            point = self._point(i / (n - 1))
+            if point not in points:
+                points.append(point)
+        return {self._stored_name(name): points}
 
     def _point(self, fraction: float) -> float:
-        low, high = self.store_low, self.store_high
+        low = self.store_low
+        high = self.store_high
         if self.step is not None:
             n_steps = round((high - low) / self.step)
             return self._after(round(fraction * n_steps))
-        point = (
-            low + fraction * (high - low)
-            if self.scale == "linear"
-            else low * (high / low) ** fraction
-        )
-        return round(point) if self.integer else min(max(point, low), high)
+        if self.scale == "linear":
+            point = low + fraction * (high - low)
+        else:
+            point = low * (high / low) ** fraction
+        if self.integer:
+            return round(point)
+        return _clipped(point, low, high)
 
 
 Rule = Fixed | Choices | Range
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Tell whether a value is an integer or a float; a bool is neither."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Return whether a value is an integer or a float; a bool is neither."""
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, int | float)
+
+
+def _clipped(value: float, low: float, high: float) -> float:
+    return min(max(value, low), high)
 
 
 def _decimal(value: float) -> Decimal:

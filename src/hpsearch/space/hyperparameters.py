@@ -1,12 +1,15 @@
-"""The KerasTuner hyperparameters that an Optuna trial fills in: any HyperModel can be searched by
-Optuna.
+"""Let Optuna search any KerasTuner HyperModel.
+
+`OptunaHyperParameters` replaces KerasTuner's `HyperParameters` in a build. It draws each
+hyperparameter that the HyperModel asks for from an Optuna trial. A bound of the search comes before
+the range that the HyperModel proposes.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import keras_tuner
 from keras_tuner.engine import hyperparameters as kinds
@@ -20,16 +23,16 @@ if TYPE_CHECKING:
 
 
 class OptunaHyperParameters(keras_tuner.HyperParameters):  # type: ignore[misc]
-    """Hand it to `HyperModel.build`: each `hp.Float(...)` is drawn from the trial, within the
-    space's bounds.
+    """Hyperparameters for `HyperModel.build` that an Optuna trial draws.
 
-    An inactive hyperparameter of a conditional scope is None and is not drawn. After a build,
-    `values` holds all active hyperparameters as people read them (fixed ones too), and `asked`
-    every name that the HyperModel used.
+    Each `hp.Float(...)` is drawn within the bounds of the space. An inactive hyperparameter of a
+    conditional scope is None and is not drawn. After a build, `values` holds all active
+    hyperparameters as users read them, including fixed ones, and `asked` holds every name that the
+    HyperModel used.
 
     Args:
-        trial: Fills in what is searched.
-        space: Bounds that come before what the HyperModel proposes.
+        trial: The trial that draws the values.
+        space: The bounds, which come before what the HyperModel proposes.
     """
 
     def __init__(self, trial: BaseTrial, space: Space) -> None:
@@ -39,53 +42,56 @@ class OptunaHyperParameters(keras_tuner.HyperParameters):  # type: ignore[misc]
 
     @property
     def asked(self) -> list[str]:
-        """Names of all hyperparameters that the HyperModel asked for, inactive ones too, in that
-        order.
+        """Names of all hyperparameters that the HyperModel asked for, in the order of asking.
+
+        Inactive hyperparameters are included.
         """
         return list(self._hps)
 
-    def _retrieve(self, hp: Any) -> Value | None:
-        # KerasTuner keeps a value that is already there, so a name is drawn once, at its first
-        # active use.
+    def _retrieve(self, hp: kinds.HyperParameter) -> Value | None:
+        # KerasTuner keeps a value that is already there. A name is therefore drawn once, at its
+        # first active use.
         if hp.name not in self.values and self.is_active(hp):
-            self.values[hp.name] = self._rule(hp).draw(self._trial, hp.name)
+            rule = self._rule(hp)
+            self.values[hp.name] = rule.draw(self._trial, hp.name)
         value: Value | None = super()._retrieve(hp)
         return value
 
-    def _rule(self, hp: Any) -> Rule:
+    def _rule(self, hp: kinds.HyperParameter) -> Rule:
         if hp.name.startswith(COMPLEMENT):
             raise SpaceError(
                 f"Expected no hyperparameter named {COMPLEMENT}...; the architecture has "
                 f"{hp.name!r}."
             )
         bound = self._bounds.rules.get(hp.name)
-        return proposal(hp) if bound is None else fitted(bound, hp)
+        if bound is None:
+            return _proposal(hp)
+        return _fitted(bound, hp)
 
 
 def ask(hp: keras_tuner.HyperParameters, name: str, rule: Rule) -> Value:
-    """Ask for a hyperparameter that a bound alone proposes, and return its value."""
+    """Ask for a hyperparameter that only a bound proposes, and return its value."""
     if isinstance(rule, Fixed):
         value: Value = hp.Fixed(name, rule.value)
     elif isinstance(rule, Choices):
         value = hp.Choice(name, list(rule.values))
     else:
-        kind = hp.Int if rule.integer else hp.Float
-        value = kind(
-            name,
-            rule.low,
-            rule.high,
-            step=rule.step,
-            sampling="log" if rule.scale == "log" else "linear",
-        )
+        sampling = "linear"
+        if rule.scale == "log":
+            sampling = "log"
+        draw = hp.Float
+        if rule.integer:
+            draw = hp.Int
+        value = draw(name, rule.low, rule.high, step=rule.step, sampling=sampling)
     return value
 
 
-def proposal(hp: Any) -> Rule:
-    """Return what the HyperModel itself proposes for a hyperparameter.
+def _proposal(hp: kinds.HyperParameter) -> Rule:
+    """Return the bound that the HyperModel itself proposes for a hyperparameter.
 
-    KerasTuner's steps on a log scale multiply, which Optuna lacks: they become choices. Its
-    `reverse_log`, which Optuna lacks too, is drawn linearly; a bound with scale log_complement says
-    better what it is used for.
+    Optuna lacks two features of KerasTuner. Steps on a log scale, which multiply, become choices.
+    The sampling `reverse_log` becomes linear; a bound with the scale `log_complement` serves its
+    purpose better.
     """
     if isinstance(hp, kinds.Fixed):
         return Fixed(hp.value)
@@ -95,42 +101,51 @@ def proposal(hp: Any) -> Rule:
         return Choices(tuple(hp.values))
     if hp.sampling != "linear" and hp.step is not None:
         return Choices(tuple(hp.values))
-    scale = "log" if hp.sampling == "log" else "linear"
-    return Range(hp.min_value, hp.max_value, scale, hp.step, integer=isinstance(hp, kinds.Int))
+    scale = "linear"
+    if hp.sampling == "log":
+        scale = "log"
+    integer = isinstance(hp, kinds.Int)
+    return Range(hp.min_value, hp.max_value, scale, hp.step, integer)
 
 
-def fitted(bound: Rule, hp: Any) -> Rule:
-    """Return the bound as this kind of hyperparameter draws it: an `hp.Int` whole numbers, an
-    `hp.Float` floats.
+def _fitted(bound: Rule, hp: kinds.HyperParameter) -> Rule:
+    """Return a bound with values of the type that a hyperparameter draws.
+
+    `hp.Int` draws whole numbers, and `hp.Float` draws floats.
 
     Raises:
-        SpaceError: The bound holds values that the HyperModel could not use.
+        SpaceError: The bound holds values that the HyperModel cannot use.
     """
     if isinstance(bound, Fixed):
         return Fixed(_fitted_value(bound.value, hp))
     if isinstance(bound, Choices):
-        return Choices(tuple(_fitted_value(value, hp) for value in bound.values))
-    if _kind(hp) is int and bound.integer:
+        values = [_fitted_value(value, hp) for value in bound.values]
+        return Choices(tuple(values))
+    kind = _kind(hp)
+    if kind is int and bound.integer:
         return bound
-    if _kind(hp) is float:
+    if kind is float:
         return replace(bound, low=float(bound.low), high=float(bound.high), integer=False)
     received = f"low={bound.low}, high={bound.high}"
     raise SpaceError(f"Expected space.bounds.{hp.name} to hold {_wanted(hp)}; received {received}.")
 
 
-def _fitted_value(value: Value, hp: Any) -> Value:
+def _fitted_value(value: Value, hp: kinds.HyperParameter) -> Value:
     kind = _kind(hp)
-    if kind is float and is_number(value):
-        return float(value)
-    if kind is int and is_number(value) and math.floor(float(value)) == value:
-        return int(value)
-    # A number beyond the HyperModel's own list works as well as one of it; another word could not.
+    if is_number(value):
+        if kind is float:
+            return float(value)
+        if kind is int and math.floor(float(value)) == value:
+            return int(value)
+    # A number outside the HyperModel's own list works as well as a number of the list. Another
+    # word does not work.
     if isinstance(value, kind) and (kind is bool or value in getattr(hp, "values", ())):
         return value
     raise SpaceError(f"Expected space.bounds.{hp.name} to hold {_wanted(hp)}; received {value!r}.")
 
 
-def _kind(hp: Any) -> type[bool] | type[int] | type[float] | type[str]:
+def _kind(hp: kinds.HyperParameter) -> type[Value]:
+    """Return the type of a hyperparameter's values."""
     if isinstance(hp, kinds.Float):
         return float
     if isinstance(hp, kinds.Int):
@@ -142,6 +157,14 @@ def _kind(hp: Any) -> type[bool] | type[int] | type[float] | type[str]:
     return float
 
 
-def _wanted(hp: Any) -> str:
-    words = {bool: "true or false", int: "whole numbers", float: "numbers"}
-    return words.get(_kind(hp), f"one of {', '.join(map(str, hp.values))}")
+def _wanted(hp: kinds.HyperParameter) -> str:
+    """Return in words which values a hyperparameter can have."""
+    kind = _kind(hp)
+    if kind is bool:
+        return "true or false"
+    if kind is int:
+        return "whole numbers"
+    if kind is float:
+        return "numbers"
+    words = ", ".join(map(str, hp.values))
+    return f"one of {words}"
