@@ -109,7 +109,7 @@ def test_order_with_a_batch_larger_than_the_data_is_one_batch() -> None:
 
 @pytest.mark.parametrize("sgd", [False, True])
 def test_equals_keras_fit_on_the_same_batches(data: Any, sgd: bool) -> None:
-    """With dropout at 0 nothing is random but the order, so plain train_on_batch is the reference."""
+    """With dropout at 0 only the order is random, so plain train_on_batch is the reference."""
     ours = train(program(build(0.0, sgd=sgd), data), build(0.0, sgd=sgd))
     model = build(0.0, sgd=sgd)
     for epoch in range(2):

@@ -218,10 +218,9 @@ class _Walk:
             namespace: The globals of a function, or the content of a module.
         """
         for name in names:
+            found: object = sys.modules.get(name)  # the code may import it
             if name in namespace:
                 found = namespace[name]
-            else:
-                found = sys.modules.get(name)  # the code may import it
             if isinstance(found, types.ModuleType):
                 self.module(names, found)
             elif name in namespace:
