@@ -1,1 +1,1 @@
-"""Training steps as compiled programs, and the proof that they train the same model."""
+"""Compile training steps into programs, and prove that a program trains a model as Keras does."""

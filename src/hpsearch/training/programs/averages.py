@@ -1,49 +1,47 @@
-"""Averaged weights whose window grows with the steps so far, up to its full size."""
+"""Average the weights of a model over a window that grows with the number of training steps."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
+from keras import ops
 
-SHARE = 5  # the average looks back over a fifth of the steps so far
+_SHARE = 5  # the window is a fifth of the steps so far
 
 
-def grow_window(optimizer: keras.optimizers.Optimizer, most: float) -> None:
+def grow_window(optimizer: keras.Optimizer, most: float) -> None:
     """Let `optimizer` keep min(most, t / (t + 5)) of its averages in step t = 0, 1, ...
 
-    With a constant share the initial weights would count for 37 per cent after a whole window,
-    which spoils the first epochs, those that pruning looks at. Here they fade with t ** -5 (the
-    power function averages of Karras et al. 2024, "Analyzing and Improving the Training Dynamics of
-    Diffusion Models").
+    With a constant share, the initial weights would still count for 37 per cent after a whole
+    window. That would spoil the first epochs, and pruning looks at these. With the growing share,
+    the initial weights fade with t ** -5 (the power function averages of Karras et al. 2024,
+    "Analyzing and Improving the Training Dynamics of Diffusion Models").
 
     Args:
-        optimizer: With `use_ema`.
-        most: What averages keep of themselves once the window has its size, in (0, 1).
+        optimizer: An optimizer with `use_ema=True`.
+        most: The share that the averages keep once the window has its full size, in (0, 1).
     """
 
     class Growing(type(optimizer)):  # type: ignore[misc]
         @property
-        def ema_momentum(self) -> Any:
-            steps = keras.ops.cast(self.iterations, "float32")
-            return keras.ops.minimum(most, steps / (steps + SHARE))
+        def ema_momentum(self) -> keras.KerasTensor:
+            steps = ops.cast(self.iterations, "float32")
+            return ops.minimum(most, steps / (steps + _SHARE))
 
         @ema_momentum.setter
         def ema_momentum(self, value: float) -> None:
-            """Keras sets what its configuration says."""
+            """Ignore the share that Keras sets from the optimizer's configuration."""
 
     optimizer.__class__ = Growing
 
 
-def average_weights(optimizer: keras.optimizers.Optimizer, most: float) -> None:
-    """Let an optimizer that is not built yet average the weights that it trains, as `grow_window`
-    says.
-    """
-    optimizer.use_ema, optimizer.ema_momentum = True, most
+def average_weights(optimizer: keras.Optimizer, most: float) -> None:
+    """Let an optimizer that is not built yet average the weights, as in `grow_window`."""
+    optimizer.use_ema = True
+    optimizer.ema_momentum = most
     grow_window(optimizer, most)
 
 
-def averages_of(optimizer: keras.optimizers.Optimizer) -> list[Any]:
+def averages_of(optimizer: keras.Optimizer) -> list[keras.Variable]:
     """Return the variables of the averages, in the order of the trainable variables."""
-    averages: list[Any] = optimizer._model_variables_moving_average
+    averages: list[keras.Variable] = optimizer._model_variables_moving_average
     return averages

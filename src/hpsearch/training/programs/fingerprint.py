@@ -1,11 +1,13 @@
-"""A digest of all that a built model is, beside the numbers that a compiled program takes from
-outside.
+"""Compute the fingerprint of a model: a digest of all that decides how the model trains.
 
-A model's config does not hold all of it: attributes that were set after a layer was made, arrays
-that a layer adapted to data, flags of sublayers, functions, what an optimizer was told after it was
-made. So the objects themselves are walked, with all their attributes. Two models with one digest
-differ in nothing but the values of their variables and in learning rate, momentum and dropout
-rates, so one program can train both.
+Two models with the same fingerprint differ only in the values of their variables and in learning
+rate, momentum and dropout rates. A compiled program reads these from outside, so one program can
+train both models.
+
+A model's config does not hold everything that counts. It lacks attributes that were set after a
+layer was made, arrays that a layer adapted to data, flags of sublayers, functions, and what an
+optimizer was told after it was made. The digest is therefore taken of the objects themselves: of
+the model and of all objects that it reaches through attributes.
 """
 
 from __future__ import annotations
@@ -28,19 +30,21 @@ from hpsearch.models.loss_and_optimizer import MOMENTUMS
 from hpsearch.models.own_code import names_of_distributions
 from hpsearch.training.programs.inputs import dropouts, is_momentum
 
-# Attributes that Keras, TensorFlow and JAX keep for themselves and that follow from the others; see
-# `_follows`.
+# Keras, TensorFlow and JAX keep these attributes for themselves. They follow from other attributes,
+# so `_follows` leaves them out.
 _SKIPPED = frozenset({
-    "name", "_name", "path", "_path", "_parent_path", "_auto_config", "_tracker", "_inbound_nodes", "_outbound_nodes",
-    "_lock", "_called", "_nodes", "_nodes_by_depth", "_operations_by_depth", "_operations", "_compile_config",
-    "history",
-    "train_function", "test_function", "predict_function", "_compiled_trainable_state", "_trainable_variables_indices",
-    "_trainable_variables", "_obj_type", "_default_value_builder", "_build_shapes_dict", "_call_has_context_arg",
-    "_call_context_args", "_jax_state", "_jax_state_synced", "_losses", "_loss_ids", "_losses_override", "_seed",
-    "_distribute_strategy", "_tracked", "_initial_seed", "_init_seed", "_self_setattr_tracking", "_layers_cache",
+    "_auto_config", "_build_shapes_dict", "_call_context_args", "_call_has_context_arg", "_called",
+    "_compile_config", "_compiled_trainable_state", "_default_value_builder",
+    "_distribute_strategy", "_inbound_nodes", "_init_seed", "_initial_seed", "_jax_state",
+    "_jax_state_synced", "_layers_cache", "_lock", "_loss_ids", "_losses", "_losses_override",
+    "_name", "_nodes", "_nodes_by_depth", "_obj_type", "_operations", "_operations_by_depth",
+    "_outbound_nodes", "_parent_path", "_path", "_seed", "_self_setattr_tracking", "_tracked",
+    "_tracker", "_trainable_variables", "_trainable_variables_indices", "history", "name", "path",
+    "predict_function", "test_function", "train_function",
 })  # fmt: skip
 _SKIPPED_BEGINNINGS = ("_self_", "_saved_model_", "_keras_api_", "_obj_reference_counts")
-HEAP_TYPE = 1 << 9  # Python's flag of classes that a `class` statement made
+_SKIPPED_OF_CLASSES = ("__dict__", "__weakref__", "__doc__", "__module__", "__annotations__")
+_HEAP_TYPE = 1 << 9  # the flag of classes that were made by a `class` statement
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...), np.generic)
 
 
@@ -49,7 +53,13 @@ class UnknownStateError(Exception):
 
 
 def fingerprint(model: keras.Model) -> str:
-    """Return the digest of a built and compiled model; it is the same in every process.
+    """Return the digest of a model; it is the same in every process.
+
+    Args:
+        model: A model that is built and compiled.
+
+    Returns:
+        A SHA-256 digest of 64 hexadecimal digits.
 
     Raises:
         UnknownStateError: The model holds something whose state cannot be compared, such as a
@@ -59,35 +69,46 @@ def fingerprint(model: keras.Model) -> str:
 
 
 class _Walk:
-    """One walk over the objects of a model; each is described once, and by its number afterwards."""
+    """One walk over the objects of a model, each of which is described once.
+
+    Where an object appears again, its number stands for it.
+    """
 
     def __init__(self, model: keras.Model) -> None:
         self.model = model
         self.hash = hashlib.sha256()
         self.numbers: dict[int, int] = {}
-        self.modules: set[tuple[int, tuple[str, ...]]] = (
-            set()
-        )  # with the names that were looked for
-        self.kept: list[Any] = []  # temporary objects must live, or another one would get their id
-        known = [
-            *model.variables,
-            *getattr(model.optimizer, "variables", []),
-            *model.metrics_variables,
-        ]
+        # Ids of the modules that were described, with the names that were looked up in them.
+        self.modules: set[tuple[int, tuple[str, ...]]] = set()
+        # Visited objects are kept alive. Otherwise another object could get the id of one.
+        self.kept: list[object] = []
+        known = [*model.variables, *model.metrics_variables]
+        known += getattr(model.optimizer, "variables", [])
         self.known_variables = {id(v) for v in known}
         self.input_layers = {id(layer) for layer in dropouts(model)}
         self.names = self._names()
 
     def _names(self) -> dict[str, str]:
-        """Keras numbers its names on and on; what counts is which object a name stands for."""
-        layers = [layer for layer in self.model._flatten_layers() if isinstance(layer, keras.Layer)]
-        operations = [op for layer in layers for op in getattr(layer, "_operations", ())]
+        """Return a place for each name, because Keras goes on numbering the names that it gives.
+
+        Only the object that a name stands for counts.
+        """
+        layers = []
+        operations: list[keras.Operation] = []
+        for layer in self.model._flatten_layers():
+            if isinstance(layer, keras.Layer):
+                layers.append(layer)
+                operations.extend(getattr(layer, "_operations", ()))
         named = [*layers, *operations, self.model.optimizer, *self.model.metrics]
-        return {thing.name: f"@{place}" for place, thing in reversed(list(enumerate(named)))}
+        names: dict[str, str] = {}
+        for place, thing in enumerate(named):
+            names.setdefault(thing.name, f"@{place}")
+        return names
 
     def digest(self) -> str:
-        """Describe the model and what it was compiled with."""
-        self.add(keras.config.floatx(), keras.config.epsilon(), keras.config.image_data_format())
+        """Describe Keras's settings and the model, and return the digest."""
+        config = keras.config
+        self.add(config.floatx(), config.epsilon(), config.image_data_format())
         self.visit(self.model)
         return self.hash.hexdigest()
 
@@ -95,8 +116,8 @@ class _Walk:
         """Add words to the digest."""
         self.hash.update(repr(words).encode())
 
-    def visit(self, value: Any) -> None:
-        """Describe `value` and all that it holds."""
+    def visit(self, value: object) -> None:
+        """Describe an object and all that it holds."""
         if isinstance(value, str):
             self.add(self.names.get(value, value))
         elif isinstance(value, _PLAIN):
@@ -108,7 +129,8 @@ class _Walk:
             self.kept.append(value)
             self._describe(value)
 
-    def _describe(self, value: Any) -> None:
+    def _describe(self, value: object) -> None:
+        """Describe an object by the first entry of `_KINDS` that fits it."""
         for kinds, describe in _KINDS:
             if isinstance(value, kinds):
                 describe(self, value)
@@ -122,11 +144,12 @@ class _Walk:
         """Describe an array by its content."""
         if value.dtype == object:
             self.items(value.ravel().tolist())
-        else:
-            content = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
-            self.add("array", str(value.dtype), value.shape, content)
+            return
+        content = np.ascontiguousarray(value).tobytes()
+        digest = hashlib.sha256(content).hexdigest()
+        self.add("array", str(value.dtype), value.shape, digest)
 
-    def items(self, values: Iterable[Any]) -> None:
+    def items(self, values: Iterable[object]) -> None:
         """Describe a sequence."""
         values = list(values)
         self.add("items", len(values))
@@ -140,88 +163,99 @@ class _Walk:
             self.visit(key)
             self.visit(value)
 
-    def unordered(self, values: Any) -> None:
+    def unordered(self, values: Iterable[object]) -> None:
         """Describe a set of plain values."""
-        if not all(isinstance(value, _PLAIN) for value in values):
-            raise UnknownStateError(f"it holds a {type(values).__name__} of objects")
+        for value in values:
+            if not isinstance(value, _PLAIN):
+                raise UnknownStateError(f"it holds a {type(values).__name__} of objects")
         self.add("set", sorted(map(repr, values)))
 
-    def variable(self, value: Any) -> None:
-        """Describe a variable; its value is loaded into the program, so it does not count."""
+    def variable(self, value: keras.Variable) -> None:
+        """Describe a variable without its value, which is loaded into the program."""
         if id(value) not in self.known_variables:
             raise UnknownStateError(f"it holds a variable that Keras does not track: {value.name}")
-        self.add(
-            "variable", tuple(value.shape), str(value.dtype), value.trainable, value.aggregation
-        )
+        shape = tuple(value.shape)
+        self.add("variable", shape, str(value.dtype), value.trainable, value.aggregation)
         for extra in ("constraint", "regularizer", "overwrite_with_gradient"):
             self.visit(getattr(value, extra, None))
 
-    def symbol(self, value: Any) -> None:
-        """Describe a symbolic tensor by where it comes from."""
+    def symbol(self, value: keras.KerasTensor) -> None:
+        """Describe a symbolic tensor by the operation that it comes from."""
         self.add("symbol", tuple(value.shape), str(value.dtype))
         origin = getattr(value, "_keras_history", None)
         if origin is None:
             return
         self.visit(origin.operation)
         self.add(origin.node_index, origin.tensor_index)
-        if origin.node_index < len(origin.operation._inbound_nodes):
-            node = origin.operation._inbound_nodes[origin.node_index]
-            if id(node) not in self.numbers:
-                self.numbers[id(node)] = len(self.numbers)
-                self.items(node.arguments.args)
-                self.mapping(node.arguments.kwargs)
+        nodes = origin.operation._inbound_nodes
+        if origin.node_index >= len(nodes):
+            return
+        node = nodes[origin.node_index]
+        if id(node) not in self.numbers:
+            self.numbers[id(node)] = len(self.numbers)
+            self.items(node.arguments.args)
+            self.mapping(node.arguments.kwargs)
 
     def function(self, value: types.FunctionType) -> None:
-        """Describe a function: a library's by its name, another by its code and all that it reads."""
+        """Describe a function of a library by its name, another by its code and all it reads."""
         self.add("function", value.__module__, value.__qualname__)
         if _is_of_library(value):
             return
-        self.code(value.__code__)
+        code = value.__code__
+        self.code(code)
         self.visit(value.__defaults__)
         self.visit(value.__kwdefaults__)
         for cell in value.__closure__ or ():
             self.visit(_content(cell))
-        self.read(tuple(_names_in(value.__code__)), value.__globals__)
+        self.read(tuple(_names_in(code)), value.__globals__)
 
-    def read(self, names: tuple[str, ...], namespace: Mapping[str, Any]) -> None:
-        """Describe what code reads in a namespace by the names that it mentions, and in modules by
-        the same names.
+    def read(self, names: tuple[str, ...], namespace: Mapping[str, object]) -> None:
+        """Describe what code reads in a namespace.
+
+        Args:
+            names: The names that the code mentions. They are looked up in the namespace, and in
+                the modules that it holds.
+            namespace: The globals of a function, or the content of a module.
         """
         for name in names:
-            found = (
-                namespace[name] if name in namespace else sys.modules.get(name)
-            )  # which the code may import
+            found: object = sys.modules.get(name)  # the code may import it
+            if name in namespace:
+                found = namespace[name]
             if isinstance(found, types.ModuleType):
                 self.module(names, found)
             elif name in namespace:
                 self.visit(found)
 
     def module(self, names: tuple[str, ...], value: types.ModuleType) -> None:
-        """Describe what code reads in a module: in a library's, plain data alone may change between
-        two trials.
+        """Describe what code reads in a module by these names.
+
+        In a library's module, only plain data may change between two trials.
         """
-        if (id(value), names) in self.modules:
+        key = (id(value), names)
+        if key in self.modules:
             return
-        self.modules.add((id(value), names))
+        self.modules.add(key)
+        content = vars(value)
         if not is_library(value.__name__):
-            self.read(names, vars(value))
+            self.read(names, content)
             return
         for name in names:
-            if _is_plain(vars(value).get(name)):
-                self.visit(vars(value)[name])
+            if _is_plain(content.get(name)):
+                self.visit(content[name])
 
     def own_module(self, value: types.ModuleType) -> None:
-        """Describe a module that an object holds: a library's by its name, another by all that it
-        has.
-        """
+        """Describe a library's module by its name, another by all that it holds."""
         self.add("module", value.__name__)
-        if not is_library(value.__name__):
-            self.mapping(
-                {name: found for name, found in vars(value).items() if not name.startswith("__")}
-            )
+        if is_library(value.__name__):
+            return
+        content = {}
+        for name, found in vars(value).items():
+            if not name.startswith("__"):
+                content[name] = found
+        self.mapping(content)
 
     def code(self, value: types.CodeType) -> None:
-        """Describe what a function does."""
+        """Describe the code of a function, with the functions inside it."""
         self.add(value.co_code, value.co_names, value.co_varnames)
         for constant in value.co_consts:
             if isinstance(constant, types.CodeType):
@@ -235,32 +269,30 @@ class _Walk:
         self.visit(value.__self__)
 
     def part(self, value: functools.partial[Any]) -> None:
-        """Describe a partial."""
+        """Describe a `functools.partial`."""
         self.visit(value.func)
         self.items(value.args)
         self.mapping(value.keywords)
 
     def kind(self, value: type) -> None:
-        """Describe a class: a library's by its name, another by its code too."""
+        """Describe a library's class by its name, another by its code too."""
         self.add("class", value.__module__, value.__qualname__)
         if _is_of_library(value):
             return
         for base in value.__bases__:
             self.visit(base)
         for name, member in sorted(vars(value).items()):
-            if name not in ("__dict__", "__weakref__", "__doc__", "__module__", "__annotations__"):
+            if name not in _SKIPPED_OF_CLASSES:
                 self.add(name)
                 self.visit(member)
 
     def named(self, value: Any) -> None:
-        """Describe what its name tells wholly."""
-        self.add(
-            type(value).__name__,
-            getattr(value, "__module__", ""),
-            getattr(value, "__qualname__", value.__name__),
-        )
+        """Describe an object that its name identifies, such as a built-in function."""
+        module = getattr(value, "__module__", "")
+        name = getattr(value, "__qualname__", value.__name__)
+        self.add(type(value).__name__, module, name)
 
-    def wrapped(self, value: Any) -> None:
+    def wrapped(self, value: object) -> None:
         """Describe a property, a class method or a static method."""
         self.add(type(value).__name__)
         for name in ("fget", "fset", "__func__"):
@@ -270,20 +302,22 @@ class _Walk:
         """Describe a regular expression."""
         self.add("pattern", value.pattern, value.flags)
 
-    def policy(self, value: Any) -> None:
+    def policy(self, value: keras.dtype_policies.DTypePolicy) -> None:
         """Describe a dtype policy."""
         self.add("policy", type(value).__name__, value.name)
 
-    def nothing(self, value: Any) -> None:
-        """Pass over what has no state that training could see; an initializer has done its work."""
+    def nothing(self, value: object) -> None:
+        """Describe an object by its class alone, because training cannot see its state.
+
+        Locks and weak references are such objects. So are initializers of a model that is built.
+        """
         self.add(type(value).__name__)
 
-    def thing(self, value: Any) -> None:
+    def thing(self, value: object) -> None:
         """Describe an object by its class and all its attributes."""
         self.visit(type(value))
-        if isinstance(
-            value, keras.Metric
-        ):  # which is built with the first batch, and reset before each epoch
+        if isinstance(value, keras.Metric):
+            # Its variables are made with the first batch, and reset before each epoch.
             self.known_variables.update(id(v) for v in value.variables)
         if _is_native(type(value)):
             self.reduced(value)
@@ -296,76 +330,94 @@ class _Walk:
                 self.add(name)
                 self.visit(attributes[name])
 
-    def reduced(self, value: Any) -> None:
+    def reduced(self, value: object) -> None:
         """Describe an object without attributes by what `copy` would make it from."""
         try:
             made_of = value.__reduce_ex__(4)
         except TypeError as error:
-            raise UnknownStateError(
-                f"it holds a {type(value).__name__}, whose state cannot be compared"
-            ) from error
+            kind = type(value).__name__
+            message = f"it holds a {kind}, whose state cannot be compared"
+            raise UnknownStateError(message) from error
         if isinstance(made_of, str):
             self.add(made_of)
             return
         for part in made_of:
-            self.items(part) if isinstance(part, Iterator) else self.visit(part)
+            if isinstance(part, Iterator):
+                self.items(part)
+            else:
+                self.visit(part)
 
-    def _inputs(self, value: Any) -> set[str]:
-        """Return the attributes of `value` that a program takes from outside."""
+    def _inputs(self, value: object) -> set[str]:
+        """Return the attributes of an object that a program takes from outside."""
         if id(value) in self.input_layers:
             return {"rate", "seed_generator", "_seed_generators", "seed"}
         if isinstance(value, keras.Optimizer):
             inputs = {name for name in MOMENTUMS if is_momentum(value, name)}
-            rate = getattr(value, "_learning_rate", None)
-            return inputs | ({"_learning_rate"} if isinstance(rate, keras.Variable) else set())
-        return {"seed"} if isinstance(value, keras.random.SeedGenerator) else set()
+            if isinstance(getattr(value, "_learning_rate", None), keras.Variable):
+                inputs.add("_learning_rate")
+            return inputs
+        if isinstance(value, keras.random.SeedGenerator):
+            return {"seed"}
+        return set()
 
 
 def _is_native(kind: type) -> bool:
-    """Return whether objects of a class hold more than their attributes: it, or a class below it,
-    is no Python code.
+    """Return whether objects of a class may hold more than their attributes.
+
+    They do where the class, or one of its base classes, is not written in Python.
     """
-    return any(cls is not object and not cls.__flags__ & HEAP_TYPE for cls in kind.__mro__)
+    classes = [cls for cls in kind.__mro__ if cls is not object]
+    return not all(cls.__flags__ & _HEAP_TYPE for cls in classes)
 
 
 def _follows(kind: type, name: str) -> bool:
-    """Return whether an attribute of this name follows from the others: a library's code sets it,
-    and no other code.
+    """Return whether an attribute of this name follows from the others.
+
+    It does where only a library's code sets it.
     """
     if name not in _SKIPPED and not name.startswith(_SKIPPED_BEGINNINGS):
         return False
     setters = [cls for cls in kind.__mro__ if name in _set_by(cls)]
-    return all(is_library(cls.__module__) for cls in setters or kind.__mro__[:1])
+    if not setters:
+        setters = [kind]
+    return all(is_library(cls.__module__) for cls in setters)
 
 
 @functools.cache
 def _set_by(cls: type) -> frozenset[str]:
     """Return the attributes that the methods of a class set."""
-    codes = [
-        member.__code__ for member in map(_plain_function, vars(cls).values()) if member is not None
-    ]
-    return frozenset(
-        instruction.argval
-        for code in codes
-        for instruction in _instructions(code)
-        if instruction.opname == "STORE_ATTR"
-    )
+    found = set()
+    for member in vars(cls).values():
+        function = _plain_function(member)
+        if function is None:
+            continue
+        for instruction in _instructions(function.__code__):
+            if instruction.opname == "STORE_ATTR":
+                found.add(instruction.argval)
+    return frozenset(found)
 
 
-def _plain_function(member: Any) -> types.FunctionType | None:
+def _plain_function(member: object) -> types.FunctionType | None:
+    """Return the function inside a property, a method or a wrapper; None where there is none."""
     for name in ("fset", "__func__", "__wrapped__"):
-        member = getattr(member, name, None) or member
-    return member if isinstance(member, types.FunctionType) else None
+        inner = getattr(member, name, None)
+        if inner:
+            member = inner
+    if isinstance(member, types.FunctionType):
+        return member
+    return None
 
 
 def _instructions(code: types.CodeType) -> Iterator[dis.Instruction]:
+    """Yield the instructions of code, with those of the functions inside it."""
     yield from dis.get_instructions(code)
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _instructions(constant)
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
+    """Return whether an object is plain data, or a collection of plain data."""
     if isinstance(value, Mapping):
         return all(map(_is_plain, value.values()))
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -373,36 +425,44 @@ def _is_plain(value: Any) -> bool:
     return value is not None and isinstance(value, (*_PLAIN, np.ndarray))
 
 
-def _attributes(value: Any) -> dict[str, Any]:
+def _attributes(value: object) -> dict[str, object]:
+    """Return the attributes of an object by name, those in slots too."""
     found = dict(getattr(value, "__dict__", {}))
     for cls in type(value).__mro__:
         slots = vars(cls).get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if hasattr(value, name) and name not in ("__weakref__", "__dict__"):
+        if isinstance(slots, str):
+            slots = (slots,)
+        for name in slots:
+            if name not in ("__weakref__", "__dict__") and hasattr(value, name):
                 found[name] = getattr(value, name)
     return found
 
 
-def _content(cell: Any) -> Any:
+def _content(cell: types.CellType) -> object:
+    """Return what a cell of a closure holds; None where it is empty."""
     try:
         return cell.cell_contents
-    except ValueError:  # it is empty
+    except ValueError:
         return None
 
 
 def _names_in(code: types.CodeType) -> list[str]:
-    """Return the names that code mentions, those in strings included: of globals, attributes and
-    imported modules.
+    """Return the names that code mentions, sorted.
+
+    They are the names of globals, attributes and imported modules, and all strings, because a
+    string may name an attribute.
     """
-    found = {*code.co_names, *(c for c in code.co_consts if isinstance(c, str))}
-    inner = [name for c in code.co_consts if isinstance(c, types.CodeType) for name in _names_in(c)]
-    return sorted({*found, *inner})
+    found = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, str):
+            found.add(constant)
+        elif isinstance(constant, types.CodeType):
+            found.update(_names_in(constant))
+    return sorted(found)
 
 
-def _is_of_library(value: Any) -> bool:
-    """Return whether a class or function is an installed library's, which does not change between
-    two trials.
-    """
+def _is_of_library(value: type | types.FunctionType) -> bool:
+    """Return whether a class or function is a library's, which is the same in all trials."""
     return "<locals>" not in value.__qualname__ and is_library(value.__module__)
 
 
@@ -413,10 +473,24 @@ def is_library(module: str | None) -> bool:
     if root in sys.stdlib_module_names or root == "hpsearch":
         return True
     file = getattr(sys.modules.get(root), "__file__", None) or ""
-    return "site-packages" in file or "dist-packages" in file or root in names_of_distributions()
+    if "site-packages" in file or "dist-packages" in file:
+        return True
+    return root in names_of_distributions()
 
 
-_KINDS: list[tuple[Any, Callable[[_Walk, Any], None]]] = [
+_NAMED = (
+    types.BuiltinFunctionType,
+    types.MethodDescriptorType,
+    types.WrapperDescriptorType,
+    np.ufunc,
+    types.GetSetDescriptorType,
+    types.MemberDescriptorType,
+)
+_LOCKS = (type(threading.Lock()), type(threading.RLock()))
+_WITHOUT_STATE = (threading.local, *_LOCKS, weakref.ref)
+# The kinds of objects that are not described by their attributes, and the methods that describe
+# them. The first entry that fits an object counts.
+_KINDS: list[tuple[type | tuple[type, ...], Callable[[_Walk, Any], None]]] = [
     (np.ndarray, _Walk.array),
     (keras.Variable, _Walk.variable),
     (keras.KerasTensor, _Walk.symbol),
@@ -428,11 +502,10 @@ _KINDS: list[tuple[Any, Callable[[_Walk, Any], None]]] = [
     (functools.partial, _Walk.part),
     (types.ModuleType, _Walk.own_module),
     (type, _Walk.kind),
-    ((types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, np.ufunc,
-      types.GetSetDescriptorType, types.MemberDescriptorType), _Walk.named),
+    (_NAMED, _Walk.named),
     ((property, classmethod, staticmethod), _Walk.wrapped),
-    ((threading.local, type(threading.Lock()), type(threading.RLock()), weakref.ref), _Walk.nothing),
+    (_WITHOUT_STATE, _Walk.nothing),
     (Mapping, _Walk.mapping),
     ((list, tuple), _Walk.items),
     ((set, frozenset), _Walk.unordered),
-]  # fmt: skip
+]

@@ -1,10 +1,16 @@
-"""Numbers that a compiled program reads at each call: learning rate, momentum, dropout rates."""
+"""Turn learning rate, momentum and dropout rates into inputs of a compiled program.
+
+A program reads its inputs from variables at each call, so it can train one model after another
+with other numbers. The functions here find these numbers in a model, and put the variables in
+their places.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import keras
+from keras import ops
 from keras.src.models.functional import Functional
 
 from hpsearch.models.dropout_masks import alpha_dropped, dropped, uniform_like
@@ -15,7 +21,8 @@ class ProgramInput(keras.Variable):  # type: ignore[misc]
     """A number that a compiled program reads at each call.
 
     Keras leaves parts of a step out where `rate > 0` or `momentum != 0` is false in Python. A
-    program must hold those parts whatever the number is, so to Python an input is never zero.
+    program must hold those parts whatever the number is. An input therefore compares as greater
+    than every number and as equal to none.
     """
 
     def __init__(self, value: float, name: str) -> None:
@@ -34,7 +41,7 @@ class ProgramInput(keras.Variable):  # type: ignore[misc]
 
 
 class _RateInput:
-    """Mixed into a dropout layer: the rate that its constructor sets becomes an input."""
+    """A mixin for dropout layers that turns the rate set by the constructor into an input."""
 
     @property
     def rate(self) -> ProgramInput:
@@ -46,92 +53,108 @@ class _RateInput:
 
 
 class _LiveDropout(_RateInput, keras.layers.Dropout):  # type: ignore[misc]
-    """Keras's own asks in Python whether its rate is 0 or 1, which a number that is read at each
-    call cannot answer.
+    """Dropout whose rate is an input.
 
-    And it draws by TensorFlow's generator, of which XLA makes code so slow on a CPU that it took
-    most of a step.
+    Keras's layer asks in Python whether its rate is 0 or 1, which an input cannot answer. It also
+    draws from TensorFlow's generator. XLA makes such slow code of this generator on a CPU that it
+    took most of the time of a step.
     """
 
     def call(self, inputs: Any, training: bool = False) -> Any:
-        return (
-            dropped(inputs, uniform_like(inputs, self.seed_generator.next()), self.rate)
-            if training
-            else inputs
-        )
+        if not training:
+            return inputs
+        words = uniform_like(inputs, self.seed_generator.next())
+        return dropped(inputs, words, self.rate)
 
 
 class _LiveAlphaDropout(_RateInput, keras.layers.AlphaDropout):  # type: ignore[misc]
     def call(self, inputs: Any, training: bool = False) -> Any:
-        return (
-            alpha_dropped(inputs, uniform_like(inputs, self.seed_generator.next()), self.rate)
-            if training
-            else inputs
-        )
+        if not training:
+            return inputs
+        words = uniform_like(inputs, self.seed_generator.next())
+        return alpha_dropped(inputs, words, self.rate)
 
 
-LIVE = {keras.layers.Dropout: _LiveDropout, keras.layers.AlphaDropout: _LiveAlphaDropout}
+_LIVE = {
+    keras.layers.Dropout: _LiveDropout,
+    keras.layers.AlphaDropout: _LiveAlphaDropout,
+}
 
 
-def is_dropout(layer: keras.layers.Layer) -> bool:
-    """Return whether the rate of `layer` can be an input; other kinds of dropout are part of the
-    program.
+def _is_dropout(layer: keras.Layer) -> bool:
+    """Return whether the rate of a layer can be an input.
+
+    Other kinds of dropout are compiled into the program with their rates.
     """
-    return (type(layer) in LIVE and layer.noise_shape is None) or isinstance(layer, _RateInput)
+    if isinstance(layer, _RateInput):
+        return True
+    return type(layer) in _LIVE and layer.noise_shape is None
 
 
-def dropouts(model: keras.Model) -> list[keras.layers.Layer]:
-    """Return the layers of a model whose rates can be inputs, those of Keras's own models inside of
-    it too.
+def dropouts(model: keras.Model) -> list[keras.Layer]:
+    """Return the layers of a model whose rates can be inputs.
 
-    A model or layer of a person's own may do anything with a rate, so what stands inside of it
-    stays as it is.
+    Layers inside nested Sequential and Functional models come last. Models and layers of a user's
+    own class may use a rate in any way, so the layers inside them are left out.
     """
     if type(model) not in (keras.Sequential, Functional):
         return []
-    own = [layer for layer in model.layers if is_dropout(layer)]
-    return own + [
-        d for layer in model.layers if isinstance(layer, keras.Model) for d in dropouts(layer)
-    ]
+    found = [layer for layer in model.layers if _is_dropout(layer)]
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            found.extend(dropouts(layer))
+    return found
 
 
-def take_rate_from_outside(layer: keras.layers.Layer) -> None:
+def take_rate_from_outside(layer: keras.Layer) -> None:
     """Make the rate of a dropout layer an input, in place."""
     rate = layer.__dict__.pop("rate")
-    layer.__class__ = LIVE[type(layer)]
+    layer.__class__ = _LIVE[type(layer)]
     layer._tracker.unlock()
     layer.rate = rate
-    if getattr(layer, "seed_generator", None) is None:  # at rate 0 Keras makes none
+    if getattr(layer, "seed_generator", None) is None:  # Keras makes none at rate 0
         layer.seed_generator = keras.random.SeedGenerator(0)
     layer._tracker.lock()
 
 
-def rate_variables(optimizer: keras.optimizers.Optimizer) -> list[Any]:
-    """Return the variables of learning rate and momentum; None for one that a Keras schedule
-    computes or that lacks.
+def rate_variables(optimizer: keras.Optimizer) -> list[keras.Variable | None]:
+    """Return the variables of learning rate and momentum, in this order.
+
+    The first is None where a Keras schedule computes the learning rate. The second is None where
+    the momentum is no input.
     """
-    rate = getattr(innermost(optimizer), "_learning_rate", None)
-    momentums = (getattr(innermost(optimizer), name, None) for name in MOMENTUMS)
-    momentum = next((v for v in momentums if isinstance(v, ProgramInput)), None)
-    return [rate if isinstance(rate, keras.Variable) else None, momentum]
+    steps = innermost(optimizer)
+    rate = getattr(steps, "_learning_rate", None)
+    if not isinstance(rate, keras.Variable):
+        rate = None
+    for name in MOMENTUMS:
+        momentum = getattr(steps, name, None)
+        if isinstance(momentum, ProgramInput):
+            return [rate, momentum]
+    return [rate, None]
 
 
-def innermost(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    """Return the optimizer that steps, where another one wraps it to scale the loss."""
+def innermost(optimizer: keras.Optimizer) -> keras.Optimizer:
+    """Return the optimizer that makes the steps, inside one that only scales the loss."""
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
-def is_momentum(optimizer: keras.optimizers.Optimizer, name: str) -> bool:
-    """Return whether a number of an optimizer of Keras's own can be an input; with 0 it has no
-    slots for it.
+def is_momentum(optimizer: keras.Optimizer, name: str) -> bool:
+    """Return whether the attribute `name` of an optimizer is a momentum that can be an input.
+
+    Only optimizers of Keras's own can have it as an input. A momentum of 0 cannot be one, because
+    the optimizer then has no slots for it.
     """
     value = getattr(optimizer, name, None)
-    is_number = isinstance(value, ProgramInput) or (isinstance(value, float) and value != 0.0)
-    return is_number and type(optimizer).__module__.startswith("keras.")
+    if not type(optimizer).__module__.startswith("keras."):
+        return False
+    if isinstance(value, ProgramInput):
+        return True
+    return isinstance(value, float) and value != 0.0
 
 
-def momentum_input(optimizer: keras.optimizers.Optimizer) -> ProgramInput | None:
-    """Make the momentum of `optimizer` an input and return it; None where it has none."""
+def momentum_input(optimizer: keras.Optimizer) -> ProgramInput | None:
+    """Make the momentum of an optimizer an input and return it; return None where it has none."""
     steps = innermost(optimizer)
     for name in MOMENTUMS:
         if is_momentum(steps, name):
@@ -141,15 +164,19 @@ def momentum_input(optimizer: keras.optimizers.Optimizer) -> ProgramInput | None
     return None
 
 
-def momentum_of(optimizer: keras.optimizers.Optimizer) -> float:
+def momentum_of(optimizer: keras.Optimizer) -> float:
     """Return the momentum of an optimizer as a number, 0 where it has none."""
-    found = (getattr(innermost(optimizer), name, None) for name in MOMENTUMS)
-    return next((float(value) for value in found if isinstance(value, float | int)), 0.0)
+    steps = innermost(optimizer)
+    for name in MOMENTUMS:
+        value = getattr(steps, name, None)
+        if isinstance(value, float | int):
+            return float(value)
+    return 0.0
 
 
-def learning_rate_of(optimizer: keras.optimizers.Optimizer) -> float | None:
-    """Return the learning rate of an optimizer as a number, None where a Keras schedule computes
-    it.
-    """
+def learning_rate_of(optimizer: keras.Optimizer) -> float | None:
+    """Return the learning rate of an optimizer, None where a Keras schedule computes it."""
     rate = getattr(innermost(optimizer), "_learning_rate", None)
-    return float(keras.ops.convert_to_numpy(rate)) if isinstance(rate, keras.Variable) else None
+    if not isinstance(rate, keras.Variable):
+        return None
+    return float(ops.convert_to_numpy(rate))

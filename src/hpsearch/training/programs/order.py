@@ -1,4 +1,8 @@
-"""The order in which a fit sees its examples: a permutation an epoch, that of a trial's seed."""
+"""Decide the order in which training sees its examples: a new permutation in each epoch.
+
+The order is drawn from a seed of the trial and the epoch. `Order` gives it to a compiled program,
+and `Batches` gives the same batches to Keras's own `fit`.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,30 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
+Element = tuple[np.ndarray, ...]
+
 
 class Order(keras.utils.PyDataset):  # type: ignore[misc]
     """The order in which a compiled program sees its examples: a new one each epoch.
 
-    An element holds the next steps of an epoch: int32 indices (steps_per_call, batch_size); how
-    many of these rows count, (1,); learning rate and momentum of each, (steps_per_call, 2), NaN
-    where `rates` is None and they stay as they are; the same for the smaller batch that ends an
-    epoch: its indices (n_examples % batch_size,), whether it comes after this element's rows, (1,),
-    and its rates (1, 2). `fit` must not shuffle the elements.
+    An element of this data set describes the next `steps_per_call` steps of an epoch. Its arrays
+    are:
+
+    1. indices of the examples of each batch, (steps_per_call, batch_size) int32;
+    2. how many rows of the first array count, (1,);
+    3. learning rate and momentum of each step, (steps_per_call, 2); they are NaN where `rates` is
+       None, and then the optimizer's numbers stay as they are;
+    4. indices of the smaller batch that ends an epoch, (n_examples % batch_size,);
+    5. whether the smaller batch comes after the rows of this element, (1,);
+    6. learning rate and momentum of the smaller batch, (1, 2).
+
+    `fit` must not shuffle the elements.
+
+    Args:
+        n_examples: The number of train examples.
+        batch_size: The number of examples in a batch; at most `n_examples` are used.
+        steps_per_call: The number of whole batches in an element; 0 takes those of an epoch.
+        seed_of_epoch: Returns the seed of the permutation of an epoch, counted from 0.
     """
 
     def __init__(
@@ -27,78 +46,94 @@ class Order(keras.utils.PyDataset):  # type: ignore[misc]
         seed_of_epoch: Callable[[int], int],
     ) -> None:
         super().__init__()
-        self.n_examples, self.batch_size = n_examples, min(batch_size, n_examples)
+        self.n_examples = n_examples
+        self.batch_size = min(batch_size, n_examples)
         self.n_whole, self.n_rest = divmod(n_examples, self.batch_size)
-        self.steps_per_call = min(steps_per_call, self.n_whole) or self.n_whole
+        self.steps_per_call = self.n_whole
+        if steps_per_call != 0:
+            self.steps_per_call = min(steps_per_call, self.n_whole)
         self.seed_of_epoch = seed_of_epoch
         self.epoch = 0
         self.rates: np.ndarray | None = None  # (n_steps, 2), of this epoch
 
     @property
     def n_steps(self) -> int:
-        """How many steps an epoch has, the smaller batch included."""
+        """The number of steps in an epoch, with the smaller batch."""
         return self.n_whole + bool(self.n_rest)
 
     def __len__(self) -> int:
         return math.ceil(self.n_whole / self.steps_per_call)
 
     def permutation(self) -> np.ndarray:
-        """Return the examples in the order of this epoch, (n_examples,)."""
-        return np.random.default_rng(self.seed_of_epoch(self.epoch)).permutation(self.n_examples)
+        """Return the indices of the examples in the order of this epoch, (n_examples,)."""
+        rng = np.random.default_rng(self.seed_of_epoch(self.epoch))
+        return rng.permutation(self.n_examples)
 
-    def __getitem__(self, index: int) -> tuple[tuple[np.ndarray, ...]]:
-        return (self.element_at(index),)  # Keras takes what stands first for the input
+    def __getitem__(self, index: int) -> tuple[Element]:
+        return (self.element_at(index),)  # Keras takes the first value for the input
 
-    def element_at(self, index: int) -> tuple[np.ndarray, ...]:
+    def element_at(self, index: int) -> Element:
         """Return the element at a place of this epoch."""
         order = self.permutation()
-        rows = order[: self.n_whole * self.batch_size].reshape(self.n_whole, self.batch_size)
-        mine = slice(
-            index * self.steps_per_call, min((index + 1) * self.steps_per_call, self.n_whole)
-        )
-        ends = index == len(self) - 1 and self.n_rest > 0
-        rest = order[len(order) - self.n_rest :] if ends else None
-        return self.element(rows[mine], None if self.rates is None else self.rates[mine], rest)
+        n_in_whole = self.n_whole * self.batch_size
+        batches = order[:n_in_whole].reshape(self.n_whole, self.batch_size)
+        begin = index * self.steps_per_call
+        end = min(begin + self.steps_per_call, self.n_whole)
+        rates = None
+        if self.rates is not None:
+            rates = self.rates[begin:end]
+        rest = None
+        if index == len(self) - 1 and self.n_rest > 0:
+            rest = order[n_in_whole:]
+        return self.element(batches[begin:end], rates, rest)
 
     def element(
         self, rows: np.ndarray, rates: np.ndarray | None, rest: np.ndarray | None = None
-    ) -> tuple[np.ndarray, ...]:
-        """Return an element of `rows` (n, batch_size), `rates` (n, 2) and the smaller batch `rest`."""
+    ) -> Element:
+        """Return an element with the given batches.
+
+        Args:
+            rows: Indices of the examples of each whole batch, (n, batch_size) with n at most
+                `steps_per_call`.
+            rates: Learning rate and momentum of each of these batches, (n, 2). None leaves the
+                optimizer's numbers as they are.
+            rest: Indices of the smaller batch. None leaves it out.
+        """
         order = np.zeros((self.steps_per_call, self.batch_size), np.int32)
         order[: len(rows)] = rows
+        n_rows = np.array([len(rows)], np.int32)
         table = np.full((self.steps_per_call, 2), np.nan, np.float32)
         if rates is not None:
             table[: len(rates)] = rates
-        last = np.zeros(self.n_rest, np.int32) if rest is None else rest.astype(np.int32)
+        last = np.zeros(self.n_rest, np.int32)
+        comes = np.array([rest is not None], np.int32)
         last_rates = np.full((1, 2), np.nan, np.float32)
-        if rest is not None and self.rates is not None:
-            last_rates[:] = self.rates[-1]
-        return (
-            order,
-            np.array([len(rows)], np.int32),
-            table,
-            last,
-            np.array([rest is not None], np.int32),
-            last_rates,
-        )
+        if rest is not None:
+            last = rest.astype(np.int32)
+            if self.rates is not None:
+                last_rates[:] = self.rates[-1]
+        return order, n_rows, table, last, comes, last_rates
 
 
 class Batches(keras.utils.PyDataset):  # type: ignore[misc]
-    """The batches of an order as Keras's own `fit` takes them: images and labels, the smaller batch
-    last.
-    """
+    """The batches of an order for Keras's own `fit`: images and labels, the smaller batch last."""
 
     def __init__(self, order: Order, images: np.ndarray, labels: np.ndarray) -> None:
         super().__init__()
-        self.order, self.images, self.labels = order, images, labels
-        self._epoch, self._rows = -1, np.zeros(0, np.int64)
+        self.order = order
+        self.images = images
+        self.labels = labels
+        self._epoch = -1
+        self._rows = np.zeros(0, np.int64)
 
     def __len__(self) -> int:
         return self.order.n_steps
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         if self._epoch != self.order.epoch:
-            self._epoch, self._rows = self.order.epoch, self.order.permutation()
+            self._epoch = self.order.epoch
+            self._rows = self.order.permutation()
         size = self.order.batch_size
-        rows = self._rows[index * size : (index + 1) * size]
+        begin = index * size
+        rows = self._rows[begin : begin + size]
         return self.images[rows], self.labels[rows]

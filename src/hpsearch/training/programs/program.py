@@ -1,26 +1,27 @@
-"""Compiled programs: many training steps in one call, and one program for all trials of an
-architecture.
+"""Train a model with a compiled program: many training steps in one call.
 
-What trains is still `keras.Model.fit`, callbacks and all; what changes is the function that `fit`
-calls for each element of its data set. An element is not a batch but the order of the next
-`steps_per_call` batches, and the function runs them in a compiled loop over images that stay on the
-device.
+`keras.Model.fit` still trains the model, with its callbacks. Only the function that `fit` calls
+for each element of its data set is another one. An element is not a batch but the order of the
+next `steps_per_call` batches. The function trains on these batches in a compiled loop, and the
+images stay on the device.
 
-A program outlives its trial. Learning rate, momentum and dropout rates are read from variables at
-each call, not compiled in, so the next trial of the same architecture loads its weights and numbers
-and starts at once. The model that it trains is built and compiled by the person's own code, like
-each trial's, and is not a copy made from a config.
+One program trains all trials of an architecture. It reads learning rate, momentum and dropout
+rates from variables at each call, so they are not compiled in. The next trial of the same
+architecture loads its weights and numbers and starts without compiling. The model of a program is
+built and compiled by the user's own code, as the model of each trial is. It is not a copy made
+from a config.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from hpsearch.training.programs.averages import average_weights, averages_of
 from hpsearch.training.programs.inputs import (
@@ -32,8 +33,10 @@ from hpsearch.training.programs.inputs import (
     momentum_of,
     take_rate_from_outside,
 )
+from hpsearch.training.programs.order import Element
 
-BACKENDS = {"tensorflow": "on_tensorflow", "jax": "on_jax"}
+_Variables = list[keras.Variable]
+_Function = Callable[..., Any]
 
 
 class Program:
@@ -41,13 +44,13 @@ class Program:
 
     Args:
         name: The fingerprint of the models that it trains.
-        model: One of them, fresh from its HyperModel's `build`; it belongs to the program from now
-            on.
-        images: Of the train part, on the device.
-        labels: In the form that the loss takes.
-        averaging: What the averaged weights keep of themselves in a step in the long run, in [0,
-            1); 0 leaves the optimizer as it was compiled.
-        jit: Whether XLA compiles it.
+        model: One of them, fresh from its HyperModel's `build`. The program changes it and keeps
+            it.
+        images: The train images on the device, (n, H, W, C).
+        labels: Their labels on the device, in the form that the loss takes.
+        averaging: The share that the averaged weights keep in each step in the long run, in
+            [0, 1). 0 leaves the optimizer as it was compiled.
+        jit: Whether XLA compiles the program.
     """
 
     def __init__(
@@ -60,7 +63,9 @@ class Program:
         averaging: float,
         jit: bool,
     ) -> None:
-        self.name, self.model, self.averaging = name, model, averaging
+        self.name = name
+        self.model = model
+        self.averaging = averaging
         self.dropouts = dropouts(model)
         self._plain = plain_variables(model, self.dropouts)
         for layer in self.dropouts:
@@ -70,106 +75,118 @@ class Program:
             average_weights(model.optimizer, averaging)
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
-        model.jit_compile, model.steps_per_execution = jit, 1
+        model.jit_compile = jit
+        model.steps_per_execution = 1
         build_metrics(model, images[:2], labels[:2])
         self.initial = values_of(model.optimizer.variables)
         model.train_function = _compiled_steps(model, images, labels, jit)
 
     def load(self, source: keras.Model, seed_of_layer: Callable[[int], int]) -> None:
-        """Take over the weights, rates and optimizer numbers of a freshly built model; start its
-        dropout anew.
+        """Take over the state of a freshly built model, and start dropout from new seeds.
+
+        Args:
+            source: A model with the fingerprint of the program. Its weights, dropout rates and
+                optimizer numbers are copied.
+            seed_of_layer: Returns the seed of a dropout layer, given its place in `dropouts`.
         """
         theirs = dropouts(source)
         copy_values(plain_variables(source, theirs), self._plain)
-        for position, (mine, other) in enumerate(zip(self.dropouts, theirs, strict=True)):
+        pairs = zip(self.dropouts, theirs, strict=True)
+        for position, (mine, other) in enumerate(pairs):
             mine.rate.assign(other.rate)
-            mine.seed_generator.state.assign(np.array([seed_of_layer(position), 0], np.uint32))
+            state = np.array([seed_of_layer(position), 0], np.uint32)
+            mine.seed_generator.state.assign(state)
         self._load_optimizer(source.optimizer)
 
     def _load_optimizer(self, source: keras.Optimizer) -> None:
         mine = self.model.optimizer
         copy_values(self.initial, mine.variables)
         if source.built:
-            averages = {id(v) for v in self._averages}
-            slots = [
-                v
-                for v in mine.variables
-                if not isinstance(v, ProgramInput) and id(v) not in averages
-            ]
-            copy_values(source.variables, slots)
-        for one, other in ((mine, source), (innermost(mine), innermost(source))):
-            copy_values(
-                [other._iterations], [one._iterations]
-            )  # `iterations` may be computed from it
-        self.drawn = (learning_rate_of(source), momentum_of(source))
-        if self.drawn[0] is not None:  # a Keras schedule is part of the program
-            innermost(mine).learning_rate = self.drawn[0]
+            copy_values(source.variables, self._slots())
+        # Keras may compute `iterations` from another number, so the variable itself is copied.
+        copy_values([source._iterations], [mine._iterations])
+        copy_values([innermost(source)._iterations], [innermost(mine)._iterations])
+        learning_rate = learning_rate_of(source)
+        momentum = momentum_of(source)
+        self.drawn = (learning_rate, momentum)
+        if learning_rate is not None:  # a Keras schedule is part of the program
+            innermost(mine).learning_rate = learning_rate
         if self.momentum is not None:
-            self.momentum.assign(self.drawn[1])
+            self.momentum.assign(momentum)
 
-    @property
-    def _averages(self) -> list[Any]:
-        return averages_of(self.model.optimizer) if self.averaging else []
+    def _slots(self) -> _Variables:
+        """Return the optimizer's variables that a freshly compiled optimizer has too."""
+        variables = self.model.optimizer.variables
+        averages: set[int] = set()
+        if self.averaging:
+            averages = {id(v) for v in averages_of(self.model.optimizer)}
+        slots = []
+        for variable in variables:
+            if not isinstance(variable, ProgramInput) and id(variable) not in averages:
+                slots.append(variable)
+        return slots
 
     def state(self) -> list[np.ndarray]:
-        """Return the variables of all layers, dropout aside, averaged where the program averages
-        them.
+        """Return the values of the variables of all layers but dropout.
+
+        Where the program averages weights, the averages stand in their places.
         """
-        return values_of(
-            averaged_variables(self.model, self._plain) if self.averaging else self._plain
-        )
+        variables = self._plain
+        if self.averaging:
+            variables = averaged_variables(self.model, variables)
+        return values_of(variables)
 
     def unload(self, target: keras.Model, state: list[np.ndarray]) -> None:
         """Give a model of the same architecture the variables in `state`."""
         copy_values(state, plain_variables(target, dropouts(target)))
 
     def snapshot(self) -> list[np.ndarray]:
-        """Return all that training changes: weights and their averages, the optimizer's state,
-        seeds of dropout.
+        """Return all that training changes.
+
+        These are the weights and their averages, the optimizer's state and the seeds of dropout.
         """
         return values_of(self._variables)
 
     def restore(self, snapshot: list[np.ndarray]) -> None:
-        """Go on where `snapshot` was taken, in this process or another."""
+        """Go back to the state of a `snapshot`, which another process may have taken."""
         copy_values(snapshot, self._variables)
 
-    def run(self, element: tuple[np.ndarray, ...]) -> dict[str, float]:
-        """Train the steps of one element of an `Order` by the compiled function; return the
-        metrics.
-        """
-        logs = run_function(self.model, self.model.train_function, element)
+    def run(self, element: Element) -> dict[str, float]:
+        """Train the steps of an element of an `Order` in one compiled call; return the metrics."""
+        logs = _run_function(self.model, element)
         return numbers_of(logs)
 
     @property
-    def _variables(self) -> list[Any]:
+    def _variables(self) -> _Variables:
         return [*self.model.variables, *self.model.optimizer.variables]
 
 
-def numbers_of(logs: Mapping[str, Any]) -> dict[str, float]:
-    """Return each number of Keras's logs; a metric of several, such as one a class, gives NAME/0,
-    NAME/1 and so on.
+def numbers_of(logs: Mapping[str, object]) -> dict[str, float]:
+    """Return each number of Keras's logs.
+
+    A metric of several numbers, such as one for each class, gives NAME/0, NAME/1 and so on.
     """
-    found: dict[str, float] = {}
+    found = {}
     for name, value in logs.items():
         numbers = np.asarray(value, np.float64)
-        names = (
-            [name] if numbers.ndim == 0 else [f"{name}/{place}" for place in range(numbers.size)]
-        )
-        found |= zip(names, map(float, numbers.ravel()), strict=True)
+        if numbers.ndim == 0:
+            found[name] = float(numbers)
+            continue
+        for place, number in enumerate(numbers.ravel()):
+            found[f"{name}/{place}"] = float(number)
     return found
 
 
-def run_function(
-    model: keras.Model, function: Callable[..., Any], element: tuple[np.ndarray, ...]
-) -> dict[str, Any]:
-    """Call a train function as `fit` calls it, and return its logs."""
+def _run_function(model: keras.Model, element: Element) -> dict[str, Any]:
+    """Call the train function of a model as `fit` calls it, and return its logs."""
+    function = model.train_function
     if keras.backend.backend() != "jax":
-        logs: dict[str, Any] = function(iter([tuple(map(on_device, element))]))
+        tensors = tuple(map(on_device, element))
+        logs: dict[str, Any] = function(iter([tensors]))
         return logs
     parts = jax_variables(model)
-    state = tuple(
-        [keras.ops.copy(v.value) for v in part] for part in parts
-    )  # the call gives its arguments away
+    # The call gives its arguments away, so it gets copies.
+    state = tuple([ops.copy(v.value) for v in part] for part in parts)
     logs, state = function(state, iter([element]))
     for variables, values in zip(parts, state, strict=True):
         for variable, value in zip(variables, values, strict=True):
@@ -177,17 +194,17 @@ def run_function(
     return logs
 
 
-def averaged_variables(model: keras.Model, variables: list[Any]) -> list[Any]:
+def averaged_variables(model: keras.Model, variables: _Variables) -> _Variables:
     """Return variables of a model, with the averages in the place of those that are averaged."""
+    averaged = {}
     averages = averages_of(model.optimizer)
-    averaged = {
-        id(v): average for v, average in zip(model.trainable_variables, averages, strict=True)
-    }
+    for variable, average in zip(model.trainable_variables, averages, strict=True):
+        averaged[id(variable)] = average
     return [averaged.get(id(v), v) for v in variables]
 
 
-def jax_variables(model: keras.Model) -> tuple[list[Any], ...]:
-    """Return the variables of a model as JAX's train step takes their values."""
+def jax_variables(model: keras.Model) -> tuple[_Variables, ...]:
+    """Return the variables of a model in the four groups of JAX's train step."""
     return (
         model.trainable_variables,
         model.non_trainable_variables,
@@ -196,84 +213,100 @@ def jax_variables(model: keras.Model) -> tuple[list[Any], ...]:
     )
 
 
-def plain_variables(model: keras.Model, inputs: list[Any]) -> list[Any]:
-    """Return the variables of a model but for those of the layers whose rates are inputs."""
-    excluded = {id(v) for layer in inputs for v in layer.variables}
+def plain_variables(model: keras.Model, inputs: list[keras.Layer]) -> _Variables:
+    """Return the variables of a model without those of the layers `inputs`.
+
+    Args:
+        model: Any built model.
+        inputs: The layers whose rates are inputs of a program, as `dropouts` returns them.
+    """
+    excluded: set[int] = set()
+    for layer in inputs:
+        excluded.update(id(v) for v in layer.variables)
     return [v for v in model.variables if id(v) not in excluded]
 
 
-def values_of(variables: list[Any]) -> list[np.ndarray]:
-    """Return the values of variables."""
-    return [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
+def values_of(variables: _Variables) -> list[np.ndarray]:
+    """Return copies of the values of variables."""
+    return [np.array(ops.convert_to_numpy(v)) for v in variables]
 
 
 class Averaging(keras.callbacks.Callback):  # type: ignore[misc]
-    """Validates the averaged weights, and puts those that training goes on with back.
+    """Validates the averaged weights, and puts the trained weights back afterwards.
 
-    Keras's SwapEMAWeights does the same, at the price of a quarter of a second an epoch for 20
+    Keras's SwapEMAWeights does the same, but it takes a quarter of a second an epoch for 20
     layers.
     """
 
-    def on_test_begin(self, logs: Any = None) -> None:
-        """Put the averaged weights in."""
+    def on_test_begin(self, logs: object = None) -> None:
+        """Put the averaged weights into the model."""
         self._raw = values_of(self.model.trainable_variables)
         copy_values(averages_of(self.model.optimizer), self.model.trainable_variables)
 
-    def on_test_end(self, logs: Any = None) -> None:
-        """Put the others back."""
+    def on_test_end(self, logs: object = None) -> None:
+        """Put the trained weights back."""
         copy_values(self._raw, self.model.trainable_variables)
 
 
-def copy_values(sources: list[Any], targets: list[Any]) -> None:
-    """Assign values, or those of variables, to variables."""
+def copy_values(sources: Sequence[Any], targets: _Variables) -> None:
+    """Assign arrays, or the values of variables, to variables.
+
+    Args:
+        sources: Arrays, tensors or variables.
+        targets: As many variables, of the same shapes.
+    """
     for source, target in zip(sources, targets, strict=True):
-        target.assign(
-            keras.ops.copy(source)
-        )  # on JAX two variables would share what a compiled call gives away
+        # Without a copy two variables would share one buffer on JAX, and a compiled call gives
+        # its buffers away.
+        target.assign(ops.copy(source))
 
 
 def build_metrics(model: keras.Model, images: Any, labels: Any) -> None:
-    """Build what `compile` was given, by shapes alone.
+    """Build the metrics and the loss that `compile` was given, from shapes alone.
 
-    A program's step has no batch that `fit` could build them from, and in `fit` itself TensorFlow
-    would trace the step twice for it.
+    The step of a program has no batch from which `fit` could build them. In `fit` itself,
+    TensorFlow would trace the step twice for them.
 
     Args:
-        model: One with Keras's own steps.
-        images: A few of those that it trains on, (n, H, W, C).
-        labels: Theirs.
+        model: A model that trains in Keras's own steps.
+        images: A few of the images that it trains on, (n, H, W, C).
+        labels: Their labels.
     """
-    with suppress(Exception):  # whatever is wrong with them, training says so
+    with suppress(Exception):  # training raises the same error, if there is one
         model._symbolic_build(data_batch=(images, labels))
 
 
-def _compiled_steps(model: keras.Model, images: Any, labels: Any, jit: bool) -> Callable[..., Any]:
+def _compiled_steps(model: keras.Model, images: Any, labels: Any, jit: bool) -> _Function:
     backend = keras.backend.backend()
-    if backend not in BACKENDS:
+    if backend not in ("tensorflow", "jax"):
         raise ValueError(f"Expected KERAS_BACKEND=tensorflow or jax. Received: {backend}")
-    room: Any = import_module(f"hpsearch.training.programs.{BACKENDS[backend]}")
-    made: Callable[..., Any] = room.compiled_steps(model, images, labels, jit)
-    return made
+    module = import_module(f"hpsearch.training.programs.on_{backend}")
+    compiled: _Function = module.compiled_steps(model, images, labels, jit)
+    return compiled
 
 
-def compiled_quickly(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function of JAX arrays that is called once, compiled with few optimizations where a
-    CPU runs it.
+def compiled_quickly(function: _Function) -> _Function:
+    """Return a compiled function of JAX arrays that is meant to be called once.
 
-    Op by op, JAX would compile each of them for each shape, which takes longer.
+    On a CPU it is compiled with few optimizations. Without compiling the function as a whole, JAX
+    would compile each operation for each shape, which takes longer.
     """
-    options = None if has_gpu() else {"xla_backend_optimization_level": 0}
-    jitted: Callable[..., Any] = import_module("jax").jit(function, compiler_options=options)
-    return jitted
+    options = None
+    if not has_gpu():
+        options = {"xla_backend_optimization_level": 0}
+    compiled: _Function = import_module("jax").jit(function, compiler_options=options)
+    return compiled
 
 
 def has_gpu() -> bool:
-    """Return whether the backend computes on a GPU; asked for its GPUs, JAX raises an error where
-    there are none.
+    """Return whether the backend computes on a GPU.
+
+    All devices are listed, because JAX raises an error where it is asked for GPUs and has none.
     """
-    return any(device.startswith("gpu") for device in keras.distribution.list_devices())
+    devices = keras.distribution.list_devices()
+    return any(device.startswith("gpu") for device in devices)
 
 
 def on_device(array: np.ndarray) -> Any:
-    """Return `array` as a tensor of the backend, where its type stays what it is."""
-    return keras.ops.convert_to_tensor(array)
+    """Return an array as a tensor of the backend, with the same dtype."""
+    return ops.convert_to_tensor(array)

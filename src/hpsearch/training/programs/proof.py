@@ -1,32 +1,32 @@
-"""The proof that a program trains a model as Keras does, run on the person's own model before its
-first step.
+"""Prove that a compiled program trains a model as Keras does, before the program's first step.
 
-With the dropout rates at 0 nothing is random but what other layers draw from seeds, which both
-sides share. Then
+The proof runs on the user's own model. It sets the dropout rates to 0. Then nothing is random but
+what other layers draw from seeds, and both sides have the same seeds. Three things are compared:
 
-1. loss, metrics, gradients and the state of layers after one step of Keras's own are the same, to
-   `TOLERANCE` of their size, in the model and in the program's;
-2. both optimizers make the same weights of the same gradients;
-3. the compiled step reports the same loss and metrics, and changes the weights as the optimizer
-   did.
+1. One step of Keras's own, in the user's model and in the program's model. Loss, metrics,
+   gradients and the state of layers must be the same, to `_TOLERANCE` of their size.
+2. The two optimizers. They must compute the same weights from the same gradients.
+3. The compiled step. It must report the same loss and metrics, and change the weights as the
+   optimizer did.
 
-The model is left bit for bit as it was. That live dropout drops its rate is a property of its
-layers, which tests hold.
+The user's model is left bit for bit as it was. The proof does not cover dropout at its own rate;
+the tests of the dropout layers do.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from hpsearch.training.programs.inputs import dropouts, innermost
-from hpsearch.training.programs.order import Order
+from hpsearch.training.programs.order import Element, Order
 from hpsearch.training.programs.program import (
     Program,
     build_metrics,
@@ -39,226 +39,281 @@ from hpsearch.training.programs.program import (
     values_of,
 )
 
-TOLERANCE = 1e-4
-COMPILED_CHANGE = 0.3  # Adam and its kin turn the rounding of a gradient near 0 into a whole step
-OPTIMIZER_TOLERANCE = 1e-3  # 1 - momentum in float32
-TINY = 1e-7
-SEED = 12345
+_TOLERANCE = 1e-4
+_COMPILED_CHANGE = 0.3  # Adam and its kin turn the rounding of a gradient near 0 into a whole step
+_OPTIMIZER_TOLERANCE = 1e-3  # 1 - momentum in float32
+_TINY = 1e-7
+_SEED = 12345
+
+_Arrays = list[np.ndarray]
+_Batch = tuple[Any, Any]  # images and labels on the device
 
 
-class _Recorder(keras.optimizers.Optimizer):  # type: ignore[misc]
-    """Takes gradients and changes nothing."""
+class _Recorder(keras.Optimizer):  # type: ignore[misc]
+    """An optimizer that records the gradients and changes no weights."""
 
     def __init__(self) -> None:
         super().__init__(learning_rate=0.0)
         self.found: list[Any] = []
 
-    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
-        """Note the gradients, in the order of the trainable variables."""
+    def apply(self, grads: Sequence[Any], trainable_variables: object = None) -> None:
+        """Record the gradients, in the order of the trainable variables."""
         self.found = list(grads)
 
 
 def difference(
     source: keras.Model, program: Program, images: Any, labels: Any, order: Order
 ) -> str | None:
-    """Return in words how the program's model trains otherwise than `source`; None where it does
-    not.
+    """Return in words how the program trains otherwise than Keras; None where it does not.
 
     Args:
-        source: The person's own model, built, compiled and untrained.
-        program: Made of another model that the same `build` made.
-        images: Train images on the device.
-        labels: Their labels.
-        order: Its first batch makes the step.
+        source: The user's own model, built, compiled and untrained.
+        program: A program made of another model from the same `build`.
+        images: The train images on the device, (n, H, W, C).
+        labels: Their labels on the device, in the form that the loss takes.
+        order: The order of the examples. The step is made with its first batch.
     """
     rows = order.element_at(0)[0][0]
-    program.load(source, lambda layer: SEED + layer)
+    program.load(source, lambda layer: _SEED + layer)
     for layer in program.dropouts:
         layer.rate.assign(0.0)
-    batch = (keras.ops.take(images, rows, axis=0), keras.ops.take(labels, rows, axis=0))
+    batch = (ops.take(images, rows, axis=0), ops.take(labels, rows, axis=0))
     with _put_back(source):  # some layers draw from their seeds even where nothing trains
         build_metrics(source, images[:2], labels[:2])
     loaded = program.snapshot()
     with _rates_at_zero(source), _put_back(source):
-        step, mine = (_eager_step(model, batch) for model in (source, program.model))
+        step = _eager_step(source, batch)
+        mine = _eager_step(program.model, batch)
         program.restore(loaded)
-        found = step.difference(mine) or _differing_optimizers(source, program.model, step)
+        found = step.difference(mine)
+        if found is None:
+            found = _differing_optimizers(source, program.model, step)
     weights = values_of(program.model.trainable_variables)
     program.restore(loaded)
-    return found or _differing_compiled(program, order.element(rows[None], None), step, weights)
+    if found is not None:
+        return found
+    element = order.element(rows[None], None)
+    return _differing_compiled(program, element, step, weights)
 
 
 @dataclass(frozen=True)
 class _Step:
-    """One step without compiling: what it reported, the gradients, and the state of layers after
-    it.
+    """The result of one step that is not compiled as a program is.
+
+    Attributes:
+        logs: The loss and the metrics that the step reported.
+        gradients: The gradient of each trainable variable, None where it has none.
+        state: The values of the variables that are not trainable, after the step.
     """
 
     logs: dict[str, float]
     gradients: list[np.ndarray | None]
-    state: list[np.ndarray]
+    state: _Arrays
 
     def difference(self, other: _Step) -> str | None:
-        """Return in words what differs between two steps."""
+        """Return in words what differs in another step; None where nothing does."""
         if self.logs.keys() != other.logs.keys():
-            return f"it reports {sorted(other.logs)} where Keras reports {sorted(self.logs)}"
+            return f"it reports {sorted(other.logs)}, but Keras reports {sorted(self.logs)}"
         for name, value in self.logs.items():
-            if not np.isclose(
-                other.logs[name], value, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True
-            ):
-                return f"its {name} is {other.logs[name]:.6g} after a step, Keras's {value:.6g}"
-        for what, some, others in (
-            ("a gradient", self.gradients, other.gradients), ("the state of a layer", self.state, other.state)
-        ):  # fmt: skip
-            if len(some) != len(others) or not all(map(_agree, some, others)):
-                return f"{what} differs after a step"
+            found = other.logs[name]
+            if not np.isclose(found, value, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True):
+                return f"its {name} after a step is {found:.6g}, but Keras's is {value:.6g}"
+        if not _all_agree(self.gradients, other.gradients):
+            return "a gradient differs after a step"
+        if not _all_agree(self.state, other.state):
+            return "the state of a layer differs after a step"
         return None
 
 
+def _all_agree(some: Sequence[np.ndarray | None], others: Sequence[np.ndarray | None]) -> bool:
+    """Return whether two lists of arrays have the same length and values, up to rounding."""
+    return len(some) == len(others) and all(map(_agree, some, others))
+
+
 def _agree(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+    """Return whether two arrays are equal; floats may differ by `_TOLERANCE` of their norm."""
     if one is None or other is None:
         return one is other
     if one.dtype.kind != "f":
         return bool(np.array_equal(one, other))
-    some, others = (np.nan_to_num(array.astype("f8").ravel()) for array in (one, other))
-    return bool(np.linalg.norm(some - others) <= TOLERANCE * np.linalg.norm(some) + TINY)
+    mine = np.nan_to_num(one.astype("f8").ravel())
+    theirs = np.nan_to_num(other.astype("f8").ravel())
+    gap = np.linalg.norm(mine - theirs)
+    return bool(gap <= _TOLERANCE * np.linalg.norm(mine) + _TINY)
 
 
-def _eager_step(model: keras.Model, batch: tuple[Any, Any]) -> _Step:
-    """Take one step of Keras's own, without compiling; its optimizer takes the gradients and
-    changes nothing.
-    """
-    recorder, optimizer = _Recorder(), model.optimizer
+def _eager_step(model: keras.Model, batch: _Batch) -> _Step:
+    """Make one step of Keras's own that records the gradients and changes no weights."""
+    optimizer = model.optimizer
+    recorder = _Recorder()
     recorder.build(model.trainable_variables)
     model.optimizer = recorder
     try:
         model.reset_metrics()
-        is_jax = keras.backend.backend() == "jax"
-        logs, found = (
-            _jax_step(model, recorder, batch)
-            if is_jax
-            else (model.train_step(batch), recorder.found)
-        )
-        state = values_of([v for v in plain_variables(model, dropouts(model)) if not v.trainable])
+        if keras.backend.backend() == "jax":
+            logs, found = _jax_step(model, recorder, batch)
+        else:
+            logs = model.train_step(batch)
+            found = recorder.found
+        plain = plain_variables(model, dropouts(model))
+        state = values_of([v for v in plain if not v.trainable])
     finally:
         model.optimizer = optimizer
-    return _Step(
-        numbers_of(logs),
-        [None if g is None else np.array(keras.ops.convert_to_numpy(g)) for g in found],
-        state,
-    )
+    numbers = numbers_of(logs)
+    gradients = [None if g is None else np.array(ops.convert_to_numpy(g)) for g in found]
+    return _Step(numbers, gradients, state)
 
 
 def _jax_step(
-    model: keras.Model, recorder: _Recorder, batch: tuple[Any, Any]
+    model: keras.Model, recorder: _Recorder, batch: _Batch
 ) -> tuple[dict[str, Any], list[Any]]:
-    """Return the logs and the gradients of a step of Keras's own, compiled alone as `fit` does it
-    on JAX.
+    """Return the logs and the gradients of a step of Keras's own on JAX.
+
+    The step is compiled alone, as `fit` does it on JAX.
     """
     parts = jax_variables(model)
 
-    def step(state: Any, batch: Any) -> Any:
+    def step(state: Any, batch: _Batch) -> tuple[Any, Any, list[Any]]:
         logs, state = model.train_step(state, batch)
         return logs, state[1], list(recorder.found)
 
-    logs, values, gradients = compiled_quickly(step)(
-        tuple([v.value for v in part] for part in parts), batch
-    )
+    state = tuple([v.value for v in part] for part in parts)
+    logs, values, gradients = compiled_quickly(step)(state, batch)
     copy_values(list(values), parts[1])
     return dict(logs), gradients
 
 
 def _apply(model: keras.Model, gradients: list[Any]) -> None:
-    """Let the optimizer of a model make a step of gradients."""
-    optimizer, trainable = model.optimizer, model.trainable_variables
+    """Let the optimizer of a model make a step with gradients."""
+    optimizer = model.optimizer
+    trainable = model.trainable_variables
     if keras.backend.backend() != "jax":
         optimizer.apply(gradients, trainable)
         return
-    values = [[v.value for v in variables] for variables in (optimizer.variables, trainable)]
-    apply = compiled_quickly(
-        lambda slots, weights: optimizer.stateless_apply(slots, gradients, weights)
-    )
-    weights, slots = apply(*values)
+
+    def apply(slots: list[Any], weights: list[Any]) -> Any:
+        return optimizer.stateless_apply(slots, gradients, weights)
+
+    slots = [v.value for v in optimizer.variables]
+    weights = [v.value for v in trainable]
+    weights, slots = compiled_quickly(apply)(slots, weights)
     copy_values([*weights, *slots], [*trainable, *optimizer.variables])
 
 
 def _n_steps_of_a_change(model: keras.Model) -> int:
-    """Return after how many steps an optimizer changes the weights: it may first sum up the
-    gradients of some.
+    """Return after how many steps an optimizer changes the weights.
+
+    There are several where it first sums up the gradients of some steps.
     """
-    optimizers = (model.optimizer, innermost(model.optimizer))
-    return max(
-        getattr(optimizer, "gradient_accumulation_steps", None) or 1 for optimizer in optimizers
-    )
+    n_steps = 1
+    for optimizer in (model.optimizer, innermost(model.optimizer)):
+        summed = getattr(optimizer, "gradient_accumulation_steps", None)
+        n_steps = max(n_steps, summed or 1)
+    return n_steps
 
 
 def _differing_optimizers(source: keras.Model, mine: keras.Model, step: _Step) -> str | None:
-    """Return what differs where both optimizers get the gradients of `step`; both models hold the
-    same weights.
+    """Return in words how two optimizers differ; None where they do not.
+
+    Both get the gradients of `step`, and both models hold the same weights.
     """
     if not source.optimizer.built:
         source.optimizer.build(source.trainable_variables)
     before = values_of(source.trainable_variables)
     slots = values_of(source.optimizer.variables)
-    given = [None if g is None else keras.ops.convert_to_tensor(g) for g in step.gradients]
+    gradients = [None if g is None else ops.convert_to_tensor(g) for g in step.gradients]
     for model in (source, mine):
         for _ in range(_n_steps_of_a_change(source)):
-            _apply(model, given)
+            _apply(model, gradients)
     copy_values(slots, source.optimizer.variables)
-    for old, one, other in zip(
-        before,
-        values_of(source.trainable_variables),
-        values_of(mine.trainable_variables),
-        strict=True,
-    ):
-        change, gap = (np.linalg.norm((one - x).astype("f8").ravel()) for x in (old, other))
-        if not gap <= OPTIMIZER_TOLERANCE * change + TINY * (
-            1 + np.linalg.norm(old.astype("f8").ravel())
-        ):
-            return "its optimizer makes other weights of the same gradients"
+    theirs = values_of(source.trainable_variables)
+    ours = values_of(mine.trainable_variables)
+    for old, one, other in zip(before, theirs, ours, strict=True):
+        change = _norm(one - old)
+        gap = _norm(one - other)
+        allowed = _OPTIMIZER_TOLERANCE * change + _TINY * (1 + _norm(old))
+        if not gap <= allowed:  # a NaN differs too
+            return "its optimizer computes other weights from the same gradients"
     return None
+
+
+def _norm(array: np.ndarray) -> np.floating:
+    return np.linalg.norm(array.astype("f8").ravel())
 
 
 def _differing_compiled(
-    program: Program, element: tuple[np.ndarray, ...], step: _Step, weights: list[np.ndarray]
+    program: Program, element: Element, step: _Step, weights: _Arrays
 ) -> str | None:
-    """Return what the compiled step does otherwise than the one without compiling, which made
-    `weights`.
+    """Return in words what the compiled step does otherwise; None where it does the same.
+
+    Args:
+        program: The program, with the weights from before the step.
+        element: One batch.
+        step: The same step without the program.
+        weights: The weights that the optimizer made of its gradients.
     """
-    before = values_of(program.model.trainable_variables)
-    program.model.reset_metrics()
-    for _ in range(_n_steps_of_a_change(program.model)):
+    model = program.model
+    before = values_of(model.trainable_variables)
+    model.reset_metrics()
+    for _ in range(_n_steps_of_a_change(model)):
         logs = program.run(element)
-    if logs.keys() != step.logs.keys():
-        return f"compiled, it reports {sorted(logs)} where Keras reports {sorted(step.logs)}"
-    for name, value in step.logs.items():
-        rounding = compiled_tolerance(program.model) * max(1.0, abs(value))
-        rounding += (
-            0.0 if name == "loss" else 1.5 / element[0].shape[1]
-        )  # an example on the border of two classes
-        if not (abs(logs[name] - value) <= rounding or (np.isnan(value) and np.isnan(logs[name]))):
-            return f"compiled, its {name} is {logs[name]:.6g} after a step, Keras's {value:.6g}"
-    change, gap = 0.0, 0.0
-    for old, one, other in zip(
-        before, weights, values_of(program.model.trainable_variables), strict=True
-    ):
-        change += float(np.square((one - old).astype("f8")).sum())
-        gap += float(np.square((one - other).astype("f8")).sum())
-    size = sum(float(np.square(old.astype("f8")).sum()) for old in before)
-    if not np.sqrt(gap) <= COMPILED_CHANGE * np.sqrt(change) + TINY * (1 + np.sqrt(size)):
-        return "compiled, it makes other weights"
+    batch_size = element[0].shape[1]
+    found = _differing_logs(logs, step.logs, compiled_tolerance(model), batch_size)
+    if found is not None:
+        return found
+    after = values_of(model.trainable_variables)
+    if not _weights_agree(before, weights, after):
+        return "its compiled step computes other weights"
     return None
 
 
+def _differing_logs(
+    logs: Mapping[str, float], expected: Mapping[str, float], tolerance: float, batch_size: int
+) -> str | None:
+    """Return in words what the compiled step reports otherwise; None where it does not."""
+    if logs.keys() != expected.keys():
+        return f"its compiled step reports {sorted(logs)}, but Keras reports {sorted(expected)}"
+    for name, value in expected.items():
+        found = logs[name]
+        rounding = tolerance * max(1.0, abs(value))
+        if name != "loss":
+            rounding += 1.5 / batch_size  # one example may lie on the border of two classes
+        if np.isnan(value) and np.isnan(found):
+            continue
+        if not abs(found - value) <= rounding:  # a single NaN differs too
+            return f"its {name} after a compiled step is {found:.6g}, but Keras's is {value:.6g}"
+    return None
+
+
+def _weights_agree(before: _Arrays, expected: _Arrays, after: _Arrays) -> bool:
+    """Return whether a compiled step changed the weights as expected, up to rounding."""
+    change = 0.0
+    gap = 0.0
+    size = 0.0
+    for old, one, other in zip(before, expected, after, strict=True):
+        change += _sum_of_squares(one - old)
+        gap += _sum_of_squares(one - other)
+        size += _sum_of_squares(old)
+    allowed = _COMPILED_CHANGE * np.sqrt(change) + _TINY * (1 + np.sqrt(size))
+    return bool(np.sqrt(gap) <= allowed)
+
+
+def _sum_of_squares(array: np.ndarray) -> float:
+    return float(np.square(array.astype("f8")).sum())
+
+
 def compiled_tolerance(model: keras.Model) -> float:
-    """Return how much compiling may change a number of about 1."""
+    """Return by how much compiling may change a number of about 1."""
     if model.dtype_policy.compute_dtype in ("float16", "bfloat16"):
         return 3e-2
-    return 1e-2 if has_gpu() else TOLERANCE  # GPUs multiply in TF32
+    if has_gpu():  # GPUs multiply in TF32
+        return 1e-2
+    return _TOLERANCE
 
 
 @contextmanager
 def _rates_at_zero(model: keras.Model) -> Iterator[None]:
+    """Set the dropout rates of a model to 0 while the block runs."""
     rates = [(layer, layer.rate) for layer in dropouts(model)]
     for layer, _ in rates:
         layer.rate = 0.0
@@ -271,6 +326,7 @@ def _rates_at_zero(model: keras.Model) -> Iterator[None]:
 
 @contextmanager
 def _put_back(model: keras.Model) -> Iterator[None]:
+    """Put the variables of a model back after the block, and reset its metrics."""
     before = values_of(model.variables)
     try:
         yield
@@ -281,15 +337,13 @@ def _put_back(model: keras.Model) -> Iterator[None]:
 
 @contextmanager
 def untouched_randomness() -> Iterator[None]:
-    """Leave Python's, NumPy's and Keras's global random numbers after the block where they were
-    before it.
-    """
+    """Put the global random states of Python, NumPy and Keras back after the block."""
     from keras.src.random import seed_generator  # noqa: PLC0415 (Keras has no public name for it)
 
     state = random.getstate()
     numpy_state = np.random.get_state()  # noqa: NPY002 (people's layers draw from it)
     of_keras = seed_generator.global_seed_generator().state
-    value = np.array(keras.ops.convert_to_numpy(of_keras))
+    value = np.array(ops.convert_to_numpy(of_keras))
     try:
         yield
     finally:
