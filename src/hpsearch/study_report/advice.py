@@ -365,11 +365,8 @@ def _fitted(x: _Floats, y: _Floats, seed: int) -> GaussianProcessRegressor:
     lengths = np.ones(x.shape[1])
     smooth = ConstantKernel(1.0, (0.1, 10.0)) * Matern(lengths, (0.1, 10.0), nu=2.5)
     noise = WhiteKernel(0.05, (1e-4, 1.0))
-    process = GaussianProcessRegressor(
-        smooth + noise,
-        n_restarts_optimizer=2,
-        random_state=seed,
-    )
+    kernel = smooth + noise
+    process = GaussianProcessRegressor(kernel, n_restarts_optimizer=2, random_state=seed)
     with warnings.catch_warnings():
         # A length at its bound is a valid answer here.
         warnings.simplefilter("ignore", ConvergenceWarning)

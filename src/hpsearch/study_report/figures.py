@@ -70,7 +70,7 @@ _GAP_S = 60.0  # idle time that ends a session
 
 def history(searched: Searched) -> Figure:
     """Draw the value of each trial over its number, with the best value so far."""
-    plot, axis = plt.subplots(figsize=(_WIDTH_IN, 4.2), layout="constrained")
+    plot, axis = _wide_plot(4.2)
     _mark_trials(axis, searched, number_of)
     best = float("inf")
     numbers = []
@@ -151,8 +151,8 @@ def _set_scale(axis: Axes, dimension: Dimension) -> None:
         ticks = [t for t in _COMPLEMENT_TICKS if dimension.low <= t <= dimension.high]
         axis.xaxis.set_major_locator(FixedLocator(ticks))
         axis.xaxis.set_minor_locator(NullLocator())
-    axis.axvline(dimension.low, color="0.4", linestyle=":", linewidth=1)
-    axis.axvline(dimension.high, color="0.4", linestyle=":", linewidth=1)
+    for bound in (dimension.low, dimension.high):
+        axis.axvline(bound, color="0.4", linestyle=":", linewidth=1)
 
 
 def _log_complement(x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -167,7 +167,7 @@ def _from_log_complement(y: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def parallel(searched: Searched) -> Figure:
     """Draw each finished trial as a line through its hyperparameters; the darker, the better."""
-    plot, axis = plt.subplots(figsize=(_WIDTH_IN, 4.4), layout="constrained")
+    plot, axis = _wide_plot(4.4)
     _draw_trial_lines(axis, searched)
     n_dimensions = len(searched.dimensions)
     for column, dimension in enumerate(searched.dimensions):
@@ -219,7 +219,7 @@ def _write_ends(axis: Axes, column: int, low: str, high: str) -> None:
 
 def learning_curves(searched: Searched) -> Figure:
     """Draw the monitored metric over epochs; curves of stopped trials end in a marker."""
-    plot, axis = plt.subplots(figsize=(_WIDTH_IN, 4.6), layout="constrained")
+    plot, axis = _wide_plot(4.6)
     labelled = set()
     for trial in searched.spent:
         if not trial.intermediate_values:
@@ -265,7 +265,7 @@ def importances(found: dict[str, float], n_trials: int) -> Figure:
         found: The share of the variance, 0 to 1, of each hyperparameter, the largest first.
         n_trials: The number of trials that the shares were computed from.
     """
-    plot, axis = plt.subplots(figsize=(_WIDTH_IN, 0.5 * len(found) + 1.0), layout="constrained")
+    plot, axis = _wide_plot(0.5 * len(found) + 1.0)
     names = list(found)
     names.reverse()
     percents = [100 * found[name] for name in names]
@@ -280,11 +280,11 @@ def importances(found: dict[str, float], n_trials: int) -> Figure:
     )
 
 
-def _mark_trials(
-    axis: Axes,
-    searched: Searched,
-    place: Callable[[FrozenTrial], float],
-) -> None:
+def _wide_plot(height_in: float) -> tuple[Plot, Axes]:
+    return plt.subplots(figsize=(_WIDTH_IN, height_in), layout="constrained")
+
+
+def _mark_trials(axis: Axes, searched: Searched, place: Callable[[FrozenTrial], float]) -> None:
     """Plot a marker for the value of each trial at the horizontal coordinate `place(trial)`."""
     for end, style in _MARKERS.items():
         places = []
@@ -374,25 +374,24 @@ class Clock:
 
 def clock(searched: Searched) -> Clock:
     """Return the time that a study has been worked on."""
-    spans = []
-    for trial in searched.tries:
-        span = _span(trial)
-        if span is not None:
-            spans.append(span)
-    return Clock.of(spans)
+    return Clock.of([(begin, end) for _, begin, end in _spans(searched)])
 
 
-def _span(trial: FrozenTrial) -> tuple[float, float] | None:
-    """Return when a trial began and ended, in Unix time, or None if it has not begun.
+def _spans(searched: Searched) -> list[tuple[FrozenTrial, float, float]]:
+    """Return the tries that have begun, each with its begin and end in Unix time.
 
     A trial that has not ended counts as ended when it began.
     """
-    if trial.datetime_start is None:
-        return None
-    begin = trial.datetime_start.timestamp()
-    if trial.datetime_complete is None:
-        return begin, begin
-    return begin, trial.datetime_complete.timestamp()
+    spans = []
+    for trial in searched.tries:
+        if trial.datetime_start is None:
+            continue
+        begin = trial.datetime_start.timestamp()
+        end = begin
+        if trial.datetime_complete is not None:
+            end = trial.datetime_complete.timestamp()
+        spans.append((trial, begin, end))
+    return spans
 
 
 def timeline(searched: Searched) -> Figure:
@@ -402,22 +401,24 @@ def timeline(searched: Searched) -> Figure:
     """
     time = clock(searched)
     workers = list(dict.fromkeys(_worker(trial) for trial in searched.tries))
-    size = (_WIDTH_IN, 0.55 * len(workers) + 1.6)
-    plot, axis = plt.subplots(figsize=size, layout="constrained")
-    drawn_ends = set()
-    for trial in searched.tries:
+    plot, axis = _wide_plot(0.55 * len(workers) + 1.6)
+    numbered_min = time.total_s / 60 / 40  # a shorter bar has no room for its number
+    ends = set()
+    for trial, begin_s, end_s in _spans(searched):
         row = workers.index(_worker(trial))
-        if _draw_bar(axis, trial, row, time):
-            drawn_ends.add(end_of(trial))
-    for begin in time.begins[1:]:
-        axis.axvline(time.at(begin) / 60, color="black", linestyle=":")
+        begin = time.at(begin_s) / 60
+        end = time.at(end_s) / 60
+        _draw_bar(axis, row, begin, end, _BARS[end_of(trial)])
+        if end - begin > numbered_min:
+            _write_number(axis, row, (begin + end) / 2, number_of(trial))
+        ends.add(end_of(trial))
+    for session_s in time.begins[1:]:
+        axis.axvline(time.at(session_s) / 60, color="black", linestyle=":")
     axis.set_yticks(range(len(workers)), workers)
     axis.invert_yaxis()
     axis.set(xlabel="minutes of work", xlim=(0, None))
-    handles = []
-    for end in ENDS:
-        if end in drawn_ends:
-            handles.append(Patch(edgecolor="black", label=end, **_BARS[end]))
+    labels = [label for label in ENDS if label in ends]
+    handles = [Patch(edgecolor="black", label=label, **_BARS[label]) for label in labels]
     plot.legend(handles=handles, loc="outside upper right", ncols=len(handles), fontsize="small")
     sessions = f"{len(time.begins)} session"
     if len(time.begins) > 1:
@@ -430,33 +431,14 @@ def timeline(searched: Searched) -> Figure:
     )
 
 
-def _draw_bar(axis: Axes, trial: FrozenTrial, row: int, time: Clock) -> bool:
-    """Draw the bar of a trial, and return False if the trial has not begun and has no bar."""
-    span = _span(trial)
-    if span is None:
-        return False
-    begin = time.at(span[0]) / 60
-    end = time.at(span[1]) / 60
-    axis.barh(
-        row,
-        end - begin,
-        left=begin,
-        height=0.7,
-        edgecolor="black",
-        linewidth=0.8,
-        **_BARS[end_of(trial)],
-    )
-    if end - begin > time.total_s / 60 / 40:  # else the number has no room in the bar
-        axis.text(
-            (begin + end) / 2,
-            row,
-            str(number_of(trial)),
-            ha="center",
-            va="center",
-            fontsize=8,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
-        )
-    return True
+def _draw_bar(axis: Axes, row: int, begin: float, end: float, style: _Style) -> None:
+    length = end - begin
+    axis.barh(row, length, left=begin, height=0.7, edgecolor="black", linewidth=0.8, **style)
+
+
+def _write_number(axis: Axes, row: int, middle: float, number: int) -> None:
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+    axis.text(middle, row, str(number), ha="center", va="center", fontsize=8, bbox=box)
 
 
 def _worker(trial: FrozenTrial) -> str:

@@ -75,11 +75,8 @@ def sections(searched: Searched, advice: Advice) -> list[Section]:
 
 
 def _next_step(advice: Advice) -> Section:
-    return Section(
-        "What to do next",
-        f"{advice.next_step} {commands.WHERE}",
-        commands=[advice.command],
-    )
+    text = f"{advice.next_step} {commands.WHERE}"
+    return Section("What to do next", text, commands=[advice.command])
 
 
 def _results(searched: Searched, advice: Advice) -> list[Section]:
@@ -87,13 +84,7 @@ def _results(searched: Searched, advice: Advice) -> list[Section]:
     made = [Section("How it went", "", figures=[figures.history(searched)])]
     if len(searched.objectives) > 1:
         made.append(pareto.section(searched))
-    rows = best_rows(
-        searched.trials,
-        searched.space,
-        searched.objectives,
-        searched.direction,
-        n_rows=10,
-    )
+    rows = best_rows(searched.trials, searched.space, searched.objectives, searched.direction, 10)
     made.append(Section("The best trials", "", rows))
     made.append(_prospects(searched, advice))
     made.append(_bounds(advice))
@@ -230,11 +221,8 @@ def _rescaled(searched: Searched, trial: FrozenTrial) -> FrozenTrial:
             position = dimension.position(values[name])
             params[name] = min(max(position, 0.0), 1.0)
             distributions[name] = FloatDistribution(0.0, 1.0)
-    return optuna.trial.create_trial(
-        value=value_of(trial),
-        params=params,
-        distributions=distributions,
-    )
+    value = value_of(trial)
+    return optuna.trial.create_trial(value=value, params=params, distributions=distributions)
 
 
 def _stopped(searched: Searched) -> list[Section]:
