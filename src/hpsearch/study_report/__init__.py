@@ -1,1 +1,1 @@
-"""What a study shows to people."""
+"""The report of a study: its page, its figures and its descriptions in MLflow."""

@@ -1,18 +1,19 @@
-"""Where the bounds of a search cut: the best value lies at one, so a better one may lie beyond it.
+"""Advice on what to do after a search: widen bounds, run more trials, or examine the model.
 
-Are more trials likely to pay? A Gaussian process is fitted to the trials, and further ones are
-played on its draws.
+`advise` returns the advice as a sentence and a command. It rests on two questions:
 
-Each draw is a world that agrees with what has been measured. In each world, further trials stand
-where other worlds are best, or anywhere, half and half, as a sampler's do, and the best of them is
-compared with the best so far.
+Does the best value lie at a bound? Then a better one may lie beyond it. `edges` finds such bounds
+and says where they might be instead.
 
-What could be left at most is the bound on the regret by which Makarova et al. (2022, "Automatic
-Termination for Hyperparameter Optimization") end a search: where it is below the noise, nothing is
-left to find. Optuna's own form of it is deprecated, and needs PyTorch and at least 20 finished
-trials.
+Are more trials likely to pay? `Prospects` fits a Gaussian process to the trials and draws functions
+from it, called worlds. Each world agrees with what has been measured. In each world, further trials
+are placed half where other worlds have their minimum and half anywhere, as a sampler would place
+them, and the best of them is compared with the best so far.
 
-What the trials of a study say should come next: sentences, numbers and one command.
+`Prospects` also bounds the gain that could be left at most. It is the bound on the regret by which
+Makarova et al. (2022, "Automatic Termination for Hyperparameter Optimization") end a search: where
+it is below the noise, nothing is left to find. Optuna's own implementation is deprecated, and needs
+PyTorch and at least 20 finished trials.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +41,67 @@ from hpsearch.study_report.figures import clock
 from hpsearch.study_report.searched import Dimension, Searched, end_of
 
 NEAR = 0.05  # share of a scale that counts as its end
-WIDER = 0.25  # share of a scale by which a bound is moved
-N_BEST = 5
+_WIDER = 0.25  # share of a scale by which a bound is moved
+N_BEST = 5  # best trials whose values at a bound are counted
+
+_MIN_FINISHED = 5  # finished trials below which a forecast is not made
+_MAX_FITTED = 200  # best trials that are fitted; the time grows with the cube of their number
+_CLIPPED_ABOVE = 0.75  # quantile; how bad the worst trials are says nothing of the best region
+_LOG2_POINTS = 9  # log2 of the number of points at which a world is evaluated
+_N_WORLDS = 400
+_MAX_TRIALS = 2000  # further trials that are simulated at most
+LEVEL = 0.1  # probability that the interval misses, and that the bound on the regret does
+
+_LIKELY = 0.5  # probability of a gain above the noise from which more trials are likely to pay
+_POSSIBLE = 0.1  # the same from which they may pay
+_HOUR_S = 3600.0
+_MAX_PROPOSED = 100  # trials that are proposed in one step
+
+_Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to do next, and why.
+
+    Attributes:
+        next_step: What to do, in one sentence.
+        command: The command that does it.
+        outlook: Whether more trials are likely to pay.
+        edges: Every hyperparameter that has an order, with its best value.
+    """
+
+    next_step: str
+    command: str
+    outlook: _Outlook
+    edges: Sequence[Edge]
+
+    @property
+    def cut(self) -> list[Edge]:
+        """The hyperparameters whose best value lies at a bound."""
+        return [edge for edge in self.edges if edge.bound]
+
+
+def advise(searched: Searched) -> Advice:
+    """Return what should come next: wider bounds, more trials, or a look at the model."""
+    outlook = _Outlook.of(searched)
+    found = edges(searched)
+    n_spent = len(searched.spent)
+    n_more = min(max(n_spent, _MIN_FINISHED), _MAX_PROPOSED)
+    n_trials = n_spent + n_more
+    cut = [edge for edge in found if edge.bound]
+    if cut:
+        names = " and ".join(f"{edge.dimension.name}'s {edge.bound} bound" for edge in cut)
+        step = f"Widen {names}, where the best trial lies, and let the search go on."
+        changes = [edge.override(searched.space) for edge in cut]
+        command = commands.search(searched, n_trials, *changes)
+    elif outlook.worth > _POSSIBLE:
+        step = "Let the search go on."
+        command = commands.search(searched, n_trials)
+    else:
+        step = "Examine the model that was found."
+        command = commands.evaluate(searched)
+    return Advice(step, command, outlook, found)
 
 
 @dataclass(frozen=True)
@@ -50,11 +109,12 @@ class Edge:
     """A hyperparameter with its best value.
 
     Attributes:
-        dimension: Its bounds.
-        value: The best trial's.
-        position: Where that lies on the scale, 0 to 1.
-        bound: `low` or `high` where it lies at that one and that one can be moved, else None.
-        n_near: How many of the best N_BEST trials lie there too.
+        dimension: The hyperparameter and its bounds.
+        value: The value of the best trial.
+        position: The position of that value on the scale, 0 to 1.
+        bound: `low` or `high` if the value lies at that bound and the bound can be moved, else
+            None.
+        n_near: How many of the best N_BEST trials lie at that bound too.
     """
 
     dimension: Dimension
@@ -65,65 +125,149 @@ class Edge:
 
     @property
     def wider(self) -> float:
-        """Where the bound might be instead."""
-        return self.dimension.rounded(
-            self.dimension.value(-WIDER if self.bound == "low" else 1 + WIDER)
-        )
+        """The value that the bound might have instead."""
+        position = 1 + _WIDER
+        if self.bound == "low":
+            position = -_WIDER
+        number = self.dimension.value(position)
+        return self.dimension.rounded(number)
 
     def override(self, space: Space) -> str:
-        """Return the same as a setting of the search; what its HyperModel proposed alone has no
-        bound yet.
+        """Return the setting of the search that moves the bound.
+
+        A hyperparameter that only the HyperModel proposed has no bound in `space` yet, so the
+        setting then adds both bounds and the scale.
         """
-        d, key = self.dimension, f"space.bounds.{self.dimension.name}"
-        if isinstance(space.rules.get(d.name), Range):
+        name = self.dimension.name
+        key = f"space.bounds.{name}"
+        if isinstance(space.rules.get(name), Range):
             return f"{key}.{self.bound}={self.wider:.6g}"
-        low, high = (self.wider, d.high) if self.bound == "low" else (d.low, self.wider)
-        return f"+{key}={{low: {low:.6g}, high: {high:.6g}, scale: {d.scale}}}"
+        low = self.dimension.low
+        high = self.dimension.high
+        if self.bound == "low":
+            low = self.wider
+        else:
+            high = self.wider
+        return f"+{key}={{low: {low:.6g}, high: {high:.6g}, scale: {self.dimension.scale}}}"
 
 
 def edges(searched: Searched) -> list[Edge]:
-    """Return every hyperparameter that has an order, and that the best trial drew."""
+    """Return every hyperparameter that has an order and that the best trial drew."""
     if searched.best is None:
         return []
-    values, found = searched.values(searched.best), []
+    values = searched.values(searched.best)
+    found = []
     for dimension in searched.dimensions:
         if dimension.choices or dimension.name not in values:
             continue
-        position = dimension.position(values[dimension.name])
-        bound = "low" if position < NEAR else "high" if position > 1 - NEAR else None
-        if bound and not _can_move(dimension, bound):
-            bound = None
-        others = [searched.values(t).get(dimension.name) for t in searched.ranked[:N_BEST]]
-        places = [dimension.position(v) for v in others if v is not None]
-        n_near = sum(abs(place - round(position)) < NEAR for place in places) if bound else 0
-        found.append(Edge(dimension, values[dimension.name], position, bound, n_near))
+        value = values[dimension.name]
+        position = dimension.position(value)
+        bound = _bound_at(dimension, position)
+        n_near = 0
+        if bound:
+            n_near = _n_near(searched, dimension, round(position))
+        found.append(Edge(dimension, value, position, bound, n_near))
     return found
 
 
-def _can_move(dimension: Dimension, bound: str) -> bool:
-    """A rate cannot be negative, a momentum not 1."""
+def _bound_at(dimension: Dimension, position: float) -> str | None:
+    """Return the bound at a position, `low` or `high`, or None if none is there or can be moved."""
+    if position < NEAR:
+        bound = "low"
+    elif position > 1 - NEAR:
+        bound = "high"
+    else:
+        return None
     wider = Edge(dimension, 0, 0, bound, 0).wider
-    return all(limit.holds(wider) for limit in LIMITS if limit.names.search(dimension.name))
+    for limit in LIMITS:  # a rate cannot be negative, and a momentum cannot be 1
+        if limit.names.search(dimension.name) and not limit.holds(wider):
+            return None
+    return bound
 
 
-MIN_FINISHED = 5
-MAX_FITTED = 200  # the best trials alone: the fit takes the third power of their number
-LOG2_POINTS, N_WORLDS = 9, 400
-MAX_TRIALS = 2000
-LEVEL = 0.1  # chance that the interval misses; of the bound on the regret too
-CLIPPED_ABOVE = 0.75  # quantile: how bad the worst ones are tells nothing of where the best are
-Floats = NDArray[np.float64]
+def _n_near(searched: Searched, dimension: Dimension, end: int) -> int:
+    """Return how many of the best N_BEST trials lie at an end of a dimension, 0 or 1."""
+    n_near = 0
+    for trial in searched.ranked[:N_BEST]:
+        value = searched.values(trial).get(dimension.name)
+        if value is not None and abs(dimension.position(value) - end) < NEAR:
+            n_near += 1
+    return n_near
 
 
 @dataclass(frozen=True)
-class Gain:
-    """By how much further trials better the best value, in the metric's unit.
+class _Outlook:
+    """Whether more trials are likely to pay.
 
     Attributes:
-        n_trials: How many trials.
+        text: The answer in a sentence or two.
+        worth: Probability that the trials of the next hour gain more than the noise; 1 if it is
+            not known.
+        trial_s: Seconds of work for a trial, all workers together.
+        gains: The gain of as many trials again, and of those of the next hour; empty if too few
+            trials have finished.
+        noise: Standard deviation between trainings with the same hyperparameters.
+        regret: The gain that could be left at most.
+    """
+
+    text: str
+    worth: float
+    trial_s: float
+    gains: Sequence[_Gain] = ()
+    noise: float = float("nan")
+    regret: float = float("nan")
+
+    @classmethod
+    def of(cls, searched: Searched) -> _Outlook:
+        """Return the outlook of a study."""
+        n_spent = len(searched.spent)
+        trial_s = 0.0
+        if n_spent:
+            trial_s = clock(searched).total_s / n_spent
+        if n_spent and not searched.dimensions:
+            text = "No hyperparameter varied: more trials would only repeat the same one."
+            return cls(text, 0.0, trial_s)
+        if not can_tell(searched):
+            n_finished = f"{len(searched.ranked)} of at least {_MIN_FINISHED}"
+            return cls(f"Too few trials have finished ({n_finished}) to tell.", 1.0, trial_s)
+        n_hourly = 1
+        if trial_s:
+            n_hourly = max(1, int(_HOUR_S / trial_s))
+        prospects = Prospects(searched, derive(0, searched.name, "prospects"))
+        again = prospects.gain(n_spent)
+        hourly = prospects.gain(n_hourly)
+        text = _outlook_text(hourly, prospects.noise, prospects.regret)
+        gains = [again, hourly]
+        return cls(text, hourly.worth, trial_s, gains, prospects.noise, prospects.regret)
+
+
+def _outlook_text(hourly: _Gain, noise: float, regret: float) -> str:
+    """Return whether more trials are likely to pay, given the gain of the next hour."""
+    if hourly.worth > _LIKELY:
+        answer = "are likely to pay"
+    elif hourly.worth > _POSSIBLE:
+        answer = "may pay"
+    else:
+        answer = "are hardly worth it"
+    text = (
+        f"More trials {answer}: with probability {hourly.worth:.0%} the {hourly.n_trials:,} trials "
+        f"of the next hour better the best one by more than {noise:.2g}, by which two trainings "
+        "with the same hyperparameters differ anyway."
+    )
+    if regret < noise:
+        text += " What could be left at most is below that too: the search may end here."
+    return text
+
+
+@dataclass(frozen=True)
+class _Gain:
+    """By how much further trials better the best value, in the unit of the metric.
+
+    Attributes:
+        n_trials: How many further trials.
         expected: Mean gain as it will be measured, luck included.
-        low: End of the interval that holds it with probability 1 - LEVEL.
-        high: The other end.
+        low: Lower end of the interval that holds the gain with probability 1 - LEVEL.
+        high: Upper end of that interval.
         chance: Probability of any gain.
         real: Mean gain that would last if the new best were trained anew.
         worth: Probability that the real gain is larger than the noise.
@@ -138,228 +282,144 @@ class Gain:
     worth: float
 
 
+def can_tell(searched: Searched) -> bool:
+    """Return whether enough trials have finished for `Prospects`."""
+    return len(searched.ranked) >= _MIN_FINISHED and bool(searched.dimensions)
+
+
 class Prospects:
-    """What the trials of a study say of those to come.
+    """A forecast of what further trials of a study will bring.
 
     Args:
-        searched: The study; at least MIN_FINISHED of its trials have finished, and something
-            varied.
-        seed: Of all draws.
+        searched: A study for which `can_tell` is true.
+        seed: The seed of all random draws.
+
+    Attributes:
+        noise: Standard deviation between trainings with the same hyperparameters.
+        regret: The gain that could be left at most, in the unit of the metric.
     """
 
     def __init__(self, searched: Searched, seed: int) -> None:
-        with threadpool_limits(
-            1
-        ):  # matrices this small are slower on many threads, by far where the machine is busy
+        # Matrices this small are slower on many threads, much slower on a busy machine.
+        with threadpool_limits(1):
             self._fit(searched, seed)
 
     def _fit(self, searched: Searched, seed: int) -> None:
-        rng = self._rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(seed)
         x, y = _examples(searched)
+        centre = float(y.mean())
+        unit = float(y.std()) or 1.0
+        process = _fitted(x, (y - centre) / unit, int(rng.integers(2**31)))
+        self._rng = rng
         self._best = searched.signed(value_of(searched.ranked[0]))
-        self._centre, self._unit = float(y.mean()), float(y.std()) or 1.0
-        kernel = ConstantKernel(1.0, (0.1, 10.0)) * Matern(np.ones(x.shape[1]), (0.1, 10.0), nu=2.5)
-        process = GaussianProcessRegressor(
-            kernel + WhiteKernel(0.05, (1e-4, 1.0)),
-            n_restarts_optimizer=2,
-            random_state=int(rng.integers(2**31)),
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", ConvergenceWarning
-            )  # a length at its bound is an answer here
-            process.fit(x, (y - self._centre) / self._unit)
-        self.noise = self._unit * math.sqrt(process.kernel_.k2.noise_level)
+        self.noise = unit * math.sqrt(process.kernel_.k2.noise_level)
         process.kernel_.k2.noise_level = 1e-9  # worlds are without noise
-        points = qmc.Sobol(x.shape[1], seed=rng).random_base2(LOG2_POINTS)
+        points = qmc.Sobol(x.shape[1], seed=rng).random_base2(_LOG2_POINTS)
         where = np.vstack([_rounded(points, searched), x])
         self._n_new = len(points)
-        draws = process.sample_y(where, N_WORLDS, random_state=int(rng.integers(2**31)))
-        self._worlds: Floats = self._centre + self._unit * draws.T
-        self.regret = self._regret_bound(process, where, len(searched.dimensions), len(x))
-
-    def _regret_bound(self, process: Any, where: Floats, n_dimensions: int, n_trials: int) -> float:
-        """The paper's: the best trial's upper confidence bound minus the lowest lower one."""
+        draws = process.sample_y(where, _N_WORLDS, random_state=int(rng.integers(2**31)))
+        self._worlds: _Floats = centre + unit * draws.T
         mean, spread = process.predict(where, return_std=True)
-        beta = math.sqrt(2 * math.log(n_dimensions * n_trials**2 * math.pi**2 / (6 * LEVEL)) / 5)
-        upper, lower = mean + beta * spread, mean - beta * spread
-        return float(self._unit * max(0.0, upper[self._n_new :].min() - lower.min()))
+        margin = _beta_root(len(searched.dimensions), len(x)) * spread
+        least_upper = (mean + margin)[self._n_new :].min()
+        least_lower = (mean - margin).min()
+        self.regret = float(unit * max(0.0, least_upper - least_lower))
 
-    def gain(self, n_trials: int) -> Gain:
-        """Return what so many further trials are likely to bring."""
-        rng, worlds, n = self._rng, self._worlds, min(n_trials, MAX_TRIALS)
-        good = worlds[:, : self._n_new].argmin(axis=1)
-        anywhere = rng.integers(self._n_new, size=(len(worlds), n))
-        guided = good[rng.integers(len(worlds), size=(len(worlds), n))]
-        chosen = np.where(rng.random((len(worlds), n)) < 0.5, guided, anywhere)
+    def gain(self, n_trials: int) -> _Gain:
+        """Return what `n_trials` further trials are likely to bring; each call draws anew."""
+        worlds = self._worlds
+        chosen = self._placed(min(n_trials, _MAX_TRIALS))
         true = np.take_along_axis(worlds, chosen, axis=1)
-        measured = true + rng.normal(0.0, self.noise, true.shape)
+        measured = true + self._rng.normal(0.0, self.noise, true.shape)
         winner = measured.argmin(axis=1)[:, None]
-        gained = np.maximum(0.0, self._best - np.take_along_axis(measured, winner, axis=1)[:, 0])
+        best_measured = np.take_along_axis(measured, winner, axis=1)[:, 0]
+        best_true = np.take_along_axis(true, winner, axis=1)[:, 0]
+        gained = np.maximum(0.0, self._best - best_measured)
         known = worlds[:, self._n_new :].min(axis=1)
-        real = np.where(
-            gained > 0, np.maximum(0.0, known - np.take_along_axis(true, winner, axis=1)[:, 0]), 0.0
-        )
+        lasting = np.maximum(0.0, known - best_true)
+        real = np.where(gained > 0, lasting, 0.0)
         low, high = np.quantile(gained, [LEVEL / 2, 1 - LEVEL / 2])
-        worth = float((real > self.noise).mean())
-        return Gain(
-            n_trials,
-            gained.mean(),
-            float(low),
-            float(high),
-            float((gained > 0).mean()),
-            real.mean(),
-            worth,
+        return _Gain(
+            n_trials=n_trials,
+            expected=gained.mean(),
+            low=float(low),
+            high=float(high),
+            chance=float((gained > 0).mean()),
+            real=real.mean(),
+            worth=float((real > self.noise).mean()),
         )
 
+    def _placed(self, n_trials: int) -> NDArray[np.int64]:
+        """Draw the points of further trials in each world, (worlds, trials)."""
+        n_worlds = len(self._worlds)
+        shape = (n_worlds, n_trials)
+        minima = self._worlds[:, : self._n_new].argmin(axis=1)
+        anywhere = self._rng.integers(self._n_new, size=shape)
+        guided = minima[self._rng.integers(n_worlds, size=shape)]
+        is_guided = self._rng.random(shape) < 0.5
+        return np.where(is_guided, guided, anywhere)
 
-def can_tell(searched: Searched) -> bool:
-    """Return whether there are trials enough to say anything."""
-    return len(searched.ranked) >= MIN_FINISHED and bool(searched.dimensions)
+
+def _fitted(x: _Floats, y: _Floats, seed: int) -> GaussianProcessRegressor:
+    """Return a Gaussian process fitted to positions (N, D) and standardized values (N,)."""
+    lengths = np.ones(x.shape[1])
+    smooth = ConstantKernel(1.0, (0.1, 10.0)) * Matern(lengths, (0.1, 10.0), nu=2.5)
+    noise = WhiteKernel(0.05, (1e-4, 1.0))
+    kernel = smooth + noise
+    process = GaussianProcessRegressor(kernel, n_restarts_optimizer=2, random_state=seed)
+    with warnings.catch_warnings():
+        # A length at its bound is a valid answer here.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        process.fit(x, y)
+    return process
 
 
-def _examples(searched: Searched) -> tuple[Floats, Floats]:
-    """Return positions (N, D) and signed values (N,), the worst clipped."""
-    trials = [
-        t for t in searched.spent if searched.reached(t) is not None or end_of(t) == "diverged"
-    ]
-    finals = [_final(t, searched) for t in trials]
-    worst = max(v for v in finals if v is not None)
-    y = np.array([worst if v is None else v for v in finals])
-    x = np.nan_to_num(
-        searched.positions(trials), nan=0.5
-    )  # not drawn: a middling place, the same for all
-    kept = np.argsort(y, kind="stable")[:MAX_FITTED]
-    return x[kept], np.minimum(y[kept], np.quantile(y, CLIPPED_ABOVE))
+def _beta_root(n_dimensions: int, n_trials: int) -> float:
+    """Return the width of the confidence bounds of Makarova et al. (2022), in deviations."""
+    return math.sqrt(2 * math.log(n_dimensions * n_trials**2 * math.pi**2 / (6 * LEVEL)) / 5)
+
+
+def _examples(searched: Searched) -> tuple[_Floats, _Floats]:
+    """Return the positions (N, D) and signed values (N,) to fit, the worst values clipped."""
+    trials = []
+    for trial in searched.spent:
+        if searched.reached(trial) is not None or end_of(trial) == "diverged":
+            trials.append(trial)
+    finals = [_final(trial, searched) for trial in trials]
+    worst = max(value for value in finals if value is not None)
+    y = np.array([worst if value is None else value for value in finals])
+    # A trial that did not draw a hyperparameter stands in the middle, as all such trials do.
+    x = np.nan_to_num(searched.positions(trials), nan=0.5)
+    kept = np.argsort(y, kind="stable")[:_MAX_FITTED]
+    return x[kept], np.minimum(y[kept], np.quantile(y, _CLIPPED_ABOVE))
 
 
 def _final(trial: FrozenTrial, searched: Searched) -> float | None:
-    """A stopped trial counts as if it had gone on as the finished ones did, in the median, from
-    that epoch.
+    """Return the signed value with which a trial ended or would have ended; None if it diverged.
+
+    A stopped trial counts as if it had changed from its last epoch on by the median change of the
+    finished trials.
     """
     if trial.state == TrialState.COMPLETE:
         return searched.signed(value_of(trial))
-    if end_of(trial) == "diverged" or trial.last_step is None:
-        return None
     step = trial.last_step
-    rests = [
-        searched.signed(value_of(t)) - searched.signed(t.intermediate_values[step])
-        for t in searched.ranked
-        if step in t.intermediate_values
-    ]
-    return searched.signed(trial.intermediate_values[step]) + (
-        float(np.median(rests)) if rests else 0.0
-    )
+    if end_of(trial) == "diverged" or step is None:
+        return None
+    changes = []
+    for finished in searched.ranked:
+        if step in finished.intermediate_values:
+            then = searched.signed(finished.intermediate_values[step])
+            changes.append(searched.signed(value_of(finished)) - then)
+    change = 0.0
+    if changes:
+        change = float(np.median(changes))
+    return searched.signed(trial.intermediate_values[step]) + change
 
 
-def _rounded(points: Floats, searched: Searched) -> Floats:
-    """Move points to the nearest choice where a dimension has choices."""
+def _rounded(points: _Floats, searched: Searched) -> _Floats:
+    """Move points (N, D) in place to the nearest choice where a dimension has choices."""
     for column, dimension in enumerate(searched.dimensions):
         if dimension.choices:
-            n = len(dimension.choices) - 1
-            points[:, column] = np.round(points[:, column] * n) / n
+            n_steps = len(dimension.choices) - 1
+            points[:, column] = np.round(points[:, column] * n_steps) / n_steps
     return points
-
-
-LIKELY, POSSIBLE = 0.5, 0.1  # chance of a gain above the noise
-HOUR_S = 3600.0
-MAX_PROPOSED = 100  # trials in one step: then look again
-
-
-@dataclass(frozen=True)
-class Outlook:
-    """Are more trials likely to pay?
-
-    Attributes:
-        text: One sentence or two.
-        worth: Chance that those of the next hour bring more than the noise; 1 where it is not
-            known.
-        trial_s: Seconds of work for a trial, all workers together.
-        gains: Of as many trials again, and of those of the next hour; empty where too few have
-            finished.
-        noise: By how much two trainings with the same hyperparameters differ (standard deviation).
-        regret: What could be left at most.
-    """
-
-    text: str
-    worth: float
-    trial_s: float
-    gains: Sequence[Gain] = ()
-    noise: float = float("nan")
-    regret: float = float("nan")
-
-    @classmethod
-    def of(cls, searched: Searched) -> Outlook:
-        """Return what the trials say."""
-        n = len(searched.spent)
-        trial_s = clock(searched).total_s / n if n else 0.0
-        if n and not searched.dimensions:
-            return cls(
-                "No hyperparameter varied: more trials would only repeat the same one.",
-                0.0,
-                trial_s,
-            )
-        if not can_tell(searched):
-            text = f"Too few trials have finished ({len(searched.ranked)} of at least {MIN_FINISHED}) to tell."
-            return cls(text, 1.0, trial_s)
-        hourly = max(1, int(HOUR_S / trial_s)) if trial_s else 1
-        prospects = Prospects(searched, derive(0, searched.name, "prospects"))
-        gains = [prospects.gain(n), prospects.gain(hourly)]
-        worth, noise, regret = gains[-1].worth, prospects.noise, prospects.regret
-        word = (
-            "are likely to pay"
-            if worth > LIKELY
-            else "may pay"
-            if worth > POSSIBLE
-            else "are hardly worth it"
-        )
-        text = (
-            f"More trials {word}: with probability {worth:.0%} the {hourly:,} trials of the next "
-            f"hour better the best "
-            f"one by more than {noise:.2g}, by which two trainings with the same hyperparameters "
-            f"differ anyway."
-        )
-        if regret < noise:
-            text += " What could be left at most is below that too: the search may end here."
-        return cls(text, worth, trial_s, gains, noise, regret)
-
-
-@dataclass(frozen=True)
-class Advice:
-    """What to do next, and why.
-
-    Attributes:
-        next_step: One sentence.
-        command: Does it.
-        outlook: Are more trials likely to pay?
-        edges: Every hyperparameter that has an order, with its best value.
-    """
-
-    next_step: str
-    command: str
-    outlook: Outlook
-    edges: Sequence[Edge]
-
-    @property
-    def cut(self) -> list[Edge]:
-        """Those whose best value lies at a bound."""
-        return [edge for edge in self.edges if edge.bound]
-
-
-def advise(searched: Searched) -> Advice:
-    """Return what should come next: wider bounds, more trials, or a look at the model."""
-    outlook, found, n = Outlook.of(searched), edges(searched), len(searched.spent)
-    more = n + min(max(n, MIN_FINISHED), MAX_PROPOSED)
-    cut = [edge for edge in found if edge.bound]
-    if cut:
-        names = " and ".join(f"{edge.dimension.name}'s {edge.bound} bound" for edge in cut)
-        step = f"Widen {names}, where the best trial lies, and let the search go on."
-        return Advice(
-            step,
-            commands.search(searched, more, *(e.override(searched.space) for e in cut)),
-            outlook,
-            found,
-        )
-    if outlook.worth > POSSIBLE:
-        return Advice("Let the search go on.", commands.search(searched, more), outlook, found)
-    return Advice("Examine the model that was found.", commands.evaluate(searched), outlook, found)

@@ -1,4 +1,4 @@
-"""What a run of the study says of itself in MLflow, in Markdown."""
+"""The descriptions of a study's run and of its trials' runs in MLflow, in Markdown."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ PAGE = "report.html"
 
 @dataclass(frozen=True)
 class Places:
-    """Where things are in MLflow.
+    """Where the records of a study are in MLflow.
 
     Attributes:
-        experiment_id: The study's experiment.
-        parent_run_id: The study's run.
-        runs: The run of each trial, by the number that it is called by.
-        version: The number of the registered model's version that the study has made, if any.
-        measured: That version's tags: its quality.
+        experiment_id: The experiment of the study.
+        parent_run_id: The run of the study.
+        runs: The run of each trial, by `number_of`.
+        version: The version of the registered model that the study has made, or None.
+        measured: The tags of that version, which hold its quality.
     """
 
     experiment_id: str
@@ -37,47 +37,53 @@ class Places:
     measured: Mapping[str, str]
 
     def run(self, text: str, run_id: str | None) -> str:
-        """Return a link to a run, or the text alone where there is none."""
-        return link(text, "experiments", self.experiment_id, "runs", run_id) if run_id else text
+        """Return a link to a run, or the text alone if there is no run."""
+        if not run_id:
+            return text
+        return link(text, "experiments", self.experiment_id, "runs", run_id)
+
+    def trial(self, text: str, trial: FrozenTrial) -> str:
+        """Return a link to the run of a trial, or the text alone if it has no run."""
+        run_id = self.runs.get(number_of(trial))
+        return self.run(text, run_id)
 
 
 def of_study(searched: Searched, advice: Advice, places: Places) -> str:
-    """Return the parent run's description."""
-    lines, best = [], searched.best
-    if best is not None:  # first, for MLflow folds all but some four lines
-        title = places.run(searched.title(best), places.runs.get(number_of(best)))
-        lines += [f"**Best trial:** {title}, {searched.monitor} {value_of(best):.4f}.", ""]
+    """Return the description of the study's run."""
+    lines = []
+    best = searched.best
+    if best is not None:  # first, since MLflow folds all but some four lines
+        title = places.trial(searched.title(best), best)
+        lines = [f"**Best trial:** {title}, {searched.monitor} {value_of(best):.4f}.", ""]
     lines += [f"**Next:** {advice.next_step}", ""]
-    lines += [f"- **{name}:** {value}" for name, value in facts(searched) if name != "best"]
-    if quality(places.measured):
-        lines += ["", "On test, the best trial's model:", "", quality(places.measured)]
+    for name, value in facts(searched):
+        if name != "best":
+            lines.append(f"- **{name}:** {value}")
+    on_test = quality(places.measured)
+    if on_test:
+        lines += ["", "On test, the best trial's model:", "", on_test]
     lines += ["", "### Look at", "", *_looks(searched, advice, places)]
     lines += ["", "### Go on", "", advice.outlook.text, "", *_commands(searched, advice)]
     return "\n".join(lines)
 
 
 def _looks(searched: Searched, advice: Advice, places: Places) -> list[str]:
+    """Return a numbered list of what is worth looking at in MLflow."""
+    page = f"`{PAGE}` under Artifacts: what the search shows, and why"
     cut = ", ".join(f"{edge.dimension.name} at its {edge.bound} bound" for edge in advice.cut)
-    looks = [
-        f"`{PAGE}` under Artifacts: what the search shows, and why{f' (**{cut}**)' if cut else ''}"
-    ]
+    if cut:
+        page += f" (**{cut}**)"
+    looks = [page]
     if searched.best is not None:
-        looks.append(
-            f"{places.run('the best trial', places.runs.get(number_of(searched.best)))}: its "
-            f"curves by epoch"
-        )
+        best = places.trial("the best trial", searched.best)
+        looks.append(f"{best}: its curves by epoch")
     if places.version is not None:
-        version = link(
-            f"version {places.version} of {searched.name}",
-            "models",
-            searched.name,
-            "versions",
-            places.version,
-        )
+        title = f"version {places.version} of {searched.name}"
+        version = link(title, "models", searched.name, "versions", places.version)
         looks.append(f"{version}: what the model is worth, how to load it and how to serve it")
     else:
         looks.append("the trials below this run, sorted by the metric `best/val/loss`")
-    return [f"{place}. {text}" for place, text in enumerate(looks, start=1)]
+    return [f"{number}. {look}" for number, look in enumerate(looks, start=1)]
 
 
 def _commands(searched: Searched, advice: Advice) -> list[str]:
@@ -95,30 +101,35 @@ def _commands(searched: Searched, advice: Advice) -> list[str]:
 
 
 def of_trial(searched: Searched, trial: FrozenTrial, places: Places) -> str:
-    """Return a child run's description: how it ended, and its place in the study."""
+    """Return the description of a trial's run: how it ended, and its place in the study."""
     study = places.run(searched.name, places.parent_run_id)
     return f"Trial {number_of(trial)} of study {study}: {_ended(searched, trial)}"
 
 
 def _ended(searched: Searched, trial: FrozenTrial) -> str:
-    end, step, value = end_of(trial), trial.last_step, searched.reached(trial)
+    end = end_of(trial)
+    step = trial.last_step
     if end == "finished":
-        place = place_of(searched, trial)
-        return f"finished after {step} epochs with {searched.monitor} {value:.4f}, place {place}."
+        value = f"{searched.monitor} {value_of(trial):.4f}"
+        return f"finished after {step} epochs with {value}, place {place_of(searched, trial)}."
     if end == "pruned" and step is not None:
-        found = standing(searched.study, trial, step, searched.tries)
-        best = (
-            f"; the best of them, #{found.others[0][0]}, had {found.others[0][1]:.4f}"
-            if found.others
-            else ""
-        )
-        where = f"place {found.place} of {found.n} at that epoch{best}"
-        return f"pruned after epoch {step} with {searched.monitor} {found.value:.4f}, {where}."
+        return _pruned(searched, trial, step)
     if end == "running":
         return "running."
     return f"{end}: {trial.user_attrs.get('message', '')}"
 
 
+def _pruned(searched: Searched, trial: FrozenTrial, step: int) -> str:
+    found = standing(searched.study, trial, step, searched.tries)
+    value = f"{searched.monitor} {found.value:.4f}"
+    text = f"pruned after epoch {step} with {value}, place {found.place} of {found.n} at that epoch"
+    if found.others:
+        best_number, best_value = found.others[0]
+        text += f"; the best of them, #{best_number}, had {best_value:.4f}"
+    return f"{text}."
+
+
 def place_of(searched: Searched, trial: FrozenTrial) -> str:
-    """Return a finished trial's place among the finished ones."""
-    return f"{searched.ranked.index(trial) + 1} of {len(searched.ranked)}"
+    """Return the place of a finished trial among the finished ones, such as `2 of 9`."""
+    place = searched.ranked.index(trial) + 1
+    return f"{place} of {len(searched.ranked)}"

@@ -1,8 +1,8 @@
-"""The hyperparameters that a study has drawn, each as an axis: where on its scale a value lies.
+"""A study as its reports read it: its trials, how they ended and what they drew.
 
-How the trials of a study ended: counts, and a table of the best.
-
-A study as its reports see it: trials with their ends, names and scales as people read them.
+`Searched` is the study. `Dimension` is the scale of one hyperparameter, `Outcome` counts the trials
+by how they ended, and `best_rows` makes a table of the best trials. All of them use the names and
+scales that people read: `momentum`, where the study stores `one_minus_momentum`.
 """
 
 from __future__ import annotations
@@ -26,163 +26,9 @@ from hpsearch.study.study import best_trial, number_of, ranked, value_of
 from hpsearch.study.trial_end import FAILED, TrialEnd, is_failure, is_retried, spends_budget
 from hpsearch.tracking.runs import TrialName
 
-
-@dataclass(frozen=True)
-class Dimension:
-    """A hyperparameter with the bounds from which the latest trial drew it.
-
-    Attributes:
-        name: As people read it: `momentum`, never `one_minus_momentum`.
-        low: Its lowest value; of `choices`, 0.
-        high: Its highest value; of `choices`, the place of the last one.
-        scale: linear, log or log_complement.
-        choices: The values of one that has no order.
-    """
-
-    name: str
-    low: float
-    high: float
-    scale: str = "linear"
-    choices: tuple[Value, ...] = ()
-
-    @classmethod
-    def of(cls, stored: str, drawn_from: BaseDistribution) -> Dimension:
-        """Return the dimension that a study stores under a name."""
-        if isinstance(drawn_from, CategoricalDistribution):
-            choices: tuple[Value, ...] = tuple(drawn_from.choices)  # type: ignore[arg-type]
-            return cls(stored, 0, len(choices) - 1, choices=choices)
-        low, high, log = drawn_from.low, drawn_from.high, drawn_from.log  # type: ignore[attr-defined]
-        if stored.startswith(COMPLEMENT):
-            return cls(stored.removeprefix(COMPLEMENT), 1 - high, 1 - low, "log_complement")
-        return cls(stored, low, high, "log" if log else "linear")
-
-    def position(self, value: Value) -> float:
-        """Return where a value lies: 0 at `low`, 1 at `high`, outside where older bounds were
-        wider.
-        """
-        low, high = self._scaled(self.low), self._scaled(self.high)
-        at = (
-            self.choices.index(value)
-            if self.choices and value in self.choices
-            else self._scaled(value)
-        )
-        return (at - low) / (high - low) if high > low else 0.5
-
-    def _scaled(self, value: Value) -> float:
-        number = float(value) if not isinstance(value, str) else 0.0
-        if self.scale == "log":
-            return math.log(number)
-        return -math.log(1 - number) if self.scale == "log_complement" else number
-
-    def value(self, position: float) -> float:
-        """Return the number at a position; the inverse of `position` for what has an order."""
-        low, high = self._scaled(self.low), self._scaled(self.high)
-        at = low + position * (high - low)
-        if self.scale == "log":
-            return math.exp(at)
-        return 1 - math.exp(-at) if self.scale == "log_complement" else at
-
-    def __str__(self) -> str:
-        if self.choices:
-            return f"{self.name} of {', '.join(map(str, self.choices))}"
-        scale = "" if self.scale == "linear" else f" ({self.scale})"
-        return f"{self.name} {self.shown(self.low)} to {self.shown(self.high)}{scale}"
-
-    def rounded(self, number: float) -> float:
-        """Return a number in two digits, as a person would set it as a bound."""
-        if self.scale == "log_complement":
-            return float(f"{1 - float(f'{1 - number:.1g}'):.6g}")
-        short = float(f"{number:.2g}")
-        return round(short) if isinstance(self.low, int) else short
-
-    def shown(self, value: Value) -> str:
-        """Return a value as people read it."""
-        return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def dimensions(trials: Sequence[FrozenTrial]) -> list[Dimension]:
-    """Return the hyperparameters that varied, the earliest asked for first."""
-    latest: dict[str, BaseDistribution] = {}
-    for trial in trials:
-        latest |= trial.distributions
-    return [
-        Dimension.of(name, drawn_from)
-        for name, drawn_from in latest.items()
-        if not drawn_from.single()
-    ]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How many trials ended in which way, and the best."""
-
-    n_finished: int
-    n_pruned: int
-    n_diverged: int
-    n_infeasible: int
-    n_failed: int
-    n_epochs: int
-    best: FrozenTrial | None
-
-    @classmethod
-    def of(cls, trials: list[FrozenTrial], direction: Direction) -> Outcome:
-        """Count the trials of a study; one that was killed and tried again counts once."""
-        ends = [TrialEnd.of(t) for t in trials]
-        return cls(
-            n_finished=ends.count(TrialEnd.FINISHED),
-            n_pruned=ends.count(TrialEnd.PRUNED),
-            n_diverged=ends.count(TrialEnd.DIVERGED),
-            n_infeasible=ends.count(TrialEnd.INFEASIBLE),
-            n_failed=sum(is_failure(t) for t in trials),
-            n_epochs=sum(len(t.intermediate_values) for t in trials),
-            best=best_trial(trials, direction),
-        )
-
-    def counts(self) -> str:
-        """Return the counts in words."""
-        parts = [f"{self.n_finished} finished", f"{self.n_pruned} pruned"]
-        parts += [f"{self.n_diverged} diverged"] if self.n_diverged else []
-        parts += [f"{self.n_infeasible} beyond a constraint"] if self.n_infeasible else []
-        parts += [f"{self.n_failed} failed"] if self.n_failed else []
-        return ", ".join(parts)
-
-
-def numbers(trial: FrozenTrial) -> list[str]:
-    """Return the values of a finished trial as people read them: weights are counted, all else is
-    measured.
-    """
-    value, *costs = trial.values
-    return [
-        f"{value:.4f}",
-        *(f"{cost:.0f}" if cost.is_integer() else f"{cost:.4f}" for cost in costs),
-    ]
-
-
-def best_rows(
-    trials: list[FrozenTrial],
-    space: Space,
-    objectives: Sequence[str],
-    direction: Direction,
-    n_rows: int = 5,
-) -> list[list[str]]:
-    """Return the best trials as rows of a table, the first being the head."""
-    rows = [(t, space.values(t)) for t in ranked(trials, direction)[:n_rows]]
-    names = list(dict.fromkeys(name for _, values in rows for name in values))
-    table = [["trial", *objectives, "epochs", *names]]
-    for trial, values in rows:
-        cells = [
-            f"{values[n]:.4g}" if isinstance(values.get(n), float) else str(values.get(n, ""))
-            for n in names
-        ]
-        table.append(
-            [f"#{number_of(trial)}", *numbers(trial), str(len(trial.intermediate_values)), *cells]
-        )
-    return table
-
-
-RUNNING = "running"
-ENDS = ("finished", "pruned", "diverged", "infeasible", FAILED, RUNNING)
-UNITS = {"loss": "nats", "accuracy": "share of images", "error": "share of images"}
+_RUNNING = "running"
+ENDS = ("finished", "pruned", "diverged", "infeasible", FAILED, _RUNNING)
+_UNITS = {"loss": "nats", "accuracy": "share of images", "error": "share of images"}
 
 
 @dataclass(frozen=True)
@@ -190,13 +36,13 @@ class Searched:
     """A study that is reported on.
 
     Attributes:
-        name: The study's.
-        study: It, with the pruner that it was searched with.
-        space: Shows hyperparameters as people read them.
+        name: The name of the study.
+        study: The Optuna study, with the pruner of its search.
+        space: Translates stored hyperparameters into those that people read.
         monitor: The metric that was optimized.
-        direction: Which of its values are better.
+        direction: Says which values of the metric are better.
         config: The composed configuration of the search, as plain data.
-        tracking_uri: Where its runs are.
+        tracking_uri: The address of the MLflow store that holds the runs of the study.
     """
 
     name: str
@@ -209,92 +55,302 @@ class Searched:
 
     @cached_property
     def tries(self) -> list[FrozenTrial]:
-        """All trials, those that were killed and tried again twice."""
-        trials = self.study.get_trials(deepcopy=False)
-        return [
-            t
-            for t in trials
-            if t.state != TrialState.WAITING and TrialEnd.of(t) != TrialEnd.SURPLUS
-        ]
+        """All tries; a trial that was killed and tried again has two or more."""
+        found = []
+        for trial in self.study.get_trials(deepcopy=False):
+            if trial.state == TrialState.WAITING:
+                continue
+            if TrialEnd.of(trial) != TrialEnd.SURPLUS:
+                found.append(trial)
+        return found
 
     @cached_property
     def trials(self) -> list[FrozenTrial]:
-        """All trials, each once, by the numbers that they are called by."""
-        lasting = [t for t in self.tries if not is_retried(t)]
+        """All trials, each once, sorted by `number_of`."""
+        lasting = [trial for trial in self.tries if not is_retried(trial)]
         return sorted(lasting, key=number_of)
 
     @cached_property
     def spent(self) -> list[FrozenTrial]:
-        """Those that finished or were stopped."""
-        return [t for t in self.trials if spends_budget(t)]
+        """The trials that finished or were stopped."""
+        return [trial for trial in self.trials if spends_budget(trial)]
 
     @cached_property
     def ranked(self) -> list[FrozenTrial]:
-        """Those that finished, the best first."""
+        """The trials that finished, the best first."""
         return ranked(self.trials, self.direction)
 
     @property
     def best(self) -> FrozenTrial | None:
-        """The best one."""
-        return self.ranked[0] if self.ranked else None
+        """The best trial, or None if none has finished."""
+        if not self.ranked:
+            return None
+        return self.ranked[0]
 
     @cached_property
     def outcome(self) -> Outcome:
-        """How many ended in which way."""
-        return Outcome.of(self.study.get_trials(deepcopy=False), self.direction)
+        """The number of trials that ended in each way, and the best trial."""
+        trials = self.study.get_trials(deepcopy=False)
+        return Outcome.of(trials, self.direction)
 
     @cached_property
     def dimensions(self) -> list[Dimension]:
-        """The hyperparameters that varied."""
-        return dimensions(self.spent)
+        """The hyperparameters that varied, the earliest drawn first."""
+        latest: dict[str, BaseDistribution] = {}
+        for trial in self.spent:
+            latest.update(trial.distributions)
+        found = []
+        for name, distribution in latest.items():
+            if not distribution.single():
+                found.append(Dimension.of(name, distribution))
+        return found
 
     @property
     def objectives(self) -> list[str]:
-        """The metric, and a second objective where there is one."""
+        """The metric, followed by the second objective if the study has one."""
         second = self.config.get("costs", {}).get("second_objective")
-        return [self.monitor, second] if second else [self.monitor]
+        if not second:
+            return [self.monitor]
+        return [self.monitor, second]
 
     @property
     def label(self) -> str:
-        """The metric with its unit."""
-        unit = UNITS.get(self.monitor.rpartition("/")[2])
-        return f"{self.monitor} ({unit})" if unit else self.monitor
+        """The metric with its unit, as it stands at an axis."""
+        metric = self.monitor.rpartition("/")[2]
+        if metric not in _UNITS:
+            return self.monitor
+        return f"{self.monitor} ({_UNITS[metric]})"
 
     def signed(self, value: float | None) -> float:
-        """Return a value such that less is better."""
+        """Return a value of the metric such that less is better; None counts as 0."""
         return self.direction.as_loss(value or 0.0)
 
     def values(self, trial: FrozenTrial) -> dict[str, Value]:
-        """Return a trial's hyperparameters as people read them."""
+        """Return the hyperparameters of a trial by the names that people read."""
         return self.space.values(trial)
 
     def title(self, trial: FrozenTrial) -> str:
-        """Return what a trial is called: `#7 lr=0.0012 m=0.95 d=0.11`."""
+        """Return the name of a trial: `#7 lr=0.0012 m=0.95 d=0.11`."""
         return str(TrialName(number_of(trial), self.values(trial)))
 
     def reached(self, trial: FrozenTrial) -> float | None:
-        """Return a trial's value; of one that was stopped, its last."""
+        """Return the value of a finished trial, or the last value of one that was stopped."""
         if trial.state == TrialState.COMPLETE:
             return value_of(trial)
-        return (
-            trial.intermediate_values.get(trial.last_step) if trial.last_step is not None else None
-        )
+        if trial.last_step is None:
+            return None
+        return trial.intermediate_values.get(trial.last_step)
 
     def positions(self, trials: Sequence[FrozenTrial]) -> NDArray[np.float64]:
-        """Return where the trials lie on the dimensions, (N, D); NaN for what a trial did not draw."""
-        values = [self.values(t) for t in trials]
-        rows = [
-            [d.position(v[d.name]) if d.name in v else np.nan for d in self.dimensions]
-            for v in values
-        ]
-        return np.asarray(rows, np.float64).reshape(len(trials), len(self.dimensions))
+        """Return the positions of trials on the D dimensions.
+
+        Args:
+            trials: N trials of this study.
+
+        Returns:
+            An array (N, D) of positions as in `Dimension.position`; NaN where a trial did not draw
+            the hyperparameter.
+        """
+        places = np.full((len(trials), len(self.dimensions)), np.nan)
+        for row, trial in enumerate(trials):
+            values = self.values(trial)
+            for column, dimension in enumerate(self.dimensions):
+                if dimension.name in values:
+                    places[row, column] = dimension.position(values[dimension.name])
+        return places
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """A hyperparameter with the bounds from which the latest trial drew it.
+
+    Attributes:
+        name: The name that people read: `momentum`, never `one_minus_momentum`.
+        low: The lowest value; 0 if there are `choices`.
+        high: The highest value; the index of the last choice if there are `choices`.
+        scale: `linear`, `log` or `log_complement`, which is uniform in log(1 - x).
+        choices: The values, if they have no order; else empty.
+    """
+
+    name: str
+    low: float
+    high: float
+    scale: str = "linear"
+    choices: tuple[Value, ...] = ()
+
+    @classmethod
+    def of(cls, stored: str, drawn_from: BaseDistribution) -> Dimension:
+        """Return the dimension that a study stores under the name `stored`."""
+        if isinstance(drawn_from, CategoricalDistribution):
+            choices: tuple[Value, ...] = tuple(drawn_from.choices)  # type: ignore[arg-type]
+            return cls(stored, 0, len(choices) - 1, choices=choices)
+        low = drawn_from.low  # type: ignore[attr-defined]
+        high = drawn_from.high  # type: ignore[attr-defined]
+        if stored.startswith(COMPLEMENT):
+            name = stored.removeprefix(COMPLEMENT)
+            return cls(name, 1 - high, 1 - low, "log_complement")
+        if drawn_from.log:  # type: ignore[attr-defined]
+            return cls(stored, low, high, "log")
+        return cls(stored, low, high)
+
+    def position(self, value: Value) -> float:
+        """Return the position of a value on the scale: 0 at `low` and 1 at `high`.
+
+        A value that was drawn from older, wider bounds lies outside 0 to 1.
+        """
+        low = self._scaled(self.low)
+        high = self._scaled(self.high)
+        if high <= low:
+            return 0.5
+        if value in self.choices:
+            scaled: float = self.choices.index(value)
+        else:
+            scaled = self._scaled(value)
+        return (scaled - low) / (high - low)
+
+    def _scaled(self, value: Value) -> float:
+        number = 0.0
+        if not isinstance(value, str):
+            number = float(value)
+        if self.scale == "log":
+            return math.log(number)
+        if self.scale == "log_complement":
+            return -math.log(1 - number)
+        return number
+
+    def value(self, position: float) -> float:
+        """Return the number at a position; the inverse of `position` if values have an order."""
+        low = self._scaled(self.low)
+        high = self._scaled(self.high)
+        scaled = low + position * (high - low)
+        if self.scale == "log":
+            return math.exp(scaled)
+        if self.scale == "log_complement":
+            return 1 - math.exp(-scaled)
+        return scaled
+
+    def __str__(self) -> str:
+        if self.choices:
+            return f"{self.name} of {', '.join(map(str, self.choices))}"
+        bounds = f"{self.name} {self.shown(self.low)} to {self.shown(self.high)}"
+        if self.scale == "linear":
+            return bounds
+        return f"{bounds} ({self.scale})"
+
+    def rounded(self, number: float) -> float:
+        """Return a number rounded to two digits, as a person would set it as a bound.
+
+        On the scale `log_complement`, 1 - x is rounded to one digit.
+        """
+        if self.scale == "log_complement":
+            complement = float(f"{1 - number:.1g}")
+            return float(f"{1 - complement:.6g}")
+        short = float(f"{number:.2g}")
+        if isinstance(self.low, int):
+            return round(short)
+        return short
+
+    def shown(self, value: Value) -> str:
+        """Return a value as text, a float with three digits."""
+        if isinstance(value, float):
+            return f"{value:.3g}"
+        return str(value)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The number of trials that ended in each way, and the best trial."""
+
+    n_finished: int
+    n_pruned: int
+    n_diverged: int
+    n_infeasible: int
+    n_failed: int
+    n_epochs: int
+    best: FrozenTrial | None
+
+    @classmethod
+    def of(cls, trials: list[FrozenTrial], direction: Direction) -> Outcome:
+        """Count the trials of a study; a trial that was killed and tried again counts once."""
+        ends = [TrialEnd.of(trial) for trial in trials]
+        return cls(
+            n_finished=ends.count(TrialEnd.FINISHED),
+            n_pruned=ends.count(TrialEnd.PRUNED),
+            n_diverged=ends.count(TrialEnd.DIVERGED),
+            n_infeasible=ends.count(TrialEnd.INFEASIBLE),
+            n_failed=sum(is_failure(trial) for trial in trials),
+            n_epochs=sum(len(trial.intermediate_values) for trial in trials),
+            best=best_trial(trials, direction),
+        )
+
+    def counts(self) -> str:
+        """Return the counts as text, without those of rare ends that did not occur."""
+        parts = [f"{self.n_finished} finished", f"{self.n_pruned} pruned"]
+        if self.n_diverged:
+            parts.append(f"{self.n_diverged} diverged")
+        if self.n_infeasible:
+            parts.append(f"{self.n_infeasible} beyond a constraint")
+        if self.n_failed:
+            parts.append(f"{self.n_failed} failed")
+        return ", ".join(parts)
+
+
+def best_rows(
+    trials: list[FrozenTrial],
+    space: Space,
+    objectives: Sequence[str],
+    direction: Direction,
+    n_rows: int = 5,
+) -> list[list[str]]:
+    """Return a table of the best trials as rows of cells.
+
+    Args:
+        trials: Trials of a study, in any state.
+        space: Translates stored hyperparameters into those that people read.
+        objectives: The names of the values that a trial has.
+        direction: Says which values of the first objective are better.
+        n_rows: The largest number of trials in the table.
+
+    Returns:
+        The head of the table, then a row for each trial, the best first.
+    """
+    best = ranked(trials, direction)[:n_rows]
+    names: list[str] = []
+    for trial in best:
+        names.extend(space.values(trial))
+    names = list(dict.fromkeys(names))
+    table = [["trial", *objectives, "epochs", *names]]
+    for trial in best:
+        values = space.values(trial)
+        cells = [_cell(values.get(name, "")) for name in names]
+        n_epochs = len(trial.intermediate_values)
+        table.append([f"#{number_of(trial)}", *numbers(trial), str(n_epochs), *cells])
+    return table
+
+
+def _cell(value: Value) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def numbers(trial: FrozenTrial) -> list[str]:
+    """Return the values of a finished trial as text; a whole cost has no decimals."""
+    value, *costs = trial.values
+    shown = [f"{value:.4f}"]
+    for cost in costs:
+        n_decimals = 4
+        if cost.is_integer():
+            n_decimals = 0
+        shown.append(f"{cost:.{n_decimals}f}")
+    return shown
 
 
 def end_of(trial: FrozenTrial) -> str:
-    """Return how a trial ended, in one of the words of ENDS."""
+    """Return how a trial ended, as one of `ENDS`."""
     end = TrialEnd.of(trial)
     if end is None:
-        return RUNNING
+        return _RUNNING
     if end == TrialEnd.PAUSED:
         return TrialEnd.PRUNED.label
     return end.label

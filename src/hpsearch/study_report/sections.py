@@ -1,13 +1,15 @@
-"""Understanding a study: the sections of its page, from what to do next to who ran what."""
+"""The sections of a study's page, from what to do next to which worker ran what.
+
+`sections` makes all of them, in the order in which they are read; `facts` makes the list above
+them. A section that needs more trials than there are is left out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.importance import FanovaImportanceEvaluator
+from optuna.trial import FrozenTrial
 
 from hpsearch.html_report.section import Section
 from hpsearch.study.replay import standing
@@ -17,68 +19,82 @@ from hpsearch.study_report.advice import LEVEL, N_BEST, NEAR, Advice, Edge
 from hpsearch.study_report.figures import clock, timeline
 from hpsearch.study_report.searched import Searched, best_rows, end_of
 
-MIN_RANKED = 4  # finished trials below which importances are left out
-MAX_ROWS = 60
+_MIN_RANKED = 4  # finished trials below which importances are left out
+_MAX_ROWS = 60  # trials that are listed with the reason why they were stopped
+_MAX_MESSAGE = 200  # characters
+
+
+def facts(searched: Searched) -> list[tuple[str, str]]:
+    """Return what a study was, as names and values: metric, hyperparameters, trials, time, best."""
+    sampler = _class_name(searched.config.get("sampler", {}).get("make"))
+    pruner = _class_name(searched.config.get("pruner"))
+    methods = [name for name in (sampler, pruner) if name]
+    outcome = searched.outcome
+    found = [
+        ("optimized", f"{searched.label}, {searched.direction.better} is better"),
+        ("searched", ", ".join(map(str, searched.dimensions)) or "nothing"),
+    ]
+    if methods:
+        found.append(("by", " and ".join(methods)))
+    found.append(("trials", f"{outcome.counts()}; {outcome.n_epochs} epochs in all"))
+    found.append(("took", f"{duration(clock(searched).total_s)} of work"))
+    best = searched.best
+    if best is not None:
+        value = f"{searched.monitor} {value_of(best):.4f}"
+        found.append(("best", f"{searched.title(best)}: {value}"))
+    return found
+
+
+def _class_name(node: object) -> str:
+    """Return the name of the class that a node of the configuration makes, or an empty string."""
+    if not isinstance(node, dict):
+        return ""
+    target = str(node.get("_target_", ""))
+    return target.rpartition(".")[2]
 
 
 def duration(seconds: float) -> str:
-    """Return a time as people say it."""
+    """Return a time as text, in its two largest units of hours, minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def facts(searched: Searched) -> list[tuple[str, str]]:
-    """Return what the page is about."""
-    sampler, pruner = (
-        _last(searched.config.get("sampler", {}).get("make")),
-        _last(searched.config.get("pruner")),
-    )
-    found = [
-        ("optimized", f"{searched.label}, {searched.direction.better} is better"),
-        ("searched", ", ".join(map(str, searched.dimensions)) or "nothing"),
-        ("by", " and ".join(name for name in (sampler, pruner) if name)),
-        ("trials", f"{searched.outcome.counts()}; {searched.outcome.n_epochs} epochs in all"),
-        ("took", f"{duration(clock(searched).total_s)} of work"),
-    ]
-    if searched.best is not None:
-        found.append(
-            (
-                "best",
-                f"{searched.title(searched.best)}: {searched.monitor} "
-                f"{value_of(searched.best):.4f}",
-            )
-        )
-    return [(name, value) for name, value in found if value]
-
-
-def _last(node: object) -> str:
-    return str(node.get("_target_", "")).rpartition(".")[2] if isinstance(node, dict) else ""
+    if minutes:
+        return f"{minutes} min {rest} s"
+    return f"{rest} s"
 
 
 def sections(searched: Searched, advice: Advice) -> list[Section]:
-    """Return the page's sections, in the order in which they are read; what needs more trials is
-    left out.
-    """
-    made = [_next(searched, advice)]
-    if searched.best is None:
-        return [*made, *_stopped(searched), *_workers(searched)]
+    """Return the sections of the page, in the order in which they are read."""
+    made = [_next_step(advice)]
+    if searched.best is not None:
+        made.extend(_results(searched, advice))
+    made.extend(_stopped(searched))
+    made.extend(_workers(searched))
+    return made
+
+
+def _next_step(advice: Advice) -> Section:
+    text = f"{advice.next_step} {commands.WHERE}"
+    return Section("What to do next", text, commands=[advice.command])
+
+
+def _results(searched: Searched, advice: Advice) -> list[Section]:
+    """Return the sections that need a finished trial."""
+    made = [Section("How it went", "", figures=[figures.history(searched)])]
+    if len(searched.objectives) > 1:
+        made.append(pareto.section(searched))
     rows = best_rows(searched.trials, searched.space, searched.objectives, searched.direction, 10)
-    made += [Section("How it went", "", figures=[figures.history(searched)])]
-    made += [pareto.section(searched)] if len(searched.objectives) > 1 else []
-    made += [Section("The best trials", "", rows), _prospects(searched, advice), _bounds(advice)]
+    made.append(Section("The best trials", "", rows))
+    made.append(_prospects(searched, advice))
+    made.append(_bounds(advice))
     if searched.dimensions:
-        made += _hyperparameters(searched)
-    made += [Section("Learning curves", "", figures=[figures.learning_curves(searched)])]
-    return [*made, *_stopped(searched), *_workers(searched)]
-
-
-def _next(searched: Searched, advice: Advice) -> Section:
-    return Section(
-        "What to do next", f"{advice.next_step} {commands.WHERE}", commands=[advice.command]
-    )
+        made.append(_importances(searched))
+        picture = figures.parallel(searched)
+        made.append(Section("Which combinations work", "", figures=[picture]))
+    curves = figures.learning_curves(searched)
+    made.append(Section("Learning curves", "", figures=[curves]))
+    return made
 
 
 def _prospects(searched: Searched, advice: Advice) -> Section:
@@ -86,38 +102,32 @@ def _prospects(searched: Searched, advice: Advice) -> Section:
     outlook = advice.outlook
     if not outlook.gains:
         return Section(title, outlook.text)
-    rows = [
-        [
-            "further trials",
-            "time",
-            "expected gain",
-            f"{1 - LEVEL:.0%} interval",
-            "chance of any",
-            "of it lasting",
-        ]
+    head = [
+        "further trials",
+        "time",
+        "expected gain",
+        f"{1 - LEVEL:.0%} interval",
+        "chance of any",
+        "of it lasting",
     ]
+    rows = [head]
     for gain in outlook.gains:
-        time = duration(gain.n_trials * outlook.trial_s)
-        interval = f"{gain.low:.4f} to {gain.high:.4f}"
         cells = [
             f"{gain.n_trials:,}",
-            time,
+            duration(gain.n_trials * outlook.trial_s),
             f"{gain.expected:.4f}",
-            interval,
+            f"{gain.low:.4f} to {gain.high:.4f}",
             f"{gain.chance:.0%}",
             f"{gain.real:.4f}",
         ]
         rows.append(cells)
     text = (
         f"{outlook.text}\n\nGains are in the unit of {searched.label}. The expected gain is what "
-        f"the history will "
-        "show; a part of it is luck, and does not last when the winner is trained anew. What could "
-        "be left at most is "
+        "the history will show; a part of it is luck, and does not last when the winner is "
+        "trained anew. What could be left at most is "
         f"{outlook.regret:.4f} (the bound by which Makarova et al. 2022 end a search); the noise "
-        f"is "
-        f"{outlook.noise:.4f}. A model of the {len(searched.spent)} trials says this; it knows "
-        f"nothing of what lies "
-        "beyond the bounds."
+        f"is {outlook.noise:.4f}. A model of the {len(searched.spent)} trials says this; it knows "
+        "nothing of what lies beyond the bounds."
     )
     return Section(title, text, rows)
 
@@ -126,88 +136,98 @@ def _bounds(advice: Advice) -> Section:
     title = "Where the bounds cut"
     if not advice.edges:
         return Section(title, "Nothing that has an order varied.")
-    text = f"No best value lies within {NEAR:.0%} of the scale from a bound."
-    if advice.cut:
-        said = (
+    proposals = []
+    for edge in advice.cut:
+        proposals.append(
             f"widen it: {edge.dimension.name} lies at its {edge.bound} bound, wider is "
             f"{edge.wider:.6g}"
-            for edge in advice.cut
         )
-        text = f"A better value may lie beyond a bound; {'; '.join(said)}."
-    rows = [
-        [
-            "hyperparameter",
-            "low",
-            "best",
-            "high",
-            "place on its scale",
-            f"of the best {N_BEST} at that end",
-            "",
-        ]
+    if proposals:
+        text = f"A better value may lie beyond a bound; {'; '.join(proposals)}."
+    else:
+        text = f"No best value lies within {NEAR:.0%} of the scale from a bound."
+    head = [
+        "hyperparameter",
+        "low",
+        "best",
+        "high",
+        "place on its scale",
+        f"of the best {N_BEST} at that end",
+        "",
     ]
-    return Section(title, text, [*rows, *map(_edge_row, advice.edges)])
+    rows = [_edge_row(edge) for edge in advice.edges]
+    return Section(title, text, [head, *rows])
 
 
 def _edge_row(edge: Edge) -> list[str]:
-    d = edge.dimension
-    bounds = [d.shown(d.low), d.shown(edge.value), d.shown(d.high)]
-    return [
-        d.name,
-        *bounds,
+    dimension = edge.dimension
+    cells = [
+        dimension.name,
+        dimension.shown(dimension.low),
+        dimension.shown(edge.value),
+        dimension.shown(dimension.high),
         f"{edge.position:.0%}",
-        str(edge.n_near) if edge.bound else "",
-        "widen" if edge.bound else "",
     ]
+    if edge.bound:
+        return [*cells, str(edge.n_near), "widen"]
+    return [*cells, "", ""]
 
 
-def _hyperparameters(searched: Searched) -> list[Section]:
+def _importances(searched: Searched) -> Section:
     found = importances(searched)
-    pictures = [figures.importances(found, len(searched.ranked))] if found else []
-    text = "" if found else "Importances need some finished trials that differ."
-    if found and len(searched.ranked) < 5 * len(found):
-        text = f"{len(searched.ranked)} finished trials give a rough order only."
-    return [
-        Section(
-            "Which hyperparameters matter", text, figures=[*pictures, figures.slices(searched)]
-        ),
-        Section("Which combinations work", "", figures=[figures.parallel(searched)]),
-    ]
+    n_ranked = len(searched.ranked)
+    text = ""
+    pictures = []
+    if not found:
+        text = "Importances need some finished trials that differ."
+    else:
+        pictures.append(figures.importances(found, n_ranked))
+        if n_ranked < 5 * len(found):
+            text = f"{n_ranked} finished trials give a rough order only."
+    pictures.append(figures.slices(searched))
+    return Section("Which hyperparameters matter", text, figures=pictures)
 
 
 def importances(searched: Searched) -> dict[str, float]:
-    """Return each hyperparameter's share of the variance, the largest first; empty where there are
-    too few trials.
+    """Return the importance of each hyperparameter by fANOVA (Hutter et al. 2014).
+
+    The importance is computed on the scales of the dimensions, so that it does not depend on how a
+    study stores a hyperparameter.
+
+    Returns:
+        The share of the variance of the values, 0 to 1, by the name of the hyperparameter, the
+        largest first; empty if too few trials have finished or all values are the same.
     """
-    if (
-        len(searched.ranked) < MIN_RANKED
-        or len({value_of(t) for t in searched.ranked}) < 2
-        or not searched.dimensions
-    ):
+    different = {value_of(trial) for trial in searched.ranked}
+    if len(searched.ranked) < _MIN_RANKED or len(different) < 2:
         return {}
-    names = [d.name for d in searched.dimensions]
-    shown = optuna.create_study()
-    for trial, row in zip(searched.ranked, searched.positions(searched.ranked), strict=True):
-        drawn = {
-            name: float(min(max(x, 0.0), 1.0))
-            for name, x in zip(names, row, strict=True)
-            if np.isfinite(x)
-        }
-        distributions: dict[str, BaseDistribution] = {
-            name: FloatDistribution(0.0, 1.0) for name in drawn
-        }
-        shown.add_trial(
-            optuna.trial.create_trial(
-                value=value_of(trial), params=drawn, distributions=distributions
-            )
-        )
-    found = optuna.importance.get_param_importances(
-        shown, evaluator=FanovaImportanceEvaluator(seed=0)
-    )
-    return dict(found)
+    if not searched.dimensions:
+        return {}
+    rescaled = optuna.create_study()
+    for trial in searched.ranked:
+        rescaled.add_trial(_rescaled(searched, trial))
+    evaluator = FanovaImportanceEvaluator(seed=0)
+    return dict(optuna.importance.get_param_importances(rescaled, evaluator=evaluator))
+
+
+def _rescaled(searched: Searched, trial: FrozenTrial) -> FrozenTrial:
+    """Return a finished trial whose hyperparameters are positions, clipped to 0 to 1."""
+    values = searched.values(trial)
+    params: dict[str, float] = {}
+    distributions: dict[str, BaseDistribution] = {}
+    for dimension in searched.dimensions:
+        name = dimension.name
+        if name in values:
+            position = dimension.position(values[name])
+            params[name] = min(max(position, 0.0), 1.0)
+            distributions[name] = FloatDistribution(0.0, 1.0)
+    value = value_of(trial)
+    return optuna.trial.create_trial(value=value, params=params, distributions=distributions)
 
 
 def _stopped(searched: Searched) -> list[Section]:
-    trials = [t for t in searched.trials if end_of(t) not in ("finished", "running")]
+    """Return the section that says why trials were stopped, or none if none was stopped."""
+    trials = [trial for trial in searched.trials if end_of(trial) not in ("finished", "running")]
     if not trials:
         return []
     head = [
@@ -219,38 +239,53 @@ def _stopped(searched: Searched) -> list[Section]:
         "the best of those",
         "why",
     ]
-    rows = [_stopped_row(searched, trial) for trial in trials[:MAX_ROWS]]
+    rows = [_stopped_row(searched, trial) for trial in trials[:_MAX_ROWS]]
     text = (
         "A trial is pruned when too many others were better at the same epoch; any other says why."
     )
-    if len(trials) > MAX_ROWS:
-        text += f" The first {MAX_ROWS} of {len(trials)}."
+    if len(trials) > _MAX_ROWS:
+        text += f" The first {_MAX_ROWS} of {len(trials)}."
     return [Section("Why trials were stopped", text, [head, *rows])]
 
 
-def _stopped_row(searched: Searched, trial: optuna.trial.FrozenTrial) -> list[str]:
-    end, step, value = end_of(trial), trial.last_step, searched.reached(trial)
-    cells = [
-        searched.title(trial),
-        end,
-        "" if step is None else str(step),
-        "" if value is None else f"{value:.4f}",
-    ]
+def _stopped_row(searched: Searched, trial: FrozenTrial) -> list[str]:
+    end = end_of(trial)
+    step = trial.last_step
+    reached = searched.reached(trial)
+    epoch = ""
+    value = ""
+    if step is not None:
+        epoch = str(step)
+    if reached is not None:
+        value = f"{reached:.4f}"
+    cells = [searched.title(trial), end, epoch, value]
     if end == "pruned" and step is not None:
-        found = standing(searched.study, trial, step, searched.tries)
-        bracket = "" if found.bracket is None else f" of bracket {found.bracket}"
-        best = f"#{found.others[0][0]} {found.others[0][1]:.4f}" if found.others else ""
-        return [*cells, f"{found.place} of {found.n}{bracket}", best, ""]
-    return [*cells, "", "", str(trial.user_attrs.get("message", ""))[:200]]
+        return [*cells, *_standing_cells(searched, trial, step), ""]
+    message = str(trial.user_attrs.get("message", ""))
+    return [*cells, "", "", message[:_MAX_MESSAGE]]
 
 
-def _workers(searched: Searched) -> Sequence[Section]:
-    if not any(t.datetime_start for t in searched.tries):
+def _standing_cells(searched: Searched, trial: FrozenTrial, step: int) -> list[str]:
+    """Return the place of a pruned trial at epoch `step`, and the best of its competitors."""
+    found = standing(searched.study, trial, step, searched.tries)
+    place = f"{found.place} of {found.n}"
+    if found.bracket is not None:
+        place += f" of bracket {found.bracket}"
+    if not found.others:
+        return [place, ""]
+    number, value = found.others[0]
+    return [place, f"#{number} {value:.4f}"]
+
+
+def _workers(searched: Searched) -> list[Section]:
+    """Return the section that shows which worker ran what, or none if no trial has begun."""
+    if not any(trial.datetime_start for trial in searched.tries):
         return []
+    text = ""
     n_again = len(searched.tries) - len(searched.trials)
-    text = (
-        f"{n_again} tries were cut off with their worker and tried again; they are shown as failed."
-        if n_again
-        else ""
-    )
+    if n_again:
+        text = (
+            f"{n_again} tries were cut off with their worker and tried again; they are shown as "
+            "failed."
+        )
     return [Section("Who ran what, when", text, figures=[timeline(searched)])]

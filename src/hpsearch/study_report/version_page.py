@@ -1,5 +1,6 @@
-"""What a version of a registered model says of itself in MLflow: where it is from, what it is
-worth, how to use it.
+"""The description of a registered model's version in MLflow, in Markdown.
+
+It says which trial the version is from, what it is worth, how to load it and how to serve it.
 """
 
 from __future__ import annotations
@@ -12,78 +13,100 @@ from mlflow.entities.model_registry import ModelVersion
 
 from hpsearch.tracking.tracking import TRAINING
 
-STUDY, CERTIFICATE, PORT = "hpsearch.study", "hpsearch.certificate", 5077
-MEASURES = ("accuracy", "nll", "brier_score", "ece", "aurc")
-OF_THE_MODEL = (
+CERTIFICATE = "hpsearch.certificate"
+PORT = 5077
+_STUDY = "hpsearch.study"
+_CHAMPION = "hpsearch.champion_because"
+_CHALLENGER = "hpsearch.not_champion_because"
+_MEASURES = ("accuracy", "nll", "brier_score", "ece", "aurc")
+_OF_THE_MODEL = (
     "The best models of the studies of this name. `champion` is the one to use: a later version "
-    "takes its place only "
-    "where it is better on validation data by more than chance. `challenger` is the newest one "
-    "that is not."
+    "takes its place only where it is better on validation data by more than chance. `challenger` "
+    "is the newest one that is not."
 )
 
 
 def link(text: str, *path: str) -> str:
-    """Return a link within the MLflow UI, wherever it is served, to its side for training (the
-    other one is GenAI).
+    """Return a Markdown link to a page of the MLflow UI, wherever the UI is served.
+
+    The link opens the UI for training; MLflow has another one for GenAI.
     """
     return f"[{text}](#/{'/'.join(path)}?{TRAINING})"
 
 
 def quality(tags: Mapping[str, str]) -> str:
-    """Return what a version's tags say of its quality on test, plain and MC, as a list; empty where
-    they say nothing.
+    """Return the quality of a version on test data, plain and with MC Dropout, as a list.
 
-    MLflow's pages crowd the columns of a table.
+    It is a list because MLflow's pages crowd the columns of a table.
+
+    Args:
+        tags: The tags of the version.
+
+    Returns:
+        A line of Markdown for each measure that the tags hold; empty if they hold none.
     """
-    both = [name for name in MEASURES if f"test/plain/{name}" in tags and f"test/mc/{name}" in tags]
-    shown = {
-        name: [f"{float(tags[f'test/{arm}/{name}']):.4f}" for arm in ("plain", "mc")]
-        for name in both
-    }
-    return "\n".join(
-        f"- {name}: {plain} plain, {mc} with MC Dropout" for name, (plain, mc) in shown.items()
-    )
+    lines = []
+    for name in _MEASURES:
+        plain = tags.get(f"test/plain/{name}")
+        mc = tags.get(f"test/mc/{name}")
+        if plain is not None and mc is not None:
+            values = f"{float(plain):.4f} plain, {float(mc):.4f} with MC Dropout"
+            lines.append(f"- {name}: {values}")
+    return "\n".join(lines)
 
 
 def describe(client: MlflowClient, name: str, number: str, uri: str) -> None:
-    """Write the descriptions of a version that a search has made, and of its model; others' stay as
-    they are.
+    """Write the descriptions of a version that a search has made, and of its model.
+
+    A version that no search has made keeps its description.
 
     Args:
-        client: Of the MLflow store.
-        name: Of the registered model.
-        number: Of the version.
-        uri: Where the store is, for the snippets.
+        client: A client of the MLflow store.
+        name: The name of the registered model.
+        number: The number of the version.
+        uri: The address of the MLflow store, for the code examples.
     """
     found = client.get_model_version(name, number)
-    if STUDY in found.tags:
-        client.update_model_version(name, number, text(client, found, uri))
-        client.update_registered_model(name, OF_THE_MODEL)
+    if _STUDY in found.tags:
+        client.update_model_version(name, number, _text(client, found, uri))
+        client.update_registered_model(name, _OF_THE_MODEL)
 
 
-def text(client: MlflowClient, found: ModelVersion, uri: str) -> str:
-    """Return the description of a version, in Markdown."""
-    tags, run_id = found.tags, str(found.run_id)
+def _text(client: MlflowClient, found: ModelVersion, uri: str) -> str:
+    tags = found.tags
+    run_id = str(found.run_id)
     experiment = client.get_run(run_id).info.experiment_id
     trial = link(f"trial {tags['hpsearch.trial']}", "experiments", experiment, "runs", run_id)
-    study = link(tags[STUDY], "experiments", experiment, "runs", tags["parent_run"])
+    study = link(tags[_STUDY], "experiments", experiment, "runs", tags["parent_run"])
     lines = [f"The model of {trial} of study {study}."]
-    why = tags.get("hpsearch.champion_because") or tags.get("hpsearch.not_champion_because")
+    why = tags.get(_CHAMPION) or tags.get(_CHALLENGER)
     if why:
-        alias = "champion" if "hpsearch.champion_because" in tags else "challenger, not champion"
+        alias = "challenger, not champion"
+        if _CHAMPION in tags:
+            alias = "champion"
         lines += ["", f"It became {alias}: {why}."]
-    val = ", ".join(
-        f"{key} {float(value):.4f}" for key, value in sorted(tags.items()) if key.startswith("val/")
-    )
-    lines += ["", "### What it is worth", "", f"On validation data: {val}."]
-    lines += (
-        ["", "On test data, which no search has seen:", "", quality(tags)] if quality(tags) else []
-    )
-    lines += ["", *(tags[key] + "\n" for key in ("hpsearch.verdict", CERTIFICATE) if key in tags)]
+    lines += ["", "### What it is worth", "", f"On validation data: {_validation(tags)}."]
+    on_test = quality(tags)
+    if on_test:
+        lines += ["", "On test data, which no search has seen:", "", on_test]
+    lines.append("")
+    for key in ("hpsearch.verdict", CERTIFICATE):
+        if key in tags:
+            lines.append(tags[key] + "\n")
     return "\n".join([*lines, *_use(found, uri)])
 
 
+def _validation(tags: Mapping[str, str]) -> str:
+    """Return the metrics on validation data, separated by commas."""
+    shown = []
+    for key, value in sorted(tags.items()):
+        if key.startswith("val/"):
+            shown.append(f"{key} {float(value):.4f}")
+    return ", ".join(shown)
+
+
 def _use(found: ModelVersion, uri: str) -> list[str]:
+    """Return the lines that say how to load and how to serve a version."""
     model = f"models:/{found.name}/{found.version}"
     signature = mlflow.models.get_model_info(model).signature
     spec = signature.inputs.inputs[0]
