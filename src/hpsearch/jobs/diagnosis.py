@@ -61,7 +61,9 @@ class Diagnosis:
         """
         trials = self.study.trials()
         runs = self._runs()
-        found = [*self._of_workers(trials), *self._of_budget(trials)]
+        found: list[_Finding] = []
+        found += self._of_workers(trials)
+        found += self._of_budget(trials)
         tries = _last_tries(trials)
         for number, trial in sorted(tries.items()):
             found += self._of_trial(number, trial, runs.get(number, []))
@@ -90,7 +92,8 @@ class Diagnosis:
             if why is not None:
                 worker = trial.user_attrs.get(WORKER)
                 text = f"Trial {number_of(trial)} runs in the study, but {why} ({worker})."
-                yield _Finding(text, partial(self.study.fail, trial, TrialEnd.KILLED, why))
+                repair = partial(self.study.fail, trial, TrialEnd.KILLED, why)
+                yield _Finding(text, repair)
 
     def _why_over(self, trial: FrozenTrial) -> str | None:
         """Return the reason why nothing runs a trial; None where its worker may be alive."""
@@ -109,7 +112,8 @@ class Diagnosis:
         why = "the budget is spent"
         for trial in waiting:
             text = f"Trial {number_of(trial)} waits to be tried again, but {why}."
-            yield _Finding(text, partial(self.study.fail, trial, TrialEnd.SURPLUS, why))
+            repair = partial(self.study.fail, trial, TrialEnd.SURPLUS, why)
+            yield _Finding(text, repair)
 
     def _of_trial(self, number: int, trial: FrozenTrial, runs: list[Run]) -> Iterator[_Finding]:
         """Return the disagreements of a trial and its runs, the earliest of which counts."""
@@ -129,8 +133,8 @@ class Diagnosis:
             tags = {}
             if end is not None:
                 tags["hpsearch.end"] = end.word
-            expected = _expected_status(end)
-            yield _Finding(text, partial(self._end, run.info.run_id, expected, tags))
+            repair = partial(self._end, run.info.run_id, _expected_status(end), tags)
+            yield _Finding(text, repair)
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
             yield from self._of_values(number, trial, run)
 
@@ -149,13 +153,14 @@ class Diagnosis:
                 missing[epoch] = value
         if missing:
             text = f"Trial {number} lacks {monitor} of epochs {sorted(missing)} in MLflow."
-            yield _Finding(text, partial(self._write_values, run.info.run_id, missing))
+            repair = partial(self._write_values, run.info.run_id, missing)
+            yield _Finding(text, repair)
 
     def _of_parent(self, trials: list[FrozenTrial]) -> Iterator[_Finding]:
         """Return a finding where the run of the study is open, but no trial runs."""
-        status = self.tracking.client.get_run(self.parent.run_id).info.status
+        run = self.tracking.client.get_run(self.parent.run_id)
         runs = any(trial.state == TrialState.RUNNING for trial in trials)
-        if status != "RUNNING" or runs:
+        if run.info.status != "RUNNING" or runs:
             return
         over = "FINISHED"
         if self.study.budget.has_room(trials):
@@ -199,7 +204,9 @@ class Diagnosis:
     def _write_values(self, run_id: str, values: dict[int, float]) -> None:
         """Write the values of epochs that a run lacks."""
         monitor = self._monitor()
-        metrics = [Metric(monitor, value, now_ms(), epoch) for epoch, value in values.items()]
+        metrics = []
+        for epoch, value in values.items():
+            metrics.append(Metric(monitor, value, now_ms(), epoch))
         self.tracking.client.log_batch(run_id, metrics=metrics)
 
 

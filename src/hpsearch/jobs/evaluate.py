@@ -89,7 +89,9 @@ class Evaluate:
         tracking = self.tracking()
         registry = Registry(tracking.client)
         model, found = registry.load(self.registered_model, str(self.version))
-        data = self.data or rebuild(self._recorded_data(tracking, found))
+        data = self.data
+        if data is None:
+            data = rebuild(self._recorded_data(tracking, found))
         known = data.for_search()
         _check_fits(model, known)
         members = _members(registry, found)
@@ -214,11 +216,14 @@ def _check_fits(model: keras.Model, data: SearchData) -> None:
         )
 
 
-def _takes(shape: tuple[int | None, ...], image_shape: tuple[int, int, int]) -> bool:
+def _takes(shape: Sequence[int | None], image_shape: Sequence[int]) -> bool:
     """Return whether an input shape, in which None stands for any size, takes an image shape."""
     if len(shape) != len(image_shape):
         return False
-    return all(size in (None, given) for size, given in zip(shape, image_shape, strict=True))
+    for size, given in zip(shape, image_shape, strict=True):
+        if size is not None and size != given:
+            return False
+    return True
 
 
 def _members(registry: Registry, found: ModelVersion) -> list[keras.Model]:
@@ -242,7 +247,8 @@ def _facts(
     ]
     trained_on = {}
     if "parent_run" in found.tags:
-        trained_on = tracking.client.get_run(found.tags["parent_run"]).data.tags
+        run = tracking.client.get_run(found.tags["parent_run"])
+        trained_on = run.data.tags
     recorded = trained_on.get("hpsearch.fingerprint", data.fingerprint)
     if recorded != data.fingerprint:
         warning = (

@@ -64,15 +64,19 @@ def check_same_settings(
     Raises:
         ConfigError: The study was made with other settings or for other objectives.
     """
-    settings = {_FINGERPRINT: fingerprint, **settings_shown(config, _SETTINGS_OF_A_STUDY)}
-    mine = {key: value for key, value in settings.items() if key not in _FREE_SETTINGS}
+    mine = {_FINGERPRINT: fingerprint, **settings_shown(config, _SETTINGS_OF_A_STUDY)}
+    for name in _FREE_SETTINGS:
+        mine.pop(name, None)
     if second_objective is not None:
         mine["costs.second_objective"] = second_objective
     theirs = with_current_names(study.optuna.user_attrs.get("settings"))
     if theirs is None:
         study.optuna.set_user_attr("settings", mine)
         return
-    different = [key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)]
+    different = []
+    for key in mine.keys() | theirs.keys():
+        if mine.get(key) != theirs.get(key):
+            different.append(key)
     if not different:
         return
     # The fingerprint comes last, since other settings of the data change it too.
@@ -128,7 +132,8 @@ def open_parent(
         config: The composed configuration, which the run keeps as `config.yaml`.
     """
     known = study.optuna.user_attrs.get("parent_run_id")
-    parent = tracking.open_parent(study.optuna.study_name, known, _tags_of(study, data))
+    tags = _tags_of(study, data)
+    parent = tracking.open_parent(study.optuna.study_name, known, tags)
     if parent.run_id != known:
         study.optuna.set_user_attr("parent_run_id", parent.run_id)
         _log_settings(parent, config)
@@ -191,7 +196,8 @@ def tested_space(
         curve = test.measure(trainer, make(hp), space, seed)
         known = advice(test, space, curve)
         study.optuna.set_user_attr("lr_test", known)
-        parent.params({f"lr_test.{name}": value for name, value in known["bounds"].items()})
+        bounds = known["bounds"]
+        parent.params({f"lr_test.{name}": value for name, value in bounds.items()})
         picture = figure(curve)
         parent.file(f"figures/{picture.name}.png", picture.png)
         if known["first"] and not study.trials():
