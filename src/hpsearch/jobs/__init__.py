@@ -1,1 +1,1 @@
-"""The jobs: each names its parts and runs them in order."""
+"""The jobs that a command starts: each names its parts and runs them in order."""

@@ -1,4 +1,8 @@
-"""What a search leaves behind: the best model registered and evaluated, the parent run described."""
+"""The end of a search: register and evaluate the best model, and describe the study in MLflow.
+
+While trials end, `Conclusion` keeps the models that may be registered. Before a model becomes a
+version, it is loaded and measured again in a fresh process.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from mlflow.entities import Run
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
@@ -28,36 +33,66 @@ from hpsearch.study.study import SharedStudy, best_trial, number_of, value_of
 from hpsearch.study_report import pareto
 from hpsearch.study_report.searched import Searched
 from hpsearch.study_report.version_page import CERTIFICATE
-from hpsearch.tracking.registry import Registry, Version
+from hpsearch.tracking.registry import Registry, Save, Version
 from hpsearch.tracking.runs import ChildRun, ParentRun
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.training.settings import Training
 from hpsearch.trials.costs import Costs
 from hpsearch.trials.progress import Progress
 
-N_KEPT = 5  # models of a study
 N_SHOWN = 256  # validation images whose outputs are kept with a model
-MEASURED_AGAIN, NOT_EVALUATED = "hpsearch.measured_again", "hpsearch.not_evaluated_because"
-DRAIN_S = 10.0  # a trial whose run has not arrived by then is not described
+_N_KEPT = 5  # models of a study
+_MEASURED_AGAIN = "hpsearch.measured_again"
+_NOT_EVALUATED = "hpsearch.not_evaluated_because"
+_DRAIN_S = 10.0  # a trial is not described if its run has not arrived at MLflow by then
+
+
+class _Kept(NamedTuple):
+    """A model that was kept with its trial.
+
+    Attributes:
+        model: The model, which is not compiled.
+        config: Its configuration as Keras writes it.
+    """
+
+    model: keras.Model
+    config: Mapping[str, Any]
+
+
+class _Candidate(NamedTuple):
+    """A trial's model, with the arguments of the registry that make it a version.
+
+    Attributes:
+        model: The model.
+        run_id: The id of the trial's run.
+        save: Writes the model to a folder and returns more tags.
+        tags: The tags of the version.
+    """
+
+    model: keras.Model
+    run_id: str
+    save: Save
+    tags: Mapping[str, object]
 
 
 @dataclass(frozen=True)
 class Conclusion:
-    """Keeps the best model while trials end, and concludes the study when they have.
+    """Keep the best models while trials end, and conclude the study when they have ended.
 
     Args:
-        name: The study's, and the registered model's.
-        study: Whose trials count.
+        name: The name of the study and of the registered model.
+        study: The study.
         tracking: The MLflow store.
-        parent: The study's run.
-        space: Shows hyperparameters as people see them.
-        training: Says what is monitored.
-        costs: Says whether there is a second objective.
-        registration: How the best model becomes a version.
-        uncertainty: How MC Dropout is done.
-        config: The composed configuration, as plain data.
-        shown: Images whose outputs are kept with a model, to know it again; None keeps none.
-        makers: The classes or functions of the configuration that make models, which may be a
+        parent: The run of the study.
+        space: Converts hyperparameters to the values that people see.
+        training: Names the monitored metric.
+        costs: Names the second objective, if there is one.
+        registration: Saves a model as a version, and judges it against the champion.
+        uncertainty: The settings of MC Dropout.
+        config: The composed configuration as plain data.
+        shown: Images (N, H, W, C) whose outputs are kept with a model, to compare it after it was
+            loaded; None keeps none.
+        makers: The classes or functions of the configuration that make models. They may be a
             person's own.
     """
 
@@ -70,8 +105,8 @@ class Conclusion:
     costs: Costs
     registration: Registration
     uncertainty: McDropout
-    config: Mapping[str, Any]
-    shown: NDArray[Any] | None = None
+    config: Mapping[str, object]
+    shown: NDArray[np.generic] | None = None
     makers: Sequence[object] = ()
 
     @property
@@ -84,17 +119,23 @@ class Conclusion:
         return best_trial(self.study.trials(), self.training.goal)
 
     def keep(self, model: keras.Model, run: ChildRun, values: Sequence[float]) -> None:
-        """Keep a trial's model where few finished trials are better, or none in both objectives.
+        """Keep a trial's model if few finished trials are as good, or none is in all objectives.
 
-        One or two of those that are kept are registered, all make ensembles.
+        One or two of the kept models are registered later; all of them make ensembles.
+
+        Args:
+            model: The trained model.
+            run: The run of the trial.
+            values: The value of each objective.
         """
         mine = self._as_losses(values)
-        complete = [t.values for t in self.study.trials() if t.state == TrialState.COMPLETE]
-        others = [self._as_losses(other) for other in complete]
-        is_on_front = not any(
-            all(a <= b for a, b in zip(other, mine, strict=True)) for other in others
-        )
-        if is_on_front or sum(other[0] <= mine[0] for other in others) < N_KEPT:
+        finished = []
+        for trial in self.study.trials():
+            if trial.state == TrialState.COMPLETE:
+                finished.append(self._as_losses(trial.values))
+        is_on_front = not any(_is_as_good(losses, mine) for losses in finished)
+        n_as_good = sum(losses[0] <= mine[0] for losses in finished)
+        if is_on_front or n_as_good < _N_KEPT:
             self.registry.keep(model, run, self.shown)
 
     def _as_losses(self, values: Sequence[float]) -> list[float]:
@@ -109,90 +150,102 @@ class Conclusion:
 
         Raises:
             TrackingError: MLflow has not answered for `tracking.patience_s` seconds.
-            SearchError: In a fresh process the model is not the one that was trained; nothing is
+            SearchError: The model that a fresh process loads is not the trained one. Nothing is
                 registered.
         """
         if not self.tracking.wait():
             raise TrackingError(
                 f"All trials are done, but MLflow does not answer at "
-                f"{without_password(self.tracking.uri)}; when it "
-                "does, the same command registers and evaluates the best model."
+                f"{without_password(self.tracking.uri)}; when it does, the same command registers "
+                "and evaluates the best model."
             )
-        model, version = self._version_of(best, data, progress)
+        candidate = self._candidate(best, data, progress)
         self.parent.metrics({f"best/{self.training.monitor}": value_of(best) or 0.0})
-        return model, self.registry.register(
-            self.name,
-            **version,
-            judge=lambda champion: self.registration.judge(model, champion, data, self.uncertainty),
+
+        def judge(champion: keras.Model | None) -> tuple[bool, str]:
+            return self.registration.judge(candidate.model, champion, data, self.uncertainty)
+
+        version = self.registry.register(
+            self.name, candidate.run_id, save=candidate.save, tags=candidate.tags, judge=judge
         )
+        return candidate.model, version
 
     def register_cheapest(self, data: SearchData, progress: Progress) -> Version | None:
-        """Give the cheapest trial that is nearly as good as the best its alias; None where there is
-        one objective.
+        """Register the cheapest trial that is nearly as good as the best, and give it its alias.
+
+        Returns:
+            The version; None where there is one objective.
         """
-        objective, study = self.costs.second_objective, self.study.optuna
+        objective = self.costs.second_objective
         if objective is None:
             return None
-        chosen = pareto.cheapest(study, self.costs.tolerance)
-        _, version = self._version_of(chosen, data, progress)
+        chosen = pareto.cheapest(self.study.optuna, self.costs.tolerance)
+        candidate = self._candidate(chosen, data, progress)
         best = self.best()
         why = (
             f"{objective} {chosen.values[1]:.4g} with {self.training.monitor} "
             f"{chosen.values[0]:.4f}; "
             f"the best has {best.values[1]:.4g} with {best.values[0]:.4f}"  # type: ignore[union-attr]
         )
-        return self.registry.give_alias(self.costs.alias, self.name, **version, why=why)
+        return self.registry.give_alias(
+            self.costs.alias,
+            self.name,
+            candidate.run_id,
+            save=candidate.save,
+            tags=candidate.tags,
+            why=why,
+        )
 
-    def _version_of(
-        self, trial: FrozenTrial, data: SearchData, progress: Progress
-    ) -> tuple[keras.Model, dict[str, Any]]:
-        """Return a trial's model, and what the registry needs to make it a version."""
-        run = self._arrived(number_of(trial))
-        model, config = self._kept(trial, run.info.run_id)
-        shown = {
-            key: value
-            for key, value in run.data.metrics.items()
-            if key.startswith(("best/val/", "model/"))
-        }
-        tags: dict[str, object] = {key.removeprefix("best/"): value for key, value in shown.items()}
-        tags |= {
-            "hpsearch.trial": number_of(trial),
-            "hpsearch.study": self.name,
-            "parent_run": self.parent.run_id,
-        }
+    def _candidate(self, trial: FrozenTrial, data: SearchData, progress: Progress) -> _Candidate:
+        """Return a trial's model with the arguments of the registry that make it a version."""
+        number = number_of(trial)
+        run = self._arrived(number)
+        kept = self._kept(trial, run.info.run_id)
+        tags: dict[str, object] = {}
+        for key, value in run.data.metrics.items():
+            if key.startswith(("best/val/", "model/")):
+                tags[key.removeprefix("best/")] = value
+        tags["hpsearch.trial"] = number
+        tags["hpsearch.study"] = self.name
+        tags["parent_run"] = self.parent.run_id
 
         def save(folder: Path) -> dict[str, object]:
-            self.registration.save(
-                model, folder, data, self.uncertainty, own_code(config, self.makers)
-            )
-            progress.say(
-                f"Measuring the model of trial {number_of(trial)} again in a fresh process."
-            )
-            expected = self._expected(trial, run, config)
-            return {MEASURED_AGAIN: measure_again(folder, data.val, data.n_classes, expected)}
+            code = own_code(kept.config, self.makers)
+            self.registration.save(kept.model, folder, data, self.uncertainty, code)
+            progress.say(f"Measuring the model of trial {number} again in a fresh process.")
+            expected = self._expected(trial, run, kept.config)
+            return {_MEASURED_AGAIN: measure_again(folder, data.val, data.n_classes, expected)}
 
-        return model, {"run_id": run.info.run_id, "save": save, "tags": tags}
+        return _Candidate(kept.model, run.info.run_id, save, tags)
 
-    def _kept(self, trial: FrozenTrial, run_id: str) -> tuple[keras.Model, Any]:
-        """Return the model that a trial has kept, and its configuration as Keras writes it."""
+    def _kept(self, trial: FrozenTrial, run_id: str) -> _Kept:
+        """Return the model that a trial has kept.
+
+        Raises:
+            SearchError: Keras cannot load it.
+        """
         with tempfile.TemporaryDirectory() as folder:
             file = self.registry.kept_file(run_id, Path(folder))
             try:
-                return keras.models.load_model(file, compile=False), config_of(file)
-            except Exception as error:  # whatever Keras or a person's class raises
+                model = keras.models.load_model(file, compile=False)
+                return _Kept(model, config_of(file))
+            except Exception as error:  # Keras or a person's class may raise any error
                 raise SearchError(
                     f"The model of trial {number_of(trial)} is not registered: Keras cannot load "
-                    f"what it has saved of "
-                    f"it ({first_line(error)}); {CURE}."
+                    f"what it has saved of it ({first_line(error)}); {CURE}."
                 ) from error
 
-    def _expected(self, trial: FrozenTrial, run: Run, config: Any) -> Expected:
-        monitor, value = self.training.monitor, value_of(trial)
-        if not monitor.startswith(
-            "val/"
-        ):  # a training loss was measured with dropout, before the step
+    def _expected(self, trial: FrozenTrial, run: Run, config: Mapping[str, Any]) -> Expected:
+        """Return the value and the outputs that the model must have in a fresh process.
+
+        A training loss was measured with dropout and before each step, so `val/loss` takes the
+        place of a monitored metric of the training part.
+        """
+        monitor = self.training.monitor
+        value = value_of(trial)
+        if not monitor.startswith("val/"):
             monitor = "val/loss"
-            value = run.data.metrics.get(f"best/{monitor}")
+            value = run.data.metrics.get("best/val/loss")
         return Expected(
             trial=f"trial {number_of(trial)}",
             monitor=monitor,
@@ -203,10 +256,10 @@ class Conclusion:
         )
 
     def _arrived(self, number: int) -> Run:
-        """Return a finished trial's run; another worker's may still be on its way.
+        """Return the run of a finished trial, and wait for it where another worker still sends it.
 
         Raises:
-            TrackingError: It has not arrived for `patience_s` seconds.
+            TrackingError: The run has not arrived within `tracking.patience_s` seconds.
         """
         deadline = time.monotonic() + self.tracking.patience_s
         while True:
@@ -222,28 +275,31 @@ class Conclusion:
             time.sleep(1.0)
 
     def evaluate(self, subject: Subject, version: Version, progress: Progress) -> Evaluation | None:
-        """Ask the registered model plainly and with MC Dropout; None where it has no dropout at
-        all.
+        """Evaluate the registered model without and with MC Dropout, and tag its version.
+
+        Returns:
+            The evaluation; None where the model has no dropout layer.
         """
+        client = self.tracking.client
         try:
             evaluation = evaluate(subject)
-        except ModelError as error:  # somebody's HyperModel may have none
+        except ModelError as error:  # a person's HyperModel may have no dropout layer
             progress.say(f"No MC Dropout evaluation: {error}")
-            self.tracking.client.set_model_version_tag(
-                version.name, version.number, NOT_EVALUATED, str(error)
-            )
+            client.set_model_version_tag(version.name, version.number, _NOT_EVALUATED, str(error))
             return None
-        self.parent.metrics(evaluation.metrics())
-        tags = {key: f"{value:.6g}" for key, value in evaluation.metrics().items()}
-        for key, value in {**tags, CERTIFICATE: evaluation.certificate.sentence()}.items():
-            self.tracking.client.set_model_version_tag(version.name, version.number, key, value)
+        metrics = evaluation.metrics()
+        self.parent.metrics(metrics)
+        tags = {key: f"{value:.6g}" for key, value in metrics.items()}
+        tags[CERTIFICATE] = evaluation.certificate.sentence()
+        for key, text in tags.items():
+            client.set_model_version_tag(version.name, version.number, key, text)
         return evaluation
 
     def describe(self) -> None:
-        """Write page, figures and descriptions, however the search ended."""
-        from hpsearch.study_report.record import record  # noqa: PLC0415 (seconds that the start of a search must not cost)
+        """Write the page, the figures and the descriptions, whichever way the search ended."""
+        from hpsearch.study_report.record import record  # noqa: PLC0415 (its import is slow)
 
-        self.tracking.spool.drain(DRAIN_S)
+        self.tracking.spool.drain(_DRAIN_S)
         record(self.searched(), self.tracking, self.parent)
 
     def searched(self) -> Searched:
@@ -257,3 +313,8 @@ class Conclusion:
             config=self.config,
             tracking_uri=self.tracking.uri,
         )
+
+
+def _is_as_good(losses: Sequence[float], others: Sequence[float]) -> bool:
+    """Return whether one trial is at least as good as another in every objective."""
+    return all(loss <= other for loss, other in zip(losses, others, strict=True))

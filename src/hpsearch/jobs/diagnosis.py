@@ -1,4 +1,7 @@
-"""Do a study, its MLflow runs and SLURM's queue agree? What does not is told, and can be put right."""
+"""Compare a study with its MLflow runs and with SLURM's queue, and repair what disagrees.
+
+`python -m hpsearch doctor` prints the findings, and repairs them where a person asks for that.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from mlflow.entities import Metric, Run
 from optuna.trial import FrozenTrial, TrialState
@@ -21,23 +23,28 @@ from hpsearch.tracking.tracking import Tracking
 
 
 @dataclass(frozen=True)
-class Finding:
-    """Something that disagrees, in a sentence, and what puts it right, if anything does."""
+class _Finding:
+    """A disagreement between the study, its runs and SLURM's queue.
+
+    Attributes:
+        text: A sentence that says what disagrees.
+        repair: Call it to put that right; None where nothing does.
+    """
 
     text: str
-    repair: Callable[[], Any] | None = None
+    repair: Callable[[], object] | None = None
 
 
 @dataclass
 class Diagnosis:
-    """Compares one study with its runs.
+    """Compare a study with its MLflow runs and with SLURM's queue.
 
     Args:
         study: The study.
         tracking: The MLflow store.
-        parent: The study's run.
-        space: Names hyperparameters for people.
-        queue: SLURM's jobs, or None where there is no SLURM.
+        parent: The run of the study.
+        space: Converts hyperparameters to the values that people see.
+        queue: The ids of SLURM's jobs; None where there is no SLURM.
     """
 
     study: SharedStudy
@@ -46,104 +53,129 @@ class Diagnosis:
     space: Space
     queue: frozenset[str] | None
 
-    def findings(self) -> list[Finding]:
-        """Return all that disagrees; an empty list where nothing does.
+    def findings(self) -> list[_Finding]:
+        """Return all disagreements; an empty list where there is none.
 
-        What a repair changes may show more, such as the retry of a trial that was released: look
-        again after it.
+        A repair may cause new ones. A trial that was released, for instance, is tried again.
+        Look again after each repair.
         """
-        trials, runs = self.study.trials(), self._runs()
-        found = [*self._of_workers(trials), *self._of_budget(trials)]
+        trials = self.study.trials()
+        runs = self._runs()
+        found: list[_Finding] = []
+        found += self._of_workers(trials)
+        found += self._of_budget(trials)
         tries = _last_tries(trials)
         for number, trial in sorted(tries.items()):
             found += self._of_trial(number, trial, runs.get(number, []))
         for number in sorted(runs.keys() - tries.keys()):
-            found += [
-                Finding(f"MLflow run {r.info.run_id} is of no trial.", self._delete(r))
-                for r in runs[number]
-            ]
-        return found + list(self._of_parent(trials))
+            for run in runs[number]:
+                text = f"MLflow run {run.info.run_id} is of no trial."
+                found.append(_Finding(text, self._delete(run)))
+        found += self._of_parent(trials)
+        return found
 
     def _runs(self) -> dict[int, list[Run]]:
+        """Return the runs of the trials by the trial's number, the earliest first."""
         runs: dict[int, list[Run]] = defaultdict(list)
-        for run in sorted(self.tracking.children(self.parent), key=lambda r: r.info.start_time):
-            runs[int(run.data.tags.get(TRIAL, -1))].append(run)
+        children = self.tracking.children(self.parent)
+        for run in sorted(children, key=lambda child: child.info.start_time):
+            number = int(run.data.tags.get(TRIAL, -1))
+            runs[number].append(run)
         return runs
 
-    def _of_workers(self, trials: list[FrozenTrial]) -> Iterator[Finding]:
+    def _of_workers(self, trials: list[FrozenTrial]) -> Iterator[_Finding]:
+        """Return a finding for each trial that runs in the study, but whose worker has ended."""
         for trial in trials:
-            job = trial.user_attrs.get("job")
-            left = self.queue is not None and job is not None and job not in self.queue
-            if trial.state == TrialState.RUNNING and (
-                left or is_dead(trial, self.study.budget.lease_s)
-            ):
-                why = f"SLURM job {job} is over" if left else "its worker is dead"
-                text = f"Trial {number_of(trial)} runs in the study, but {why} ({trial.user_attrs.get(WORKER)})."
-                yield Finding(text, partial(self.study.fail, trial, TrialEnd.KILLED, why))
+            if trial.state != TrialState.RUNNING:
+                continue
+            why = self._why_over(trial)
+            if why is not None:
+                worker = trial.user_attrs.get(WORKER)
+                text = f"Trial {number_of(trial)} runs in the study, but {why} ({worker})."
+                repair = partial(self.study.fail, trial, TrialEnd.KILLED, why)
+                yield _Finding(text, repair)
 
-    def _of_budget(self, trials: list[FrozenTrial]) -> Iterator[Finding]:
-        waiting = [t for t in trials if t.state == TrialState.WAITING]
-        if waiting and not self.study.budget.has_room(trials):
-            for trial in waiting:
-                text = f"Trial {number_of(trial)} waits to be tried again, but the budget is spent."
-                yield Finding(
-                    text, partial(self.study.fail, trial, TrialEnd.SURPLUS, "the budget is spent")
-                )
+    def _why_over(self, trial: FrozenTrial) -> str | None:
+        """Return the reason why nothing runs a trial; None where its worker may be alive."""
+        job = trial.user_attrs.get("job")
+        if self.queue is not None and job is not None and job not in self.queue:
+            return f"SLURM job {job} is over"
+        if is_dead(trial, self.study.budget.lease_s):
+            return "its worker is dead"
+        return None
 
-    def _of_trial(self, number: int, trial: FrozenTrial, runs: list[Run]) -> Iterator[Finding]:
+    def _of_budget(self, trials: list[FrozenTrial]) -> Iterator[_Finding]:
+        """Return a finding for each trial that waits, but for which the budget has no room."""
+        waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
+        if not waiting or self.study.budget.has_room(trials):
+            return
+        why = "the budget is spent"
+        for trial in waiting:
+            text = f"Trial {number_of(trial)} waits to be tried again, but {why}."
+            repair = partial(self.study.fail, trial, TrialEnd.SURPLUS, why)
+            yield _Finding(text, repair)
+
+    def _of_trial(self, number: int, trial: FrozenTrial, runs: list[Run]) -> Iterator[_Finding]:
+        """Return the disagreements of a trial and its runs, the earliest of which counts."""
         for double in runs[1:]:
             text = f"Trial {number} has a second MLflow run {double.info.run_id}."
-            yield Finding(text, self._delete(double))
-        end = TrialEnd.of(trial)
-        expected = _expected_status(end)
+            yield _Finding(text, self._delete(double))
         if not runs:
             if trial.state != TrialState.RUNNING:
-                yield Finding(
-                    f"Trial {number} has no MLflow run.", partial(self._write, number, trial)
-                )
+                text = f"Trial {number} has no MLflow run."
+                yield _Finding(text, partial(self._write, number, trial))
             return
         run = runs[0]
-        if not _agrees(run.info.status, end):
-            text = f"Trial {number} is {trial.state.name} in the study, its MLflow run {run.info.status}."
+        status = run.info.status
+        end = TrialEnd.of(trial)
+        if not _agrees(status, end):
+            text = f"Trial {number} is {trial.state.name} in the study, its MLflow run {status}."
             tags = {}
             if end is not None:
                 tags["hpsearch.end"] = end.word
-            yield Finding(text, partial(self._end, run.info.run_id, expected, tags))
+            repair = partial(self._end, run.info.run_id, _expected_status(end), tags)
+            yield _Finding(text, repair)
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
             yield from self._of_values(number, trial, run)
 
-    def _of_values(self, number: int, trial: FrozenTrial, run: Run) -> Iterator[Finding]:
-        monitor, client = self._monitor(), self.tracking.client
-        history = client.get_metric_history(run.info.run_id, monitor)
-        counts = Counter(m.step for m in history)
-        doubled = sorted(step for step, count in counts.items() if count > 1)
+    def _of_values(self, number: int, trial: FrozenTrial, run: Run) -> Iterator[_Finding]:
+        """Return the disagreements of the values that a trial and its run have for each epoch."""
+        monitor = self._monitor()
+        history = self.tracking.client.get_metric_history(run.info.run_id, monitor)
+        counts = Counter(metric.step for metric in history)
+        doubled = sorted(epoch for epoch, count in counts.items() if count > 1)
         if doubled:
-            yield Finding(
-                f"Trial {number} has {monitor} of epochs {doubled} more than once in MLflow."
-            )
-        missing = {
-            step: value for step, value in trial.intermediate_values.items() if step not in counts
-        }
+            text = f"Trial {number} has {monitor} of epochs {doubled} more than once in MLflow."
+            yield _Finding(text)
+        missing = {}
+        for epoch, value in trial.intermediate_values.items():
+            if epoch not in counts:
+                missing[epoch] = value
         if missing:
             text = f"Trial {number} lacks {monitor} of epochs {sorted(missing)} in MLflow."
-            yield Finding(text, partial(self._write_values, run.info.run_id, missing))
+            repair = partial(self._write_values, run.info.run_id, missing)
+            yield _Finding(text, repair)
 
-    def _of_parent(self, trials: list[FrozenTrial]) -> Iterator[Finding]:
-        status = self.tracking.client.get_run(self.parent.run_id).info.status
-        runs = any(t.state == TrialState.RUNNING for t in trials)
-        if status == "RUNNING" and not runs:
-            over = "KILLED" if self.study.budget.has_room(trials) else "FINISHED"
-            yield Finding(
-                "No trial runs, but the study's MLflow run does.", partial(self.parent.end, over)
-            )
+    def _of_parent(self, trials: list[FrozenTrial]) -> Iterator[_Finding]:
+        """Return a finding where the run of the study is open, but no trial runs."""
+        run = self.tracking.client.get_run(self.parent.run_id)
+        runs = any(trial.state == TrialState.RUNNING for trial in trials)
+        if run.info.status != "RUNNING" or runs:
+            return
+        over = "FINISHED"
+        if self.study.budget.has_room(trials):
+            over = "KILLED"
+        text = "No trial runs, but the study's MLflow run does."
+        yield _Finding(text, partial(self.parent.end, over))
 
     def _monitor(self) -> str:
         return str(self.study.optuna.user_attrs["settings"]["training.monitor"])
 
-    def _delete(self, run: Run) -> Callable[[], Any]:
+    def _delete(self, run: Run) -> Callable[[], object]:
         return partial(self.tracking.client.delete_run, run.info.run_id)
 
     def _end(self, run_id: str, status: str, tags: dict[str, str]) -> None:
+        """Give a run the tags and the status that fit its trial."""
         for key, value in tags.items():
             self.tracking.client.set_tag(run_id, key, value)
         if status == "RUNNING":
@@ -152,6 +184,7 @@ class Diagnosis:
             self.tracking.client.set_terminated(run_id, status)
 
     def _write(self, number: int, trial: FrozenTrial) -> None:
+        """Write the run of a trial that has none."""
         values = self.space.values(trial)
         run = self.tracking.open_child(self.parent, number, is_retry=True)
         end = TrialEnd.of(trial)
@@ -169,19 +202,26 @@ class Diagnosis:
         self.tracking.spool.drain(self.tracking.patience_s)
 
     def _write_values(self, run_id: str, values: dict[int, float]) -> None:
-        metrics = [Metric(self._monitor(), value, now_ms(), step) for step, value in values.items()]
+        """Write the values of epochs that a run lacks."""
+        monitor = self._monitor()
+        metrics = []
+        for epoch, value in values.items():
+            metrics.append(Metric(monitor, value, now_ms(), epoch))
         self.tracking.client.log_batch(run_id, metrics=metrics)
 
 
 def _expected_status(end: TrialEnd | None) -> str:
-    """Return the status in MLflow of the run of a trial that ended so; None stands for one that runs."""
+    """Return the status of a run whose trial has this end; None stands for a trial that runs."""
     if end is None:
         return "RUNNING"
     return str(end.mlflow_status)
 
 
 def _agrees(status: str, end: TrialEnd | None) -> bool:
-    """Return whether a run's status fits its trial's end; earlier versions wrote KILLED for pruned ones."""
+    """Return whether the status of a run fits the end of its trial.
+
+    Earlier versions wrote KILLED for pruned trials.
+    """
     if status == "KILLED" and end in {TrialEnd.PRUNED, TrialEnd.INFEASIBLE}:
         return True
     return status == _expected_status(end)
@@ -189,7 +229,8 @@ def _agrees(status: str, end: TrialEnd | None) -> bool:
 
 def _last_tries(trials: list[FrozenTrial]) -> dict[int, FrozenTrial]:
     """Return the last try of each trial that has begun, by its number; surplus ones never ran."""
-    begun = [
-        t for t in trials if t.state != TrialState.WAITING and TrialEnd.of(t) != TrialEnd.SURPLUS
-    ]
-    return {number_of(t): t for t in begun}
+    tries = {}
+    for trial in trials:
+        if trial.state != TrialState.WAITING and TrialEnd.of(trial) != TrialEnd.SURPLUS:
+            tries[number_of(trial)] = trial
+    return tries

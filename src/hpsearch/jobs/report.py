@@ -1,4 +1,7 @@
-"""The report job: read a study that has been searched, and write what it shows."""
+"""The report job: write a page on a study that was searched, and describe its runs in MLflow.
+
+The study and the recorded configuration of its search are read again; nothing is trained.
+"""
 
 from __future__ import annotations
 
@@ -25,53 +28,16 @@ from hpsearch.study_report.searched import Searched
 from hpsearch.tracking.runs import ParentRun
 from hpsearch.tracking.tracking import Tracking
 
-Rebuild = Callable[[Mapping[str, Any]], Any]
-
-
-@dataclass(frozen=True)
-class Reported:
-    """What came out: the page, and what it advises."""
-
-    searched: Searched
-    advice: Advice
-    path: str
-    run_id: str
-
-    def show(self, console: Console) -> None:
-        """Print the advice, and where the page is."""
-        said = (self.advice.outlook.text, f"{self.advice.next_step}  {self.advice.command}")
-        uri = without_password(self.searched.tracking_uri)
-        for line in (
-            f"Study {self.searched.name}: {self.searched.outcome.counts()}.",
-            *said,
-            f"The page is {self.path}, and {PAGE} among the artifacts of run {self.run_id}.",
-            f"Look at it:  mlflow ui --backend-store-uri {uri}",
-        ):
-            console.print(line, soft_wrap=True, markup=False)
-
-    def facts(self) -> dict[str, Any]:
-        """Return the same as plain data."""
-        said = {
-            "outlook": self.advice.outlook.text,
-            "next_step": self.advice.next_step,
-            "command": self.advice.command,
-        }
-        store = {
-            "run_id": self.run_id,
-            "tracking_uri": without_password(self.searched.tracking_uri),
-        }
-        return {"study": self.searched.name, **said, "page": self.path, **store}
-
 
 @dataclass(frozen=True)
 class Report:
-    """Write what a study shows: one page, and the descriptions of its runs.
+    """Write a page on a study, and the descriptions of its runs.
 
     Attributes:
-        study: Its name.
-        path: Where the page is written beside MLflow.
-        storage: Where the study is.
-        tracking: Where its runs are.
+        study: The name of the study.
+        path: The file to which the page is written, beside the copy in MLflow.
+        storage: Returns the storage of the study.
+        tracking: Returns the MLflow store of its runs.
     """
 
     study: str
@@ -79,11 +45,11 @@ class Report:
     storage: Callable[[], SharedStorage]
     tracking: Callable[[], Tracking]
 
-    def run(self, rebuild: Rebuild) -> Reported:
-        """Write it.
+    def run(self, rebuild: Callable[[Mapping[str, Any]], Any]) -> _Reported:
+        """Write the page and the descriptions.
 
         Args:
-            rebuild: Makes a part of the search, such as its pruner, of its recorded settings.
+            rebuild: Returns a part of the search, such as its pruner, for its recorded settings.
 
         Raises:
             UserError: There is no such study, or no record of its search.
@@ -96,39 +62,85 @@ class Report:
         if parent_run_id is None:
             raise ConfigError(
                 f"Study {self.study} has no MLflow run yet; the command that started it goes on "
-                f"with it."
+                "with it."
             )
         tracking = self.tracking()
         try:
             config = _recorded(tracking, parent_run_id, self.study)
+            sampler = optuna.samplers.RandomSampler()
             searched = Searched(
                 name=self.study,
-                study=PausableStudy(
-                    self.study, storage, optuna.samplers.RandomSampler(), rebuild(config["pruner"])
-                ),
+                study=PausableStudy(self.study, storage, sampler, rebuild(config["pruner"])),
                 space=rebuild(config["space"]),
                 monitor=config["training"]["monitor"],
                 direction=Direction.of(study),
                 config=config,
                 tracking_uri=tracking.uri,
             )
-            advice, page = record(searched, tracking, ParentRun(tracking.client, parent_run_id))
+            parent = ParentRun(tracking.client, parent_run_id)
+            advice, page = record(searched, tracking, parent)
         finally:
             tracking.close(tracking.patience_s)
         Path(self.path).write_text(page, encoding="utf-8")
-        return Reported(searched, advice, self.path, parent_run_id)
+        return _Reported(searched, advice, self.path, parent_run_id)
+
+
+@dataclass(frozen=True)
+class _Reported:
+    """The result of a report.
+
+    Attributes:
+        searched: The study as its reports see it.
+        advice: What the page advises to do next.
+        path: The file of the page.
+        run_id: The MLflow run of the study.
+    """
+
+    searched: Searched
+    advice: Advice
+    path: str
+    run_id: str
+
+    def show(self, console: Console) -> None:
+        """Print the advice and the places of the page."""
+        uri = without_password(self.searched.tracking_uri)
+        lines = (
+            f"Study {self.searched.name}: {self.searched.outcome.counts()}.",
+            self.advice.outlook.text,
+            f"{self.advice.next_step}  {self.advice.command}",
+            f"The page is {self.path}, and {PAGE} among the artifacts of run {self.run_id}.",
+            f"Look at it:  mlflow ui --backend-store-uri {uri}",
+        )
+        for line in lines:
+            console.print(line, soft_wrap=True, markup=False)
+
+    def facts(self) -> dict[str, object]:
+        """Return the result as plain data."""
+        return {
+            "study": self.searched.name,
+            "outlook": self.advice.outlook.text,
+            "next_step": self.advice.next_step,
+            "command": self.advice.command,
+            "page": self.path,
+            "run_id": self.run_id,
+            "tracking_uri": without_password(self.searched.tracking_uri),
+        }
 
 
 def _recorded(tracking: Tracking, parent_run_id: str, name: str) -> dict[str, Any]:
-    """Return the composed configuration that the search has recorded."""
+    """Return the composed configuration that the search has recorded.
+
+    Raises:
+        TrackingError: The MLflow store has no record of it.
+    """
     try:
-        text = tracking.client.download_artifacts(parent_run_id, "config.yaml")
+        path = tracking.client.download_artifacts(parent_run_id, "config.yaml")
     except (MlflowException, OSError) as error:
         raise TrackingError(
             f"The MLflow store {without_password(tracking.uri)} has no record of study {name} (run "
-            f"{parent_run_id}); "
-            "give the store in which it was searched, tracking.uri=URI or MLFLOW_TRACKING_URI."
+            f"{parent_run_id}); give the store in which it was searched, tracking.uri=URI or "
+            "MLFLOW_TRACKING_URI."
         ) from error
-    with open(text, encoding="utf-8") as file:
-        found: dict[str, Any] = with_current_names(yaml.safe_load(file))
+    text = Path(path).read_text(encoding="utf-8")
+    found: dict[str, Any] = with_current_names(yaml.safe_load(text))
     return found

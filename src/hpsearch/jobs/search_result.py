@@ -1,10 +1,12 @@
-"""What a search came to, for who started it."""
+"""The result of a search: the best trial, the registered versions and the evaluation.
+
+It is shown on a terminal, or returned as plain data for a program that started the search.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from rich.console import Console
 
@@ -18,10 +20,19 @@ from hpsearch.tracking.registry import CHAMPION, Version
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search came to; `version` and `evaluation` are None where another worker concludes the
-    study.
+    """The result of a search.
 
-    `cheapest` is the version at the other end of two objectives, where there are two.
+    Attributes:
+        outcome: How many trials ended in which way, and the best one.
+        version: The version of the best model; None where another worker concludes the study.
+        cheapest: The version of the cheapest model; None where there is one objective.
+        evaluation: The evaluation of the best model; None where another worker concludes the
+            study, or the model has no dropout layer.
+        parent_run_id: The MLflow run of the study.
+        tracking_uri: The MLflow store.
+        study: The name of the study.
+        monitor: The monitored metric.
+        space: Converts hyperparameters to the values that people see.
     """
 
     outcome: Outcome
@@ -34,27 +45,39 @@ class SearchResult:
     monitor: str
     space: Space
 
-    def facts(self) -> dict[str, Any]:
-        """Return what came out as plain data."""
-        best, version = self.outcome.best, self.version
-        found: dict[str, Any] = {"study": self.study}
-        counts = ("n_finished", "n_pruned", "n_diverged", "n_infeasible", "n_failed", "n_epochs")
-        found |= {name: getattr(self.outcome, name) for name in counts}
-        if best is not None:
-            trial = {"trial": number_of(best), "monitor": self.monitor, "value": value_of(best)}
-            found["best"] = {**trial, "hyperparameters": self.space.values(best)}
+    def facts(self) -> dict[str, object]:
+        """Return the result as plain data."""
+        outcome = self.outcome
+        found: dict[str, object] = {
+            "study": self.study,
+            "n_finished": outcome.n_finished,
+            "n_pruned": outcome.n_pruned,
+            "n_diverged": outcome.n_diverged,
+            "n_infeasible": outcome.n_infeasible,
+            "n_failed": outcome.n_failed,
+            "n_epochs": outcome.n_epochs,
+        }
+        if outcome.best is not None:
+            found["best"] = {
+                "trial": number_of(outcome.best),
+                "monitor": self.monitor,
+                "value": value_of(outcome.best),
+                "hyperparameters": self.space.values(outcome.best),
+            }
+        version = self.version
         if version is not None:
-            about = {
+            found["registered"] = {
+                "name": version.name,
                 "version": version.number,
                 "is_champion": version.alias == CHAMPION,
                 "why": version.why,
             }
-            found["registered"] = {"name": version.name, **about}
-        found["test"] = None if self.evaluation is None else self.evaluation.metrics()
-        return found | {
-            "run_id": self.parent_run_id,
-            "tracking_uri": without_password(self.tracking_uri),
-        }
+        found["test"] = None
+        if self.evaluation is not None:
+            found["test"] = self.evaluation.metrics()
+        found["run_id"] = self.parent_run_id
+        found["tracking_uri"] = without_password(self.tracking_uri)
+        return found
 
     @property
     def versions(self) -> list[Version]:
@@ -65,10 +88,13 @@ class SearchResult:
     def value(self) -> float:
         """The best trial's monitored value; NaN where none has finished."""
         best = self.outcome.best
-        return best.values[0] if best else math.nan
+        if best is None:
+            return math.nan
+        value: float = best.values[0]
+        return value
 
     def show(self, console: Console) -> None:
-        """Print what came out and what to do next."""
+        """Print the evaluation, the versions and the commands that a person may give next."""
         if self.evaluation is not None:
             section = self.evaluation.section()
             console.print(section.as_table())
@@ -79,19 +105,21 @@ class SearchResult:
             console.print(line, soft_wrap=True, markup=False)
 
     def next_steps(self) -> list[str]:
-        """Return what a person may do next, a command a line."""
-        n_more = 2 * (self.outcome.n_finished + self.outcome.n_pruned + self.outcome.n_diverged)
+        """Return the commands that a person may give next, one a line."""
+        outcome = self.outcome
+        n_more = 2 * (outcome.n_finished + outcome.n_pruned + outcome.n_diverged)
+        uri = without_password(self.tracking_uri)
         lines = [
-            f"Look at it:    mlflow ui --backend-store-uri {without_password(self.tracking_uri)}"
+            f"Look at it:    mlflow ui --backend-store-uri {uri}",
+            f"Search on:     the same command with budget.n_trials={n_more}",
+            f"Understand it: python -m hpsearch report study={self.study}",
         ]
-        lines += [f"Search on:     the same command with budget.n_trials={n_more}"]
-        lines += [f"Understand it: python -m hpsearch report study={self.study}"]
-        if self.version is not None:
-            model = f"registered_model={self.version.name} version={self.version.number}"
-            lines += [f"Examine it:    python -m hpsearch evaluate {model}"]
-            store = f"MLFLOW_TRACKING_URI={without_password(self.tracking_uri)}"
-            lines += [
-                f"Serve it:      {store} mlflow models serve -m {self.version.uri} --env-manager "
-                f"local"
-            ]
+        version = self.version
+        if version is not None:
+            model = f"registered_model={version.name} version={version.number}"
+            lines.append(f"Examine it:    python -m hpsearch evaluate {model}")
+            lines.append(
+                f"Serve it:      MLFLOW_TRACKING_URI={uri} mlflow models serve "
+                f"-m {version.uri} --env-manager local"
+            )
         return lines
