@@ -176,14 +176,14 @@ def remember() -> None:
     It is called at the very start of a process that runs a single command.
     """
     files = frozenset(os.listdir("/proc/self/fd"))
-    blocked = {signal.Signals(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())}
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     command = _Command(
         words=list(sys.orig_argv),
         n_own=len(sys.argv) - 1,
         environment=dict(os.environ),
         folder=os.getcwd(),
         files=files,
-        blocked=blocked,
+        blocked={signal.Signals(number) for number in blocked},
     )
     _started[:] = [command]
 
