@@ -1,6 +1,4 @@
-"""Both servers go away in the middle of a real search: training goes on, and every value is there
-once.
-"""
+"""A search goes on while both servers are away, and every value arrives exactly once."""
 
 import os
 import signal
@@ -40,9 +38,14 @@ def n_complete_since(url, moment):
 def command(mlflow_server, postgres_server):
     url = postgres_server.new_database("outages")
     return [
-        *SMALL, "storage=postgres", f"storage.url={url}", f"tracking.uri={mlflow_server.uri}", "pruner=none",
-        "training.epochs=50", "training.patience_epochs=50",
-    ]  # fmt: skip
+        *SMALL,
+        "storage=postgres",
+        f"storage.url={url}",
+        f"tracking.uri={mlflow_server.uri}",
+        "pruner=none",
+        "training.epochs=50",
+        "training.patience_epochs=50",
+    ]
 
 
 def test_mlflow_is_away_for_60_s_and_postgresql_for_20_s_of_them(

@@ -1,4 +1,4 @@
-"""The shared budget: exact, whoever joins, dies, is slow or comes back from the dead."""
+"""The shared budget is kept exactly, also when workers join late, die, or are slow."""
 
 import math
 import multiprocessing
@@ -394,7 +394,7 @@ def test_chaos(kind, tmp_path, request):
 
 
 @pytest.mark.slow
-def test_suggestions_of_1_2_and_8_workers_can_be_computed_again_and_a_resumed_study_equals_a_whole_one(
+def test_suggestions_of_many_workers_can_be_computed_again_and_a_resumed_study_equals_a_whole_one(
     tmp_path,
 ):
     said = run_bench("replay", tmp_path, "--trials", "30")

@@ -36,7 +36,10 @@ class Budget:
 
     def has_room(self, trials: list[FrozenTrial]) -> bool:
         """Return whether the budget has room for a trial beside these; a running one counts."""
-        n_held = sum(t.state == TrialState.RUNNING or spends_budget(t) for t in trials)
+        n_held = 0
+        for trial in trials:
+            if trial.state == TrialState.RUNNING or spends_budget(trial):
+                n_held += 1
         return n_held < self.n_trials
 
     def check_failures(self, trials: list[FrozenTrial]) -> None:

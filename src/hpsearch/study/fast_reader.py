@@ -48,6 +48,11 @@ def read_trials(
     if states is not None:
         found = [row for row in found if row.state in states]
     found.sort(key=lambda row: row.trial_id)
+    return _as_trials(session, found)
+
+
+def _as_trials(session: Session, found: list[Any]) -> list[FrozenTrial]:
+    """Return trials, given their rows in the table of trials."""
     keys = [row.trial_id for row in found]
     read = functools.partial(_rows_of, session, keys)
     params = read(
@@ -81,19 +86,27 @@ def read_trials(
     return trials
 
 
-def _trial_rows(session: Session, study_id: int, known: Iterable[int], after: int) -> list[Any]:
+def _trial_rows(
+    session: Session,
+    study_id: int,
+    known: Iterable[int],
+    after: int,
+) -> list[Any]:
     """Return the rows of the known trials and of all later ones, the latter with the last query."""
     table = models.TrialModel
+    key = table.trial_id
     chosen = sqlalchemy.select(table).where(table.study_id == study_id)
-    batches = list(_batches([key for key in known if key <= after]))
+    earlier = [number for number in known if number <= after]
+    batches = list(_batches(earlier))
     last: list[int] = []
     if batches:
         last = batches.pop()
     found: list[Any] = []
     for keys in batches:
-        found += session.scalars(chosen.where(table.trial_id.in_(keys)))
+        found += session.scalars(chosen.where(key.in_(keys)))
     # The new trials are read last: a trial that is tried again has its successor before it ends.
-    found += session.scalars(chosen.where(table.trial_id.in_(last) | (table.trial_id > after)))
+    last_or_new = key.in_(last) | (key > after)
+    found += session.scalars(chosen.where(last_or_new))
     return found
 
 
@@ -102,7 +115,12 @@ def _batches(keys: list[int]) -> Iterator[list[int]]:
         yield keys[begin : begin + MOST_KEYS]
 
 
-def _rows_of(session: Session, keys: list[int], model: Any, *names: str) -> dict[int, _Rows]:
+def _rows_of(
+    session: Session,
+    keys: list[int],
+    model: Any,
+    *names: str,
+) -> dict[int, _Rows]:
     """Return columns of a table by the trial's key, in the order of the first column."""
     rows: dict[int, _Rows] = defaultdict(list)
     columns = [getattr(model, name) for name in names]
@@ -138,7 +156,11 @@ def _distributions(rows: _Rows) -> dict[str, BaseDistribution]:
 
 
 def _params(rows: _Rows, distributions: dict[str, BaseDistribution]) -> dict[str, Any]:
-    return {name: distributions[name].to_external_repr(value) for _, name, value, _ in rows}
+    params = {}
+    for _, name, value, _ in rows:
+        distribution = distributions[name]
+        params[name] = distribution.to_external_repr(value)
+    return params
 
 
 @functools.lru_cache(maxsize=1024)

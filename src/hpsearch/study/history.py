@@ -204,7 +204,13 @@ class PastStudy(Study):
     @classmethod
     def of(cls, study: Study, history: History) -> PastStudy:
         """Return `study` with the trials of `history`."""
-        return cls(study.study_name, study._study_id, study.directions, history, study._storage)
+        return cls(
+            name=study.study_name,
+            study_id=study._study_id,
+            directions=study.directions,
+            history=history,
+            storage=study._storage,
+        )
 
 
 class _PastStorage:
@@ -220,7 +226,9 @@ class _PastStorage:
         deepcopy: bool = True,
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
-        trials = [t for t in self._trials if states is None or t.state in states]
+        trials = list(self._trials)
+        if states is not None:
+            trials = [t for t in trials if t.state in states]
         if deepcopy:
             return copy.deepcopy(trials)
         return trials

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from optuna import Study
+from optuna.distributions import BaseDistribution
 from optuna.pruners import HyperbandPruner
 from optuna.trial import FrozenTrial, TrialState
 
@@ -48,7 +49,7 @@ def replay(study: Study, sampler: SeededSampler) -> _Replay:
     trials = study.get_trials(deepcopy=False)
     result = _Replay()
     for trial in trials:
-        if "history" not in trial.user_attrs or TrialEnd.recorded(trial) == TrialEnd.SURPLUS:
+        if "history" not in trial.user_attrs or _is_surplus(trial):
             continue
         differing = _differing(trial, _suggestions(study, sampler, trial, trials))
         if differing:
@@ -56,6 +57,10 @@ def replay(study: Study, sampler: SeededSampler) -> _Replay:
         else:
             result.n_same += 1
     return result
+
+
+def _is_surplus(trial: FrozenTrial) -> bool:
+    return TrialEnd.recorded(trial) == TrialEnd.SURPLUS
 
 
 def _differing(trial: FrozenTrial, again: Mapping[str, Any]) -> list[str]:
@@ -90,9 +95,7 @@ def _suggestions(
             value = fixed[name]
         elif distribution.single():
             value = trial.params[name]
-        elif name in relative and distribution._contains(
-            distribution.to_internal_repr(relative[name])
-        ):
+        elif name in relative and _contains(distribution, relative[name]):
             value = relative[name]
         else:
             value = made.sample_independent(past, fresh, name, distribution)
@@ -102,7 +105,16 @@ def _suggestions(
     return again
 
 
-def explain(study: Study, sampler: SeededSampler, space: Space, number: int) -> Iterator[str]:
+def _contains(distribution: BaseDistribution, value: Any) -> bool:
+    return distribution._contains(distribution.to_internal_repr(value))
+
+
+def explain(
+    study: Study,
+    sampler: SeededSampler,
+    space: Space,
+    number: int,
+) -> Iterator[str]:
     """Yield sentences that say why a trial had its values and why it ended as it did.
 
     Args:
@@ -115,9 +127,10 @@ def explain(study: Study, sampler: SeededSampler, space: Space, number: int) -> 
         UserError: There is no such trial.
     """
     trials = study.get_trials(deepcopy=False)
-    tries = [
-        t for t in trials if number_of(t) == number and TrialEnd.recorded(t) != TrialEnd.SURPLUS
-    ]
+    tries = []
+    for trial in trials:
+        if number_of(trial) == number and not _is_surplus(trial):
+            tries.append(trial)
     if not tries:
         known = "it has none yet"
         if trials:
@@ -173,7 +186,11 @@ def _and_running(trial: FrozenTrial, seen: list[FrozenTrial]) -> str:
     return f" and {sorted(numbers)} running"
 
 
-def _why_end(study: Study, tries: list[FrozenTrial], trials: list[FrozenTrial]) -> Iterator[str]:
+def _why_end(
+    study: Study,
+    tries: list[FrozenTrial],
+    trials: list[FrozenTrial],
+) -> Iterator[str]:
     for trial in tries[:-1]:
         reason = trial.user_attrs.get("reason")
         message = trial.user_attrs.get("message")
@@ -234,7 +251,12 @@ class _Standing:
         return len(self.others) + 1
 
 
-def standing(study: Study, trial: FrozenTrial, step: int, trials: list[FrozenTrial]) -> _Standing:
+def standing(
+    study: Study,
+    trial: FrozenTrial,
+    step: int,
+    trials: list[FrozenTrial],
+) -> _Standing:
     """Return how a pruned trial compared with others.
 
     Args:
@@ -255,7 +277,12 @@ def standing(study: Study, trial: FrozenTrial, step: int, trials: list[FrozenTri
         bracket = pruner._get_bracket_id(study, trial)
         others = [t for t in others if pruner._get_bracket_id(study, t) == bracket]
     direction = Direction.of(study)
-    reached = [(number_of(t), t.intermediate_values[step]) for t in others]
-    reached.sort(key=lambda pair: (direction.as_loss(pair[1]), pair[0]))
-    place = 1 + sum(direction.is_better(value, mine) for _, value in reached)
+    others.sort(key=lambda t: (direction.as_loss(t.intermediate_values[step]), number_of(t)))
+    reached = []
+    place = 1
+    for other in others:
+        value = other.intermediate_values[step]
+        reached.append((number_of(other), value))
+        if direction.is_better(value, mine):
+            place += 1
     return _Standing(mine, reached, place, bracket)

@@ -39,7 +39,8 @@ def ticket(trial: FrozenTrial, trials: Iterable[FrozenTrial]) -> int:
     """
     if TICKET in trial.user_attrs:
         return int(trial.user_attrs[TICKET])
-    n_others = sum(has_no_ticket(t) for t in trials if t.number < trial.number)
+    before = [t for t in trials if t.number < trial.number]
+    n_others = sum(has_no_ticket(t) for t in before)
     return trial.number - n_others
 
 
@@ -112,7 +113,12 @@ class SeededSampler(BaseSampler):
             fixed sequence or grid, which all trials share.
     """
 
-    def __init__(self, make: Callable[..., BaseSampler], root_seed: int, per_trial: bool) -> None:
+    def __init__(
+        self,
+        make: Callable[..., BaseSampler],
+        root_seed: int,
+        per_trial: bool,
+    ) -> None:
         self._make = make
         self._root_seed = root_seed
         self._per_trial = per_trial
@@ -136,7 +142,8 @@ class SeededSampler(BaseSampler):
             seed = derive(self._root_seed, study_name, "sampler")
         made = self._make(seed=seed)
         if isinstance(made, _Sequential):
-            made.begin_at(number, derive(self._root_seed, study_name, "independent", number))
+            seed = derive(self._root_seed, study_name, "independent", number)
+            made.begin_at(number, seed)
         return made
 
     def of(self, number: int) -> _Prepared:
@@ -268,7 +275,8 @@ class Grid(_Sequential, GridSampler):
     ) -> Any:
         """Return the value of one hyperparameter at the trial's point."""
         placed = copy.copy(trial)
-        placed.system_attrs = {**trial.system_attrs, "grid_id": self.place % self.n_points}
+        placed.system_attrs = dict(trial.system_attrs)
+        placed.system_attrs["grid_id"] = self.place % self.n_points
         return super().sample_independent(study, placed, param_name, param_distribution)
 
 

@@ -68,12 +68,15 @@ class WarmStart:
                 f"There is no study {name} in this storage to start from (study.warm_start).{there}"
             )
         study = optuna.load_study(study_name=name, storage=storage)
-        best = ranked(study.get_trials(deepcopy=False), Direction.of(study))
+        trials = study.get_trials(deepcopy=False)
+        best = ranked(trials, Direction.of(study))
         if not best:
             raise ConfigError(
                 f"No trial of study {name} has finished, so nothing can start from it."
             )
-        values = {number_of(trial): _NO_BOUNDS.values(trial) for trial in best[:n_trials]}
+        values = {}
+        for trial in best[:n_trials]:
+            values[number_of(trial)] = _NO_BOUNDS.values(trial)
         return cls(name, values)
 
     def begin(self, study: SharedStudy, space: Space, asked: Asked) -> None:
@@ -91,11 +94,12 @@ class WarmStart:
         Raises:
             ConfigError: The study was begun in another way, or can use none of the values.
         """
-        name = study.optuna.study_name
-        known = study.optuna.user_attrs.get(WARM_START)
+        own = study.optuna
+        name = own.study_name
+        known = own.user_attrs.get(WARM_START)
         if known is not None and known["study"] == self.name:
             return
-        if known is not None or study.optuna._storage.get_n_trials(study.optuna._study_id):
+        if known is not None or own._storage.get_n_trials(own._study_id):
             begun = "without a warm start"
             if known:
                 begun = f"from study {known['study']}"
@@ -113,8 +117,10 @@ class WarmStart:
                 f"Of the best trials of {self.name} nothing lies within the space of study {name}."
             )
         for number, params in usable.items():
-            study.optuna.enqueue_trial(params, user_attrs={WARM_START: f"{self.name} #{number}"})
-        study.optuna.set_user_attr(WARM_START, {"study": self.name, "trials": list(usable)})
+            origin = f"{self.name} #{number}"
+            own.enqueue_trial(params, user_attrs={WARM_START: origin})
+        begun_from = {"study": self.name, "trials": list(usable)}
+        own.set_user_attr(WARM_START, begun_from)
 
 
 def _usable(values: Mapping[str, Value], space: Space, asked: Asked) -> dict[str, Value]:
