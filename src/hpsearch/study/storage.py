@@ -59,7 +59,7 @@ def storage_errors(place: str) -> Iterator[None]:
         ) from error
 
 
-class SharedRdb(RDBStorage):
+class _SharedRdb(RDBStorage):
     """Optuna's relational storage, which waits while the database is away.
 
     Args:
@@ -111,7 +111,7 @@ _CALLED_BY_OPTUNAS_CACHE = (
     "_get_best_trial_id",
 )
 for _name in (*BaseStorage.__abstractmethods__, *_CALLED_BY_OPTUNAS_CACHE):
-    setattr(SharedRdb, _name, patient(getattr(SharedRdb, _name)))
+    setattr(_SharedRdb, _name, patient(getattr(_SharedRdb, _name)))
 
 
 class SharedJournal(JournalStorage):
@@ -154,7 +154,7 @@ class SharedJournal(JournalStorage):
             raise
 
 
-SharedStorage = SharedRdb | SharedJournal
+SharedStorage = _SharedRdb | SharedJournal
 
 
 def sqlite(path: str, timeout_s: float, patience_s: float) -> SharedStorage:
@@ -168,7 +168,7 @@ def sqlite(path: str, timeout_s: float, patience_s: float) -> SharedStorage:
     with storage_errors(path):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         engine = {"connect_args": {"timeout": timeout_s}}
-        return SharedRdb(f"sqlite:///{path}", FileLock(path), patience_s, engine)
+        return _SharedRdb(f"sqlite:///{path}", FileLock(path), patience_s, engine)
 
 
 def journal(path: str, patience_s: float) -> SharedStorage:
@@ -212,7 +212,7 @@ def postgres(url: str, patience_s: float) -> SharedStorage:
             "max_overflow": 1,
             "connect_args": {"connect_timeout": _CONNECT_TIMEOUT_S},
         }
-        return SharedRdb(url, AdvisoryLock(url, patience_s), patience_s, engine)
+        return _SharedRdb(url, AdvisoryLock(url, patience_s), patience_s, engine)
 
 
 class AdvisoryLock:
