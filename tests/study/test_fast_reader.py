@@ -1,4 +1,4 @@
-"""Reading trials by rows: what Optuna's own reader returns, whatever a trial holds."""
+"""The fast reader returns the same trials as Optuna's own reader."""
 
 import math
 

@@ -1,6 +1,4 @@
-"""Both servers go away in the middle of a real search: training goes on, and every value is there
-once.
-"""
+"""A search goes on while both servers are away, and every value arrives exactly once."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A trial that is not among the best of a rung is paused, and goes on later as the same trial."""
+"""Trials are paused at rungs, and go on when they are among the best of a rung."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Suggestions follow from (root seed, study, ticket, history) and nothing else."""
+"""Suggestions depend only on the root seed, the study, the ticket and the history."""
 
 from functools import partial
 

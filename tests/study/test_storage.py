@@ -1,6 +1,4 @@
-"""Storages for many workers: one schema, no broken journal, no password, servers that go away for a
-while.
-"""
+"""Storages for many workers: schema, journal, passwords, and servers that are away."""
 
 import gc
 import json

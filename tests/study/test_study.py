@@ -1,4 +1,4 @@
-"""The shared budget: exact, whoever joins, dies, is slow or comes back from the dead."""
+"""The shared budget is kept exactly, also when workers join late, die, or are slow."""
 
 import math
 import multiprocessing

@@ -1,4 +1,4 @@
-"""A study begins with the best trials of another one, as far as it can use them, and says so."""
+"""A study begins with the usable values of the best trials of another study."""
 
 import optuna
 import pytest

@@ -1,3 +1,1 @@
-"""The study that workers share: claims, suggestions, reports, leases, storage and the ends of
-trials.
-"""
+"""The study that many workers share: its storage, budget, suggestions, leases and trial ends."""

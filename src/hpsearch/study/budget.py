@@ -1,4 +1,4 @@
-"""What a study may cost, and how much of that its trials hold."""
+"""The budget of a study: how many trials it may run, how long, and how many may fail."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hpsearch.study.trial_end import is_failure, spends_budget
 
 @dataclass(frozen=True)
 class Budget:
-    """What a study may cost; see conf/budget for what each means."""
+    """What a study may cost; conf/budget explains each value."""
 
     n_trials: int
     timeout_s: float | None
@@ -25,33 +25,25 @@ class Budget:
     trial_timeout_s: float | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("n_trials", 1),
-            ("max_failures", 0),
-            ("max_retries", 0),
-            ("grace_s", 0),
-        ):
-            if getattr(self, name) < least:
-                raise ConfigError(
-                    f"budget.{name} must be at least {least}, but is {getattr(self, name)}."
-                )
+        _check_least("n_trials", self.n_trials, 1)
+        _check_least("max_failures", self.max_failures, 0)
+        _check_least("max_retries", self.max_retries, 0)
+        _check_least("grace_s", self.grace_s, 0)
         if self.lease_s <= 0:
             raise ConfigError(f"budget.lease_s must be above 0, but is {self.lease_s}.")
-        for name, value in (
-            ("timeout_s", self.timeout_s),
-            ("trial_timeout_s", self.trial_timeout_s),
-        ):
-            if value is not None and not value > 0:
-                raise ConfigError(
-                    f"budget.{name} must be above 0, or null for no limit, but is {value}."
-                )
+        _check_limit("timeout_s", self.timeout_s)
+        _check_limit("trial_timeout_s", self.trial_timeout_s)
 
     def has_room(self, trials: list[FrozenTrial]) -> bool:
-        """Return whether these trials leave any of it; one that runs holds its place."""
-        return n_held(trials) < self.n_trials
+        """Return whether the budget has room for a trial beside these; a running one counts."""
+        n_held = 0
+        for trial in trials:
+            if trial.state == TrialState.RUNNING or spends_budget(trial):
+                n_held += 1
+        return n_held < self.n_trials
 
     def check_failures(self, trials: list[FrozenTrial]) -> None:
-        """Raise SearchError where more than `max_failures` trials have failed."""
+        """Raise SearchError if more than `max_failures` trials have failed."""
         failed = [t for t in trials if is_failure(t)]
         if len(failed) > self.max_failures:
             raise SearchError(
@@ -60,9 +52,14 @@ class Budget:
             )
 
 
-def n_held(trials: list[FrozenTrial]) -> int:
-    """Return how many trials are spent or run."""
-    return sum(t.state == TrialState.RUNNING or spends_budget(t) for t in trials)
+def _check_least(name: str, value: float, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"budget.{name} must be at least {least}, but is {value}.")
+
+
+def _check_limit(name: str, value: float | None) -> None:
+    if value is not None and not value > 0:  # NaN is not above 0 either
+        raise ConfigError(f"budget.{name} must be above 0, or null for no limit, but is {value}.")
 
 
 def n_tickets(trials: list[FrozenTrial]) -> int:

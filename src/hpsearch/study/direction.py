@@ -24,7 +24,7 @@ class Direction(StrEnum):
 
     @property
     def in_optuna(self) -> StudyDirection:
-        """The direction as Optuna has it."""
+        """The direction as a value of Optuna's own type."""
         return StudyDirection[self.name]
 
     @property
@@ -36,7 +36,7 @@ class Direction(StrEnum):
 
     @property
     def better(self) -> str:
-        """What is better, in a word: `more` or `less`."""
+        """The word for a better value: `more` or `less`."""
         if self == Direction.MAXIMIZE:
             return "more"
         return "less"
@@ -44,7 +44,7 @@ class Direction(StrEnum):
     def as_loss(self, value: float) -> float:
         """Return the value where less is better, and minus the value where more is better.
 
-        Sorting by it puts the best first. Applied twice it gives the value again.
+        Sorting by the result puts the best value first. Applied twice, it returns the value.
         """
         if self == Direction.MAXIMIZE:
             return -value
@@ -55,5 +55,5 @@ class Direction(StrEnum):
         return self.as_loss(value) < self.as_loss(than)
 
     def best(self, values: Iterable[float]) -> float:
-        """Return the best of some values, at least one."""
+        """Return the best of one or more values."""
         return min(values, key=self.as_loss)

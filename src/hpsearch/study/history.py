@@ -1,17 +1,18 @@
-"""What a suggestion was based on: recorded with the trial, rebuilt to compute the suggestion again.
+"""The trials that a sampler saw when it made a suggestion: recorded, and rebuilt from the record.
 
-A sampler is shown one snapshot of the study, read when its trial was claimed. Finished trials never
-change, so their numbers are enough; of those that ran, the names of what they had drawn by then are
-kept too, of those that were paused, which a sampler sees as pruned, the epoch.
+A sampler sees one snapshot of the study, which is read when the trial is claimed. With the record
+of the snapshot, the suggestion can be computed again. Finished trials never change, so the record
+holds only their numbers. For a running trial it also holds the names of what had been drawn by
+then. A sampler sees a paused trial as a pruned one; for it the record holds the epoch.
 """
 
 from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from optuna import Study
 from optuna.storages import BaseStorage
@@ -21,8 +22,22 @@ from optuna.trial import FrozenTrial, TrialState
 from hpsearch.study.promotion import as_seen
 from hpsearch.study.trial_end import is_seen_paused
 
-Record = dict[str, Any]
-SHARED = "tpe:relative_params"  # where TPE tells other workers what a trial is about to draw
+# TPE tells other workers by system attributes of this prefix what a trial is about to draw.
+_SHARED = "tpe:relative_params"
+
+
+class _Record(TypedDict):
+    """A history as JSON; numbers of trials are ranges such as `0-12,14`.
+
+    Attributes:
+        finished: The numbers of the finished trials.
+        running: The numbers of the running trials by the names that they had drawn.
+        paused: The numbers of the paused trials by the epoch at which they were paused.
+    """
+
+    finished: str
+    running: NotRequired[dict[str, str]]
+    paused: NotRequired[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -33,64 +48,81 @@ class History:
 
     @classmethod
     def now(cls, study: Study) -> History:
-        """Read it from the storage, not from the study: pruners hide a part of the trials."""
-        trials = [
-            as_seen(t) for t in study._storage.get_all_trials(study._study_id, deepcopy=False)
-        ]
-        # A storage may change a running trial in place, as it learns more of it.
-        return cls([t if t.state.is_finished() else copy.copy(t) for t in trials])
+        """Read the history from the storage, because pruners hide some trials of a study."""
+        trials = []
+        for stored in study._storage.get_all_trials(study._study_id, deepcopy=False):
+            trial = as_seen(stored)
+            if not trial.state.is_finished():
+                trial = copy.copy(trial)  # a storage may change a running trial in place
+            trials.append(trial)
+        return cls(trials)
 
-    def record(self) -> Record:
-        """Return it as JSON: `{"finished": "0-12,14", "running": {"dropout_rate learning_rate":
-        "13"}}`.
+    def record(self) -> _Record:
+        """Return the history as JSON.
+
+        For example, `{"finished": "0-12,14", "running": {"dropout_rate learning_rate": "13"}}`.
         """
+        finished: list[int] = []
         running: dict[str, list[int]] = defaultdict(list)
-        for trial in self.trials:
-            if trial.state == TrialState.RUNNING:
-                shared = [key for key in trial.system_attrs if key.startswith(SHARED)]
-                running[" ".join([*trial.params, *shared])].append(trial.number)
         paused: dict[str, list[int]] = defaultdict(list)
         for trial in self.trials:
-            if is_seen_paused(trial):
+            if trial.state == TrialState.RUNNING:
+                running[_names(trial)].append(trial.number)
+            elif is_seen_paused(trial):
                 paused[str(trial.last_step)].append(trial.number)
-        finished = as_ranges(
-            t.number for t in self.trials if t.state.is_finished() and not is_seen_paused(t)
-        )
-        record = {"running": running, "paused": paused}
-        return {"finished": finished} | {
-            kind: {key: as_ranges(numbers) for key, numbers in groups.items()}
-            for kind, groups in record.items()
-            if groups
-        }
+            elif trial.state.is_finished():
+                finished.append(trial.number)
+        record: _Record = {"finished": as_ranges(finished)}
+        if running:
+            record["running"] = _ranges_by_key(running)
+        if paused:
+            record["paused"] = _ranges_by_key(paused)
+        return record
 
     @classmethod
-    def of(cls, record: Record, trials: list[FrozenTrial]) -> History:
-        """Return what a record tells of, from the trials as they are now."""
+    def of(cls, record: _Record, trials: list[FrozenTrial]) -> History:
+        """Return the history that was recorded, given the trials as they are now."""
         by_number = {t.number: t for t in trials}
         then = [by_number[number] for number in from_ranges(record["finished"])]
         for names, numbers in record.get("running", {}).items():
-            then += [
-                _as_it_ran(by_number[number], names.split()) for number in from_ranges(numbers)
-            ]
+            for number in from_ranges(numbers):
+                then.append(_as_it_ran(by_number[number], names.split()))
         for step, numbers in record.get("paused", {}).items():
-            then += [_as_it_paused(by_number[number], int(step)) for number in from_ranges(numbers)]
-        return cls(sorted(then, key=lambda t: t.number))
+            for number in from_ranges(numbers):
+                then.append(_as_it_paused(by_number[number], int(step)))
+        then.sort(key=lambda t: t.number)
+        return cls(then)
+
+
+def _names(trial: FrozenTrial) -> str:
+    """Return the names of what a running trial has drawn, or has told others that it will draw."""
+    shared = [key for key in trial.system_attrs if key.startswith(_SHARED)]
+    return " ".join([*trial.params, *shared])
+
+
+def _ranges_by_key(groups: Mapping[str, list[int]]) -> dict[str, str]:
+    return {key: as_ranges(numbers) for key, numbers in groups.items()}
+
+
+def _only(values: Mapping[str, Any], names: Container[str]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name in names}
 
 
 def _as_it_ran(trial: FrozenTrial, names: list[str]) -> FrozenTrial:
-    drawn = {name: value for name, value in trial.system_attrs.items() if name in names}
-    then = as_claimed(trial, user_attrs={}, system_attrs=drawn)
-    then.params = {name: value for name, value in trial.params.items() if name in names}
-    then.distributions = {
-        name: value for name, value in trial.distributions.items() if name in names
-    }
+    system_attrs = _only(trial.system_attrs, names)
+    then = as_claimed(trial, user_attrs={}, system_attrs=system_attrs)
+    then.params = _only(trial.params, names)
+    then.distributions = _only(trial.distributions, names)
     return then
 
 
 def as_claimed(
-    trial: FrozenTrial, *, user_attrs: dict[str, Any], system_attrs: dict[str, Any]
+    trial: FrozenTrial,
+    *,
+    user_attrs: dict[str, Any],
+    system_attrs: dict[str, Any],
 ) -> FrozenTrial:
-    """Return a trial as it was when a worker had claimed it and nothing was drawn yet."""
+    """Return a trial as it was right after its claim, when nothing had been drawn."""
     return FrozenTrial(
         number=trial.number,
         trial_id=trial._trial_id,
@@ -107,40 +139,51 @@ def as_claimed(
 
 
 def _as_it_paused(trial: FrozenTrial, step: int) -> FrozenTrial:
+    reported = trial.intermediate_values
     then = copy.copy(trial)
-    then.state, then.values = TrialState.PRUNED, None
-    then.intermediate_values = {
-        at: value for at, value in trial.intermediate_values.items() if at <= step
-    }
+    then.state = TrialState.PRUNED
+    then.values = None
+    then.intermediate_values = {epoch: v for epoch, v in reported.items() if epoch <= step}
     return then
 
 
 def as_ranges(numbers: Iterable[int]) -> str:
-    """Return ascending numbers as text: `0-12,14`."""
+    """Return numbers as text, in ascending order, such as `0-12,14`."""
     ranges: list[list[int]] = []
     for number in sorted(numbers):
         if ranges and number == ranges[-1][1] + 1:
             ranges[-1][1] = number
         else:
             ranges.append([number, number])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)
+    parts = []
+    for first, last in ranges:
+        if first == last:
+            parts.append(str(first))
+        else:
+            parts.append(f"{first}-{last}")
+    return ",".join(parts)
 
 
 def from_ranges(text: str) -> list[int]:
     """Return the numbers that `as_ranges` wrote."""
-    pairs = [part.partition("-") for part in text.split(",") if part]
-    return [number for a, _, b in pairs for number in range(int(a), int(b or a) + 1)]
+    numbers: list[int] = []
+    for part in text.split(","):
+        if part:
+            first, _, last = part.partition("-")
+            numbers += range(int(first), int(last or first) + 1)
+    return numbers
 
 
 class PastStudy(Study):
     """A study as it was at one moment, to show to a sampler.
 
     Args:
-        name: The study's.
+        name: The name of the study.
         study_id: The storage's key of the study.
-        directions: Whether values are to be small or large, of each objective.
+        directions: Whether each objective is minimized or maximized.
         history: The trials that can be seen.
-        storage: Where anything else is asked for and written; None where nothing may change.
+        storage: The storage for everything else that is read or written; None if nothing may
+            change.
     """
 
     def __init__(
@@ -151,28 +194,44 @@ class PastStudy(Study):
         history: History,
         storage: BaseStorage | None,
     ) -> None:
-        self.study_name, self._study_id, self._directions = name, study_id, directions
+        self.study_name = name
+        self._study_id = study_id
+        self._directions = directions
         self._storage: Any = _PastStorage(history, storage)
-        super().__setstate__(
-            self.__dict__
-        )  # as after unpickling: the rest is what each thread has of its own
+        # This adds what each thread has of its own, as after unpickling.
+        super().__setstate__(self.__dict__)
 
     @classmethod
     def of(cls, study: Study, history: History) -> PastStudy:
         """Return `study` with the trials of `history`."""
-        storage: Any = study._storage
-        return cls(study.study_name, study._study_id, study.directions, history, storage)
+        return cls(
+            name=study.study_name,
+            study_id=study._study_id,
+            directions=study.directions,
+            history=history,
+            storage=study._storage,
+        )
 
 
 class _PastStorage:
+    """A storage that shows the trials of a history, and passes on everything else."""
+
     def __init__(self, history: History, storage: BaseStorage | None) -> None:
-        self._trials, self._now = history.trials, storage
+        self._trials = history.trials
+        self._now = storage
 
     def get_all_trials(
-        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+        self,
+        study_id: int,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
-        trials = [t for t in self._trials if states is None or t.state in states]
-        return copy.deepcopy(trials) if deepcopy else trials
+        trials = list(self._trials)
+        if states is not None:
+            trials = [t for t in trials if t.state in states]
+        if deepcopy:
+            return copy.deepcopy(trials)
+        return trials
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         if self._now is not None:

@@ -1,5 +1,6 @@
-"""A journal file that many processes append to, which a process that dies leaves neither locked nor
-broken.
+"""A journal file to which many processes append; a process that dies does no harm to the others.
+
+A dead process leaves neither a lock nor half a line that spoils what follows.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ import fcntl
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import FileIO
 from typing import Any
 
 from optuna.storages.journal import JournalFileBackend
@@ -18,12 +20,14 @@ from optuna.storages.journal._file import BaseJournalFileLock
 
 from hpsearch.study.retry import patient
 
+_BLOCK_BYTES = 4096
+
 
 class FileLock(BaseJournalFileLock):
-    """A lock of the operating system on a file beside `path`: when its holder dies, it is free.
+    """A lock on a file beside `path`, which the operating system frees when its holder dies.
 
-    Optuna's locks are files that a dead worker leaves behind. `flock` works on NFS (as a byte-range
-    lock) since Linux 2.6.12.
+    Optuna's locks are files, which a dead worker leaves behind. `flock` works on NFS since Linux
+    2.6.12, as a lock of a byte range.
     """
 
     def __init__(self, path: str) -> None:
@@ -31,13 +35,13 @@ class FileLock(BaseJournalFileLock):
         self._held = threading.local()
 
     def acquire(self) -> bool:
-        """Wait for the lock."""
+        """Wait for the lock, and take it."""
         self._held.file = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o666)
         fcntl.flock(self._held.file, fcntl.LOCK_EX)
         return True
 
     def release(self) -> None:
-        """Let others have it."""
+        """Free the lock."""
         os.close(self._held.file)
 
     @contextmanager
@@ -51,43 +55,51 @@ class FileLock(BaseJournalFileLock):
 
 
 class JournalFile(JournalFileBackend):
-    """Optuna's journal file, in which half a line, left by a full disk or a lost node, does not
-    spoil the rest.
+    """Optuna's journal file, in which half a line does not spoil the lines that follow.
+
+    A full disk or a lost node may leave half a line.
+
+    Args:
+        path: The file.
+        patience_s: Seconds for which an append is repeated while the file cannot be written.
     """
 
     def __init__(self, path: str, patience_s: float) -> None:
-        self.lock, self.patience_s = FileLock(path), patience_s
+        self.lock = FileLock(path)
+        self.patience_s = patience_s
         super().__init__(path, lock_obj=self.lock)
 
     @patient
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+    def append_logs(self, logs: Sequence[Mapping[str, Any]]) -> None:
         """Append whole lines or nothing."""
-        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        lines = ""
+        for log in logs:
+            lines += json.dumps(log, separators=(",", ":")) + "\n"
         with self.lock(), open(self._file_path, "r+b", buffering=0) as file:
             end = _end_of_lines(file)
             file.truncate(end)
             file.seek(end)
             try:
-                _write_all(file, lines)
+                _write_all(file, lines.encode())
             except OSError:
                 file.truncate(end)
                 raise
 
 
-def _write_all(file: Any, content: bytes) -> None:
+def _write_all(file: FileIO, content: bytes) -> None:
     if file.write(content) < len(content):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     os.fsync(file.fileno())
 
 
-def _end_of_lines(file: Any) -> int:
-    """Return where the last whole line of a binary file ends."""
-    end = int(file.seek(0, os.SEEK_END))
+def _end_of_lines(file: FileIO) -> int:
+    """Return the position after the last whole line of a file."""
+    end = file.seek(0, os.SEEK_END)
     while end:
-        start = max(0, end - 4096)
+        start = max(0, end - _BLOCK_BYTES)
         file.seek(start)
         found = file.read(end - start).rfind(b"\n")
         if found >= 0:
-            return start + int(found) + 1
+            return start + found + 1
         end = start
     return 0

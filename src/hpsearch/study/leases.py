@@ -1,9 +1,9 @@
-"""Who runs a trial, and whether it still does: a worker's name, and a lease that a thread of it
-keeps renewing.
+"""Find out whether a trial still has a worker: by the worker's process, or by the trial's lease.
 
-Optuna's heartbeats work on its relational storage and inside `Study.optimize` alone; a lease is a
-user attribute of the trial and works on every storage. On the worker's own machine nobody need wait
-for a lease to end: the process is there or it is not.
+A worker keeps a lease on its trial: a thread writes again and again until when the trial counts as
+alive. Optuna's heartbeats work only on its relational storage and inside `Study.optimize`; a lease
+is a user attribute of the trial and works on every storage. On the worker's own machine nobody has
+to wait for the end of a lease, because the process can be looked up.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
 
 import optuna
 import psutil
@@ -25,16 +24,23 @@ from sqlalchemy.exc import SQLAlchemyError
 from hpsearch.study.retry import impatient
 from hpsearch.study.worker_process import n_restarts
 
-WORKER, LEASE = "worker", "lease"
-CLOCK_STEP_S = 5.0  # a process's start is counted from a boot time that moves when the clock is set
+WORKER = "worker"  # the user attribute that holds the worker of a trial, as text
+LEASE = "lease"  # the user attribute that holds the Unix time at which the lease ends
+
+# The start of a process is counted from a boot time that moves when the clock is set.
+_CLOCK_STEP_S = 5.0
 
 
 @dataclass(frozen=True)
 class Worker:
-    """A process: the machine and process namespace that it is in, its id, when it started (Unix
-    time).
+    """The process of a worker.
 
-    `restarts` says how often it had been replaced by a fresh one: what an earlier one ran is dead.
+    Attributes:
+        place: The machine and the process namespace in which it runs.
+        pid: Its process id.
+        started: The Unix time at which it started.
+        restarts: How often it had been replaced by a fresh process under the same id. A trial of
+            an earlier process has lost its worker.
     """
 
     place: str
@@ -46,33 +52,36 @@ class Worker:
     def this(cls) -> Worker:
         """Return the worker that this process is."""
         pid = os.getpid()
-        return cls(_this_place(), pid, psutil.Process().create_time(), n_restarts(pid))
+        started = psutil.Process().create_time()
+        return cls(_this_place(), pid, started, n_restarts(pid))
 
     @classmethod
     def of(cls, text: str) -> Worker:
-        """Read what `str(worker)` wrote."""
-        place, pid, started = text.rsplit(":", 2)
-        started, _, restarts = started.partition("+")
+        """Return the worker that `str(worker)` wrote as text."""
+        place, pid, start = text.rsplit(":", 2)
+        started, _, restarts = start.partition("+")
         return cls(place, int(pid), float(started), int(restarts or 0))
 
     def __str__(self) -> str:
-        return f"{self.place}:{self.pid}:{self.started:.2f}" + (
-            f"+{self.restarts}" if self.restarts else ""
-        )
+        text = f"{self.place}:{self.pid}:{self.started:.2f}"
+        if self.restarts:
+            text += f"+{self.restarts}"
+        return text
 
     def is_elsewhere(self) -> bool:
-        """Return whether it is on another machine or in another container."""
+        """Return whether the worker is on another machine or in another container."""
         return self.place != _this_place()
 
     def is_seen_dead(self) -> bool:
-        """Return whether this process can see that the worker is gone; False where it cannot look."""
+        """Return whether this process can see that the worker is gone; False if it cannot look."""
         if self.is_elsewhere():
             return False
         try:
             found = psutil.Process(self.pid)
-            is_same = abs(found.create_time() - self.started) < CLOCK_STEP_S
-            is_gone = not is_same or found.status() == psutil.STATUS_ZOMBIE
-            return is_gone or self.restarts < _restarts_of(found)
+            is_same = abs(found.create_time() - self.started) < _CLOCK_STEP_S
+            if not is_same or found.status() == psutil.STATUS_ZOMBIE:
+                return True
+            return self.restarts < _restarts_of(found)
         except psutil.NoSuchProcess:
             return True
 
@@ -80,61 +89,68 @@ class Worker:
 def _restarts_of(process: psutil.Process) -> int:
     try:
         return n_restarts(process.pid, process.environ())
-    except (psutil.AccessDenied, OSError):  # another user's
+    except (psutil.AccessDenied, OSError):  # a process of another user
         return 0
 
 
 def _this_place() -> str:
-    """Containers may share a host's name; what tells their processes apart is the namespace."""
+    """Return the host name and the process namespace, since containers may share a host name."""
     return f"{socket.gethostname()}@{os.stat('/proc/self/ns/pid').st_ino}"
 
 
 def is_dead(trial: FrozenTrial, lease_s: float) -> bool:
-    """Return whether a running trial has lost its worker: seen gone, or silent for longer than its
-    lease.
+    """Return whether a running trial has lost its worker.
+
+    That is so if the worker is seen to be gone, or if the lease is over. A trial without a lease
+    has one of `lease_s` seconds from its start.
     """
     name = trial.user_attrs.get(WORKER)
     if name and Worker.of(name).is_seen_dead():
         return True
-    claimed = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
-    return bool(time.time() > (trial.user_attrs.get(LEASE) or claimed + lease_s))
+    until: float | None = trial.user_attrs.get(LEASE)
+    if not until:
+        until = lease_s
+        if trial.datetime_start:
+            until += trial.datetime_start.timestamp()
+    return time.time() > until
 
 
 class Lease:
-    """A claimed trial's lease. `is_lost` is set when somebody else has ended the trial, taking its
-    worker for dead.
+    """The lease of a claimed trial.
+
+    `is_lost` is set when another worker has ended the trial, because this worker seemed dead.
     """
 
-    def __init__(self, trial: Any, lease_s: float) -> None:
-        self._trial, self._lease_s = trial, lease_s
+    def __init__(self, trial: optuna.Trial | FrozenTrial, lease_s: float) -> None:
+        self._trial = trial
+        self._lease_s = lease_s
         self.is_lost = threading.Event()
 
     def renew(self) -> None:
-        """Make it last from now."""
+        """Let the lease start again now."""
         self._trial.set_user_attr(LEASE, time.time() + self._lease_s)
 
     @contextmanager
     def kept(self) -> Iterator[Lease]:
-        """Renew it again and again, by a thread of its own, while the block runs."""
+        """Renew the lease at regular intervals, in a thread, while the block runs."""
         done = threading.Event()
-
-        def keep() -> None:
-            while not done.wait(self._lease_s / 3):
-                try:
-                    with (
-                        impatient(),
-                        suppress(SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError),
-                    ):
-                        self.renew()
-                except optuna.exceptions.UpdateFinishedTrialError:
-                    if not done.is_set():
-                        self.is_lost.set()
-                    return
-
-        thread = threading.Thread(target=keep, name=f"lease-{self._trial.number}", daemon=True)
+        thread = threading.Thread(
+            target=self._keep, args=(done,), name=f"lease-{self._trial.number}", daemon=True
+        )
         thread.start()
         try:
             yield self
         finally:
             done.set()
             thread.join()
+
+    def _keep(self, done: threading.Event) -> None:
+        away = (SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError)
+        while not done.wait(self._lease_s / 3):
+            try:
+                with impatient(), suppress(*away):
+                    self.renew()
+            except optuna.exceptions.UpdateFinishedTrialError:
+                if not done.is_set():
+                    self.is_lost.set()
+                return

@@ -1,10 +1,9 @@
-"""Promotion: a trial that stops at a rung is paused, and goes on when it turns out to be among the
-best there.
+"""Promotion: pause trials at rungs, and let a trial go on once it is among the best of its rung.
 
-Asynchronous successive halving (Li et al. 2020, "A System for Massively Parallel Hyperparameter
-Tuning") with trials that go on where they stopped. Optuna can only stop a trial; a paused one is
-here a trial that waits in the storage, which one worker alone can take, and which samplers, budget
-and reports see as a pruned one until then.
+This is asynchronous successive halving (Li et al. 2020, "A System for Massively Parallel
+Hyperparameter Tuning") with trials that go on where they stopped. Optuna can only stop a trial, so
+a paused trial is here one that waits in the storage, from which exactly one worker can take it.
+Samplers, budget and reports see it as a pruned trial until then.
 """
 
 from __future__ import annotations
@@ -23,106 +22,126 @@ from hpsearch.study.trial_end import PAUSED_AT, is_paused
 
 
 def check_rungs(min_resource: int, reduction_factor: int) -> None:
-    """Raise ConfigError where a pruner could not make rungs of these."""
-    for name, value, least in (
-        ("min_resource", min_resource, 1),
-        ("reduction_factor", reduction_factor, 2),
-    ):
-        if value < least:
-            raise ConfigError(f"pruner.{name} must be at least {least}, but is {value}.")
+    """Raise ConfigError if a pruner cannot make rungs of these settings."""
+    _check_least("min_resource", min_resource, 1)
+    _check_least("reduction_factor", reduction_factor, 2)
+
+
+def _check_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"pruner.{name} must be at least {least}, but is {value}.")
 
 
 class Promoting(BasePruner):
-    """Stops a trial at a rung unless it is among the best there, and names the paused trials that
-    are by now.
+    """Stop a trial at a rung unless it is among the best there, and choose the trials to promote.
 
     Args:
-        min_resource: The first rung, in epochs.
-        max_resource: The most epochs that a trial takes.
-        reduction_factor: One in so many trials of a rung is promoted to the next, which lies so
-            many times higher.
+        min_resource: The first rung, in epochs, at least 1.
+        max_resource: The largest number of epochs of a trial.
+        reduction_factor: One of this many trials of a rung is promoted to the next rung, which is
+            this many times higher; at least 2.
     """
 
     def __init__(self, min_resource: int, max_resource: int, reduction_factor: int) -> None:
         check_rungs(min_resource, reduction_factor)
         self.reduction_factor = reduction_factor
         self.rungs = [min_resource]
-        while (
-            self.rungs[-1] * reduction_factor**2 <= max_resource
-        ):  # the last one leaves a whole step to the end
+        # From the last rung to the end there is at least one whole step.
+        while self.rungs[-1] * reduction_factor**2 <= max_resource:
             self.rungs.append(self.rungs[-1] * reduction_factor)
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Return whether `trial` stands at a rung and is not among the best there."""
-        if trial.last_step not in self.rungs:
+        """Return whether a trial is at a rung and is not among the best there."""
+        rung = trial.last_step
+        if rung not in self.rungs:
             return False
         trials = study.get_trials(deepcopy=False)
-        return trial.number not in self._best(
-            study, trials, trial.last_step, self._n_promoted(trials, trial.last_step)
-        )
+        n_best = self._n_promoted(trials, rung)
+        return trial.number not in self._best(study, trials, rung, n_best)
 
     def promotable(
-        self, study: optuna.Study, trials: list[FrozenTrial], *, closing: bool
+        self,
+        study: optuna.Study,
+        trials: list[FrozenTrial],
+        *,
+        closing: bool,
     ) -> list[FrozenTrial]:
-        """Return the paused trials that may go on, those of the highest rung first, the best of a
-        rung first.
+        """Return the paused trials that may go on: the highest rung first, then the best first.
 
         Args:
-            study: Whose trials.
-            trials: They, as the storage has them.
-            closing: Whether no new trial will come. Then one may go on however few have reached its
-                rung, unless another trial has finished or is running.
+            study: The study of the trials.
+            trials: All trials as the storage has them.
+            closing: Whether no new trial will come. Then one trial may go on although too few have
+                reached its rung, unless another trial has finished or is running.
         """
         paused = {t.number: t for t in trials if is_paused(t)}
-        found: list[int] = []
+        found: list[FrozenTrial] = []
         for rung in reversed(self.rungs):
-            best = self._best(study, trials, rung, self._n_promoted(trials, rung))
-            found += [
-                number for number in best if number in paused and paused[number].last_step == rung
-            ]
-        if (
-            not found
-            and closing
-            and not any(t.state in (TrialState.COMPLETE, TrialState.RUNNING) for t in trials)
-        ):
-            highest = max((t.last_step or 0 for t in paused.values()), default=0)
-            found = [
-                n
-                for n in self._best(study, list(paused.values()), highest, len(paused))
-                if n in paused
-            ][:1]
-        return [paused[number] for number in found]
+            n_best = self._n_promoted(trials, rung)
+            for number in self._best(study, trials, rung, n_best):
+                trial = paused.get(number)
+                if trial is not None and trial.last_step == rung:
+                    found.append(trial)
+        if not found and closing:
+            return self._best_of_highest_rung(study, trials)
+        return found
+
+    def _best_of_highest_rung(
+        self,
+        study: optuna.Study,
+        trials: list[FrozenTrial],
+    ) -> list[FrozenTrial]:
+        """Return the best paused trial of the highest rung that a paused trial has reached.
+
+        The list is empty if a trial has finished or is running, or if no trial is paused.
+        """
+        if any(t.state in (TrialState.COMPLETE, TrialState.RUNNING) for t in trials):
+            return []
+        paused = [t for t in trials if is_paused(t)]
+        highest = max((t.last_step or 0 for t in paused), default=0)
+        best = self._best(study, paused, highest, 1)
+        return [t for t in paused if t.number in best]
 
     def _n_promoted(self, trials: list[FrozenTrial], rung: int) -> int:
-        return len(_reached(trials, rung)) // self.reduction_factor
+        n_reached = len(_reached(trials, rung))
+        return n_reached // self.reduction_factor
 
     def _best(
-        self, study: optuna.Study, trials: list[FrozenTrial], rung: int, n_best: int
+        self,
+        study: optuna.Study,
+        trials: list[FrozenTrial],
+        rung: int,
+        n_best: int,
     ) -> list[int]:
-        """Return the numbers of the best trials of a rung, by the best value that each had reached
-        there.
+        """Return the numbers of the best trials of a rung.
+
+        Trials are compared by the best value that each had reached at the rung.
         """
         direction = Direction.of(study)
-        values = {
-            t.number: min(
-                direction.as_loss(value)
-                for step, value in t.intermediate_values.items()
-                if step <= rung
-            )
-            for t in _reached(trials, rung)
-        }
-        return sorted(values, key=lambda number: (values[number], number))[:n_best]
+        losses: dict[int, float] = {}
+        for trial in _reached(trials, rung):
+            values = [v for step, v in trial.intermediate_values.items() if step <= rung]
+            losses[trial.number] = direction.as_loss(direction.best(values))
+        in_order = sorted(losses, key=lambda number: (losses[number], number))
+        return in_order[:n_best]
 
 
 def _reached(trials: list[FrozenTrial], rung: int) -> list[FrozenTrial]:
-    """A trial that failed counts where it was tried again, not twice."""
-    return [t for t in trials if t.state != TrialState.FAIL and rung in t.intermediate_values]
+    """Return the trials that have reached a rung.
+
+    A failed trial is left out, because its retry counts.
+    """
+    reached = [t for t in trials if rung in t.intermediate_values]
+    return [t for t in reached if t.state != TrialState.FAIL]
 
 
 class PausableStudy(optuna.Study):
-    """An Optuna study whose trials can be paused; everyone but `ask` sees a paused one as pruned."""
+    """An Optuna study whose trials can be paused; only `ask` sees a paused trial as waiting.
 
-    closing = False
+    Everything else sees it as pruned.
+    """
+
+    closing = False  # whether no new trial will come
 
     def pause(self, trial: optuna.Trial) -> None:
         """Let a running trial wait until it is promoted."""
@@ -130,8 +149,9 @@ class PausableStudy(optuna.Study):
         self._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
 
     def promotable(self) -> list[FrozenTrial]:
-        """Return the paused trials that may go on; all of them where the pruner does not pause."""
-        return self._promotable(self._storage.get_all_trials(self._study_id, deepcopy=False))
+        """Return the paused trials that may go on: all of them if the pruner does not pause."""
+        trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
+        return self._promotable(trials)
 
     def _promotable(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
         if isinstance(self.pruner, Promoting):
@@ -144,18 +164,23 @@ class PausableStudy(optuna.Study):
         states: Container[TrialState] | None = None,
         use_cache: bool = False,
     ) -> list[FrozenTrial]:
-        trials = [as_seen(t) for t in super()._get_trials(deepcopy=deepcopy, use_cache=use_cache)]
-        return [t for t in trials if states is None or t.state in states]
+        stored = super()._get_trials(deepcopy=deepcopy, use_cache=use_cache)
+        trials = [as_seen(t) for t in stored]
+        if states is None:
+            return trials
+        return [t for t in trials if t.state in states]
 
     def _pop_waiting_trial_id(self) -> int | None:
-        """As Optuna's, which takes any trial that waits: here a paused one only when it is
+        """Take a waiting trial, and return its key.
+
+        Optuna's method takes any trial that waits; this one takes a paused trial only if it is
         promoted.
         """
-        trials = self._storage.get_all_trials(
-            self._study_id, deepcopy=False
-        )  # once: it costs more than all else
-        waiting = [t for t in trials if t.state == TrialState.WAITING and not is_paused(t)]
-        for trial in [*waiting, *self._promotable(trials)]:
+        # The trials are read once only, since that costs more than all the rest.
+        trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
+        waiting = [t for t in trials if t.state == TrialState.WAITING]
+        ready = [t for t in waiting if not is_paused(t)]
+        for trial in ready + self._promotable(trials):
             try:
                 if self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
                     return int(trial._trial_id)
@@ -165,7 +190,7 @@ class PausableStudy(optuna.Study):
 
 
 def as_seen(trial: FrozenTrial) -> FrozenTrial:
-    """Return a trial as everyone but `ask` sees it: a paused one is pruned."""
+    """Return a trial as everything but `ask` sees it: a paused trial is pruned."""
     if not is_paused(trial):
         return trial
     seen = copy.copy(trial)

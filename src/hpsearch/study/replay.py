@@ -1,14 +1,16 @@
-"""Compute the suggestions of a study again, from what was recorded of each, and say why a trial is
-as it is.
+"""Compute the suggestions of a study again, and say why a trial had its values and its end.
+
+Both use what was recorded with each trial when it was claimed and when it ended.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from optuna import Study
+from optuna.distributions import BaseDistribution
 from optuna.pruners import HyperbandPruner
 from optuna.trial import FrozenTrial, TrialState
 
@@ -20,48 +22,64 @@ from hpsearch.study.sampling import TICKET, SeededSampler
 from hpsearch.study.study import number_of, ranked, value_of
 from hpsearch.study.trial_end import TrialEnd, spends_budget
 
+_N_BEST = 3  # how many of the best trials are shown
+_N_OTHERS = 5  # how many of the trials that a pruned one was compared with are shown
+
 
 @dataclass
-class Replay:
-    """What came out: how many trials' suggestions are the same again, and what differs, one
-    sentence a trial.
+class _Replay:
+    """The result of a replay.
+
+    Attributes:
+        n_same: The number of trials for which the suggestions are the same again.
+        differing: One sentence for each other trial.
     """
 
     n_same: int = 0
     differing: list[str] = field(default_factory=list)
 
 
-def replay(study: Study, sampler: SeededSampler) -> Replay:
-    """Compute every suggestion of `study` again.
+def replay(study: Study, sampler: SeededSampler) -> _Replay:
+    """Compute all suggestions of a study again.
 
     Args:
-        study: As it is now; it is only read.
-        sampler: Made of the same settings and root seed as the one that made the suggestions.
+        study: The study as it is now; it is only read.
+        sampler: A sampler with the settings and the root seed of the one that made the suggestions.
     """
-    trials, result = study.get_trials(deepcopy=False), Replay()
+    trials = study.get_trials(deepcopy=False)
+    result = _Replay()
     for trial in trials:
-        if "history" not in trial.user_attrs or TrialEnd.recorded(trial) == TrialEnd.SURPLUS:
+        if "history" not in trial.user_attrs or _is_surplus(trial):
             continue
-        again = suggestions(study, sampler, trial, trials)
-        differing = {
-            name: (trial.params[name], value)
-            for name, value in again.items()
-            if trial.params[name] != value
-        }
+        differing = _differing(trial, _suggestions(study, sampler, trial, trials))
         if differing:
-            shown = ", ".join(
-                f"{name} was {was}, would be {now}" for name, (was, now) in differing.items()
-            )
-            result.differing.append(f"Trial {number_of(trial)}: {shown}.")
+            result.differing.append(f"Trial {number_of(trial)}: {', '.join(differing)}.")
         else:
             result.n_same += 1
     return result
 
 
-def suggestions(
-    study: Study, sampler: SeededSampler, trial: FrozenTrial, trials: list[FrozenTrial]
+def _is_surplus(trial: FrozenTrial) -> bool:
+    return TrialEnd.recorded(trial) == TrialEnd.SURPLUS
+
+
+def _differing(trial: FrozenTrial, again: Mapping[str, Any]) -> list[str]:
+    """Return words for each value of a trial that differs from the value computed again."""
+    differing = []
+    for name, now in again.items():
+        was = trial.params[name]
+        if was != now:
+            differing.append(f"{name} was {was}, would be {now}")
+    return differing
+
+
+def _suggestions(
+    study: Study,
+    sampler: SeededSampler,
+    trial: FrozenTrial,
+    trials: list[FrozenTrial],
 ) -> dict[str, Any]:
-    """Return what the sampler suggests for `trial`, given the history that it saw."""
+    """Return what the sampler suggests for a trial, given the history that it saw."""
     history = History.of(trial.user_attrs["history"], trials)
     past = PastStudy(study.study_name, study._study_id, study.directions, history, storage=None)
     fixed = trial.system_attrs.get("fixed_params", {})
@@ -77,106 +95,149 @@ def suggestions(
             value = fixed[name]
         elif distribution.single():
             value = trial.params[name]
-        elif name in relative and distribution._contains(
-            distribution.to_internal_repr(relative[name])
-        ):
+        elif name in relative and _contains(distribution, relative[name]):
             value = relative[name]
         else:
             value = made.sample_independent(past, fresh, name, distribution)
         again[name] = distribution.to_external_repr(distribution.to_internal_repr(value))
-        fresh.params[name], fresh.distributions[name] = value, distribution
+        fresh.params[name] = value
+        fresh.distributions[name] = distribution
     return again
 
 
-def explain(study: Study, sampler: SeededSampler, space: Space, number: int) -> Iterator[str]:
-    """Yield sentences that say why the trial that is called `number` had its values, and why it
-    ended as it did.
+def _contains(distribution: BaseDistribution, value: Any) -> bool:
+    return distribution._contains(distribution.to_internal_repr(value))
+
+
+def explain(
+    study: Study,
+    sampler: SeededSampler,
+    space: Space,
+    number: int,
+) -> Iterator[str]:
+    """Yield sentences that say why a trial had its values and why it ended as it did.
+
+    Args:
+        study: The study of the trial.
+        sampler: A sampler with the settings and the root seed of the study's.
+        space: The space of the study.
+        number: The ticket of the trial.
 
     Raises:
         UserError: There is no such trial.
     """
     trials = study.get_trials(deepcopy=False)
-    tries = [
-        t for t in trials if number_of(t) == number and TrialEnd.recorded(t) != TrialEnd.SURPLUS
-    ]
+    tries = []
+    for trial in trials:
+        if number_of(trial) == number and not _is_surplus(trial):
+            tries.append(trial)
     if not tries:
-        last = max(map(number_of, trials), default=-1)
-        known = f"it has 0 to {last}" if trials else "it has none yet"
+        known = "it has none yet"
+        if trials:
+            known = f"it has 0 to {max(map(number_of, trials))}"
         raise UserError(f"There is no trial {number} in study {study.study_name}; {known}.")
-    trial = tries[-1]
-    values = ", ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-                       for name, value in space.values(trial).items())  # fmt: skip
-    yield f"Trial {number} had {values}."
+    shown = []
+    for name, value in space.values(tries[-1]).items():
+        if isinstance(value, float):
+            shown.append(f"{name} {value:.4g}")
+        else:
+            shown.append(f"{name} {value}")
+    yield f"Trial {number} had {', '.join(shown)}."
     yield from _why_values(study, sampler, tries, trials)
     yield from _why_end(study, tries, trials)
 
 
 def _why_values(
-    study: Study, sampler: SeededSampler, tries: list[FrozenTrial], trials: list[FrozenTrial]
+    study: Study,
+    sampler: SeededSampler,
+    tries: list[FrozenTrial],
+    trials: list[FrozenTrial],
 ) -> Iterator[str]:
-    trial = next((t for t in tries if "history" in t.user_attrs), None)
-    if trial is None:
+    recorded = [t for t in tries if "history" in t.user_attrs]
+    if not recorded:
         yield "Its claim was not recorded."
         return
+    trial = recorded[0]
     seen = History.of(trial.user_attrs["history"], trials).trials
     spent = [t for t in seen if spends_budget(t)]
-    running = sorted(
-        number_of(t) for t in seen if t.state == TrialState.RUNNING and t.number != trial.number
-    )
-    name = type(sampler.prepare(study.study_name, trial, History(seen))).__name__
+    made = sampler.prepare(study.study_name, trial, History(seen))
     yield (
-        f"{name} suggested them, seeded by the trial's ticket {trial.user_attrs[TICKET]}, when it "
-        f"could see "
-        f"{len(spent)} finished or pruned trials{f' and {running} running' if running else ''}."
+        f"{type(made).__name__} suggested them, seeded by the trial's ticket "
+        f"{trial.user_attrs[TICKET]}, when it could see {len(spent)} finished or pruned "
+        f"trials{_and_running(trial, seen)}."
     )
-    again = suggestions(study, sampler, trial, trials)
-    if all(trial.params[name] == value for name, value in again.items()):
+    again = _suggestions(study, sampler, trial, trials)
+    if not _differing(trial, again):
         yield "Computed again from that, they are the same."
-    best = ranked(spent, Direction.of(study))[:3]
+    best = ranked(spent, Direction.of(study))
     if best:
-        yield (
-            "The best that it could see: "
-            + ", ".join(f"#{number_of(t)} {value_of(t):.4g}" for t in best)
-            + "."
-        )
+        shown = [f"#{number_of(t)} {value_of(t):.4g}" for t in best[:_N_BEST]]
+        yield f"The best that it could see: {', '.join(shown)}."
 
 
-def _why_end(study: Study, tries: list[FrozenTrial], trials: list[FrozenTrial]) -> Iterator[str]:
+def _and_running(trial: FrozenTrial, seen: list[FrozenTrial]) -> str:
+    """Return the end of a sentence: which other trials were running."""
+    numbers = []
+    for other in seen:
+        if other.state == TrialState.RUNNING and other.number != trial.number:
+            numbers.append(number_of(other))
+    if not numbers:
+        return ""
+    return f" and {sorted(numbers)} running"
+
+
+def _why_end(
+    study: Study,
+    tries: list[FrozenTrial],
+    trials: list[FrozenTrial],
+) -> Iterator[str]:
     for trial in tries[:-1]:
-        yield f"A try of it ended early: {trial.user_attrs.get('reason')} ({trial.user_attrs.get('message')})."
+        reason = trial.user_attrs.get("reason")
+        message = trial.user_attrs.get("message")
+        yield f"A try of it ended early: {reason} ({message})."
     trial = tries[-1]
     end = TrialEnd.of(trial)
     if end == TrialEnd.FINISHED:
         yield f"It finished with {value_of(trial):.4g}."
-    elif end != TrialEnd.PRUNED or trial.last_step is None:
-        word = "" if end is None else end.word
+    elif end == TrialEnd.PRUNED and trial.last_step is not None:
+        yield from _why_pruned(study, trial, trial.last_step, trials)
+    else:
+        word = ""
+        if end is not None:
+            word = end.word
         message = trial.user_attrs.get("message", "")
         yield f"It is {trial.state.name}: {word} {message}".rstrip() + "."
-    else:
-        yield from _why_pruned(study, trial, trial.last_step, trials)
 
 
 def _why_pruned(
-    study: Study, trial: FrozenTrial, step: int, trials: list[FrozenTrial]
+    study: Study,
+    trial: FrozenTrial,
+    step: int,
+    trials: list[FrozenTrial],
 ) -> Iterator[str]:
     found = standing(study, trial, step, trials)
-    where = "" if found.bracket is None else f" of bracket {found.bracket}"
-    place = f"place {found.place} among {found.n}{where}"
+    place = f"place {found.place} among {found.n}"
+    if found.bracket is not None:
+        place += f" of bracket {found.bracket}"
     yield f"It was pruned at epoch {step} with {found.value:.4g}, {place} at that epoch."
     if found.others:
-        shown = ", ".join(f"#{number} {value:.4g}" for number, value in found.others[:5])
-        yield f"Against: {shown}{' and others' if len(found.others) > 5 else ''}."
+        shown = [f"#{number} {value:.4g}" for number, value in found.others[:_N_OTHERS]]
+        more = ""
+        if len(found.others) > _N_OTHERS:
+            more = " and others"
+        yield f"Against: {', '.join(shown)}{more}."
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How a trial stood when it was pruned.
+class _Standing:
+    """How a trial compared with others when it was pruned.
 
     Attributes:
-        value: What it had reached.
-        others: Number and value of those that it was compared with at that epoch, the best first.
+        value: The value that it had reached.
+        others: The number and the value of each trial that it was compared with at that epoch, the
+            best first.
         place: Its own place among them, from 1.
-        bracket: Hyperband's, if that was the pruner.
+        bracket: The bracket of Hyperband, if that was the pruner.
     """
 
     value: float
@@ -186,25 +247,42 @@ class Standing:
 
     @property
     def n(self) -> int:
-        """How many were compared, itself included."""
+        """The number of trials that were compared, with this one."""
         return len(self.others) + 1
 
 
-def standing(study: Study, trial: FrozenTrial, step: int, trials: list[FrozenTrial]) -> Standing:
-    """Return how a pruned trial stood at epoch `step`; `study` has the pruner that stopped it."""
+def standing(
+    study: Study,
+    trial: FrozenTrial,
+    step: int,
+    trials: list[FrozenTrial],
+) -> _Standing:
+    """Return how a pruned trial compared with others.
+
+    Args:
+        study: The study, with the pruner that stopped the trial.
+        trial: The pruned trial.
+        step: The epoch at which it was pruned.
+        trials: All trials of the study.
+    """
     mine = trial.intermediate_values[step]
     numbers = set(from_ranges(trial.user_attrs.get("against", "")))
     others = [t for t in trials if t.number in numbers and step in t.intermediate_values]
     bracket = None
-    if isinstance(study.pruner, HyperbandPruner):
-        if (
-            not study.pruner._pruners
-        ):  # Optuna's Hyperband makes its brackets when it is asked first
-            study.pruner._try_initialization(study)
-        bracket = study.pruner._get_bracket_id(study, trial)
-        others = [t for t in others if study.pruner._get_bracket_id(study, t) == bracket]
+    pruner = study.pruner
+    if isinstance(pruner, HyperbandPruner):
+        if not pruner._pruners:
+            # Optuna's Hyperband makes its brackets only when it is asked for the first time.
+            pruner._try_initialization(study)
+        bracket = pruner._get_bracket_id(study, trial)
+        others = [t for t in others if pruner._get_bracket_id(study, t) == bracket]
     direction = Direction.of(study)
-    reached = [(number_of(t), t.intermediate_values[step]) for t in others]
-    reached.sort(key=lambda pair: (direction.as_loss(pair[1]), pair[0]))
-    place = 1 + sum(direction.is_better(value, mine) for _, value in reached)
-    return Standing(mine, reached, place, bracket)
+    others.sort(key=lambda t: (direction.as_loss(t.intermediate_values[step]), number_of(t)))
+    reached = []
+    place = 1
+    for other in others:
+        value = other.intermediate_values[step]
+        reached.append((number_of(other), value))
+        if direction.is_better(value, mine):
+            place += 1
+    return _Standing(mine, reached, place, bracket)

@@ -1,4 +1,7 @@
-"""A storage that is away for a while: told from a mistake, and waited for."""
+"""Wait for a storage that cannot be reached for a while, or go on without it.
+
+An error that says so is told apart from a mistake, which is raised at once.
+"""
 
 from __future__ import annotations
 
@@ -8,30 +11,27 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as NoConnectionError  # all are taken by other slots
+from sqlalchemy.exc import TimeoutError as NoConnectionError  # other slots use all connections
 
+_Result = TypeVar("_Result")
 _impatient = threading.local()
 
 
 def is_away(error: BaseException) -> bool:
-    """Return whether an error says that the storage cannot be reached now, or is busy: the same
-    call may work later.
+    """Return whether an error says that the storage is busy or cannot be reached now.
+
+    The same call may then work later.
     """
-    causes = [error, error.__cause__]
-    return any(
-        isinstance(cause, OperationalError | InterfaceError | NoConnectionError | OSError)
-        for cause in causes
-    )
+    away = (OperationalError, InterfaceError, NoConnectionError, OSError)
+    return isinstance(error, away) or isinstance(error.__cause__, away)
 
 
 @contextmanager
 def impatient() -> Iterator[None]:
-    """Within the block this thread waits for no storage: a call fails at once where the storage is
-    away.
-    """
+    """Let calls of this thread fail at once within the block if the storage is away."""
     _impatient.on = True
     try:
         yield
@@ -39,8 +39,8 @@ def impatient() -> Iterator[None]:
         _impatient.on = False
 
 
-def unless_away(call: Callable[[], Any]) -> Any:
-    """Return what a call of a storage returns; None, at once, where the storage is away."""
+def unless_away(call: Callable[[], _Result]) -> _Result | None:
+    """Return what `call`, a call of a storage, returns; None, at once, if the storage is away."""
     try:
         with impatient():
             return call()
@@ -51,22 +51,24 @@ def unless_away(call: Callable[[], Any]) -> Any:
 
 
 def patient(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Call a method of a storage again while the storage is away, for its `patience_s` seconds."""
+    """Return a method of a storage that repeats its call while the storage is away.
+
+    It does so for the `patience_s` seconds of its object, unless the thread is `impatient`.
+    """
 
     @functools.wraps(method)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        deadline, pause = time.monotonic() + self.patience_s, 0.02
+        deadline = time.monotonic() + self.patience_s
+        pause_s = 0.02
         while True:
             try:
                 return method(self, *args, **kwargs)
             except Exception as error:
-                if (
-                    not is_away(error)
-                    or getattr(_impatient, "on", False)
-                    or time.monotonic() > deadline
-                ):
+                if getattr(_impatient, "on", False) or not is_away(error):
                     raise
-            time.sleep(pause * random.uniform(0.5, 1.5))
-            pause = min(2 * pause, 2.0)
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(pause_s * random.uniform(0.5, 1.5))
+            pause_s = min(2 * pause_s, 2.0)
 
     return call

@@ -1,5 +1,8 @@
-"""Samplers whose suggestions can be replayed: they follow from (root seed, study, ticket, history)
-and nothing else.
+"""Samplers whose suggestions can be computed again.
+
+A suggestion depends on nothing but the root seed, the name of the study, the ticket of the trial
+and the history that the sampler saw. The ticket is the place of a trial among all trials of its
+study, without retries and trials beyond the budget.
 """
 
 from __future__ import annotations
@@ -20,20 +23,24 @@ from hpsearch.study.history import History, PastStudy
 from hpsearch.study.promotion import check_rungs
 from hpsearch.study.trial_end import TrialEnd, is_retried
 
-TICKET = "ticket"
-NO_BRACKET = -1
+TICKET = "ticket"  # the user attribute that holds the ticket of a trial
+_NO_BRACKET = -1
 
 
 def ticket(trial: FrozenTrial, trials: Iterable[FrozenTrial]) -> int:
-    """Return the place of a trial among all `trials` of its study, retries and surplus ones left
-    out.
+    """Return the ticket of a trial, by which it is called and seeded.
 
-    It is what a trial is called and seeded by. A killed trial is tried again under a new number,
-    but with its ticket; those that follow are seeded as if nothing had been killed.
+    A killed trial is tried again under a new number, but with its ticket. So the trials after it
+    are seeded as if no trial had been killed.
+
+    Args:
+        trial: The trial.
+        trials: All trials of its study.
     """
     if TICKET in trial.user_attrs:
         return int(trial.user_attrs[TICKET])
-    n_others = sum(has_no_ticket(t) for t in trials if t.number < trial.number)
+    before = [t for t in trials if t.number < trial.number]
+    n_others = sum(has_no_ticket(t) for t in before)
     return trial.number - n_others
 
 
@@ -43,43 +50,48 @@ def has_no_ticket(trial: FrozenTrial) -> bool:
 
 
 class _Numbered(NamedTuple):
-    """All that Hyperband asks of a trial: in a study of thousands, copies cost more than the rest
-    of its work.
+    """The only part of a trial that Hyperband reads.
+
+    In a study of thousands of trials, copies of them would take longer than all its other work.
     """
 
     number: int
 
 
 class Hyperband(HyperbandPruner):
-    """Optuna's Hyperband, in which a trial that was killed and tried again counts once, and keeps
-    its bracket.
+    """Optuna's Hyperband, in which a killed trial and its retry count once, in the same bracket.
+
+    Args:
+        min_resource: The first rung, in epochs, at least 1.
+        max_resource: The largest number of epochs of a trial.
+        reduction_factor: One of this many trials of a rung goes on to the next; at least 2.
     """
 
     def __init__(self, min_resource: int, max_resource: int, reduction_factor: int) -> None:
         check_rungs(min_resource, reduction_factor)
         super().__init__(min_resource, max_resource, reduction_factor)
-        study: Any = None  # which Optuna asks only where it has to guess the most epochs
-        self._try_initialization(
-            study
-        )  # now, not at a first epoch, at which two slots may be at once
+        # The brackets are made now. Two slots may reach their first epoch at the same time.
+        study: Any = None  # Optuna reads the study only to guess `max_resource`
+        self._try_initialization(study)
 
     def _get_bracket_id(self, study: Study, trial: FrozenTrial) -> int:
         if is_retried(trial):
-            return NO_BRACKET
+            return _NO_BRACKET
         number = trial.user_attrs.get(TICKET)
         if number is None:
-            number = ticket(trial, study._storage.get_all_trials(study._study_id, deepcopy=False))
+            trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+            number = ticket(trial, trials)
         numbered: Any = _Numbered(number)
         return super()._get_bracket_id(study, numbered)
 
 
-class Prepared(NamedTuple):
-    """What one trial's suggestions come from.
+class _Prepared(NamedTuple):
+    """The source of the suggestions of one trial.
 
     Attributes:
-        sampler: Built for this trial alone.
+        sampler: The sampler, built for this trial only.
         history: The study as it was when the trial was claimed.
-        ticket: What the trial is called and seeded by.
+        ticket: The ticket of the trial.
     """
 
     sampler: BaseSampler
@@ -88,75 +100,93 @@ class Prepared(NamedTuple):
 
 
 class SeededSampler(BaseSampler):
-    """An Optuna sampler that is built anew for each trial, and shown the study as it was when the
-    trial was claimed.
+    """A sampler that builds an Optuna sampler for each trial, with a seed and history of its own.
 
-    A sampler with one fixed seed repeats its draws when a study is resumed, and two workers with
-    one seed propose the same point. Here both follow from what is recorded with the trial, so that
-    anybody can compute it again.
+    An Optuna sampler with a fixed seed repeats its draws when a study is resumed, and two workers
+    with the same seed propose the same point. Here seed and history follow from what is recorded
+    with the trial, so that anybody can compute the suggestions again.
 
     Args:
-        make: Builds the sampler from a keyword `seed`.
-        root_seed: The seed that the person chose.
-        per_trial: False where the sampler walks one fixed sequence or grid, which all trials share.
+        make: Builds the Optuna sampler; called with the keyword `seed`.
+        root_seed: The seed of the search.
+        per_trial: Whether each trial has a seed of its own. False for a sampler that walks one
+            fixed sequence or grid, which all trials share.
     """
 
-    def __init__(self, make: Callable[..., BaseSampler], root_seed: int, per_trial: bool) -> None:
-        self._make, self._root_seed, self._per_trial = make, root_seed, per_trial
+    def __init__(
+        self,
+        make: Callable[..., BaseSampler],
+        root_seed: int,
+        per_trial: bool,
+    ) -> None:
+        self._make = make
+        self._root_seed = root_seed
+        self._per_trial = per_trial
         self._any = make(seed=0)
-        self._prepared: dict[
-            int, Prepared
-        ] = {}  # by Optuna's number: slots run many trials at once
+        # Optuna's number is the key; the slots of a worker run several trials at once.
+        self._prepared: dict[int, _Prepared] = {}
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Read the history, and build the sampler for `trial`."""
-        prepared = self._prepared[trial.number] = self._prepare(study, trial)
-        prepared.sampler.before_trial(self._past(study, prepared), trial)
+        """Read the history, and build the sampler for a trial."""
+        prepared = self._prepare(study, trial)
+        self._prepared[trial.number] = prepared
+        past = PastStudy.of(study, prepared.history)
+        prepared.sampler.before_trial(past, trial)
 
     def prepare(self, study_name: str, trial: FrozenTrial, history: History) -> BaseSampler:
-        """Build and return the sampler for `trial` of a study with this history."""
+        """Return a sampler, built for one trial of a study with this history."""
         number = ticket(trial, history.trials)
-        place = ("trial", number) if self._per_trial else ()
-        made = self._make(seed=derive(self._root_seed, study_name, "sampler", *place))
-        if isinstance(made, Sequential):
-            made.begin_at(number, derive(self._root_seed, study_name, "independent", number))
+        if self._per_trial:
+            seed = derive(self._root_seed, study_name, "sampler", "trial", number)
+        else:
+            seed = derive(self._root_seed, study_name, "sampler")
+        made = self._make(seed=seed)
+        if isinstance(made, _Sequential):
+            seed = derive(self._root_seed, study_name, "independent", number)
+            made.begin_at(number, seed)
         return made
 
-    def of(self, number: int) -> Prepared:
-        """Return what the suggestions of a trial that was claimed here come from, by Optuna's
-        number.
+    def of(self, number: int) -> _Prepared:
+        """Return the source of a trial's suggestions.
+
+        Args:
+            number: Optuna's number of a trial that this process has claimed.
         """
         return self._prepared[number]
 
     def forget(self, number: int) -> None:
-        """Drop what a trial that has ended or is paused was suggested from."""
+        """Drop the source of a trial's suggestions, because it has ended or is paused."""
         self._prepared.pop(number, None)
 
-    def _prepare(self, study: Study, trial: FrozenTrial) -> Prepared:
+    def _prepare(self, study: Study, trial: FrozenTrial) -> _Prepared:
         history = History.now(study)
         made = self.prepare(study.study_name, trial, history)
-        return Prepared(made, history, ticket(trial, history.trials))
+        return _Prepared(made, history, ticket(trial, history.trials))
 
     def _for(self, study: Study, trial: FrozenTrial) -> tuple[BaseSampler, PastStudy]:
-        """A trial that was taken over meanwhile may still ask, before the storage refuses it."""
-        prepared = self._prepared.get(trial.number) or self._prepare(study, trial)
-        return prepared.sampler, self._past(study, prepared)
-
-    @staticmethod
-    def _past(study: Study, prepared: Prepared) -> PastStudy:
-        return PastStudy.of(study, prepared.history)
+        """Return the sampler of a trial, and the study that it is shown."""
+        prepared = self._prepared.get(trial.number)
+        if prepared is None:
+            # Another worker has taken over the trial, and the storage has not refused it yet.
+            prepared = self._prepare(study, trial)
+        return prepared.sampler, PastStudy.of(study, prepared.history)
 
     def infer_relative_search_space(
-        self, study: Study, trial: FrozenTrial
+        self,
+        study: Study,
+        trial: FrozenTrial,
     ) -> dict[str, BaseDistribution]:
-        """As Optuna's."""
+        """Call the method of the trial's sampler."""
         made, past = self._for(study, trial)
         return made.infer_relative_search_space(past, trial)
 
     def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        search_space: dict[str, BaseDistribution],
     ) -> dict[str, Any]:
-        """As Optuna's."""
+        """Call the method of the trial's sampler."""
         made, past = self._for(study, trial)
         return made.sample_relative(past, trial, search_space)
 
@@ -167,43 +197,48 @@ class SeededSampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """As Optuna's."""
+        """Call the method of the trial's sampler."""
         made, past = self._for(study, trial)
         return made.sample_independent(past, trial, param_name, param_distribution)
 
     def after_trial(
-        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
     ) -> None:
-        """As Optuna's."""
-        self._for(study, trial)[0].after_trial(study, trial, state, values)
+        """Call the method of the trial's sampler."""
+        made, _ = self._for(study, trial)
+        made.after_trial(study, trial, state, values)
 
     def is_exhausted(self, n_tickets: int) -> bool:
-        """Return whether there is no point left after `n_tickets` trials; only a grid ever ends."""
+        """Return whether no point is left after `n_tickets` trials; only a grid has an end."""
         return isinstance(self._any, Grid) and n_tickets >= self._any.n_points
 
 
-class Sequential:
-    """Mixed into a sampler that walks a fixed sequence: a trial's `place` in it is its ticket.
+class _Sequential:
+    """A mixin for samplers that walk a fixed sequence, in which the ticket is the place of a trial.
 
-    Optuna's own count what the study's other trials have taken, so that two workers at once take
-    the same.
+    Optuna's samplers count the points that other trials have taken, so that two workers at the
+    same time take the same point.
     """
 
     place = 0
 
     def begin_at(self, place: int, seed: int) -> None:
-        """Take that place; `seed` is for what the sequence does not cover."""
+        """Set the place in the sequence; `seed` is for values outside of the sequence."""
         self.place = place
 
 
-class Qmc(Sequential, QMCSampler):
-    """Quasi-Monte Carlo: the trial with ticket i takes the i-th point of a Sobol sequence.
+class Qmc(_Sequential, QMCSampler):
+    """Quasi-Monte Carlo; the trial with ticket i takes the i-th point of a Sobol sequence.
 
-    Until a first trial has shown what is searched, points are drawn at random.
+    Points are drawn at random until a first trial has shown which hyperparameters are searched.
     """
 
     def begin_at(self, place: int, seed: int) -> None:
-        """Take that place."""
+        """Set the place in the sequence, and the seed of points that are drawn at random."""
         super().begin_at(place, seed)
         self._independent_sampler = RandomSampler(seed=seed)
 
@@ -211,21 +246,25 @@ class Qmc(Sequential, QMCSampler):
         return self.place
 
 
-class Grid(Sequential, GridSampler):
-    """A grid in shuffled order: the trial with ticket i takes the i-th point."""
+class Grid(_Sequential, GridSampler):
+    """A grid in shuffled order; the trial with ticket i takes the i-th point."""
 
     @property
     def n_points(self) -> int:
-        """How many points the grid has."""
+        """The number of points of the grid."""
         return len(self._all_grids)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Nothing to reserve: no other trial has this ticket."""
+        """Do nothing: no point has to be reserved, since no other trial has this ticket."""
 
     def after_trial(
-        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
     ) -> None:
-        """Optuna's only act here is to stop `Study.optimize`, which does not run."""
+        """Do nothing: Optuna would stop `Study.optimize` here, which does not run."""
 
     def sample_independent(
         self,
@@ -234,12 +273,13 @@ class Grid(Sequential, GridSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """Return the point's value of one hyperparameter."""
+        """Return the value of one hyperparameter at the trial's point."""
         placed = copy.copy(trial)
-        placed.system_attrs = {**trial.system_attrs, "grid_id": self.place % self.n_points}
+        placed.system_attrs = dict(trial.system_attrs)
+        placed.system_attrs["grid_id"] = self.place % self.n_points
         return super().sample_independent(study, placed, param_name, param_distribution)
 
 
 def grid(space: Space, n_points: int, seed: int) -> Grid:
-    """Return the sampler of a grid with `n_points` per hyperparameter of `space`."""
+    """Return the sampler of a grid with `n_points` values of each hyperparameter of `space`."""
     return Grid(space.grid(n_points), seed=seed)

@@ -1,9 +1,9 @@
-"""Where studies are kept: SQLite (one file), a journal file (shared file systems), PostgreSQL
-(clusters).
+"""The storages of studies: a SQLite file, a journal file, or a PostgreSQL database.
 
-What Optuna's own storages lack for many workers is added here: workers that start at once make one
-schema, a server that is away for a while is waited for, and a process that dies while it writes
-leaves neither a lock nor half a line.
+A journal file is for shared file systems, PostgreSQL for clusters. The storages add to Optuna's
+what many workers need: workers that start at the same time create one schema, they wait for a
+server that is away for a while, and a process that dies while it writes leaves neither a lock nor
+half a line.
 """
 
 from __future__ import annotations
@@ -30,45 +30,58 @@ from hpsearch.study.fast_reader import read_trials
 from hpsearch.study.journal_file import FileLock, JournalFile
 from hpsearch.study.retry import impatient, patient
 
-SETUP_LOCK = 0x68707365  # PostgreSQL's advisory locks are numbers: the letters `hpse`
-CONNECT_TIMEOUT_S = 5
-Lock = Callable[[], AbstractContextManager[None]]
+_SETUP_LOCK = 0x68707365  # the letters `hpse`: PostgreSQL's advisory locks have numbers
+_CONNECT_TIMEOUT_S = 5
+_Lock = Callable[[], AbstractContextManager[None]]
 
 
 def without_password(text: str) -> str:
-    """Return `text` with the password of every URL in it blanked."""
+    """Return `text` with asterisks in place of the password of every URL."""
     return re.sub(r"(?<=://)([^:/@\s]*):[^@\s]*@", r"\1:***@", text)
 
 
 @contextmanager
 def storage_errors(place: str) -> Iterator[None]:
-    """Turn what a storage raises into one sentence that says where and what."""
+    """Raise StorageError with one sentence for any error that a storage raises in the block.
+
+    Args:
+        place: The path or URL of the storage.
+    """
     try:
         yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError) as error:
-        cause = (
-            str(getattr(error, "orig", None) or error.__cause__ or error).strip().splitlines()[0]
-        )
+        original = getattr(error, "orig", None) or error.__cause__ or error
+        cause = str(original).strip().splitlines()[0]
         raise StorageError(
             f"The study storage {without_password(place)} cannot be used "
-            f"({without_password(cause)}); storage.path "
-            "must name a file in a folder that can be written, or storage.url a running PostgreSQL "
-            "server."
+            f"({without_password(cause)}); storage.path must name a file in a folder that can be "
+            "written, or storage.url a running PostgreSQL server."
         ) from error
 
 
-class SharedRdb(RDBStorage):
-    """Optuna's relational storage; `exclusively` holds all other workers of the same database off."""
+class _SharedRdb(RDBStorage):
+    """Optuna's relational storage, which waits while the database is away.
+
+    Args:
+        url: The URL of the database.
+        exclusively: Returns a lock that keeps out all other workers of the same database.
+        patience_s: Seconds for which a call is repeated while the database is away.
+        engine_kwargs: Arguments of SQLAlchemy's `create_engine`.
+    """
 
     def __init__(
-        self, url: str, exclusively: Lock, patience_s: float, engine_kwargs: dict[str, Any]
+        self,
+        url: str,
+        exclusively: _Lock,
+        patience_s: float,
+        engine_kwargs: dict[str, Any],
     ) -> None:
-        self.exclusively, self.patience_s = exclusively, patience_s
+        self.exclusively = exclusively
+        self.patience_s = patience_s
         with impatient(), exclusively():
             super().__init__(url, engine_kwargs=engine_kwargs)
-        weakref.finalize(
-            self, self.engine.dispose
-        )  # Optuna leaves its connections to the end of the process
+        # Optuna would keep its connections until the end of the process.
+        weakref.finalize(self, self.engine.dispose)
 
     def _get_trials(
         self,
@@ -77,12 +90,12 @@ class SharedRdb(RDBStorage):
         included_trial_ids: set[int],
         trial_id_greater_than: int,
     ) -> list[FrozenTrial]:
-        """As Optuna's, which makes an object of each row."""
+        """Return trials like Optuna's method, which makes an object of each row."""
         with _create_scoped_session(self.scoped_session) as session:
             return read_trials(session, study_id, states, included_trial_ids, trial_id_greater_than)
 
-    def set_trial_user_attrs(self, trial_id: int, attrs: Mapping[str, Any]) -> None:
-        """Set several attributes at once, all or none."""
+    def set_trial_user_attrs(self, trial_id: int, attrs: Mapping[str, object]) -> None:
+        """Set attributes of a trial, all of them or none."""
         with _create_scoped_session(self.scoped_session, True) as session:
             for key, value in attrs.items():
                 self._set_trial_attr_without_commit(
@@ -90,42 +103,48 @@ class SharedRdb(RDBStorage):
                 )
 
 
-for _name in (
-    *BaseStorage.__abstractmethods__,
-    *(
-        "set_trial_user_attrs",
-        "_create_new_trial",
-        "_set_trial_param",
-        "_get_trials",
-        "_get_best_trial_id",
-    ),  # Optuna's cache calls these
-):
-    setattr(SharedRdb, _name, patient(getattr(SharedRdb, _name)))
+_CALLED_BY_OPTUNAS_CACHE = (
+    "set_trial_user_attrs",
+    "_create_new_trial",
+    "_set_trial_param",
+    "_get_trials",
+    "_get_best_trial_id",
+)
+for _name in (*BaseStorage.__abstractmethods__, *_CALLED_BY_OPTUNAS_CACHE):
+    setattr(_SharedRdb, _name, patient(getattr(_SharedRdb, _name)))
 
 
 class SharedJournal(JournalStorage):
-    """Optuna's storage in a journal; `exclusively` holds all other workers of the same file off."""
+    """Optuna's storage in a journal.
 
-    def __init__(self, backend: BaseJournalBackend, exclusively: Lock) -> None:
+    Args:
+        backend: The journal.
+        exclusively: Returns a lock that keeps out all other workers of the same journal.
+    """
+
+    def __init__(self, backend: BaseJournalBackend, exclusively: _Lock) -> None:
         self.exclusively = exclusively
         super().__init__(backend)
 
-    def set_trial_user_attrs(self, trial_id: int, attrs: Mapping[str, Any]) -> None:
-        """Set several attributes at once, all or none."""
+    def set_trial_user_attrs(self, trial_id: int, attrs: Mapping[str, object]) -> None:
+        """Set attributes of a trial, all of them or none."""
         with self._thread_lock:
-            log: dict[str, Any] = {
-                "op_code": JournalOperation.SET_TRIAL_USER_ATTR,
-                "trial_id": trial_id,
-            }
-            log["worker_id"] = self._replay_result.worker_id
-            self._backend.append_logs(
-                [{**log, "user_attr": {key: value}} for key, value in attrs.items()]
-            )
+            logs: list[dict[str, object]] = []
+            for key, value in attrs.items():
+                log = {
+                    "op_code": JournalOperation.SET_TRIAL_USER_ATTR,
+                    "trial_id": trial_id,
+                    "worker_id": self._replay_result.worker_id,
+                    "user_attr": {key: value},
+                }
+                logs.append(log)
+            self._backend.append_logs(logs)
             self._sync_all()
 
     def _sync_all(self) -> None:
-        """Optuna stops at the first line that it refuses, and would refuse the next at the next
-        read.
+        """Read all new lines, and then raise the error of the first line that Optuna refuses.
+
+        Optuna stops at that line, and would raise the error of the next one at the next read.
         """
         try:
             self._sync_with_backend()
@@ -135,52 +154,74 @@ class SharedJournal(JournalStorage):
             raise
 
 
-SharedStorage = SharedRdb | SharedJournal
+SharedStorage = _SharedRdb | SharedJournal
 
 
 def sqlite(path: str, timeout_s: float, patience_s: float) -> SharedStorage:
-    """Return a storage in the SQLite file `path`; a writer waits `timeout_s` seconds for another
-    one.
+    """Return a storage in a SQLite file, which is created with its folder if it is missing.
+
+    Args:
+        path: The file.
+        timeout_s: Seconds for which a writer waits for another one.
+        patience_s: Seconds for which a call is repeated while the file cannot be used.
     """
     with storage_errors(path):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         engine = {"connect_args": {"timeout": timeout_s}}
-        return SharedRdb(f"sqlite:///{path}", FileLock(path), patience_s, engine)
+        return _SharedRdb(f"sqlite:///{path}", FileLock(path), patience_s, engine)
 
 
 def journal(path: str, patience_s: float) -> SharedStorage:
-    """Return a storage in the append-only file `path`, safe on NFS."""
+    """Return a storage in an append-only file, which is safe on NFS.
+
+    Args:
+        path: The file, which is created with its folder if it is missing.
+        patience_s: Seconds for which an append is repeated while the file cannot be written.
+    """
     with storage_errors(path):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         return SharedJournal(JournalFile(path, patience_s), FileLock(path + ".setup"))
 
 
 def postgres(url: str, patience_s: float) -> SharedStorage:
-    """Return a storage in a PostgreSQL database, `postgresql+psycopg://user@host:port/database`.
+    """Return a storage in a PostgreSQL database.
+
+    Args:
+        url: The database, as `postgresql+psycopg://user@host:port/database`.
+        patience_s: Seconds for which a call is repeated while the server is away.
 
     Raises:
-        ConfigError: The URL holds a password, which would be seen in process lists and records.
+        ConfigError: The URL holds a password, which process lists and records would show, or it is
+            not one of PostgreSQL.
     """
     if without_password(url) != url:
         raise ConfigError(
             f"storage.url={without_password(url)} must not hold the password, which everybody on "
-            f"this machine can see "
-            "there; put it into PGPASSWORD or ~/.pgpass instead."
+            "this machine can see there; put it into PGPASSWORD or ~/.pgpass instead."
         )
     if not url.startswith("postgresql+psycopg://"):
         raise ConfigError(
             f"storage.url must read postgresql+psycopg://USER@HOST:PORT/DATABASE, but is {url}."
         )
     with storage_errors(url):
-        # One connection for a worker, and a second while its lease is renewed: a server has 100 as
-        # it comes.
-        engine: dict[str, Any] = {"pool_pre_ping": True, "pool_size": 1, "max_overflow": 1}
-        engine["connect_args"] = {"connect_timeout": CONNECT_TIMEOUT_S}
-        return SharedRdb(url, AdvisoryLock(url, patience_s), patience_s, engine)
+        # A worker has one connection, and a second one while it renews its lease. A server allows
+        # 100 connections unless it is configured otherwise.
+        engine = {
+            "pool_pre_ping": True,
+            "pool_size": 1,
+            "max_overflow": 1,
+            "connect_args": {"connect_timeout": _CONNECT_TIMEOUT_S},
+        }
+        return _SharedRdb(url, AdvisoryLock(url, patience_s), patience_s, engine)
 
 
 class AdvisoryLock:
-    """A lock of a PostgreSQL database, which the server frees when its holder's connection ends."""
+    """A lock of a PostgreSQL database, which the server frees when the holder's connection ends.
+
+    Args:
+        url: The URL of the database.
+        patience_s: Seconds for which a worker tries to connect while the server is away.
+    """
 
     def __init__(self, url: str, patience_s: float) -> None:
         self.patience_s = patience_s
@@ -197,5 +238,5 @@ class AdvisoryLock:
     @patient
     def _acquired(self) -> sqlalchemy.Connection:
         connection = self._engine.connect()
-        connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": SETUP_LOCK})
+        connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": _SETUP_LOCK})
         return connection

@@ -1,38 +1,36 @@
-"""What a worker tells the study of a trial that it has claimed: values, a pause, an end.
+"""The study that many workers share: all that a worker reads from Optuna and writes to it.
 
-The shared study: open it, claim trials within the budget, end them, and take over those of dead
-workers.
+A worker opens the study, claims trials while the budget has room, reports their values, pauses or
+ends them, takes over the trials of dead workers, and concludes the study. The methods of
+`SharedStudy` are in this order.
 
-Trial numbers are tickets. A worker asks for one, and whether it may use it follows from the states
-of the trials before it, so workers need nothing in common but the storage. What Optuna does not
-know stands in the trial's user attributes:
+Workers have nothing in common but the storage. Optuna's numbers of the trials serve as tickets: a
+worker asks for a number, and the states of the trials with smaller numbers decide whether the
+worker may use it. User attributes of a trial hold what Optuna has no place for:
 
-    worker      the process that runs it
-    lease       until when (Unix time) the trial counts as alive without a word from its worker
-    job         the SLURM job that the worker is, if it is one
-    reason      why it did not complete: pruned, diverged, infeasible, killed, preempted,
-    interrupted, out_of_memory,
-                timed_out, error, surplus
-    message     the same, for people
-    history     what its suggestions were based on; see history.py
-    ticket      what it is called and seeded by: its number, had no trial before it been tried again
-    retry_of    Optuna's number of the first try, where it is one that was killed and is tried again
-    retry_after the same of the try before
-    against     the trials that it was compared with when it was pruned
-    paused      the epoch at which it waits to be promoted
-    promoted    the epoch until which it was promoted
-    warm_start  the trial of another study that it has its values from
+    worker      the process that runs the trial
+    lease       the Unix time until which the trial counts as alive without a sign of its worker
+    job         the SLURM job of the worker, if there is one
+    reason      how the trial ended; see trial_end.py
+    message     the reason in words
+    history     the trials on which its suggestions are based; see history.py
+    ticket      the number by which the trial is called and seeded; see sampling.py
+    retry_of    for a retry, Optuna's number of the first try
+    retry_after for a retry, Optuna's number of the try before
+    against     the trials with which it was compared when it was pruned
+    paused      the epoch at which it was paused
+    promoted    the epoch at which it was last promoted
+    warm_start  the trial of another study that its values come from
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import suppress
-from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -46,216 +44,34 @@ from hpsearch.study.retry import unless_away
 from hpsearch.study.sampling import TICKET, SeededSampler, ticket
 from hpsearch.study.storage import SharedStorage, storage_errors
 from hpsearch.study.trial_end import PAUSED_AT, RECORDED, TrialEnd, is_paused, spends_budget
+from hpsearch.study.unsent import Unsent
 from hpsearch.study.worker_process import job_id
 
-PROMOTED = "promoted"
+_Trial = optuna.Trial | FrozenTrial
+_PROMOTED = "promoted"  # the user attribute of a trial
+_CONCLUDED = "concluded"  # the user attribute of a study: who concludes it
 
 
-class Unsent:
-    """The values that wait for the storage, of each trial its own: slots report from threads of
-    their own.
+class SharedStudy:
+    """A study that many workers share through its storage.
+
+    While the storage is away, reported values and new answers wait in this process and the pruner
+    stops no trial; every other call waits for the storage.
     """
 
-    def __init__(self) -> None:
-        self._values: dict[int, dict[int, float]] = {}
-        self._lock = threading.Lock()
-
-    def add(self, trial: optuna.Trial, epoch: int, value: float) -> None:
-        """Let an epoch's value wait behind those of its trial that do already."""
-        with self._lock:
-            self._values.setdefault(trial._trial_id, {})[epoch] = value
-
-    def of(self, trial: optuna.Trial) -> list[tuple[int, float]]:
-        """Return the epochs and values of a trial that wait, in order."""
-        with self._lock:
-            return list(self._values.get(trial._trial_id, {}).items())
-
-    def sent(self, trial: optuna.Trial, epoch: int) -> None:
-        """An epoch's value has arrived."""
-        with self._lock:
-            self._values.get(trial._trial_id, {}).pop(epoch, None)
-
-    def drop(self, trial: optuna.Trial | FrozenTrial) -> None:
-        """Forget a trial."""
-        with self._lock:
-            self._values.pop(trial._trial_id, None)
-
-
-class Telling:
-    """Tells a study, which may be away for a while: values wait for it, ends are waited for."""
-
-    def __init__(self, study: PausableStudy, storage: SharedStorage) -> None:
-        self.optuna, self.storage = study, storage
+    def __init__(
+        self,
+        study: PausableStudy,
+        storage: SharedStorage,
+        sampler: SeededSampler,
+        budget: Budget,
+    ) -> None:
+        self.optuna = study
+        self.storage = storage
+        self.sampler = sampler
+        self.budget = budget
         self.worker = Worker.this()
         self._unsent = Unsent()
-
-    def trials(self) -> list[FrozenTrial]:
-        """Return all trials, as they stand in the storage now."""
-        return self.optuna.get_trials(deepcopy=False)
-
-    def is_running(self) -> bool:
-        """Return whether a worker runs a trial of the study."""
-        return any(t.state == TrialState.RUNNING for t in self.trials())
-
-    def report(self, trial: optuna.Trial, value: float, epoch: int) -> None:
-        """Report an epoch's value, unless that was done before the trial was paused.
-
-        Where the storage is away, the value waits for the next call and the trial goes on.
-
-        Raises:
-            TakenOverError: Another worker has ended the trial, taking this one for dead.
-        """
-        self._unsent.add(trial, epoch, value)
-        unless_away(lambda: self._send(trial))
-
-    def should_stop(self, trial: optuna.Trial, epoch: int) -> bool:
-        """Return whether the pruner stops a trial at an epoch; it was let go on at those before it
-        was promoted.
-
-        Raises:
-            TakenOverError: As for `report`.
-        """
-        if self.has_cost or epoch <= trial.user_attrs.get(PROMOTED, 0):
-            return False
-        try:
-            return bool(unless_away(trial.should_prune))
-        except (
-            optuna.exceptions.UpdateFinishedTrialError
-        ) as error:  # pruners write down what they have seen
-            raise taken_over(trial) from error
-
-    def _send(self, trial: optuna.Trial) -> None:
-        try:
-            for epoch, value in self._unsent.of(trial):
-                if epoch not in trial._cached_frozen_trial.intermediate_values:
-                    self._report(trial, value, epoch)
-                self._unsent.sent(trial, epoch)
-        except optuna.exceptions.UpdateFinishedTrialError as error:
-            self.let_go(trial)
-            raise taken_over(trial) from error
-
-    def let_go(self, trial: optuna.Trial | FrozenTrial) -> None:
-        """Drop the values of a trial that wait; those of other trials, in other slots, stay."""
-        self._unsent.drop(trial)
-
-    def _report(self, trial: optuna.Trial, value: float, epoch: int) -> None:
-        if (
-            self.has_cost
-        ):  # Optuna has no pruner for two objectives, and so refuses; people want the curves
-            self.optuna._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
-        else:
-            trial.report(value, epoch)
-
-    @property
-    def has_cost(self) -> bool:
-        """Whether the study has a second objective."""
-        return len(self.optuna.directions) > 1
-
-    @property
-    def pauses(self) -> bool:
-        """Whether a trial that the pruner stops is paused, not ended."""
-        return isinstance(self.optuna.pruner, Promoting)
-
-    def pause(self, trial: optuna.Trial) -> None:
-        """Let a trial wait until it is promoted; `claim` then returns it again."""
-        self._send(trial)
-        # Without a worker or a lease, or it would look dead to the others when it is taken up
-        # again.
-        self.write(trial, {WORKER: "", LEASE: None})
-        self.optuna.pause(trial)
-        self.let_go(trial)
-
-    def end_paused(self) -> list[FrozenTrial]:
-        """End the trials that are still paused, unless one that runs may yet promote them, and
-        return them.
-        """
-        if self.is_running():
-            return []
-        trials = self.optuna._storage.get_all_trials(self.optuna._study_id, deepcopy=False)
-        paused = [t for t in trials if is_paused(t)]
-        for trial in paused:
-            with suppress(optuna.exceptions.UpdateFinishedTrialError):  # another worker was first
-                self.write(trial, {RECORDED: TrialEnd.PRUNED.word})
-                self.optuna._storage.set_trial_state_values(trial._trial_id, TrialState.PRUNED)
-        return paused
-
-    def constrain(self, trial: optuna.Trial, excess: Mapping[str, float]) -> None:
-        """Tell samplers how far a trial is beyond each constraint; 0 or less is within it."""
-        for name in excess.keys() - trial.constraints.keys():
-            trial.set_constraint(name, excess[name])
-
-    def complete(self, trial: optuna.Trial, *values: float) -> None:
-        """End a trial with the value of each objective."""
-        self._tell(trial, TrialState.COMPLETE, {}, values)
-
-    def prune(self, trial: optuna.Trial, end: TrialEnd, message: str = "") -> None:
-        """End a trial that is not worth going on with; samplers learn from it."""
-        if (
-            self.has_cost
-        ):  # Optuna's TPE ranks infeasible trials with two objectives, but no pruned ones
-            self.constrain(trial, {end.word: 1.0})
-        step = self.optuna._storage.get_trial(trial._trial_id).last_step
-        others = (
-            t.number
-            for t in self.trials()
-            if t.number != trial.number and step in t.intermediate_values
-        )
-        self._tell(
-            trial,
-            TrialState.PRUNED,
-            {RECORDED: end.word, "message": message, "against": as_ranges(others)},
-        )
-
-    def _tell(
-        self,
-        trial: optuna.Trial,
-        state: TrialState,
-        attrs: dict[str, Any],
-        values: Sequence[float] | None = None,
-    ) -> None:
-        try:
-            self._send(trial)
-            self.write(trial, attrs)
-            self.optuna.tell(trial, values, state=state)
-            self.let_go(trial)
-        except (optuna.exceptions.UpdateFinishedTrialError, ValueError) as error:
-            # A call that was repeated because its answer was lost finds that it has succeeded.
-            ended = self.optuna._storage.get_trial(trial._trial_id)
-            if not ended.state.is_finished():
-                raise
-            self.let_go(trial)
-            if (ended.state, ended.user_attrs.get(WORKER)) != (state, str(self.worker)):
-                raise taken_over(trial) from error
-
-    def write(self, trial: optuna.Trial | FrozenTrial, attrs: Mapping[str, Any]) -> None:
-        """Set attributes of a trial, all or none."""
-        if attrs:
-            self.storage.set_trial_user_attrs(trial._trial_id, attrs)
-        if isinstance(trial, optuna.Trial):
-            trial._cached_frozen_trial.user_attrs.update(
-                attrs
-            )  # which Optuna reads instead of the storage
-
-
-def taken_over(trial: optuna.Trial) -> TakenOverError:
-    """Return the error of a trial that is another worker's now."""
-    number = trial.user_attrs.get(TICKET, trial.number)
-    return TakenOverError(
-        f"another worker took trial {number} over, since nothing was heard of this one"
-    )
-
-
-CONCLUDED = "concluded"
-
-
-class SharedStudy(Telling):
-    """A study that many workers share through its storage."""
-
-    def __init__(
-        self, study: PausableStudy, storage: SharedStorage, sampler: SeededSampler, budget: Budget
-    ) -> None:
-        super().__init__(study, storage)
-        self.sampler, self.budget = sampler, budget
 
     @classmethod
     def open(
@@ -269,12 +85,14 @@ class SharedStudy(Telling):
         budget: Budget,
         has_cost: bool = False,
     ) -> SharedStudy:
-        """Open the study `name` in `storage`, or create it; `has_cost` adds a second objective that
-        is to be small.
+        """Open the study `name` in `storage`, or create it.
+
+        With `has_cost` the study has a second objective, which is minimized.
         """
+        directions = [direction.in_optuna]
+        if has_cost:
+            directions.append(StudyDirection.MINIMIZE)
         with storage_errors(f"of study {name}"):
-            directions = [direction.in_optuna]
-            directions += [StudyDirection.MINIMIZE] if has_cost else []
             optuna.create_study(
                 study_name=name, storage=storage, directions=directions, load_if_exists=True
             )
@@ -282,19 +100,59 @@ class SharedStudy(Telling):
         return cls(study, storage, sampler, budget)
 
     @property
+    def has_cost(self) -> bool:
+        """Whether the study has a second objective."""
+        return len(self.optuna.directions) > 1
+
+    @property
+    def pauses(self) -> bool:
+        """Whether a trial that the pruner stops is paused rather than ended."""
+        return isinstance(self.optuna.pruner, Promoting)
+
+    @property
     def answers(self) -> MutableMapping[str, str]:
-        """What the study remembers of its models: which way they are trained, the same for all
-        workers.
-        """
-        return Answers(self.optuna)
+        """The texts that the study keeps for all workers, such as how its models are trained."""
+        return _Answers(self.optuna)
+
+    def trials(self) -> list[FrozenTrial]:
+        """Return all trials as they are in the storage now."""
+        return self.optuna.get_trials(deepcopy=False)
 
     def n_spent(self) -> int:
-        """Return how many trials are finished or pruned."""
+        """Return the number of trials that count toward the budget."""
         return sum(spends_budget(t) for t in self.trials())
 
+    def is_running(self) -> bool:
+        """Return whether any worker runs a trial of the study."""
+        return any(t.state == TrialState.RUNNING for t in self.trials())
+
+    def others_run(self) -> bool:
+        """Return whether any trial runs, or waits to be tried again within the budget."""
+        trials = self.trials()
+        if self.is_running():
+            return True
+        is_waiting = any(t.state == TrialState.WAITING for t in trials)
+        return is_waiting and self._has_room(trials)
+
+    def numbers_that_go_on(self) -> set[int]:
+        """Return the tickets of the trials that run, are paused, or wait to be tried again."""
+        trials = self._trials_and_paused()
+        return {number_of(t) for t in trials if not t.state.is_finished()}
+
+    def _trials_and_paused(self) -> list[FrozenTrial]:
+        """Return all trials; unlike in `trials`, a paused trial waits and is not pruned."""
+        study = self.optuna
+        return study._storage.get_all_trials(study._study_id, deepcopy=False)
+
+    def _stored(self, trial: _Trial) -> FrozenTrial:
+        """Return a trial as it is in the storage now."""
+        return self.optuna._storage.get_trial(trial._trial_id)
+
+    def _set_state(self, trial: _Trial, state: TrialState) -> None:
+        self.optuna._storage.set_trial_state_values(trial._trial_id, state)
+
     def claim(self) -> optuna.Trial | None:
-        """Return a trial to run, or None where the budget is spent or other workers hold what is
-        left.
+        """Return a trial to run; None if the budget is spent or other workers run all that is left.
 
         Raises:
             SearchError: More than `max_failures` trials have failed.
@@ -305,140 +163,261 @@ class SharedStudy(Telling):
         if self.optuna.closing and not self.optuna.promotable():
             return None
         trial = self.optuna.ask()
-        if (
-            PAUSED_AT in trial.user_attrs
-        ):  # it has its place in the budget, and what it was based on is recorded
-            self.write(trial, {**self._signature(), PROMOTED: trial.user_attrs[PAUSED_AT]})
+        if PAUSED_AT in trial.user_attrs:
+            # The trial has its place in the budget, and its history is recorded.
+            attrs = self._signature()
+            attrs[_PROMOTED] = trial.user_attrs[PAUSED_AT]
+            self.write(trial, attrs)
             return trial
-        _, history, number = self.sampler.of(trial.number)
-        self.write(trial, {TICKET: number, "history": history.record(), **self._signature()})
-        before = [
-            t for t in history.trials if t.number < trial.number
-        ]  # read when `trial` was there
-        if not self.budget.has_room(before) or self.sampler.is_exhausted(number):
-            self.fail(
-                trial, TrialEnd.SURPLUS, "another worker had claimed the last trial of the budget"
-            )
+        suggested = self.sampler.of(trial.number)
+        attrs = {
+            TICKET: suggested.ticket,
+            "history": suggested.history.record(),
+        }
+        attrs.update(self._signature())
+        self.write(trial, attrs)
+        # The history was read after `trial` had been created, so it holds all earlier trials.
+        before = [t for t in suggested.history.trials if t.number < trial.number]
+        if not self.budget.has_room(before) or self.sampler.is_exhausted(suggested.ticket):
+            message = "another worker had claimed the last trial of the budget"
+            self.fail(trial, TrialEnd.SURPLUS, message)
             return None
         return trial
 
-    def _signature(self) -> dict[str, Any]:
-        """A worker that dies before it has signed is found by the trial's age."""
-        signed: dict[str, Any] = {
+    def _signature(self) -> dict[str, object]:
+        """Return the attributes by which a worker signs a trial.
+
+        If a worker dies before it has signed, the age of the trial shows that it is dead.
+        """
+        attrs: dict[str, object] = {
             WORKER: str(self.worker),
             LEASE: time.time() + self.budget.lease_s,
         }
-        return signed | ({"job": job} if (job := job_id()) else {})
+        job = job_id()
+        if job:
+            attrs["job"] = job
+        return attrs
 
     def _has_room(self, trials: list[FrozenTrial]) -> bool:
         if not self.budget.has_room(trials):
             return False
-        return any(t.state == TrialState.WAITING for t in trials) or not self.sampler.is_exhausted(
-            n_tickets(trials)
-        )
+        if any(t.state == TrialState.WAITING for t in trials):
+            return True
+        return not self.sampler.is_exhausted(n_tickets(trials))
 
-    def lease(self, trial: optuna.Trial | FrozenTrial) -> Lease:
+    def lease(self, trial: _Trial) -> Lease:
         """Return the lease of a claimed trial."""
         return Lease(trial, self.budget.lease_s)
 
-    def fail(self, trial: optuna.Trial | FrozenTrial, end: TrialEnd, message: str) -> bool:
-        """End a trial without a value; where only its process was at fault, it will be tried again.
+    def report(self, trial: optuna.Trial, value: float, epoch: int) -> None:
+        """Report the value of an epoch, unless it was reported before the trial was paused.
+
+        If the storage is away, the value waits for the next call and the trial goes on.
+
+        Raises:
+            TakenOverError: Another worker has ended the trial, because this one seemed dead.
+        """
+        self._unsent.add(trial, epoch, value)
+        unless_away(lambda: self._send(trial))
+
+    def _send(self, trial: optuna.Trial) -> None:
+        try:
+            for epoch, value in self._unsent.of(trial):
+                if epoch not in trial._cached_frozen_trial.intermediate_values:
+                    self._report(trial, value, epoch)
+                self._unsent.sent(trial, epoch)
+        except UpdateFinishedTrialError as error:
+            self.let_go(trial)
+            raise taken_over(trial) from error
+
+    def _report(self, trial: optuna.Trial, value: float, epoch: int) -> None:
+        if self.has_cost:
+            # `Trial.report` refuses two objectives, since Optuna has no pruner for them. The
+            # values are stored for the learning curves.
+            self.optuna._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
+        else:
+            trial.report(value, epoch)
+
+    def should_stop(self, trial: optuna.Trial, epoch: int) -> bool:
+        """Return whether the pruner stops a trial at an epoch.
+
+        A promoted trial is not stopped up to the epoch at which it was promoted.
+
+        Raises:
+            TakenOverError: As for `report`.
+        """
+        if self.has_cost or epoch <= trial.user_attrs.get(_PROMOTED, 0):
+            return False
+        try:
+            return bool(unless_away(trial.should_prune))
+        except UpdateFinishedTrialError as error:  # some pruners write attributes of the trial
+            raise taken_over(trial) from error
+
+    def constrain(self, trial: optuna.Trial, excess: Mapping[str, float]) -> None:
+        """Tell the sampler by how much a trial exceeds each constraint; 0 or less satisfies it."""
+        for name in excess.keys() - trial.constraints.keys():
+            trial.set_constraint(name, excess[name])
+
+    def write(self, trial: _Trial, attrs: Mapping[str, object]) -> None:
+        """Set attributes of a trial, all of them or none."""
+        if attrs:
+            self.storage.set_trial_user_attrs(trial._trial_id, attrs)
+        if isinstance(trial, optuna.Trial):
+            # Optuna reads this copy instead of the storage.
+            trial._cached_frozen_trial.user_attrs.update(attrs)
+
+    def pause(self, trial: optuna.Trial) -> None:
+        """Pause a trial; `claim` returns it again when it is promoted."""
+        self._send(trial)
+        # A worker and a lease from before the pause would let the trial look dead to other
+        # workers when it is taken up again.
+        self.write(trial, {WORKER: "", LEASE: None})
+        self.optuna.pause(trial)
+        self.let_go(trial)
+
+    def end_paused(self) -> list[FrozenTrial]:
+        """End the trials that are still paused, and return them.
+
+        While a trial runs, none is ended, because the running trial may lead to a promotion.
+        """
+        if self.is_running():
+            return []
+        paused = [t for t in self._trials_and_paused() if is_paused(t)]
+        for trial in paused:
+            with suppress(UpdateFinishedTrialError):  # another worker has ended it
+                self.write(trial, {RECORDED: TrialEnd.PRUNED.word})
+                self._set_state(trial, TrialState.PRUNED)
+        return paused
+
+    def complete(self, trial: optuna.Trial, *values: float) -> None:
+        """End a trial with the value of each objective."""
+        self._tell(trial, TrialState.COMPLETE, {}, values)
+
+    def prune(self, trial: optuna.Trial, end: TrialEnd, message: str = "") -> None:
+        """End a trial that is not worth more epochs; the sampler learns from it."""
+        if self.has_cost:
+            # With two objectives, Optuna's TPE ranks infeasible trials but ignores pruned ones.
+            self.constrain(trial, {end.word: 1.0})
+        step = self._stored(trial).last_step
+        others = []
+        for other in self.trials():
+            if other.number != trial.number and step in other.intermediate_values:
+                others.append(other.number)
+        attrs = {
+            RECORDED: end.word,
+            "message": message,
+            "against": as_ranges(others),
+        }
+        self._tell(trial, TrialState.PRUNED, attrs)
+
+    def _tell(
+        self,
+        trial: optuna.Trial,
+        state: TrialState,
+        attrs: Mapping[str, object],
+        values: Sequence[float] | None = None,
+    ) -> None:
+        try:
+            self._send(trial)
+            self.write(trial, attrs)
+            self.optuna.tell(trial, values, state=state)
+            self.let_go(trial)
+        except (UpdateFinishedTrialError, ValueError) as error:
+            # If the answer to a call was lost, the call is repeated, although it had succeeded.
+            ended = self._stored(trial)
+            if not ended.state.is_finished():
+                raise
+            self.let_go(trial)
+            is_mine = ended.user_attrs.get(WORKER) == str(self.worker)
+            if not is_mine or ended.state != state:
+                raise taken_over(trial) from error
+
+    def fail(self, trial: _Trial, end: TrialEnd, message: str) -> bool:
+        """End a trial without a value; it is tried again if only its process was at fault.
 
         Returns:
-            False where another worker was first to end it.
+            False if another worker had ended the trial before.
         """
-        storage, trial_id = self.optuna._storage, trial._trial_id
         self.let_go(trial)
         try:
             self.write(trial, {RECORDED: end.word, "message": message})
             if end.is_retried:
-                self._retry(
-                    storage.get_trial(trial_id)
-                )  # first, so that nobody sees a gap in the budget
-            storage.set_trial_state_values(trial_id, TrialState.FAIL)
-        except optuna.exceptions.UpdateFinishedTrialError:
+                # The retry comes before the end, so that no worker sees a free place in the budget.
+                self._retry(self._stored(trial))
+            self._set_state(trial, TrialState.FAIL)
+        except UpdateFinishedTrialError:
             return False
         return True
 
-    def let_go(self, trial: optuna.Trial | FrozenTrial) -> None:
-        """Drop what this process still holds of a trial that it has ended, or lost."""
-        super().let_go(trial)
+    def let_go(self, trial: _Trial) -> None:
+        """Drop what this process still holds of a trial that it has ended, paused or lost."""
+        self._unsent.drop(trial)
         self.sampler.forget(trial.number)
 
     def release_dead(self) -> list[FrozenTrial]:
-        """Fail the running trials whose worker is dead, so that they are tried again; return all
-        trials after that.
+        """Fail the running trials whose worker is dead, and return all trials after that.
+
+        The failed trials are tried again.
         """
         trials = self.trials()
-        dead = [
-            t for t in trials if t.state == TrialState.RUNNING and is_dead(t, self.budget.lease_s)
-        ]
+        running = [t for t in trials if t.state == TrialState.RUNNING]
+        dead = [t for t in running if is_dead(t, self.budget.lease_s)]
+        if not dead:
+            return trials
         for trial in dead:
-            self.fail(
-                trial,
-                TrialEnd.KILLED,
-                f"its worker {trial.user_attrs.get(WORKER, '(unknown)')} died",
-            )
-        return self.trials() if dead else trials
+            worker = trial.user_attrs.get(WORKER, "(unknown)")
+            self.fail(trial, TrialEnd.KILLED, f"its worker {worker} died")
+        return self.trials()
 
     def _retry(self, trial: FrozenTrial) -> None:
-        with (
-            self.storage.exclusively()
-        ):  # all who wait for the end of one lease find the same dead trial
+        # Workers that wait for the end of the same lease find the same dead trial at once.
+        with self.storage.exclusively():
             trials = self.trials()
-            first = trial.user_attrs.get("retry_of", trial.number)
             if any(t.user_attrs.get("retry_after") == trial.number for t in trials):
                 return
-            n_tries = 1 + sum(t.user_attrs.get("retry_of") == first for t in trials)
-            if n_tries <= self.budget.max_retries:
-                again = {
-                    TICKET: ticket(trial, trials),
-                    "retry_of": first,
-                    "retry_after": trial.number,
-                }
-                again |= (
-                    {PROMOTED: trial.user_attrs[PROMOTED]} if PROMOTED in trial.user_attrs else {}
-                )
-                self.optuna.enqueue_trial(trial.params, user_attrs=again)
-
-    def numbers_that_go_on(self) -> set[int]:
-        """Return what the trials are called that run, are paused, or wait to be tried again."""
-        trials = self.optuna._storage.get_all_trials(self.optuna._study_id, deepcopy=False)
-        return {number_of(t) for t in trials if not t.state.is_finished()}
-
-    def others_run(self) -> bool:
-        """Return whether trials of other workers run, or wait to be tried again."""
-        trials = self.trials()
-        waiting = any(t.state == TrialState.WAITING for t in trials)
-        return self.is_running() or (waiting and self._has_room(trials))
+            first = trial.user_attrs.get("retry_of", trial.number)
+            retries = [t for t in trials if t.user_attrs.get("retry_of") == first]
+            if 1 + len(retries) > self.budget.max_retries:
+                return
+            attrs = {
+                TICKET: ticket(trial, trials),
+                "retry_of": first,
+                "retry_after": trial.number,
+            }
+            if _PROMOTED in trial.user_attrs:
+                attrs[_PROMOTED] = trial.user_attrs[_PROMOTED]
+            self.optuna.enqueue_trial(trial.params, user_attrs=attrs)
 
     def claim_conclusion(self) -> bool:
-        """Return whether this worker is the one that registers the best model of the finished study
-        and evaluates it.
+        """Return whether this worker registers and evaluates the best model of the finished study.
 
-        It is the first that asks; another one where that worker has died, or where trials have come
-        since.
+        The first worker that asks does. Another worker takes its place if the first one has died,
+        or if trials have been added since.
         """
         with self.storage.exclusively():
-            n_spent, taken = self.n_spent(), self.optuna.user_attrs.get(CONCLUDED)
-            if (
-                taken
-                and taken["n_spent"] == n_spent
-                and self._is_others(Worker.of(taken[WORKER]), taken[LEASE])
-            ):
-                return False
+            n_spent = self.n_spent()
+            taken = self.optuna.user_attrs.get(_CONCLUDED)
+            if taken and taken["n_spent"] == n_spent:
+                holder = Worker.of(taken[WORKER])
+                if self._is_others(holder, taken[LEASE]):
+                    return False
             lease = time.time() + 10 * self.budget.lease_s
-            self.optuna.set_user_attr(
-                CONCLUDED, {"n_spent": n_spent, WORKER: str(self.worker), LEASE: lease}
-            )
+            claimed = {
+                "n_spent": n_spent,
+                WORKER: str(self.worker),
+                LEASE: lease,
+            }
+            self.optuna.set_user_attr(_CONCLUDED, claimed)
             return True
 
     def _is_others(self, worker: Worker, lease: float) -> bool:
-        return str(worker) != str(self.worker) and time.time() < lease and not worker.is_seen_dead()
+        if str(worker) == str(self.worker):
+            return False
+        return time.time() < lease and not worker.is_seen_dead()
 
 
-class Answers(MutableMapping[str, str]):
-    """Texts that a study remembers by name; while its storage is away, this process alone does."""
+class _Answers(MutableMapping[str, str]):
+    """Texts by name that a study remembers; this process keeps them while the storage is away."""
 
     def __init__(self, study: optuna.Study) -> None:
         self._study = study
@@ -466,35 +445,55 @@ class Answers(MutableMapping[str, str]):
         return dict(unless_away(lambda: self._study.user_attrs) or {})
 
 
+def taken_over(trial: optuna.Trial) -> TakenOverError:
+    """Return the error for a trial that another worker has taken over."""
+    number = number_of(trial)
+    return TakenOverError(
+        f"another worker took trial {number} over, since nothing was heard of this one"
+    )
+
+
 def check_known(name: str, storage: optuna.storages.BaseStorage) -> None:
-    """Raise ConfigError where a storage has no study of that name; the sentence names those that
-    there are.
-    """
+    """Raise ConfigError if a storage has no study of that name, and name the ones that it has."""
     known = sorted(optuna.get_all_study_names(storage))
-    if name not in known:
-        there = did_you_mean(name, known) if known else " There are no studies here at all."
-        data, _, arch = name.partition("-")
-        start = f" Start it with python -m hpsearch search arch={arch} data={data}." if arch else ""
-        raise ConfigError(f"There is no study {name} in the storage.{there}{start}")
+    if name in known:
+        return
+    there = " There are no studies here at all."
+    if known:
+        there = did_you_mean(name, known)
+    start = ""
+    data, _, arch = name.partition("-")
+    if arch:
+        start = f" Start it with python -m hpsearch search arch={arch} data={data}."
+    raise ConfigError(f"There is no study {name} in the storage.{there}{start}")
 
 
-def number_of(trial: optuna.Trial | FrozenTrial) -> int:
-    """Return the number that a trial is called and seeded by: a retry has that of its first try."""
+def number_of(trial: _Trial) -> int:
+    """Return the ticket of a trial: the number by which people call it and by which it is seeded.
+
+    A retry has the number of its first try.
+    """
     number: int = trial.user_attrs.get(TICKET, trial.number)
     return number
 
 
 def value_of(trial: FrozenTrial) -> float | None:
-    """Return the monitored value of a trial, which is its first where the study has two objectives."""
-    return trial.values[0] if trial.values else None
+    """Return the monitored metric of a trial, which is the first of two objectives."""
+    if not trial.values:
+        return None
+    value: float = trial.values[0]
+    return value
 
 
 def ranked(trials: list[FrozenTrial], direction: Direction) -> list[FrozenTrial]:
-    """Return the completed trials, the best value first, the earliest of equals."""
+    """Return the completed trials, the best first; of equal ones, the earliest first."""
     complete = [t for t in trials if t.state == TrialState.COMPLETE]
     return sorted(complete, key=lambda t: (direction.as_loss(t.values[0]), number_of(t)))
 
 
 def best_trial(trials: list[FrozenTrial], direction: Direction) -> FrozenTrial | None:
-    """Return the completed trial with the best value, the earliest of equals."""
-    return next(iter(ranked(trials, direction)), None)
+    """Return the best completed trial, the earliest of equal ones; None if none is complete."""
+    in_order = ranked(trials, direction)
+    if not in_order:
+        return None
+    return in_order[0]

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 RECORDED = "reason"  # the user attribute that holds the word of a trial's end
 PAUSED_AT = "paused"  # the user attribute that holds the epoch at which a trial was paused
-FAILED = "failed"  # how people call every end without a result
+FAILED = "failed"  # the word in reports for every end without a result
 
 
 @dataclass(eq=False)
@@ -63,7 +63,7 @@ class TrialEnd(_Columns, Enum):
 
     @classmethod
     def recorded(cls, trial: FrozenTrial) -> TrialEnd | None:
-        """Return the end that the attributes of a trial name, whatever its state; None without one.
+        """Return the end that is recorded with a trial in any state; None if there is none.
 
         The attribute is written before the state changes.
         """

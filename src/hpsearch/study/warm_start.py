@@ -1,29 +1,33 @@
-"""A study that begins where another one ended: the best trials of that one are tried first."""
+"""Start a study from another one: it tries the best trials of the other study first."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
 
 from hpsearch.errors import ConfigError, SpaceError, did_you_mean
+from hpsearch.space.bounds import Value
 from hpsearch.space.space import Space
 from hpsearch.study.direction import Direction
 from hpsearch.study.storage import SharedStorage
 from hpsearch.study.study import SharedStudy, number_of, ranked
 
-# names, with the study, whence it was begun; with a trial, whence it has its values
+# The user attribute of a study that names the earlier study. The attribute of the same name of a
+# trial names the trial that its values come from.
 WARM_START = "warm_start"
-NO_BOUNDS = Space({})
+_NO_BOUNDS = Space({})
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What an architecture asks for: all names, and what is drawn for those that one build has
-    drawn.
+    """The hyperparameters of an architecture.
+
+    Attributes:
+        names: The names of all hyperparameters.
+        distributions: The distribution of each one that a build has drawn, by its name.
     """
 
     names: frozenset[str]
@@ -32,94 +36,118 @@ class Asked:
 
 @dataclass(frozen=True)
 class WarmStart:
-    """The best finished trials of a study, to begin another one with.
+    """The best finished trials of a study, with which another study begins.
 
     Attributes:
-        name: The earlier study's.
-        values: Hyperparameters as people read them, by the trial's number, the best first.
+        name: The name of the earlier study.
+        values: The hyperparameters of each trial as people read them, by the number of the trial;
+            the best trial first.
     """
 
     name: str
-    values: Mapping[int, Mapping[str, Any]]
+    values: Mapping[int, Mapping[str, Value]]
 
     @classmethod
     def of(cls, name: str, storage: SharedStorage, n_trials: int) -> WarmStart:
-        """Read the best `n_trials` of a study.
+        """Read the best trials of a study.
+
+        Args:
+            name: The name of the study.
+            storage: The storage of the study.
+            n_trials: The largest number of trials.
 
         Raises:
             ConfigError: There is no such study, or none of its trials has finished.
         """
         names = [study.study_name for study in storage.get_all_studies()]
         if name not in names:
-            there = did_you_mean(name, names) if names else " It has no studies at all."
+            there = " It has no studies at all."
+            if names:
+                there = did_you_mean(name, names)
             raise ConfigError(
                 f"There is no study {name} in this storage to start from (study.warm_start).{there}"
             )
         study = optuna.load_study(study_name=name, storage=storage)
-        best = ranked(
-            study.get_trials(deepcopy=False),
-            Direction.of(study),
-        )
+        trials = study.get_trials(deepcopy=False)
+        best = ranked(trials, Direction.of(study))
         if not best:
             raise ConfigError(
                 f"No trial of study {name} has finished, so nothing can start from it."
             )
-        return cls(name, {number_of(trial): NO_BOUNDS.values(trial) for trial in best[:n_trials]})
+        values = {}
+        for trial in best[:n_trials]:
+            values[number_of(trial)] = _NO_BOUNDS.values(trial)
+        return cls(name, values)
 
     def begin(self, study: SharedStudy, space: Space, asked: Asked) -> None:
-        """Let a study that has no trials yet try these first; one that was begun so already stays
-        as it is.
+        """Let a study without trials try these trials first.
 
-        Of each trial it takes what this study asks for and its bounds hold; the sampler draws the
+        A study that was begun from the same study before stays as it is. Of each trial, the study
+        takes the values that it asks for and that lie within its bounds; the sampler draws the
         rest.
 
+        Args:
+            study: The study to begin.
+            space: The bounds of the study.
+            asked: The hyperparameters of the study's architecture.
+
         Raises:
-            ConfigError: The study was begun otherwise, or can use nothing of it.
+            ConfigError: The study was begun in another way, or can use none of the values.
         """
-        name, known = study.optuna.study_name, study.optuna.user_attrs.get(WARM_START)
+        own = study.optuna
+        name = own.study_name
+        known = own.user_attrs.get(WARM_START)
         if known is not None and known["study"] == self.name:
             return
-        if known is not None or study.optuna._storage.get_n_trials(study.optuna._study_id):
-            begun = f"from study {known['study']}" if known else "without a warm start"
+        if known is not None or own._storage.get_n_trials(own._study_id):
+            begun = "without a warm start"
+            if known:
+                begun = f"from study {known['study']}"
             raise ConfigError(
                 f"Study {name} was begun {begun}; give study.name=NAME to start another from "
                 f"{self.name}."
             )
-        usable = {number: _usable(values, space, asked) for number, values in self.values.items()}
-        usable = {number: params for number, params in usable.items() if params}
+        usable: dict[int, dict[str, Value]] = {}
+        for number, values in self.values.items():
+            params = _usable(values, space, asked)
+            if params:
+                usable[number] = params
         if not usable:
             raise ConfigError(
                 f"Of the best trials of {self.name} nothing lies within the space of study {name}."
             )
         for number, params in usable.items():
-            study.optuna.enqueue_trial(params, user_attrs={WARM_START: f"{self.name} #{number}"})
-        study.optuna.set_user_attr(WARM_START, {"study": self.name, "trials": list(usable)})
+            origin = f"{self.name} #{number}"
+            own.enqueue_trial(params, user_attrs={WARM_START: origin})
+        begun_from = {"study": self.name, "trials": list(usable)}
+        own.set_user_attr(WARM_START, begun_from)
 
 
-def _usable(values: Mapping[str, Any], space: Space, asked: Asked) -> dict[str, Any]:
-    """Return what a study stores of `values`, without what it does not ask for or would not draw."""
-    params: dict[str, Any] = {}
+def _usable(values: Mapping[str, Value], space: Space, asked: Asked) -> dict[str, Value]:
+    """Return the values that a study asks for and could draw, as it stores them."""
+    params: dict[str, Value] = {}
     for name, value in values.items():
-        if name in asked.names:
-            try:
-                stored = space.params({name: value})
-            except SpaceError:
-                continue
-            params |= {
-                key: kept
-                for key, kept in stored.items()
-                if _holds(asked.distributions.get(key), kept)
-            }
+        if name not in asked.names:
+            continue
+        try:
+            stored = space.params({name: value})
+        except SpaceError:
+            continue
+        for key, kept in stored.items():
+            if _could_draw(asked.distributions.get(key), kept):
+                params[key] = kept
     return params
 
 
-def _holds(distribution: BaseDistribution | None, value: Any) -> bool:
-    """Return whether a distribution could draw a value; None is one that is drawn under a
-    condition.
+def _could_draw(distribution: BaseDistribution | None, value: Value) -> bool:
+    """Return whether a distribution could draw a value.
+
+    The distribution is None if the hyperparameter is drawn only under a condition; then any value
+    will do.
     """
+    if distribution is None:
+        return True
     try:
-        return distribution is None or bool(
-            distribution._contains(distribution.to_internal_repr(value))
-        )
-    except ValueError:  # a choice that is none
+        return bool(distribution._contains(distribution.to_internal_repr(value)))
+    except ValueError:  # the value is not among the choices
         return False

@@ -1,12 +1,14 @@
-"""What a cluster says about this process: its SLURM job, and that it must go.
+"""The process of a worker: its SLURM job, the signals that it heeds, and its replacement.
 
-Goes on in a fresh process: the same command under the same process id, where this one can no longer
-be trusted.
+A cluster asks a process to leave by a signal. Within `leaving_on_signal`, the process raises
+`Preempted` where a trial can be given back without a loss, or after a grace period. The same clock
+can call an alarm that looks for a trial that hangs.
 
-That is where one of its threads hangs in native code, which nothing but the end of the process
-stops, or where its memory has grown. The study goes on as after any other end of a process; nothing
-is handed over but what a command line
-cannot say: how often this has happened, and when the search's time is over.
+`restart` replaces a process that can no longer be trusted by a fresh one, which runs the same
+command under the same process id. It is needed when a thread hangs in native code, which only the
+end of the process stops, or when the memory of the process has grown. The study then goes on as
+after any other end of a process. The fresh process is told only what a command line cannot say:
+the number of restarts so far and the deadline of the search.
 """
 
 from __future__ import annotations
@@ -16,20 +18,29 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from types import FrameType
+from typing import NoReturn
+
+# This environment variable holds `PID RESTARTS DEADLINE`. The process id tells the restarted
+# process from its children, which inherit the variable.
+RESTARTED = "HPSEARCH_RESTARTED"
+_FLUSH_S = 2.0
 
 
 def job_id() -> str | None:
-    """Return the SLURM job that this process is, `17` or `17_3`, or None."""
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+    """Return the SLURM job that this process is, such as `17` or `17_3`; None outside of SLURM."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    task = os.environ.get("SLURM_ARRAY_TASK_ID")
+    if array and task:
+        return f"{array}_{task}"
+    return os.environ.get("SLURM_JOB_ID")
 
 
 class Preempted(BaseException):
-    """The cluster wants this process to go."""
+    """The cluster has asked this process to leave."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"{signal.Signals(number).name} asked this worker to go")
@@ -37,80 +48,38 @@ class Preempted(BaseException):
 
     @property
     def exit_status(self) -> int:
-        """What a shell reports of a process that this signal ended."""
+        """The status by which a shell reports a process that this signal ended."""
         return 128 + self.number
 
 
-_asked: list[int] = []
-_grace_s: list[float] = []  # while signals are waited for
+# The state of this process. Each list holds one item or none.
+_asked: list[int] = []  # the signal that asked this process to leave
+_grace_s: list[float] = []  # set while `leaving_on_signal` waits for signals
 _alarms: list[Callable[[], None]] = []
-
-
-def asked_to_leave() -> int | None:
-    """Return the signal by which the cluster has asked this process to go, None where it has not."""
-    return _asked[0] if _asked else None
-
-
-def ring(after_s: float, every_s: float, alarm: Callable[[], None]) -> bool:
-    """Call `alarm` in the main thread, wherever that is, by a signal of the kernel's clock; what it
-    raises is raised.
-
-    Returns:
-        False where no signals are waited for, or where this is not the main thread.
-    """
-    if not _grace_s or threading.current_thread() is not threading.main_thread():
-        return False
-    _alarms[:] = [alarm]
-    if not _asked:  # else the same clock tells how long this process may still be here
-        signal.setitimer(signal.ITIMER_REAL, after_s, every_s)
-    return True
-
-
-def stop_ringing() -> None:
-    """Take back what `ring` was told."""
-    _alarms.clear()
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    if _asked:
-        signal.setitimer(signal.ITIMER_REAL, _grace_s[0])
-
-
-def leave_if_asked() -> None:
-    """Raise Preempted where the cluster has asked; called where a trial can be given back without a
-    loss.
-    """
-    if _asked:
-        raise Preempted(_asked[0])
-
-
-def _leave_or_wake(_number: int, _frame: Any) -> None:
-    leave_if_asked()
-    for alarm in _alarms:
-        alarm()
 
 
 @contextmanager
 def leaving_on_signal(grace_s: float) -> Iterator[None]:
-    """Within the block SIGTERM, and what submitit sends before a job's time is over, raise
-    Preempted.
+    """Raise Preempted within the block after SIGTERM, or after the signal that submitit sends.
 
-    They do at the next `leave_if_asked`, or wherever the process is after `grace_s` seconds. After
-    the block the signal goes on to whoever waited for it before, so that submitit can have the job
-    requeued.
+    Submitit sends its signal before the time of a job is over. `Preempted` is raised at the next
+    `leave_if_asked`, or after `grace_s` seconds wherever the process is. After the block, the
+    signal is passed to the handler that was installed before, so that submitit can requeue the job.
+    Outside of the main thread the block runs without all this.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def ask(number: int, _frame: Any) -> None:
-        if not _asked:  # SLURM repeats itself while the trial is given back
+    def ask(number: int, _frame: FrameType | None) -> None:
+        if not _asked:  # SLURM repeats the signal while the trial is given back
             _asked.append(number)
             signal.setitimer(signal.ITIMER_REAL, grace_s)
 
-    usual = {
-        signal.SIGTERM,
-        signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"],
-    }
-    before = {number: signal.signal(number, ask) for number in usual}
+    submitit_signal = os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2")
+    before = {}
+    for number in {signal.SIGTERM, signal.Signals[f"SIG{submitit_signal}"]}:
+        before[number] = signal.signal(number, ask)
     before[signal.SIGALRM] = signal.signal(signal.SIGALRM, _leave_or_wake)
     _grace_s[:] = [grace_s]
     try:
@@ -122,21 +91,73 @@ def leaving_on_signal(grace_s: float) -> Iterator[None]:
             signal.signal(number, handler)
         while _asked:
             asked = signal.Signals(_asked.pop())
-            if callable(handler := before[asked]):
+            handler = before[asked]
+            if callable(handler):
                 handler(asked, None)
 
 
-# `PID RESTARTS DEADLINE`: what this process, and no child of it, was before
-RESTARTED = "HPSEARCH_RESTARTED"
-FLUSH_S = 2.0
+def leave_if_asked() -> None:
+    """Raise Preempted if the cluster has asked this process to leave.
+
+    It is called where a trial can be given back without a loss.
+    """
+    if _asked:
+        raise Preempted(_asked[0])
+
+
+def _leave_or_wake(_number: int, _frame: FrameType | None) -> None:
+    leave_if_asked()
+    for alarm in _alarms:
+        alarm()
+
+
+def ring(after_s: float, every_s: float, alarm: Callable[[], None]) -> bool:
+    """Call `alarm` in the main thread after some seconds, and then at regular intervals.
+
+    A timer of the kernel interrupts the main thread wherever it is. An exception that `alarm`
+    raises is raised there.
+
+    Args:
+        after_s: Seconds until the first call.
+        every_s: Seconds from each call to the next; 0 for one call only.
+        alarm: Called without arguments.
+
+    Returns:
+        False if no signals are waited for, or if this is not the main thread; `alarm` is then
+        never called.
+    """
+    if not _grace_s or threading.current_thread() is not threading.main_thread():
+        return False
+    _alarms[:] = [alarm]
+    if not _asked:  # after a request to leave, the timer measures the grace period
+        signal.setitimer(signal.ITIMER_REAL, after_s, every_s)
+    return True
+
+
+def stop_ringing() -> None:
+    """Cancel the alarm that `ring` has set."""
+    _alarms.clear()
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    if _asked:
+        signal.setitimer(signal.ITIMER_REAL, _grace_s[0])
 
 
 @dataclass
 class _Command:
-    """What a process was started as."""
+    """The command that started this process.
+
+    Attributes:
+        words: The command line, with the Python interpreter first.
+        n_own: How many of the last words are arguments of the script.
+        environment: The environment variables.
+        folder: The working directory.
+        files: The file descriptors that were open at the start.
+        blocked: The signals that were blocked at the start.
+        overrides: The overrides that the fresh process gets in addition.
+    """
 
     words: list[str]
-    n_own: int  # how many of them are the script's own
+    n_own: int
     environment: dict[str, str]
     folder: str
     files: frozenset[str]
@@ -144,102 +165,135 @@ class _Command:
     overrides: list[str] = field(default_factory=list)
 
 
-_started: list[_Command] = []
+# The state of this process. Each list holds one item or none.
+_started: list[_Command] = []  # set while this process may be replaced
 _deadline: list[float] = []
 
 
 def remember() -> None:
-    """Note what this process is, at its very start: a single command, which may be run again in its
-    place.
+    """Note the command of this process, so that `restart` can run it again.
+
+    It is called at the very start of a process that runs a single command.
     """
     files = frozenset(os.listdir("/proc/self/fd"))
-    blocked = {signal.Signals(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())}
-    words, own = list(sys.orig_argv), len(sys.argv) - 1
-    _started[:] = [_Command(words, own, dict(os.environ), os.getcwd(), files, blocked)]
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    command = _Command(
+        words=list(sys.orig_argv),
+        n_own=len(sys.argv) - 1,
+        environment=dict(os.environ),
+        folder=os.getcwd(),
+        files=files,
+        blocked={signal.Signals(number) for number in blocked},
+    )
+    _started[:] = [command]
 
 
 def forget() -> None:
-    """It is no single command after all."""
+    """Drop what `remember` noted, because this process does not run a single command."""
     _started.clear()
 
 
 def keep(override: str) -> None:
-    """Give the next process one more override, such as the folder that this one writes to."""
+    """Give a fresh process one more override, such as the folder that this process writes to."""
     for command in _started:
         command.overrides.append(override)
 
 
 def can_restart() -> bool:
-    """Return whether this process may be replaced: not the worker of a sweep, a notebook, or
-    somebody's script.
+    """Return whether this process may be replaced.
+
+    The worker of a sweep, a notebook and a script of somebody else may not.
     """
     return bool(_started)
 
 
-def n_restarts(pid: int, environment: dict[str, str] | None = None) -> int:
-    """Return how often a process has been replaced, as its environment tells."""
-    return int(_told(pid, os.environ if environment is None else environment)[0])
+def n_restarts(pid: int, environment: Mapping[str, str] | None = None) -> int:
+    """Return how often a process has been replaced.
+
+    Args:
+        pid: The id of the process.
+        environment: Its environment variables; None for those of this process.
+    """
+    if environment is None:
+        environment = os.environ
+    n_before, _ = _restarts_and_deadline(pid, environment)
+    return n_before
 
 
 def deadline(timeout_s: float) -> float:
-    """Return when a search's time is over, on `time.monotonic`'s clock; one that was replaced keeps
-    its deadline.
+    """Return when the time of a search is over, on the clock of `time.monotonic`.
+
+    A process that replaces another one keeps the deadline of that one.
     """
-    _deadline[:] = [_told(os.getpid(), os.environ)[1] or time.monotonic() + timeout_s]
-    return _deadline[0]
+    _, until = _restarts_and_deadline(os.getpid(), os.environ)
+    if not until:
+        until = time.monotonic() + timeout_s
+    _deadline[:] = [until]
+    return until
 
 
-def _told(pid: int, environment: os._Environ[str] | dict[str, str]) -> tuple[int, float]:
-    whose, n_before, until = (environment.get(RESTARTED) or "0 0 0").split()
-    return (int(n_before), float(until)) if int(whose) == pid else (0, 0.0)
+def _restarts_and_deadline(pid: int, environment: Mapping[str, str]) -> tuple[int, float]:
+    """Return the number of restarts of a process, and its deadline; 0 for an unknown one."""
+    told = environment.get(RESTARTED) or "0 0 0"
+    told_pid, n_before, until = told.split()
+    if int(told_pid) != pid:
+        return 0, 0.0
+    return int(n_before), float(until)
 
 
 def restart() -> NoReturn:
-    """Replace this process by a fresh one that runs the same command; no other thread goes on, no
-    `finally` runs.
+    """Replace this process by a fresh one that runs the same command.
 
-    What is to outlive it must have been written. Where the cluster has asked this process to go, it
-    goes.
+    Other threads stop, and no `finally` block runs, so everything that must outlive the process has
+    to be written before. If the cluster has asked this process to leave, it exits instead.
     """
     _flush()
-    signal.setitimer(signal.ITIMER_REAL, 0)  # timers and blocked signals would outlive it
-    if (number := asked_to_leave()) is not None:
-        os._exit(128 + number)
+    signal.setitimer(signal.ITIMER_REAL, 0)  # the fresh process would inherit the timer
+    if _asked:
+        os._exit(128 + _asked[0])
     command = _started[0]
-    pid = os.getpid()
-    told = f"{pid} {n_restarts(pid) + 1} {_deadline[0] if _deadline else 0.0}"
+    environment = command.environment | {RESTARTED: _restarted_again()}
     for name in set(os.listdir("/proc/self/fd")) - command.files:
         with suppress(OSError):
             os.set_inheritable(int(name), False)
-    signal.pthread_sigmask(signal.SIG_SETMASK, command.blocked)
+    signal.pthread_sigmask(signal.SIG_SETMASK, command.blocked)  # inherited as well
     try:
         os.chdir(command.folder)
-        os.execve(sys.executable, _words(command), command.environment | {RESTARTED: told})
+        os.execve(sys.executable, _words(command), environment)
     except OSError as error:
-        os.write(
-            2,
-            f"Error: no fresh process could be started ({error}); the same command goes on.\n".encode(),
-        )
+        message = f"Error: no fresh process could be started ({error}); the same command goes on.\n"
+        os.write(2, message.encode())
         os._exit(1)
 
 
+def _restarted_again() -> str:
+    """Return the value of `RESTARTED` for the process that replaces this one."""
+    until = 0.0
+    if _deadline:
+        until = _deadline[0]
+    pid = os.getpid()
+    return f"{pid} {n_restarts(pid) + 1} {until}"
+
+
 def _words(command: _Command) -> list[str]:
-    """Return the command again, with what is kept beside its first override: Hydra wants those in
-    one piece.
+    """Return the command line for the fresh process.
+
+    The additional overrides stand before the first override, since Hydra wants all in one piece.
     """
     words = [sys.executable, *command.words[1:]]
-    begin = len(words) - command.n_own
-    place = next(
-        (i for i, w in enumerate(words) if i >= begin and "=" in w and not w.startswith("-")), None
-    )
-    if place is not None:
-        words[place:place] = [word for word in command.overrides if word not in words]
+    added = [word for word in command.overrides if word not in words]
+    for place in range(len(words) - command.n_own, len(words)):
+        word = words[place]
+        if "=" in word and not word.startswith("-"):
+            words[place:place] = added
+            break
     return words
 
 
 def _flush() -> None:
-    """Write out what waits, and show the cursor again; a thread that hangs may hold the streams for
-    good.
+    """Write out the standard streams, and show the cursor again.
+
+    A thread of its own does this, because a thread that hangs may never release the streams.
     """
 
     def flush() -> None:
@@ -251,4 +305,4 @@ def _flush() -> None:
 
     thread = threading.Thread(target=flush, daemon=True)
     thread.start()
-    thread.join(FLUSH_S)
+    thread.join(_FLUSH_S)
