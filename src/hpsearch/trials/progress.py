@@ -69,7 +69,7 @@ def time_left(
     left = n_to_come * expected * seconds / epochs
     for trial in running:
         n_done = len(trial.intermediate_values)
-        spent_s = (now - (trial.datetime_start or now)).total_seconds()
+        spent_s = _seconds_since_start(trial, now)
         if n_done:
             left += max(expected - n_done, (n_epochs - n_done) / 2) * spent_s / n_done
         else:
@@ -79,6 +79,11 @@ def time_left(
 
 def _runs(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.RUNNING and trial.datetime_start is not None
+
+
+def _seconds_since_start(trial: FrozenTrial, now: datetime) -> float:
+    start = trial.datetime_start or now
+    return (now - start).total_seconds()
 
 
 def _expected_epochs(epochs: float, n_ended: int, n_epochs: int, *, prunes: bool) -> float:
