@@ -178,7 +178,8 @@ class Attempt:
                 self.give_back(TrialEnd.PREEMPTED, str(error))
                 raise
             except _ENDS_THE_SEARCH as error:
-                self.give_back(TrialEnd.INTERRUPTED, str(error) or type(error).__name__)
+                message = str(error) or type(error).__name__
+                self.give_back(TrialEnd.INTERRUPTED, message)
                 raise
             except Exception as error:
                 # A trial may fail in any way. The search goes on until budget.max_failures.
@@ -201,7 +202,8 @@ class Attempt:
         """
         if self.lease.is_lost.is_set():
             raise taken_over(self.trial)
-        self.run.epoch(epoch, {**metrics, **self.load.now()})
+        load = self.load.now()
+        self.run.epoch(epoch, {**metrics, **load})
         self.study.report(self.trial, value, epoch)
         leave_if_asked()
         if time.monotonic() > self.deadline:

@@ -55,7 +55,11 @@ class Costs:
     @property
     def limits(self) -> dict[str, float]:
         """The constraints that are given."""
-        return {name: limit for name, limit in self.constraints.items() if limit is not None}
+        limits = {}
+        for name, limit in self.constraints.items():
+            if limit is not None:
+                limits[name] = limit
+        return limits
 
     @property
     def objectives(self) -> list[str]:
@@ -81,7 +85,10 @@ class Costs:
 
     def excess(self, found: Mapping[str, float]) -> dict[str, float]:
         """Return by how much each limit is exceeded, as a share of it; at most 0 if it is kept."""
-        return {name: found[name] / limit - 1 for name, limit in self.limits.items()}
+        excess = {}
+        for name, limit in self.limits.items():
+            excess[name] = found[name] / limit - 1
+        return excess
 
     def check(self, found: Mapping[str, float]) -> None:
         """Raise InfeasibleError if a limit is exceeded."""

@@ -29,7 +29,7 @@ from hpsearch.study.worker_process import Preempted, can_restart, restart
 from hpsearch.tracking.runs import ChildRun, ParentRun, TrialName
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.training.checkpoints import Checkpoints, Slot
-from hpsearch.training.epochs import Fitted
+from hpsearch.training.epochs import Fitted, Listener
 from hpsearch.training.own_fit import becomes_another, finished, owns_fit
 from hpsearch.training.trainer import Trainer
 from hpsearch.trials.attempt import ANOTHER_HUNG, HAND_OVER_S, Attempt, Ended, GivenBackError
@@ -94,9 +94,10 @@ class Objective:
         """Run a claimed trial to its end; `Attempt.kept` says which errors are raised."""
         attempt = self._attempt(trial, self.progress.end_trial)
         slot = self.checkpoints.of(self.study.optuna.study_name, attempt.number)
+        budget = self.study.budget
         watch = Watch(
-            self.study.budget.trial_timeout_s,
-            self.study.budget.grace_s,
+            budget.trial_timeout_s,
+            budget.grace_s,
             lambda: self._end_hanging(attempt),
             slot.path.with_suffix(".hang"),
         )
@@ -181,7 +182,10 @@ class Objective:
     ) -> None:
         """Write the hyperparameters that a HyperModel's own `fit` has asked for after its build."""
         self.space.check_used(hp.asked)
-        more = {name: value for name, value in hp.values.items() if name not in logged}
+        more = {}
+        for name, value in hp.values.items():
+            if name not in logged:
+                more[name] = value
         attempt.run.params(more)
 
     def _weigh(self, attempt: Attempt, model: keras.Model) -> dict[str, float]:
@@ -193,12 +197,14 @@ class Objective:
         found = self.costs.of(model)
         if not found:
             return found
-        attempt.run.metrics({f"model/{name}": value for name, value in found.items()})
-        self.study.constrain(attempt.trial, self.costs.excess(found))
+        metrics = {f"model/{name}": value for name, value in found.items()}
+        attempt.run.metrics(metrics)
+        excess = self.costs.excess(found)
+        self.study.constrain(attempt.trial, excess)
         self.costs.check(found)
         return found
 
-    def _listener(self, attempt: Attempt) -> Callable[[int, Mapping[str, float]], None]:
+    def _listener(self, attempt: Attempt) -> Listener:
         """Return what a fit calls after each epoch."""
 
         def listen(epoch: int, metrics: Mapping[str, float]) -> None:
@@ -241,7 +247,8 @@ class Objective:
         """
         for trial in self.study.end_paused():
             attempt = self._attempt(trial, lambda *_: None)
-            attempt.name = TrialName(attempt.number, self.space.values(trial))
+            values = self.space.values(trial)
+            attempt.name = TrialName(attempt.number, values)
             attempt.close(TrialEnd.PRUNED, "it was not promoted")
         if not self.study.others_run():
             self.checkpoints.clear(self.study.optuna.study_name)
@@ -281,7 +288,8 @@ class Objective:
                     other.watch.is_pardoned = True
             self.stop(GivenBackError(ANOTHER_HUNG))
             # Trials that train give themselves back at the end of their epoch.
-            deadline = time.monotonic() + self.study.budget.grace_s / 2
+            patience_s = self.study.budget.grace_s / 2
+            deadline = time.monotonic() + patience_s
             while len(self._running) > 1 and time.monotonic() < deadline:
                 time.sleep(0.1)
             # The trial that hangs may hold a lock that this needs, so the wait for it is limited.

@@ -71,7 +71,8 @@ def time_left(
         n_done = len(trial.intermediate_values)
         spent_s = _seconds_since_start(trial, now)
         if n_done:
-            left += max(expected - n_done, (n_epochs - n_done) / 2) * spent_s / n_done
+            n_left = max(expected - n_done, (n_epochs - n_done) / 2)
+            left += n_left * spent_s / n_done
         else:
             left += max(whole_s - spent_s, 0.0)
     return left / max(len(running), 1)
@@ -97,7 +98,11 @@ def _expected_epochs(epochs: float, n_ended: int, n_epochs: int, *, prunes: bool
 def _weighted_sum(values: Sequence[float]) -> float:
     """Return the sum of values whose weights rise to the last one; the mean weight is 1."""
     n = len(values)
-    return sum(2 * (place + 1) / (n + 1) * value for place, value in enumerate(values))
+    weighted = []
+    for place, value in enumerate(values):
+        weight = 2 * (place + 1) / (n + 1)
+        weighted.append(weight * value)
+    return sum(weighted)
 
 
 def in_words(seconds: float) -> str:
@@ -176,9 +181,11 @@ class Progress:
 
     def begin_trial(self, number: int) -> None:
         """Show that a trial starts or goes on; its model is built next."""
+        name = f"#{number}"
+        bar = self._bars.add_task(name, total=self.n_epochs, value="building")
         self._own.number = number
-        self._own.name = f"#{number}"
-        self._own.bar = self._bars.add_task(self._own.name, total=self.n_epochs, value="building")
+        self._own.name = name
+        self._own.bar = bar
         self._look_again()
 
     def built(self, name: str) -> None:
@@ -258,8 +265,10 @@ class Progress:
         return counts
 
     def _view(self) -> Group:
-        line = _joined(f"Study {self.study}: {self._counts()}", self._best(), self._left())
-        return Group(Text(line, overflow="ellipsis", no_wrap=True), self._bars)
+        counts = f"Study {self.study}: {self._counts()}"
+        line = _joined(counts, self._best(), self._left())
+        text = Text(line, overflow="ellipsis", no_wrap=True)
+        return Group(text, self._bars)
 
 
 def _joined(*parts: str) -> str:
