@@ -1,5 +1,7 @@
-"""What happens between the epochs of a fit: metrics are named and checked, the best weights kept,
-the listener told.
+"""Does what has to be done between the epochs of a fit.
+
+After each epoch, `Epochs` names and checks the metrics, keeps the weights if they are the best so
+far, tells the listener, leaves a checkpoint now and then, and stops the fit early.
 """
 
 from __future__ import annotations
@@ -25,8 +27,11 @@ Listener = Callable[[int, Mapping[str, float]], None]
 
 @dataclass
 class Fitted:
-    """What a fit came to: the metrics of each epoch, and which was the best, counted from 1 (0
-    before the first).
+    """The result of a fit.
+
+    Attributes:
+        history: The metrics of each epoch.
+        best_epoch: The number of the best epoch, from 1; 0 if there is none.
     """
 
     history: list[dict[str, float]] = field(default_factory=list)
@@ -34,50 +39,60 @@ class Fitted:
 
     @property
     def n_epochs(self) -> int:
-        """How many epochs it took."""
+        """The number of epochs that the fit took."""
         return len(self.history)
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The metrics of the best epoch."""
-        return self.history[self.best_epoch - 1] if self.best_epoch else {}
+        """The metrics of the best epoch; empty if there is none."""
+        if not self.best_epoch:
+            return {}
+        return self.history[self.best_epoch - 1]
 
     def add(self, metrics: dict[str, float], monitor: str, direction: Direction) -> bool:
         """Add an epoch and return whether it is the best.
 
-        A metric that neither trains nor ranks may have no finite value, such as a rate of nothing:
-        it is left out.
+        Args:
+            metrics: The metrics of the epoch. Those that are not finite are deleted from it, unless
+                they are losses or monitored. A rate of nothing, for example, is not finite.
+            monitor: The metric that decides which epoch is the best.
+            direction: Whether less or more of that metric is better.
 
         Raises:
             DivergedError: A loss or the monitored metric is NaN or infinite.
-            ConfigError: The monitored one is not among them.
+            ConfigError: The monitored metric is not among the metrics.
         """
         if monitor not in metrics:
             valid = [name for name in metrics if not name.startswith("time/")]
-            said = did_you_mean(monitor, valid)
-            raise ConfigError(f"training.monitor={monitor} is no metric of this fit.{said}")
-        undefined = [name for name, value in metrics.items() if not math.isfinite(value)]
-        for name in undefined:
-            if name.endswith(f"/{LOSS}") or name == monitor:
-                raise DivergedError(f"{name} is {metrics[name]} after epoch {self.n_epochs + 1}.")
-            del metrics[name]
-        best, value = self.metrics.get(monitor), metrics[monitor]
+            hint = did_you_mean(monitor, valid)
+            raise ConfigError(f"training.monitor={monitor} is no metric of this fit.{hint}")
+        self._delete_undefined(metrics, monitor)
+        value = metrics[monitor]
+        best = self.metrics.get(monitor)
         self.history.append(metrics)
-        is_best = best is None or (direction.is_better(value, best))
-        if is_best:
-            self.best_epoch = self.n_epochs
-        return is_best
+        if best is not None and not direction.is_better(value, best):
+            return False
+        self.best_epoch = self.n_epochs
+        return True
+
+    def _delete_undefined(self, metrics: dict[str, float], monitor: str) -> None:
+        for name, value in list(metrics.items()):
+            if math.isfinite(value):
+                continue
+            if name.endswith(f"/{LOSS}") or name == monitor:
+                raise DivergedError(f"{name} is {value} after epoch {self.n_epochs + 1}.")
+            del metrics[name]
 
 
 @dataclass
 class Continuation:
-    """Leaves checkpoints of a fit in a slot.
+    """Leaves checkpoints of a fit in a slot, and goes on from them.
 
     Args:
-        slot: Where.
-        identity: Tells one fit from another.
-        snapshot: Returns all that training changes.
-        restore: Goes back to a snapshot.
+        slot: The slot that holds the checkpoint.
+        identity: A text that tells this fit from any other.
+        snapshot: Returns all arrays that training changes.
+        restore: Puts the arrays of a snapshot back.
     """
 
     slot: Slot
@@ -86,9 +101,7 @@ class Continuation:
     restore: Callable[[list[np.ndarray]], None]
 
     def load(self) -> Checkpoint | None:
-        """Return the checkpoint that this very fit has left, and put the training where it was
-        then.
-        """
+        """Return the checkpoint of this very fit, if any, and restore the training from it."""
         found = self.slot.load()
         if found is None or found.identity != self.identity:
             return None
@@ -97,22 +110,27 @@ class Continuation:
 
     def save(self, fitted: Fitted, best: list[np.ndarray]) -> None:
         """Save the fit as it is at the end of an epoch."""
-        self.slot.save(
-            Checkpoint(self.identity, fitted.history, fitted.best_epoch, best, self.snapshot())
+        checkpoint = Checkpoint(
+            identity=self.identity,
+            history=fitted.history,
+            best_epoch=fitted.best_epoch,
+            best=best,
+            running=self.snapshot(),
         )
+        self.slot.save(checkpoint)
 
 
 class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
-    """Sits in Keras's fit.
+    """The callback of Keras's `fit` that does what has to be done between the epochs.
 
     Args:
         monitor: The metric that decides which epoch is the best.
-        direction: Which of its values are better.
-        patience_epochs: The fit stops when so many epochs were not the best.
-        listener: Told of each epoch.
-        state: Returns the weights that an epoch's metrics were measured with.
-        order: Learns which epoch begins.
-        continuation: Where the fit goes on from and leaves checkpoints.
+        direction: Whether less or more of that metric is better.
+        patience_epochs: The fit stops after so many epochs without a new best one.
+        listener: Called with the number of each epoch, from 1, and its metrics.
+        state: Returns the weights that the metrics of an epoch were measured with.
+        order: The order of the examples; it is told which epoch begins.
+        continuation: The checkpoints that the fit goes on from and leaves.
     """
 
     def __init__(
@@ -127,40 +145,45 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         continuation: Continuation | None = None,
     ) -> None:
         super().__init__()
-        self.monitor, self.direction, self.patience_epochs = monitor, direction, patience_epochs
-        self.listener, self.state, self.order, self.continuation = (
-            listener,
-            state,
-            order,
-            continuation,
-        )
+        self.monitor = monitor
+        self.direction = direction
+        self.patience_epochs = patience_epochs
+        self.listener = listener
+        self.state = state
+        self.order = order
+        self.continuation = continuation
         self.fitted = Fitted()
         self.best_state: list[np.ndarray] = []
-        if continuation is not None and (found := continuation.load()) is not None:
-            self.fitted, self.best_state = Fitted(found.history, found.best_epoch), found.best
+        if continuation is not None:
+            found = continuation.load()
+            if found is not None:
+                self.fitted = Fitted(found.history, found.best_epoch)
+                self.best_state = found.best
 
     @property
     def patience_is_over(self) -> bool:
-        """Whether the fit has not improved for too long."""
-        return self.fitted.n_epochs - self.fitted.best_epoch >= self.patience_epochs
+        """Whether the last improvement is too many epochs ago."""
+        n_epochs_since = self.fitted.n_epochs - self.fitted.best_epoch
+        return n_epochs_since >= self.patience_epochs
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Take the time, and say which epoch's order comes."""
+        """Take the time, and tell the order which epoch begins."""
         self._begin = time.perf_counter()
         if self.order is not None:
             self.order.epoch = epoch
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Keep what was the best, tell the listener, leave a checkpoint, stop early."""
-        metrics = {metric_key(name): value for name, value in numbers_of(logs).items()}
+        """Keep the best weights, tell the listener, leave a checkpoint, and stop early."""
+        metrics = {}
+        for name, value in numbers_of(logs).items():
+            metrics[_metric_key(name)] = value
         metrics["time/epoch_s"] = time.perf_counter() - self._begin
         if self.fitted.add(metrics, self.monitor, self.direction):
             self.best_state = self.state()
         try:
             self.listener(self.fitted.n_epochs, metrics)
-        except (
-            BaseException
-        ):  # whatever the reason, whoever goes on with this trial shall not train it twice
+        except BaseException:
+            # The trial may go on later, whatever the error is. No epoch shall be trained twice.
             self._save()
             raise
         if self.continuation is not None and self.continuation.slot.is_due():
@@ -173,6 +196,8 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
             self.continuation.save(self.fitted, self.best_state)
 
 
-def metric_key(keras_name: str) -> str:
+def _metric_key(keras_name: str) -> str:
     """Return MLflow's key of a Keras log: `val_loss` is `val/loss`, `loss` is `train/loss`."""
-    return f"val/{keras_name[4:]}" if keras_name.startswith("val_") else f"train/{keras_name}"
+    if keras_name.startswith("val_"):
+        return f"val/{keras_name[4:]}"
+    return f"train/{keras_name}"

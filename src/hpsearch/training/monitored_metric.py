@@ -1,11 +1,14 @@
-"""Which way the monitored metric is better: the metric says so or a person, never its name."""
+"""Finds out whether less or more of the monitored metric is better, before the first fit.
+
+A metric of Keras says so itself. For any other metric, a person says so by `training.direction`.
+The name of a metric never decides, except that less loss is better.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import keras
 import keras_tuner
@@ -18,13 +21,14 @@ from hpsearch.training.own_fit import owns_fit
 from hpsearch.training.programs.program import numbers_of
 from hpsearch.training.settings import LOSS, Training
 
-PARTS = ("train", "val")
-N_SHOWN = 2  # images that the metrics of a model are built with
-OF_KERAS = {"up": Direction.MAXIMIZE, "down": Direction.MINIMIZE}
-# With one of these of its own, a model may report what no one knows before its first epoch.
-STEPS = ("fit", "evaluate", "train_step", "test_step", "make_train_function", "make_test_function")
+_PARTS = ("train", "val")
+_N_SHOWN = 2  # images that the metrics of a model are built with
+_OF_KERAS = {"up": Direction.MAXIMIZE, "down": Direction.MINIMIZE}
+# A model with one of these methods of its own may report metrics that are not known before its
+# first epoch.
+_STEPS = ("fit", "evaluate", "train_step", "test_step", "make_train_function", "make_test_function")
 
-Directions = Mapping[str, Direction | None]
+_Directions = Mapping[str, Direction | None]
 
 
 def directed(
@@ -32,60 +36,80 @@ def directed(
 ) -> Training:
     """Return the settings with the direction of their monitored metric.
 
-    Where a fit may report more than can be known before it, a monitored metric that is not known is
-    left to its first epoch, if a person has said which way it is better.
+    A fit may report more metrics than are known before it. A monitored metric that is not known is
+    then left to the first epoch, provided that a person has given its direction.
 
     Args:
-        training: `direction` says which way where it is not None; else the metric does.
-        hypermodel: What has built the model.
-        model: Its metrics are built, its weights stay as they are.
-        data: A few of its images are shown to the model.
+        training: The settings. Their `direction` is used if it is not None, else the metric's.
+        hypermodel: The HyperModel that has built the model.
+        model: The model. Its metrics get built; its weights stay as they are.
+        data: The data; a few of its images are shown to the model.
 
     Raises:
-        ConfigError: The model does not report the metric, or nothing says which way it is better.
+        ConfigError: The model does not report the metric, or nothing gives its direction.
         ModelError: The metrics do not fit the model and the labels.
     """
     form = labels_for(model)
     part, _, name = training.monitor.partition("/")
-    if part in PARTS and name == LOSS:
+    if part in _PARTS and name == LOSS:
         return replace(training, direction=training.direction or Direction.MINIMIZE)
-    is_open = owns_fit(hypermodel) or any(_is_own(model, step) for step in STEPS)
-    try:
-        known = reported(model, data, form)
-    except Exception as error:  # of Keras or of a metric, whatever it is
-        if not is_open:
-            raise ModelError(
-                f"The metrics of the model cannot be computed: {first_line(error)}."
-            ) from error
-        known = {LOSS: Direction.MINIMIZE}
-    valid = [f"{part}/{name}" for part in PARTS for name in known]
-    is_known = training.monitor in valid
-    if not is_known and not (is_open and part in PARTS):
-        raise ConfigError(
-            f"training.monitor={training.monitor} is no metric of this "
-            f"model.{did_you_mean(training.monitor, valid)}"
-        )
+    reports_more = owns_fit(hypermodel) or _has_own_step(model)
+    known = _known(model, data, form, reports_more=reports_more)
+    hint = _hint(training.monitor, known)
+    may_come = reports_more and part in _PARTS
+    if hint and not may_come:
+        raise ConfigError(f"training.monitor={training.monitor} is no metric of this model.{hint}")
     direction = training.direction or known.get(name)
     if direction is None:
         raise ConfigError(
             f"Nothing says whether more or less of training.monitor={training.monitor} is better: "
-            f"give training.direction={Direction.MINIMIZE} or training.direction={Direction.MAXIMIZE}."
-            f"{'' if is_known else did_you_mean(training.monitor, valid)}"
+            f"give training.direction={Direction.MINIMIZE} or "
+            f"training.direction={Direction.MAXIMIZE}.{hint}"
         )
     return replace(training, direction=direction)
 
 
-def reported(model: keras.Model, data: SearchData, form: str) -> Directions:
-    """Return the names under which a model reports its metrics, each with its direction if known.
+def _has_own_step(model: keras.Model) -> bool:
+    """Return whether a model has a training or test method that is not Keras's."""
+    for step in _STEPS:
+        of_class = getattr(type(model), step)
+        if of_class is not getattr(keras.Model, step) or step in vars(model):
+            return True
+    return False
 
-    The metrics are built as a fit builds them, with the first images; their state is reset then.
+
+def _hint(monitor: str, known: _Directions) -> str:
+    """Return a sentence with the metrics that exist, or nothing if `monitor` is one of them."""
+    valid = [f"{part}/{name}" for part in _PARTS for name in known]
+    if monitor in valid:
+        return ""
+    return did_you_mean(monitor, valid)
+
+
+def _known(model: keras.Model, data: SearchData, form: str, *, reports_more: bool) -> _Directions:
+    """Return what is known of the metrics of a model before its first epoch."""
+    try:
+        return _reported(model, data, form)
+    except Exception as error:  # Keras or a metric may raise any error.
+        if reports_more:
+            return {LOSS: Direction.MINIMIZE}
+        raise ModelError(
+            f"The metrics of the model cannot be computed: {first_line(error)}."
+        ) from error
+
+
+def _reported(model: keras.Model, data: SearchData, form: str) -> _Directions:
+    """Return the names under which a model reports its metrics, each with its direction or None.
+
+    The metrics are built with the first images, as a fit builds them. Then their state is reset.
 
     Args:
         model: A compiled model.
-        data: Has the images.
-        form: Of the labels, as `labels_for` says.
+        data: The data that has the images.
+        form: The form of the labels, as `labels_for` returns it.
     """
-    images, labels = data.train.images[:N_SHOWN], data.train.labels[:N_SHOWN]
+    images = data.train.images[:_N_SHOWN]
+    labels = data.train.labels[:_N_SHOWN]
     if form == "onehot":
         labels = keras.utils.to_categorical(labels, data.n_classes)
     outputs = model(images)
@@ -94,59 +118,74 @@ def reported(model: keras.Model, data: SearchData, form: str) -> Directions:
         model.compute_loss(images, labels, outputs)
         logs = model.compute_metrics(images, labels, outputs, None)
         metrics = _metrics_by_log(model)
-        losses = {m.name for m in getattr(model._compile_loss, "metrics", ())}  # of each output
+        losses = {metric.name for metric in getattr(model._compile_loss, "metrics", ())}
     finally:
         model.reset_metrics()
-    found = {name: _direction(metrics.get(name)) for name in (*logs, *metrics)}
+
+    found: dict[str, Direction | None] = {}
+    for name in (*logs, *metrics):
+        found[name] = _direction(metrics.get(name))
     for name, value in logs.items():
-        if several := numbers_of({name: value}).keys() - {name}:  # one a class
-            found |= dict.fromkeys(several, found.pop(name))
-    return (
-        found
-        | dict.fromkeys(losses & found.keys(), Direction.MINIMIZE)
-        | {LOSS: Direction.MINIMIZE}
-    )
-
-
-def _is_own(model: keras.Model, step: str) -> bool:
-    return getattr(type(model), step) is not getattr(keras.Model, step) or step in vars(model)
+        # A metric of several numbers, such as one for each class, is reported under several names.
+        several = numbers_of({name: value}).keys() - {name}
+        if several:
+            direction = found.pop(name)
+            found.update(dict.fromkeys(several, direction))
+    for name in losses & found.keys():  # the losses of single outputs
+        found[name] = Direction.MINIMIZE
+    found[LOSS] = Direction.MINIMIZE
+    return found
 
 
 def _direction(metric: keras.metrics.Metric | None) -> Direction | None:
-    found = OF_KERAS.get(getattr(metric, "_direction", None) or "")
-    return found or OF_KERAS.get(getattr(_class_of(metric), "_direction", None) or "")
+    found = _own_direction(metric)
+    if found is None:
+        found = _own_direction(_class_of(metric))
+    return found
+
+
+def _own_direction(metric: keras.metrics.Metric | None) -> Direction | None:
+    word = getattr(metric, "_direction", None)
+    return _OF_KERAS.get(word or "")
 
 
 def _class_of(metric: keras.metrics.Metric | None) -> keras.metrics.Metric | None:
     """Return the metric that Keras itself makes of the function that this one wraps, if any."""
-    function: Any = getattr(metric, "_fn", None)
+    function = getattr(metric, "_fn", None)
     if not str(getattr(function, "__module__", "")).startswith("keras."):
         return None
+    name = getattr(function, "__name__", None)
+    if name is None:
+        return None
     try:
-        known = keras.metrics.get(function.__name__)
+        known = keras.metrics.get(name)
     except (AttributeError, TypeError, ValueError):
         return None
-    return known if getattr(known, "_fn", None) is function else None
+    if getattr(known, "_fn", None) is function:
+        return known
+    return None
 
 
 def _metrics_by_log(model: keras.Model) -> dict[str, keras.metrics.Metric]:
     """Return the metric behind each name of the logs.
 
-    How Keras makes names unique is its own affair: here each metric gives itself for its result
-    once, and Keras names the results.
+    Keras has its own rules to make the names unique. Therefore each metric returns itself as its
+    result once, and Keras names the results.
     """
     compiled = model._compile_metrics
-    both = [*model.metrics, *getattr(compiled, "metrics", ())]
-    leaves = {id(metric): metric for metric in both if metric is not compiled}
-    for metric in leaves.values():
+    metrics = {}
+    for metric in (*model.metrics, *getattr(compiled, "metrics", ())):
+        if metric is not compiled:
+            metrics[id(metric)] = metric
+    for metric in metrics.values():
         object.__setattr__(metric, "result", partial(_itself, metric))
     try:
         found: dict[str, keras.metrics.Metric] = keras.Model.get_metrics_result(model)
     finally:
-        for metric in leaves.values():
+        for metric in metrics.values():
             object.__delattr__(metric, "result")
     return found
 
 
-def _itself(metric: Any) -> Any:
+def _itself(metric: keras.metrics.Metric) -> keras.metrics.Metric:
     return metric

@@ -1,4 +1,7 @@
-"""Settings of a fit."""
+"""The settings of a fit: epochs, batch size, the monitored metric, precision and so on.
+
+`Training` holds and checks what conf/training sets. `use_precision` applies the precision to Keras.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,17 @@ import keras
 from hpsearch.errors import ConfigError, did_you_mean
 from hpsearch.study.direction import Direction
 
-BATCH_SIZE = "batch_size"  # the one hyperparameter that is the fit's and not the model's
+BATCH_SIZE = "batch_size"  # the one hyperparameter that belongs to the fit and not to the model
 VAL_BATCH_SIZE = 1000
-PRECISIONS = ("float32", "mixed_bfloat16", "float64")
-LOSS = "loss"  # the one metric whose name says which way it is better
+LOSS = "loss"  # the one metric whose name says whether less or more of it is better
+_PRECISIONS = ("float32", "mixed_bfloat16", "float64")
 
 
 def use_precision(precision: str) -> None:
-    """Let models be built in a precision, one of `PRECISIONS`, from now on."""
-    floatx = "float64" if precision == "float64" else "float32"
+    """Let Keras build models in a precision, one of `_PRECISIONS`, from now on."""
+    floatx = "float32"
+    if precision == "float64":
+        floatx = "float64"
     if keras.backend.backend() == "jax":
         sys.modules["jax"].config.update("jax_enable_x64", floatx == "float64")
     keras.config.set_floatx(floatx)
@@ -37,43 +42,46 @@ class Training:
     steps_per_call: int
     precision: str
     jit_compile: bool | None
-    direction: str | None = None  # studies of earlier versions have recorded none
+    direction: str | None = None  # Studies of earlier versions have not recorded one.
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("epochs", 1),
-            ("batch_size", 1),
-            ("patience_epochs", 1),
-            ("steps_per_call", 0),
-        ):
-            if getattr(self, name) < least:
-                raise ConfigError(
-                    f"training.{name} must be at least {least}, but is {getattr(self, name)}."
-                )
-        if self.precision not in PRECISIONS:
-            raise ConfigError(
-                f"There is no "
-                f"training.precision={self.precision}.{did_you_mean(self.precision, PRECISIONS)}"
-            )
+        _check_least("epochs", self.epochs, 1)
+        _check_least("batch_size", self.batch_size, 1)
+        _check_least("patience_epochs", self.patience_epochs, 1)
+        _check_least("steps_per_call", self.steps_per_call, 0)
+        if self.precision not in _PRECISIONS:
+            hint = did_you_mean(self.precision, _PRECISIONS)
+            raise ConfigError(f"There is no training.precision={self.precision}.{hint}")
         if self.averaging_epochs is not None and self.averaging_epochs < 0:
             raise ConfigError(
                 f"training.averaging_epochs must be 0 or more, but is {self.averaging_epochs}."
             )
-
-        if self.direction not in (None, *Direction):
-            said = did_you_mean(str(self.direction), Direction)
-            raise ConfigError(f"There is no training.direction={self.direction}.{said}")
+        directions = [direction.value for direction in Direction]
+        if self.direction is not None and self.direction not in directions:
+            hint = did_you_mean(str(self.direction), directions)
+            raise ConfigError(f"There is no training.direction={self.direction}.{hint}")
 
     @property
     def is_directed(self) -> bool:
-        """Whether it is known which way the monitored metric is better."""
-        return self.direction is not None or self.monitor.partition("/")[2] == LOSS
+        """Whether it is known if less or more of the monitored metric is better."""
+        if self.direction is not None:
+            return True
+        return self.monitor.partition("/")[2] == LOSS
 
     @property
     def goal(self) -> Direction:
-        """The direction of the monitored metric, once it is known."""
+        """The direction of the monitored metric.
+
+        Raises:
+            ValueError: The direction is not known; see `is_directed`.
+        """
         if self.direction is not None:
             return Direction(self.direction)
         if not self.is_directed:
             raise ValueError(f"Expected a direction of {self.monitor}. Received: direction=None")
         return Direction.MINIMIZE
+
+
+def _check_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"training.{name} must be at least {least}, but is {value}.")

@@ -1,7 +1,8 @@
-"""What a trial's process takes of its machine; MLflow shows it among the system metrics of the run.
+"""One try of one trial: opens its MLflow run, keeps its lease, and writes how the trial ends.
 
-One try of one trial: its lease and its run, kept while it runs, and ended alike in the study and in
-MLflow.
+`Attempt.kept` is the block in which a trial runs. It turns what the block raises into an end of the
+trial. `Attempt._end` writes each end in the same order: to MLflow, to the study, to the terminal.
+What the ends mean in each of them is the table in `hpsearch.study.trial_end`.
 """
 
 from __future__ import annotations
@@ -28,76 +29,87 @@ from hpsearch.tracking.runs import ChildRun, ParentRun, TrialName
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.trials.watchdog import TrialTimedOutError, Watch
 
-MEGABYTE = 1e6
-
-
-class Load:
-    """Measures the process that it is made in; a tenth of a millisecond each time."""
-
-    def __init__(self) -> None:
-        self._process = psutil.Process()
-        self._process.cpu_percent()  # the next call tells of the time since this one
-
-    def now(self) -> dict[str, float]:
-        """Return the share of the machine's processors since the last call, in per cent, and the
-        memory now.
-        """
-        with self._process.oneshot():
-            cpu = self._process.cpu_percent() / (os.cpu_count() or 1)
-            memory = self._process.memory_info().rss / MEGABYTE
-        return {"system/process_cpu_percent": cpu, "system/process_memory_megabytes": memory}
-
-
 Ended = Callable[[str, float | None], None]
-TAKEN_OVER = (
-    TakenOverError,
-    optuna.exceptions.UpdateFinishedTrialError,
-)  # the second where Optuna itself writes
-NO_MEMORY = re.compile(  # XLA and CUDA say it in their text alone
-    "ResourceExhausted|MemoryError|RESOURCE_EXHAUSTED|OUT_OF_MEMORY|ALLOC_FAILED|[Oo]ut of "
-    "memory|bad_alloc"
-    "|Cannot allocate memory"
-)
-NO_ROOM = (
-    "There was not enough memory: give a smaller training.batch_size, a smaller model by "
-    "space.bounds, fewer workers "
-    "or trainer.n_slots on the device, or on a GPU training.precision=mixed_bfloat16. "
-)
-TOO_LONG = (
-    "It took longer than budget.trial_timeout_s={limit_s:g} seconds: give it longer, fewer "
-    "training.epochs or a "
-    "smaller model by space.bounds, or look for what hangs in the model's own code."
-)
+
 ANOTHER_HUNG = "another trial of its process hung"
-# what another worker may go on with at once should have arrived in MLflow, if that is there
+# Another worker may go on with a trial at once. What this one has written of the trial should be in
+# MLflow by then, if MLflow can be reached. This is how long a worker waits for that.
 HAND_OVER_S = 5.0
+_MAX_MESSAGE = 5000  # characters of an error message in MLflow
+_COLORS = re.compile(r"\x1b\[\d+m")
+# XLA and CUDA name a lack of memory only in the text of an error.
+_NO_MEMORY = re.compile(
+    "ResourceExhausted|MemoryError|RESOURCE_EXHAUSTED|OUT_OF_MEMORY|ALLOC_FAILED|"
+    "[Oo]ut of memory|bad_alloc|Cannot allocate memory"
+)
+_NO_MEMORY_ADVICE = (
+    "There was not enough memory: give a smaller training.batch_size, a smaller model by "
+    "space.bounds, fewer workers or trainer.n_slots on the device, or on a GPU "
+    "training.precision=mixed_bfloat16. "
+)
+_TOO_LONG = (
+    "It took longer than budget.trial_timeout_s={limit_s:g} seconds: give it longer, fewer "
+    "training.epochs or a smaller model by space.bounds, or look for what hangs in the model's own "
+    "code."
+)
 
 
 class OutOfTimeError(Exception):
-    """The search's time is over in the middle of a trial."""
+    """The time of the search is over in the middle of a trial."""
 
 
 class GivenBackError(Exception):
-    """Another slot has ended the search: what this one was trying is given back."""
+    """Another slot has ended the search, so the trial of this slot is given back."""
+
+
+# Optuna raises the second where it writes to a trial itself.
+_TAKEN_OVER = (TakenOverError, optuna.exceptions.UpdateFinishedTrialError)
+_ENDS_THE_SEARCH = (KeyboardInterrupt, OutOfTimeError, GivenBackError, SystemExit, UserError)
+
+
+class _Load:
+    """Measures what this process takes of its machine; a call takes a tenth of a millisecond.
+
+    MLflow shows the values among the system metrics of a run.
+    """
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+        self._process.cpu_percent()  # The next call measures from here.
+
+    def now(self) -> dict[str, float]:
+        """Return the share of the processors since the last call, and the memory now.
+
+        Returns:
+            The share of all processors of the machine in per cent; the resident memory in MB.
+        """
+        n_processors = os.cpu_count() or 1
+        with self._process.oneshot():
+            percent = self._process.cpu_percent() / n_processors
+            n_bytes = self._process.memory_info().rss
+        return {
+            "system/process_cpu_percent": percent,
+            "system/process_memory_megabytes": n_bytes / 1e6,
+        }
 
 
 @dataclass
 class Attempt:
-    """A claimed trial that is being tried.
+    """A claimed trial while it is being tried.
 
     Args:
-        study: Where it was claimed, and is ended.
-        trial: It.
-        run: Its MLflow run.
-        number: What it is called and seeded by.
-        lease: Says whether another worker has taken it over.
-        ended: Called with what it came to, in a word or a sentence, and its value if it has one.
-        deadline: On `time.monotonic`'s clock; a trial that runs then is given back.
-        name: What its run is called; the reason is added where it does not finish.
-        load: What the trial's process takes of its machine.
-        watch: Ends it where it takes too long, from when it is entered.
-        is_over: Whether it has ended for good: not given back, not paused.
-        has_failed: Whether that was in a way that may have left anything behind.
+        study: The study in which the trial was claimed and is ended.
+        trial: The trial in Optuna.
+        run: The MLflow run of the trial.
+        number: The number that names and seeds the trial.
+        lease: Knows whether another worker has taken the trial over.
+        ended: Called with the end of the trial as a word or a sentence, and its value or None.
+        deadline: A time of `time.monotonic`; a trial that still runs then is given back.
+        name: The name of the run; a reason is added to it if the trial does not finish.
+        load: Measures the process of the trial.
+        watch: Ends the trial if it takes too long, counted from when the watch is entered.
+        is_over: Whether the trial has ended for good: it is neither given back nor paused.
+        has_failed: Whether the trial failed, which may have left anything behind.
     """
 
     study: SharedStudy
@@ -108,7 +120,7 @@ class Attempt:
     ended: Ended
     deadline: float
     name: TrialName
-    load: Load = field(default_factory=Load)
+    load: _Load = field(default_factory=_Load)
     watch: Watch | None = None
     is_over: bool = False
     has_failed: bool = False
@@ -124,30 +136,38 @@ class Attempt:
         ended: Ended,
         deadline: float,
     ) -> Attempt:
-        """Open the trial's run and lease."""
-        number, is_retry = number_of(trial), "retry_of" in trial.user_attrs
-        run = tracking.open_child(parent, number, is_retry)
+        """Open the run and the lease of a trial."""
+        number = number_of(trial)
+        is_retry = "retry_of" in trial.user_attrs
         return cls(
-            study, trial, run, number, study.lease(trial), ended, deadline, TrialName(number, {})
+            study=study,
+            trial=trial,
+            run=tracking.open_child(parent, number, is_retry),
+            number=number,
+            lease=study.lease(trial),
+            ended=ended,
+            deadline=deadline,
+            name=TrialName(number, {}),
         )
 
     @contextmanager
     def kept(self) -> Iterator[Attempt]:
-        """Keep the lease while the block runs and end the trial as that ends; what ends the search
-        is raised.
+        """Keep the lease while the block runs, and end the trial by the error that is raised in it.
+
+        An error that ends the whole search is raised again.
 
         Raises:
             KeyboardInterrupt: The person stopped the search; the trial will be tried again.
-            Preempted: The same, by the cluster.
-            OutOfTimeError: The same, by the budget's clock.
-            GivenBackError: The same, by what another slot met.
-            UserError: No trial of this search could do better, such as an unknown metric.
+            Preempted: The cluster stopped the search; the trial will be tried again.
+            OutOfTimeError: The time of the budget is over; the trial will be tried again.
+            GivenBackError: Another slot ended the search; the trial will be tried again.
+            UserError: No trial of this search could do better, such as with an unknown metric.
         """
         with self.lease.kept():
             try:
                 yield self
-            except TAKEN_OVER as error:
-                self._taken_over(error)
+            except _TAKEN_OVER as error:
+                self._abandon(error)
             except optuna.TrialPruned as error:
                 self._stop(str(error))
             except TrialTimedOutError:
@@ -157,34 +177,33 @@ class Attempt:
             except Preempted as error:
                 self.give_back(TrialEnd.PREEMPTED, str(error))
                 raise
-            except (
-                KeyboardInterrupt,
-                OutOfTimeError,
-                GivenBackError,
-                SystemExit,
-                UserError,
-            ) as error:
-                self.give_back(TrialEnd.INTERRUPTED, str(error) or type(error).__name__)
+            except _ENDS_THE_SEARCH as error:
+                message = str(error) or type(error).__name__
+                self.give_back(TrialEnd.INTERRUPTED, message)
                 raise
-            except (
-                Exception
-            ) as error:  # a trial may fail in any way; the search goes on until budget.max_failures
+            except Exception as error:
+                # A trial may fail in any way. The search goes on until budget.max_failures.
                 self._fail_by(error)
 
     def epoch(self, epoch: int, metrics: Mapping[str, float], value: float) -> None:
-        """Write an epoch's metrics (counted from 1), and tell the pruner the value that is
-        monitored.
+        """Write the metrics of an epoch, and report its value to the pruner.
+
+        Args:
+            epoch: The number of the epoch, from 1.
+            metrics: The metrics by their keys in MLflow.
+            value: The value of the monitored metric.
 
         Raises:
-            TrialPruned: It is not among the best.
+            TrialPruned: The value is not among the best at this epoch.
             TakenOverError: Another worker took this one for dead and tries the trial again.
-            OutOfTimeError: The search's time is over.
-            Preempted: The cluster asked this worker to go.
-            TrialTimedOutError: It has taken longer than a trial may.
+            OutOfTimeError: The time of the search is over.
+            Preempted: The cluster asked this worker to leave.
+            TrialTimedOutError: The trial has taken longer than a trial may.
         """
         if self.lease.is_lost.is_set():
             raise taken_over(self.trial)
-        self.run.epoch(epoch, {**metrics, **self.load.now()})
+        load = self.load.now()
+        self.run.epoch(epoch, {**metrics, **load})
         self.study.report(self.trial, value, epoch)
         leave_if_asked()
         if time.monotonic() > self.deadline:
@@ -197,78 +216,31 @@ class Attempt:
             self.watch.epoch()
 
     def finish(self, value: float, *more: float) -> None:
-        """End it with its value, and that of a second objective.
-
-        The run's end is written first: what the study knows as complete, MLflow will know, whoever
-        dies in between.
-        """
-        self.close(TrialEnd.FINISHED)
-        self._tell(lambda: self.study.complete(self.trial, value, *more), TrialEnd.FINISHED, value)
-
-    def _stop(self, message: str) -> None:
-        if not self.study.pauses:
-            self._prune(TrialEnd.PRUNED, message)
-            return
-        self.close(TrialEnd.PAUSED, message)
-        self.run.arrive(HAND_OVER_S)
-        try:
-            self.study.pause(self.trial)
-        except TAKEN_OVER as error:
-            self._taken_over(error)
-        else:
-            self.ended(TrialEnd.PAUSED.word, None)
-
-    def _prune(self, end: TrialEnd, message: str) -> None:
-        self.close(end, message)
-        self._tell(lambda: self.study.prune(self.trial, end, message), end, None)
-
-    def _tell(self, tell: Callable[[], None], end: TrialEnd, value: float | None) -> None:
-        try:
-            tell()
-        except TAKEN_OVER as error:
-            self._taken_over(error)
-        else:
-            self.is_over = True
-            self.ended(end.word, value)
-
-    def _time_out(self) -> None:
-        if self.watch is not None:
-            self.watch.end()  # which the exception may have kept from its own end
-        if self.watch is not None and self.watch.is_pardoned:
-            self.give_back(TrialEnd.INTERRUPTED, ANOTHER_HUNG)
-        else:
-            self.expire()
-
-    def _fail_by(self, error: Exception) -> None:
-        end = end_of_error(error)
-        advice = NO_ROOM if end == TrialEnd.OUT_OF_MEMORY else ""
-        self._fail(end, f"{advice}{type(error).__name__}: {error}")
-
-    def _fail(self, end: TrialEnd, message: str) -> None:
-        first_line = " ".join(
-            re.sub(r"\x1b\[\d+m", "", message).split("\n\n")[:2]
-        )  # Keras says where, then what
-        self.close(end, message[:5000])
-        self.study.fail(self.trial, end, first_line)
-        self.is_over = self.has_failed = True
-        self.ended(f"failed: {first_line}", None)
-
-    def expire(self, place: str = "") -> None:
-        """End it since it took too long; `place` is where it hung."""
-        limit_s = self.study.budget.trial_timeout_s or 0.0
-        self._fail(
-            TrialEnd.TIMED_OUT,
-            TOO_LONG.format(limit_s=limit_s) + (f" It hung in {place}." if place else ""),
+        """End the trial with its value, and with that of a second objective."""
+        self._end(
+            TrialEnd.FINISHED,
+            "",
+            lambda: self.study.complete(self.trial, value, *more),
+            value=value,
         )
 
     def give_back(self, end: TrialEnd, message: str) -> None:
         """End this try, so that the trial is tried again."""
-        self.close(end, message)
-        self.run.arrive(HAND_OVER_S)
-        self.study.fail(self.trial, end, message)
+        self._end(end, message, lambda: self.study.fail(self.trial, end, message))
+
+    def expire(self, place: str = "") -> None:
+        """End the trial because it took too long; `place` says where it hung."""
+        limit_s = self.study.budget.trial_timeout_s or 0.0
+        message = _TOO_LONG.format(limit_s=limit_s)
+        if place:
+            message += f" It hung in {place}."
+        self._fail(TrialEnd.TIMED_OUT, message)
 
     def close(self, end: TrialEnd, message: str = "") -> None:
-        """End the trial's run and write how the trial ended: into its tags and, if it has no result, its name."""
+        """End the MLflow run, and write the trial's end into its tags and its name.
+
+        The name stays as it is if the trial has finished.
+        """
         tags: dict[str, object] = {"hpsearch.end": end.word}
         if end != TrialEnd.FINISHED:
             tags["hpsearch.message"] = message
@@ -276,18 +248,90 @@ class Attempt:
         self.run.tag(tags)
         self.run.end(str(end.mlflow_status))
 
-    def _taken_over(self, error: Exception) -> None:
-        self.run.abandon()
-        self.ended(
-            f"failed: {error if isinstance(error, TakenOverError) else taken_over(self.trial)}",
-            None,
+    def _stop(self, message: str) -> None:
+        """End the trial as the pruner wants: paused if that may promote it later, else pruned."""
+        if self.study.pauses:
+            self._end(TrialEnd.PAUSED, message, lambda: self.study.pause(self.trial))
+        else:
+            self._prune(TrialEnd.PRUNED, message)
+
+    def _prune(self, end: TrialEnd, message: str) -> None:
+        self._end(end, message, lambda: self.study.prune(self.trial, end, message))
+
+    def _time_out(self) -> None:
+        if self.watch is not None:
+            self.watch.end()  # The error may have come before the watch could end itself.
+            if self.watch.is_pardoned:
+                self.give_back(TrialEnd.INTERRUPTED, ANOTHER_HUNG)
+                return
+        self.expire()
+
+    def _fail_by(self, error: Exception) -> None:
+        end = end_of_error(error)
+        message = f"{type(error).__name__}: {error}"
+        if end == TrialEnd.OUT_OF_MEMORY:
+            message = _NO_MEMORY_ADVICE + message
+        self._fail(end, message)
+
+    def _fail(self, end: TrialEnd, message: str) -> None:
+        # Keras's errors say first where they come from, then, after a blank line, what is wrong.
+        paragraphs = _COLORS.sub("", message).split("\n\n")
+        short = " ".join(paragraphs[:2])
+        self._end(
+            end,
+            message[:_MAX_MESSAGE],
+            lambda: self.study.fail(self.trial, end, short),
+            said=f"failed: {short}",
         )
+
+    def _end(
+        self,
+        end: TrialEnd,
+        message: str,
+        tell: Callable[[], object],
+        *,
+        said: str | None = None,
+        value: float | None = None,
+    ) -> None:
+        """Write the end of the trial to MLflow, then to the study, then to the terminal.
+
+        MLflow comes first, so that it will know each trial that the study knows as ended, even if
+        this process dies in between. The terminal is not told of a trial that is tried again.
+
+        Args:
+            end: How the trial ended.
+            message: Why, for the tags of the run.
+            tell: Writes the end to the study.
+            said: The end on the terminal; by default its word.
+            value: The value of a finished trial.
+        """
+        goes_on = end.is_retried or end == TrialEnd.PAUSED
+        self.close(end, message)
+        if goes_on:
+            self.run.arrive(HAND_OVER_S)
+        try:
+            tell()
+        except _TAKEN_OVER as error:
+            self._abandon(error)
+            return
+        if not goes_on:
+            self.is_over = True
+            self.has_failed = end.is_failure
+        if not end.is_retried:
+            self.ended(said or end.word, value)
+
+    def _abandon(self, error: Exception) -> None:
+        """Write nothing more of the trial, which another worker has taken over."""
+        self.run.abandon()
+        if not isinstance(error, TakenOverError):
+            error = taken_over(self.trial)
+        self.ended(f"failed: {error}", None)
 
 
 def end_of_error(error: BaseException) -> TrialEnd:
-    """Return how a trial ends in which an error was raised that nobody foresaw."""
+    """Return how a trial ends that raised an unforeseen error: out of memory, or by any error."""
     names = " ".join(cls.__name__ for cls in type(error).__mro__)
-    if NO_MEMORY.search(f"{names} {error}"):
+    if _NO_MEMORY.search(f"{names} {error}"):
         return TrialEnd.OUT_OF_MEMORY
     return TrialEnd.ERROR
 

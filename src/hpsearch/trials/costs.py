@@ -1,35 +1,21 @@
-"""What a model costs those who use it: a second objective of a search, or limits that none of its
-models may exceed.
+"""Measures what a model costs its users: the time of a prediction, and the number of weights.
+
+A cost may be the second objective of a search, or a limit that no model of a search may exceed.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 
 from hpsearch.errors import ConfigError, InfeasibleError, did_you_mean
 
-WARM_UP = 3  # calls that compile and fill caches
 ALIASES = {"latency_ms": "fastest", "n_parameters": "smallest"}
 UNITS = {"latency_ms": "one prediction", "n_parameters": "weights"}
-
-
-def latency_ms(model: keras.Model, n_images: int, n_repeats: int) -> float:
-    """Return the milliseconds of one plain prediction of `n_images`, the least of `n_repeats`.
-
-    The least, for what other work on the machine adds is not the model's.
-    """
-    images = keras.ops.convert_to_numpy(keras.ops.zeros((n_images, *model.input_shape[1:])))
-    times = []
-    for _ in range(WARM_UP + n_repeats):
-        begin = time.perf_counter()
-        model.predict_on_batch(images)
-        times.append(time.perf_counter() - begin)
-    return 1000 * min(times[WARM_UP:])
+_N_WARM_UP = 3  # calls that compile and fill caches
 
 
 @dataclass(frozen=True)
@@ -38,11 +24,11 @@ class Costs:
 
     Attributes:
         second_objective: The cost that is searched together with `training.monitor`, or None.
-        constraints: The most of each cost that a model may have, None for any.
-        tolerance: How much worse than the best, as a share of it, the cheapest model may be to get
-            its alias.
-        n_images: Images of the prediction that is timed.
-        n_repeats: How often it is timed.
+        constraints: The most of each cost that a model may have; None for no limit.
+        tolerance: How much worse than the best model the cheapest one may be to get its alias, as a
+            share of the best value.
+        n_images: The number of images in the prediction that is timed.
+        n_repeats: How often the prediction is timed.
     """
 
     second_objective: str | None
@@ -52,8 +38,7 @@ class Costs:
     n_repeats: int
 
     def __post_init__(self) -> None:
-        named = [self.second_objective, *self.constraints]
-        for name in named:
+        for name in (self.second_objective, *self.constraints):
             if name is not None and name not in ALIASES:
                 raise ConfigError(f"There is no cost {name!r}.{did_you_mean(str(name), ALIASES)}")
         for name, limit in self.limits.items():
@@ -70,12 +55,18 @@ class Costs:
     @property
     def limits(self) -> dict[str, float]:
         """The constraints that are given."""
-        return {name: limit for name, limit in self.constraints.items() if limit is not None}
+        limits = {}
+        for name, limit in self.constraints.items():
+            if limit is not None:
+                limits[name] = limit
+        return limits
 
     @property
     def objectives(self) -> list[str]:
         """The costs that are objectives: one or none."""
-        return [self.second_objective] if self.second_objective else []
+        if self.second_objective:
+            return [self.second_objective]
+        return []
 
     @property
     def alias(self) -> str:
@@ -83,26 +74,42 @@ class Costs:
         return ALIASES[self.second_objective or "latency_ms"]
 
     def of(self, model: keras.Model) -> dict[str, float]:
-        """Measure what a search asks for of a model's costs; its weights do not matter."""
-        measure: dict[str, Callable[[], Any]] = {
-            "latency_ms": lambda: latency_ms(model, self.n_images, self.n_repeats),
-            "n_parameters": model.count_params,
-        }
-        return {
-            name: float(measure[name]())
-            for name in measure
-            if name in (*self.limits, self.second_objective)
-        }
+        """Return the costs of a model that a search asks for; they do not depend on its weights."""
+        asked = {*self.limits, self.second_objective}
+        found: dict[str, float] = {}
+        if "latency_ms" in asked:
+            found["latency_ms"] = _latency_ms(model, self.n_images, self.n_repeats)
+        if "n_parameters" in asked:
+            found["n_parameters"] = float(model.count_params())
+        return found
 
     def excess(self, found: Mapping[str, float]) -> dict[str, float]:
-        """Return by how much each limit is exceeded, as a share of it; 0 or less where it is kept."""
-        return {name: found[name] / limit - 1 for name, limit in self.limits.items()}
+        """Return by how much each limit is exceeded, as a share of it; at most 0 if it is kept."""
+        excess = {}
+        for name, limit in self.limits.items():
+            excess[name] = found[name] / limit - 1
+        return excess
 
     def check(self, found: Mapping[str, float]) -> None:
-        """Raise InfeasibleError where a limit is exceeded."""
+        """Raise InfeasibleError if a limit is exceeded."""
         for name, share in self.excess(found).items():
             if share > 0:
+                limit = self.limits[name]
                 raise InfeasibleError(
-                    f"{name} {found[name]:.4g} is above "
-                    f"costs.constraints.{name}={self.limits[name]:g}"
+                    f"{name} {found[name]:.4g} is above costs.constraints.{name}={limit:g}"
                 )
+
+
+def _latency_ms(model: keras.Model, n_images: int, n_repeats: int) -> float:
+    """Return the milliseconds of one plain prediction of `n_images`: the least of `n_repeats`.
+
+    The least is the best estimate, because other work on the machine only ever adds time.
+    """
+    shape = (n_images, *model.input_shape[1:])
+    images = keras.ops.convert_to_numpy(keras.ops.zeros(shape))
+    seconds = []
+    for _ in range(_N_WARM_UP + n_repeats):
+        begin = time.perf_counter()
+        model.predict_on_batch(images)
+        seconds.append(time.perf_counter() - begin)
+    return 1000 * min(seconds[_N_WARM_UP:])

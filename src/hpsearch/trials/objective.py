@@ -1,4 +1,8 @@
-"""One trial in, one number out: suggest, build, fit, report each epoch, and end with a reason."""
+"""Runs one trial from its hyperparameters to its end: build, train, keep, finish.
+
+`Objective.run` prepares a claimed trial and cleans up after it. `Objective._try` is the trial
+itself, step by step. Many slots may run trials of one `Objective` at once, each in a thread.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,7 @@ from hpsearch.study.worker_process import Preempted, can_restart, restart
 from hpsearch.tracking.runs import ChildRun, ParentRun, TrialName
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.training.checkpoints import Checkpoints, Slot
-from hpsearch.training.epochs import Fitted
+from hpsearch.training.epochs import Fitted, Listener
 from hpsearch.training.own_fit import becomes_another, finished, owns_fit
 from hpsearch.training.trainer import Trainer
 from hpsearch.trials.attempt import ANOTHER_HUNG, HAND_OVER_S, Attempt, Ended, GivenBackError
@@ -33,10 +37,11 @@ from hpsearch.trials.costs import Costs
 from hpsearch.trials.progress import Progress
 from hpsearch.trials.watchdog import Watch
 
-TRAINED = "hpsearch.trained"  # the tag that says which way a trial's model was trained
-MakeHyperModel = Callable[[keras_tuner.HyperParameters], keras_tuner.HyperModel]
-TELL_S = 30.0  # within which study and MLflow are told of trials that hang
-KeepModel = Callable[[keras.Model, ChildRun, Sequence[float]], None]
+# How long the study and MLflow may take to be told of trials that hang.
+_TELL_S = 30.0
+
+_MakeHyperModel = Callable[[keras_tuner.HyperParameters], keras_tuner.HyperModel]
+_KeepModel = Callable[[keras.Model, ChildRun, Sequence[float]], None]
 
 
 @dataclass
@@ -45,26 +50,29 @@ class Objective:
 
     Args:
         make: Makes the HyperModel of a trial, which builds its model.
-        space: The bounds that a trial's hyperparameters are drawn from.
-        trainer: Fits it.
-        study: Where the trial was claimed, and is ended.
-        tracking: Writes its run, a child of `parent`.
-        keep_model: Called with each finished trial's model, its run and its values, before the
-            trial is told.
-        costs: What is measured of each model.
-        checkpoints: Where running and paused trials leave what they go on from.
+        space: The bounds that the hyperparameters of a trial are drawn from.
+        trainer: Fits the models.
+        study: The study in which trials are claimed and ended.
+        tracking: Writes the run of each trial.
+        parent: The run of the study, whose children are the runs of the trials.
+        keep_model: Called with the model of each finished trial, its run and its values, before
+            the study is told.
+        costs: Measures what each model costs.
+        checkpoints: Hold what running and paused trials go on from.
+        progress: Tells the terminal what happens.
         settings: Plain settings that each child run shows beside its hyperparameters.
-        root_seed: Seeds grow from it, the study's name and the trial's number.
-        deadline: On `time.monotonic`'s clock; a trial that runs then is given back.
+        root_seed: The seed of a trial is derived from it, the name of the study and the number of
+            the trial.
+        deadline: A time of `time.monotonic`; a trial that still runs then is given back.
     """
 
-    make: MakeHyperModel
+    make: _MakeHyperModel
     space: Space
     trainer: Trainer
     study: SharedStudy
     tracking: Tracking
     parent: ParentRun
-    keep_model: KeepModel
+    keep_model: _KeepModel
     costs: Costs
     checkpoints: Checkpoints
     progress: Progress
@@ -75,93 +83,188 @@ class Objective:
     _said: set[str] = field(default_factory=set)
     _stopped: BaseException | None = None
     _ending: threading.Lock = field(default_factory=threading.Lock)
-    _running: dict[int, Attempt] = field(default_factory=dict)  # by Optuna's number
+    _running: dict[int, Attempt] = field(default_factory=dict)  # by the number in Optuna
 
     def claim(self) -> optuna.Trial | None:
         """Return a trial to run, or None, as `SharedStudy.claim` does."""
         with self._claiming:
             return self.study.claim()
 
-    def stop(self, error: BaseException) -> None:
-        """Let the trials of all slots be given back, since `error` has ended the search in one of
-        them.
-        """
-        is_from_outside = isinstance(error, (KeyboardInterrupt, Preempted))
-        self._stopped = (
-            error if is_from_outside else GivenBackError(f"another slot ended the search: {error}")
-        )
-        self.trainer.stop(self._stopped)
-
-    def leave_if_stopped(self) -> None:
-        """Raise what `stop` was told; called where a trial can be given back without a loss."""
-        if self._stopped is not None:
-            raise self._stopped
-
     def run(self, trial: optuna.Trial) -> None:
-        """Run a claimed trial to its end, whatever that is; see `Attempt.kept` for what is raised."""
-        attempt = self._running[trial.number] = self._attempt(trial, self.progress.end_trial)
+        """Run a claimed trial to its end; `Attempt.kept` says which errors are raised."""
+        attempt = self._attempt(trial, self.progress.end_trial)
         slot = self.checkpoints.of(self.study.optuna.study_name, attempt.number)
-        seed = derive(self.root_seed, self.study.optuna.study_name, "trial", attempt.number)
-        budget, trace = self.study.budget, slot.path.with_suffix(".hang")
-        attempt.watch = Watch(
-            budget.trial_timeout_s, budget.grace_s, lambda: self._end_hanging(attempt), trace
+        budget = self.study.budget
+        watch = Watch(
+            budget.trial_timeout_s,
+            budget.grace_s,
+            lambda: self._end_hanging(attempt),
+            slot.path.with_suffix(".hang"),
         )
+        attempt.watch = watch
+        self._running[trial.number] = attempt
         try:
-            with attempt.kept():
-                with attempt.watch:
-                    values = self._keep(attempt, *self._fit(attempt, seed, slot))
-                attempt.finish(*values)
+            self._try(attempt, watch, slot)
         finally:
             del self._running[trial.number]
-        if attempt.has_failed and self.trainer.n_slots == 1:  # else others may be at it
+        if attempt.has_failed and self.trainer.n_slots == 1:
+            # With more slots, other trials may be using what would be let go.
             self.trainer.let_go()
         if attempt.is_over:
             slot.remove()
 
-    def _end_hanging(self, attempt: Attempt) -> None:
-        """End a trial that does not end itself, and its process; the others of this process are
-        tried again.
-        """
-        with self._ending:  # for good: the process ends here
-            culprit = self._culprit(attempt)
-            for other in list(self._running.values()):
-                if other is not culprit and other.watch is not None:
-                    other.watch.is_pardoned = True
-            self.stop(GivenBackError(ANOTHER_HUNG))
-            deadline = time.monotonic() + self.study.budget.grace_s / 2
-            while (
-                len(self._running) > 1 and time.monotonic() < deadline
-            ):  # those that train give themselves back
-                time.sleep(0.1)
-            thread = threading.Thread(target=self._end_all, args=(culprit,), daemon=True)
-            thread.start()
-            thread.join(TELL_S)  # the trial may hold what this needs
-            if can_restart():
-                restart()
-            said = f"Error: trial {culprit.number} hangs, and nothing but the end of this process ends it."
-            os.write(2, f"{said} The same command goes on.\n".encode())
-            os._exit(1)
+    def _try(self, attempt: Attempt, watch: Watch, slot: Slot) -> None:
+        """Build the model of a trial, train it, keep it, and finish the trial.
 
-    def _culprit(self, attempt: Attempt) -> Attempt:
-        """Return the trial that hangs: where the one that is overdue only waits for others, the
-        most silent of them.
+        An error in any step ends the trial as `Attempt.kept` says.
         """
-        busy = [a for a in self._running.values() if a.watch is not None and not a.watch.is_waiting]
-        if attempt in busy or not busy:
-            return attempt
-        return min(busy, key=lambda a: a.watch.last if a.watch else 0.0)
+        seed = derive(self.root_seed, self.study.optuna.study_name, "trial", attempt.number)
+        with attempt.kept():
+            with watch:
+                self.progress.begin_trial(attempt.number)
+                hp = OptunaHyperParameters(attempt.trial, self.space)
+                hypermodel, model = self._build(hp, seed)
+                logged = self._describe(attempt, hp, seed)
 
-    def _end_all(self, culprit: Attempt) -> None:
-        running = list(self._running.values())
-        for attempt in running:
-            if attempt is culprit:
-                attempt.expire(attempt.watch.place if attempt.watch else "")
-            else:
-                attempt.give_back(TrialEnd.INTERRUPTED, ANOTHER_HUNG)
-        if can_restart():
-            self.progress.say("The search goes on in a fresh process.")
-        for attempt in running:
-            attempt.run.arrive(HAND_OVER_S)
+                # A model that becomes another one, as sparse nets do, is weighed after training.
+                changes = becomes_another(hypermodel)
+                costs: dict[str, float] = {}
+                if not changes:
+                    costs = self._weigh(attempt, model)
+
+                fitted = self.trainer.fit(
+                    hypermodel,
+                    hp,
+                    model,
+                    derive(seed, "fit"),
+                    self._listener(attempt),
+                    slot=slot,
+                    told=lambda way: self._tell_way(attempt, way),
+                )
+                if owns_fit(hypermodel):
+                    self._describe_more(attempt, hp, logged)
+
+                model = finished(hypermodel, model)
+                if changes:
+                    costs = self._weigh(attempt, model)
+                self._log_best(attempt, fitted)
+                values = self._values(fitted, costs)
+                self.keep_model(model, attempt.run, values)
+            attempt.finish(*values)
+
+    def _build(
+        self, hp: OptunaHyperParameters, seed: int
+    ) -> tuple[keras_tuner.HyperModel, keras.Model]:
+        """Draw the hyperparameters, and build a model with them."""
+        with GLOBAL_GENERATOR:
+            keras.utils.set_random_seed(derive(seed, "weights"))
+            hypermodel = self.make(hp)
+            model = build_model(hypermodel, hp)
+        return hypermodel, model
+
+    def _describe(
+        self, attempt: Attempt, hp: OptunaHyperParameters, seed: int
+    ) -> dict[str, object]:
+        """Write the trial's name and parameters to its run, and return the parameters."""
+        attempt.name = TrialName(attempt.number, hp.values)
+        tags: dict[str, object] = {MLFLOW_RUN_NAME: attempt.name}
+        origin = attempt.trial.user_attrs.get(WARM_START)
+        if origin:
+            tags[f"hpsearch.{WARM_START}"] = origin
+        attempt.run.tag(tags)
+        logged = {**self.settings, **hp.values, "trial_seed": seed}
+        attempt.run.params(logged)
+        self.progress.built(str(attempt.name))
+        return logged
+
+    def _describe_more(
+        self, attempt: Attempt, hp: OptunaHyperParameters, logged: Mapping[str, object]
+    ) -> None:
+        """Write the hyperparameters that a HyperModel's own `fit` has asked for after its build."""
+        self.space.check_used(hp.asked)
+        more = {}
+        for name, value in hp.values.items():
+            if name not in logged:
+                more[name] = value
+        attempt.run.params(more)
+
+    def _weigh(self, attempt: Attempt, model: keras.Model) -> dict[str, float]:
+        """Measure what a model costs, and tell its run and the samplers.
+
+        Raises:
+            InfeasibleError: A cost is above its limit.
+        """
+        found = self.costs.of(model)
+        if not found:
+            return found
+        metrics = {f"model/{name}": value for name, value in found.items()}
+        attempt.run.metrics(metrics)
+        excess = self.costs.excess(found)
+        self.study.constrain(attempt.trial, excess)
+        self.costs.check(found)
+        return found
+
+    def _listener(self, attempt: Attempt) -> Listener:
+        """Return what a fit calls after each epoch."""
+
+        def listen(epoch: int, metrics: Mapping[str, float]) -> None:
+            value = metrics[self.trainer.settings.monitor]
+            self.progress.epoch(epoch, value)
+            attempt.epoch(epoch, metrics, value)
+            self.leave_if_stopped()
+
+        return listen
+
+    def _tell_way(self, attempt: Attempt, way: str) -> None:
+        """Tag a run with the way its model is trained; say each way once on the terminal."""
+        attempt.run.tag({"hpsearch.trained": way})
+        with self._claiming:
+            if way in self._said:
+                return
+            self._said.add(way)
+        self.progress.say(f"Models are trained {way}.")
+
+    def _values(self, fitted: Fitted, costs: Mapping[str, float]) -> list[float]:
+        """Return the value of each objective of the study."""
+        values = [fitted.metrics[self.trainer.settings.monitor]]
+        if self.costs.second_objective:
+            values.append(costs[self.costs.second_objective])
+        return values
+
+    def _log_best(self, attempt: Attempt, fitted: Fitted) -> None:
+        """Write the metrics of the best epoch to the run."""
+        best: dict[str, float] = {}
+        for key, value in fitted.metrics.items():
+            if not key.startswith("time/"):
+                best[f"best/{key}"] = value
+        best["best/epoch"] = fitted.best_epoch
+        attempt.run.metrics(best)
+
+    def end_paused(self) -> None:
+        """End all paused trials as pruned, and remove the checkpoints that are not needed any more.
+
+        Trials are left paused while one that runs may still promote them.
+        """
+        for trial in self.study.end_paused():
+            attempt = self._attempt(trial, lambda *_: None)
+            values = self.space.values(trial)
+            attempt.name = TrialName(attempt.number, values)
+            attempt.close(TrialEnd.PRUNED, "it was not promoted")
+        if not self.study.others_run():
+            self.checkpoints.clear(self.study.optuna.study_name)
+
+    def stop(self, error: BaseException) -> None:
+        """Give the trials of all slots back, since `error` has ended the search in one of them."""
+        if isinstance(error, (KeyboardInterrupt, Preempted)):
+            self._stopped = error
+        else:
+            self._stopped = GivenBackError(f"another slot ended the search: {error}")
+        self.trainer.stop(self._stopped)
+
+    def leave_if_stopped(self) -> None:
+        """Raise the error of `stop`, if any; call it where a trial can be given back at no loss."""
+        if self._stopped is not None:
+            raise self._stopped
 
     def _attempt(self, trial: optuna.Trial | FrozenTrial, ended: Ended) -> Attempt:
         return Attempt.of(
@@ -173,88 +276,66 @@ class Objective:
             deadline=self.deadline,
         )
 
-    def end_paused(self) -> None:
-        """End the trials that are paused for good, and remove the checkpoints that nobody goes on
-        from.
+    def _end_hanging(self, attempt: Attempt) -> None:
+        """End a trial that does not end itself, and its process.
+
+        The other trials of this process are tried again.
         """
-        for trial in self.study.end_paused():
-            attempt = self._attempt(trial, lambda *_: None)
-            attempt.name = TrialName(attempt.number, self.space.values(trial))
-            attempt.close(TrialEnd.PRUNED, "it was not promoted")
-        if not self.study.others_run():
-            self.checkpoints.clear(self.study.optuna.study_name)
-
-    def _fit(
-        self, attempt: Attempt, seed: int, slot: Slot
-    ) -> tuple[Fitted, keras.Model, dict[str, float]]:
-        """Return the fit of a trial, the model as it is kept, and what that costs."""
-        self.progress.begin_trial(attempt.number)
-        hp = OptunaHyperParameters(attempt.trial, self.space)
-        with GLOBAL_GENERATOR:
-            keras.utils.set_random_seed(derive(seed, "weights"))
-            hypermodel = self.make(hp)
-            model = build_model(hypermodel, hp)
-        attempt.name = TrialName(attempt.number, hp.values)
-        attempt.run.tag({MLFLOW_RUN_NAME: attempt.name, **self._origin(attempt)})
-        logged = {**self.settings, **hp.values, "trial_seed": seed}
-        attempt.run.params(logged)
-        self.progress.built(str(attempt.name))
-
-        def listen(epoch: int, metrics: Mapping[str, float]) -> None:
-            value = metrics[self.trainer.settings.monitor]
-            self.progress.epoch(epoch, value)
-            attempt.epoch(epoch, metrics, value)
-            self.leave_if_stopped()
-
-        costs = {} if becomes_another(hypermodel) else self._weigh(attempt, model)
-
-        def told(way: str) -> None:
-            attempt.run.tag({TRAINED: way})
-            self._say_once(f"Models are trained {way}.")
-
-        fitted = self.trainer.fit(
-            hypermodel, hp, model, derive(seed, "fit"), listen, slot=slot, told=told
-        )
-        if owns_fit(hypermodel):  # which may have asked for more than its build
-            self.space.check_used(hp.asked)
-            attempt.run.params(
-                {name: value for name, value in hp.values.items() if name not in logged}
+        with self._ending:  # This is never left, because the process ends here.
+            culprit = self._culprit(attempt)
+            for other in list(self._running.values()):
+                if other is not culprit and other.watch is not None:
+                    other.watch.is_pardoned = True
+            self.stop(GivenBackError(ANOTHER_HUNG))
+            # Trials that train give themselves back at the end of their epoch.
+            patience_s = self.study.budget.grace_s / 2
+            deadline = time.monotonic() + patience_s
+            while len(self._running) > 1 and time.monotonic() < deadline:
+                time.sleep(0.1)
+            # The trial that hangs may hold a lock that this needs, so the wait for it is limited.
+            thread = threading.Thread(target=self._end_all, args=(culprit,), daemon=True)
+            thread.start()
+            thread.join(_TELL_S)
+            if can_restart():
+                restart()
+            message = (
+                f"Error: trial {culprit.number} hangs, and nothing but the end of this process "
+                "ends it. The same command goes on.\n"
             )
-        kept = finished(hypermodel, model)
-        return fitted, kept, costs or self._weigh(attempt, kept)
+            os.write(2, message.encode())
+            os._exit(1)
 
-    def _say_once(self, sentence: str) -> None:
-        with self._claiming:
-            if sentence in self._said:
-                return
-            self._said.add(sentence)
-        self.progress.say(sentence)
+    def _culprit(self, overdue: Attempt) -> Attempt:
+        """Return the trial that hangs.
 
-    def _weigh(self, attempt: Attempt, model: keras.Model) -> dict[str, float]:
-        """Measure what a model costs; InfeasibleError ends the trial where that is too much."""
-        found = self.costs.of(model)
-        if not found:
-            return found
-        attempt.run.metrics({f"model/{name}": value for name, value in found.items()})
-        self.study.constrain(attempt.trial, self.costs.excess(found))
-        self.costs.check(found)
-        return found
+        An overdue trial may only be waiting for others. The culprit is then the one of them whose
+        last epoch ended the longest ago.
+        """
+        busy: list[Attempt] = []
+        for attempt in self._running.values():
+            if attempt.watch is not None and not attempt.watch.is_waiting:
+                busy.append(attempt)
+        if overdue in busy or not busy:
+            return overdue
+        return min(busy, key=_last_epoch_end)
 
-    def _keep(
-        self, attempt: Attempt, fitted: Fitted, model: keras.Model, costs: Mapping[str, float]
-    ) -> list[float]:
-        """Keep what a fit came to, and return the values that the trial ends with."""
-        best = {
-            f"best/{key}": number
-            for key, number in fitted.metrics.items()
-            if not key.startswith("time/")
-        }
-        attempt.run.metrics({**best, "best/epoch": fitted.best_epoch})
-        values = [fitted.metrics[self.trainer.settings.monitor]]
-        values += [costs[self.costs.second_objective]] if self.costs.second_objective else []
-        self.keep_model(model, attempt.run, values)
-        return values
+    def _end_all(self, culprit: Attempt) -> None:
+        """End the trial that hangs, and give the other ones back."""
+        running = list(self._running.values())
+        for attempt in running:
+            if attempt is not culprit:
+                attempt.give_back(TrialEnd.INTERRUPTED, ANOTHER_HUNG)
+            elif attempt.watch is None:
+                attempt.expire()
+            else:
+                attempt.expire(attempt.watch.place)
+        if can_restart():
+            self.progress.say("The search goes on in a fresh process.")
+        for attempt in running:
+            attempt.run.arrive(HAND_OVER_S)
 
-    def _origin(self, attempt: Attempt) -> dict[str, object]:
-        begun = attempt.trial.user_attrs.get(WARM_START)
-        return {f"hpsearch.{WARM_START}": begun} if begun else {}
+
+def _last_epoch_end(attempt: Attempt) -> float:
+    if attempt.watch is None:
+        return 0.0
+    return attempt.watch.last

@@ -1,7 +1,7 @@
-"""How long a search still takes, from the trials that it has behind it.
+"""Shows on the terminal how a search goes on, and how long it still takes.
 
-What the terminal says while a search runs: one live view, or a plain line now and then where it is
-no terminal.
+On a terminal, `Progress` shows one live view. Where the output is no terminal, it prints a plain
+line now and then. `time_left` estimates the time left from the trials that have ended.
 """
 
 from __future__ import annotations
@@ -23,55 +23,86 @@ from hpsearch.study.direction import Direction
 from hpsearch.study.study import best_trial, number_of, value_of
 from hpsearch.study.trial_end import is_failure, spends_budget
 
-PRUNED_SHARE = 1 / 3  # of the most epochs, which a trial takes on average where a pruner is at work
-# trials of that share that count beside the real ones: the first trials are hardly ever pruned
-N_IMAGINED = 6
+# The share of the most epochs that a trial takes on average under a pruner. Some imagined trials of
+# that share count beside the real ones, because the first trials are hardly ever pruned.
+_PRUNED_SHARE = 1 / 3
+_N_IMAGINED = 6
+
+PLAIN_EVERY_S = 10.0
+_LOOK_EVERY_S = 1.0  # Other workers change the study too.
+_Look = Callable[[], Sequence[FrozenTrial]]
 
 
 def time_left(
     trials: Sequence[FrozenTrial], n_trials: int, now: datetime, *, n_epochs: int, prunes: bool
 ) -> float | None:
-    """Return the seconds until `n_trials` are spent, or None before the first is.
+    """Return the seconds until the budget is spent, or None before the first trial has ended.
 
-    The epochs of a trial to come are expected to be the mean of those that ended, where the last
-    one counts most and, under a pruner, a few imagined ones beside them; an epoch takes as long as
-    lately. A trial that runs goes on at its own pace, for half of what it may still take at least;
-    and as many will be done at once as run now.
+    A trial to come is expected to take the mean number of epochs of those that ended. The last one
+    counts most, and under a pruner a few imagined ones count too. An epoch is expected to take as
+    long as lately. A running trial goes on at its own pace, for at least half of the epochs that it
+    may still take. As many trials are expected to run at once as run now.
 
     Args:
         trials: All trials of the study, of all workers.
         n_trials: The budget.
         now: The local time, as Optuna writes it.
-        n_epochs: The most that a trial takes.
+        n_epochs: The most epochs that a trial takes.
         prunes: Whether a pruner is at work.
     """
-    ended = [t for t in trials if spends_budget(t) and t.duration is not None]
-    if not ended:
+    durations_s = []
+    epochs_each = []
+    for trial in trials:
+        if spends_budget(trial) and trial.duration is not None:
+            durations_s.append(trial.duration.total_seconds())
+            epochs_each.append(max(len(trial.intermediate_values), 1))
+    if not durations_s:
         return None
-    weights = [
-        2 * (place + 1) / (len(ended) + 1) for place in range(len(ended))
-    ]  # their sum is the trials' number
-    epochs = sum(
-        w * max(len(t.intermediate_values), 1) for w, t in zip(weights, ended, strict=True)
-    )
-    seconds = sum(
-        w * t.duration.total_seconds() for w, t in zip(weights, ended, strict=True) if t.duration
-    )
-    n_imagined = N_IMAGINED if prunes else 0
-    expected = (epochs + n_imagined * PRUNED_SHARE * n_epochs) / (len(ended) + n_imagined)
-    running = [t for t in trials if t.state == TrialState.RUNNING and t.datetime_start is not None]
-    n_to_come = max(n_trials - sum(spends_budget(t) for t in trials) - len(running), 0)
+    seconds = _weighted_sum(durations_s)
+    epochs = _weighted_sum(epochs_each)
+    expected = _expected_epochs(epochs, len(epochs_each), n_epochs, prunes=prunes)
+    whole_s = expected * seconds / epochs
+
+    running = [trial for trial in trials if _runs(trial)]
+    n_spent = sum(spends_budget(trial) for trial in trials)
+    n_to_come = max(n_trials - n_spent - len(running), 0)
     left = n_to_come * expected * seconds / epochs
     for trial in running:
-        done, spent_s = (
-            len(trial.intermediate_values),
-            (now - (trial.datetime_start or now)).total_seconds(),
-        )
-        if done:
-            left += max(expected - done, (n_epochs - done) / 2) * spent_s / done
+        n_done = len(trial.intermediate_values)
+        spent_s = _seconds_since_start(trial, now)
+        if n_done:
+            n_left = max(expected - n_done, (n_epochs - n_done) / 2)
+            left += n_left * spent_s / n_done
         else:
-            left += max(expected * seconds / epochs - spent_s, 0.0)
+            left += max(whole_s - spent_s, 0.0)
     return left / max(len(running), 1)
+
+
+def _runs(trial: FrozenTrial) -> bool:
+    return trial.state == TrialState.RUNNING and trial.datetime_start is not None
+
+
+def _seconds_since_start(trial: FrozenTrial, now: datetime) -> float:
+    start = trial.datetime_start or now
+    return (now - start).total_seconds()
+
+
+def _expected_epochs(epochs: float, n_ended: int, n_epochs: int, *, prunes: bool) -> float:
+    """Return the mean epochs of the trials that ended and, under a pruner, of imagined ones."""
+    n_imagined = 0
+    if prunes:
+        n_imagined = _N_IMAGINED
+    return (epochs + n_imagined * _PRUNED_SHARE * n_epochs) / (n_ended + n_imagined)
+
+
+def _weighted_sum(values: Sequence[float]) -> float:
+    """Return the sum of values whose weights rise to the last one; the mean weight is 1."""
+    n = len(values)
+    weighted = []
+    for place, value in enumerate(values):
+        weight = 2 * (place + 1) / (n + 1)
+        weighted.append(weight * value)
+    return sum(weighted)
 
 
 def in_words(seconds: float) -> str:
@@ -79,12 +110,9 @@ def in_words(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-PLAIN_EVERY_S = 10.0
-LOOK_EVERY_S = 1.0  # at the study, which other workers change too
-Look = Callable[[], Sequence[FrozenTrial]]
+    if minutes < 90:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 class Progress:
@@ -94,20 +122,20 @@ class Progress:
         monitor: The metric whose values are shown.
         n_epochs: The most epochs that a trial takes.
         direction: Which values are better.
-        console: Where to; a quiet one for scripts and tests.
+        console: Where to write; scripts and tests give a quiet one.
     """
 
     def __init__(self, monitor: str, n_epochs: int, direction: Direction, console: Console) -> None:
-        self.monitor, self.n_epochs, self.direction, self.console = (
-            monitor,
-            n_epochs,
-            direction,
-            console,
-        )
-        self.study, self.n_trials, self._prunes = "", 0, True
-        self._look: Look = tuple
+        self.monitor = monitor
+        self.n_epochs = n_epochs
+        self.direction = direction
+        self.console = console
+        self.study = ""
+        self.n_trials = 0
+        self._prunes = True
+        self._look: _Look = tuple
         self._trials: Sequence[FrozenTrial] = ()
-        self._own = threading.local()  # each thread runs a trial of its own
+        self._own = threading.local()  # Each thread runs a trial of its own.
         self._live: Live | None = None
         self._bars = Bars(
             TextColumn("{task.description}", markup=False),
@@ -117,23 +145,27 @@ class Progress:
             console=console,
             auto_refresh=False,
         )
-        self._looked = self._shown = time.monotonic()
+        self._looked = time.monotonic()
+        self._shown = self._looked
 
     def say(self, sentence: str) -> None:
         """Print a line that stays."""
         self.console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
-    def search(self, study: str, n_trials: int, look: Look, *, prunes: bool) -> Iterator[None]:
+    def search(self, study: str, n_trials: int, look: _Look, *, prunes: bool) -> Iterator[None]:
         """Show the search while the block runs.
 
         Args:
-            study: Its name.
-            n_trials: Its budget.
-            look: Returns all its trials, of all workers.
+            study: The name of the study.
+            n_trials: The budget.
+            look: Returns all trials of the study, of all workers.
             prunes: Whether a pruner is at work.
         """
-        self.study, self.n_trials, self._look, self._prunes = study, n_trials, look, prunes
+        self.study = study
+        self.n_trials = n_trials
+        self._look = look
+        self._prunes = prunes
         self._trials = look()
         if not self.console.is_terminal or self.console.quiet:
             yield
@@ -148,73 +180,97 @@ class Progress:
                 self._live = None
 
     def begin_trial(self, number: int) -> None:
-        """A trial starts, or one that was paused goes on; its model is built next."""
-        self._own.number, self._own.name = number, f"#{number}"
-        self._own.bar = self._bars.add_task(self._own.name, total=self.n_epochs, value="building")
+        """Show that a trial starts or goes on; its model is built next."""
+        name = f"#{number}"
+        bar = self._bars.add_task(name, total=self.n_epochs, value="building")
+        self._own.number = number
+        self._own.name = name
+        self._own.bar = bar
         self._look_again()
 
     def built(self, name: str) -> None:
-        """The running trial's model is there, and so are its hyperparameters, which name it;
-        compiling comes next.
+        """Show that the model of the running trial is built; it is compiled next.
+
+        Args:
+            name: The name of the trial, which is made of its hyperparameters.
         """
         self._own.name = name
         self._bars.update(self._own.bar, description=name, value="compiling")
 
     def epoch(self, epoch: int, value: float) -> None:
-        """An epoch of the running trial ended with `value`."""
+        """Show that an epoch of the running trial, counted from 1, ended with `value`."""
         shown = f"{self.monitor} {value:.4f}"
         self._bars.update(self._own.bar, completed=epoch, value=shown)
-        if time.monotonic() - self._looked > LOOK_EVERY_S and self._live is not None:
-            self._look_again()
-        elif self._live is None and time.monotonic() - self._shown > PLAIN_EVERY_S:
+        now = time.monotonic()
+        if self._live is not None:
+            if now - self._looked > _LOOK_EVERY_S:
+                self._look_again()
+        elif now - self._shown > PLAIN_EVERY_S:
             self._look_again()
             self._shown = time.monotonic()
-            parts = [
-                f"{self._where()}  {self._own.name}: epoch {epoch}/{self.n_epochs} {shown}",
-                self._best(),
-            ]
-            self.say("; ".join(p for p in [*parts, self._left()] if p))
+            place = f"{self._where()}  {self._own.name}: epoch {epoch}/{self.n_epochs} {shown}"
+            self.say(_joined(place, self._best(), self._left()))
 
     def end_trial(self, outcome: str, value: float | None) -> None:
-        """The running trial ended: `finished` with its value, or in another way."""
+        """Show that the running trial ended: `finished` with its value, or in another way."""
         where = self._where()
         self._look_again()
-        if not hasattr(self._own, "bar"):  # a watchdog ends a trial that hangs from another thread
+        if not hasattr(self._own, "bar"):
+            # The watchdog ends a trial that hangs from another thread.
             self.say(f"{where}: {outcome}")
             return
-        best = best_trial(list(self._trials), self.direction)
-        is_best = value is not None and best is not None and number_of(best) == self._own.number
-        shown = f"{outcome}, {self.monitor} {value:.4f}" if value is not None else outcome
-        self.say(f"{where}  {self._own.name}: {shown}{'  (best so far)' if is_best else ''}")
+        line = f"{where}  {self._own.name}: {outcome}"
+        if value is not None:
+            line += f", {self.monitor} {value:.4f}"
+            best = best_trial(list(self._trials), self.direction)
+            if best is not None and number_of(best) == self._own.number:
+                line += "  (best so far)"
+        self.say(line)
         self._bars.remove_task(self._own.bar)
 
     def _look_again(self) -> None:
-        self._trials, self._looked = self._look(), time.monotonic()
+        self._trials = self._look()
+        self._looked = time.monotonic()
 
     def _where(self) -> str:
-        n_spent = sum(spends_budget(t) for t in self._trials)
+        n_spent = sum(spends_budget(trial) for trial in self._trials)
         return f"trial {min(n_spent + 1, self.n_trials)}/{self.n_trials}"
 
     def _best(self) -> str:
         best = best_trial(list(self._trials), self.direction)
-        return f"best so far #{number_of(best)} {value_of(best):.4f}" if best else ""
+        if not best:
+            return ""
+        return f"best so far #{number_of(best)} {value_of(best):.4f}"
 
     def _left(self) -> str:
-        now = datetime.now()
         left = time_left(
-            self._trials, self.n_trials, now, n_epochs=self.n_epochs, prunes=self._prunes
+            self._trials,
+            self.n_trials,
+            datetime.now(),
+            n_epochs=self.n_epochs,
+            prunes=self._prunes,
         )
-        return f"about {in_words(left)} left" if left is not None else ""
+        if left is None:
+            return ""
+        return f"about {in_words(left)} left"
 
     def _counts(self) -> str:
-        states = [t.state for t in self._trials]
-        n_failed = sum(is_failure(t) for t in self._trials)
+        states = [trial.state for trial in self._trials]
         n_pruned = states.count(TrialState.PRUNED)
-        done = f"{n_pruned + states.count(TrialState.COMPLETE)} of {self.n_trials} trials done, {n_pruned} of them pruned"
-        return done + (f", {n_failed} failed" if n_failed else "")
+        n_done = n_pruned + states.count(TrialState.COMPLETE)
+        n_failed = sum(is_failure(trial) for trial in self._trials)
+        counts = f"{n_done} of {self.n_trials} trials done, {n_pruned} of them pruned"
+        if n_failed:
+            counts += f", {n_failed} failed"
+        return counts
 
     def _view(self) -> Group:
-        parts = [f"Study {self.study}: {self._counts()}", self._best(), self._left()]
-        return Group(
-            Text("; ".join(p for p in parts if p), overflow="ellipsis", no_wrap=True), self._bars
-        )
+        counts = f"Study {self.study}: {self._counts()}"
+        line = _joined(counts, self._best(), self._left())
+        text = Text(line, overflow="ellipsis", no_wrap=True)
+        return Group(text, self._bars)
+
+
+def _joined(*parts: str) -> str:
+    """Return the parts of a line that are not empty, joined by semicolons."""
+    return "; ".join(part for part in parts if part)

@@ -1,11 +1,14 @@
-"""Ends what takes too long: between two epochs, by an exception wherever Python is, or by the end
-of the process.
+"""Ends a trial that takes too long, even if it hangs.
 
-A thread waits for the deadline. The main thread is then interrupted by the kernel's clock, which
-wakes it from what it waits for; another one at its next line of Python. Where neither helps, since
-native code does not return, what hangs is ended from outside, and the process with it. Native code
-that lets no other thread run is ended by `faulthandler`, whose thread needs no Python; it leaves
-where the trial hung, which the next try finds.
+At the end of an epoch, `Watch.epoch` raises `TrialTimedOutError`. Elsewhere a thread waits for the
+deadline, and `TrialTimedOutError` is then raised wherever Python is:
+
+- The main thread is interrupted by the kernel's clock, which wakes it from what it waits for.
+- Any other thread is interrupted at its next line of Python.
+
+Neither helps while native code does not return. The watching thread then calls `on_hang`, which
+ends the process. If native code lets no other thread run, `faulthandler` ends the process, because
+its thread needs no Python. It leaves a file that says where the trial hung. The next try finds it.
 """
 
 from __future__ import annotations
@@ -18,28 +21,28 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import IO
 
 from hpsearch.study.worker_process import ring, stop_ringing
 
-INTERRUPT_EVERY_S = 1.0
-WAITING = ("objective.py", "fused.py")  # where a slot waits for others
-LAST_RESORT_S = 30.0  # after a process should have ended itself
+_INTERRUPT_EVERY_S = 1.0
+_LAST_RESORT_S = 30.0  # after the time at which a process should have ended itself
+_WAITING = ("objective.py", "fused.py")  # the files in which a slot waits for others
 
 
 class TrialTimedOutError(BaseException):
-    """What ran took too long; no `except Exception` of a model's own code shall catch it."""
+    """A trial took too long; an `except Exception` in the code of a model does not catch this."""
 
 
 class Watch:
     """Watches the block of code that it is entered for.
 
     Args:
-        timeout_s: How long the block may take; None is for ever.
-        grace_s: How long after that it may take to end.
-        on_hang: Called by another thread where it has not; it ends the process.
-        trace: Written where the process hangs such that not even that works.
+        timeout_s: How long the block may take; None for no limit.
+        grace_s: How long the block may then take to end.
+        on_hang: Called by another thread if the block has not ended by then; it ends the process.
+        trace: Written if the process hangs in such a way that not even `on_hang` works.
     """
 
     def __init__(
@@ -49,16 +52,18 @@ class Watch:
         on_hang: Callable[[], None],
         trace: Path | None = None,
     ) -> None:
-        self.timeout_s, self._grace_s, self._on_hang, self._trace = (
-            timeout_s,
-            grace_s,
-            on_hang,
-            trace,
-        )
-        self._lock, self._done = threading.Lock(), threading.Event()
-        self._is_over = self._is_lost = self._rings = False
-        self.is_pardoned = False  # what it waits for is another's fault
-        self._begin = self.last = time.monotonic()
+        self.timeout_s = timeout_s
+        self._grace_s = grace_s
+        self._on_hang = on_hang
+        self._trace = trace
+        self._lock = threading.Lock()
+        self._done = threading.Event()
+        self._is_over = False
+        self._is_lost = False
+        self._rings = False
+        self.is_pardoned = False  # The block waits for another trial, which is at fault.
+        self.last = time.monotonic()  # when the last epoch ended
+        self._begin = self.last
         self._epoch_s = 0.0
         self._thread_id: int | None = None
         self._file: IO[str] | None = None
@@ -66,30 +71,45 @@ class Watch:
     @property
     def is_overdue(self) -> bool:
         """Whether the time is over."""
-        return self.timeout_s is not None and time.monotonic() - self._begin > self.timeout_s
+        if self.timeout_s is None:
+            return False
+        return time.monotonic() - self._begin > self.timeout_s
 
     @property
     def is_waiting(self) -> bool:
-        """Whether the block waits for another slot: for its turn to build, or for a common epoch."""
-        frame = sys._current_frames().get(self._thread_id or 0)
+        """Whether the block waits for another slot: for its turn to build, or for an epoch."""
+        frame = self._frame()
         while frame is not None and frame.f_code.co_filename == threading.__file__:
             frame = frame.f_back
-        return frame is not None and Path(frame.f_code.co_filename).name in WAITING
+        if frame is None:
+            return False
+        return Path(frame.f_code.co_filename).name in _WAITING
 
     @property
     def place(self) -> str:
         """The line of Python that the block is at."""
-        return _place_of(self._thread_id)
+        frame = self._frame()
+        if frame is None:
+            return "an unknown place"
+        return f"{frame.f_code.co_name} ({frame.f_code.co_filename}:{frame.f_lineno})"
+
+    def _frame(self) -> FrameType | None:
+        return sys._current_frames().get(self._thread_id or 0)
 
     def __enter__(self) -> Watch:
-        """Begin to watch, and raise TrialTimedOutError where this has ended a process before."""
+        """Begin to watch.
+
+        Raises:
+            TrialTimedOutError: An earlier try of the same trial had to end its process.
+        """
         if self.timeout_s is None:
             return self
         if self._trace is not None and self._trace.is_file() and self._trace.stat().st_size:
             raise TrialTimedOutError
-        self._begin = self.last = time.monotonic()
+        self._begin = time.monotonic()
+        self.last = self._begin
         self._thread_id = threading.get_ident()
-        self._rings = ring(self.timeout_s, INTERRUPT_EVERY_S, self._interrupt)
+        self._rings = ring(self.timeout_s, _INTERRUPT_EVERY_S, self._interrupt)
         self._arm()
         threading.Thread(target=self._wait, name="watchdog", daemon=True).start()
         return self
@@ -100,15 +120,15 @@ class Watch:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        """Watch no more."""
+        """End the watch."""
         try:
             self.end()
-        except TrialTimedOutError:  # which came in the middle of this
+        except TrialTimedOutError:  # It came in the middle of the call.
             self.end()
             raise
 
     def end(self) -> None:
-        """Watch no more; what was taken for hanging already does not go on."""
+        """End the watch; a block that was already taken for hanging does not go on from here."""
         if self._thread_id is None:
             return
         with self._lock:
@@ -123,26 +143,27 @@ class Watch:
             time.sleep(1.0)
 
     def epoch(self) -> None:
-        """An epoch has ended: what can be ended here loses nothing.
+        """Note that an epoch has ended: a block that ends here loses nothing.
 
         Raises:
             TrialTimedOutError: The time is over.
         """
         now = time.monotonic()
-        self._epoch_s, self.last = now - self.last, now
+        self._epoch_s = now - self.last
+        self.last = now
         if self.is_overdue:
             raise TrialTimedOutError
 
     def _wait(self) -> None:
+        """Wait for the deadline, interrupt the block, and call `on_hang` if that does not help."""
         if self._done.wait(self.timeout_s):
             return
         end = time.monotonic() + self._grace_s
         while time.monotonic() < end:
             if not self._rings and self._is_impatient():
-                with self._lock:
-                    if not self._is_over and self._thread_id is not None:
-                        _raise_in(self._thread_id, TrialTimedOutError)
-            if self._done.wait(min(INTERRUPT_EVERY_S, max(end - time.monotonic(), 0.01))):
+                self._interrupt_thread()
+            left_s = max(end - time.monotonic(), 0.01)
+            if self._done.wait(min(_INTERRUPT_EVERY_S, left_s)):
                 return
         with self._lock:
             if self._is_over:
@@ -151,41 +172,45 @@ class Watch:
         self._on_hang()
 
     def _interrupt(self) -> None:
-        """Called in the main thread, which it interrupts."""
-        if not self._is_over and not self._is_lost and self.is_overdue and self._is_impatient():
+        """Interrupt the main thread, in which this is called."""
+        if self._is_over or self._is_lost:
+            return
+        if self.is_overdue and self._is_impatient():
             raise TrialTimedOutError
 
+    def _interrupt_thread(self) -> None:
+        """Interrupt a thread other than the main one."""
+        with self._lock:
+            if not self._is_over and self._thread_id is not None:
+                _raise_in(self._thread_id, TrialTimedOutError)
+
     def _is_impatient(self) -> bool:
-        """Where epochs end, the end of this one is waited for a while."""
-        waited = time.monotonic() - self._begin - (self.timeout_s or 0.0)
-        return waited >= min(2 * self._epoch_s, self._grace_s / 2)
+        """Return whether the end of the epoch has been waited for long enough."""
+        waited_s = time.monotonic() - self._begin - (self.timeout_s or 0.0)
+        return waited_s >= min(2 * self._epoch_s, self._grace_s / 2)
 
     def _arm(self) -> None:
-        if self._trace is not None:
-            with suppress(OSError):
-                self._trace.parent.mkdir(parents=True, exist_ok=True)
-                self._file = self._trace.open("w")
-                after_s = (self.timeout_s or 0.0) + self._grace_s + LAST_RESORT_S
-                faulthandler.dump_traceback_later(after_s, exit=True, file=self._file)
+        """Let `faulthandler` end the process if nothing else does."""
+        if self._trace is None:
+            return
+        with suppress(OSError):
+            self._trace.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._trace.open("w")
+            after_s = (self.timeout_s or 0.0) + self._grace_s + _LAST_RESORT_S
+            faulthandler.dump_traceback_later(after_s, exit=True, file=self._file)
 
     def _disarm(self) -> None:
-        if self._file is not None and self._trace is not None:
-            faulthandler.cancel_dump_traceback_later()
-            self._file.close()
-            self._file = None
-            self._trace.unlink(missing_ok=True)
-
-
-def _place_of(thread_id: int | None) -> str:
-    frame = sys._current_frames().get(thread_id or 0)
-    return (
-        f"{frame.f_code.co_name} ({frame.f_code.co_filename}:{frame.f_lineno})"
-        if frame
-        else "an unknown place"
-    )
+        if self._file is None or self._trace is None:
+            return
+        faulthandler.cancel_dump_traceback_later()
+        self._file.close()
+        self._file = None
+        self._trace.unlink(missing_ok=True)
 
 
 def _raise_in(thread_id: int, error: type[BaseException] | None) -> None:
-    """Let a thread raise at its next line of Python; None takes that back."""
-    kind = ctypes.py_object(error) if error is not None else None
+    """Raise an error in a thread at its next line of Python; None takes that back."""
+    kind = None
+    if error is not None:
+        kind = ctypes.py_object(error)
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), kind)

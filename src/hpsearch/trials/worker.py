@@ -1,11 +1,12 @@
-"""Keeps a worker's memory from growing with each structure that it trains.
+"""Runs the trials of a study in this process, until the budget is spent or the time is over.
 
-Libraries keep some of what they compiled for a model for as long as their process lives: TensorFlow
-about 20 MB of each small net. What can be let go is let go between two trials; where that does not
-help, the worker goes on in a fresh process, in which the search resumes.
+Each slot of the trainer claims and runs one trial after the other. If there are several slots, each
+runs in a thread.
 
-Runs a study's trials in the slots of its trainer: one after the other, or many at once, each slot
-in a thread.
+A worker with one slot also keeps its memory from growing with each structure that it trains.
+Libraries keep some of what they compiled for a model as long as their process lives: TensorFlow
+keeps about 20 MB of each small net. The worker frees what it can between two trials. If that does
+not help, it goes on in a fresh process, in which the search resumes.
 """
 
 from __future__ import annotations
@@ -26,80 +27,47 @@ from hpsearch.training.trainer import Trainer
 from hpsearch.trials.attempt import OutOfTimeError
 from hpsearch.trials.objective import Objective
 
-TIDY_FROM = 120e6  # bytes that a process has grown by
-RESTART_FROM = 240e6
-WARM_UP = 3  # trials, in which libraries load what they need
-HAND_OVER_S = 30.0
+_LINGER_EVERY_S = 2.0
 
-
-class Memory:
-    """Watches the memory of this process from one trial to the next."""
-
-    def __init__(self) -> None:
-        self._n_trials = 0
-        self._least = 0.0
-
-    def after_trial(self, trainer: Trainer, tracking: Tracking) -> None:
-        """Let go of what no trial needs where the process has grown, and replace it where that does
-        not help.
-
-        Call it between two trials, where no trial runs in this process.
-        """
-        self._n_trials += 1
-        if self._n_trials <= WARM_UP:
-            self._least = _resident()
-            return
-        if _resident() < self._least + TIDY_FROM:
-            return
-        tidy(trainer)
-        if _resident() >= self._least + RESTART_FROM and can_restart():
-            tracking.spool.drain(HAND_OVER_S)  # what has not arrived by then waits on disk
-            restart()
-
-
-def tidy(trainer: Trainer) -> None:
-    """Free what no trial needs: programs, models that refer to themselves, what a library compiled
-    and gives back.
-    """
-    trainer.let_go()
-    gc.collect()
-    if keras.backend.backend() == "jax":
-        sys.modules["jax"].clear_caches()
-    with suppress(OSError, AttributeError):  # another C library than glibc
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-def _resident() -> float:
-    return float(psutil.Process().memory_info().rss)
-
-
-LINGER_EVERY_S = 2.0
+# Bytes that a process may grow by before its memory is freed, and before it is replaced.
+_FREE_FROM = 120e6
+_RESTART_FROM = 240e6
+_N_WARM_UP = 3  # trials in which libraries load what they need
+_HAND_OVER_S = 30.0
 
 
 def run_trials(objective: Objective) -> None:
-    """Run trials until the budget is spent or time is over.
+    """Run trials until the budget is spent or the time is over.
 
     Raises:
-        BaseException: Whatever ends the whole search, from any slot; the trials of the other slots
-            are given back.
+        BaseException: What ends the whole search, from any slot. The trials of the other slots are
+            given back.
     """
     if objective.trainer.n_slots == 1:
-        is_spent = _fill(objective)
+        is_spent = _run_slot(objective)
     else:
-        with ThreadPoolExecutor(objective.trainer.n_slots, thread_name_prefix="slot") as pool:
-            slots = [pool.submit(_fill, objective) for _ in range(objective.trainer.n_slots)]
-            try:
-                is_spent = all([slot.result() for slot in as_completed(slots)])
-            except BaseException as error:
-                objective.stop(error)
-                raise
+        is_spent = _run_slots(objective)
     if is_spent:
         objective.end_paused()
 
 
-def _fill(objective: Objective) -> bool:
-    """Run one trial after the other; return whether the budget is spent."""
-    study, memory = objective.study, Memory()
+def _run_slots(objective: Objective) -> bool:
+    """Run all slots, each in a thread, and return whether the budget is spent."""
+    n_slots = objective.trainer.n_slots
+    with ThreadPoolExecutor(n_slots, thread_name_prefix="slot") as pool:
+        slots = [pool.submit(_run_slot, objective) for _ in range(n_slots)]
+        try:
+            results = [slot.result() for slot in as_completed(slots)]
+        except BaseException as error:
+            objective.stop(error)
+            raise
+    return all(results)
+
+
+def _run_slot(objective: Objective) -> bool:
+    """Run one trial after the other, and return whether the budget is spent."""
+    study = objective.study
+    memory = _Memory()
     while time.monotonic() < objective.deadline:
         leave_if_asked()
         objective.leave_if_stopped()
@@ -112,7 +80,50 @@ def _fill(objective: Objective) -> bool:
             except OutOfTimeError:
                 return False
         elif study.budget.linger and study.others_run():
-            time.sleep(LINGER_EVERY_S)
+            time.sleep(_LINGER_EVERY_S)
         else:
             return True
     return False
+
+
+class _Memory:
+    """Watches the memory of this process from one trial to the next."""
+
+    def __init__(self) -> None:
+        self._n_trials = 0
+        self._least = 0.0
+
+    def after_trial(self, trainer: Trainer, tracking: Tracking) -> None:
+        """Free memory if the process has grown, and replace the process if that does not help.
+
+        Call it between two trials, while no trial runs in this process.
+        """
+        self._n_trials += 1
+        if self._n_trials <= _N_WARM_UP:
+            self._least = _resident()
+            return
+        if _resident() < self._least + _FREE_FROM:
+            return
+        _free(trainer)
+        if _resident() >= self._least + _RESTART_FROM and can_restart():
+            # What has not arrived in MLflow by then waits on the disk.
+            tracking.spool.drain(_HAND_OVER_S)
+            restart()
+
+
+def _free(trainer: Trainer) -> None:
+    """Free what no trial needs.
+
+    That is the trainer's program, models that refer to themselves, what JAX has compiled, and
+    memory that the C library holds.
+    """
+    trainer.let_go()
+    gc.collect()
+    if keras.backend.backend() == "jax":
+        sys.modules["jax"].clear_caches()
+    with suppress(OSError, AttributeError):  # A C library other than glibc has no malloc_trim.
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def _resident() -> float:
+    return float(psutil.Process().memory_info().rss)
