@@ -116,10 +116,11 @@ def _needed_files(modules: Iterable[str]) -> dict[str, Path | None]:
     return files
 
 
-def config_of(file: Path) -> object:
+def config_of(file: Path) -> dict[str, Any]:
     """Return the configuration in a file that `model.save` has written."""
     with zipfile.ZipFile(file) as saved:
-        return json.loads(saved.read("config.json"))
+        config: dict[str, Any] = json.loads(saved.read("config.json"))
+    return config
 
 
 def bring(folder: Path, flavor: Mapping[str, Any]) -> None:

@@ -36,7 +36,7 @@ _NOT_PROMOTED_TAG = "hpsearch.not_champion_because"
 _Verdict = tuple[bool, str]  # whether the version becomes champion, and why
 _Judge = Callable[[keras.Model | None], _Verdict]
 _Tags = Mapping[str, object]
-_Save = Callable[[Path], _Tags]
+Save = Callable[[Path], _Tags]
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class Registry:
         return None
 
     def register(
-        self, name: str, run_id: str, *, save: _Save, tags: _Tags, judge: _Judge
+        self, name: str, run_id: str, *, save: Save, tags: _Tags, judge: _Judge
     ) -> Version:
         """Make a trial's model a version of registered model `name`: its champion or challenger.
 
@@ -235,7 +235,7 @@ class Registry:
         name: str,
         run_id: str,
         *,
-        save: _Save,
+        save: Save,
         tags: _Tags,
         why: str,
     ) -> Version:
@@ -245,7 +245,7 @@ class Registry:
         self.client.set_model_version_tag(name, number, f"hpsearch.{alias}_because", why)
         return Version(name, number, alias, why)
 
-    def _version(self, name: str, run_id: str, save: _Save, tags: _Tags) -> str:
+    def _version(self, name: str, run_id: str, save: Save, tags: _Tags) -> str:
         """Return the number of the version of a run's model, which is made where there is none."""
         all_tags = dict(tags)
         number = self._version_of(name, run_id)
@@ -256,7 +256,7 @@ class Registry:
             self.client.set_model_version_tag(name, number, key, str(value))
         return number
 
-    def _log(self, name: str, run_id: str, save: _Save) -> tuple[str, _Tags]:
+    def _log(self, name: str, run_id: str, save: Save) -> tuple[str, _Tags]:
         """Write a model to its run and make it a version; return its number and the tags of `save`.
 
         The run is named by its id, so that no run becomes active.
