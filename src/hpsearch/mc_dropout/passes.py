@@ -112,22 +112,7 @@ class Sampler:
         plan = self._plan(n_samples, seed, rates)
         sums = self._sums(images, labels, plan)
         check_distributions(sums.mean, self.settings.from_logits)
-        group_size = _group_size(n_samples)
-        n_groups = -(-n_samples // group_size)
-        sizes = np.full(n_groups, group_size)
-        sizes[-1] = n_samples - group_size * (n_groups - 1)
-        totals = sums.mean.sum(axis=1, keepdims=True)
-        squares = np.maximum(sums.squares, 0.0)
-        label_probs = sums.grouped[:, :n_groups] / sizes
-        return McPrediction(
-            probs=sums.mean / totals,
-            expected_entropy=sums.entropy / n_samples,
-            variance=squares / n_samples,
-            votes=sums.votes / n_samples,
-            label_probs=label_probs.T,
-            group_size=group_size,
-            n_samples=n_samples,
-        )
+        return _prediction(sums, n_samples)
 
     def samples(self, images: _Images, *, n_samples: int, seed: int) -> Floats:
         """Return the distributions of each single pass, (S, N, C).
@@ -326,6 +311,26 @@ def check_distributions(probs: Floats, from_logits: bool) -> None:
             f"{probs.min():.4g} to {probs.max():.4g} with from_logits={setting}: "
             "a model that returns logits needs uncertainty.from_logits=true."
         )
+
+
+def _prediction(sums: _Sums, n_samples: int) -> McPrediction:
+    """Return the prediction that the sums of `n_samples` passes give."""
+    group_size = _group_size(n_samples)
+    n_groups = -(-n_samples // group_size)
+    sizes = np.full(n_groups, group_size)
+    sizes[-1] = n_samples - group_size * (n_groups - 1)
+    totals = sums.mean.sum(axis=1, keepdims=True)
+    squares = np.maximum(sums.squares, 0.0)
+    label_probs = sums.grouped[:, :n_groups] / sizes
+    return McPrediction(
+        probs=sums.mean / totals,
+        expected_entropy=sums.entropy / n_samples,
+        variance=squares / n_samples,
+        votes=sums.votes / n_samples,
+        label_probs=label_probs.T,
+        group_size=group_size,
+        n_samples=n_samples,
+    )
 
 
 def _group_size(n_samples: int) -> int:

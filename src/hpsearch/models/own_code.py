@@ -327,3 +327,15 @@ def _is_copied(path: Path) -> bool:
     if path.suffix in _CODE_SUFFIXES:
         return True
     return path.suffix in _DATA_SUFFIXES and path.stat().st_size <= _MAX_DATA_BYTES
+
+
+@cache
+def is_library(module: str | None) -> bool:
+    """Return whether a module is part of Python, of an installed library or of this package."""
+    root = (module or "").partition(".")[0]
+    if root in sys.stdlib_module_names or root == "hpsearch":
+        return True
+    file = getattr(sys.modules.get(root), "__file__", None) or ""
+    if "site-packages" in file or "dist-packages" in file:
+        return True
+    return root in names_of_distributions()

@@ -17,8 +17,9 @@ from keras.src.backend import compute_output_spec
 from keras.src.trainers.trainer import Trainer as KerasTrainer
 
 from hpsearch.errors import first_line
+from hpsearch.models.own_code import is_library
 from hpsearch.seeds import GLOBAL_GENERATOR
-from hpsearch.training.programs.fingerprint import UnknownStateError, fingerprint, is_library
+from hpsearch.training.programs.fingerprint import UnknownStateError, fingerprint
 from hpsearch.training.programs.inputs import dropouts
 from hpsearch.training.programs.order import Order
 from hpsearch.training.programs.program import Program, has_gpu

@@ -27,7 +27,7 @@ import keras
 import numpy as np
 
 from hpsearch.models.loss_and_optimizer import MOMENTUMS
-from hpsearch.models.own_code import names_of_distributions
+from hpsearch.models.own_code import is_library
 from hpsearch.training.programs.inputs import dropouts, is_momentum
 
 # Keras, TensorFlow and JAX keep these attributes for themselves. They follow from other attributes,
@@ -464,18 +464,6 @@ def _names_in(code: types.CodeType) -> list[str]:
 def _is_of_library(value: type | types.FunctionType) -> bool:
     """Return whether a class or function is a library's, which is the same in all trials."""
     return "<locals>" not in value.__qualname__ and is_library(value.__module__)
-
-
-@functools.cache
-def is_library(module: str | None) -> bool:
-    """Return whether a module is part of Python, of an installed library or of this package."""
-    root = (module or "").partition(".")[0]
-    if root in sys.stdlib_module_names or root == "hpsearch":
-        return True
-    file = getattr(sys.modules.get(root), "__file__", None) or ""
-    if "site-packages" in file or "dist-packages" in file:
-        return True
-    return root in names_of_distributions()
 
 
 _NAMED = (
