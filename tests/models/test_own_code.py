@@ -177,7 +177,7 @@ def made():
 @pytest.mark.parametrize(
     ("parts", "said"),
     [
-        ({"classes": SCALE, "layer": "Scale()", "after": "hidden.factor = 8.0"},
+        ({"classes": SCALE, "layer": "Scale()", "after": "hidden.factor = -1.0"},
          r"the study reports val/loss [\d.]+, but loaded in a fresh process it has [\d.]+;"),
         ({"classes": MADE_IN_BUILD, "layer": "made()"},
          r"Could not locate class 'Scale'.*register its classes with @"),
