@@ -18,7 +18,7 @@ from hpsearch.study.leases import WORKER, is_dead
 from hpsearch.study.study import SharedStudy, number_of
 from hpsearch.study.trial_end import TrialEnd
 from hpsearch.tracking.delivery import TRIAL
-from hpsearch.tracking.runs import ParentRun, TrialName, now_ms
+from hpsearch.tracking.runs import END, ParentRun, TrialName, now_ms
 from hpsearch.tracking.tracking import Tracking
 
 
@@ -132,7 +132,7 @@ class Diagnosis:
             text = f"Trial {number} is {trial.state.name} in the study, its MLflow run {status}."
             tags = {}
             if end is not None:
-                tags["hpsearch.end"] = end.word
+                tags[END] = end.word
             repair = partial(self._end, run.info.run_id, _expected_status(end), tags)
             yield _Finding(text, repair)
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
@@ -191,7 +191,7 @@ class Diagnosis:
         tags: dict[str, object] = {"hpsearch.written_by": "hpsearch.doctor"}
         name = TrialName(number, values)
         if end is not None:
-            tags["hpsearch.end"] = end.word
+            tags[END] = end.word
             if end != TrialEnd.FINISHED:
                 name = TrialName(number, values, end.word)
         run.tag({**tags, "mlflow.runName": name})

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from hpsearch.errors import ModelError, did_you_mean, first_line
 from hpsearch.models.own_code import bring
-from hpsearch.tracking.runs import TrackedRun
+from hpsearch.study.trial_end import TrialEnd
+from hpsearch.tracking.runs import END, TrackedRun
 
 _FOLDER = "checkpoint"
 _MODEL = f"{_FOLDER}/model.keras"
@@ -130,9 +131,13 @@ class Registry:
             f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_run_id}' and attributes.status = 'FINISHED'"
         )
         order = ["metrics.`best/val/loss` ASC"]
+        finished = TrialEnd.FINISHED.word
         models = []
         runs = self.client.search_runs([experiment], query, order_by=order)
         for run in runs:
+            # MLflow's status is the same for a pruned trial; earlier versions wrote no tag.
+            if run.data.tags.get(END, finished) != finished:
+                continue
             run_id = run.info.run_id
             if self.client.list_artifacts(run_id, _FOLDER):
                 models.append(self.kept(run_id))

@@ -23,6 +23,7 @@ from hpsearch.errors import TrackingError
 from hpsearch.tracking.spool import Spool
 from hpsearch.tracking.spool_file import Entry, MetricRow
 
+END = "hpsearch.end"  # the tag of a trial's run: how the trial ended, in the words of TrialEnd
 SHORT = {"learning_rate": "lr", "momentum": "m", "dropout_rate": "d"}
 _Texts = Mapping[str, object]  # tags or parameters, which are written as text
 _Values = Mapping[str, float]

@@ -25,7 +25,7 @@ from hpsearch.study.leases import Lease
 from hpsearch.study.study import SharedStudy, number_of, taken_over
 from hpsearch.study.trial_end import TrialEnd
 from hpsearch.study.worker_process import Preempted, leave_if_asked
-from hpsearch.tracking.runs import ChildRun, ParentRun, TrialName
+from hpsearch.tracking.runs import END, ChildRun, ParentRun, TrialName
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.trials.watchdog import TrialTimedOutError, Watch
 
@@ -241,7 +241,7 @@ class Attempt:
 
         The name stays as it is if the trial has finished.
         """
-        tags: dict[str, object] = {"hpsearch.end": end.word}
+        tags: dict[str, object] = {END: end.word}
         if end != TrialEnd.FINISHED:
             tags["hpsearch.message"] = message
             tags[MLFLOW_RUN_NAME] = replace(self.name, reason=end.word)
