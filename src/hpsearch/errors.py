@@ -65,27 +65,19 @@ class SearchError(HpsearchError):
 
 
 class TrialError(HpsearchError):
-    """One trial ended without a value; `reason` is a word for tags, the message is for users."""
-
-    reason = "failed"
+    """One trial ended without a value; the message is for users."""
 
 
 class DivergedError(TrialError):
     """The loss of a trial became NaN or infinite."""
 
-    reason = "diverged"
-
 
 class InfeasibleError(TrialError):
     """The model of a trial costs more than a constraint allows."""
 
-    reason = "infeasible"
-
 
 class TakenOverError(TrialError):
     """Another worker has ended the trial and runs it again; this worker's results are not used."""
-
-    reason = "taken_over"
 
 
 def did_you_mean(received: str, valid: Iterable[str]) -> str:

@@ -21,7 +21,8 @@ from hpsearch.experiments.answers import Results
 from hpsearch.experiments.arms import Arm, Measured, Probe, Workbench
 from hpsearch.seeds import derive
 from hpsearch.study.storage import without_password
-from hpsearch.tracking.runs import ParentRun, TrackedRun, settings_shown
+from hpsearch.study.trial_end import TrialEnd
+from hpsearch.tracking.runs import END, ParentRun, TrackedRun, settings_shown
 from hpsearch.tracking.tracking import Tracking
 
 # The groups of the configuration that an arm is made of.
@@ -134,7 +135,7 @@ class Records:
         text = json.dumps(asdict(measured))
         child.client.log_text(child.run_id, text, _MEASURED)
         if measured.diverged:
-            child.tag({"hpsearch.reason": "diverged", "hpsearch.message": measured.diverged})
+            child.tag({END: TrialEnd.DIVERGED.word, "hpsearch.message": measured.diverged})
         child.end("FINISHED")
 
 
