@@ -363,3 +363,15 @@ def searched(tmp_path_factory):
     done = place.run(*SMALL, "budget.n_trials=7")
     assert done.returncode == 0, done.stderr
     return place, done
+
+
+@pytest.fixture
+def searched_copy(searched, tmp_path):
+    """A copy of the databases of `searched`, for a test that changes the study or its runs.
+
+    Other tests of the same process read `searched` itself, in an order that nobody knows.
+    """
+    place, _ = searched
+    for name in ("optuna.db", "mlflow.db"):
+        shutil.copy(place.folder / name, tmp_path)
+    return Workplace(tmp_path)

@@ -3,7 +3,6 @@ what it can.
 """
 
 import os
-import shutil
 import signal
 
 import pytest
@@ -11,18 +10,15 @@ from optuna.trial import TrialState
 
 from conftest import wait_until
 from hpsearch.study.study import number_of
-from workplace import SMALL, Workplace
+from workplace import SMALL
 
 N_TRIALS = 7
 AGREE = "Study digits-selu and MLflow agree.\n"
 
 
 @pytest.fixture
-def place(searched, tmp_path):
-    """A copy of a finished search."""
-    for name in ("optuna.db", "mlflow.db"):
-        shutil.copy(searched[0].folder / name, tmp_path)
-    return Workplace(tmp_path)
+def place(searched_copy):
+    return searched_copy
 
 
 @pytest.fixture

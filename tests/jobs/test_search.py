@@ -138,8 +138,8 @@ def _requirements(place, version):
     return [line for line in open(path).read().split() if line]
 
 
-def test_the_same_command_again_runs_only_what_is_missing(searched):
-    place, _ = searched
+def test_the_same_command_again_runs_only_what_is_missing(searched_copy):
+    place = searched_copy
     before = place.study("digits-selu").trials
     done = place.here(*SMALL, "budget.n_trials=8")
     assert done.returncode == 0, done.stderr
