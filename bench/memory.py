@@ -49,7 +49,7 @@ def objective(config: Any, data: SearchData) -> Objective:
     )
     tracking, space = part(config.tracking)(), part(config.space)
     trainer = part(config.trainer, settings=training, data=data)
-    trainer.answers = study.answers
+    trainer.remembered_proofs = study.remembered_proofs
     parent = tracking.open_parent("bench", None, {})
     costs, registration, uncertainty = (
         part(config.costs),

@@ -15,7 +15,7 @@ import optuna
 
 from hpsearch.space.space import Space
 from hpsearch.study.direction import Direction
-from hpsearch.study_report.advice import LEVEL, Prospects, can_tell
+from hpsearch.study_report.advice import Prospects
 from hpsearch.study_report.searched import Searched
 
 
@@ -46,13 +46,13 @@ def main() -> None:
     whole = optuna.load_study(study_name=given.study, storage=given.storage)
     all_of_it = searched(whole)
     print(
-        f"| after | best | further trials | expected gain | {1 - LEVEL:.0%} interval | brought | "
-        f"inside |"
+        f"| after | best | further trials | expected gain | {1 - Prospects.LEVEL:.0%} interval | "
+        f"brought | inside |"
     )
     print("|---|---|---|---|---|---|---|")
     for n in map(int, given.after.split(",")):
         then, rest = first(whole, n), len(all_of_it.spent) - n
-        if rest < 1 or not can_tell(then):
+        if rest < 1 or not Prospects.can_tell(then):
             print(f"| {n} | too few trials | | | | | |")
             continue
         gain, best = Prospects(then, seed=0).gain(rest), then.signed(then.ranked[0].value)

@@ -65,7 +65,6 @@ def trained(
     build: people.Build, data: SearchData, **changed: Any
 ) -> tuple[list[dict[str, float]], keras.Model, str]:
     """Train a model as a search does; return its epochs, it, and the way that was taken."""
-    slot = changed.pop("slot", None)
     trainer = Trainer(Training(**{**SETTINGS, **changed}), data)
     keras.utils.set_random_seed(WEIGHTS)
     model, said = build(), []
@@ -75,7 +74,6 @@ def trained(
         model,
         SEED,
         lambda *_: None,
-        slot=slot,
         told=said.append,
     )
     assert len(said) == 1

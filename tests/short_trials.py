@@ -20,7 +20,8 @@ from hpsearch.space.space import Space
 from hpsearch.study import storage
 from hpsearch.study.budget import Budget
 from hpsearch.study.direction import Direction
-from hpsearch.study.sampling import Hyperband, SeededSampler
+from hpsearch.study.pruners import Hyperband
+from hpsearch.study.sampling import SeededSampler
 from hpsearch.study.study import SharedStudy
 from hpsearch.tracking.runs import ParentRun
 from hpsearch.tracking.tracking import Tracking
@@ -107,7 +108,7 @@ class ShortTrials:
     def work(self) -> None:
         """Be a worker until the study is finished."""
         study, tracking, parent = self.open()
-        while (trial := study.claim()) is not None or study.others_run():
+        while (trial := study.claim()) is not None or study.has_work_in_progress():
             if trial is None:
                 time.sleep(0.2)
                 continue

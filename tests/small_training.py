@@ -12,7 +12,7 @@ import keras_tuner
 import numpy as np
 
 from hpsearch.data.split import Examples, SearchData
-from hpsearch.training.checkpoints import Checkpoints, Slot
+from hpsearch.training.checkpoints import CheckpointFile, Checkpoints
 from hpsearch.training.epochs import Fitted
 from hpsearch.training.settings import Training
 from hpsearch.training.trainer import Trainer
@@ -80,7 +80,11 @@ class StoppedError(Exception):
 
 
 def fit(
-    trainer: Trainer, slot: Slot | None = None, stop_after: int = 0, seed: int = 7, **values: float
+    trainer: Trainer,
+    file: CheckpointFile | None = None,
+    stop_after: int = 0,
+    seed: int = 7,
+    **values: float,
 ) -> tuple[keras.Model, Fitted, list[Mapping[str, float]]]:
     """Fit as a trial does; return the model, the fit, and what was told of each epoch."""
     told: list[Mapping[str, float]] = []
@@ -95,7 +99,7 @@ def fit(
     hp.values.update(values)
     model = Net().build(hp)
     try:
-        return model, trainer.fit(Net(), hp, model, seed, listen, slot=slot), told
+        return model, trainer.fit(Net(), hp, model, seed, listen, checkpoint_file=file), told
     except StoppedError:
         return model, Fitted(), told
 
@@ -107,7 +111,7 @@ def timeless(history: list[dict[str, float]]) -> list[dict[str, float]]:
     ]
 
 
-def slot_in(folder: Path, every_s: float = 1e9) -> Slot:
+def file_in(folder: Path, every_s: float = 1e9) -> CheckpointFile:
     return Checkpoints(str(folder), every_s).of("made-net", 7)
 
 

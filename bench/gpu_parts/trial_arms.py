@@ -44,11 +44,11 @@ from gpu_parts.nets import EPOCHS, configuration, hyperparameters, images, produ
 from hpsearch.models.loss_and_optimizer import labels_for  # noqa: E402
 from hpsearch.seeds import derive  # noqa: E402
 from hpsearch.training.fused import FusedProgram, FusedTrainer  # noqa: E402
+from hpsearch.training.how_trained import structure_of  # noqa: E402
 from hpsearch.training.programs.order import Order  # noqa: E402
 from hpsearch.training.programs.program import jax_variables  # noqa: E402
 from hpsearch.training.settings import VAL_BATCH_SIZE  # noqa: E402
 from hpsearch.training.trainer import Trainer, Work  # noqa: E402
-from hpsearch.training.ways import structure_of  # noqa: E402
 from parts import hypermodel, part  # noqa: E402
 
 KS, KS_SMALL = (8, 32, 64, 128), (2,)
@@ -151,15 +151,14 @@ class Arm:
         """Return the program of `k` fused trials, made once; `prove_fusion` proves it."""
         if k not in self.fused:
             trainer = FusedTrainer(self.settings, self.data, k)
-            trainer.answers = self.trainer.answers
+            trainer.remembered_proofs = self.trainer.remembered_proofs
             with patch.object(
                 FusedProgram, "differs", return_value=None
             ):  # it would compile, one after the other
                 fused = trainer._fused_for(self.hypermodel, *self.build(), self.order(0))
             if fused is None:
-                raise RuntimeError(
-                    f"The models of arch={self.arch} cannot be fused: {dict(trainer.answers)}"
-                )
+                proofs = dict(trainer.remembered_proofs)
+                raise RuntimeError(f"The models of arch={self.arch} cannot be fused: {proofs}")
             self.fused[k] = trainer
         program: FusedProgram = self.fused[k]._fused
         return program

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64] | NDArray[np.int32]
+Flags = NDArray[np.bool_]
 
 N_BINS = 15  # bins of equal width for the calibration error
 SMALLEST = float(np.finfo(np.float64).eps)  # scikit-learn clips probabilities at this before a log
@@ -63,7 +64,7 @@ def accuracy(probs: ArrayLike, labels: ArrayLike) -> float:
     return float(right.mean())
 
 
-def correct(probs: ArrayLike, labels: ArrayLike) -> NDArray[np.bool_]:
+def correct(probs: ArrayLike, labels: ArrayLike) -> Flags:
     """Return whether the most probable class is the label, for each example, (N,)."""
     values, truth = _checked(probs, labels)
     predicted = values.argmax(axis=1)

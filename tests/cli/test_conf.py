@@ -22,8 +22,8 @@ from hpsearch.models.sparse import L1, GroupLasso, Magnitude
 from hpsearch.space.space import Space
 from hpsearch.study import storage
 from hpsearch.study.history import History
-from hpsearch.study.promotion import Promoting
-from hpsearch.study.sampling import Grid, Hyperband, Qmc, SeededSampler
+from hpsearch.study.pruners import Hyperband, Promoting
+from hpsearch.study.sampling import Grid, Qmc, SeededSampler
 from hpsearch.training.schedules import Constant, Cosine, OneCycle, ReduceOnPlateau
 from hpsearch.training.trainer import Trainer
 

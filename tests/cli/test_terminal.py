@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from hpsearch.cli.terminal import FORM, Terminal, take_flags
+from hpsearch.cli.terminal import Terminal, take_flags
 
 TINY = (
     "data=digits",
@@ -20,17 +20,17 @@ TINY = (
 
 
 def test_flags_are_taken_from_any_place_and_remembered_for_processes_that_are_started():
-    assert FORM not in os.environ
+    assert Terminal.FORM not in os.environ
     assert not Terminal().console.quiet
     assert take_flags(["arch=selu", "--json", "-m"]) == ["arch=selu", "-m"]
-    assert os.environ.pop(FORM) == "json"
+    assert os.environ.pop(Terminal.FORM) == "json"
     assert take_flags(["--quiet", "arch=elu"]) == ["arch=elu"]
-    assert os.environ[FORM] == "quiet"
+    assert os.environ[Terminal.FORM] == "quiet"
 
 
 @pytest.mark.parametrize(("form", "printed"), [("quiet", ""), ("json", '{"a": 1}\n')])
 def test_each_flag_silences_the_words_for_people(form, printed, capsys, monkeypatch):
-    monkeypatch.setenv(FORM, form)
+    monkeypatch.setenv(Terminal.FORM, form)
     terminal = Terminal()
     terminal.say("for people")
     terminal.console.print("for people too")
@@ -46,7 +46,7 @@ def test_without_flags_a_terminal_speaks_and_prints_no_object(capsys):
 
 
 def test_the_object_is_one_line_of_valid_json(capsys, monkeypatch):
-    monkeypatch.setenv(FORM, "json")
+    monkeypatch.setenv(Terminal.FORM, "json")
     Terminal().result({"a": [1, float("nan")], "b": {"c": float("inf"), 3: ("x", 0.5)}})
     assert json.loads(capsys.readouterr().out) == {
         "a": [1, None],

@@ -10,12 +10,10 @@ from hpsearch import metrics
 from hpsearch.errors import ConfigError
 from hpsearch.evaluation.calibration import (
     Conformal,
-    conformalized,
+    ConformalSets,
     null_band,
     scaled,
-    sets,
     temperature,
-    threshold,
 )
 from hpsearch.evaluation.number_of_passes import Passes, passes_law
 from hpsearch.mc_dropout.prediction import McPrediction
@@ -69,16 +67,14 @@ def test_conformal_sets_on_a_hand_worked_case():
     # smallest 1 - p: p = 0.2.
     p, labels = np.arange(1, 10) / 10, np.arange(9) % 2
     probs = np.stack([np.where(labels == 0, p, 1 - p), np.where(labels == 1, p, 1 - p)], axis=1)
-    assert threshold(probs, labels, 0.8) == pytest.approx(0.2)
+    assert ConformalSets(probs, labels, 0.8).threshold == pytest.approx(0.2)
 
 
 def test_the_served_threshold_makes_mapies_sets_and_they_cover():
     probs, labels = drawn(4000, 2.0, 2)
-    classifier = conformalized(probs[:2000], labels[:2000], 0.9)
-    held = sets(classifier, probs[2000:])
-    np.testing.assert_array_equal(
-        held, probs[2000:] >= threshold(probs[:2000], labels[:2000], 0.9) - 1e-12
-    )
+    sets = ConformalSets(probs[:2000], labels[:2000], 0.9)
+    held = sets.of(probs[2000:])
+    np.testing.assert_array_equal(held, probs[2000:] >= sets.threshold - 1e-12)
     assert held[np.arange(2000), labels[2000:]].mean() == pytest.approx(0.9, abs=0.03)
 
 

@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from hpsearch.cli.command_line import composed
 from hpsearch.experiments import answers, arms
 from hpsearch.experiments.ablation import Ablation
-from hpsearch.experiments.answers import Claim, cells, difference, holm_of, interval
+from hpsearch.experiments.answers import Claim, Table, difference, holm_of, interval
 from hpsearch.experiments.arms import Arm, Measured, Workbench
 from hpsearch.html_report.section import markdown
 from small_training import search_data
@@ -53,10 +53,10 @@ def test_overshoot_is_the_highest_loss_after_the_first_descent():
 
 
 def test_a_race_counts_epochs_and_seconds_and_is_empty_where_the_target_is_not_reached():
-    assert arms.epochs_to([3, 2, 1], 2) == 2
-    assert arms.race([3, 2, 1], [5, 7, 9], 2) == {"race/epochs": 2, "race/seconds": 12}
-    assert arms.race([3, 2.5], [5, 7], 2) == {}
-    assert arms.epochs_to([3, 2.5], 2) is None
+    quick = Measured(curves={"val/loss": [3, 2, 1], "time/epoch_s": [5, 7, 9]})
+    slow = Measured(curves={"val/loss": [3, 2.5], "time/epoch_s": [5, 7]})
+    assert quick.race(2) == {"race/epochs": 2, "race/seconds": 12}
+    assert slow.race(2) == {}
     assert arms.common_target([[1], [2, 0.5], [3], [4], [5]]) == 4
     assert arms.common_target([[1], [2, 0.5], [3], [4], [5]], 1.0) == 5
     assert arms.common_target([]) is None
@@ -100,8 +100,7 @@ RESULTS = {
 
 
 def test_the_verdict_names_the_best_arm_and_only_certain_differences():
-    table = answers.rows(ARMS, RESULTS, ["best/val/loss"], "base")
-    sentence = answers.verdict(table, "best/val/loss", "base")
+    sentence = Table.of(ARMS, RESULTS, ["best/val/loss"], "base").verdict()
     assert sentence.startswith(
         "good has the best best/val/loss, 0.6033; better than base beyond doubt: good (-0.4967"
     )
@@ -127,9 +126,9 @@ def test_claims_of_textbooks_are_judged_with_their_interval(lower, than, word):
 
 
 def test_censored_races_are_shown_as_such():
-    results, target = answers.with_race(RESULTS)
+    target = answers.add_race(RESULTS)
     assert target == pytest.approx(1.1)
-    shown = cells(answers.rows(ARMS, results, ["race/epochs"], "base"), ["race/epochs"], "base")
+    shown = Table.of(ARMS, RESULTS, ["race/epochs"], "base").cells()
     assert [row[1] for row in shown[1:]] == ["2 ± 0 (1 never)", "2 ± 0", "2 ± 0 (1 never)"]
     assert markdown(shown).splitlines()[1] == "|---|---|---|---|---|"
 
@@ -148,8 +147,7 @@ def test_a_claim_on_a_race_is_judged_by_the_loss_that_all_of_both_arms_reach():
     claims = [Claim("It is so", "quick", "slow", "race/epochs")]
     (judged,) = answers.judged(claims, results, {name: name for name in results})
     # A training that diverged before the end of its first epoch has no curves.
-    _, target = answers.with_race(results)
-    assert target is not None
+    assert answers.add_race(results) is not None
     assert judged == (
         'Confirmed: "It is so" (race/epochs of quick minus slow to val/loss 1.2200: -1 [-1, -1] '
         "over 3 seeds; 2 of quick have none)."

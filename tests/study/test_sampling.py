@@ -9,7 +9,8 @@ from optuna.trial import TrialState
 
 from hpsearch.space.space import Space
 from hpsearch.study.history import History, as_ranges, from_ranges
-from hpsearch.study.sampling import Grid, Hyperband, Qmc, SeededSampler, grid, ticket
+from hpsearch.study.pruners import Hyperband
+from hpsearch.study.sampling import Grid, Qmc, SeededSampler, grid, ticket
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE = Space({"x": {"low": 0.0, "high": 1.0}, "kind": {"choices": ["a", "b"]}})

@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 from hpsearch.errors import ConfigError, StorageError
 from hpsearch.study import storage
 from hpsearch.study.journal_file import FileLock, JournalFile
-from hpsearch.study.retry import impatient, patient
+from hpsearch.study.waiting import impatient, patient
 
 
 def opened(kind, tmp_path):

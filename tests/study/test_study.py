@@ -37,11 +37,11 @@ def test_the_budget_is_spent_exactly_and_what_others_hold_is_theirs(tmp_path):
     one, other = study_in(tmp_path, n_trials=2), study_in(tmp_path, n_trials=2)
     trials = [one.claim(), other.claim()]
     assert one.claim() is None
-    assert one.others_run()
+    assert one.has_work_in_progress()
     for study, trial in zip((one, other), trials, strict=True):
         study.complete(trial, 1.0)
     assert one.claim() is None
-    assert not one.others_run()
+    assert not one.has_work_in_progress()
     assert one.n_spent() == 2
 
 

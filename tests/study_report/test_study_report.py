@@ -18,9 +18,10 @@ from hpsearch.html_report.page import html
 from hpsearch.html_report.section import Section
 from hpsearch.space.space import Space
 from hpsearch.study.direction import Direction
-from hpsearch.study.sampling import Hyperband
-from hpsearch.study_report import commands, description
-from hpsearch.study_report.advice import Prospects, advise, edges
+from hpsearch.study.pruners import Hyperband
+from hpsearch.study_report import description
+from hpsearch.study_report.advice import Advice, Prospects, edges
+from hpsearch.study_report.commands import Commands
 from hpsearch.study_report.figures import Clock
 from hpsearch.study_report.searched import Dimension, Searched
 from hpsearch.study_report.sections import duration, importances, sections
@@ -156,19 +157,19 @@ def test_a_best_value_at_a_bound_says_where_to_widen_it_unless_nothing_lies_beyo
 
 
 def test_the_next_command_is_the_one_that_was_typed_with_what_changes():
-    advice = advise(SEARCHED)
+    advice = Advice.of(SEARCHED)
     assert advice.command == (
         "python -m hpsearch search arch=selu data=digits 'tracking.uri=sqlite:///a b' "
         "space.bounds.learning_rate.high=0.032 budget.n_trials=14"
     )
-    assert commands.evaluate(SEARCHED).endswith(
-        "registered_model=digits-selu 'tracking.uri=sqlite:///a b'"
+    assert (
+        Commands(SEARCHED)
+        .evaluate()
+        .endswith("registered_model=digits-selu 'tracking.uri=sqlite:///a b'")
     )
     without_record = study_of([], {"data": {"name": "digits", "path": "x"}})
-    assert (
-        commands.resume(without_record)
-        == "python -m hpsearch search data=digits arch=selu data.path=x"
-    )
+    again = Commands(without_record).resume()
+    assert again == "python -m hpsearch search study.name=digits-selu"
 
 
 def test_importances_name_what_matters():
@@ -214,7 +215,7 @@ def test_work_is_counted_without_the_time_between_sessions():
 
 
 def test_the_page_tells_why_trials_were_stopped_and_needs_no_network():
-    advice = advise(SEARCHED)
+    advice = Advice.of(SEARCHED)
     found = sections(SEARCHED, advice)
     page = html("Study", [], found)
     rows = next(s.table for s in found if s.title == "Why trials were stopped")
@@ -241,7 +242,7 @@ def test_the_page_tells_why_trials_were_stopped_and_needs_no_network():
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_a_study_that_has_hardly_begun_has_a_page_too(n):
     searched = study_of(SEARCHED.trials[:n])
-    found = sections(searched, advise(searched))
+    found = sections(searched, Advice.of(searched))
     assert found[0].commands[0].endswith(f"budget.n_trials={n + 5}")
     told = {section.title: section.text for section in found}
     if n == 0:

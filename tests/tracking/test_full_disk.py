@@ -12,7 +12,7 @@ import pytest
 
 from hpsearch.tracking.spool import Spool
 from hpsearch.tracking.spool_file import SpoolFile
-from hpsearch.training.checkpoints import Checkpoint, Slot
+from hpsearch.training.checkpoints import Checkpoint, CheckpointFile
 from ledger import Ledger, metric, opening
 from workplace import SMALL
 
@@ -93,11 +93,11 @@ def test_a_model_that_the_spools_disk_cannot_hold_waits_elsewhere(tiny, tmp_path
 
 
 def test_a_checkpoint_that_does_not_fit_leaves_the_older_one_and_no_part_of_itself(tiny, caplog):
-    slot = Slot(tiny / "3.npz", every_s=0)
-    slot.save(Checkpoint("x", [{"val/loss": 1.5}], 1, [np.ones(3)], [np.ones(3)]))
-    slot.save(Checkpoint("x", [{"val/loss": 1.5}] * 2, 2, [np.ones(10**5)], [np.ones(3)]))
+    file = CheckpointFile(tiny / "3.npz", every_s=0)
+    file.save(Checkpoint("x", [{"val/loss": 1.5}], 1, [np.ones(3)], [np.ones(3)]))
+    file.save(Checkpoint("x", [{"val/loss": 1.5}] * 2, 2, [np.ones(10**5)], [np.ones(3)]))
     assert "No checkpoint of trial 3 could be written" in caplog.text
-    assert len(slot.load().history) == 1
+    assert len(file.load().history) == 1
     assert [path.name for path in tiny.iterdir()] == ["3.npz"]
 
 

@@ -17,7 +17,7 @@ from hpsearch.errors import ConfigError
 from hpsearch.seeds import GLOBAL_GENERATOR
 from hpsearch.training.settings import Training
 from hpsearch.training.trainer import Trainer
-from small_training import SETTINGS, Net, OwnFit, StoppedError, search_data, slot_in, timeless
+from small_training import SETTINGS, Net, OwnFit, StoppedError, file_in, search_data, timeless
 
 N_TRIALS = 8
 
@@ -30,7 +30,7 @@ def values(number: int) -> dict[str, float]:
 
 
 def fit(
-    trainer: Trainer, number: int, stop_after: int = 0, slot: Any = None, made: Any = None
+    trainer: Trainer, number: int, stop_after: int = 0, file: Any = None, made: Any = None
 ) -> Any:
     """Fit trial `number`; return its weights and its `Fitted`, or None where it was stopped."""
 
@@ -44,7 +44,7 @@ def fit(
         keras.utils.set_random_seed(number)
         model = made.build(hp)
     try:
-        fitted = trainer.fit(made, hp, model, number, listen, slot=slot)
+        fitted = trainer.fit(made, hp, model, number, listen, checkpoint_file=file)
     except StoppedError:
         return None
     return model.get_weights(), fitted
@@ -91,10 +91,10 @@ def test_a_slot_goes_to_the_next_trial_and_checkpoints_go_on(tmp_path: Path) -> 
     before.
     """
     trainer, alone = fused_trainer(3), Trainer(Training(**SETTINGS), search_data())
-    stops, slots = {0: 2, 3: 1, 5: 3}, {5: slot_in(tmp_path)}
+    stops, files = {0: 2, 3: 1, 5: 3}, {5: file_in(tmp_path)}
     with ThreadPoolExecutor(3) as pool:
-        fused = list(pool.map(lambda n: fit(trainer, n, stops.get(n, 0), slots.get(n)), range(7)))
-        paused = pool.submit(fit, trainer, 5, 0, slots[5])
+        fused = list(pool.map(lambda n: fit(trainer, n, stops.get(n, 0), files.get(n)), range(7)))
+        paused = pool.submit(fit, trainer, 5, 0, files[5])
         beside = pool.submit(fit, trainer, 1)
     for number in (1, 2, 4, 6):
         assert_close(fused[number], fit(alone, number))

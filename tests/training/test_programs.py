@@ -8,10 +8,10 @@ import keras
 import numpy as np
 import pytest
 
-from hpsearch.training.programs.averages import grow_window
+from hpsearch.training.programs.averages import average_weights
 from hpsearch.training.programs.fingerprint import fingerprint
 from hpsearch.training.programs.order import Batches, Order
-from hpsearch.training.programs.program import Program, on_device
+from hpsearch.training.programs.program import Program
 
 N, BATCH = 96, 16
 
@@ -57,7 +57,8 @@ def data() -> tuple[np.ndarray, np.ndarray]:
 
 
 def program(model: Any, data: tuple[np.ndarray, np.ndarray], averaging: float = 0.0) -> Program:
-    return Program("", model, on_device(data[0]), on_device(data[1]), averaging=averaging, jit=True)
+    images, labels = map(keras.ops.convert_to_tensor, data)
+    return Program("", model, images, labels, averaging=averaging, jit=True)
 
 
 def train(program: Program, model: Any, seed: int = 1, epochs: int = 2) -> list[np.ndarray]:
@@ -201,7 +202,7 @@ def test_averages_look_back_over_a_fifth_of_the_steps_then_over_their_window():
         keras.Variable([0.0]),
     )
     optimizer.build([weight])
-    grow_window(optimizer, 0.6)
+    average_weights(optimizer, 0.6)
     averages = []
     for _ in range(12):
         optimizer.apply([keras.ops.array([-1.0])])  # the weight is 1, 2, 3, ...
@@ -217,7 +218,7 @@ def test_the_initial_weights_have_faded_from_the_averages_after_an_epoch():
         keras.Variable([1.0]),
     )
     optimizer.build([weight])
-    grow_window(optimizer, 0.999)
+    average_weights(optimizer, 0.999)
     for _ in range(100):
         optimizer.apply([keras.ops.array([0.0])])
         weight.assign([0.0])

@@ -28,7 +28,7 @@ from beside_keras import (
     trained,
 )
 from hpsearch.data.split import SearchData
-from hpsearch.training.checkpoints import Slot
+from hpsearch.training.checkpoints import CheckpointFile
 from hpsearch.training.programs.fingerprint import UnknownStateError, fingerprint
 from hpsearch.training.programs.proof import untouched_randomness
 from hpsearch.training.settings import VAL_BATCH_SIZE, Training
@@ -265,9 +265,9 @@ def test_an_answer_that_is_remembered_is_not_asked_again(data: SearchData) -> No
     first = Trainer(Training(**SETTINGS), data)
     given, hp = people.Given(people.plain), hyperparameters()
     first.fit(given, hp, people.plain(), SEED, lambda *_: None)
-    assert list(first.answers.values()) == [""]
+    assert list(first.remembered_proofs.values()) == [""]
     second = Trainer(Training(**SETTINGS), data)
-    second.answers = {name: "it was so" for name in first.answers}
+    second.remembered_proofs = {name: "it was so" for name in first.remembered_proofs}
     said: list[str] = []
     second.fit(given, hp, people.plain(), SEED, lambda *_: None, told=said.append)
     assert said == ["by Keras's own fit: it was so"]
@@ -282,11 +282,16 @@ def test_a_fit_by_keras_that_goes_on_equals_one_never_stopped(
         found.varies = True
         return found
 
-    def run(listener: Any, slot: Slot | None) -> tuple[list[float], keras.Model]:
+    def run(listener: Any, file: CheckpointFile | None) -> tuple[list[float], keras.Model]:
         keras.utils.set_random_seed(WEIGHTS)
         model = people.gaussian_noise()
         fitted = made().fit(
-            people.Given(people.gaussian_noise), hyperparameters(), model, SEED, listener, slot=slot
+            people.Given(people.gaussian_noise),
+            hyperparameters(),
+            model,
+            SEED,
+            listener,
+            checkpoint_file=file,
         )
         return [epoch["val/loss"] for epoch in fitted.history], model
 
@@ -297,10 +302,10 @@ def test_a_fit_by_keras_that_goes_on_equals_one_never_stopped(
         if epoch == 2:
             raise StopError
 
-    slot = Slot(tmp_path / "1.npz", 0.0)
+    file = CheckpointFile(tmp_path / "1.npz", 0.0)
     with pytest.raises(StopError):
-        run(stop, slot)
-    (whole, model), (again, resumed) = run(lambda *_: None, None), run(lambda *_: None, slot)
+        run(stop, file)
+    (whole, model), (again, resumed) = run(lambda *_: None, None), run(lambda *_: None, file)
     assert again == whole
     for one, other in zip(model.get_weights(), resumed.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)

@@ -8,7 +8,7 @@ import pytest
 
 from hpsearch.errors import ConfigError
 from hpsearch.training.programs.order import Order
-from hpsearch.training.programs.program import Program, on_device
+from hpsearch.training.programs.program import Program
 from hpsearch.training.schedules import Constant, Cosine, OneCycle, Place, ReduceOnPlateau
 
 
@@ -99,7 +99,8 @@ def test_a_program_takes_each_step_at_the_rate_of_its_table():
         return model
 
     x, y = np.ones((8, 1), np.float32), np.zeros((8, 1), np.float32)
-    program = Program("", built(), on_device(x), on_device(y), averaging=0.0, jit=True)
+    images, labels = map(keras.ops.convert_to_tensor, (x, y))
+    program = Program("", built(), images, labels, averaging=0.0, jit=True)
     program.load(built(), lambda layer: layer)
     order = Order(8, 2, 3, lambda epoch: epoch)  # two calls: three steps and one
     order.rates = np.array([[0.1, 0.0], [0.2, 0.0], [0.3, 0.0], [0.4, 0.0]])

@@ -21,7 +21,7 @@ from hpsearch.training.checkpoints import Checkpoint
 from hpsearch.training.epochs import Fitted
 from hpsearch.training.settings import Training
 from hpsearch.training.trainer import Trainer
-from small_training import SETTINGS, Net, OwnFit, fit, search_data, slot_in, timeless, trainer
+from small_training import SETTINGS, Net, OwnFit, file_in, fit, search_data, timeless, trainer
 
 
 def assert_same(
@@ -48,9 +48,9 @@ def test_a_fit_that_goes_on_equals_one_never_stopped(
 ) -> None:
     shared = trainer(averaging_epochs=averaging_epochs)
     never = fit(shared)
-    before = fit(shared, slot_in(tmp_path), stop_after)[2]
+    before = fit(shared, file_in(tmp_path), stop_after)[2]
     assert len(before) == stop_after
-    again = fit(shared, slot_in(tmp_path))
+    again = fit(shared, file_in(tmp_path))
     assert again[2] == again[1].history
     assert again[2][:stop_after] == before  # in its seconds too: these were not trained twice
     assert_same(again, never)
@@ -60,11 +60,11 @@ def test_a_fit_that_goes_on_equals_one_never_stopped(
 def test_a_fit_goes_on_in_another_process(tmp_path: Path) -> None:
     """The other process has trained another trial before, in the same program."""
     never = fit(trainer())
-    before = fit(trainer(), slot_in(tmp_path), stop_after=2)[2]
+    before = fit(trainer(), file_in(tmp_path), stop_after=2)[2]
     code = (
         "import json, sys; from pathlib import Path; import small_training as t\n"
         "t.fit(t.trainer(), seed=3, dropout_rate=0.6, learning_rate=0.1)\n"
-        "model, fitted, told = t.fit(t.trainer(), t.slot_in(Path(sys.argv[1])))\n"
+        "model, fitted, told = t.fit(t.trainer(), t.file_in(Path(sys.argv[1])))\n"
         "model.save_weights(sys.argv[1] + '/after.weights.h5')\n"
         "print(json.dumps(told))"
     )
@@ -94,9 +94,9 @@ def test_early_stopping_goes_on_where_it_was(tmp_path: Path) -> None:
     assert never[1].n_epochs < 20
     last = never[1].n_epochs
     for stop_after in (last - 1, last):
-        slot = slot_in(tmp_path / str(stop_after))
-        fit(shared, slot, stop_after, **bad)
-        assert_same(fit(shared, slot, **bad), never)
+        file = file_in(tmp_path / str(stop_after))
+        fit(shared, file, stop_after, **bad)
+        assert_same(fit(shared, file, **bad), never)
 
 
 @pytest.mark.parametrize(
@@ -108,17 +108,17 @@ def test_early_stopping_goes_on_where_it_was(tmp_path: Path) -> None:
     ],
 )
 def test_a_checkpoint_of_no_use_is_passed_over(tmp_path: Path, damage: str) -> None:
-    slot = slot_in(tmp_path)
+    file = file_in(tmp_path)
     never = fit(trainer())
-    fit(trainer(), slot, stop_after=2, seed=8 if damage == "of another seed" else 7)
-    whole = slot.path.read_bytes()
+    fit(trainer(), file, stop_after=2, seed=8 if damage == "of another seed" else 7)
+    whole = file.path.read_bytes()
     bad = {"cut": whole[: len(whole) // 2], "empty": b"", "of another kind": b"nothing of ours"}
-    slot.path.write_bytes(bad.get(damage, whole))
-    assert_same(fit(trainer(), slot), never)
+    file.path.write_bytes(bad.get(damage, whole))
+    assert_same(fit(trainer(), file), never)
 
 
 def test_checkpoints_come_when_due_and_are_removed(tmp_path: Path) -> None:
-    rare, often = slot_in(tmp_path / "rare"), slot_in(tmp_path / "often", every_s=0)
+    rare, often = file_in(tmp_path / "rare"), file_in(tmp_path / "often", every_s=0)
     fit(trainer(), rare)
     assert not rare.path.exists()
     fit(trainer(), often)
@@ -134,20 +134,20 @@ def test_checkpoints_come_when_due_and_are_removed(tmp_path: Path) -> None:
 def test_a_checkpoint_is_replaced_whole_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slot = slot_in(tmp_path)
+    file = file_in(tmp_path)
     one = Checkpoint(
         "x", [{"val/loss": 1.5}], 1, [np.ones(3)], [np.zeros((2, 2), np.float32), np.array(3)]
     )
-    slot.save(one)
+    file.save(one)
 
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError("No space left on device")
 
     monkeypatch.setattr(np, "savez", full)
     with pytest.raises(OSError, match="No space"):
-        one.write(slot.path)
-    slot.save(one)  # does not end a trial
-    found = slot.load()
+        one.write(file.path)
+    file.save(one)  # does not end a trial
+    found = file.load()
     assert found is not None
     assert found.history == one.history
     np.testing.assert_array_equal(found.running[0], one.running[0])

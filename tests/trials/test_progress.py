@@ -12,7 +12,6 @@ from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
 from hpsearch.study.direction import Direction
-from hpsearch.trials import progress
 from hpsearch.trials.progress import Progress, in_words, time_left
 
 BEGIN = datetime(2026, 1, 1)
@@ -140,7 +139,7 @@ def run(study, shown, values, *, epochs=1):
 def test_without_a_terminal_plain_lines_tell_the_trial_the_epoch_and_the_best(
     study, lines, monkeypatch
 ):
-    monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0.0)
+    monkeypatch.setattr(Progress, "_PLAIN_EVERY_S", 0.0)
     told = shown(lines)
     with told.search("made", 3, study.get_trials, prunes=False):
         run(study, told, [1.5, "pruned", 1.6])

@@ -12,8 +12,8 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import OperationalError
 
 from hpsearch.errors import SearchError, TakenOverError
+from hpsearch.study.pruners import Hyperband
 from hpsearch.study.replay import replay
-from hpsearch.study.sampling import Hyperband
 from hpsearch.study.study import number_of
 from hpsearch.study.trial_end import TrialEnd
 from hpsearch.trials.attempt import GivenBackError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra import compose
@@ -20,14 +20,9 @@ if TYPE_CHECKING:
     from hpsearch.experiments.arms import Arm
     from hpsearch.space.bounds import Value
 
-_WIDTH = 180  # columns of tables where stdout is not a terminal
-_PARTS_OF_JOB = ("data", "tracking", "storage", "uncertainty", "range_test", "ablation")
 
-
-def _arms(
-    config: DictConfig, ablation: Ablation, champion: Mapping[str, Value]
-) -> list[tuple[Arm, dict[str, Any]]]:
-    """Return each arm with its composed configuration.
+def _arms(config: DictConfig, ablation: Ablation, champion: Mapping[str, Value]) -> list[Arm]:
+    """Return the arms of an ablation.
 
     The overrides of an arm's level follow the overrides that were typed, and so they win.
 
@@ -48,8 +43,7 @@ def _arms(
         present = [part for part in PARTS if part in composed]
         parts = entry.instantiate(OmegaConf.masked_copy(composed, present))
         plain = entry.as_plain(composed)
-        arm = Arm(name, parts, plain["hyperparameters"], level, across)
-        arms.append((arm, plain))
+        arms.append(Arm(name, parts, plain["hyperparameters"], level, across, plain))
     return arms
 
 
@@ -62,20 +56,21 @@ def _typed_without(prefix: str) -> list[str]:
 @hydra.main(config_path=str(entry.CONF), config_name="ablate", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Run one ablation."""
-    terminal = Terminal(_WIDTH)
+    terminal = Terminal(width=180)
     try:
-        job = entry.instantiate(OmegaConf.masked_copy(config, list(_PARTS_OF_JOB)))
+        parts = ["data", "tracking", "storage", "uncertainty", "range_test", "ablation"]
+        job = entry.instantiate(OmegaConf.masked_copy(config, parts))
 
         # Importing these takes seconds, which a typo must not cost.
-        from hpsearch.experiments import finished_study  # noqa: PLC0415
         from hpsearch.experiments.ablation import Ablate  # noqa: PLC0415
+        from hpsearch.experiments.finished_study import FinishedStudy  # noqa: PLC0415
         from hpsearch.experiments.session import check_seeds  # noqa: PLC0415
 
         check_seeds("n_seeds", config.n_seeds)
         tracking = job["tracking"]()
         champion: dict[str, Value] = {}
         if config.from_study is not None:
-            study = finished_study.find(config.from_study, job["storage"]())
+            study = FinishedStudy.find(config.from_study, job["storage"]())
             recorded = study.config(tracking)
             champion = study.hyperparameters(study.trials[0], recorded)
         ablate = Ablate(

@@ -10,7 +10,7 @@ import argparse
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
@@ -26,20 +26,6 @@ from hpsearch.errors import ConfigError, did_you_mean
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 MULTIRUN = ("-m", "--multirun")
-# `mlflow run` writes `--KEY VALUE`. These keys have no dot that tells them from Hydra's options.
-_KEYS_WITHOUT_DOT = {
-    "--study",
-    "--seed",
-    "--level",
-    "--registered_model",
-    "--arch",
-    "--data",
-    "--space",
-    "--sampler",
-    "--pruner",
-    "--storage",
-}
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
 def as_overrides(arguments: Sequence[str]) -> list[str]:
@@ -67,7 +53,20 @@ def as_overrides(arguments: Sequence[str]) -> list[str]:
 
 
 def _is_key_of_mlflow_run(word: str) -> bool:
-    if word in _KEYS_WITHOUT_DOT:
+    """Return whether a word is the `--KEY` of a setting, and no option of Hydra's."""
+    without_dot = {
+        "--study",
+        "--seed",
+        "--level",
+        "--registered_model",
+        "--arch",
+        "--data",
+        "--space",
+        "--sampler",
+        "--pruner",
+        "--storage",
+    }
+    if word in without_dot:
         return True
     return re.fullmatch(r"--\+{0,2}[a-z_]+(\.[\w@/]+)+", word) is not None
 
@@ -103,10 +102,9 @@ def check(root: str, words: Sequence[str]) -> None:
 
 
 def _parsed_options(words: Sequence[str]) -> argparse.Namespace:
-    parser: Any = get_args_parser()
-    parser.error = _refuse
-    given: argparse.Namespace = parser.parse_args(list(words))
-    return given
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]
+    return parser.parse_args(list(words))
 
 
 def _own_keys(config: DictConfig) -> list[str]:
@@ -226,11 +224,12 @@ def _refuse_wrong_kind(key: str, override: Override, default: object) -> None:
     text = override.get_value_string()
     if isinstance(default, ListConfig) and not isinstance(value, list):
         raise ConfigError(f"{key} must be a list, such as [{text}], but is {text}.")
+    kinds = {bool: "true or false", int: "a whole number", float: "a number"}
     kind = type(default)
     is_interpolation = "${" in str(value)
-    if kind not in _KINDS or is_interpolation or _is_a(kind, value):
+    if kind not in kinds or is_interpolation or _is_a(kind, value):
         return
-    raise ConfigError(f"{key} must be {_KINDS[kind]}, but is {text or 'empty'}.")
+    raise ConfigError(f"{key} must be {kinds[kind]}, but is {text or 'empty'}.")
 
 
 def _default(config: DictConfig, key: str) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,10 +23,8 @@ if TYPE_CHECKING:
 
     from hpsearch.experiments.arms import Arm
     from hpsearch.experiments.finished_study import FinishedStudy
-    from hpsearch.tracking.tracking import Tracking
 
 _PARTS_OF_JOB = ("data", "tracking", "storage", "uncertainty")
-_WIDTH = 180  # columns of tables where stdout is not a terminal
 
 
 def _check_settings(config: DictConfig) -> None:
@@ -38,20 +37,43 @@ def _check_settings(config: DictConfig) -> None:
         raise ConfigError("archs must name at least one architecture, such as archs=[elu,selu].")
 
 
-def _search_config(study: str) -> DictConfig:
-    """Return the configuration of the search that makes a study.
+def _words_of_search(study: str, arch: str) -> list[str]:
+    """Return the overrides of the search that makes a study of an architecture.
 
-    Data set, storage and tracking are those of this comparison.
+    Data set, storage, tracking and the settings of MC Dropout are those of this comparison.
     """
-    overrides = []
+    words = []
     for word in HydraConfig.get().overrides.task:
         group = word.partition("=")[0].split(".")[0]
         if group in _PARTS_OF_JOB:
-            overrides.append(word)
-    arch = study.partition("-")[2]
-    if not (entry.CONF / "arch" / f"{arch}.yaml").is_file():
-        arch = "dense"
-    return compose("search", [*overrides, f"arch={arch}", f"study.name={study}"])
+            words.append(word)
+    return [*words, f"arch={arch}", f"study.name={study}"]
+
+
+def _has_file(arch: str) -> bool:
+    return (entry.CONF / "arch" / f"{arch}.yaml").is_file()
+
+
+def _archs(config: DictConfig, recorded: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return the architecture of each study, by the name of the study.
+
+    Args:
+        config: The configuration of this job.
+        recorded: The configuration that was recorded of each search, by the name of the study.
+    """
+    if not config.studies:
+        return {f"{config.data.name}-{arch}": arch for arch in config.archs}
+    default = ""
+    for item in OmegaConf.load(entry.CONF / "search.yaml").defaults:
+        if isinstance(item, DictConfig) and "arch" in item:
+            default = item["arch"]
+    archs = {}
+    for name, settings in recorded.items():
+        archs[name] = default
+        for word in settings.get("overrides", []):
+            if word.startswith("arch="):
+                archs[name] = word.removeprefix("arch=")
+    return archs
 
 
 def _as_recorded(today: object, recorded: object) -> object:
@@ -75,44 +97,55 @@ def _found_studies(
 ) -> list[FinishedStudy]:
     """Return the studies that are compared.
 
-    With `missing=start` the searches of missing studies are run first.
+    With `missing=start` the searches of missing architectures are run first.
 
     Raises:
         ConfigError: A study is missing or has no finished trial.
     """
     # Importing these takes seconds, which a typo must not cost.
-    from hpsearch.experiments import finished_study  # noqa: PLC0415
+    from hpsearch.experiments.finished_study import FinishedStudy  # noqa: PLC0415
     from hpsearch.trials.progress import Progress  # noqa: PLC0415
 
-    names = config.studies
-    if not names:
-        names = [f"{config.data.name}-{arch}" for arch in config.archs]
+    if config.studies:
+        return [FinishedStudy.find(name, storage) for name in config.studies]
     found = []
-    for name in names:
+    for arch in config.archs:
+        name = f"{config.data.name}-{arch}"
         try:
-            found.append(finished_study.find(name, storage))
+            found.append(FinishedStudy.find(name, storage))
         except ConfigError:
-            if config.missing != "start":
+            if config.missing != "start" or not _has_file(arch):
                 raise
-            search = _search_config(name)
+            words = _words_of_search(name, arch)
+            search = compose("search", words)
             job = entry.instantiate(search)
-            progress = partial(Progress, console=console)
-            job.run(entry.as_plain(search), progress)
-            found.append(finished_study.find(name, storage))
+            plain = entry.as_plain(search)
+            plain["overrides"] = words
+            job.run(plain, partial(Progress, console=console))
+            found.append(FinishedStudy.find(name, storage))
     return found
 
 
 def _arms(
-    config: DictConfig, studies: list[FinishedStudy], tracking: Tracking
-) -> list[tuple[Arm, dict[str, Any]]]:
-    """Return the best trials of each study, and the settings that they were searched with."""
+    studies: list[FinishedStudy],
+    archs: Mapping[str, str],
+    recorded: Mapping[str, Mapping[str, Any]],
+    top_k: int,
+) -> list[Arm]:
+    """Return the best trials of each study, with the settings that they were searched with.
+
+    Args:
+        studies: The studies.
+        archs: The architecture of each study, by the name of the study.
+        recorded: The configuration that was recorded of each search, by the name of the study.
+        top_k: The number of trials of each study.
+    """
     from hpsearch.experiments.arms import Arm  # noqa: PLC0415
 
-    top_k = config.confirm.top_k
     arms = []
     for study in studies:
-        recorded = study.config(tracking)
-        plain = _settings(study, recorded)
+        searched = recorded[study.name]
+        plain = _settings(study.name, archs[study.name], searched)
         parts = entry.instantiate_plain(plain)
         training = parts["training"]
         parts["training"] = replace(training, direction=study.direction)
@@ -120,17 +153,18 @@ def _arms(
             name = study.name
             if top_k > 1:
                 name = f"{study.name} #{trial.number}"
-            values = study.hyperparameters(trial, recorded)
-            arm = Arm(name, parts, values, study.name, rank)
-            arms.append((arm, plain))
+            values = study.hyperparameters(trial, searched)
+            arms.append(Arm(name, parts, values, study.name, rank, plain))
     return arms
 
 
-def _settings(study: FinishedStudy, recorded: dict[str, Any]) -> dict[str, Any]:
+def _settings(study: str, arch: str, recorded: Mapping[str, object]) -> dict[str, object]:
     """Return the settings of an arm's parts, with the values that the study has recorded."""
     from hpsearch.experiments.session import PARTS  # noqa: PLC0415
 
-    composed = entry.as_plain(_search_config(study.name))
+    if not _has_file(arch):  # the record holds all settings of an architecture that is gone
+        arch = "dense"
+    composed = entry.as_plain(compose("search", _words_of_search(study, arch)))
     plain = {}
     for key in PARTS:
         if key in composed:
@@ -142,7 +176,7 @@ def _settings(study: FinishedStudy, recorded: dict[str, Any]) -> dict[str, Any]:
 @hydra.main(config_path=str(entry.CONF), config_name="compare", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Run one comparison."""
-    terminal = Terminal(_WIDTH)
+    terminal = Terminal(width=180)
     try:
         _check_settings(config)
         job = entry.instantiate(OmegaConf.masked_copy(config, list(_PARTS_OF_JOB)))
@@ -155,9 +189,12 @@ def main(config: DictConfig) -> None:
         check_seeds("confirm.n_seeds", config.confirm.n_seeds)
         studies = _found_studies(config, job["storage"](), terminal.console)
         tracking = job["tracking"]()
+        recorded = {study.name: study.config(tracking) for study in studies}
+        archs = _archs(config, recorded)
         compare = Compare(
             studies=studies,
-            arms=_arms(config, studies, tracking),
+            archs=archs,
+            arms=_arms(studies, archs, recorded, config.confirm.top_k),
             data=job["data"],
             tracking=tracking,
             uncertainty=job["uncertainty"],

@@ -65,7 +65,7 @@ def main() -> None:
         words = take_flags(sys.argv[1:])
         request = _request(words)
         config = composed("search", request.overrides)
-        command = _COMMANDS[request.command]
+        command = _commands()[request.command]
         sys.exit(command(config, request, Terminal()))
     except (HpsearchError, KeyboardInterrupt) as error:
         raise entry.ending(error) from None
@@ -88,8 +88,9 @@ def _request(words: list[str]) -> _Request:
     if names:
         command = names[0]
     overrides = entry.as_overrides(settings)
-    if command not in _COMMANDS:
-        raise ConfigError(f"There is no command {command!r}.{did_you_mean(command, _COMMANDS)}")
+    commands = _commands()
+    if command not in commands:
+        raise ConfigError(f"There is no command {command!r}.{did_you_mean(command, commands)}")
     number = 0
     if command == "explain":
         number = _number(names[1:])
@@ -289,9 +290,5 @@ def _explain(config: DictConfig, request: _Request, terminal: Terminal) -> int:
     return 0
 
 
-_COMMANDS: dict[str, Callable[[DictConfig, _Request, Terminal], int]] = {
-    "compare": _compare,
-    "sync": _sync,
-    "replay": _replay,
-    "explain": _explain,
-}
+def _commands() -> dict[str, Callable[[DictConfig, _Request, Terminal], int]]:
+    return {"compare": _compare, "sync": _sync, "replay": _replay, "explain": _explain}

@@ -45,10 +45,6 @@ __all__ = [
     "prepare_environment",
     "run",
 ]
-_INTERRUPTED = 130  # the exit status that a shell reports after Ctrl-C
-_AGAIN = "The same command goes on where this one stopped."
-# Options with which Hydra starts no job, so that the command line need not be complete.
-_OPTIONS_WITHOUT_JOB = {"--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc"}
 # Not empty once Ctrl-C has reached this process, which then starts no other job of its sweep.
 _was_interrupted: list[bool] = []
 
@@ -116,8 +112,10 @@ def run(root: str, script: Callable[[], object]) -> None:
     if not words.isdisjoint({"-h", "--help"}):
         print(_usage(root))
         return
+    # With these options Hydra starts no job, so the command line need not be complete.
+    without_job = {"--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc"}
     try:
-        if words.isdisjoint(_OPTIONS_WITHOUT_JOB):
+        if words.isdisjoint(without_job):
             check(root, sys.argv[1:])
         _start(script)
     except (HpsearchError, KeyboardInterrupt) as error:
@@ -275,7 +273,7 @@ def _forget() -> None:
             empty.rmdir()
 
 
-class JobEnded(CompactHydraException):
+class _JobEnded(CompactHydraException):
     """A job of a sweep has ended and has printed why.
 
     The other jobs continue, and Hydra prints no traceback for this class.
@@ -292,18 +290,20 @@ def ending(error: BaseException) -> BaseException:
         return end
     if "joblib" not in HydraConfig.get().launcher._target_:
         return end
-    if end.code == _INTERRUPTED:
+    if end.code == 130:  # as after Ctrl-C
         _was_interrupted.append(True)
-    return JobEnded(f"A job of this sweep ended with status {end.code}; see above.")
+    return _JobEnded(f"A job of this sweep ended with status {end.code}; see above.")
 
 
 def _exit(error: BaseException) -> SystemExit:
     """Print why a command ends, and return its exit; Hydra would print a traceback."""
     terminal = Terminal()
+    again = "The same command goes on where this one stopped."
     if isinstance(error, KeyboardInterrupt):
-        return terminal.end(f"\nInterrupted. {_AGAIN}", _INTERRUPTED)
+        # A shell reports 130 after Ctrl-C.
+        return terminal.end(f"\nInterrupted. {again}", 130)
     if isinstance(error, Preempted):
-        return terminal.end(f"{error}. {_AGAIN}", error.exit_status)
+        return terminal.end(f"{error}. {again}", error.exit_status)
     if isinstance(error, UserError):
         _forget()
     exit_status = 1

@@ -9,13 +9,11 @@ from hpsearch.cli import entry
 from hpsearch.cli.terminal import Terminal
 from hpsearch.errors import HpsearchError
 
-_WIDTH = 140  # columns where stdout is not a terminal
-
 
 @hydra.main(config_path=str(entry.CONF), config_name="evaluate", version_base="1.3")
 def main(config: DictConfig) -> float:
     """Evaluate one registered model; return the NLL of MC Dropout on test for Hydra."""
-    terminal = Terminal(_WIDTH)
+    terminal = Terminal(width=140)
     try:
         job = entry.instantiate(config)
         result = job.run(entry.as_plain(config), entry.instantiate_plain)

@@ -19,13 +19,12 @@ _JOBS = {
     "compare": "Compare the best trials of several studies.",
     "doctor": "Check that a study and its MLflow runs agree, and repair them.",
 }
-_USAGE = "Usage: python -m hpsearch JOB [KEY=VALUE ...]"
 
 
-def _help() -> str:
+def _help(usage: str) -> str:
     """Return what `python -m hpsearch --help` prints."""
     width = max(len(name) for name in _JOBS)
-    lines = [_USAGE, "", "Jobs:"]
+    lines = [usage, "", "Jobs:"]
     for name, description in _JOBS.items():
         lines.append(f"  {name:<{width}}  {description}")
     lines.append("")
@@ -35,14 +34,15 @@ def _help() -> str:
 
 def main() -> None:
     """Start the job that the first word of the command line names."""
+    usage = "Usage: python -m hpsearch JOB [KEY=VALUE ...]"
     words = sys.argv[1:]
     if not words or words[0] in {"-h", "--help"}:
-        print(_help())
+        print(_help(usage))
         return
     job = words[0]
     if job not in _JOBS:
         hint = did_you_mean(job, _JOBS)
-        error = ConfigError(f"There is no job {job!r}.{hint} {_USAGE}.")
+        error = ConfigError(f"There is no job {job!r}.{hint} {usage}.")
         raise Terminal().end(f"Error: {error}", error.exit_status)
     is_sweep = any(word in MULTIRUN for word in words)
     if not is_sweep:

@@ -7,11 +7,9 @@ import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from rich.console import Console
-
-FORM = "HPSEARCH_OUTPUT"  # an environment variable, which the processes of a sweep inherit
-_FLAGS = {"--quiet": "quiet", "--json": "json"}
 
 
 def take_flags(words: Sequence[str]) -> list[str]:
@@ -19,10 +17,11 @@ def take_flags(words: Sequence[str]) -> list[str]:
 
     The flag is remembered for this process and for the processes that it starts.
     """
+    flags = {"--quiet": "quiet", "--json": "json"}
     others = []
     for word in words:
-        if word in _FLAGS:
-            os.environ[FORM] = _FLAGS[word]
+        if word in flags:
+            os.environ[Terminal.FORM] = flags[word]
         else:
             others.append(word)
     return others
@@ -36,10 +35,14 @@ class Terminal:
 
     Attributes:
         console: Prints for people. It is quiet where the output is for scripts.
+        FORM: The environment variable that holds the form of the output. The processes of a sweep
+            inherit it.
     """
 
+    FORM: ClassVar[str] = "HPSEARCH_OUTPUT"
+
     def __init__(self, width: int | None = None) -> None:
-        self._form = os.environ.get(FORM, "")
+        self._form = os.environ.get(self.FORM, "")
         if sys.stdout.isatty():
             width = None
         self.console = Console(highlight=False, quiet=bool(self._form), width=width)

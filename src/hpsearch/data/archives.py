@@ -20,16 +20,13 @@ from numpy.typing import NDArray
 
 from hpsearch.errors import DataError, first_line
 
-_Array = NDArray[Any]
-_Bytes = NDArray[np.uint8]
-
 _N_BYTES = 3 * 32 * 32  # of a CIFAR image: 32 x 32 red, then green, then blue
 _DAMAGE = (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile, tarfile.TarError)
 
 
 def read_npz(
     path: Path, required: tuple[str, ...], optional: tuple[str, ...] = ()
-) -> dict[str, _Array]:
+) -> dict[str, np.ndarray]:
     """Return the named arrays of an .npz file.
 
     Arrays of objects are refused, as they hold pickles.
@@ -70,7 +67,7 @@ def read_npz(
     return arrays
 
 
-def _member(file: Mapping[str, Any], key: str, path: Path) -> _Array:
+def _member(file: Mapping[str, object], key: str, path: Path) -> np.ndarray:
     try:
         array = file[key]
     except _DAMAGE as error:
@@ -85,7 +82,7 @@ def _member(file: Mapping[str, Any], key: str, path: Path) -> _Array:
     return array
 
 
-def read_idx(path: Path, ndim: int) -> _Bytes:
+def read_idx(path: Path, ndim: int) -> NDArray[np.uint8]:
     """Return the uint8 array in a gzipped idx file, which is the format of MNIST.
 
     Args:
@@ -131,7 +128,7 @@ class _File(NamedTuple):
 
 def read_cifar(
     path: Path, sizes: Mapping[str, int], label_key: str
-) -> dict[str, tuple[_Array, _Array]]:
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return images (N, 32, 32, 3) uint8 and labels (N,) of each batch of a CIFAR folder or tar.gz.
 
     Args:
@@ -202,7 +199,7 @@ def _refuse_large(where: str, size: int, limit: int) -> None:
         )
 
 
-def _batch(file: _File, n: int, label_key: str) -> tuple[_Bytes, _Array]:
+def _batch(file: _File, n: int, label_key: str) -> tuple[NDArray[np.uint8], np.ndarray]:
     """Return the images and the labels in a batch of `n` images."""
     expected = (
         f"Expected {file.where} to be a CIFAR batch of {n:,} images of {_N_BYTES} bytes with "
@@ -242,7 +239,7 @@ class _PickledArray:
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self.state = state
 
-    def numpy(self) -> _Array:
+    def numpy(self) -> np.ndarray:
         _, shape, dtype, is_column_major, raw = self.state
         array = np.frombuffer(raw, dtype.code)
         if is_column_major:
@@ -272,17 +269,6 @@ def _latin1(text: str, _: object) -> bytes:
     return text.encode("latin1")  # how Python 3 writes bytes in a pickle that Python 2 can read
 
 
-_ALLOWED = {
-    ("numpy", "ndarray"): _PickledArray,
-    ("numpy", "dtype"): _PickledDtype,
-    ("_codecs", "encode"): _latin1,
-    ("numpy.core.multiarray", "_reconstruct"): _PickledArray,
-    ("numpy.core.numeric", "_frombuffer"): _from_buffer,
-    ("numpy._core.multiarray", "_reconstruct"): _PickledArray,
-    ("numpy._core.numeric", "_frombuffer"): _from_buffer,
-}
-
-
 class _BatchUnpickler(pickle.Unpickler):
     """Reads the few kinds of objects that a CIFAR batch holds, and imports nothing.
 
@@ -290,9 +276,18 @@ class _BatchUnpickler(pickle.Unpickler):
     """
 
     def find_class(self, module: str, name: str) -> object:
-        if (module, name) not in _ALLOWED:
+        allowed = {
+            ("numpy", "ndarray"): _PickledArray,
+            ("numpy", "dtype"): _PickledDtype,
+            ("_codecs", "encode"): _latin1,
+            ("numpy.core.multiarray", "_reconstruct"): _PickledArray,
+            ("numpy.core.numeric", "_frombuffer"): _from_buffer,
+            ("numpy._core.multiarray", "_reconstruct"): _PickledArray,
+            ("numpy._core.numeric", "_frombuffer"): _from_buffer,
+        }
+        if (module, name) not in allowed:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR batch needs")
-        return _ALLOWED[module, name]
+        return allowed[module, name]
 
 
 def _what_is_at(path: Path) -> str:

@@ -14,22 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hpsearch.data import archives
 from hpsearch.errors import DataError, first_line
 
-_Array = NDArray[Any]
-
-_CIFAR10_SIZES = {
-    "data_batch_1": 10_000,
-    "data_batch_2": 10_000,
-    "data_batch_3": 10_000,
-    "data_batch_4": 10_000,
-    "data_batch_5": 10_000,
-    "test_batch": 10_000,
-}
-_CIFAR100_SIZES = {"train": 50_000, "test": 10_000}
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 _DIGITS = tuple("0123456789")
 CIFAR10_NAMES = (
@@ -43,18 +31,6 @@ CIFAR10_NAMES = (
     "horse",
     "ship",
     "truck",
-)
-_FASHION_NAMES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
 )
 CIFAR100_NAMES = tuple(
     """
@@ -82,10 +58,10 @@ class Arrays:
         class_names: A name for each label from 0 on; None if the labels themselves are the names.
     """
 
-    x_train: _Array
-    y_train: _Array
-    x_test: _Array
-    y_test: _Array
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
     class_names: tuple[str, ...] | None
 
 
@@ -102,7 +78,9 @@ def cifar10(path: str | None) -> Arrays:
     if path is None:
         return _download("CIFAR-10", "cifar10", CIFAR10_NAMES)
     where = _find(path, "cifar-10-batches-py", "cifar-10-python.tar.gz")
-    return _cifar(where, _CIFAR10_SIZES, "labels", CIFAR10_NAMES)
+    sizes = {f"data_batch_{i}": 10_000 for i in range(1, 6)}
+    sizes["test_batch"] = 10_000
+    return _cifar(where, sizes, "labels", CIFAR10_NAMES)
 
 
 def cifar100(path: str | None) -> Arrays:
@@ -120,7 +98,8 @@ def cifar100(path: str | None) -> Arrays:
     if path is None:
         return _download("CIFAR-100", "cifar100", CIFAR100_NAMES)
     where = _find(path, "cifar-100-python", "cifar-100-python.tar.gz")
-    return _cifar(where, _CIFAR100_SIZES, "fine_labels", CIFAR100_NAMES)
+    sizes = {"train": 50_000, "test": 10_000}
+    return _cifar(where, sizes, "fine_labels", CIFAR100_NAMES)
 
 
 def mnist(path: str | None) -> Arrays:
@@ -153,15 +132,27 @@ def fashion_mnist(path: str | None) -> Arrays:
     Raises:
         DataError: There is no network, or a file is missing or damaged.
     """
+    names = (
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    )
     if path is None:
-        return _download("Fashion-MNIST", "fashion_mnist", _FASHION_NAMES)
+        return _download("Fashion-MNIST", "fashion_mnist", names)
     folder = Path(path).expanduser()
     return Arrays(
         x_train=archives.read_idx(folder / "train-images-idx3-ubyte.gz", 3),
         y_train=archives.read_idx(folder / "train-labels-idx1-ubyte.gz", 1),
         x_test=archives.read_idx(folder / "t10k-images-idx3-ubyte.gz", 3),
         y_test=archives.read_idx(folder / "t10k-labels-idx1-ubyte.gz", 1),
-        class_names=_FASHION_NAMES,
+        class_names=names,
     )
 
 

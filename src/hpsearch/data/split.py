@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +18,7 @@ from hpsearch.data.datasets import Arrays
 from hpsearch.errors import DataError
 
 Images = NDArray[np.uint8] | NDArray[np.float32]
-_Array = NDArray[Any]
 Labels = NDArray[np.int32]
-_Indices = NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,13 +154,13 @@ def checked(arrays: Arrays, name: str) -> tuple[Examples, Examples, tuple[str, .
     return train, test, class_names
 
 
-def _examples(images: _Array, labels: _Array, name: str, part: str) -> Examples:
+def _examples(images: np.ndarray, labels: np.ndarray, name: str, part: str) -> Examples:
     checked_images = _images(images, name, f"x_{part}")
     checked_labels = _labels(labels, name, f"y_{part}")
     return Examples(checked_images, checked_labels)
 
 
-def _images(images: _Array, name: str, key: str) -> Images:
+def _images(images: np.ndarray, name: str, key: str) -> Images:
     expected = (
         f"Expected {key} of {name} to hold images (N, H, W, C), or grey ones (N, H, W), of uint8 "
         f"or float values"
@@ -192,7 +189,7 @@ def _images(images: _Array, name: str, key: str) -> Images:
     return images
 
 
-def _labels(labels: _Array, name: str, key: str) -> Labels:
+def _labels(labels: np.ndarray, name: str, key: str) -> Labels:
     expected = f"Expected {key} of {name} to hold integer labels (N,) from 0 on"
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
@@ -238,7 +235,9 @@ def _class_names(
     return tuple(str(label) for label in range(n_classes))
 
 
-def split(labels: Labels, n_train: int | None, n_val: int, seed: int) -> tuple[_Indices, _Indices]:
+def split(
+    labels: Labels, n_train: int | None, n_val: int, seed: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Return the ascending indices of a stratified train part and val part.
 
     Each class has its share of a part to within one image. The integers of PCG64 never change for
@@ -301,7 +300,7 @@ def _check_sizes(n: int, n_classes: int, n_train: int | None, n_val: int, seed: 
         raise DataError(f"Expected data.split_seed to be an integer from 0 on, received {seed!r}.")
 
 
-def _shares(n: int, counts: _Indices) -> _Indices:
+def _shares(n: int, counts: NDArray[np.intp]) -> NDArray[np.intp]:
     """Return each class's share of `n` places, in proportion to `counts`, by largest remainder.
 
     The sum of the shares is exactly `n`.

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-CHUNK = 1024  # images converted to float64 at a time: 25 MB of 32x32x3
+from hpsearch.metrics import Floats
 
-_Floats = NDArray[np.float64]
+CHUNK = 1024  # images converted to float64 at a time: 25 MB of 32x32x3
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value
@@ -30,15 +30,15 @@ class DataFacts:
 
     image_shape: tuple[int, int, int]
     n_classes: int
-    mean: _Floats
-    variance: _Floats
+    mean: Floats
+    variance: Floats
     largest: float
 
-    def channel_mean(self) -> _Floats:
+    def channel_mean(self) -> Floats:
         """Return the mean of each channel over images and positions, (C,)."""
         return np.asarray(self.mean.mean(axis=(0, 1)))
 
-    def channel_variance(self) -> _Floats:
+    def channel_variance(self) -> Floats:
         """Return the variance of each channel over images and positions, (C,).
 
         It is the variance within pixels plus the variance between them.

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from mapie.classification import SplitConformalClassifier
-from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
@@ -21,7 +20,7 @@ from hpsearch.errors import ConfigError
 from hpsearch.evaluation import figures
 from hpsearch.evaluation.evaluated_model import ARMS, Subject
 from hpsearch.html_report.section import Section
-from hpsearch.metrics import Floats, Ints
+from hpsearch.metrics import Flags, Floats, Ints
 from hpsearch.seeds import derive
 
 
@@ -56,14 +55,18 @@ class Calibration:
             after = self._ece(probs_after, labels, f"{arm}_scaled")
             nll = metrics.nll(probs_after, labels)
             brier_score = metrics.brier_score(probs_after, labels)
-            found[f"test/{arm}/ece_null_low"] = before.null_low
-            found[f"test/{arm}/ece_null_high"] = before.null_high
-            found[f"test/{arm}_scaled/ece"] = after.value
-            found[f"test/{arm}_scaled/ece_null_low"] = after.null_low
-            found[f"test/{arm}_scaled/ece_null_high"] = after.null_high
-            found[f"test/{arm}_scaled/temperature"] = fitted
-            found[f"test/{arm}_scaled/nll"] = nll
-            found[f"test/{arm}_scaled/brier_score"] = brier_score
+            measured = {
+                "/ece_null_low": before.null_low,
+                "/ece_null_high": before.null_high,
+                "_scaled/ece": after.value,
+                "_scaled/ece_null_low": after.null_low,
+                "_scaled/ece_null_high": after.null_high,
+                "_scaled/temperature": fitted,
+                "_scaled/nll": nll,
+                "_scaled/brier_score": brier_score,
+            }
+            for key, value in measured.items():
+                found[f"test/{arm}{key}"] = value
             before_cells = (arm, f"{before.value:.4f}", before.band(), f"{fitted:.3f}")
             after_cells = (f"{nll:.4f}", f"{brier_score:.4f}", f"{after.value:.4f}", after.band())
             rows.append(before_cells + after_cells)
@@ -123,8 +126,8 @@ class Conformal:
         rows = [("arm", "coverage", "mean size", "empty", "single")]
         found: dict[str, float] = {}
         for arm in ARMS:
-            classifier = conformalized(subject.on_val[arm], val_labels, self.coverage)
-            held = sets(classifier, subject.on_test[arm])
+            sets = ConformalSets(subject.on_val[arm], val_labels, self.coverage)
+            held = sets.of(subject.on_test[arm])
             holds_label = held[np.arange(len(labels)), labels]
             covered = float(holds_label.mean())
             sizes = held.sum(axis=1)
@@ -193,8 +196,8 @@ def null_band(
     return float(low), float(high)
 
 
-def conformalized(probs: Floats, labels: Ints, coverage: float) -> SplitConformalClassifier:
-    """Return MAPIE's classifier, conformalized on validation data.
+class ConformalSets:
+    """Sets of classes that hold the right class with a chosen probability, made by MAPIE.
 
     Args:
         probs: Distributions on validation data, (N, C).
@@ -203,24 +206,25 @@ def conformalized(probs: Floats, labels: Ints, coverage: float) -> SplitConforma
 
     Reference: Sadinle et al., "Least Ambiguous Set-Valued Classifiers", 2019.
     """
-    given = _GivenProbs(probs.shape[1])
-    classifier = SplitConformalClassifier(given, coverage, conformity_score="lac", prefit=True)
-    return classifier.conformalize(probs, labels)
 
+    def __init__(self, probs: Floats, labels: Ints, coverage: float) -> None:
+        given = _GivenProbs(probs.shape[1])
+        unfitted = SplitConformalClassifier(given, coverage, conformity_score="lac", prefit=True)
+        self._classifier = unfitted.conformalize(probs, labels)
+        self._probs = probs
 
-def threshold(probs: Floats, labels: Ints, coverage: float) -> float:
-    """Return the smallest probability with which a class belongs to a conformal set."""
-    classifier = conformalized(probs, labels, coverage)
-    classifier.predict_set(probs)  # MAPIE computes the quantile when it makes sets
-    (quantile,) = classifier._mapie_classifier.quantiles_
-    lowest = np.clip(1.0 - quantile, 0.0, 1.0)
-    return float(lowest)
+    def of(self, probs: Floats) -> Flags:
+        """Return which classes are in the set of each example, (N, C)."""
+        _, held = self._classifier.predict_set(probs)
+        return np.asarray(held[:, :, 0], bool)
 
-
-def sets(classifier: SplitConformalClassifier, probs: Floats) -> NDArray[np.bool_]:
-    """Return which classes are in the set of each example, (N, C)."""
-    _, held = classifier.predict_set(probs)
-    return np.asarray(held[:, :, 0], bool)
+    @property
+    def threshold(self) -> float:
+        """The smallest probability with which a class belongs to a set."""
+        self._classifier.predict_set(self._probs)  # MAPIE computes the quantile when it makes sets
+        (quantile,) = self._classifier._mapie_classifier.quantiles_
+        lowest = np.clip(1.0 - quantile, 0.0, 1.0)
+        return float(lowest)
 
 
 def _logits(probs: Floats) -> Floats:

@@ -12,16 +12,10 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
 from hpsearch import metrics
-from hpsearch.metrics import Floats, Ints
-
-_Flags = NDArray[np.bool_]
-_Rows = NDArray[np.int64]
-_HIGHER_IS_BETTER = ("accuracy",)
-_N_AT_ONCE = 100  # bootstrap samples that are held in memory at once
+from hpsearch.metrics import Flags, Floats, Ints
 
 
 @dataclass(frozen=True)
@@ -55,7 +49,7 @@ class Difference:
         if self.p > level or self.value == 0:
             return "no detectable difference"
         higher = self.value > 0
-        if higher == (self.measure in _HIGHER_IS_BETTER):
+        if higher == (self.measure == "accuracy"):
             return "better"
         return "worse"
 
@@ -67,7 +61,7 @@ class _Scores:
     A measure takes rows of indices of examples, (R, N), and returns its value for each row, (R,).
     """
 
-    right: _Flags
+    right: Flags
     nll: Floats
     brier: Floats
     confidence: Floats
@@ -81,7 +75,7 @@ class _Scores:
             confidence=probs.max(axis=1),
         )
 
-    def swapped(self, other: _Scores, where: _Flags) -> _Scores:
+    def swapped(self, other: _Scores, where: Flags) -> _Scores:
         """Return these scores with the scores of `other` where `where` is true."""
         mixed = {}
         for name, own in vars(self).items():
@@ -89,26 +83,26 @@ class _Scores:
             mixed[name] = np.where(where, theirs, own)
         return _Scores(**mixed)
 
-    def accuracy(self, rows: _Rows) -> Floats:
+    def accuracy(self, rows: Ints) -> Floats:
         right = self.right[rows]
         return np.asarray(right.mean(axis=1))
 
-    def mean_nll(self, rows: _Rows) -> Floats:
+    def mean_nll(self, rows: Ints) -> Floats:
         nll = self.nll[rows]
         return np.asarray(nll.mean(axis=1))
 
-    def brier_score(self, rows: _Rows) -> Floats:
+    def brier_score(self, rows: Ints) -> Floats:
         brier = self.brier[rows]
         return np.asarray(brier.mean(axis=1))
 
-    def ece(self, rows: _Rows) -> Floats:
+    def ece(self, rows: Ints) -> Floats:
         found = []
         for row in rows:
             bins = metrics.reliability(self.confidence[row], self.right[row])
             found.append(bins.ece)
         return np.array(found)
 
-    def aurc(self, rows: _Rows) -> Floats:
+    def aurc(self, rows: Ints) -> Floats:
         found = []
         for row in rows:
             doubt = 1.0 - self.confidence[row]
@@ -116,7 +110,7 @@ class _Scores:
         return np.array(found)
 
 
-MEASURES: dict[str, Callable[[_Scores, _Rows], Floats]] = {
+MEASURES: dict[str, Callable[[_Scores, Ints], Floats]] = {
     "accuracy": _Scores.accuracy,
     "nll": _Scores.mean_nll,
     "brier_score": _Scores.brier_score,
@@ -178,7 +172,7 @@ class _Arms(NamedTuple):
     first: _Scores
     second: _Scores
 
-    def difference(self, measure: str, rows: _Rows) -> Floats:
+    def difference(self, measure: str, rows: Ints) -> Floats:
         """Return a measure of the second arm minus that of the first, (R,), for rows (R, N)."""
         compute = MEASURES[measure]
         return compute(self.second, rows) - compute(self.first, rows)
@@ -190,7 +184,7 @@ class _Arms(NamedTuple):
         after = compute(self.second, self.all_examples())
         return float(before[0]), float(after[0])
 
-    def all_examples(self) -> _Rows:
+    def all_examples(self) -> Ints:
         """Return one row that holds every example, (1, N)."""
         n = len(self.first.right)
         return np.arange(n)[None, :]
@@ -202,8 +196,9 @@ def _bootstrapped(
     """Return the differences of each measure over bootstrap samples, (n_resamples,) each."""
     n = len(arms.first.right)
     found = {name: np.empty(n_resamples) for name in measures}
-    for start in range(0, n_resamples, _N_AT_ONCE):
-        stop = min(start + _N_AT_ONCE, n_resamples)
+    n_at_once = 100  # samples that are held in memory at once
+    for start in range(0, n_resamples, n_at_once):
+        stop = min(start + n_at_once, n_resamples)
         rows = rng.integers(0, n, (stop - start, n))
         for name in measures:
             found[name][start:stop] = arms.difference(name, rows)
@@ -249,7 +244,7 @@ def _tested(arms: _Arms, name: str, swapped: Floats, level: float) -> tuple[floa
     return p, float(detectable)
 
 
-def mcnemar(first_right: _Flags, second_right: _Flags) -> float:
+def mcnemar(first_right: Flags, second_right: Flags) -> float:
     """Return the two-sided p value of McNemar's exact test.
 
     The test asks whether the examples that only one arm classifies correctly are divided evenly.

@@ -16,9 +16,6 @@ from hpsearch.evaluation.evaluated_model import Subject
 from hpsearch.html_report.section import Section
 from hpsearch.metrics import Floats
 
-_Choice = tuple[str, float | None]  # layers and their rate; None keeps each layer's own rate
-_N_SHOWN = 8  # choices in the table
-
 
 @dataclass(frozen=True)
 class Rates:
@@ -62,13 +59,12 @@ class Rates:
             values[f"test/mc_tuned/{difference.measure}"] = difference.values[1]
         values["val/mc_tuned/nll"] = on_val[best]
         rows = [("layers", "rate", "NLL on val")]
-        for choice in ranked[:_N_SHOWN]:
-            layers, rate = _shown(choice)
-            rows.append((layers, rate, f"{on_val[choice]:.4f}"))
-        layers, rate = _shown(best)
+        for choice in ranked[:8]:
+            rows.append((choice[0], _shown(choice[1]), f"{on_val[choice]:.4f}"))
+        layers, rate = best
         text = (
-            f"Best of {len(tried)} choices on validation data: layers {layers}, rate {rate}. "
-            f"On test, against the model's own rates: {self._sentence(found)}."
+            f"Best of {len(tried)} choices on validation data: layers {layers}, rate "
+            f"{_shown(rate)}. On test, against the model's own rates: {self._sentence(found)}."
         )
         return Section("Dropout at test time", text, rows, values)
 
@@ -96,7 +92,9 @@ class Rates:
         return "; ".join(said)
 
 
-def choices(own: Sequence[float], rates: Sequence[float]) -> dict[_Choice, tuple[float, ...]]:
+def choices(
+    own: Sequence[float], rates: Sequence[float]
+) -> dict[tuple[str, float | None], tuple[float, ...]]:
     """Return the rate of every dropout call for each choice of layers and rate.
 
     Calls whose own rate is 0 stay off. Of choices with the same rates only the first is returned.
@@ -104,6 +102,9 @@ def choices(own: Sequence[float], rates: Sequence[float]) -> dict[_Choice, tuple
     Args:
         own: The model's own rate of each dropout call.
         rates: Rates to try beside the model's own.
+
+    Returns:
+        The rates by the name of the layers and their rate; None keeps each layer's own rate.
     """
     active = [place for place, rate in enumerate(own) if rate]
     half = (len(active) + 1) // 2
@@ -114,7 +115,7 @@ def choices(own: Sequence[float], rates: Sequence[float]) -> dict[_Choice, tuple
         "last": active[-1:],
         "first": active[:1],
     }
-    found: dict[_Choice, tuple[float, ...]] = {}
+    found: dict[tuple[str, float | None], tuple[float, ...]] = {}
     for name, places in layers.items():
         for rate in (None, *rates):
             values = _rate_of_each_call(own, places, rate)
@@ -138,8 +139,7 @@ def _rate_of_each_call(
     return tuple(values)
 
 
-def _shown(choice: _Choice) -> tuple[str, str]:
-    layers, rate = choice
+def _shown(rate: float | None) -> str:
     if rate is None:
-        return layers, "own"
-    return layers, f"{rate:g}"
+        return "own"
+    return f"{rate:g}"

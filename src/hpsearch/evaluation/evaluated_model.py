@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import keras
 import numpy as np
@@ -18,29 +17,15 @@ from keras import ops
 from numpy.typing import NDArray
 
 from hpsearch import metrics
+from hpsearch.data.split import Examples
 from hpsearch.html_report.section import Section
 from hpsearch.mc_dropout.certificate import Certificate, certify
 from hpsearch.mc_dropout.passes import Sampler, check_distributions
 from hpsearch.mc_dropout.prediction import McDropout, McPrediction
-from hpsearch.metrics import Floats, Ints
+from hpsearch.metrics import Floats
 
 Images = NDArray[np.number]  # raw pixels, (N, H, W, C)
 ARMS = ("plain", "mc")
-
-
-class Examples(Protocol):
-    """Images with their classes.
-
-    Attributes:
-        images: Raw pixels, (N, H, W, C).
-        labels: Class of each image, (N,), whole numbers from 0.
-    """
-
-    @property
-    def images(self) -> Images: ...  # noqa: D102
-
-    @property
-    def labels(self) -> Ints: ...  # noqa: D102
 
 
 def white(images: Images) -> float:

@@ -7,22 +7,17 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from numpy.typing import NDArray
+from matplotlib.figure import Figure as Plot
 
 from hpsearch import metrics
 from hpsearch.evaluation.differences import Difference
 from hpsearch.evaluation.evaluated_model import ARMS, Images, white
 from hpsearch.html_report.section import Figure, drawn
-from hpsearch.metrics import Floats, Ints
-
-_N_SIMULATIONS = 500  # simulated test sets behind the band of a reliability diagram
-_N_SHOWN = 8  # images in a row
-
-_Rights = Mapping[str, NDArray[np.bool_]]  # whether each answer is right, by arm or score
+from hpsearch.metrics import Flags, Floats, Ints
 
 
 def reliability(
-    confidences: Mapping[str, Floats], rights: _Rights, seed: int, level: float
+    confidences: Mapping[str, Floats], rights: Mapping[str, Flags], seed: int, level: float
 ) -> Figure:
     """Draw accuracy over confidence for each arm, with the band of a calibrated model.
 
@@ -32,11 +27,9 @@ def reliability(
         seed: Seed of the simulations behind the bands.
         level: Probability that a point of a calibrated model falls outside of its band.
     """
-    n = len(confidences)
-    plot, axes = plt.subplots(1, n, figsize=(3.4 * n, 3.6), sharey=True, squeeze=False)
+    plot, axes = _row_of_axes(len(confidences), 3.4, 3.6)
     rng = np.random.default_rng(seed)
-    for place, (name, confidence) in enumerate(confidences.items()):
-        axis = axes[0][place]
+    for axis, (name, confidence) in zip(axes, confidences.items(), strict=True):
         bins = metrics.reliability(confidence, rights[name])
         low, high = _calibrated_band(confidence, rng, level)
         filled = bins.count > 0
@@ -48,7 +41,7 @@ def reliability(
         axis.set_xlabel("confidence")
         axis.set_xlim(0, 1)
         axis.set_ylim(0, 1)
-    axes[0][0].set_ylabel("accuracy")
+    axes[0].set_ylabel("accuracy")
     caption = (
         f"Accuracy of the answers over their confidence, in {metrics.N_BINS} bins. Each point of "
         f"a calibrated model falls into the blue band with probability {1 - level:.0%}. A model "
@@ -57,12 +50,18 @@ def reliability(
     return drawn("reliability", plot, caption)
 
 
+def _row_of_axes(n: int, width: float, height: float) -> tuple[Plot, Sequence[Axes]]:
+    """Return a plot of `n` axes side by side, which share the scale of y; sizes are in inches."""
+    plot, axes = plt.subplots(1, n, figsize=(width * n, height), sharey=True, squeeze=False)
+    return plot, axes[0]
+
+
 def _calibrated_band(
     confidence: Floats, rng: np.random.Generator, level: float
 ) -> tuple[Floats, Floats]:
     """Return the lowest and highest accuracies of a calibrated model's bins, (B,) each."""
     simulated = []
-    for _ in range(_N_SIMULATIONS):
+    for _ in range(500):
         right = rng.random(len(confidence)) < confidence
         bins = metrics.reliability(confidence, right)
         simulated.append(bins.accuracy)
@@ -71,7 +70,7 @@ def _calibrated_band(
     return low, high
 
 
-def risk_coverage(doubts: Mapping[str, Floats], rights: _Rights) -> Figure:
+def risk_coverage(doubts: Mapping[str, Floats], rights: Mapping[str, Flags]) -> Figure:
     """Draw the error rate among the most certain answers, by score of uncertainty."""
     plot, axis = plt.subplots(figsize=(5.5, 3.8))
     for name, doubt in doubts.items():
@@ -89,21 +88,19 @@ def risk_coverage(doubts: Mapping[str, Floats], rights: _Rights) -> Figure:
     return drawn("risk_coverage", plot, caption)
 
 
-def entropies(entropy: Mapping[str, Floats], rights: _Rights) -> Figure:
+def entropies(entropy: Mapping[str, Floats], rights: Mapping[str, Flags]) -> Figure:
     """Draw how the predictive entropy is distributed over right and over wrong answers."""
-    n = len(entropy)
-    plot, axes = plt.subplots(1, n, figsize=(4.2 * n, 3.4), sharey=True, squeeze=False)
+    plot, axes = _row_of_axes(len(entropy), 4.2, 3.4)
     highest = max(values.max() for values in entropy.values())
     edges = np.linspace(0, highest + 1e-9, 31)
-    for place, (name, values) in enumerate(entropy.items()):
-        axis = axes[0][place]
+    for axis, (name, values) in zip(axes, entropy.items(), strict=True):
         right = np.asarray(rights[name], bool)
         _add_histogram(axis, values[right], edges, "right", "tab:green")
         _add_histogram(axis, values[~right], edges, "wrong", "tab:red")
         axis.set_title(name)
         axis.set_xlabel("predictive entropy, nats")
         axis.legend()
-    axes[0][0].set_ylabel("share of answers")
+    axes[0].set_ylabel("share of answers")
     caption = (
         "Predictive entropy of right and of wrong answers. Each group sums to one. The farther "
         "the two groups are apart, the better the entropy tells which answers are wrong."
@@ -171,8 +168,7 @@ def under_shift(means: Mapping[str, Sequence[float]], measures: Sequence[str]) -
     """
     n = len(measures)
     plot, axes = plt.subplots(1, n, figsize=(4.0 * n, 3.6), squeeze=False, layout="constrained")
-    for place, measure in enumerate(measures):
-        axis = axes[0][place]
+    for axis, measure in zip(axes[0], measures, strict=True):
         for arm in ARMS:
             values = means[f"{arm}/{measure}"]
             axis.plot(range(len(values)), values, "o-", label=arm)
@@ -197,7 +193,7 @@ def extremes(images: Images, titles: Sequence[str], doubt: Floats) -> Figure:
         doubt: Predictive entropy of each image, (N,), in nats.
     """
     order = np.argsort(doubt, kind="stable")
-    n = min(_N_SHOWN, len(order))
+    n = min(8, len(order))  # images in a row
     plot, axes = plt.subplots(2, n, figsize=(1.5 * n, 4.0), squeeze=False)
     brightest = white(images)
     most_certain = order[:n]

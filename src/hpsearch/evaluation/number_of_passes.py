@@ -18,8 +18,6 @@ from hpsearch.html_report.section import Section
 from hpsearch.mc_dropout.prediction import McPrediction
 from hpsearch.metrics import SMALLEST, Floats, Ints
 
-_FIRST_FITTED = 4  # number of groups of passes from which on the law holds well
-
 
 @dataclass(frozen=True)
 class Passes:
@@ -73,7 +71,7 @@ class Passes:
 
 
 @dataclass(frozen=True)
-class PassesLaw:
+class _PassesLaw:
     """The law NLL(S) = at_infinity + slope / S, with the measurements to which it is fitted.
 
     Attributes:
@@ -95,7 +93,7 @@ class PassesLaw:
         return max(1, n_samples)
 
 
-def passes_law(prediction: McPrediction, n_orders: int, seed: int) -> PassesLaw:
+def passes_law(prediction: McPrediction, n_orders: int, seed: int) -> _PassesLaw:
     """Fit the law to a prediction, which holds the label's probability in each group of passes.
 
     Args:
@@ -109,9 +107,10 @@ def passes_law(prediction: McPrediction, n_orders: int, seed: int) -> PassesLaw:
     group_size = prediction.group_size
     n_groups = prediction.n_samples // group_size  # leaves out a last group that is smaller
     groups = prediction.label_probs[:n_groups]
-    if len(groups) < 2 * _FIRST_FITTED:
+    first_fitted = 4  # number of groups of passes from which on the law holds well
+    if len(groups) < 2 * first_fitted:
         raise ConfigError(
-            f"Expected at least {2 * _FIRST_FITTED} passes for the curve of passes, received "
+            f"Expected at least {2 * first_fitted} passes for the curve of passes, received "
             f"uncertainty.n_samples={prediction.n_samples}. Use more passes, or "
             "parts.passes=null."
         )
@@ -125,6 +124,6 @@ def passes_law(prediction: McPrediction, n_orders: int, seed: int) -> PassesLaw:
         total += (-log_probs).mean(axis=1)
     n_samples = counts * group_size
     nll = total / n_orders
-    fitted = slice(_FIRST_FITTED - 1, None)
+    fitted = slice(first_fitted - 1, None)
     slope, at_infinity = np.polyfit(1.0 / n_samples[fitted], nll[fitted], 1)
-    return PassesLaw(n_samples, nll, float(at_infinity), float(max(slope, 0.0)))
+    return _PassesLaw(n_samples, nll, float(at_infinity), float(max(slope, 0.0)))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
@@ -29,10 +30,7 @@ from hpsearch.seeds import derive
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
-_MEASURES = {"accuracy": metrics.accuracy, "nll": metrics.nll, "ece": metrics.ece}
-_REFERENCE_PX = 32  # sizes in pixels are for images of 32 x 32 pixels and grow with the image
 _Pixels = NDArray[np.floating]  # in [0, 1], (N, H, W, C)
-_Rng = np.random.Generator
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ class Shift:
             f"Means over {len(self.names)} kinds of corruption, {source}, with {self.n_samples} "
             "passes of MC Dropout."
         )
-        drawn = figures.under_shift(means, list(_MEASURES))
+        drawn = figures.under_shift(means, ["accuracy", "nll", "ece"])
         return Section("Under shift", text, rows, curves=curves, figures=[drawn])
 
     def _corrupted(
@@ -122,9 +120,9 @@ class Shift:
         mc = subject.sampler.predict(images, n_samples=self.n_samples)
         probs = {"plain": subject.plain(images), "mc": mc.probs}
         found = {}
-        for name, measure in _MEASURES.items():
+        for measure in (metrics.accuracy, metrics.nll, metrics.ece):
             for arm in ARMS:
-                found[f"{arm}/{name}"] = measure(probs[arm], labels)
+                found[f"{arm}/{measure.__name__}"] = measure(probs[arm], labels)
         return found
 
 
@@ -170,22 +168,23 @@ def corrupt(images: Images, name: str, severity: int, *, seed: int) -> Images:
 
 
 # The kinds of corruption. Each function takes images `x`, the index `i` of a severity in its table
-# of strengths, from 0 to 4, and a generator, which some functions do not use.
+# of strengths, from 0 to 4, and a generator, which some functions do not use. Sizes in pixels are
+# for images of 32 x 32 pixels and grow with the image.
 
 
-def _gaussian_noise(x: _Pixels, i: int, rng: _Rng) -> _Pixels:
+def _gaussian_noise(x: _Pixels, i: int, rng: Generator) -> _Pixels:
     """Add normal noise."""
     deviation = (0.04, 0.06, 0.08, 0.09, 0.10)[i]
     return x + rng.normal(0.0, deviation, x.shape)
 
 
-def _shot_noise(x: _Pixels, i: int, rng: _Rng) -> _Pixels:
+def _shot_noise(x: _Pixels, i: int, rng: Generator) -> _Pixels:
     """Add Poisson noise, as a count of photons has."""
     photons = (500, 250, 100, 75, 50)[i]
     return rng.poisson(x * photons) / photons
 
 
-def _impulse_noise(x: _Pixels, i: int, rng: _Rng) -> _Pixels:
+def _impulse_noise(x: _Pixels, i: int, rng: Generator) -> _Pixels:
     """Replace single values by black or white."""
     share = (0.01, 0.02, 0.03, 0.05, 0.07)[i]
     draws = rng.random(x.shape)
@@ -193,11 +192,11 @@ def _impulse_noise(x: _Pixels, i: int, rng: _Rng) -> _Pixels:
     return np.where(draws < share / 2, 0.0, noisy)
 
 
-def _defocus_blur(x: _Pixels, i: int, rng: _Rng) -> _Pixels:
+def _defocus_blur(x: _Pixels, i: int, rng: Generator) -> _Pixels:
     """Average over a disk with soft edges."""
     radius = (0.3, 0.4, 0.5, 1.0, 1.5)[i]
     softness = (0.4, 0.5, 0.6, 0.2, 0.1)[i]
-    scale = x.shape[1] / _REFERENCE_PX
+    scale = x.shape[1] / 32
     reach = int(np.ceil(radius * scale)) + 2
     size = 2 * reach + 1
     fine = 9  # points a pixel, so that a disk smaller than a pixel still has a size
@@ -212,11 +211,11 @@ def _defocus_blur(x: _Pixels, i: int, rng: _Rng) -> _Pixels:
     return np.asarray(blurred)
 
 
-def _motion_blur(x: _Pixels, i: int, rng: _Rng) -> _Pixels:
+def _motion_blur(x: _Pixels, i: int, rng: Generator) -> _Pixels:
     """Average along a line, in a direction that is drawn for each image."""
     radius = (6, 6, 6, 8, 9)[i]
     sigma = (1.0, 1.5, 2.0, 2.0, 2.5)[i]
-    scale = x.shape[1] / _REFERENCE_PX
+    scale = x.shape[1] / 32
     steps = np.arange(-radius, radius + 1)
     weights = np.exp(-(steps**2) / (2 * sigma**2))
     angles = rng.uniform(-np.pi / 4, np.pi / 4, len(x))
@@ -234,7 +233,7 @@ def _motion_blur(x: _Pixels, i: int, rng: _Rng) -> _Pixels:
     return blurred
 
 
-def _fog(x: _Pixels, i: int, rng: _Rng) -> _Pixels:
+def _fog(x: _Pixels, i: int, rng: Generator) -> _Pixels:
     """Mix with bright clouds, which are drawn for each image."""
     density = (0.2, 0.5, 0.75, 1.0, 1.5)[i]
     decay = (3.0, 3.0, 2.5, 2.0, 1.75)[i]
@@ -254,7 +253,7 @@ def _fog(x: _Pixels, i: int, rng: _Rng) -> _Pixels:
     return np.asarray(mixed * brightest / (brightest + density))
 
 
-def _brightness(x: _Pixels, i: int, rng: _Rng) -> _Pixels:
+def _brightness(x: _Pixels, i: int, rng: Generator) -> _Pixels:
     """Add to the value of each colour, and keep its hue and saturation."""
     added = (0.05, 0.1, 0.15, 0.2, 0.3)[i]
     value = x.max(axis=3, keepdims=True)
@@ -264,14 +263,14 @@ def _brightness(x: _Pixels, i: int, rng: _Rng) -> _Pixels:
     return np.asarray(np.where(value > 0, coloured, brighter))
 
 
-def _contrast(x: _Pixels, i: int, rng: _Rng) -> _Pixels:
+def _contrast(x: _Pixels, i: int, rng: Generator) -> _Pixels:
     """Move all values towards the mean of the image."""
     factor = (0.75, 0.5, 0.4, 0.3, 0.15)[i]
     mean = x.mean(axis=(1, 2), keepdims=True)
     return np.asarray((x - mean) * factor + mean)
 
 
-def _pixelate(x: _Pixels, i: int, rng: _Rng) -> _Pixels:
+def _pixelate(x: _Pixels, i: int, rng: Generator) -> _Pixels:
     """Store at a lower resolution."""
     share = (0.95, 0.9, 0.85, 0.75, 0.65)[i]
 
@@ -283,7 +282,7 @@ def _pixelate(x: _Pixels, i: int, rng: _Rng) -> _Pixels:
     return _through_pil(x, pixelated)
 
 
-def _jpeg_compression(x: _Pixels, i: int, rng: _Rng) -> _Pixels:
+def _jpeg_compression(x: _Pixels, i: int, rng: Generator) -> _Pixels:
     """Store as a JPEG file of low quality."""
     quality = (80, 65, 58, 50, 40)[i]
 
@@ -311,7 +310,7 @@ def _through_pil(x: _Pixels, change: Callable[[Image.Image], Image.Image]) -> _P
     return found
 
 
-CORRUPTIONS: dict[str, Callable[[_Pixels, int, _Rng], _Pixels]] = {
+CORRUPTIONS: dict[str, Callable[[_Pixels, int, Generator], _Pixels]] = {
     "gaussian_noise": _gaussian_noise,
     "shot_noise": _shot_noise,
     "impulse_noise": _impulse_noise,

@@ -61,12 +61,16 @@ class Verdict:
         for difference in found:
             measure = difference.measure
             rows.append(self._row(difference, spread[measure]))
-            values[f"test/verdict/{measure}/difference"] = difference.value
-            values[f"test/verdict/{measure}/low"] = difference.low
-            values[f"test/verdict/{measure}/high"] = difference.high
-            values[f"test/verdict/{measure}/p"] = difference.p
-            values[f"test/verdict/{measure}/detectable"] = difference.detectable
-            values[f"test/verdict/{measure}/seed_spread"] = spread[measure]
+            numbers = {
+                "difference": difference.value,
+                "low": difference.low,
+                "high": difference.high,
+                "p": difference.p,
+                "detectable": difference.detectable,
+                "seed_spread": spread[measure],
+            }
+            for name, number in numbers.items():
+                values[f"test/verdict/{measure}/{name}"] = number
         figure = figures.differences(found, self.level)
         return Section("Verdict", self.sentence(found), rows, values, figures=[figure])
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict, cast
+from typing import NamedTuple, TypedDict, cast
 
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from rich.console import Console
@@ -16,14 +16,27 @@ from rich.console import Console
 from hpsearch.data.split import Data
 from hpsearch.errors import ConfigError, did_you_mean
 from hpsearch.experiments import answers, figures
-from hpsearch.experiments.answers import Answer, Claim, Results, Row, cells
+from hpsearch.experiments.answers import Answer, Claim, Results, Table
 from hpsearch.experiments.arms import Arm, Probe, Workbench
-from hpsearch.experiments.session import PARTS, Records, Session, digest, seeds_of
+from hpsearch.experiments.session import PARTS, Records, Session, seeds_of
 from hpsearch.html_report.section import markdown, terminal
 from hpsearch.tracking.tracking import Tracking
 
-_Overrides = Sequence[str]
-_Cell = tuple[str, str, float | str | None, list[str]]  # name, level, second factor, overrides
+
+class _Cell(NamedTuple):
+    """An arm that is to be trained.
+
+    Attributes:
+        name: Its name.
+        level: Its level of the factor.
+        across: The value of the second factor; None where there is none.
+        overrides: The overrides of the configuration.
+    """
+
+    name: str
+    level: str
+    across: float | str | None
+    overrides: list[str]
 
 
 class _Across(TypedDict):
@@ -60,7 +73,7 @@ class Ablation:
 
     name: str
     question: str
-    levels: Mapping[str, _Overrides]
+    levels: Mapping[str, Sequence[str]]
     baseline: str
     across: _Across | None
     measures: Sequence[str]
@@ -69,7 +82,7 @@ class Ablation:
     claims: Sequence[Mapping[str, str]]
     probes: Sequence[Probe] = field(default_factory=tuple)
 
-    def _chosen(self, wanted: Sequence[str] | None) -> Mapping[str, _Overrides]:
+    def _chosen(self, wanted: Sequence[str] | None) -> Mapping[str, Sequence[str]]:
         """Return the wanted levels with their overrides; all levels where `wanted` is None.
 
         Raises:
@@ -97,13 +110,13 @@ class Ablation:
         found: list[_Cell] = []
         for level, overrides in self._chosen(wanted).items():
             if self.across is None:
-                found.append((level, level, None, list(overrides)))
+                found.append(_Cell(level, level, None, list(overrides)))
                 continue
             setting = self.across["setting"]
             short = setting.rpartition(".")[2]
             for value in self.across["values"]:
                 name = f"{level}, {short} {value}"
-                found.append((name, level, value, [*overrides, f"{setting}={value}"]))
+                found.append(_Cell(name, level, value, [*overrides, f"{setting}={value}"]))
         return found
 
     def groups(self, arms: Sequence[Arm], results: Results) -> list[list[Arm]]:
@@ -126,28 +139,25 @@ class _Part:
     """The answer for one group of arms that are compared with each other.
 
     Attributes:
-        rows: The row of each arm.
-        cells: The table as text, the head first.
+        table: The table of the arms.
         race: A sentence on the loss of the race; empty where no measure is a race.
-        verdict: The verdict.
         claims: A sentence for each claim.
     """
 
-    rows: list[Row]
-    cells: list[list[str]]
+    table: Table
     race: str
-    verdict: str
     claims: list[str]
 
     def as_text(self) -> str:
         """Return table and sentences in Markdown."""
-        paragraphs = [markdown(self.cells), self.race, f"**{self.verdict}**", *self.claims]
+        cells = markdown(self.table.cells())
+        paragraphs = [cells, self.race, f"**{self.table.verdict()}**", *self.claims]
         return "\n\n".join(filter(None, paragraphs))
 
     def print(self, console: Console, title: str) -> None:
         """Print table and sentences."""
-        console.print(terminal(self.cells, title))
-        for line in filter(None, (self.race, self.verdict, *self.claims)):
+        console.print(terminal(self.table.cells(), title))
+        for line in filter(None, (self.race, self.table.verdict(), *self.claims)):
             console.print(line, soft_wrap=True, markup=False)
 
 
@@ -157,7 +167,7 @@ class Ablate:
 
     Attributes:
         ablation: The question.
-        arms: The arms, each with its composed configuration as plain data.
+        arms: The arms.
         data: The data set.
         tracking: The MLflow store.
         seed: The root of all seeds.
@@ -166,7 +176,7 @@ class Ablate:
     """
 
     ablation: Ablation
-    arms: Sequence[tuple[Arm, Mapping[str, object]]]
+    arms: Sequence[Arm]
     data: Data
     tracking: Tracking
     seed: int
@@ -183,7 +193,7 @@ class Ablate:
         ablation = self.ablation
         data = self.data.for_search()
         bench = Workbench(data)
-        arms = [(bench.directed(arm), composed) for arm, composed in self.arms]
+        arms = [bench.directed(arm) for arm in self.arms]
         identity = self._identity(config, data.fingerprint)
         tags = {
             "hpsearch.ablation": ablation.name,
@@ -200,24 +210,23 @@ class Ablate:
             results = session.measure(console)
             return self._answer(results, records, console)
 
-    def _identity(self, config: Mapping[str, object], fingerprint: str) -> str:
-        """Return the digest of all that is equal in two sessions of the same ablation."""
+    def _identity(self, config: Mapping[str, object], fingerprint: str) -> Sequence[object]:
+        """Return all that is equal in two sessions of the same ablation."""
         keys = (*PARTS, "hyperparameters", "ablation")
         base = {key: config[key] for key in keys if key in config}
         training = dict(cast("Mapping[str, object]", config["training"]))
         if training.get("direction") is None:
             training.pop("direction", None)
         base["training"] = training
-        return digest(base, fingerprint, self.seed)
+        return base, fingerprint, self.seed
 
     def _answer(self, results: Results, records: Records, console: Console) -> Answer:
         """Write and print what was found, and return the answer."""
         ablation = self.ablation
-        arms = [arm for arm, _ in self.arms]
-        groups = ablation.groups(arms, results)
+        groups = ablation.groups(self.arms, results)
         parts = [self._part(group, results) for group in groups]
-        verdict = " ".join(part.verdict for part in parts)
-        picture = figures.draw(ablation.name, ablation.panels, arms, results)
+        verdict = " ".join(part.table.verdict() for part in parts)
+        picture = figures.draw(ablation.name, ablation.panels, self.arms, results)
         records.parent.file(f"figures/{picture.name}.png", picture.png)
         self._write(parts, verdict, records)
         claims = []
@@ -228,7 +237,7 @@ class Ablate:
         return Answer(
             name=records.name,
             verdict=verdict,
-            tables=[part.rows for part in parts],
+            tables=[part.table for part in parts],
             claims=claims,
             run_id=records.parent.run_id,
             tracking_uri=records.tracking_uri,
@@ -239,7 +248,7 @@ class Ablate:
         paragraphs = [f"## {self.ablation.question}"]
         paragraphs.extend(part.as_text() for part in parts)
         text = "\n\n".join(paragraphs)
-        tables = "\n\n".join(markdown(part.cells) for part in parts)
+        tables = "\n\n".join(markdown(part.table.cells()) for part in parts)
         parent = records.parent
         parent.client.log_text(parent.run_id, text, "answer.md")
         parent.client.log_text(parent.run_id, tables, "table.md")
@@ -251,16 +260,10 @@ class Ablate:
         by_level = {arm.level: arm.name for arm in group}
         baseline = by_level.get(self.ablation.baseline, group[0].name)
         of_group = {arm.name: results[arm.name] for arm in group}
-        raced, target = answers.with_race(of_group)
+        target = answers.add_race(of_group)
         race = ""
         if target is not None and any(measure.startswith("race/") for measure in measures):
             race = f"The race is to val/loss {target:.4f}."
-        rows = answers.rows(group, raced, measures, baseline)
+        table = Table.of(group, of_group, measures, baseline)
         claims = [Claim(**claim) for claim in self.ablation.claims]
-        return _Part(
-            rows=rows,
-            cells=cells(rows, measures, baseline),
-            race=race,
-            verdict=answers.verdict(rows, measures[0], baseline),
-            claims=answers.judged(claims, raced, by_level),
-        )
+        return _Part(table, race, answers.judged(claims, of_group, by_level))

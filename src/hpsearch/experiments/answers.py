@@ -15,23 +15,10 @@ import numpy as np
 from scipy import stats
 
 from hpsearch.evaluation.differences import holm
-from hpsearch.experiments import arms
-from hpsearch.experiments.arms import RACE_EPOCHS, RACE_SECONDS, Arm, Measured
+from hpsearch.experiments.arms import Arm, Measured, common_target
+from hpsearch.study.direction import Direction
 
-_CONFIDENCE = 0.95
-_LOSS = "val/loss"  # the loss that arms race to
-_RACES = (RACE_EPOCHS, RACE_SECONDS)
-_BySeed = Mapping[int, Measured]
-_Values = dict[int, float]  # a measure, by seed
-Results = Mapping[str, _BySeed]  # what was measured, by arm and seed
-HIGHER_IS_BETTER = (
-    "accuracy",
-    "rank",
-    "distinct",
-    "examples_per_s",
-    "sparsity",
-    "stable_learning_rate",
-)
+Results = Mapping[str, Mapping[int, Measured]]  # what was measured, by arm and seed
 
 
 @dataclass(frozen=True)
@@ -90,7 +77,7 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Row:
+class _Row:
     """The row of an arm in a table.
 
     Attributes:
@@ -111,13 +98,113 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Table:
+    """A table with a row for each arm.
+
+    Attributes:
+        rows: The rows.
+        measures: The columns. The first measure decides.
+        baseline: The name of the arm that the others are compared with.
+    """
+
+    rows: Sequence[_Row]
+    measures: Sequence[str]
+    baseline: str
+
+    @classmethod
+    def of(
+        cls, arms: Sequence[Arm], results: Results, measures: Sequence[str], baseline: str
+    ) -> Table:
+        """Return the table of some arms.
+
+        Args:
+            arms: The arms of the table.
+            results: What was measured.
+            measures: The columns; differences to the baseline are those of the first measure.
+            baseline: The name of the arm that the others are compared with.
+        """
+        first = measures[0]
+        theirs = values(results.get(baseline, {}), first)
+        against = {}
+        for arm in arms:
+            if arm.name != baseline:
+                mine = values(results[arm.name], first)
+                against[arm.name] = difference(mine, theirs)
+        adjusted = holm_of({name: found.p for name, found in against.items()})
+        rows = []
+        for arm in arms:
+            seeds = results[arm.name]
+            trainings = seeds.values()
+            row = _Row(
+                arm=arm,
+                measures={key: interval(values(seeds, key).values()) for key in measures},
+                against=against.get(arm.name, interval([])),
+                p=adjusted.get(arm.name, math.nan),
+                n_diverged=sum(bool(measured.diverged) for measured in trainings),
+                n_censored=sum("race/epochs" not in measured.scalars for measured in trainings),
+            )
+            rows.append(row)
+        return cls(rows, measures, baseline)
+
+    def cells(self) -> list[list[str]]:
+        """Return the head and the rows as text.
+
+        The columns are the arm, each measure with the half width of its interval, the difference
+        of the first measure to the baseline, its p value by Holm, and the number of diverged seeds.
+        """
+        against = f"{self.measures[0]} minus {self.baseline}'s"
+        lines = [["arm", *self.measures, against, "p (Holm)", "diverged"]]
+        for row in self.rows:
+            shown = [_measure_cell(row, key) for key in self.measures]
+            lines.append([row.arm.name, *shown, *_difference_cells(row)])
+        return lines
+
+    def verdict(self) -> str:
+        """Return one sentence: the best arm, and the certain differences to the baseline."""
+        measure = self.measures[0]
+        goal = _goal_of(measure)
+        finite = [row for row in self.rows if row.measures[measure].n]
+        if not finite:
+            return f"No arm reached a finite {measure}."
+        best = min(finite, key=lambda row: goal.as_loss(row.measures[measure].mean))
+        parts = [f"{best.arm.name} has the best {measure}, {best.measures[measure].mean:.4g}"]
+        better, worse, undecided = self._compared(goal)
+        groups = {
+            f"better than {self.baseline} beyond doubt": better,
+            "worse": worse,
+            f"not told apart from {self.baseline} by these seeds": undecided,
+            "diverged at least once": [row.arm.name for row in self.rows if row.n_diverged],
+        }
+        for words, names in groups.items():
+            if names:
+                parts.append(f"{words}: {', '.join(names)}")
+        return "; ".join(parts) + "."
+
+    def _compared(self, goal: Direction) -> tuple[list[str], list[str], list[str]]:
+        """Return the arms that are better than the baseline, those that are worse, and others."""
+        better = []
+        worse = []
+        undecided = []
+        for row in self.rows:
+            name = row.arm.name
+            loss = goal.as_loss(row.against.mean)
+            if row.p < 0.05 and loss < 0:
+                better.append(f"{name} ({row.against})")
+            elif row.p < 0.05:
+                worse.append(f"{name} ({row.against})")
+            elif name != self.baseline:
+                undecided.append(name)
+        return better, worse, undecided
+
+
+@dataclass(frozen=True)
 class Answer:
     """The answer of an experiment.
 
     Attributes:
         name: The name of the experiment and of its parent run.
         verdict: One sentence for each group of arms that were compared.
-        tables: The rows of each table.
+        tables: The tables.
         claims: One sentence for each claim of a textbook that was judged.
         run_id: The run that holds tables and figures.
         tracking_uri: The MLflow store of that run.
@@ -125,7 +212,7 @@ class Answer:
 
     name: str
     verdict: str
-    tables: Sequence[Sequence[Row]]
+    tables: Sequence[Table]
     claims: Sequence[str]
     run_id: str
     tracking_uri: str
@@ -135,7 +222,7 @@ class Answer:
         arm_facts: dict[str, object] = {}
         measures: dict[str, dict[str, object]] = {}
         for table in self.tables:
-            for row in table:
+            for row in table.rows:
                 arm = row.arm
                 of_arm = measures.setdefault(arm.name, {})
                 for key, found in row.measures.items():
@@ -159,6 +246,7 @@ class Answer:
 
 def interval(numbers: Iterable[float]) -> _Interval:
     """Return the mean of the finite numbers with Student's interval (n - 1 degrees of freedom)."""
+    confidence = 0.95
     finite = [number for number in numbers if np.isfinite(number)]
     x = np.asarray(finite, np.float64)
     n = len(x)
@@ -172,12 +260,12 @@ def interval(numbers: Iterable[float]) -> _Interval:
         p = float(mean == 0)
         return _Interval(mean, mean, mean, p, n)
     student = stats.t(n - 1)
-    half = float(student.ppf((1 + _CONFIDENCE) / 2)) * error
+    half = float(student.ppf((1 + confidence) / 2)) * error
     p = float(2 * student.sf(abs(mean) / error))
     return _Interval(mean, mean - half, mean + half, p, n)
 
 
-def difference(mine: _Values, theirs: _Values) -> _Interval:
+def difference(mine: Mapping[int, float], theirs: Mapping[int, float]) -> _Interval:
     """Return mine minus theirs, paired by seed, over the seeds that both have."""
     common = sorted(mine.keys() & theirs.keys())
     return interval([mine[seed] - theirs[seed] for seed in common])
@@ -192,7 +280,7 @@ def holm_of(p_values: Mapping[str, float]) -> dict[str, float]:
     return adjusted
 
 
-def values(seeds: _BySeed, measure: str) -> _Values:
+def values(seeds: Mapping[int, Measured], measure: str) -> dict[int, float]:
     """Return a measure by seed, of the trainings that have it."""
     found = {}
     for seed, measured in seeds.items():
@@ -201,9 +289,19 @@ def values(seeds: _BySeed, measure: str) -> _Values:
     return found
 
 
-def sign(measure: str) -> int:
-    """Return 1 where less of a measure is better, -1 where more is."""
-    return -1 if measure.endswith(HIGHER_IS_BETTER) else 1
+def _goal_of(measure: str) -> Direction:
+    """Return whether less or more of a measure is better."""
+    more_is_better = (
+        "accuracy",
+        "rank",
+        "distinct",
+        "examples_per_s",
+        "sparsity",
+        "stable_learning_rate",
+    )
+    if measure.endswith(more_is_better):
+        return Direction.MAXIMIZE
+    return Direction.MINIMIZE
 
 
 def mean(results: Results, arm: Arm, measure: str) -> float:
@@ -215,7 +313,7 @@ def mean(results: Results, arm: Arm, measure: str) -> float:
     found = values(results[arm.name], measure)
     if not found:
         return math.inf
-    return sign(measure) * interval(found.values()).mean
+    return _goal_of(measure).as_loss(interval(found.values()).mean)
 
 
 def best_across(arms: Sequence[Arm], results: Results, measure: str) -> list[Arm]:
@@ -228,97 +326,43 @@ def best_across(arms: Sequence[Arm], results: Results, measure: str) -> list[Arm
     return list(chosen.values())
 
 
-def with_race(results: Results) -> tuple[Results, float | None]:
+def add_race(results: Results) -> float | None:
     """Add to each measurement the epochs and seconds to a loss that three quarters of them reach.
 
     A training that does not reach the loss gets no such values.
 
     Returns:
-        The results and the loss; the loss is None where no training has a curve.
+        The loss; None where no training has a curve.
     """
-    trainings = [measured for seeds in results.values() for measured in seeds.values()]
-    target = arms.common_target([_losses(measured) for measured in trainings])
-    if target is None:
-        return results, None
-    for measured in trainings:
-        measured.scalars.update(_race(measured, target))
-    return results, target
+    trainings: list[Measured] = []
+    for seeds in results.values():
+        trainings.extend(seeds.values())
+    target = common_target([measured.losses for measured in trainings])
+    if target is not None:
+        for measured in trainings:
+            measured.scalars.update(measured.race(target))
+    return target
 
 
-def _losses(measured: Measured) -> list[float]:
-    return measured.curves.get(_LOSS, [])
+def _is_race(measure: str) -> bool:
+    return measure in ("race/epochs", "race/seconds")
 
 
-def _race(measured: Measured, target: float) -> dict[str, float]:
-    """Return the epochs and seconds of a training to a loss; empty where it is not reached."""
-    epoch_s = measured.curves.get("time/epoch_s", [])
-    return arms.race(_losses(measured), epoch_s, target)
-
-
-def rows(
-    arms: Sequence[Arm], results: Results, measures: Sequence[str], baseline: str
-) -> list[Row]:
-    """Return the row of each arm.
-
-    Args:
-        arms: The arms of the table.
-        results: What was measured.
-        measures: The columns; differences to the baseline are those of the first measure.
-        baseline: The name of the arm that the others are compared with.
-    """
-    first = measures[0]
-    theirs: _Values = {}
-    if baseline in results:
-        theirs = values(results[baseline], first)
-    against = {}
-    for arm in arms:
-        if arm.name != baseline:
-            mine = values(results[arm.name], first)
-            against[arm.name] = difference(mine, theirs)
-    adjusted = holm_of({name: found.p for name, found in against.items()})
-    table = []
-    for arm in arms:
-        seeds = results[arm.name]
-        trainings = seeds.values()
-        row = Row(
-            arm=arm,
-            measures={key: interval(values(seeds, key).values()) for key in measures},
-            against=against.get(arm.name, interval([])),
-            p=adjusted.get(arm.name, math.nan),
-            n_diverged=sum(bool(measured.diverged) for measured in trainings),
-            n_censored=sum(RACE_EPOCHS not in measured.scalars for measured in trainings),
-        )
-        table.append(row)
-    return table
-
-
-def cells(table: Sequence[Row], measures: Sequence[str], baseline: str) -> list[list[str]]:
-    """Return the head and the rows of a table as text.
-
-    The columns are the arm, each measure with the half width of its interval, the difference of
-    the first measure to the baseline, its p value by Holm, and the number of diverged seeds.
-    """
-    head = ["arm", *measures, f"{measures[0]} minus {baseline}'s", "p (Holm)", "diverged"]
-    body = []
-    for row in table:
-        shown = [_measure_cell(row, key) for key in measures]
-        body.append([row.arm.name, *shown, *_difference_cells(row)])
-    return [head, *body]
-
-
-def _measure_cell(row: Row, key: str) -> str:
+def _measure_cell(row: _Row, key: str) -> str:
     found = row.measures[key]
     late = ""
-    if key in _RACES and row.n_censored:
+    if _is_race(key) and row.n_censored:
         late = f" ({row.n_censored} never)"
+    if found.n == 0 and late:
+        return f"never{late}"
     if found.n == 0:
-        return f"never{late}" if late else ""
+        return ""
     if found.n == 1:
         return f"{found.mean:.4g}{late}"
     return f"{found.mean:.4g} ± {found.half:.2g}{late}"
 
 
-def _difference_cells(row: Row) -> list[str]:
+def _difference_cells(row: _Row) -> list[str]:
     against = ""
     if row.against.n:
         against = str(row.against)
@@ -330,54 +374,6 @@ def _difference_cells(row: Row) -> list[str]:
         n = max((found.n for found in row.measures.values()), default=0)
         diverged = f"{row.n_diverged} of {n or 1}"
     return [against, p, diverged]
-
-
-def verdict(table: Sequence[Row], measure: str, baseline: str) -> str:
-    """Return one sentence: the best arm, and the differences to the baseline that are certain.
-
-    Args:
-        table: The row of each arm.
-        measure: The measure that decides, the first one of the table.
-        baseline: The name of the arm that the others are compared with.
-    """
-    finite = [row for row in table if row.measures[measure].n]
-    if not finite:
-        return f"No arm reached a finite {measure}."
-    best = min(finite, key=lambda row: sign(measure) * row.measures[measure].mean)
-    parts = [f"{best.arm.name} has the best {measure}, {best.measures[measure].mean:.4g}"]
-    better, worse, undecided = _compared(table, measure, baseline)
-    diverged = [row.arm.name for row in table if row.n_diverged]
-    groups = {
-        f"better than {baseline} beyond doubt": better,
-        "worse": worse,
-        f"not told apart from {baseline} by these seeds": undecided,
-        "diverged at least once": diverged,
-    }
-    for words, names in groups.items():
-        if names:
-            parts.append(f"{words}: {', '.join(names)}")
-    return "; ".join(parts) + "."
-
-
-def _compared(
-    table: Sequence[Row], measure: str, baseline: str
-) -> tuple[list[str], list[str], list[str]]:
-    """Return the arms that are better than the baseline, those that are worse, and all others."""
-    better = []
-    worse = []
-    undecided = []
-    for row in table:
-        name = row.arm.name
-        if row.p < 0.05:
-            words = f"{name} ({row.against})"
-            signed = sign(measure) * row.against.mean
-            if signed > 0:
-                worse.append(words)
-            if signed < 0:
-                better.append(words)
-        elif name != baseline:
-            undecided.append(name)
-    return better, worse, undecided
 
 
 def judged(claims: Sequence[Claim], results: Results, by_level: Mapping[str, str]) -> list[str]:
@@ -405,45 +401,44 @@ def _judged(claim: Claim, results: Results, lower: str, than: str) -> str:
     found = difference(mine, theirs)
     word = "Undecided"
     if found.excludes_zero:
-        word = "Confirmed" if found.mean < 0 else "**Contradicted**"
+        word = "**Contradicted**"
+        if found.mean < 0:
+            word = "Confirmed"
     told = "no seed has both"
     if found.n:
         told = f"{found} over {found.n} seed{'s' * (found.n != 1)}"
-    lacking = _lacking(lower, results[lower], mine) + _lacking(than, results[than], theirs)
+    for name, measured in ((lower, mine), (than, theirs)):
+        n_lacking = len(results[name]) - len(measured)
+        if n_lacking:
+            told += f"; {n_lacking} of {name} have none"
     comparison = f"{claim.measure} of {lower} minus {than}{goal}"
-    return f'{word}: "{claim.says}" ({comparison}: {told}{lacking}).'
+    return f'{word}: "{claim.says}" ({comparison}: {told}).'
 
 
-def _of_pair(first: _BySeed, second: _BySeed, measure: str) -> tuple[_Values, _Values, str]:
+def _of_pair(
+    first: Mapping[int, Measured], second: Mapping[int, Measured], measure: str
+) -> tuple[dict[int, float], dict[int, float], str]:
     """Return a measure of two arms by seed, and words that name the goal of a race.
 
     Two arms race to the loss that all their trainings reach, those that diverged left out.
     """
-    if measure in _RACES:
+    if _is_race(measure):
         curves = []
         for measured in (*first.values(), *second.values()):
             if not measured.diverged:
-                curves.append(_losses(measured))
-        target = arms.common_target(curves, 1.0)
+                curves.append(measured.losses)
+        target = common_target(curves, 1.0)
         if target is not None:
-            goal = f" to {_LOSS} {target:.4f}"
+            goal = f" to val/loss {target:.4f}"
             return _raced(first, measure, target), _raced(second, measure, target), goal
     return values(first, measure), values(second, measure), ""
 
 
-def _raced(seeds: _BySeed, measure: str, target: float) -> _Values:
+def _raced(seeds: Mapping[int, Measured], measure: str, target: float) -> dict[int, float]:
     """Return epochs or seconds to a loss by seed, of the trainings that reach it."""
     found = {}
     for seed, measured in seeds.items():
-        raced = _race(measured, target)
+        raced = measured.race(target)
         if raced:
             found[seed] = raced[measure]
     return found
-
-
-def _lacking(name: str, seeds: _BySeed, found: _Values) -> str:
-    """Return words for the number of seeds that have no value; empty where every seed has one."""
-    n = len(seeds) - len(found)
-    if not n:
-        return ""
-    return f"; {n} of {name} have none"

@@ -33,12 +33,6 @@ from hpsearch.training.schedules import Schedule
 from hpsearch.training.settings import Training, use_precision
 from hpsearch.training.trainer import Trainer
 
-RACE_EPOCHS = "race/epochs"
-RACE_SECONDS = "race/seconds"
-_Scalars = dict[str, float]  # numbers by name
-_Series = dict[str, list[float]]  # a number for each epoch or layer, by name
-_N_INSPECTED = 1000  # validation images on which the layers are measured
-
 
 class _Parts(TypedDict, total=False):
     """The objects that the groups of the configuration describe."""
@@ -61,6 +55,7 @@ class Arm:
         hyperparameters: The values that a search would draw.
         level: The level of the factor that varies.
         across: The value of the second factor; None where there is no second factor.
+        config: The composed configuration as plain data, for the record.
     """
 
     name: str
@@ -68,6 +63,7 @@ class Arm:
     hyperparameters: Mapping[str, Value]
     level: str = ""
     across: float | str | None = None
+    config: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def training(self) -> Training:
@@ -86,10 +82,32 @@ class Measured:
         diverged: The message of the error that ended the training; empty where none did.
     """
 
-    scalars: _Scalars = field(default_factory=dict)
-    curves: _Series = field(default_factory=dict)
-    layers: _Series = field(default_factory=dict)
+    scalars: dict[str, float] = field(default_factory=dict)
+    curves: dict[str, list[float]] = field(default_factory=dict)
+    layers: dict[str, list[float]] = field(default_factory=dict)
     diverged: str = ""
+
+    @property
+    def losses(self) -> list[float]:
+        """The curve of the loss that arms race to; empty where there is none."""
+        return self.curves.get("val/loss", [])
+
+    def race(self, target: float) -> dict[str, float]:
+        """Return the epochs and seconds that the training needs to reach a loss.
+
+        Args:
+            target: The loss to reach.
+
+        Returns:
+            The two numbers by name; empty where the target is never reached and the training is
+            therefore censored.
+        """
+        epoch_s = self.curves.get("time/epoch_s", [])
+        for epochs, loss in enumerate(self.losses, 1):
+            if loss <= target:
+                seconds = sum(epoch_s[:epochs])
+                return {"race/epochs": float(epochs), "race/seconds": float(seconds)}
+        return {}
 
 
 @dataclass
@@ -224,15 +242,16 @@ class Workbench:
         return Trained(kept, arm, seed, measured)
 
     def _inspect(self, when: str, model: keras.Model, measured: Measured) -> None:
-        """Add the measures of the hidden layers, under names that begin with `when`."""
+        """Add the measures of the hidden layers, under names that begin with `when`.
+
+        They are measured on the first 1000 validation images.
+        """
         val = self.data.val
-        images = val.images[:_N_INSPECTED]
-        labels = val.labels[:_N_INSPECTED]
-        layers = inspect_layers(model, images, labels)
+        layers = inspect_layers(model, val.images[:1000], val.labels[:1000])
         for name, values in layers.items():
             measured.layers[f"{when}/{name}"] = values
 
-    def _add_speed(self, scalars: _Scalars, batch_size: int) -> None:
+    def _add_speed(self, scalars: dict[str, float], batch_size: int) -> None:
         """Add time for each step and examples for each second.
 
         The time of an epoch includes its validation, which all arms share.
@@ -246,7 +265,9 @@ class Workbench:
         scalars["time/examples_per_s"] = n / seconds
 
 
-def _scores(by_epoch: _Series, training: Training, best_epoch: int) -> _Scalars:
+def _scores(
+    by_epoch: dict[str, list[float]], training: Training, best_epoch: int
+) -> dict[str, float]:
     """Return the metrics of the best epoch, its number, and the scalars of the training curve.
 
     Args:
@@ -271,7 +292,7 @@ def _scores(by_epoch: _Series, training: Training, best_epoch: int) -> _Scalars:
     return found
 
 
-def _curve_scalars(by_epoch: _Series) -> _Scalars:
+def _curve_scalars(by_epoch: dict[str, list[float]]) -> dict[str, float]:
     """Return the scalars that every training has: its last loss, its rises and its time."""
     losses = by_epoch.get("train/loss", [])
     if not losses:
@@ -287,7 +308,7 @@ def _curve_scalars(by_epoch: _Series) -> _Scalars:
     }
 
 
-def _sparse_scalars(trained: keras.Model, kept: keras.Model) -> _Scalars:
+def _sparse_scalars(trained: keras.Model, kept: keras.Model) -> dict[str, float]:
     """Return the shares of weights and of units that the kept model lacks or has at zero.
 
     Args:
@@ -302,23 +323,24 @@ def _sparse_scalars(trained: keras.Model, kept: keras.Model) -> _Scalars:
     }
 
 
-def _layer_scalars(layers: _Series) -> _Scalars:
+def _layer_scalars(layers: dict[str, list[float]]) -> dict[str, float]:
     """Return one finite number for each measure of the hidden layers."""
+    over_layers: dict[str, Callable[[list[float]], float]] = {
+        "mean": lambda values: max(values, key=abs),
+        "std": lambda values: values[-1],
+        "dead": _mean,
+        "saturated": _mean,
+        "rank": min,
+        "distinct": min,
+        "gradient_norm": _first_to_last,
+    }
     found = {}
     for key, values in layers.items():
-        over_layers = _OVER_LAYERS[key.partition("/")[2]]
-        value = float(over_layers(values))
+        summarize = over_layers[key.partition("/")[2]]
+        value = float(summarize(values))
         if math.isfinite(value):
             found[key] = value
     return found
-
-
-def _largest(values: list[float]) -> float:
-    return max(values, key=abs)
-
-
-def _last(values: list[float]) -> float:
-    return values[-1]
 
 
 def _mean(values: list[float]) -> float:
@@ -333,17 +355,6 @@ def _first_to_last(norms: list[float]) -> float:
     if len(norms) < 2 or not norms[-2]:
         return float("nan")
     return norms[0] / norms[-2]
-
-
-_OVER_LAYERS: dict[str, Callable[[list[float]], float]] = {
-    "mean": _largest,
-    "std": _last,
-    "dead": _mean,
-    "saturated": _mean,
-    "rank": min,
-    "distinct": min,
-    "gradient_norm": _first_to_last,
-}
 
 
 def overshoot(losses: Sequence[float]) -> float:
@@ -362,38 +373,9 @@ def oscillation(losses: Sequence[float]) -> float:
     return float(steps[steps > 0].sum())
 
 
-def epochs_to(losses: Sequence[float], target: float) -> int | None:
-    """Return the first epoch, counted from 1, whose loss is at most `target`.
-
-    None means that no epoch reaches the target (the training is censored).
-    """
-    for epoch, loss in enumerate(losses, 1):
-        if loss <= target:
-            return epoch
-    return None
-
-
 def common_target(curves: Sequence[Sequence[float]], share: float = 0.75) -> float | None:
     """Return the loss that this share of the curves reaches; None where all curves are empty."""
     lowest = [min(curve) for curve in curves if curve]
     if not lowest:
         return None
     return float(np.quantile(lowest, share))
-
-
-def race(losses: Sequence[float], epoch_s: Sequence[float], target: float) -> _Scalars:
-    """Return the epochs and seconds that a training needs to reach a loss.
-
-    Args:
-        losses: The loss after each epoch.
-        epoch_s: The seconds of each epoch.
-        target: The loss to reach.
-
-    Returns:
-        The two numbers by name; empty where the target is never reached.
-    """
-    epochs = epochs_to(losses, target)
-    if epochs is None:
-        return {}
-    seconds = sum(epoch_s[:epochs])
-    return {RACE_EPOCHS: float(epochs), RACE_SECONDS: float(seconds)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from rich.console import Console
@@ -15,32 +16,15 @@ from rich.console import Console
 from hpsearch.data.split import Data
 from hpsearch.errors import ConfigError
 from hpsearch.experiments import answers, figures
-from hpsearch.experiments.answers import Answer, Claim, Results, cells
+from hpsearch.experiments.answers import Answer, Claim, Results, Table
 from hpsearch.experiments.arms import Arm, Workbench
 from hpsearch.experiments.finished_study import FinishedStudy
 from hpsearch.experiments.probes import Latency, OnTest
-from hpsearch.experiments.session import Records, Session, digest, seeds_of
+from hpsearch.experiments.session import Records, Session, seeds_of
 from hpsearch.html_report.page import html
 from hpsearch.html_report.section import Figure, Section, markdown
 from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.tracking.tracking import Tracking
-
-# Selects one of the best trials of a study. The test set must not select.
-_SELECTED_BY = "best/val/loss"
-# The measures that answer each question; the first one decides.
-_QUESTIONS = {
-    "Is it a better model?": (
-        "test/plain/nll",
-        "test/plain/accuracy",
-        "test/plain/ece",
-        "test/mc/nll",
-        "test/mc/ece",
-    ),
-    "Does it converge faster?": ("race/epochs", "race/seconds", "best/epoch", "best/val/loss"),
-    "What does it do to training speed?": ("time/epoch_s", "time/examples_per_s", "time/step_ms"),
-    "What does the model cost?": ("latency/plain_ms", "latency/mc_100_ms", "parameters", "file_mb"),
-}
-_PANELS = ("curve:val/loss", "clock:val/loss", "curve:val/accuracy")
 
 
 @dataclass(frozen=True)
@@ -49,25 +33,48 @@ class Compare:
 
     Attributes:
         studies: The studies to compare.
-        arms: The best trials of each study, each with its configuration as plain data. The level
-            of an arm is the name of its study.
+        archs: The architecture of each study, by the name of the study.
+        arms: The best trials of each study. The level of an arm is the name of its study.
         data: The data set; all studies must have been searched on it.
         tracking: The MLflow store.
         uncertainty: The settings of MC Dropout.
         seed: The root of the fresh seeds.
         n_seeds: The number of trainings of each arm.
-        claims: Claims of textbooks about architectures. They name a study by the part of its name
-            that follows the name of the data set.
+        claims: Claims of textbooks about architectures, which they name instead of studies.
     """
 
     studies: Sequence[FinishedStudy]
-    arms: Sequence[tuple[Arm, Mapping[str, object]]]
+    archs: Mapping[str, str]
+    arms: Sequence[Arm]
     data: Data
     tracking: Tracking
     uncertainty: McDropout
     seed: int
     n_seeds: int
     claims: Sequence[Claim] = ()
+
+    # The measures that answer each question; the first one decides.
+    _questions: ClassVar[Mapping[str, Sequence[str]]] = {
+        "Is it a better model?": (
+            "test/plain/nll",
+            "test/plain/accuracy",
+            "test/plain/ece",
+            "test/mc/nll",
+            "test/mc/ece",
+        ),
+        "Does it converge faster?": ("race/epochs", "race/seconds", "best/epoch", "best/val/loss"),
+        "What does it do to training speed?": (
+            "time/epoch_s",
+            "time/examples_per_s",
+            "time/step_ms",
+        ),
+        "What does the model cost?": (
+            "latency/plain_ms",
+            "latency/mc_100_ms",
+            "parameters",
+            "file_mb",
+        ),
+    }
 
     def run(self, console: Console) -> Answer:
         """Train what is missing, print the tables and return the answer.
@@ -78,10 +85,10 @@ class Compare:
         data = self.data.for_search()
         _check_data(self.studies, data.fingerprint, data.name)
         bench = Workbench(data)
-        arms = [(bench.directed(arm), composed) for arm, composed in self.arms]
+        arms = [bench.directed(arm) for arm in self.arms]
         names = [study.name for study in self.studies]
-        hyperparameters = [arm.hyperparameters for arm, _ in self.arms]
-        identity = digest("comparison", names, hyperparameters, self.seed)
+        hyperparameters = [arm.hyperparameters for arm in self.arms]
+        identity = ("comparison", names, hyperparameters, self.seed)
         tags = {f"hpsearch.study.{study.name}": study.parent_run_id for study in self.studies}
         tags["hpsearch.fingerprint"] = data.fingerprint
         name = f"{data.name}: {', '.join(names)}"
@@ -98,29 +105,31 @@ class Compare:
 
     def _answer(self, results: Results, records: Records, console: Console) -> Answer:
         """Print and write what was found, and return the answer."""
-        arms = [arm for arm, _ in self.arms]
-        shown = answers.best_across(arms, results, _SELECTED_BY)
-        results, target = answers.with_race({arm.name: results[arm.name] for arm in shown})
+        selected_by = "best/val/loss"  # the test set must not select
+        shown = answers.best_across(self.arms, results, selected_by)
+        results = {arm.name: results[arm.name] for arm in shown}
+        target = answers.add_race(results)
         race = ""
         if target is not None:
             race = f"The race is to val/loss {target:.4f}; {self.n_seeds} fresh seeds each."
-        best = min(shown, key=lambda arm: answers.mean(results, arm, _SELECTED_BY))
+        best = min(shown, key=lambda arm: answers.mean(results, arm, selected_by))
         tables = []
         sections = []
-        for question, measures in _QUESTIONS.items():
-            table = answers.rows(shown, results, measures, best.name)
-            verdict = answers.verdict(table, measures[0], best.name)
-            text = cells(table, measures, best.name)
+        for question, measures in self._questions.items():
+            table = Table.of(shown, results, measures, best.name)
             tables.append(table)
-            sections.append(Section(question, verdict, text))
-        by_arch = {arm.level.partition("-")[2]: arm.name for arm in shown}
+            sections.append(Section(question, table.verdict(), table.cells()))
+        by_arch: dict[str, str] = {}
+        for arm in shown:
+            by_arch.setdefault(self.archs[arm.level], arm.name)
         judged = answers.judged(self.claims, results, by_arch)
         for section in sections:
             console.print(section.as_table())
             console.print(section.text, soft_wrap=True)
         for sentence in judged:
             console.print(sentence, soft_wrap=True, markup=False)
-        picture = figures.draw("comparison", _PANELS, shown, results)
+        panels = ("curve:val/loss", "clock:val/loss", "curve:val/accuracy")
+        picture = figures.draw("comparison", panels, shown, results)
         self._write(records, race, sections, judged, picture)
         console.print(records.where_to_look(), soft_wrap=True, markup=False)
         return Answer(

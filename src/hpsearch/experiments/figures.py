@@ -13,15 +13,11 @@ from typing import TypedDict
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from numpy.typing import NDArray
 
 from hpsearch.experiments.answers import Results, values
 from hpsearch.experiments.arms import Arm, Measured
 from hpsearch.html_report.section import Figure, drawn
-
-_WIDTH_IN = 5.5  # of one panel
-_HEIGHT_IN = 4.0
-_DASHES = ("-", "--", ":", "-.")
+from hpsearch.metrics import Floats
 
 
 class _Look(TypedDict):
@@ -41,18 +37,22 @@ def draw(name: str, panels: Sequence[str], arms: Sequence[Arm], results: Results
         arms: The arms to show.
         results: What was measured.
     """
+    n_panels = len(panels)
     figure, axes = plt.subplots(
-        1,
-        len(panels),
-        figsize=(_WIDTH_IN * len(panels), _HEIGHT_IN),
-        layout="constrained",
-        squeeze=False,
+        1, n_panels, figsize=(5.5 * n_panels, 4.0), layout="constrained", squeeze=False
     )
+    kinds = {
+        "curve": _Panel.curve,
+        "clock": _Panel.clock,
+        "layers": _Panel.layers,
+        "across": _Panel.across,
+        "scatter": _Panel.scatter,
+    }
     looks = _looks(arms)
     for axis, description in zip(axes[0], panels, strict=True):
         kind, _, key = description.partition(":")
         panel = _Panel(axis, key, arms, results, looks)
-        _KINDS[kind](panel)
+        kinds[kind](panel)
         axis.grid(alpha=0.3)
     handles, labels = axes[0][0].get_legend_handles_labels()
     n_columns = min(6, max(1, len(labels)))
@@ -63,13 +63,14 @@ def draw(name: str, panels: Sequence[str], arms: Sequence[Arm], results: Results
 
 def _looks(arms: Sequence[Arm]) -> dict[str, _Look]:
     """Return the look of each arm: a colour for its level, dashes for its second factor."""
+    dashes = ("-", "--", ":", "-.")
     levels = list(dict.fromkeys(arm.level for arm in arms))
     factors = list(dict.fromkeys(arm.across for arm in arms))
     looks: dict[str, _Look] = {}
     for arm in arms:
         color = levels.index(arm.level)
-        dash = factors.index(arm.across) % len(_DASHES)
-        looks[arm.name] = {"color": f"C{color}", "linestyle": _DASHES[dash]}
+        dash = factors.index(arm.across) % len(dashes)
+        looks[arm.name] = {"color": f"C{color}", "linestyle": dashes[dash]}
     return looks
 
 
@@ -96,8 +97,7 @@ class _Panel:
         for arm in self.arms:
             curves = [measured.curves[self.key] for measured in self._with_curve(arm)]
             self._band(arm, curves)
-        self.axis.set(xlabel="epoch", ylabel=self.key)
-        self._scale()
+        self._finish("epoch")
 
     def clock(self) -> None:
         """Draw a metric over seconds; the seconds are a mean over seeds too."""
@@ -109,8 +109,7 @@ class _Panel:
             n = min(map(len, curves))
             clocks = [np.cumsum(measured.curves["time/epoch_s"][:n]) for measured in trainings]
             self._band(arm, curves, np.mean(clocks, axis=0))
-        self.axis.set(xlabel="seconds", ylabel=self.key)
-        self._scale()
+        self._finish("seconds")
 
     def layers(self) -> None:
         """Draw a measure over the hidden layers."""
@@ -131,11 +130,10 @@ class _Panel:
             by_level.setdefault(arm.level, []).append(arm)
         for level, arms in by_level.items():
             self._across_of(level, arms)
-        self.axis.set(xlabel="second factor", ylabel=self.key)
         numbers = [arm.across for arm in self.arms if isinstance(arm.across, int | float)]
         if _needs_log(numbers):
             self.axis.set_xscale("log")
-        self._scale()
+        self._finish("second factor")
 
     def _across_of(self, level: str, arms: Sequence[Arm]) -> None:
         x: list[float | str] = []
@@ -143,8 +141,7 @@ class _Panel:
         low = []
         high = []
         for arm in arms:
-            by_seed = values(self.results[arm.name], self.key)
-            found = list(by_seed.values())
+            found = list(self._values(arm, self.key).values())
             if found and arm.across is not None:
                 x.append(arm.across)
                 means.append(np.mean(found))
@@ -159,21 +156,23 @@ class _Panel:
         """Draw a measure over another, with a point for each training."""
         first, second = self.key.split(",")
         for arm in self.arms:
-            x = values(self.results[arm.name], first)
-            y = values(self.results[arm.name], second)
+            x = self._values(arm, first)
+            y = self._values(arm, second)
             paired = [x.get(seed, 0.0) for seed in y]
             color = self.looks[arm.name]["color"]
             self.axis.plot(paired, list(y.values()), "o", label=arm.name, color=color)
         self.axis.set(xlabel=first, ylabel=second)
+
+    def _values(self, arm: Arm, measure: str) -> dict[int, float]:
+        """Return a measure of an arm by seed."""
+        return values(self.results[arm.name], measure)
 
     def _with_curve(self, arm: Arm) -> list[Measured]:
         """Return the trainings of an arm that have a curve of the metric."""
         trainings = self.results[arm.name].values()
         return [measured for measured in trainings if measured.curves.get(self.key)]
 
-    def _band(
-        self, arm: Arm, lines: Sequence[list[float]], x: NDArray[np.float64] | None = None
-    ) -> None:
+    def _band(self, arm: Arm, lines: Sequence[list[float]], x: Floats | None = None) -> None:
         """Draw the mean of lines with a band around it, as far as the shortest line reaches."""
         if not lines:
             return
@@ -182,7 +181,9 @@ class _Panel:
         if x is None:
             x = np.arange(1, n + 1, dtype=np.float64)
         x = x[:n]
-        marker = "o" if n < 3 else None
+        marker = None
+        if n < 3:
+            marker = "o"
         mean = stacked.mean(axis=0)
         look = self.looks[arm.name]
         self.axis.plot(x, mean, label=arm.name, marker=marker, **look)
@@ -190,8 +191,9 @@ class _Panel:
         high = stacked.max(axis=0)
         self.axis.fill_between(x, low, high, color=look["color"], alpha=0.15)
 
-    def _scale(self) -> None:
-        """Give losses a log scale where the losses of one arm would hide all others."""
+    def _finish(self, xlabel: str) -> None:
+        """Label the axes; give losses a log scale where those of one arm would hide all others."""
+        self.axis.set(xlabel=xlabel, ylabel=self.key)
         if not self.key.endswith("loss"):
             return
         shown: list[float] = []
@@ -209,12 +211,3 @@ def _needs_log(numbers: Sequence[float]) -> bool:
         return False
     low = min(numbers)
     return low > 0 and max(numbers) > 20 * low
-
-
-_KINDS = {
-    "curve": _Panel.curve,
-    "clock": _Panel.clock,
-    "layers": _Panel.layers,
-    "across": _Panel.across,
-    "scatter": _Panel.scatter,
-}

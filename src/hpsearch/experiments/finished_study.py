@@ -1,11 +1,13 @@
-"""Studies that have been searched: their best trials, with the settings that those were trained
-with.
+"""A study that has been searched, with its best trials and the settings that they had.
+
+An ablation takes hyperparameters from such a study. A comparison trains its best trials again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -26,50 +28,52 @@ class FinishedStudy:
     """A study with at least one finished trial.
 
     Attributes:
-        name: The study's.
-        trials: Its finished trials, the best first.
-        parent_run_id: Its run.
-        settings: What its trials share, by path, such as `data.fingerprint`.
-        direction: Whether it was to minimize or to maximize.
+        name: The name of the study.
+        trials: The finished trials, the best first.
+        parent_run_id: The run of the study.
+        settings: The settings that all trials share, by path, such as `data.fingerprint`.
+        direction: Whether the monitored metric was minimized or maximized.
     """
 
     name: str
     trials: list[FrozenTrial]
     parent_run_id: str
-    settings: Mapping[str, Any]
-    direction: str
+    settings: Mapping[str, object]
+    direction: Direction
 
-    @staticmethod
-    def hyperparameters(trial: FrozenTrial, config: Mapping[str, Any]) -> dict[str, Value]:
-        """Return what a trial drew and what the bounds of the search's configuration fixed, as
-        people read it.
+    @classmethod
+    def find(cls, name: str, storage: optuna.storages.BaseStorage) -> FinishedStudy:
+        """Return a study of a storage that has finished trials.
+
+        Raises:
+            ConfigError: There is no such study. The message names the studies that there are.
         """
-        return Space(config["space"]["bounds"]).values(trial)
+        check_known(name, storage)
+        study = optuna.load_study(study_name=name, storage=storage)
+        direction = Direction.of(study)
+        best = ranked(study.get_trials(deepcopy=False), direction)
+        if not best:
+            raise ConfigError(
+                f"No trial of study {name} has finished yet; the command that started it goes on "
+                "with it."
+            )
+        attrs = study.user_attrs
+        run_id = attrs.get("parent_run_id", "")
+        settings = with_current_names(attrs.get("settings", {}))
+        return cls(name, best, run_id, settings, direction)
 
     def config(self, tracking: Tracking) -> dict[str, Any]:
         """Return the composed configuration that the search was started with."""
-        text = tracking.client.download_artifacts(self.parent_run_id, "config.yaml")
-        with open(text) as file:
-            found: dict[str, Any] = with_current_names(yaml.safe_load(file))
-        return found
+        path = tracking.client.download_artifacts(self.parent_run_id, "config.yaml")
+        text = Path(path).read_text()
+        return dict(with_current_names(yaml.safe_load(text)))
 
+    @staticmethod
+    def hyperparameters(trial: FrozenTrial, config: Mapping[str, Any]) -> dict[str, Value]:
+        """Return what a trial drew and what was fixed, by the names that people read.
 
-def find(name: str, storage: optuna.storages.BaseStorage) -> FinishedStudy:
-    """Return a study that has finished trials.
-
-    Raises:
-        ConfigError: There is none; the sentence names those that there are.
-    """
-    check_known(name, storage)
-    study = optuna.load_study(study_name=name, storage=storage)
-    best = ranked(study.get_trials(deepcopy=False), Direction.of(study))
-    if not best:
-        raise ConfigError(
-            f"No trial of study {name} has finished yet; the command that started it goes on with "
-            f"it."
-        )
-    attrs, direction = study.user_attrs, Direction.of(study)
-    run_id = attrs.get("parent_run_id", "")
-    return FinishedStudy(
-        name, best, run_id, with_current_names(attrs.get("settings", {})), direction
-    )
+        Args:
+            trial: A trial of the study.
+            config: The configuration of the search.
+        """
+        return Space(config["space"]["bounds"]).values(trial)

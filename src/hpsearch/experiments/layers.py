@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import keras
 import numpy as np
@@ -14,27 +13,12 @@ from keras import layers, ops
 from numpy.typing import NDArray
 
 from hpsearch.data.split import Images, Labels
+from hpsearch.mc_dropout.mc_layers import Tensor
+from hpsearch.metrics import Floats
 from hpsearch.models.loss_and_optimizer import labels_for
 
-_Tensor = Any  # a tensor of the backend
-_Floats = NDArray[np.float64]
-_ByLayer = dict[str, list[float]]  # a value for each hidden layer, by measure
-_DROPOUTS = (layers.Dropout, layers.AlphaDropout)
-_ACTIVATIONS = (
-    layers.Activation,
-    layers.PReLU,
-    layers.LeakyReLU,
-    layers.ELU,
-    layers.ReLU,
-)
-_WEIGHTED = (layers.Dense, layers.Conv2D)
-_FLAT_SLOPE = 0.05  # an activation with a smaller slope lets almost no gradient through
-_DEAD_SLOPE = 1e-3
-# Relative to the largest value; float32 sums of 100 products agree to 1e-5.
-_RANK_TOLERANCE = 1e-3
 
-
-def inspect_layers(model: keras.Model, images: Images, labels: Labels) -> _ByLayer:
+def inspect_layers(model: keras.Model, images: Images, labels: Labels) -> dict[str, list[float]]:
     """Return measures of each hidden layer in training mode but without dropout.
 
     Args:
@@ -64,7 +48,7 @@ def without_dropout(model: keras.Model) -> keras.Model:
     """Return a copy of `model`, with weights of its own, whose dropout layers do nothing."""
 
     def copied(layer: layers.Layer) -> layers.Layer:
-        if isinstance(layer, _DROPOUTS):
+        if isinstance(layer, layers.Dropout | layers.AlphaDropout):
             return layers.Identity(name=layer.name)
         return type(layer).from_config(layer.get_config())
 
@@ -73,27 +57,34 @@ def without_dropout(model: keras.Model) -> keras.Model:
     return twin
 
 
-def _activations(twin: keras.Model, images: Images) -> _ByLayer:
+def _activations(twin: keras.Model, images: Images) -> dict[str, list[float]]:
     """Return the measures of the activations of each hidden layer."""
-    hidden = [layer for layer in twin.layers if isinstance(layer, _ACTIVATIONS)]
+    activations = (
+        layers.Activation,
+        layers.PReLU,
+        layers.LeakyReLU,
+        layers.ELU,
+        layers.ReLU,
+    )
+    hidden = [layer for layer in twin.layers if isinstance(layer, activations)]
     to_hidden = keras.Model(twin.inputs[0], [layer.input for layer in hidden])
     inputs = to_hidden(images, training=True)
     if not isinstance(inputs, list):
         inputs = [inputs]
     names = ("mean", "std", "dead", "saturated", "rank", "distinct")
-    measured: _ByLayer = {name: [] for name in names}
+    measured: dict[str, list[float]] = {name: [] for name in names}
     for layer, z in zip(hidden, inputs, strict=True):
         for name, value in _of_layer(layer, z).items():
             measured[name].append(value)
     return measured
 
 
-def _of_layer(layer: layers.Layer, z: _Tensor) -> dict[str, float]:
+def _of_layer(layer: layers.Layer, z: Tensor) -> dict[str, float]:
     """Return the measures of one activation layer at its inputs `z`."""
     outputs = _by_unit(layer(z))
     slopes = np.abs(_by_unit(_slope(layer, z)))
-    is_dead = slopes.max(axis=0) < _DEAD_SLOPE
-    is_flat = slopes < _FLAT_SLOPE
+    is_dead = slopes.max(axis=0) < 1e-3
+    is_flat = slopes < 0.05  # such a slope lets almost no gradient through
     measured = {
         "mean": float(outputs.mean()),
         "std": float(outputs.std()),
@@ -108,21 +99,21 @@ def _of_layer(layer: layers.Layer, z: _Tensor) -> dict[str, float]:
     return measured
 
 
-def _by_unit(tensor: _Tensor) -> _Floats:
+def _by_unit(tensor: Tensor) -> Floats:
     """Return a tensor as an array with one column for each unit."""
     values = np.asarray(ops.convert_to_numpy(tensor), np.float64)
     n_units = values.shape[-1]
     return values.reshape(-1, n_units)
 
 
-def _slope(layer: layers.Layer, z: _Tensor) -> _Tensor:
+def _slope(layer: layers.Layer, z: Tensor) -> Tensor:
     """Return the slope of an activation at its inputs `z`, by central differences."""
     step = 0.01 * ops.maximum(1.0, ops.abs(z))
     rise = layer(z + step) - layer(z - step)
     return rise / (2 * step)
 
 
-def rank(outputs: _Floats) -> int:
+def rank(outputs: Floats) -> int:
     """Return the number of linearly independent units.
 
     It is the number of singular values above rounding, from at most 2000 examples.
@@ -134,11 +125,11 @@ def rank(outputs: _Floats) -> int:
     if not scale:
         return 0
     values = np.linalg.svd(outputs[:2000] / scale, compute_uv=False)
-    is_large = values > _RANK_TOLERANCE * values[0]
+    is_large = values > 1e-3 * values[0]  # float32 sums of 100 products agree to 1e-5
     return int(is_large.sum())
 
 
-def n_distinct(outputs: _Floats) -> int:
+def n_distinct(outputs: Floats) -> int:
     """Return the number of units that differ from each other by more than rounding.
 
     Args:
@@ -156,8 +147,8 @@ def n_distinct(outputs: _Floats) -> int:
     return n_groups
 
 
-def _differ(column: _Floats, other: _Floats) -> bool:
-    return bool(np.abs(column - other).max() > _RANK_TOLERANCE)
+def _differ(column: Floats, other: Floats) -> bool:
+    return bool(np.abs(column - other).max() > 1e-3)
 
 
 class _Recorder(keras.optimizers.Optimizer):  # type: ignore[misc]
@@ -169,7 +160,7 @@ class _Recorder(keras.optimizers.Optimizer):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__(learning_rate=1.0)
 
-    def update_step(self, gradient: _Tensor, variable: _Tensor, learning_rate: _Tensor) -> None:
+    def update_step(self, gradient: Tensor, variable: Tensor, learning_rate: Tensor) -> None:
         self.assign(variable, ops.cast(gradient, variable.dtype))
 
 
@@ -190,8 +181,11 @@ def gradients(
         labels = keras.utils.to_categorical(labels, model.output_shape[-1])
     twin.compile(optimizer=_Recorder(), loss=loss, run_eagerly=True)
     twin.train_on_batch(images, labels)
-    weighted = [layer for layer in twin.layers if isinstance(layer, _WEIGHTED)]
-    return [ops.convert_to_numpy(layer.kernel) for layer in weighted]
+    found = []
+    for layer in twin.layers:
+        if isinstance(layer, layers.Dense | layers.Conv2D):
+            found.append(ops.convert_to_numpy(layer.kernel))
+    return found
 
 
 def _norm(gradient: NDArray[np.float32]) -> float:

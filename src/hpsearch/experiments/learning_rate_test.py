@@ -15,18 +15,15 @@ import keras
 import keras_tuner
 import matplotlib.pyplot as plt
 import numpy as np
-from numpy.typing import NDArray
 
 from hpsearch.errors import ConfigError, ModelError
 from hpsearch.html_report.section import Figure, drawn
+from hpsearch.metrics import Floats
 from hpsearch.models.architecture import build_model
 from hpsearch.seeds import derive
 from hpsearch.space.bounds import COMPLEMENT, Fixed, Range, Value, is_number
 from hpsearch.space.space import Space
 from hpsearch.training.trainer import Trainer
-
-_SMOOTHING = 0.7  # the share that the running mean of the losses keeps at each step
-_Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -38,16 +35,17 @@ class Curve:
         losses: The training loss at each, in nats, (n,); the curve ends before the loss explodes.
     """
 
-    learning_rates: _Floats
-    losses: _Floats
+    learning_rates: Floats
+    losses: Floats
 
-    def smooth(self) -> _Floats:
+    def smooth(self) -> Floats:
         """Return the running mean of the losses, (n,), corrected for the bias of its start."""
+        kept = 0.7  # the share of the running mean that is kept at each step
         mean = 0.0
         smooth = []
         for n, loss in enumerate(self.losses, 1):
-            mean = _SMOOTHING * mean + (1 - _SMOOTHING) * loss
-            smooth.append(mean / (1 - _SMOOTHING**n))
+            mean = kept * mean + (1 - kept) * loss
+            smooth.append(mean / (1 - kept**n))
         return np.array(smooth)
 
     @property

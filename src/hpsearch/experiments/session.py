@@ -27,15 +27,6 @@ from hpsearch.tracking.tracking import Tracking
 
 # The groups of the configuration that an arm is made of.
 PARTS = ("arch", "optimizer", "training", "schedule", "sparsity")
-_MEASURED = "measured.json"
-_IDENTITY = "hpsearch.experiment"
-_CELL = "hpsearch.cell"
-
-
-def digest(*parts: object) -> str:
-    """Return 16 hexadecimal digits that identify the plain data in `parts`."""
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def check_seeds(key: str, n_seeds: int) -> None:
@@ -63,32 +54,43 @@ class Records:
         tracking: The MLflow store.
         name: The name of the parent run.
         kind: `ablation` or `comparison`.
-        identity: The `digest` of everything that is equal in all sessions of the experiment.
+        identity: Plain data that is equal in all sessions of the experiment.
         tags: Further tags of the parent run.
     """
 
+    _file = "measured.json"  # the measurements, in the child run of a training
+    _identity_tag = "hpsearch.experiment"
+    _cell_tag = "hpsearch.cell"
+
     def __init__(
-        self, tracking: Tracking, name: str, kind: str, identity: str, tags: Mapping[str, str]
+        self,
+        tracking: Tracking,
+        name: str,
+        kind: str,
+        identity: Sequence[object],
+        tags: Mapping[str, str],
     ) -> None:
         self.tracking = tracking
         self.name = name
         self.tracking_uri = without_password(tracking.uri)
-        known = self._known(identity)
-        tags = {**tags, "hpsearch.kind": kind, _IDENTITY: identity}
+        text = json.dumps(identity, sort_keys=True, default=str)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        known = self._known(digest)
+        tags = {**tags, "hpsearch.kind": kind, self._identity_tag: digest}
         self.parent: ParentRun = tracking.open_parent(name, known, tags)
         self._cells = {}
         for run in tracking.children(self.parent):
-            if _CELL in run.data.tags:
-                self._cells[run.data.tags[_CELL]] = run
+            if self._cell_tag in run.data.tags:
+                self._cells[run.data.tags[self._cell_tag]] = run
 
     def where_to_look(self) -> str:
         """Return a line with the command that shows the parent run."""
         command = f"mlflow ui --backend-store-uri {self.tracking_uri}"
         return f"Look at it:  {command}  (run {self.parent.run_id})"
 
-    def _known(self, identity: str) -> str | None:
+    def _known(self, digest: str) -> str | None:
         """Return the parent run of an earlier session; None where there is none."""
-        wanted = f"tags.`{_IDENTITY}` = '{identity}'"
+        wanted = f"tags.`{self._identity_tag}` = '{digest}'"
         runs = self.tracking.client.search_runs([self.tracking.experiment_id], wanted)
         if not runs:
             return None
@@ -101,11 +103,11 @@ class Records:
         if run is None or run.info.status != "FINISHED":
             return None
         with tempfile.TemporaryDirectory() as folder:
-            path = self.tracking.client.download_artifacts(run.info.run_id, _MEASURED, folder)
+            path = self.tracking.client.download_artifacts(run.info.run_id, self._file, folder)
             text = Path(path).read_text()
         return Measured(**json.loads(text))
 
-    def open(self, arm: Arm, seed: int, kind: str, settings: Mapping[str, object]) -> TrackedRun:
+    def open(self, arm: Arm, seed: int) -> TrackedRun:
         """Open the child run of an arm and a seed; an interrupted run is opened again."""
         cell = _cell(arm, seed)
         known = self._cells.get(cell)
@@ -113,9 +115,10 @@ class Records:
         if known is not None:
             run_id = known.info.run_id
         name = f"{arm.name} seed {seed}"
-        tags = {"hpsearch.kind": kind, _CELL: cell, "hpsearch.seed": str(seed)}
+        tags = {"hpsearch.kind": "cell", self._cell_tag: cell, "hpsearch.seed": str(seed)}
         child = self.tracking.open_cell(self.parent, name, run_id, tags)
         own = {"level": arm.level, "experiment_seed": seed}
+        settings = settings_shown(arm.config, PARTS)
         child.params({**arm.hyperparameters, **own, **settings})
         return child
 
@@ -133,7 +136,7 @@ class Records:
                     found[f"layer/{key}"] = values[layer]
             child.metrics(_finite(found), step=layer + 1)
         text = json.dumps(asdict(measured))
-        child.client.log_text(child.run_id, text, _MEASURED)
+        child.client.log_text(child.run_id, text, self._file)
         if measured.diverged:
             child.tag({END: TrialEnd.DIVERGED.word, "hpsearch.message": measured.diverged})
         child.end("FINISHED")
@@ -152,7 +155,7 @@ class Session:
     """The trainings of an experiment and the place where they are recorded.
 
     Attributes:
-        arms: The arms, each with its composed configuration as plain data.
+        arms: The arms.
         seeds: The seed of each training of an arm. All arms have the same seeds, so that results
             are paired.
         records: The runs of the experiment.
@@ -161,7 +164,7 @@ class Session:
         probes: Further measurements of each trained model.
     """
 
-    arms: Sequence[tuple[Arm, Mapping[str, object]]]
+    arms: Sequence[Arm]
     seeds: Sequence[int]
     records: Records
     bench: Workbench
@@ -173,24 +176,23 @@ class Session:
         results: dict[str, dict[int, Measured]] = {}
         n_cells = len(self.arms) * len(self.seeds)
         n_done = 0
-        for arm, config in self.arms:
+        for arm in self.arms:
             of_arm = results.setdefault(arm.name, {})
             for place in range(len(self.seeds)):
                 again = " (measured before)"
                 found = self.records.find(arm, place)
                 if found is None:
                     again = ""
-                    found = self._train(arm, config, place)
+                    found = self._train(arm, place)
                 of_arm[place] = found
                 n_done += 1
                 line = f"{n_done}/{n_cells}  {arm.name}, seed {place}: {_summary(found)}{again}"
                 console.print(line, soft_wrap=True)
         return results
 
-    def _train(self, arm: Arm, config: Mapping[str, object], place: int) -> Measured:
+    def _train(self, arm: Arm, place: int) -> Measured:
         """Train an arm from one seed, in a child run of its own."""
-        settings = settings_shown(config, PARTS)
-        child = self.records.open(arm, place, "cell", settings)
+        child = self.records.open(arm, place)
 
         def listen(epoch: int, metrics: Mapping[str, float]) -> None:
             child.metrics(metrics, epoch)

@@ -12,22 +12,6 @@ from html import escape
 
 from hpsearch.html_report.section import Figure, Section
 
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; }
-body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h2 { margin-top: 2.5rem; border-bottom: 2px solid #ddd; }
-nav { font-size: .9rem; } nav a { margin-right: 1rem; white-space: nowrap; }
-table { border-collapse: collapse; margin: 1rem 0; }
-table { font-variant-numeric: tabular-nums; font-size: .9rem; }
-th, td { padding: .2rem .7rem; border-bottom: 1px solid #ddd; text-align: right; }
-th:first-child, td:first-child { text-align: left; }
-table.facts td { text-align: left; } table.facts td:first-child { color: #555; }
-pre { background: #f3f3f3; padding: .6rem .8rem; font-size: .85rem; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; }
-figure { margin: 1.5rem 0; } img { max-width: 100%; }
-figcaption { color: #555; font-size: .9rem; }
-"""
-
 
 def html(title: str, facts: Sequence[tuple[str, str]], sections: Sequence[Section]) -> str:
     """Return an HTML page.
@@ -38,7 +22,7 @@ def html(title: str, facts: Sequence[tuple[str, str]], sections: Sequence[Sectio
         sections: The sections in the order in which they are read.
     """
     heading = escape(title)
-    head = f'<meta charset="utf-8"><title>{heading}</title><style>{_STYLE}</style>'
+    head = f'<meta charset="utf-8"><title>{heading}</title><style>{_style()}</style>'
     links = [f'<a href="#{_anchor(s.title)}">{escape(s.title)}</a>' for s in sections]
     parts = [f"<h1>{heading}</h1>", _facts(facts), f"<nav>{' '.join(links)}</nav>"]
     for section in sections:
@@ -90,3 +74,21 @@ def _figure(figure: Figure) -> str:
     caption = escape(figure.caption)
     image = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
     return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+
+
+def _style() -> str:
+    return """
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; }
+body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+h2 { margin-top: 2.5rem; border-bottom: 2px solid #ddd; }
+nav { font-size: .9rem; } nav a { margin-right: 1rem; white-space: nowrap; }
+table { border-collapse: collapse; margin: 1rem 0; }
+table { font-variant-numeric: tabular-nums; font-size: .9rem; }
+th, td { padding: .2rem .7rem; border-bottom: 1px solid #ddd; text-align: right; }
+th:first-child, td:first-child { text-align: left; }
+table.facts td { text-align: left; } table.facts td:first-child { color: #555; }
+pre { background: #f3f3f3; padding: .6rem .8rem; font-size: .85rem; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+figure { margin: 1.5rem 0; } img { max-width: 100%; }
+figcaption { color: #555; font-size: .9rem; }
+"""

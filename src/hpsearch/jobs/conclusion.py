@@ -33,18 +33,12 @@ from hpsearch.study.study import SharedStudy, best_trial, number_of, value_of
 from hpsearch.study_report import pareto
 from hpsearch.study_report.searched import Searched
 from hpsearch.study_report.version_page import CERTIFICATE
-from hpsearch.tracking.registry import Registry, Save, Version
+from hpsearch.tracking.registry import Candidate, Registry, Version
 from hpsearch.tracking.runs import ChildRun, ParentRun
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.training.settings import Training
 from hpsearch.trials.costs import Costs
 from hpsearch.trials.progress import Progress
-
-N_SHOWN = 256  # validation images whose outputs are kept with a model
-_N_KEPT = 5  # models of a study
-_MEASURED_AGAIN = "hpsearch.measured_again"
-_NOT_EVALUATED = "hpsearch.not_evaluated_because"
-_DRAIN_S = 10.0  # a trial is not described if its run has not arrived at MLflow by then
 
 
 class _Kept(NamedTuple):
@@ -57,22 +51,6 @@ class _Kept(NamedTuple):
 
     model: keras.Model
     config: Mapping[str, Any]
-
-
-class _Candidate(NamedTuple):
-    """A trial's model, with the arguments of the registry that make it a version.
-
-    Attributes:
-        model: The model.
-        run_id: The id of the trial's run.
-        save: Writes the model to a folder and returns more tags.
-        tags: The tags of the version.
-    """
-
-    model: keras.Model
-    run_id: str
-    save: Save
-    tags: Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -135,7 +113,8 @@ class Conclusion:
                 finished.append(self._as_losses(trial.values))
         is_on_front = not any(_is_as_good(losses, mine) for losses in finished)
         n_as_good = sum(losses[0] <= mine[0] for losses in finished)
-        if is_on_front or n_as_good < _N_KEPT:
+        n_kept = 5
+        if is_on_front or n_as_good < n_kept:
             self.registry.keep(model, run, self.shown)
 
     def _as_losses(self, values: Sequence[float]) -> list[float]:
@@ -165,9 +144,7 @@ class Conclusion:
         def judge(champion: keras.Model | None) -> tuple[bool, str]:
             return self.registration.judge(candidate.model, champion, data, self.uncertainty)
 
-        version = self.registry.register(
-            self.name, candidate.run_id, save=candidate.save, tags=candidate.tags, judge=judge
-        )
+        version = self.registry.register(self.name, candidate, judge)
         return candidate.model, version
 
     def register_cheapest(self, data: SearchData, progress: Progress) -> Version | None:
@@ -187,17 +164,10 @@ class Conclusion:
             f"{chosen.values[0]:.4f}; "
             f"the best has {best.values[1]:.4g} with {best.values[0]:.4f}"  # type: ignore[union-attr]
         )
-        return self.registry.give_alias(
-            self.costs.alias,
-            self.name,
-            candidate.run_id,
-            save=candidate.save,
-            tags=candidate.tags,
-            why=why,
-        )
+        return self.registry.give_alias(self.costs.alias, self.name, candidate, why)
 
-    def _candidate(self, trial: FrozenTrial, data: SearchData, progress: Progress) -> _Candidate:
-        """Return a trial's model with the arguments of the registry that make it a version."""
+    def _candidate(self, trial: FrozenTrial, data: SearchData, progress: Progress) -> Candidate:
+        """Return a trial's model, ready to become a version."""
         number = number_of(trial)
         run = self._arrived(number)
         kept = self._kept(trial, run.info.run_id)
@@ -213,10 +183,11 @@ class Conclusion:
             code = own_code(kept.config, self.makers)
             self.registration.save(kept.model, folder, data, self.uncertainty, code)
             progress.say(f"Measuring the model of trial {number} again in a fresh process.")
-            expected = self._expected(trial, run, kept.config)
-            return {_MEASURED_AGAIN: measure_again(folder, data.val, data.n_classes, expected)}
+            expected = self._expected(trial, run, kept)
+            found = measure_again(folder, data.val, data.n_classes, expected)
+            return {"hpsearch.measured_again": found}
 
-        return _Candidate(kept.model, run.info.run_id, save, tags)
+        return Candidate(kept.model, run.info.run_id, save, tags)
 
     def _kept(self, trial: FrozenTrial, run_id: str) -> _Kept:
         """Return the model that a trial has kept.
@@ -235,7 +206,7 @@ class Conclusion:
                     f"what it has saved of it ({first_line(error)}); {CURE}."
                 ) from error
 
-    def _expected(self, trial: FrozenTrial, run: Run, config: Mapping[str, Any]) -> Expected:
+    def _expected(self, trial: FrozenTrial, run: Run, kept: _Kept) -> Expected:
         """Return the value and the outputs that the model must have in a fresh process.
 
         A training loss was measured with dropout and before each step, so `val/loss` takes the
@@ -250,7 +221,7 @@ class Conclusion:
             trial=f"trial {number_of(trial)}",
             monitor=monitor,
             value=value,
-            compile_config=config.get("compile_config"),
+            compile_config=kept.config.get("compile_config"),
             outputs=self.registry.kept_outputs(run.info.run_id),
             noise=noise_of(self.training.precision),
         )
@@ -285,7 +256,8 @@ class Conclusion:
             evaluation = evaluate(subject)
         except ModelError as error:  # a person's HyperModel may have no dropout layer
             progress.say(f"No MC Dropout evaluation: {error}")
-            client.set_model_version_tag(version.name, version.number, _NOT_EVALUATED, str(error))
+            key = "hpsearch.not_evaluated_because"
+            client.set_model_version_tag(version.name, version.number, key, str(error))
             return None
         metrics = evaluation.metrics()
         self.parent.metrics(metrics)
@@ -299,7 +271,8 @@ class Conclusion:
         """Write the page, the figures and the descriptions, whichever way the search ended."""
         from hpsearch.study_report.record import record  # noqa: PLC0415 (its import is slow)
 
-        self.tracking.spool.drain(_DRAIN_S)
+        # A trial is not described if its run has not arrived at MLflow by then.
+        self.tracking.spool.drain(10.0)
         record(self.searched(), self.tracking, self.parent)
 
     def searched(self) -> Searched:

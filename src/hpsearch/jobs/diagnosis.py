@@ -130,11 +130,7 @@ class Diagnosis:
         end = TrialEnd.of(trial)
         if not _agrees(status, end):
             text = f"Trial {number} is {trial.state.name} in the study, its MLflow run {status}."
-            tags = {}
-            if end is not None:
-                tags[END] = end.word
-            repair = partial(self._end, run.info.run_id, _expected_status(end), tags)
-            yield _Finding(text, repair)
+            yield _Finding(text, partial(self._end, run.info.run_id, end))
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
             yield from self._of_values(number, trial, run)
 
@@ -174,14 +170,15 @@ class Diagnosis:
     def _delete(self, run: Run) -> Callable[[], object]:
         return partial(self.tracking.client.delete_run, run.info.run_id)
 
-    def _end(self, run_id: str, status: str, tags: dict[str, str]) -> None:
-        """Give a run the tags and the status that fit its trial."""
-        for key, value in tags.items():
-            self.tracking.client.set_tag(run_id, key, value)
-        if status == "RUNNING":
-            self.tracking.client.update_run(run_id, status=status)
+    def _end(self, run_id: str, end: TrialEnd | None) -> None:
+        """Give a run the tag and the status that fit the end of its trial, or a running trial."""
+        client = self.tracking.client
+        status = _expected_status(end)
+        if end is None:
+            client.update_run(run_id, status=status)
         else:
-            self.tracking.client.set_terminated(run_id, status)
+            client.set_tag(run_id, END, end.word)
+            client.set_terminated(run_id, status)
 
     def _write(self, number: int, trial: FrozenTrial) -> None:
         """Write the run of a trial that has none."""

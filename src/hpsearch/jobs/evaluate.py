@@ -35,8 +35,6 @@ from hpsearch.tracking.registry import Registry
 from hpsearch.tracking.runs import TrackedRun
 from hpsearch.tracking.tracking import Tracking
 
-_MAX_METRICS = 1000  # the largest batch of metrics that MLflow takes
-
 
 class _Part(Protocol):
     """A part of an evaluation, which asks one question of the model."""
@@ -74,7 +72,7 @@ class Evaluate:
     tracking: Callable[[], Tracking]
 
     def run(
-        self, config: Mapping[str, object], rebuild: Callable[[Mapping[str, Any]], Data]
+        self, config: Mapping[str, object], rebuild: Callable[[Mapping[str, object]], Data]
     ) -> _Evaluated:
         """Examine the model.
 
@@ -127,7 +125,7 @@ class Evaluate:
                 sections.append(section)
         return sections
 
-    def _recorded_data(self, tracking: Tracking, found: ModelVersion) -> dict[str, Any]:
+    def _recorded_data(self, tracking: Tracking, found: ModelVersion) -> Mapping[str, object]:
         """Return the settings of the data set on which a version was trained.
 
         They stand in the configuration that the search of the version has recorded.
@@ -267,8 +265,8 @@ def _log(
 ) -> None:
     """Log all that an evaluation has found to its run."""
     rows = _metric_rows(sections)
-    for start in range(0, len(rows), _MAX_METRICS):
-        run.client.log_batch(run.run_id, metrics=rows[start : start + _MAX_METRICS])
+    for start in range(0, len(rows), 1000):  # the largest batch that MLflow takes
+        run.client.log_batch(run.run_id, metrics=rows[start : start + 1000])
     for section in sections:
         for figure in section.figures:
             run.file(f"figures/{figure.name}.png", figure.png)

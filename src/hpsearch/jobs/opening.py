@@ -25,24 +25,6 @@ from hpsearch.training.settings import Training
 from hpsearch.training.trainer import Trainer
 
 _SETTINGS_OF_A_STUDY = ("data", "arch", "optimizer", "training", "schedule", "sparsity", "seed")
-_SETTINGS_OF_A_SEARCH = (
-    *_SETTINGS_OF_A_STUDY,
-    "space",
-    "costs",
-    "sampler",
-    "pruner",
-    "uncertainty",
-)
-# Settings that may change while a study goes on. `check_same_direction` compares the direction in
-# effect, which need not be the one in the setting.
-_FREE_SETTINGS = (
-    "data.path",
-    "data.load.path",
-    "training.steps_per_call",
-    "training.jit_compile",
-    "training.direction",
-)
-_FINGERPRINT = "data.fingerprint"
 
 
 def check_same_settings(
@@ -64,8 +46,17 @@ def check_same_settings(
     Raises:
         ConfigError: The study was made with other settings or for other objectives.
     """
-    mine = {_FINGERPRINT: fingerprint, **settings_shown(config, _SETTINGS_OF_A_STUDY)}
-    for name in _FREE_SETTINGS:
+    of_data = "data.fingerprint"
+    mine = {of_data: fingerprint, **settings_shown(config, _SETTINGS_OF_A_STUDY)}
+    # Settings that may change while a study goes on. `check_same_direction` compares the direction
+    # in effect, which need not be the one in the setting.
+    for name in (
+        "data.path",
+        "data.load.path",
+        "training.steps_per_call",
+        "training.jit_compile",
+        "training.direction",
+    ):
         mine.pop(name, None)
     if second_objective is not None:
         mine["costs.second_objective"] = second_objective
@@ -80,10 +71,10 @@ def check_same_settings(
     if not different:
         return
     # The fingerprint comes last, since other settings of the data change it too.
-    key = min(different, key=lambda name: (name == _FINGERPRINT, name))
+    key = min(different, key=lambda name: (name == of_data, name))
     was = _as_typed(theirs.get(key))
     back = f"{key}={was}"
-    if key == _FINGERPRINT:
+    if key == of_data:
         back = "the same data"
     raise ConfigError(
         f"Study {study.optuna.study_name} was made with {key}={was}, not "
@@ -159,7 +150,8 @@ def _log_settings(parent: ParentRun, config: Mapping[str, object]) -> None:
     `1e-3`. MLflow lets no parameter change, so these are left out.
     """
     typed = parent.client.get_run(parent.run_id).data.params
-    shown = settings_shown(config, _SETTINGS_OF_A_SEARCH)
+    others = ("space", "costs", "sampler", "pruner", "uncertainty")
+    shown = settings_shown(config, (*_SETTINGS_OF_A_STUDY, *others))
     parent.params({key: value for key, value in shown.items() if key not in typed})
 
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from hpsearch.errors import ConfigError, TrackingError
 from hpsearch.models.moved_names import with_current_names
 from hpsearch.study.direction import Direction
-from hpsearch.study.promotion import PausableStudy
+from hpsearch.study.pruners import PausableStudy
 from hpsearch.study.storage import SharedStorage, without_password
 from hpsearch.study.study import check_known
 from hpsearch.study_report.advice import Advice
@@ -45,7 +45,7 @@ class Report:
     storage: Callable[[], SharedStorage]
     tracking: Callable[[], Tracking]
 
-    def run(self, rebuild: Callable[[Mapping[str, Any]], Any]) -> _Reported:
+    def run(self, rebuild: Callable[[Mapping[str, object]], Any]) -> _Reported:
         """Write the page and the descriptions.
 
         Args:

@@ -27,7 +27,7 @@ from hpsearch.errors import ModelError, SearchError
 from hpsearch.evaluation.evaluated_model import Evaluation, Subject
 from hpsearch.experiments.learning_rate_test import RangeTest
 from hpsearch.html_report.section import terminal
-from hpsearch.jobs.conclusion import N_SHOWN, Conclusion
+from hpsearch.jobs.conclusion import Conclusion
 from hpsearch.jobs.opening import (
     check_same_direction,
     check_same_settings,
@@ -55,25 +55,17 @@ from hpsearch.tracking.registry import Version
 from hpsearch.tracking.runs import ParentRun, settings_shown
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.training.checkpoints import Checkpoints
+from hpsearch.training.how_trained import known_structure
 from hpsearch.training.monitored_metric import directed
 from hpsearch.training.own_fit import owns_fit
 from hpsearch.training.schedules import Schedule
 from hpsearch.training.settings import BATCH_SIZE, Training, use_precision
 from hpsearch.training.trainer import Trainer
-from hpsearch.training.ways import known_structure
 from hpsearch.trials.costs import Costs
 from hpsearch.trials.objective import Objective
 from hpsearch.trials.progress import Progress
 from hpsearch.trials.watchdog import TrialTimedOutError, Watch
 from hpsearch.trials.worker import run_trials
-
-# The check before a search shows a model as many images as its metrics are built with, so that JAX
-# compiles no operation for another size.
-_N_ASKED = 2
-# Hyperparameters that do not change the structure of a model.
-_SAME_STRUCTURE = {"learning_rate", "momentum", "dropout_rate"}
-
-_MakeProgress = Callable[[str, int, Direction], Progress]
 
 
 @dataclass(frozen=True)
@@ -108,7 +100,9 @@ class Search:
     range_test: RangeTest
     sparsity: Sparsity | None = None
 
-    def run(self, config: Mapping[str, object], make_progress: _MakeProgress) -> SearchResult:
+    def run(
+        self, config: Mapping[str, object], make_progress: Callable[[str, int, Direction], Progress]
+    ) -> SearchResult:
         """Run the search, or the part of it that is missing.
 
         Args:
@@ -137,14 +131,14 @@ class Search:
         architecture: Architecture,
         checked: _Checked,
         config: Mapping[str, object],
-        make_progress: _MakeProgress,
+        make_progress: Callable[[str, int, Direction], Progress],
     ) -> SearchResult:
         """Run the search. The direction of the monitored metric in `training` is known by now."""
         trainer = self.trainer(settings=self.training, data=data, schedule=self.schedule)
         progress = make_progress(self.training.monitor, self.training.epochs, self.training.goal)
         trainer.varies = checked.varies
         study, tracking, parent = self._open(data, config, checked.asked)
-        trainer.answers = study.answers
+        trainer.remembered_proofs = study.remembered_proofs
         if checked.warning:
             progress.say(checked.warning)
         conclusion = Conclusion(
@@ -158,7 +152,7 @@ class Search:
             registration=self.registration,
             uncertainty=self.uncertainty,
             config=config,
-            shown=data.val.images[:N_SHOWN],
+            shown=data.val.images[:256],
             makers=[self.arch.func, self.optimizer.func],
         )
         objective = Objective(
@@ -199,7 +193,8 @@ class Search:
         may_vary = False
         if not owns_fit(drawn.hypermodel):
             self.space.check_used(drawn.hp.asked)
-            may_vary = not _SAME_STRUCTURE.issuperset(drawn.hp.asked)
+            same_structure = {"learning_rate", "momentum", "dropout_rate"}
+            may_vary = not same_structure.issuperset(drawn.hp.asked)
         structures = set()
         if may_vary:
             structures.add(known_structure(drawn.model, images))
@@ -209,7 +204,9 @@ class Search:
                 other = self._drawn(architecture, seed)
                 structures.add(known_structure(other.model, images))
         noise = noise_of(self.training.precision)
-        shown = data.val.images[:_N_ASKED]
+        # These are as many images as metrics are built with, so that JAX compiles no operation for
+        # another size.
+        shown = data.val.images[:2]
         warning = check_before(drawn.model, shown, self.uncertainty, noise)
         asked = Asked(frozenset(drawn.hp.asked), drawn.distributions)
         return _Checked(asked, training, varies=len(structures) > 1, warning=warning)

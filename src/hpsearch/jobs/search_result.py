@@ -15,7 +15,7 @@ from hpsearch.space.space import Space
 from hpsearch.study.storage import without_password
 from hpsearch.study.study import number_of, value_of
 from hpsearch.study_report.searched import Outcome
-from hpsearch.tracking.registry import CHAMPION, Version
+from hpsearch.tracking.registry import Version
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class SearchResult:
             found["registered"] = {
                 "name": version.name,
                 "version": version.number,
-                "is_champion": version.alias == CHAMPION,
+                "is_champion": version.is_champion,
                 "why": version.why,
             }
         found["test"] = None

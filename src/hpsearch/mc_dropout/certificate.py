@@ -20,13 +20,6 @@ from hpsearch.mc_dropout.mc_layers import AlwaysOnAlphaDropout, Site, always_on
 from hpsearch.mc_dropout.passes import Sampler
 from hpsearch.models.dropout_masks import row_keys
 
-_N_PROBES = 64  # images of the self-test
-_ROUNDING = 1e-6  # samples that differ by more than this vary
-_PLAIN_TOLERANCE = 1e-4  # float32 rounding, through a deep net compiled in another way
-_MOMENT_ROWS = 1000
-_MOMENT_UNITS = 200
-_MOMENT_ERRORS = 6.0  # standard errors: false alarms are rarer than one in 10**8
-
 
 @dataclass(frozen=True)
 class Certificate:
@@ -73,11 +66,13 @@ class Certificate:
             failures.append("the samples do not vary")
         if not self.variables_unchanged:
             failures.append("variables changed")
-        if not self.plain_gap <= _PLAIN_TOLERANCE:
+        # Rounding in float32, through a deep net that is compiled in another way.
+        if not self.plain_gap <= 1e-4:
             failures.append(
                 f"with all rates at 0 the output is {self.plain_gap:.2g} off the plain one"
             )
-        if not self.alpha_errors <= _MOMENT_ERRORS:
+        # False alarms are rarer than one in 10**8.
+        if not self.alpha_errors <= 6:
             failures.append(
                 f"AlphaDropout moves mean or variance by {self.alpha_errors:.1f} standard errors"
             )
@@ -96,7 +91,7 @@ def certify(model: keras.Model, sampler: Sampler, images: NDArray[np.generic]) -
         ModelError: A check failed, so numbers from this conversion must not be used.
     """
     converted = sampler.split
-    probes = images[:_N_PROBES]
+    probes = images[:64]
     before = fingerprint(model)
     first = sampler.predict(probes, n_samples=1, seed=1)
     second = sampler.predict(probes, n_samples=1, seed=2)
@@ -112,7 +107,7 @@ def certify(model: keras.Model, sampler: Sampler, images: NDArray[np.generic]) -
     certificate = Certificate(
         n_active=len(converted.sites),
         left_off=converted.left_off,
-        samples_vary=bool(change.max() > _ROUNDING),
+        samples_vary=bool(change.max() > 1e-6),
         variables_unchanged=after == before,
         plain_gap=float(gap.max()),
         alpha_errors=max(alpha_errors, default=0.0),
@@ -145,11 +140,12 @@ def _alpha_errors(site: Site) -> float:
     if not isinstance(layer, AlwaysOnAlphaDropout):
         return 0.0
     rng = np.random.default_rng(0)
-    normal = rng.standard_normal((_MOMENT_ROWS, _MOMENT_UNITS))
+    n_rows = 1000
+    normal = rng.standard_normal((n_rows, 200))
     normal = (normal - normal.mean()) / normal.std()
     inputs = ops.convert_to_tensor(normal, "float32")
     seeds = np.asarray([1, 2], np.int32)
-    rows = ops.arange(_MOMENT_ROWS, dtype="int32")
+    rows = ops.arange(n_rows, dtype="int32")
     keys = row_keys(seeds, 0, rows)
     rates = ops.full((site.position + 1,), site.rate, dtype="float32")
     outputs = ops.convert_to_numpy(layer(inputs, keys, rates))

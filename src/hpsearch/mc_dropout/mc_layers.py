@@ -18,14 +18,11 @@ from hpsearch.models.dropout_masks import alpha_dropped, dropped, random_bits, u
 
 Tensor: TypeAlias = Any  # a tensor of the backend, or a symbolic one of Keras, which has no types
 
-_SPATIAL = (
+DROPOUTS = (
+    keras.layers.Dropout,
     keras.layers.SpatialDropout1D,
     keras.layers.SpatialDropout2D,
     keras.layers.SpatialDropout3D,
-)
-DROPOUTS = (
-    keras.layers.Dropout,
-    *_SPATIAL,
     keras.layers.AlphaDropout,
     keras.layers.GaussianDropout,
 )
@@ -138,7 +135,12 @@ def always_on(site: Site) -> keras.layers.Layer:
 
 def _shared_axes(layer: keras.layers.Layer, n_axes: int) -> Sequence[int]:
     """Return the axes, without the batch axis, along which all values share one draw."""
-    if isinstance(layer, _SPATIAL):
+    spatial = (
+        keras.layers.SpatialDropout1D,
+        keras.layers.SpatialDropout2D,
+        keras.layers.SpatialDropout3D,
+    )
+    if isinstance(layer, spatial):
         data_format = getattr(layer, "data_format", "channels_last")
         if data_format == "channels_first":
             return range(2, n_axes)

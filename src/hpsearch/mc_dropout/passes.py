@@ -7,7 +7,7 @@ loop over the passes is compiled, and its memory is bounded, however large S is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple
 
 import keras
 import numpy as np
@@ -21,10 +21,6 @@ from hpsearch.mc_dropout.prediction import McDropout, McPrediction
 from hpsearch.metrics import SUM_TOLERANCE, Floats
 from hpsearch.models.dropout_masks import row_keys
 from hpsearch.seeds import derive
-
-_N_GROUPS = 128  # the largest number of groups of passes in a prediction, whatever S is
-_BYTES = 4  # of a float32
-_Images: TypeAlias = NDArray[np.generic]  # (N, ...), as the model takes them
 
 
 class _Plan(NamedTuple):
@@ -46,7 +42,7 @@ class _Sums(NamedTuple):
     squares: Tensor  # (B, C), squared deviations from the mean
     entropy: Tensor  # (B,)
     votes: Tensor  # (B, C)
-    grouped: Tensor  # (B, _N_GROUPS), probabilities of the label
+    grouped: Tensor  # (B, N_GROUPS), probabilities of the label
 
 
 class Sampler:
@@ -61,9 +57,14 @@ class Sampler:
         rates: Test-time rate of each call of a dropout layer, in the order of the calls. By
             default each layer keeps its own rate.
 
+    Attributes:
+        N_GROUPS: The largest number of groups of passes in a prediction, whatever S is.
+
     Raises:
         ModelError: The model cannot be converted, or it has no active dropout.
     """
+
+    N_GROUPS: ClassVar[int] = 128
 
     def __init__(
         self, model: keras.Model, settings: McDropout, rates: Sequence[float] | None = None
@@ -77,7 +78,7 @@ class Sampler:
 
     def predict(
         self,
-        images: _Images,
+        images: NDArray[np.generic],
         labels: ArrayLike | None = None,
         *,
         n_samples: int | None = None,
@@ -114,7 +115,7 @@ class Sampler:
         check_distributions(sums.mean, self.settings.from_logits)
         return _prediction(sums, n_samples)
 
-    def samples(self, images: _Images, *, n_samples: int, seed: int) -> Floats:
+    def samples(self, images: NDArray[np.generic], *, n_samples: int, seed: int) -> Floats:
         """Return the distributions of each single pass, (S, N, C).
 
         These are the values that `predict` sums. Their size grows with S.
@@ -148,8 +149,8 @@ class Sampler:
         n_values = _values_per_row(self.split.prefix)
         n_values += _values_per_row(self.split.suffix)
         n_values += 4 * self.n_classes
-        n_values += _N_GROUPS
-        n_bytes = _BYTES * n_values
+        n_values += self.N_GROUPS
+        n_bytes = 4 * n_values  # of float32
         memory_bytes = self.settings.memory_mb * 2**20
         limit = int(memory_bytes // n_bytes)
         if not limit:
@@ -176,7 +177,7 @@ class Sampler:
             rates=ops.convert_to_tensor(rate_array),
         )
 
-    def _sums(self, images: _Images, labels: NDArray[np.int32], plan: _Plan) -> _Sums:
+    def _sums(self, images: NDArray[np.generic], labels: NDArray[np.int32], plan: _Plan) -> _Sums:
         """Return the sums of all N rows as float64 arrays."""
         last_row = len(images) - 1
         parts = []
@@ -192,7 +193,9 @@ class Sampler:
             whole.append(array.astype(np.float64))
         return _Sums._make(whole)
 
-    def _batches(self, images: _Images) -> Iterator[tuple[list[Tensor], NDArray[np.int64]]]:
+    def _batches(
+        self, images: NDArray[np.generic]
+    ) -> Iterator[tuple[list[Tensor], NDArray[np.int64]]]:
         """Yield the features and the row numbers of each batch.
 
         The last batch repeats the last row, so that all batches have one shape. Its row numbers
@@ -235,7 +238,7 @@ class Sampler:
         n_rows = rows.shape[0]
         n_classes = self.n_classes
         chosen = ops.one_hot(labels, n_classes, dtype="float32")
-        groups = ops.arange(_N_GROUPS, dtype="int32")
+        groups = ops.arange(self.N_GROUPS, dtype="int32")
         groups = groups[None, :]
 
         def one_pass(i: Tensor, sums: _Sums) -> _Sums:
@@ -265,7 +268,7 @@ class Sampler:
             squares=zeros,
             entropy=zeros[:, 0],
             votes=zeros,
-            grouped=ops.zeros((n_rows, _N_GROUPS), "float32"),
+            grouped=ops.zeros((n_rows, self.N_GROUPS), "float32"),
         )
         sums: _Sums = ops.fori_loop(0, plan.n_samples, one_pass, start)
         return sums
@@ -334,8 +337,8 @@ def _prediction(sums: _Sums, n_samples: int) -> McPrediction:
 
 
 def _group_size(n_samples: int) -> int:
-    """Return how many passes make a group: n_samples / _N_GROUPS, rounded up."""
-    return -(-n_samples // _N_GROUPS)
+    """Return how many passes make a group: n_samples / N_GROUPS, rounded up."""
+    return -(-n_samples // Sampler.N_GROUPS)
 
 
 def _int32(values: ArrayLike) -> Tensor:

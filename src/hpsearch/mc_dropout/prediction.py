@@ -14,8 +14,6 @@ from hpsearch import metrics
 from hpsearch.errors import ConfigError, did_you_mean
 from hpsearch.metrics import Floats
 
-_MASKS = ("example", "pass")
-
 
 @dataclass(frozen=True)
 class McDropout:
@@ -41,8 +39,9 @@ class McDropout:
 
     def __post_init__(self) -> None:
         """Raise ConfigError if a setting is out of range."""
-        if self.mask not in _MASKS:
-            hint = did_you_mean(str(self.mask), _MASKS)
+        masks = ("example", "pass")
+        if self.mask not in masks:
+            hint = did_you_mean(str(self.mask), masks)
             raise ConfigError(f"There is no uncertainty.mask={self.mask}.{hint}")
         for name in ("n_samples", "batch_size", "memory_mb"):
             value = getattr(self, name)

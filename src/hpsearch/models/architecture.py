@@ -23,9 +23,6 @@ from hpsearch.space.bounds import Value
 from hpsearch.space.hyperparameters import ask
 from hpsearch.space.space import Space
 
-# Arguments that a bound cannot draw: the job gives them, or the HyperModel draws them itself.
-_NOT_BOUNDED = frozenset({"facts", "optimizer", "sparsity", "learning_rate"}).union(MOMENTUMS)
-
 
 def build_hypermodel(
     factory: functools.partial[keras_tuner.HyperModel],
@@ -228,4 +225,9 @@ def _keywords(factory: object) -> set[str]:
 
 
 def _settings(factory: object) -> set[str]:
-    return _keywords(factory) - _NOT_BOUNDED
+    """Return the arguments of a factory that a bound may draw.
+
+    The job gives the other arguments, or the HyperModel draws them itself.
+    """
+    not_bounded = {"facts", "optimizer", "sparsity", "learning_rate"}.union(MOMENTUMS)
+    return _keywords(factory) - not_bounded

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import keras_tuner
@@ -20,7 +20,6 @@ from hpsearch.models.loss_and_optimizer import (
 from hpsearch.models.preprocessing import standardization
 from hpsearch.models.settings import (
     ActivationSetting,
-    DropoutFactory,
     activated,
     check_activation,
     check_count,
@@ -70,7 +69,7 @@ class ConvNet(keras_tuner.HyperModel):  # type: ignore[misc]
         kernel_initializer: str,
         normalization: str,
         standardize: str,
-        dropout: DropoutFactory,
+        dropout: Callable[[float], keras.Layer],
     ) -> None:
         super().__init__()
         if isinstance(filters, int | str) or not filters:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import keras_tuner
@@ -21,7 +21,6 @@ from hpsearch.models.loss_and_optimizer import (
 from hpsearch.models.preprocessing import standardization
 from hpsearch.models.settings import (
     ActivationSetting,
-    DropoutFactory,
     activated,
     check_activation,
     check_count,
@@ -29,8 +28,6 @@ from hpsearch.models.settings import (
     check_normalization,
 )
 from hpsearch.models.sparse import Sparsity, export
-
-_DROPOUT_AFTER = ("last", "all")
 
 
 class DenseNet(keras_tuner.HyperModel):  # type: ignore[misc]
@@ -76,14 +73,15 @@ class DenseNet(keras_tuner.HyperModel):  # type: ignore[misc]
         output_initializer: InitializerSetting,
         normalization: str,
         standardize: str,
-        dropout: DropoutFactory,
+        dropout: Callable[[float], keras.Layer],
         dropout_after: str,
         sparsity: Sparsity | None = None,
     ) -> None:
         super().__init__()
-        if dropout_after not in _DROPOUT_AFTER:
+        places = ("last", "all")
+        if dropout_after not in places:
             wrong = f"Expected arch.dropout_after to be a known place; received {dropout_after!r}."
-            raise ConfigError(wrong + did_you_mean(str(dropout_after), _DROPOUT_AFTER))
+            raise ConfigError(wrong + did_you_mean(str(dropout_after), places))
         self.facts = facts
         self.optimizer = optimizer
         self.n_hidden = check_count("arch.n_hidden", n_hidden)

@@ -13,17 +13,13 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-_Tensor = Any  # a tensor of the Keras backend, or an array or number that Keras converts to one
+Tensor = Any  # a tensor of the Keras backend, or an array or number that Keras converts to one
 
 _GOLDEN = 0x9E3779B9 - 2**32  # 2**32 / golden ratio, odd: spreads counters over all 32 bits
-_MIX_1 = 0x7FEB352D
-_MIX_2 = 0x846CA68B - 2**32
-
-_SELU_ALPHA = 1.6732632423543772
-_SELU_SCALE = 1.0507009873554805
+_FACTOR = 0x7FEB352D
 
 
-def row_keys(seeds: _Tensor, number: _Tensor, rows: _Tensor) -> _Tensor:
+def row_keys(seeds: Tensor, number: Tensor, rows: Tensor) -> Tensor:
     """Return one 64-bit key for each row in a pass, (B, 2) int32.
 
     Args:
@@ -40,7 +36,7 @@ def row_keys(seeds: _Tensor, number: _Tensor, rows: _Tensor) -> _Tensor:
     return _mix(pass_key[None, :] + row_counters)
 
 
-def random_bits(keys: _Tensor, position: int, n_words: _Tensor) -> _Tensor:
+def random_bits(keys: Tensor, position: int, n_words: Tensor) -> Tensor:
     """Return random words for each row in one layer, (B, n_words) int32.
 
     This is a counter-based generator (Salmon et al., 2011) on a two-round multiplicative hash. It
@@ -52,7 +48,7 @@ def random_bits(keys: _Tensor, position: int, n_words: _Tensor) -> _Tensor:
         position: The position of the layer in the model.
         n_words: How many words to draw for each row.
     """
-    layer_counter = (position + 1) * _MIX_1
+    layer_counter = (position + 1) * _FACTOR
     layer_word = (layer_counter + 2**31) % 2**32 - 2**31  # wraps as int32 does
     keys = _mix(keys + layer_word)
     low = keys[:, :1]
@@ -61,12 +57,12 @@ def random_bits(keys: _Tensor, position: int, n_words: _Tensor) -> _Tensor:
     return _mix(low + counter[None, :], high)
 
 
-def uniform_of(words: _Tensor) -> _Tensor:
+def uniform_of(words: Tensor) -> Tensor:
     """Return a whole number in [0, 2**24) for each word."""
     return ops.bitwise_and(words, 2**24 - 1)
 
 
-def uniform_like(inputs: _Tensor, state: _Tensor) -> _Tensor:
+def uniform_like(inputs: Tensor, state: Tensor) -> Tensor:
     """Return whole numbers in [0, 2**24) of the shape of `inputs`.
 
     Args:
@@ -78,7 +74,7 @@ def uniform_like(inputs: _Tensor, state: _Tensor) -> _Tensor:
     state = ops.cast(state, "int32")
     seed = state[0]
     number = state[1]
-    seeds = ops.bitwise_xor(seed, np.array([0, _MIX_1], np.int32))
+    seeds = ops.bitwise_xor(seed, np.array([0, _FACTOR], np.int32))
     rows = ops.arange(n_rows, dtype="int32")
     keys = row_keys(seeds, number, rows)
     words = random_bits(keys, 0, math.prod(shape))
@@ -86,22 +82,22 @@ def uniform_like(inputs: _Tensor, state: _Tensor) -> _Tensor:
     return uniform_of(words)
 
 
-def _mix(words: _Tensor, key: _Tensor = 0) -> _Tensor:
+def _mix(words: Tensor, key: Tensor = 0) -> Tensor:
     """Hash 32-bit words one by one; the hash is a bijection for each `key`."""
     words = ops.bitwise_xor(words, _shift_right(words, 16))
-    words = words * _MIX_1
+    words = words * _FACTOR
     words = ops.bitwise_xor(words, key)
     words = ops.bitwise_xor(words, _shift_right(words, 15))
-    words = words * _MIX_2
+    words = words * (0x846CA68B - 2**32)
     return ops.bitwise_xor(words, _shift_right(words, 16))
 
 
-def _shift_right(words: _Tensor, n: int) -> _Tensor:
+def _shift_right(words: Tensor, n: int) -> Tensor:
     shifted = ops.bitwise_right_shift(words, n)
     return ops.bitwise_and(shifted, 2 ** (32 - n) - 1)  # a shift of int32 copies the sign bit
 
 
-def dropped(inputs: _Tensor, uniform: _Tensor, rate: _Tensor) -> _Tensor:
+def dropped(inputs: Tensor, uniform: Tensor, rate: Tensor) -> Tensor:
     """Return `inputs` / (1 - rate) where they are kept and 0 elsewhere.
 
     This is inverted dropout (Srivastava et al., 2014).
@@ -117,7 +113,7 @@ def dropped(inputs: _Tensor, uniform: _Tensor, rate: _Tensor) -> _Tensor:
     return ops.where(_kept(uniform, rate), kept, zero)
 
 
-def alpha_dropped(inputs: _Tensor, uniform: _Tensor, rate: _Tensor) -> _Tensor:
+def alpha_dropped(inputs: Tensor, uniform: Tensor, rate: Tensor) -> Tensor:
     """Return `inputs` with dropped ones at SELU's negative saturation, rescaled.
 
     The result is a * x + b, where x is the input if it is kept and -alpha * scale otherwise. The
@@ -128,7 +124,7 @@ def alpha_dropped(inputs: _Tensor, uniform: _Tensor, rate: _Tensor) -> _Tensor:
         uniform: Whole numbers in [0, 2**24) that broadcast to `inputs`.
         rate: The share of inputs to drop, in [0, 1).
     """
-    saturated = -_SELU_ALPHA * _SELU_SCALE
+    saturated = -1.6732632423543772 * 1.0507009873554805  # -alpha * scale of SELU
     a = ops.rsqrt((1.0 - rate) * (1.0 + rate * saturated**2))
     b = -a * saturated * rate
     a = ops.cast(a, inputs.dtype)
@@ -138,6 +134,6 @@ def alpha_dropped(inputs: _Tensor, uniform: _Tensor, rate: _Tensor) -> _Tensor:
     return ops.where(_kept(uniform, rate), kept, dropped_value)
 
 
-def _kept(uniform: _Tensor, rate: _Tensor) -> _Tensor:
+def _kept(uniform: Tensor, rate: Tensor) -> Tensor:
     threshold = ops.cast(rate * 2.0**24, "int32")
     return uniform >= threshold

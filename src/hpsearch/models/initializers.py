@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import keras
 from keras import ops
 from keras.saving import register_keras_serializable
 
-_Tensor = Any  # a tensor of the Keras backend
+from hpsearch.models.dropout_masks import Tensor
 
-InitializerSetting = str | Callable[..., _Tensor]
+InitializerSetting = str | Callable[..., Tensor]
 
 
 @register_keras_serializable("hpsearch")
@@ -25,7 +24,7 @@ class OneDraw(keras.initializers.Initializer):  # type: ignore[misc]
     def __init__(self, initializer: str) -> None:
         self.initializer = initializer
 
-    def __call__(self, shape: tuple[int, ...], dtype: str | None = None) -> _Tensor:
+    def __call__(self, shape: tuple[int, ...], dtype: str | None = None) -> Tensor:
         """Return a tensor of `shape` in which all numbers are equal."""
         initializer = keras.initializers.get(self.initializer)
         drawn = initializer(shape, dtype)
@@ -50,7 +49,7 @@ class Small(keras.initializers.Initializer):  # type: ignore[misc]
     def __init__(self, stddev: float) -> None:
         self.stddev = stddev
 
-    def __call__(self, shape: tuple[int, ...], dtype: str | None = None) -> _Tensor:
+    def __call__(self, shape: tuple[int, ...], dtype: str | None = None) -> Tensor:
         """Return a tensor of `shape`."""
         normal = keras.initializers.RandomNormal(stddev=self.stddev)
         return normal(shape, dtype)

@@ -17,7 +17,6 @@ from hpsearch.errors import ConfigError, ModelError
 
 OptimizerFactory = Callable[..., keras.Optimizer]
 MOMENTUMS = ("beta_1", "momentum")  # the argument that holds an optimizer's momentum
-_ONE_HOT_LOSSES = ("kldivergence", "meansquarederror")  # besides those called categorical_...
 
 
 def draw_dropout_rate(hp: keras_tuner.HyperParameters) -> float:
@@ -96,7 +95,8 @@ def labels_for(model: keras.Model) -> Literal["sparse", "onehot"]:
     names = _loss_names(loss)
     if any(name.startswith("sparsecategorical") for name in names):
         return "sparse"
-    if any(name.startswith("categorical") or name in _ONE_HOT_LOSSES for name in names):
+    others = ("kldivergence", "meansquarederror")
+    if any(name.startswith("categorical") or name in others for name in names):
         return "onehot"
     if getattr(model, "compiled", False) and not _is_of_keras(loss):
         return "sparse"

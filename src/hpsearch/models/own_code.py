@@ -26,12 +26,6 @@ from typing import Any
 
 from hpsearch.models.moved_names import with_current_names
 
-_OURS = Path(__file__).parents[1]
-_CODE_SUFFIXES = {".py", ".so", ".pyd"}
-_DATA_SUFFIXES = {".json", ".yaml", ".yml", ".toml", ".txt", ".csv", ".npy", ".npz"}
-_MAX_DATA_BYTES = 2**20  # of one file: what a package reads beside its code is small
-_SKIPPED = {"__pycache__", "node_modules", "mlruns", "mlartifacts"}
-
 
 @dataclass(frozen=True)
 class OwnCode:
@@ -116,10 +110,10 @@ def _needed_files(modules: Iterable[str]) -> dict[str, Path | None]:
     return files
 
 
-def config_of(file: Path) -> dict[str, Any]:
+def config_of(file: Path) -> dict[str, object]:
     """Return the configuration in a file that `model.save` has written."""
     with zipfile.ZipFile(file) as saved:
-        config: dict[str, Any] = json.loads(saved.read("config.json"))
+        config: dict[str, object] = json.loads(saved.read("config.json"))
     return config
 
 
@@ -178,7 +172,8 @@ def _is_own(name: str) -> bool:
     if top == "__main__" or top in sys.stdlib_module_names:
         return False
     places = _places(top)
-    if not places or _OURS in places:
+    package = Path(__file__).parents[1]
+    if not places or package in places:
         return False
     if not all(_is_installed(place) for place in places):
         return True
@@ -215,14 +210,14 @@ def _is_installed(place: Path) -> bool:
 
 
 @cache
-def names_of_distributions() -> dict[str, list[str]]:
+def _names_of_distributions() -> dict[str, list[str]]:
     """Return the names of the installed distributions by the top-level module that they provide."""
     distributions = importlib.metadata.packages_distributions()
     return {top: sorted(set(names)) for top, names in distributions.items()}
 
 
 def _distributions_of(top: str) -> list[importlib.metadata.Distribution]:
-    names = names_of_distributions().get(top, [])
+    names = _names_of_distributions().get(top, [])
     return [importlib.metadata.distribution(name) for name in names]
 
 
@@ -318,15 +313,18 @@ def _copy_package(package: Path, target: Path) -> None:
 
 
 def _is_copied(path: Path) -> bool:
-    if path.name.startswith(".") or path.name in _SKIPPED:
+    skipped = ("__pycache__", "node_modules", "mlruns", "mlartifacts")
+    if path.name.startswith(".") or path.name in skipped:
         return False
     if path.is_dir():
         return not (path / "pyvenv.cfg").exists()
     if not path.is_file():
         return False
-    if path.suffix in _CODE_SUFFIXES:
+    if path.suffix in (".py", ".so", ".pyd"):
         return True
-    return path.suffix in _DATA_SUFFIXES and path.stat().st_size <= _MAX_DATA_BYTES
+    if path.suffix not in (".json", ".yaml", ".yml", ".toml", ".txt", ".csv", ".npy", ".npz"):
+        return False
+    return path.stat().st_size <= 2**20  # the data that a package reads beside its code is small
 
 
 @cache
@@ -338,4 +336,4 @@ def is_library(module: str | None) -> bool:
     file = getattr(sys.modules.get(root), "__file__", None) or ""
     if "site-packages" in file or "dist-packages" in file:
         return True
-    return root in names_of_distributions()
+    return root in _names_of_distributions()

@@ -5,16 +5,12 @@ The layer computes with the mean and the variance of the train images, and is sa
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import keras
 import numpy as np
-from numpy.typing import NDArray
 
 from hpsearch.data.statistics import DataFacts
 from hpsearch.errors import ConfigError, did_you_mean
-
-_Floats = NDArray[np.float64]
+from hpsearch.metrics import Floats
 
 # The least variance of a pixel, as a share of the variance of its channel. Without it, a pixel that
 # hardly ever changes would turn one bright test image into a value of hundreds. With it, no pixel
@@ -34,11 +30,11 @@ def standardization(facts: DataFacts, standardize: str) -> keras.Layer:
     Raises:
         ConfigError: `standardize` has another value.
     """
-    if standardize not in _LAYERS:
+    ways = {"channel": _by_channel, "pixel": _by_pixel, "none": _scaled}
+    if standardize not in ways:
         wrong = f"Expected arch.standardize to be a known way; received {standardize!r}."
-        raise ConfigError(wrong + did_you_mean(str(standardize), _LAYERS))
-    make_layer = _LAYERS[standardize]
-    return make_layer(facts)
+        raise ConfigError(wrong + did_you_mean(str(standardize), ways))
+    return ways[standardize](facts)
 
 
 def _by_channel(facts: DataFacts) -> keras.Layer:
@@ -57,11 +53,11 @@ def _scaled(facts: DataFacts) -> keras.Layer:
     return keras.layers.Rescaling(1.0 / largest, name="scaling")
 
 
-def _positive(variance: _Floats) -> _Floats:
+def _positive(variance: Floats) -> Floats:
     return np.where(variance > 0, variance, 1.0)
 
 
-def _normalization(axis: int | tuple[int, ...], mean: _Floats, variance: _Floats) -> keras.Layer:
+def _normalization(axis: int | tuple[int, ...], mean: Floats, variance: Floats) -> keras.Layer:
     # With float64, Keras would save numbers of a precision that no layer computes with.
     return keras.layers.Normalization(
         axis=axis,
@@ -69,10 +65,3 @@ def _normalization(axis: int | tuple[int, ...], mean: _Floats, variance: _Floats
         variance=variance.astype("float32"),
         name="standardization",
     )
-
-
-_LAYERS: dict[str, Callable[[DataFacts], keras.Layer]] = {
-    "channel": _by_channel,
-    "pixel": _by_pixel,
-    "none": _scaled,
-}

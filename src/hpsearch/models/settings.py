@@ -13,9 +13,7 @@ import keras
 
 from hpsearch.errors import ConfigError, did_you_mean
 
-_NORMALIZATIONS = ("none", "batch", "batch_after", "layer")
 ActivationSetting = str | Callable[[], keras.Layer]
-DropoutFactory = Callable[[float], keras.Layer]
 _Setting = TypeVar("_Setting")
 
 
@@ -74,9 +72,10 @@ def check_normalization(value: object) -> str:
     Raises:
         ConfigError: `value` is not a known kind.
     """
-    if value not in _NORMALIZATIONS:
+    kinds = ("none", "batch", "batch_after", "layer")
+    if value not in kinds:
         wrong = f"Expected arch.normalization to be a known kind; received {value!r}."
-        raise ConfigError(wrong + did_you_mean(str(value), _NORMALIZATIONS))
+        raise ConfigError(wrong + did_you_mean(str(value), kinds))
     return str(value)
 
 

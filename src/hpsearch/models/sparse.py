@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import keras
 import keras_tuner
@@ -20,10 +20,7 @@ from keras.saving import register_keras_serializable
 from numpy.typing import NDArray
 
 from hpsearch.errors import ConfigError, did_you_mean
-
-_Tensor = Any  # a tensor of the Keras backend
-_Array = NDArray[np.float32]
-_SCOPES = ("weight", "unit")
+from hpsearch.models.dropout_masks import Tensor
 
 
 class SparseDense(keras.layers.Dense):  # type: ignore[misc]
@@ -33,7 +30,7 @@ class SparseDense(keras.layers.Dense):  # type: ignore[misc]
     the strength of a penalty is such a variable too, and it is not part of the configuration.
     """
 
-    def used(self, training: bool) -> _Tensor:
+    def used(self, training: bool) -> Tensor:
         """Return the kernel that the outputs are computed with, (inputs, units)."""
         raise NotImplementedError
 
@@ -42,7 +39,7 @@ class SparseDense(keras.layers.Dense):  # type: ignore[misc]
     ) -> keras.Variable:
         return self.add_weight(shape=shape, initializer=initializer, trainable=False, name=name)
 
-    def call(self, inputs: _Tensor, training: bool = False) -> _Tensor:
+    def call(self, inputs: Tensor, training: bool = False) -> Tensor:
         """Return the outputs, (N, units)."""
         outputs = ops.matmul(inputs, self.used(training))
         if self.use_bias:
@@ -75,7 +72,7 @@ class L1Dense(SparseDense):
         constant = keras.initializers.Constant(self._drawn)
         self.strength = self._variable("strength", (), constant)
 
-    def used(self, training: bool) -> _Tensor:
+    def used(self, training: bool) -> Tensor:
         """Return the whole kernel in training, and only its large weights otherwise."""
         if training:
             absolute_sum = ops.sum(ops.abs(self.kernel))
@@ -96,10 +93,10 @@ class L1Dense(SparseDense):
 class _Shrink:
     """The proximal step of the group lasso: shorten each column by `step`, down to exactly zero."""
 
-    def __init__(self, step: _Tensor) -> None:
+    def __init__(self, step: Tensor) -> None:
         self.step = step
 
-    def __call__(self, kernel: _Tensor) -> _Tensor:
+    def __call__(self, kernel: Tensor) -> Tensor:
         squares = ops.sum(ops.square(kernel), axis=0, keepdims=True)
         lengths = ops.sqrt(squares)
         share = self.step / ops.maximum(lengths, 1e-12)
@@ -130,7 +127,7 @@ class GroupLassoDense(SparseDense):
         self.alive = self._variable("alive", (1, self.units))
         self.kernel.constraint = _Shrink(self.step)
 
-    def used(self, training: bool) -> _Tensor:
+    def used(self, training: bool) -> Tensor:
         """Return the kernel; outside training, without the units that training has removed.
 
         Outside training the kernel may be an average over steps, in which no unit is exactly zero.
@@ -151,7 +148,7 @@ class MaskedDense(SparseDense):
         super().build(input_shape)
         self.mask = self._variable("mask", self.kernel.shape)
 
-    def used(self, training: bool) -> _Tensor:
+    def used(self, training: bool) -> Tensor:
         """Return the kernel with zeros for the masked weights."""
         return self.kernel * self.mask
 
@@ -246,8 +243,9 @@ class Magnitude:
     scope: str
 
     def __post_init__(self) -> None:
-        if self.scope not in _SCOPES:
-            known = did_you_mean(str(self.scope), _SCOPES)
+        scopes = ("weight", "unit")
+        if self.scope not in scopes:
+            known = did_you_mean(str(self.scope), scopes)
             raise ConfigError(
                 f"Expected sparsity.scope to be a known scope; received {self.scope!r}.{known}"
             )
@@ -359,11 +357,11 @@ class _Export:
 
     def __init__(self) -> None:
         self.layers: list[keras.Layer] = []
-        self.weights: list[list[_Array]] = []
+        self.weights: list[list[np.ndarray]] = []
         # The units of the last dense layer that stay; None before the first dense layer.
         self._alive: NDArray[np.bool_] | None = None
         # The outputs of these units for an example that reaches none of them, (1, units).
-        self._values: _Tensor = None
+        self._values: Tensor = None
 
     def add_dense(self, layer: keras.layers.Dense, keep_all: bool) -> None:
         """Add a dense layer, without the units that have no weights unless `keep_all` is true."""
@@ -402,7 +400,7 @@ def _dense_layers(model: keras.Model) -> list[keras.layers.Dense]:
     return [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
 
 
-def _kernel_and_bias(layer: keras.layers.Dense) -> tuple[_Array, _Array]:
+def _kernel_and_bias(layer: keras.layers.Dense) -> tuple[np.ndarray, np.ndarray]:
     """Return the kernel that a dense layer uses outside training, and its bias or zeros."""
     used = layer.kernel
     if isinstance(layer, SparseDense):
@@ -416,7 +414,7 @@ def _kernel_and_bias(layer: keras.layers.Dense) -> tuple[_Array, _Array]:
     return kernel + np.float32(0.0), bias
 
 
-def _reached(kernel: _Array) -> NDArray[np.bool_]:
+def _reached(kernel: np.ndarray) -> NDArray[np.bool_]:
     """Return which units have a weight that is not zero; if no unit has one, keep the first."""
     reached = (kernel != 0).any(axis=0)
     if not reached.any():

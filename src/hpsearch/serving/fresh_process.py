@@ -12,9 +12,12 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
-_MAX_SHOWN = 300  # characters of a library's message
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class Question(TypedDict):
@@ -62,8 +65,9 @@ def first_line(error: BaseException) -> str:
         return type(error).__name__
     line = text.splitlines()[0]
     said = re.split(r" ?(?:Full object )?config: ?\{", line)[0]
-    if len(said) > _MAX_SHOWN:
-        return f"{said[:_MAX_SHOWN]}…"
+    max_shown = 300  # characters
+    if len(said) > max_shown:
+        return f"{said[:max_shown]}…"
     return said
 
 
@@ -98,7 +102,12 @@ def _measured(question: Question) -> Answer:
     return {"metrics": metrics}
 
 
-def _evaluated(model: Any, question: Question, images: Any, labels: Any) -> dict[str, float]:
+def _evaluated(
+    model: keras.Model,
+    question: Question,
+    images: NDArray[np.generic],
+    labels: NDArray[np.generic],
+) -> dict[str, float]:
     """Return the metrics of the validation data, measured by the compiled model."""
     import keras  # noqa: PLC0415
 

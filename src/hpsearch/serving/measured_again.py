@@ -16,7 +16,6 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import keras
 import numpy as np
@@ -29,30 +28,11 @@ from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.serving.fresh_process import Answer, Question, first_line
 from hpsearch.training.settings import VAL_BATCH_SIZE
 
-_SCRIPT = Path(__file__).with_name("fresh_process.py")
-_COUNTING = re.compile(r"acc|precision|recall|f1|auc|/error")  # one example moves these by 1 / n
-_N_COUNTED = 2  # examples that numerical noise may move
-_NOISE = 1e-3
-_MIXED_NOISE = 1e-2
-_LEAST = 1e-3  # noise is relative to this where a value is smaller
-_TIMEOUT_S = 1800
-_NOT_PASSED_ON = (
-    "MLFLOW_TRACKING_URI",
-    "MLFLOW_REGISTRY_URI",
-    "MLFLOW_RUN_ID",
-    "MLFLOW_EXPERIMENT_ID",
-    "PYTHONPATH",
-)
 CURE = (
     "register its classes with @keras.saving.register_keras_serializable(), give each a "
     "get_config() that names all arguments of its constructor, and put them in the module of "
     "arch._target_ or in one that it imports"
 )
-_CURE_OF_LAMBDA = (
-    "Keras does not load Python lambdas: put a named function in its place, with "
-    "@keras.saving.register_keras_serializable()"
-)
-_Outputs: TypeAlias = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -73,7 +53,7 @@ class Expected:
     value: float | None
     compile_config: Mapping[str, object] | None
     outputs: NDArray[np.float32] | None
-    noise: float = _NOISE
+    noise: float
 
 
 def noise_of(precision: str) -> float:
@@ -83,8 +63,8 @@ def noise_of(precision: str) -> float:
         precision: Keras's dtype policy, such as `float32` or `mixed_float16`.
     """
     if precision.startswith("mixed"):
-        return _MIXED_NOISE
-    return _NOISE
+        return 1e-2
+    return 1e-3
 
 
 def check_before(
@@ -141,7 +121,7 @@ def _saved_and_loaded(model: keras.Model) -> keras.Model:
             ) from error
 
 
-def _outputs(model: keras.Model, images: NDArray[np.generic]) -> list[_Outputs] | None:
+def _outputs(model: keras.Model, images: NDArray[np.generic]) -> list[NDArray[np.float32]] | None:
     """Return all outputs of a model in inference mode, or None if it cannot be called directly."""
     try:
         outputs = model(keras.ops.convert_to_tensor(images), training=False)
@@ -154,7 +134,9 @@ def _outputs(model: keras.Model, images: NDArray[np.generic]) -> list[_Outputs] 
     return arrays
 
 
-def _are_close(some: list[_Outputs], others: list[_Outputs] | None, noise: float) -> bool:
+def _are_close(
+    some: list[NDArray[np.float32]], others: list[NDArray[np.float32]] | None, noise: float
+) -> bool:
     if others is None or len(some) != len(others):
         return False
     for first, second in zip(some, others, strict=True):
@@ -163,7 +145,7 @@ def _are_close(some: list[_Outputs], others: list[_Outputs] | None, noise: float
     return True
 
 
-def _is_close(some: _Outputs, others: _Outputs, noise: float) -> bool:
+def _is_close(some: NDArray[np.float32], others: NDArray[np.float32], noise: float) -> bool:
     return bool(np.allclose(some, others, atol=noise, rtol=noise, equal_nan=True))
 
 
@@ -232,7 +214,10 @@ def cure(failed: str) -> str:
         failed: The message of the error.
     """
     if "lambda" in failed.lower() and "safe_mode" in failed:
-        return _CURE_OF_LAMBDA
+        return (
+            "Keras does not load Python lambdas: put a named function in its place, with "
+            "@keras.saving.register_keras_serializable()"
+        )
     return CURE
 
 
@@ -242,7 +227,9 @@ def _answer(place: Path, question: Question) -> Answer:
     asking.write_text(json.dumps(question))
     cwd = place / "elsewhere"
     cwd.mkdir()
-    command = [sys.executable, "-P", str(_SCRIPT), str(asking)]
+    script = Path(__file__).with_name("fresh_process.py")
+    command = [sys.executable, "-P", str(script), str(asking)]
+    timeout_s = 1800
     try:
         done = subprocess.run(
             command,
@@ -252,10 +239,10 @@ def _answer(place: Path, question: Question) -> Answer:
             text=True,
             errors="replace",
             check=False,
-            timeout=_TIMEOUT_S,
+            timeout=timeout_s,
         )
     except subprocess.TimeoutExpired:
-        return {"failed": f"it did not end within {_TIMEOUT_S} s"}
+        return {"failed": f"it did not end within {timeout_s} s"}
     file = place / "answer.json"
     if done.returncode or not file.exists():
         lines = done.stderr.strip().splitlines() or ["it wrote no message"]
@@ -266,7 +253,14 @@ def _answer(place: Path, question: Question) -> Answer:
 
 def _environment() -> dict[str, str]:
     """Return this process's environment without the paths of user code and of this project."""
-    kept = {key: value for key, value in os.environ.items() if key not in _NOT_PASSED_ON}
+    left_out = (
+        "MLFLOW_TRACKING_URI",
+        "MLFLOW_REGISTRY_URI",
+        "MLFLOW_RUN_ID",
+        "MLFLOW_EXPERIMENT_ID",
+        "PYTHONPATH",
+    )
+    kept = {key: value for key, value in os.environ.items() if key not in left_out}
     installed = []
     for path in os.environ.get("PYTHONPATH", "").split(os.pathsep):
         if path and any(Path(path).glob("*.dist-info")):
@@ -281,9 +275,10 @@ def _check_value(expected: Expected, value: float | None, n_val: int) -> float |
     """Return the value if it could be compared; raise SearchError if it is beyond noise."""
     if value is None or expected.value is None:
         return None
-    allowed = expected.noise * max(abs(expected.value), _LEAST)
-    if _COUNTING.search(expected.monitor):
-        allowed = max(allowed, _N_COUNTED / n_val)
+    allowed = expected.noise * max(abs(expected.value), 1e-3)
+    # One example moves these metrics by 1 / n, and noise may move two examples.
+    if re.search(r"acc|precision|recall|f1|auc|/error", expected.monitor):
+        allowed = max(allowed, 2 / n_val)
     if not abs(value - expected.value) <= allowed + 1e-9:  # true for NaN
         raise SearchError(
             f"The model of {expected.trial} is not registered: the study reports "
@@ -294,7 +289,9 @@ def _check_value(expected: Expected, value: float | None, n_val: int) -> float |
     return value
 
 
-def _check_outputs(expected: Expected, outputs: _Outputs, again: _Outputs) -> None:
+def _check_outputs(
+    expected: Expected, outputs: NDArray[np.float32], again: NDArray[np.float32]
+) -> None:
     """Raise SearchError if the outputs are not those of the trained model."""
     trained = expected.outputs
     if trained is None:

@@ -23,17 +23,14 @@ from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
 from hpsearch.data.split import Examples, SearchData
 from hpsearch.errors import ConfigError, ModelError, did_you_mean
-from hpsearch.evaluation.calibration import threshold
+from hpsearch.evaluation.calibration import ConformalSets
 from hpsearch.evaluation.differences import MEASURES, Difference, compare
 from hpsearch.evaluation.evaluated_model import plain_probs
 from hpsearch.mc_dropout.passes import Sampler
 from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.metrics import Floats, Ints
 from hpsearch.models.own_code import OwnCode, config_of, own_code
-from hpsearch.serving.served_model import MODEL, RECORD, Record
-
-_PACKAGE = Path(__file__).parents[1]
-_FROM_CODE = Path(__file__).with_name("from_code.py")
+from hpsearch.serving.served_model import Record
 
 
 @dataclass(frozen=True)
@@ -165,10 +162,11 @@ class Registration:
             settings: Settings of MC Dropout.
             own: Code of the user that the model needs; by default the code of its classes.
         """
+        here = Path(__file__).parent
         thresholds = self._thresholds(model, data, settings)
         with tempfile.TemporaryDirectory() as made:
             served = Path(made) / "served"
-            file = served / MODEL
+            file = served / Record.MODEL_FILE
             file.parent.mkdir(parents=True)
             model.save(file, include_optimizer=False)
             if own is None:
@@ -177,13 +175,13 @@ class Registration:
             names = list(data.class_names)
             record = Record(settings, names, data.image_shape, thresholds, modules)
             text = json.dumps(asdict(record), indent=1)
-            (served / RECORD).write_text(text)
+            (served / Record.FILE).write_text(text)
             own_paths = own.copy(Path(made) / "own")
             mlflow.pyfunc.save_model(
                 str(folder),
-                python_model=str(_FROM_CODE),
+                python_model=str(here / "from_code.py"),
                 artifacts={"served": str(served)},
-                code_paths=[str(_PACKAGE), *own_paths],
+                code_paths=[str(here.parent), *own_paths],
                 signature=_signature(data, settings, record.default_method),
                 input_example=data.val.images[:2],
                 pip_requirements=_requirements(own),
@@ -197,10 +195,10 @@ class Registration:
         images = data.val.images
         labels = data.val.labels
         plain = plain_probs(model, images, settings)
-        found = {"plain": threshold(plain, labels, self.coverage)}
+        found = {"plain": ConformalSets(plain, labels, self.coverage).threshold}
         with contextlib.suppress(ModelError):  # a model without dropout is served without "mc"
             mc = Sampler(model, settings).predict(images)
-            found["mc"] = threshold(mc.probs, labels, self.coverage)
+            found["mc"] = ConformalSets(mc.probs, labels, self.coverage).threshold
         return found
 
 
@@ -211,7 +209,7 @@ def _add_keras_flavor(folder: Path, modules: list[str]) -> None:
     served = Path(flavor["artifacts"]["served"]["path"])
     saved.add_flavor(
         "keras",
-        data=str(served / Path(MODEL).parent),
+        data=str(served / Path(Record.MODEL_FILE).parent),
         keras_version=keras.__version__,
         keras_backend=keras.backend.backend(),
         save_exported_model=False,

@@ -10,7 +10,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import keras
 import numpy as np
@@ -27,12 +27,6 @@ from hpsearch.mc_dropout.passes import Sampler
 from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.models.own_code import import_all
 
-MODEL = "data/model.keras"  # in the artifact folder `served`
-RECORD = "served.json"  # in the same folder
-_MAX_SAMPLES = 10_000
-_METHODS = ("mc", "plain")
-_N_SEEDS = 2**31
-
 
 @dataclass(frozen=True)
 class Record:
@@ -45,7 +39,12 @@ class Record:
         thresholds: By method, the smallest probability with which a class belongs to the conformal
             set, in [0, 1]. A model without dropout has no "mc".
         modules: Modules to import before the model is loaded.
+        FILE: The file of the record in the artifact folder `served`.
+        MODEL_FILE: The file of the model in the same folder.
     """
+
+    FILE: ClassVar[str] = "served.json"
+    MODEL_FILE: ClassVar[str] = "data/model.keras"
 
     settings: McDropout
     class_names: list[str]
@@ -88,9 +87,9 @@ class ServedModel(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Load the model and its record from the artifact folder."""
         folder = Path(context.artifacts["served"])
-        self.record = Record.read(folder / RECORD)
+        self.record = Record.read(folder / Record.FILE)
         import_all(self.record.modules)
-        self.model = keras.models.load_model(folder / MODEL, compile=False)
+        self.model = keras.models.load_model(folder / Record.MODEL_FILE, compile=False)
         self.sampler: Sampler | None = None
         if "mc" in self.record.thresholds:
             self.sampler = Sampler(self.model, self.record.settings)
@@ -117,7 +116,7 @@ class ServedModel(PythonModel):
         except (ModelError, ValueError, TypeError) as error:
             raise MlflowException(str(error), INVALID_PARAMETER_VALUE) from error
 
-    def _checked(self, given: ArrayLike) -> NDArray[Any]:
+    def _checked(self, given: ArrayLike) -> NDArray[np.number]:
         """Return the images of a request as an array, or raise ModelError."""
         images = np.asarray(given)
         image_shape = self.record.image_shape
@@ -139,18 +138,17 @@ class ServedModel(PythonModel):
         seed = given.get("seed")
         if seed is None:
             seed = self.record.settings.seed
-        if method not in _METHODS:
-            names = ", ".join(_METHODS)
-            raise ModelError(f"Expected method to be one of {names}, received {method!r}.")
+        if method not in ("mc", "plain"):
+            raise ModelError(f"Expected method to be one of mc, plain, received {method!r}.")
         if method == "mc" and self.sampler is None:
             raise ModelError("Expected method to be plain: this model has no dropout to sample.")
-        if not 1 <= n_samples <= _MAX_SAMPLES:
-            raise ModelError(f"Expected n_samples from 1 to {_MAX_SAMPLES}, received {n_samples}.")
-        if not 0 <= seed < _N_SEEDS:
-            raise ModelError(f"Expected a seed from 0 to {_N_SEEDS - 1}, received {seed}.")
+        if not 1 <= n_samples <= 10_000:
+            raise ModelError(f"Expected n_samples from 1 to 10000, received {n_samples}.")
+        if not 0 <= seed < 2**31:
+            raise ModelError(f"Expected a seed from 0 to {2**31 - 1}, received {seed}.")
         return _Request(method, int(n_samples), int(seed), bool(given.get("return_samples")))
 
-    def _answer(self, images: NDArray[Any], request: _Request) -> pd.DataFrame:
+    def _answer(self, images: NDArray[np.number], request: _Request) -> pd.DataFrame:
         """Return the answer to a request, one row per image."""
         n_images = len(images)
         # Images are padded to a power of two: few shapes need few compilations.

@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 
 Value = bool | int | float | str
 
-# Names and values of hyperparameters as a study stores them, and the same with several values.
-_Stored = dict[str, Value]
-_Points = dict[str, list[Value]]
-
 COMPLEMENT = "one_minus_"
 
 
@@ -39,11 +35,11 @@ class Fixed:
         """Return the value; the trial draws nothing."""
         return self.value
 
-    def stored(self, name: str, value: Value) -> _Stored:
+    def stored(self, name: str, value: Value) -> dict[str, Value]:
         """Return nothing: a study does not store a value that it does not draw."""
         return {}
 
-    def points(self, name: str, n: int) -> _Points:
+    def points(self, name: str, n: int) -> dict[str, list[Value]]:
         """Return nothing: a grid does not vary the value."""
         return {}
 
@@ -59,7 +55,7 @@ class Choices:
         choice: Value = trial.suggest_categorical(name, self.values)  # type: ignore[assignment]
         return choice
 
-    def stored(self, name: str, value: Value) -> _Stored:
+    def stored(self, name: str, value: Value) -> dict[str, Value]:
         """Return the name and the value that Optuna stores.
 
         Raises:
@@ -70,7 +66,7 @@ class Choices:
             raise SpaceError(f"Expected {name} to be one of {choices}; received {value!r}.")
         return {name: value}
 
-    def points(self, name: str, n: int) -> _Points:
+    def points(self, name: str, n: int) -> dict[str, list[Value]]:
         """Return all choices, whatever `n` is."""
         return {name: list(self.values)}
 
@@ -149,7 +145,7 @@ class Range:
             return _clipped(1 - drawn, self.low, self.high)
         return drawn
 
-    def stored(self, name: str, value: Value) -> _Stored:
+    def stored(self, name: str, value: Value) -> dict[str, Value]:
         """Return the name and the value that Optuna stores for a value as users read it.
 
         Raises:
@@ -164,7 +160,7 @@ class Range:
         stored = _clipped(1 - float(value), self.store_low, self.store_high)
         return {self._stored_name(name): stored}
 
-    def points(self, name: str, n: int) -> _Points:
+    def points(self, name: str, n: int) -> dict[str, list[Value]]:
         """Return at most `n` distinct points from end to end, evenly spaced on the scale.
 
         A single point is the middle.

@@ -22,9 +22,6 @@ from hpsearch.space.bounds import COMPLEMENT, Choices, Fixed, Range, Rule, Value
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial, FrozenTrial
 
-_PARTS = ("low", "high", "scale", "step", "choices")
-_SCALES = ("linear", "log", "log_complement")
-
 
 class _Limit(NamedTuple):
     """The values that hyperparameters of some names may have, whatever their bounds are."""
@@ -141,9 +138,10 @@ def _rule(name: str, bound: object) -> Rule:
     key = f"space.bounds.{name}"
     if not isinstance(bound, Mapping):
         return Fixed(_value(key, name, bound))
+    parts = ("low", "high", "scale", "step", "choices")
     for part in bound:
-        if part not in _PARTS:
-            valid = did_you_mean(str(part), _PARTS)
+        if part not in parts:
+            valid = did_you_mean(str(part), parts)
             raise SpaceError(
                 f"Expected {key} to have low and high, or choices; received {part!r}.{valid}"
             )
@@ -181,8 +179,9 @@ def _range(key: str, name: str, bound: Mapping[str, object]) -> Range:
 
 def _scale(key: str, low: float, high: float, scale: object) -> str:
     """Return a scale that suits a range."""
-    if scale not in _SCALES:
-        valid = did_you_mean(str(scale), _SCALES)
+    scales = ("linear", "log", "log_complement")
+    if scale not in scales:
+        valid = did_you_mean(str(scale), scales)
         raise SpaceError(f"Expected {key}.scale to be a known scale; received {scale!r}.{valid}")
     if scale == "log" and low <= 0:
         raise SpaceError(f"Expected {key}.low to be above 0 on a log scale; received {low}.")

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.errors import ConfigError, SearchError
-from hpsearch.study.sampling import has_no_ticket
 from hpsearch.study.trial_end import is_failure, spends_budget
 
 
@@ -60,9 +59,3 @@ def _check_least(name: str, value: float, least: int) -> None:
 def _check_limit(name: str, value: float | None) -> None:
     if value is not None and not value > 0:  # NaN is not above 0 either
         raise ConfigError(f"budget.{name} must be above 0, or null for no limit, but is {value}.")
-
-
-def n_tickets(trials: list[FrozenTrial]) -> int:
-    """Return how many tickets have been given out."""
-    n_others = sum(has_no_ticket(t) for t in trials)
-    return len(trials) - n_others

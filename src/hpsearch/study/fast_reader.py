@@ -147,7 +147,7 @@ def _epochs(rows: _Rows) -> dict[int, float]:
     return {step: read(value, kind) for step, value, kind in rows}
 
 
-def _attrs(rows: _Rows) -> dict[str, Any]:
+def _attrs(rows: _Rows) -> dict[str, object]:
     return {key: json.loads(text) for key, text in rows}
 
 
@@ -155,7 +155,7 @@ def _distributions(rows: _Rows) -> dict[str, BaseDistribution]:
     return {name: _distribution(text) for _, name, _, text in rows}
 
 
-def _params(rows: _Rows, distributions: dict[str, BaseDistribution]) -> dict[str, Any]:
+def _params(rows: _Rows, distributions: dict[str, BaseDistribution]) -> dict[str, object]:
     params = {}
     for _, name, value, _ in rows:
         distribution = distributions[name]

@@ -16,14 +16,9 @@ from typing import Any, NotRequired, TypedDict
 
 from optuna import Study
 from optuna.storages import BaseStorage
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from hpsearch.study.promotion import as_seen
-from hpsearch.study.trial_end import is_seen_paused
-
-# TPE tells other workers by system attributes of this prefix what a trial is about to draw.
-_SHARED = "tpe:relative_params"
+from hpsearch.study.trial_end import as_seen, is_seen_paused
 
 
 class _Record(TypedDict):
@@ -96,7 +91,8 @@ class History:
 
 def _names(trial: FrozenTrial) -> str:
     """Return the names of what a running trial has drawn, or has told others that it will draw."""
-    shared = [key for key in trial.system_attrs if key.startswith(_SHARED)]
+    # TPE tells other workers by system attributes of this prefix what a trial is about to draw.
+    shared = [key for key in trial.system_attrs if key.startswith("tpe:relative_params")]
     return " ".join([*trial.params, *shared])
 
 
@@ -119,8 +115,8 @@ def _as_it_ran(trial: FrozenTrial, names: list[str]) -> FrozenTrial:
 def as_claimed(
     trial: FrozenTrial,
     *,
-    user_attrs: dict[str, Any],
-    system_attrs: dict[str, Any],
+    user_attrs: dict[str, object],
+    system_attrs: dict[str, object],
 ) -> FrozenTrial:
     """Return a trial as it was right after its claim, when nothing had been drawn."""
     return FrozenTrial(
@@ -178,39 +174,19 @@ class PastStudy(Study):
     """A study as it was at one moment, to show to a sampler.
 
     Args:
-        name: The name of the study.
-        study_id: The storage's key of the study.
-        directions: Whether each objective is minimized or maximized.
+        study: The study as it is now.
         history: The trials that can be seen.
         storage: The storage for everything else that is read or written; None if nothing may
             change.
     """
 
-    def __init__(
-        self,
-        name: str,
-        study_id: int,
-        directions: list[StudyDirection],
-        history: History,
-        storage: BaseStorage | None,
-    ) -> None:
-        self.study_name = name
-        self._study_id = study_id
-        self._directions = directions
+    def __init__(self, study: Study, history: History, storage: BaseStorage | None) -> None:
+        self.study_name = study.study_name
+        self._study_id = study._study_id
+        self._directions = study.directions
         self._storage: Any = _PastStorage(history, storage)
         # This adds what each thread has of its own, as after unpickling.
         super().__setstate__(self.__dict__)
-
-    @classmethod
-    def of(cls, study: Study, history: History) -> PastStudy:
-        """Return `study` with the trials of `history`."""
-        return cls(
-            name=study.study_name,
-            study_id=study._study_id,
-            directions=study.directions,
-            history=history,
-            storage=study._storage,
-        )
 
 
 class _PastStorage:
@@ -237,5 +213,5 @@ class _PastStorage:
         if self._now is not None:
             self._now.set_trial_system_attr(trial_id, key, value)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._now, name)

@@ -13,14 +13,11 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import FileIO
-from typing import Any
 
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 
-from hpsearch.study.retry import patient
-
-_BLOCK_BYTES = 4096
+from hpsearch.study.waiting import patient
 
 
 class FileLock(BaseJournalFileLock):
@@ -70,7 +67,7 @@ class JournalFile(JournalFileBackend):
         super().__init__(path, lock_obj=self.lock)
 
     @patient
-    def append_logs(self, logs: Sequence[Mapping[str, Any]]) -> None:
+    def append_logs(self, logs: Sequence[Mapping[str, object]]) -> None:
         """Append whole lines or nothing."""
         lines = ""
         for log in logs:
@@ -94,9 +91,10 @@ def _write_all(file: FileIO, content: bytes) -> None:
 
 def _end_of_lines(file: FileIO) -> int:
     """Return the position after the last whole line of a file."""
+    block_bytes = 4096
     end = file.seek(0, os.SEEK_END)
     while end:
-        start = max(0, end - _BLOCK_BYTES)
+        start = max(0, end - block_bytes)
         file.seek(start)
         found = file.read(end - start).rfind(b"\n")
         if found >= 0:

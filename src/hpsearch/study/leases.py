@@ -18,17 +18,14 @@ from dataclasses import dataclass
 
 import optuna
 import psutil
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, Trial
 from sqlalchemy.exc import SQLAlchemyError
 
-from hpsearch.study.retry import impatient
+from hpsearch.study.waiting import impatient
 from hpsearch.study.worker_process import n_restarts
 
 WORKER = "worker"  # the user attribute that holds the worker of a trial, as text
 LEASE = "lease"  # the user attribute that holds the Unix time at which the lease ends
-
-# The start of a process is counted from a boot time that moves when the clock is set.
-_CLOCK_STEP_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,8 @@ class Worker:
             return False
         try:
             found = psutil.Process(self.pid)
-            is_same = abs(found.create_time() - self.started) < _CLOCK_STEP_S
+            # A start is counted from a boot time, which moves by seconds when the clock is set.
+            is_same = abs(found.create_time() - self.started) < 5
             if not is_same or found.status() == psutil.STATUS_ZOMBIE:
                 return True
             return self.restarts < _restarts_of(found)
@@ -121,7 +119,7 @@ class Lease:
     `is_lost` is set when another worker has ended the trial, because this worker seemed dead.
     """
 
-    def __init__(self, trial: optuna.Trial | FrozenTrial, lease_s: float) -> None:
+    def __init__(self, trial: Trial | FrozenTrial, lease_s: float) -> None:
         self._trial = trial
         self._lease_s = lease_s
         self.is_lost = threading.Event()

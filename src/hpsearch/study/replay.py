@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from optuna import Study
 from optuna.distributions import BaseDistribution
@@ -20,10 +19,7 @@ from hpsearch.study.direction import Direction
 from hpsearch.study.history import History, PastStudy, as_claimed, from_ranges
 from hpsearch.study.sampling import TICKET, SeededSampler
 from hpsearch.study.study import number_of, ranked, value_of
-from hpsearch.study.trial_end import TrialEnd, spends_budget
-
-_N_BEST = 3  # how many of the best trials are shown
-_N_OTHERS = 5  # how many of the trials that a pruned one was compared with are shown
+from hpsearch.study.trial_end import RECORDED, TrialEnd, spends_budget
 
 
 @dataclass
@@ -63,7 +59,7 @@ def _is_surplus(trial: FrozenTrial) -> bool:
     return TrialEnd.recorded(trial) == TrialEnd.SURPLUS
 
 
-def _differing(trial: FrozenTrial, again: Mapping[str, Any]) -> list[str]:
+def _differing(trial: FrozenTrial, again: Mapping[str, object]) -> list[str]:
     """Return words for each value of a trial that differs from the value computed again."""
     differing = []
     for name, now in again.items():
@@ -78,10 +74,10 @@ def _suggestions(
     sampler: SeededSampler,
     trial: FrozenTrial,
     trials: list[FrozenTrial],
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return what the sampler suggests for a trial, given the history that it saw."""
     history = History.of(trial.user_attrs["history"], trials)
-    past = PastStudy(study.study_name, study._study_id, study.directions, history, storage=None)
+    past = PastStudy(study, history, storage=None)
     fixed = trial.system_attrs.get("fixed_params", {})
     attrs = {TICKET: trial.user_attrs[TICKET]}
     fresh = as_claimed(trial, user_attrs=attrs, system_attrs=dict(trial.system_attrs))
@@ -89,7 +85,7 @@ def _suggestions(
     made.before_trial(past, fresh)
     space = made.infer_relative_search_space(past, fresh)
     relative = made.sample_relative(past, fresh, space)
-    again: dict[str, Any] = {}
+    again: dict[str, object] = {}
     for name, distribution in trial.distributions.items():
         if name in fixed:
             value = fixed[name]
@@ -105,7 +101,7 @@ def _suggestions(
     return again
 
 
-def _contains(distribution: BaseDistribution, value: Any) -> bool:
+def _contains(distribution: BaseDistribution, value: object) -> bool:
     return distribution._contains(distribution.to_internal_repr(value))
 
 
@@ -169,9 +165,9 @@ def _why_values(
     again = _suggestions(study, sampler, trial, trials)
     if not _differing(trial, again):
         yield "Computed again from that, they are the same."
-    best = ranked(spent, Direction.of(study))
+    best = ranked(spent, Direction.of(study))[:3]
     if best:
-        shown = [f"#{number_of(t)} {value_of(t):.4g}" for t in best[:_N_BEST]]
+        shown = [f"#{number_of(t)} {value_of(t):.4g}" for t in best]
         yield f"The best that it could see: {', '.join(shown)}."
 
 
@@ -192,9 +188,9 @@ def _why_end(
     trials: list[FrozenTrial],
 ) -> Iterator[str]:
     for trial in tries[:-1]:
-        reason = trial.user_attrs.get("reason")
+        word = trial.user_attrs.get(RECORDED)
         message = trial.user_attrs.get("message")
-        yield f"A try of it ended early: {reason} ({message})."
+        yield f"A try of it ended early: {word} ({message})."
     trial = tries[-1]
     end = TrialEnd.of(trial)
     if end == TrialEnd.FINISHED:
@@ -221,9 +217,10 @@ def _why_pruned(
         place += f" of bracket {found.bracket}"
     yield f"It was pruned at epoch {step} with {found.value:.4g}, {place} at that epoch."
     if found.others:
-        shown = [f"#{number} {value:.4g}" for number, value in found.others[:_N_OTHERS]]
+        n_shown = 5
+        shown = [f"#{number} {value:.4g}" for number, value in found.others[:n_shown]]
         more = ""
-        if len(found.others) > _N_OTHERS:
+        if len(found.others) > n_shown:
             more = " and others"
         yield f"Against: {', '.join(shown)}{more}."
 

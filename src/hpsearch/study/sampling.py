@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from optuna import Study
 from optuna.distributions import BaseDistribution
-from optuna.pruners import HyperbandPruner
 from optuna.samplers import BaseSampler, GridSampler, QMCSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.seeds import derive
 from hpsearch.space.space import Space
 from hpsearch.study.history import History, PastStudy
-from hpsearch.study.promotion import check_rungs
-from hpsearch.study.trial_end import TrialEnd, is_retried
+from hpsearch.study.trial_end import TrialEnd
 
 TICKET = "ticket"  # the user attribute that holds the ticket of a trial
-_NO_BRACKET = -1
 
 
 def ticket(trial: FrozenTrial, trials: Iterable[FrozenTrial]) -> int:
@@ -40,49 +37,19 @@ def ticket(trial: FrozenTrial, trials: Iterable[FrozenTrial]) -> int:
     if TICKET in trial.user_attrs:
         return int(trial.user_attrs[TICKET])
     before = [t for t in trials if t.number < trial.number]
-    n_others = sum(has_no_ticket(t) for t in before)
+    n_others = sum(_has_no_ticket(t) for t in before)
     return trial.number - n_others
 
 
-def has_no_ticket(trial: FrozenTrial) -> bool:
+def n_tickets(trials: list[FrozenTrial]) -> int:
+    """Return how many tickets have been given out."""
+    n_others = sum(_has_no_ticket(t) for t in trials)
+    return len(trials) - n_others
+
+
+def _has_no_ticket(trial: FrozenTrial) -> bool:
     """Return whether a trial has no ticket of its own: a retry, or one beyond the budget."""
     return "retry_of" in trial.user_attrs or TrialEnd.recorded(trial) == TrialEnd.SURPLUS
-
-
-class _Numbered(NamedTuple):
-    """The only part of a trial that Hyperband reads.
-
-    In a study of thousands of trials, copies of them would take longer than all its other work.
-    """
-
-    number: int
-
-
-class Hyperband(HyperbandPruner):
-    """Optuna's Hyperband, in which a killed trial and its retry count once, in the same bracket.
-
-    Args:
-        min_resource: The first rung, in epochs, at least 1.
-        max_resource: The largest number of epochs of a trial.
-        reduction_factor: One of this many trials of a rung goes on to the next; at least 2.
-    """
-
-    def __init__(self, min_resource: int, max_resource: int, reduction_factor: int) -> None:
-        check_rungs(min_resource, reduction_factor)
-        super().__init__(min_resource, max_resource, reduction_factor)
-        # The brackets are made now. Two slots may reach their first epoch at the same time.
-        study: Any = None  # Optuna reads the study only to guess `max_resource`
-        self._try_initialization(study)
-
-    def _get_bracket_id(self, study: Study, trial: FrozenTrial) -> int:
-        if is_retried(trial):
-            return _NO_BRACKET
-        number = trial.user_attrs.get(TICKET)
-        if number is None:
-            trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
-            number = ticket(trial, trials)
-        numbered: Any = _Numbered(number)
-        return super()._get_bracket_id(study, numbered)
 
 
 class _Prepared(NamedTuple):
@@ -130,7 +97,7 @@ class SeededSampler(BaseSampler):
         """Read the history, and build the sampler for a trial."""
         prepared = self._prepare(study, trial)
         self._prepared[trial.number] = prepared
-        past = PastStudy.of(study, prepared.history)
+        past = PastStudy(study, prepared.history, study._storage)
         prepared.sampler.before_trial(past, trial)
 
     def prepare(self, study_name: str, trial: FrozenTrial, history: History) -> BaseSampler:
@@ -169,7 +136,8 @@ class SeededSampler(BaseSampler):
         if prepared is None:
             # Another worker has taken over the trial, and the storage has not refused it yet.
             prepared = self._prepare(study, trial)
-        return prepared.sampler, PastStudy.of(study, prepared.history)
+        past = PastStudy(study, prepared.history, study._storage)
+        return prepared.sampler, past
 
     def infer_relative_search_space(
         self,
@@ -185,7 +153,7 @@ class SeededSampler(BaseSampler):
         study: Study,
         trial: FrozenTrial,
         search_space: dict[str, BaseDistribution],
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         """Call the method of the trial's sampler."""
         made, past = self._for(study, trial)
         return made.sample_relative(past, trial, search_space)
@@ -196,7 +164,7 @@ class SeededSampler(BaseSampler):
         trial: FrozenTrial,
         param_name: str,
         param_distribution: BaseDistribution,
-    ) -> Any:
+    ) -> object:
         """Call the method of the trial's sampler."""
         made, past = self._for(study, trial)
         return made.sample_independent(past, trial, param_name, param_distribution)
@@ -212,9 +180,9 @@ class SeededSampler(BaseSampler):
         made, _ = self._for(study, trial)
         made.after_trial(study, trial, state, values)
 
-    def is_exhausted(self, n_tickets: int) -> bool:
-        """Return whether no point is left after `n_tickets` trials; only a grid has an end."""
-        return isinstance(self._any, Grid) and n_tickets >= self._any.n_points
+    def is_exhausted(self, n_given: int) -> bool:
+        """Return whether no point is left after `n_given` tickets; only a grid has an end."""
+        return isinstance(self._any, Grid) and n_given >= self._any.n_points
 
 
 class _Sequential:
@@ -272,7 +240,7 @@ class Grid(_Sequential, GridSampler):
         trial: FrozenTrial,
         param_name: str,
         param_distribution: BaseDistribution,
-    ) -> Any:
+    ) -> object:
         """Return the value of one hyperparameter at the trial's point."""
         placed = copy.copy(trial)
         placed.system_attrs = dict(trial.system_attrs)

@@ -13,7 +13,6 @@ import weakref
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import optuna
 import sqlalchemy
@@ -28,11 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from hpsearch.errors import ConfigError, StorageError
 from hpsearch.study.fast_reader import read_trials
 from hpsearch.study.journal_file import FileLock, JournalFile
-from hpsearch.study.retry import impatient, patient
-
-_SETUP_LOCK = 0x68707365  # the letters `hpse`: PostgreSQL's advisory locks have numbers
-_CONNECT_TIMEOUT_S = 5
-_Lock = Callable[[], AbstractContextManager[None]]
+from hpsearch.study.waiting import impatient, patient
 
 
 def without_password(text: str) -> str:
@@ -72,14 +67,14 @@ class _SharedRdb(RDBStorage):
     def __init__(
         self,
         url: str,
-        exclusively: _Lock,
+        exclusively: Callable[[], AbstractContextManager[None]],
         patience_s: float,
-        engine_kwargs: dict[str, Any],
+        engine_kwargs: Mapping[str, object],
     ) -> None:
         self.exclusively = exclusively
         self.patience_s = patience_s
         with impatient(), exclusively():
-            super().__init__(url, engine_kwargs=engine_kwargs)
+            super().__init__(url, engine_kwargs=dict(engine_kwargs))
         # Optuna would keep its connections until the end of the process.
         weakref.finalize(self, self.engine.dispose)
 
@@ -103,14 +98,15 @@ class _SharedRdb(RDBStorage):
                 )
 
 
-_CALLED_BY_OPTUNAS_CACHE = (
+# Optuna's cache calls the methods that are named here.
+for _name in (
+    *BaseStorage.__abstractmethods__,
     "set_trial_user_attrs",
     "_create_new_trial",
     "_set_trial_param",
     "_get_trials",
     "_get_best_trial_id",
-)
-for _name in (*BaseStorage.__abstractmethods__, *_CALLED_BY_OPTUNAS_CACHE):
+):
     setattr(_SharedRdb, _name, patient(getattr(_SharedRdb, _name)))
 
 
@@ -122,7 +118,9 @@ class SharedJournal(JournalStorage):
         exclusively: Returns a lock that keeps out all other workers of the same journal.
     """
 
-    def __init__(self, backend: BaseJournalBackend, exclusively: _Lock) -> None:
+    def __init__(
+        self, backend: BaseJournalBackend, exclusively: Callable[[], AbstractContextManager[None]]
+    ) -> None:
         self.exclusively = exclusively
         super().__init__(backend)
 
@@ -210,7 +208,7 @@ def postgres(url: str, patience_s: float) -> SharedStorage:
             "pool_pre_ping": True,
             "pool_size": 1,
             "max_overflow": 1,
-            "connect_args": {"connect_timeout": _CONNECT_TIMEOUT_S},
+            "connect_args": {"connect_timeout": 5},
         }
         return _SharedRdb(url, AdvisoryLock(url, patience_s), patience_s, engine)
 
@@ -238,5 +236,6 @@ class AdvisoryLock:
     @patient
     def _acquired(self) -> sqlalchemy.Connection:
         connection = self._engine.connect()
-        connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": _SETUP_LOCK})
+        key = 0x68707365  # the letters `hpse`: PostgreSQL's advisory locks have numbers
+        connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": key})
         return connection

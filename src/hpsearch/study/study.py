@@ -4,15 +4,16 @@ A worker opens the study, claims trials while the budget has room, reports their
 ends them, takes over the trials of dead workers, and concludes the study. The methods of
 `SharedStudy` are in this order.
 
-Workers have nothing in common but the storage. Optuna's numbers of the trials serve as tickets: a
-worker asks for a number, and the states of the trials with smaller numbers decide whether the
-worker may use it. User attributes of a trial hold what Optuna has no place for:
+Workers have nothing in common but the storage. A worker creates a trial, to which Optuna gives the
+next number. The states of the trials with smaller numbers decide whether the budget has room for
+it. A trial is called and seeded by its ticket, which leaves out retries and trials beyond the
+budget. User attributes of a trial hold what Optuna has no place for:
 
     worker      the process that runs the trial
     lease       the Unix time until which the trial counts as alive without a sign of its worker
     job         the SLURM job of the worker, if there is one
-    reason      how the trial ended; see trial_end.py
-    message     the reason in words
+    reason      how the trial ended, in a word; see trial_end.py
+    message     why the trial ended so, in a sentence
     history     the trials on which its suggestions are based; see history.py
     ticket      the number by which the trial is called and seeded; see sampling.py
     retry_of    for a retry, Optuna's number of the first try
@@ -31,33 +32,33 @@ from contextlib import suppress
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hpsearch.errors import ConfigError, TakenOverError, did_you_mean
-from hpsearch.study.budget import Budget, n_tickets
+from hpsearch.study.budget import Budget
 from hpsearch.study.direction import Direction
 from hpsearch.study.history import as_ranges
 from hpsearch.study.leases import LEASE, WORKER, Lease, Worker, is_dead
-from hpsearch.study.promotion import PausableStudy, Promoting
-from hpsearch.study.retry import unless_away
-from hpsearch.study.sampling import TICKET, SeededSampler, ticket
+from hpsearch.study.pruners import PausableStudy, Promoting
+from hpsearch.study.sampling import TICKET, SeededSampler, n_tickets, ticket
 from hpsearch.study.storage import SharedStorage, storage_errors
 from hpsearch.study.trial_end import PAUSED_AT, RECORDED, TrialEnd, is_paused, spends_budget
 from hpsearch.study.unsent import Unsent
+from hpsearch.study.waiting import unless_away
 from hpsearch.study.worker_process import job_id
 
-_Trial = optuna.Trial | FrozenTrial
-_PROMOTED = "promoted"  # the user attribute of a trial
-_CONCLUDED = "concluded"  # the user attribute of a study: who concludes it
+_Trial = Trial | FrozenTrial
 
 
 class SharedStudy:
     """A study that many workers share through its storage.
 
-    While the storage is away, reported values and new answers wait in this process and the pruner
+    While the storage is away, reported values and new proofs wait in this process and the pruner
     stops no trial; every other call waits for the storage.
     """
+
+    _PROMOTED = "promoted"  # the user attribute of a trial
 
     def __init__(
         self,
@@ -110,9 +111,9 @@ class SharedStudy:
         return isinstance(self.optuna.pruner, Promoting)
 
     @property
-    def answers(self) -> MutableMapping[str, str]:
+    def remembered_proofs(self) -> MutableMapping[str, str]:
         """The texts that the study keeps for all workers, such as how its models are trained."""
-        return _Answers(self.optuna)
+        return _RememberedProofs(self.optuna)
 
     def trials(self) -> list[FrozenTrial]:
         """Return all trials as they are in the storage now."""
@@ -126,7 +127,7 @@ class SharedStudy:
         """Return whether any worker runs a trial of the study."""
         return any(t.state == TrialState.RUNNING for t in self.trials())
 
-    def others_run(self) -> bool:
+    def has_work_in_progress(self) -> bool:
         """Return whether any trial runs, or waits to be tried again within the budget."""
         trials = self.trials()
         if self.is_running():
@@ -136,13 +137,8 @@ class SharedStudy:
 
     def numbers_that_go_on(self) -> set[int]:
         """Return the tickets of the trials that run, are paused, or wait to be tried again."""
-        trials = self._trials_and_paused()
+        trials = self.optuna.stored_trials()
         return {number_of(t) for t in trials if not t.state.is_finished()}
-
-    def _trials_and_paused(self) -> list[FrozenTrial]:
-        """Return all trials; unlike in `trials`, a paused trial waits and is not pruned."""
-        study = self.optuna
-        return study._storage.get_all_trials(study._study_id, deepcopy=False)
 
     def _stored(self, trial: _Trial) -> FrozenTrial:
         """Return a trial as it is in the storage now."""
@@ -151,7 +147,7 @@ class SharedStudy:
     def _set_state(self, trial: _Trial, state: TrialState) -> None:
         self.optuna._storage.set_trial_state_values(trial._trial_id, state)
 
-    def claim(self) -> optuna.Trial | None:
+    def claim(self) -> Trial | None:
         """Return a trial to run; None if the budget is spent or other workers run all that is left.
 
         Raises:
@@ -160,13 +156,13 @@ class SharedStudy:
         trials = self.release_dead()
         self.budget.check_failures(trials)
         self.optuna.closing = not self._has_room(trials)
-        if self.optuna.closing and not self.optuna.promotable():
+        if self.optuna.closing and not self.optuna.promotable(self.optuna.stored_trials()):
             return None
         trial = self.optuna.ask()
         if PAUSED_AT in trial.user_attrs:
             # The trial has its place in the budget, and its history is recorded.
             attrs = self._signature()
-            attrs[_PROMOTED] = trial.user_attrs[PAUSED_AT]
+            attrs[self._PROMOTED] = trial.user_attrs[PAUSED_AT]
             self.write(trial, attrs)
             return trial
         suggested = self.sampler.of(trial.number)
@@ -209,7 +205,7 @@ class SharedStudy:
         """Return the lease of a claimed trial."""
         return Lease(trial, self.budget.lease_s)
 
-    def report(self, trial: optuna.Trial, value: float, epoch: int) -> None:
+    def report(self, trial: Trial, value: float, epoch: int) -> None:
         """Report the value of an epoch, unless it was reported before the trial was paused.
 
         If the storage is away, the value waits for the next call and the trial goes on.
@@ -220,7 +216,7 @@ class SharedStudy:
         self._unsent.add(trial, epoch, value)
         unless_away(lambda: self._send(trial))
 
-    def _send(self, trial: optuna.Trial) -> None:
+    def _send(self, trial: Trial) -> None:
         try:
             for epoch, value in self._unsent.of(trial):
                 if epoch not in trial._cached_frozen_trial.intermediate_values:
@@ -228,9 +224,9 @@ class SharedStudy:
                 self._unsent.sent(trial, epoch)
         except UpdateFinishedTrialError as error:
             self.let_go(trial)
-            raise taken_over(trial) from error
+            raise self.taken_over(trial) from error
 
-    def _report(self, trial: optuna.Trial, value: float, epoch: int) -> None:
+    def _report(self, trial: Trial, value: float, epoch: int) -> None:
         if self.has_cost:
             # `Trial.report` refuses two objectives, since Optuna has no pruner for them. The
             # values are stored for the learning curves.
@@ -238,7 +234,7 @@ class SharedStudy:
         else:
             trial.report(value, epoch)
 
-    def should_stop(self, trial: optuna.Trial, epoch: int) -> bool:
+    def should_stop(self, trial: Trial, epoch: int) -> bool:
         """Return whether the pruner stops a trial at an epoch.
 
         A promoted trial is not stopped up to the epoch at which it was promoted.
@@ -246,14 +242,14 @@ class SharedStudy:
         Raises:
             TakenOverError: As for `report`.
         """
-        if self.has_cost or epoch <= trial.user_attrs.get(_PROMOTED, 0):
+        if self.has_cost or epoch <= trial.user_attrs.get(self._PROMOTED, 0):
             return False
         try:
             return bool(unless_away(trial.should_prune))
         except UpdateFinishedTrialError as error:  # some pruners write attributes of the trial
-            raise taken_over(trial) from error
+            raise self.taken_over(trial) from error
 
-    def constrain(self, trial: optuna.Trial, excess: Mapping[str, float]) -> None:
+    def constrain(self, trial: Trial, excess: Mapping[str, float]) -> None:
         """Tell the sampler by how much a trial exceeds each constraint; 0 or less satisfies it."""
         for name in excess.keys() - trial.constraints.keys():
             trial.set_constraint(name, excess[name])
@@ -262,11 +258,11 @@ class SharedStudy:
         """Set attributes of a trial, all of them or none."""
         if attrs:
             self.storage.set_trial_user_attrs(trial._trial_id, attrs)
-        if isinstance(trial, optuna.Trial):
+        if isinstance(trial, Trial):
             # Optuna reads this copy instead of the storage.
             trial._cached_frozen_trial.user_attrs.update(attrs)
 
-    def pause(self, trial: optuna.Trial) -> None:
+    def pause(self, trial: Trial) -> None:
         """Pause a trial; `claim` returns it again when it is promoted."""
         self._send(trial)
         # A worker and a lease from before the pause would let the trial look dead to other
@@ -282,18 +278,18 @@ class SharedStudy:
         """
         if self.is_running():
             return []
-        paused = [t for t in self._trials_and_paused() if is_paused(t)]
+        paused = [t for t in self.optuna.stored_trials() if is_paused(t)]
         for trial in paused:
             with suppress(UpdateFinishedTrialError):  # another worker has ended it
                 self.write(trial, {RECORDED: TrialEnd.PRUNED.word})
                 self._set_state(trial, TrialState.PRUNED)
         return paused
 
-    def complete(self, trial: optuna.Trial, *values: float) -> None:
+    def complete(self, trial: Trial, *values: float) -> None:
         """End a trial with the value of each objective."""
         self._tell(trial, TrialState.COMPLETE, {}, values)
 
-    def prune(self, trial: optuna.Trial, end: TrialEnd, message: str = "") -> None:
+    def prune(self, trial: Trial, end: TrialEnd, message: str = "") -> None:
         """End a trial that is not worth more epochs; the sampler learns from it."""
         if self.has_cost:
             # With two objectives, Optuna's TPE ranks infeasible trials but ignores pruned ones.
@@ -312,7 +308,7 @@ class SharedStudy:
 
     def _tell(
         self,
-        trial: optuna.Trial,
+        trial: Trial,
         state: TrialState,
         attrs: Mapping[str, object],
         values: Sequence[float] | None = None,
@@ -330,7 +326,7 @@ class SharedStudy:
             self.let_go(trial)
             is_mine = ended.user_attrs.get(WORKER) == str(self.worker)
             if not is_mine or ended.state != state:
-                raise taken_over(trial) from error
+                raise self.taken_over(trial) from error
 
     def fail(self, trial: _Trial, end: TrialEnd, message: str) -> bool:
         """End a trial without a value; it is tried again if only its process was at fault.
@@ -353,6 +349,14 @@ class SharedStudy:
         """Drop what this process still holds of a trial that it has ended, paused or lost."""
         self._unsent.drop(trial)
         self.sampler.forget(trial.number)
+
+    @staticmethod
+    def taken_over(trial: _Trial) -> TakenOverError:
+        """Return the error for a trial that another worker has taken over."""
+        number = number_of(trial)
+        return TakenOverError(
+            f"another worker took trial {number} over, since nothing was heard of this one"
+        )
 
     def release_dead(self) -> list[FrozenTrial]:
         """Fail the running trials whose worker is dead, and return all trials after that.
@@ -384,8 +388,8 @@ class SharedStudy:
                 "retry_of": first,
                 "retry_after": trial.number,
             }
-            if _PROMOTED in trial.user_attrs:
-                attrs[_PROMOTED] = trial.user_attrs[_PROMOTED]
+            if self._PROMOTED in trial.user_attrs:
+                attrs[self._PROMOTED] = trial.user_attrs[self._PROMOTED]
             self.optuna.enqueue_trial(trial.params, user_attrs=attrs)
 
     def claim_conclusion(self) -> bool:
@@ -396,7 +400,7 @@ class SharedStudy:
         """
         with self.storage.exclusively():
             n_spent = self.n_spent()
-            taken = self.optuna.user_attrs.get(_CONCLUDED)
+            taken = self.optuna.user_attrs.get("concluded")
             if taken and taken["n_spent"] == n_spent:
                 holder = Worker.of(taken[WORKER])
                 if self._is_others(holder, taken[LEASE]):
@@ -407,7 +411,7 @@ class SharedStudy:
                 WORKER: str(self.worker),
                 LEASE: lease,
             }
-            self.optuna.set_user_attr(_CONCLUDED, claimed)
+            self.optuna.set_user_attr("concluded", claimed)
             return True
 
     def _is_others(self, worker: Worker, lease: float) -> bool:
@@ -416,10 +420,10 @@ class SharedStudy:
         return time.time() < lease and not worker.is_seen_dead()
 
 
-class _Answers(MutableMapping[str, str]):
+class _RememberedProofs(MutableMapping[str, str]):
     """Texts by name that a study remembers; this process keeps them while the storage is away."""
 
-    def __init__(self, study: optuna.Study) -> None:
+    def __init__(self, study: Study) -> None:
         self._study = study
         self._known: dict[str, str] = {}
 
@@ -433,7 +437,7 @@ class _Answers(MutableMapping[str, str]):
         unless_away(lambda: self._study.set_user_attr(name, text))
 
     def __delitem__(self, name: str) -> None:
-        raise TypeError("Expected an answer to be remembered for good.")
+        raise TypeError("Expected a proof to be remembered for good.")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._stored() | self._known)
@@ -443,14 +447,6 @@ class _Answers(MutableMapping[str, str]):
 
     def _stored(self) -> dict[str, str]:
         return dict(unless_away(lambda: self._study.user_attrs) or {})
-
-
-def taken_over(trial: optuna.Trial) -> TakenOverError:
-    """Return the error for a trial that another worker has taken over."""
-    number = number_of(trial)
-    return TakenOverError(
-        f"another worker took trial {number} over, since nothing was heard of this one"
-    )
 
 
 def check_known(name: str, storage: optuna.storages.BaseStorage) -> None:

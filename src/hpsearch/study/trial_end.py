@@ -6,6 +6,7 @@ running or waiting has not ended, unless it is paused.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from enum import Enum
 
@@ -95,8 +96,17 @@ def is_paused(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.WAITING and PAUSED_AT in trial.user_attrs
 
 
+def as_seen(trial: FrozenTrial) -> FrozenTrial:
+    """Return a trial as everything but `PausableStudy.ask` sees it: a paused trial is pruned."""
+    if not is_paused(trial):
+        return trial
+    seen = copy.copy(trial)
+    seen.state = TrialState.PRUNED
+    return seen
+
+
 def is_seen_paused(trial: FrozenTrial) -> bool:
-    """Return whether a trial is a paused one as samplers see it: pruned, but without an end."""
+    """Return whether a trial is a paused one as `as_seen` shows it: pruned, but without an end."""
     return trial.state == TrialState.PRUNED and trial.datetime_complete is None
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 
-import optuna
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, Trial
 
 
 class Unsent:
@@ -18,25 +17,25 @@ class Unsent:
         self._values: dict[int, dict[int, float]] = {}
         self._lock = threading.Lock()
 
-    def add(self, trial: optuna.Trial, epoch: int, value: float) -> None:
+    def add(self, trial: Trial, epoch: int, value: float) -> None:
         """Add the value of an epoch behind the values of the same trial."""
         with self._lock:
             values = self._values.setdefault(trial._trial_id, {})
             values[epoch] = value
 
-    def of(self, trial: optuna.Trial) -> list[tuple[int, float]]:
+    def of(self, trial: Trial) -> list[tuple[int, float]]:
         """Return the epochs and values of a trial that wait, in the order of their reports."""
         with self._lock:
             values = self._values.get(trial._trial_id, {})
             return list(values.items())
 
-    def sent(self, trial: optuna.Trial, epoch: int) -> None:
+    def sent(self, trial: Trial, epoch: int) -> None:
         """Forget the value of one epoch, because the storage has it."""
         with self._lock:
             values = self._values.get(trial._trial_id, {})
             values.pop(epoch, None)
 
-    def drop(self, trial: optuna.Trial | FrozenTrial) -> None:
+    def drop(self, trial: Trial | FrozenTrial) -> None:
         """Forget all values of a trial."""
         with self._lock:
             self._values.pop(trial._trial_id, None)

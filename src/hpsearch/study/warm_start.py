@@ -18,7 +18,6 @@ from hpsearch.study.study import SharedStudy, number_of, ranked
 # The user attribute of a study that names the earlier study. The attribute of the same name of a
 # trial names the trial that its values come from.
 WARM_START = "warm_start"
-_NO_BOUNDS = Space({})
 
 
 @dataclass(frozen=True)
@@ -74,9 +73,10 @@ class WarmStart:
             raise ConfigError(
                 f"No trial of study {name} has finished, so nothing can start from it."
             )
+        without_bounds = Space({})
         values = {}
         for trial in best[:n_trials]:
-            values[number_of(trial)] = _NO_BOUNDS.values(trial)
+            values[number_of(trial)] = without_bounds.values(trial)
         return cls(name, values)
 
     def begin(self, study: SharedStudy, space: Space, asked: Asked) -> None:

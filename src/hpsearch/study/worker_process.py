@@ -27,119 +27,6 @@ from typing import NoReturn
 # This environment variable holds `PID RESTARTS DEADLINE`. The process id tells the restarted
 # process from its children, which inherit the variable.
 RESTARTED = "HPSEARCH_RESTARTED"
-_FLUSH_S = 2.0
-
-
-def job_id() -> str | None:
-    """Return the SLURM job that this process is, such as `17` or `17_3`; None outside of SLURM."""
-    array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    task = os.environ.get("SLURM_ARRAY_TASK_ID")
-    if array and task:
-        return f"{array}_{task}"
-    return os.environ.get("SLURM_JOB_ID")
-
-
-class Preempted(BaseException):
-    """The cluster has asked this process to leave."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"{signal.Signals(number).name} asked this worker to go")
-        self.number = number
-
-    @property
-    def exit_status(self) -> int:
-        """The status by which a shell reports a process that this signal ended."""
-        return 128 + self.number
-
-
-# The state of this process. Each list holds one item or none.
-_asked: list[int] = []  # the signal that asked this process to leave
-_grace_s: list[float] = []  # set while `leaving_on_signal` waits for signals
-_alarms: list[Callable[[], None]] = []
-
-
-@contextmanager
-def leaving_on_signal(grace_s: float) -> Iterator[None]:
-    """Raise Preempted within the block after SIGTERM, or after the signal that submitit sends.
-
-    Submitit sends its signal before the time of a job is over. `Preempted` is raised at the next
-    `leave_if_asked`, or after `grace_s` seconds wherever the process is. After the block, the
-    signal is passed to the handler that was installed before, so that submitit can requeue the job.
-    Outside of the main thread the block runs without all this.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def ask(number: int, _frame: FrameType | None) -> None:
-        if not _asked:  # SLURM repeats the signal while the trial is given back
-            _asked.append(number)
-            signal.setitimer(signal.ITIMER_REAL, grace_s)
-
-    submitit_signal = os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2")
-    before = {}
-    for number in {signal.SIGTERM, signal.Signals[f"SIG{submitit_signal}"]}:
-        before[number] = signal.signal(number, ask)
-    before[signal.SIGALRM] = signal.signal(signal.SIGALRM, _leave_or_wake)
-    _grace_s[:] = [grace_s]
-    try:
-        yield
-    finally:
-        _grace_s.clear()
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        while _asked:
-            asked = signal.Signals(_asked.pop())
-            handler = before[asked]
-            if callable(handler):
-                handler(asked, None)
-
-
-def leave_if_asked() -> None:
-    """Raise Preempted if the cluster has asked this process to leave.
-
-    It is called where a trial can be given back without a loss.
-    """
-    if _asked:
-        raise Preempted(_asked[0])
-
-
-def _leave_or_wake(_number: int, _frame: FrameType | None) -> None:
-    leave_if_asked()
-    for alarm in _alarms:
-        alarm()
-
-
-def ring(after_s: float, every_s: float, alarm: Callable[[], None]) -> bool:
-    """Call `alarm` in the main thread after some seconds, and then at regular intervals.
-
-    A timer of the kernel interrupts the main thread wherever it is. An exception that `alarm`
-    raises is raised there.
-
-    Args:
-        after_s: Seconds until the first call.
-        every_s: Seconds from each call to the next; 0 for one call only.
-        alarm: Called without arguments.
-
-    Returns:
-        False if no signals are waited for, or if this is not the main thread; `alarm` is then
-        never called.
-    """
-    if not _grace_s or threading.current_thread() is not threading.main_thread():
-        return False
-    _alarms[:] = [alarm]
-    if not _asked:  # after a request to leave, the timer measures the grace period
-        signal.setitimer(signal.ITIMER_REAL, after_s, every_s)
-    return True
-
-
-def stop_ringing() -> None:
-    """Cancel the alarm that `ring` has set."""
-    _alarms.clear()
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    if _asked:
-        signal.setitimer(signal.ITIMER_REAL, _grace_s[0])
 
 
 @dataclass
@@ -165,9 +52,136 @@ class _Command:
     overrides: list[str] = field(default_factory=list)
 
 
-# The state of this process. Each list holds one item or none.
-_started: list[_Command] = []  # set while this process may be replaced
-_deadline: list[float] = []
+@dataclass
+class _State:
+    """The state of this process.
+
+    Attributes:
+        heeds_signals: Whether the block of `leaving_on_signal` runs.
+        grace_s: The grace period of that block, in seconds.
+        asked: The signal that asked this process to leave.
+        alarm: What `ring` calls.
+        command: The command of this process; None if this process must not be replaced.
+        deadline: When the time of the search is over; 0 if it is unknown.
+    """
+
+    heeds_signals: bool = False
+    grace_s: float = 0.0
+    asked: int | None = None
+    alarm: Callable[[], None] | None = None
+    command: _Command | None = None
+    deadline: float = 0.0
+
+
+_state = _State()
+
+
+def job_id() -> str | None:
+    """Return the SLURM job that this process is, such as `17` or `17_3`; None outside of SLURM."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    task = os.environ.get("SLURM_ARRAY_TASK_ID")
+    if array and task:
+        return f"{array}_{task}"
+    return os.environ.get("SLURM_JOB_ID")
+
+
+class Preempted(BaseException):
+    """The cluster has asked this process to leave."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"{signal.Signals(number).name} asked this worker to go")
+        self.number = number
+
+    @property
+    def exit_status(self) -> int:
+        """The status by which a shell reports a process that this signal ended."""
+        return 128 + self.number
+
+
+@contextmanager
+def leaving_on_signal(grace_s: float) -> Iterator[None]:
+    """Raise Preempted within the block after SIGTERM, or after the signal that submitit sends.
+
+    Submitit sends its signal before the time of a job is over. `Preempted` is raised at the next
+    `leave_if_asked`, or after `grace_s` seconds wherever the process is. After the block, the
+    signal is passed to the handler that was installed before, so that submitit can requeue the job.
+    Outside of the main thread the block runs without all this.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        if _state.asked is None:  # SLURM repeats the signal while the trial is given back
+            _state.asked = number
+            signal.setitimer(signal.ITIMER_REAL, grace_s)
+
+    submitit_signal = os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2")
+    before = {}
+    for number in {signal.SIGTERM, signal.Signals[f"SIG{submitit_signal}"]}:
+        before[number] = signal.signal(number, ask)
+    before[signal.SIGALRM] = signal.signal(signal.SIGALRM, _leave_or_wake)
+    _state.grace_s = grace_s
+    _state.heeds_signals = True
+    try:
+        yield
+    finally:
+        _state.heeds_signals = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if _state.asked is not None:
+            asked = signal.Signals(_state.asked)
+            _state.asked = None
+            handler = before[asked]
+            if callable(handler):
+                handler(asked, None)
+
+
+def leave_if_asked() -> None:
+    """Raise Preempted if the cluster has asked this process to leave.
+
+    It is called where a trial can be given back without a loss.
+    """
+    if _state.asked is not None:
+        raise Preempted(_state.asked)
+
+
+def _leave_or_wake(_number: int, _frame: FrameType | None) -> None:
+    leave_if_asked()
+    if _state.alarm is not None:
+        _state.alarm()
+
+
+def ring(after_s: float, every_s: float, alarm: Callable[[], None]) -> bool:
+    """Call `alarm` in the main thread after some seconds, and then at regular intervals.
+
+    A timer of the kernel interrupts the main thread wherever it is. An exception that `alarm`
+    raises is raised there.
+
+    Args:
+        after_s: Seconds until the first call.
+        every_s: Seconds from each call to the next; 0 for one call only.
+        alarm: Called without arguments.
+
+    Returns:
+        False if no signals are waited for, or if this is not the main thread; `alarm` is then
+        never called.
+    """
+    if not _state.heeds_signals or threading.current_thread() is not threading.main_thread():
+        return False
+    _state.alarm = alarm
+    if _state.asked is None:  # after a request to leave, the timer measures the grace period
+        signal.setitimer(signal.ITIMER_REAL, after_s, every_s)
+    return True
+
+
+def stop_ringing() -> None:
+    """Cancel the alarm that `ring` has set."""
+    _state.alarm = None
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    if _state.asked is not None:
+        signal.setitimer(signal.ITIMER_REAL, _state.grace_s)
 
 
 def remember() -> None:
@@ -177,7 +191,7 @@ def remember() -> None:
     """
     files = frozenset(os.listdir("/proc/self/fd"))
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    command = _Command(
+    _state.command = _Command(
         words=list(sys.orig_argv),
         n_own=len(sys.argv) - 1,
         environment=dict(os.environ),
@@ -185,18 +199,17 @@ def remember() -> None:
         files=files,
         blocked={signal.Signals(number) for number in blocked},
     )
-    _started[:] = [command]
 
 
 def forget() -> None:
     """Drop what `remember` noted, because this process does not run a single command."""
-    _started.clear()
+    _state.command = None
 
 
 def keep(override: str) -> None:
     """Give a fresh process one more override, such as the folder that this process writes to."""
-    for command in _started:
-        command.overrides.append(override)
+    if _state.command is not None:
+        _state.command.overrides.append(override)
 
 
 def can_restart() -> bool:
@@ -204,7 +217,7 @@ def can_restart() -> bool:
 
     The worker of a sweep, a notebook and a script of somebody else may not.
     """
-    return bool(_started)
+    return _state.command is not None
 
 
 def n_restarts(pid: int, environment: Mapping[str, str] | None = None) -> int:
@@ -228,7 +241,7 @@ def deadline(timeout_s: float) -> float:
     _, until = _restarts_and_deadline(os.getpid(), os.environ)
     if not until:
         until = time.monotonic() + timeout_s
-    _deadline[:] = [until]
+    _state.deadline = until
     return until
 
 
@@ -249,10 +262,14 @@ def restart() -> NoReturn:
     """
     _flush()
     signal.setitimer(signal.ITIMER_REAL, 0)  # the fresh process would inherit the timer
-    if _asked:
-        os._exit(128 + _asked[0])
-    command = _started[0]
-    environment = command.environment | {RESTARTED: _restarted_again()}
+    if _state.asked is not None:
+        os._exit(128 + _state.asked)
+    command = _state.command
+    if command is None:
+        raise ValueError("Expected `remember` to be called before `restart`.")
+    pid = os.getpid()
+    environment = dict(command.environment)
+    environment[RESTARTED] = f"{pid} {n_restarts(pid) + 1} {_state.deadline}"
     for name in set(os.listdir("/proc/self/fd")) - command.files:
         with suppress(OSError):
             os.set_inheritable(int(name), False)
@@ -264,15 +281,6 @@ def restart() -> NoReturn:
         message = f"Error: no fresh process could be started ({error}); the same command goes on.\n"
         os.write(2, message.encode())
         os._exit(1)
-
-
-def _restarted_again() -> str:
-    """Return the value of `RESTARTED` for the process that replaces this one."""
-    until = 0.0
-    if _deadline:
-        until = _deadline[0]
-    pid = os.getpid()
-    return f"{pid} {n_restarts(pid) + 1} {until}"
 
 
 def _words(command: _Command) -> list[str]:
@@ -305,4 +313,4 @@ def _flush() -> None:
 
     thread = threading.Thread(target=flush, daemon=True)
     thread.start()
-    thread.join(_FLUSH_S)
+    thread.join(2.0)

@@ -1,6 +1,6 @@
 """Advice on what to do after a search: widen bounds, run more trials, or examine the model.
 
-`advise` returns the advice as a sentence and a command. It rests on two questions:
+`Advice` holds the advice as a sentence and a command. It rests on two questions:
 
 Does the best value lie at a bound? Then a better one may lie beyond it. `edges` finds such bounds
 and says where they might be instead.
@@ -22,6 +22,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,32 +33,14 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from threadpoolctl import threadpool_limits
 
+from hpsearch.metrics import Floats
 from hpsearch.seeds import derive
 from hpsearch.space.bounds import Range, Value
 from hpsearch.space.space import LIMITS, Space
 from hpsearch.study.study import value_of
-from hpsearch.study_report import commands
-from hpsearch.study_report.figures import clock
+from hpsearch.study_report.commands import Commands
+from hpsearch.study_report.figures import Clock
 from hpsearch.study_report.searched import Dimension, Searched, end_of
-
-NEAR = 0.05  # share of a scale that counts as its end
-_WIDER = 0.25  # share of a scale by which a bound is moved
-N_BEST = 5  # best trials whose values at a bound are counted
-
-_MIN_FINISHED = 5  # finished trials below which a forecast is not made
-_MAX_FITTED = 200  # best trials that are fitted; the time grows with the cube of their number
-_CLIPPED_ABOVE = 0.75  # quantile; how bad the worst trials are says nothing of the best region
-_LOG2_POINTS = 9  # log2 of the number of points at which a world is evaluated
-_N_WORLDS = 400
-_MAX_TRIALS = 2000  # further trials that are simulated at most
-LEVEL = 0.1  # probability that the interval misses, and that the bound on the regret does
-
-_LIKELY = 0.5  # probability of a gain above the noise from which more trials are likely to pay
-_POSSIBLE = 0.1  # the same from which they may pay
-_HOUR_S = 3600.0
-_MAX_PROPOSED = 100  # trials that are proposed in one step
-
-_Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -76,32 +59,33 @@ class Advice:
     outlook: _Outlook
     edges: Sequence[Edge]
 
+    @classmethod
+    def of(cls, searched: Searched) -> Advice:
+        """Return what should come next: wider bounds, more trials, or a look at the model."""
+        commands = Commands(searched)
+        outlook = _Outlook.of(searched)
+        found = edges(searched)
+        n_spent = len(searched.spent)
+        n_more = min(max(n_spent, Prospects.MIN_FINISHED), 100)  # as many again, within reason
+        n_trials = n_spent + n_more
+        cut = [edge for edge in found if edge.bound]
+        if cut:
+            names = " and ".join(f"{edge.dimension.name}'s {edge.bound} bound" for edge in cut)
+            step = f"Widen {names}, where the best trial lies, and let the search go on."
+            changes = [edge.override(searched.space) for edge in cut]
+            command = commands.search(n_trials, changes)
+        elif outlook.worth > _Outlook.POSSIBLE:
+            step = "Let the search go on."
+            command = commands.search(n_trials)
+        else:
+            step = "Examine the model that was found."
+            command = commands.evaluate()
+        return cls(step, command, outlook, found)
+
     @property
     def cut(self) -> list[Edge]:
         """The hyperparameters whose best value lies at a bound."""
         return [edge for edge in self.edges if edge.bound]
-
-
-def advise(searched: Searched) -> Advice:
-    """Return what should come next: wider bounds, more trials, or a look at the model."""
-    outlook = _Outlook.of(searched)
-    found = edges(searched)
-    n_spent = len(searched.spent)
-    n_more = min(max(n_spent, _MIN_FINISHED), _MAX_PROPOSED)
-    n_trials = n_spent + n_more
-    cut = [edge for edge in found if edge.bound]
-    if cut:
-        names = " and ".join(f"{edge.dimension.name}'s {edge.bound} bound" for edge in cut)
-        step = f"Widen {names}, where the best trial lies, and let the search go on."
-        changes = [edge.override(searched.space) for edge in cut]
-        command = commands.search(searched, n_trials, *changes)
-    elif outlook.worth > _POSSIBLE:
-        step = "Let the search go on."
-        command = commands.search(searched, n_trials)
-    else:
-        step = "Examine the model that was found."
-        command = commands.evaluate(searched)
-    return Advice(step, command, outlook, found)
 
 
 @dataclass(frozen=True)
@@ -115,7 +99,12 @@ class Edge:
         bound: `low` or `high` if the value lies at that bound and the bound can be moved, else
             None.
         n_near: How many of the best N_BEST trials lie at that bound too.
+        NEAR: The share of a scale that counts as its end.
+        N_BEST: The number of best trials whose values at a bound are counted.
     """
+
+    NEAR: ClassVar[float] = 0.05
+    N_BEST: ClassVar[int] = 5
 
     dimension: Dimension
     value: Value
@@ -126,9 +115,10 @@ class Edge:
     @property
     def wider(self) -> float:
         """The value that the bound might have instead."""
-        position = 1 + _WIDER
+        moved = 0.25  # share of the scale
+        position = 1 + moved
         if self.bound == "low":
-            position = -_WIDER
+            position = -moved
         number = self.dimension.value(position)
         return self.dimension.rounded(number)
 
@@ -172,9 +162,9 @@ def edges(searched: Searched) -> list[Edge]:
 
 def _bound_at(dimension: Dimension, position: float) -> str | None:
     """Return the bound at a position, `low` or `high`, or None if none is there or can be moved."""
-    if position < NEAR:
+    if position < Edge.NEAR:
         bound = "low"
-    elif position > 1 - NEAR:
+    elif position > 1 - Edge.NEAR:
         bound = "high"
     else:
         return None
@@ -188,9 +178,9 @@ def _bound_at(dimension: Dimension, position: float) -> str | None:
 def _n_near(searched: Searched, dimension: Dimension, end: int) -> int:
     """Return how many of the best N_BEST trials lie at an end of a dimension, 0 or 1."""
     n_near = 0
-    for trial in searched.ranked[:N_BEST]:
+    for trial in searched.ranked[: Edge.N_BEST]:
         value = searched.values(trial).get(dimension.name)
-        if value is not None and abs(dimension.position(value) - end) < NEAR:
+        if value is not None and abs(dimension.position(value) - end) < Edge.NEAR:
             n_near += 1
     return n_near
 
@@ -208,7 +198,10 @@ class _Outlook:
             trials have finished.
         noise: Standard deviation between trainings with the same hyperparameters.
         regret: The gain that could be left at most.
+        POSSIBLE: The probability of a gain above the noise from which more trials may pay.
     """
+
+    POSSIBLE: ClassVar[float] = 0.1
 
     text: str
     worth: float
@@ -223,16 +216,16 @@ class _Outlook:
         n_spent = len(searched.spent)
         trial_s = 0.0
         if n_spent:
-            trial_s = clock(searched).total_s / n_spent
+            trial_s = Clock.of_study(searched).total_s / n_spent
         if n_spent and not searched.dimensions:
             text = "No hyperparameter varied: more trials would only repeat the same one."
             return cls(text, 0.0, trial_s)
-        if not can_tell(searched):
-            n_finished = f"{len(searched.ranked)} of at least {_MIN_FINISHED}"
+        if not Prospects.can_tell(searched):
+            n_finished = f"{len(searched.ranked)} of at least {Prospects.MIN_FINISHED}"
             return cls(f"Too few trials have finished ({n_finished}) to tell.", 1.0, trial_s)
         n_hourly = 1
         if trial_s:
-            n_hourly = max(1, int(_HOUR_S / trial_s))
+            n_hourly = max(1, int(3600 / trial_s))
         prospects = Prospects(searched, derive(0, searched.name, "prospects"))
         again = prospects.gain(n_spent)
         hourly = prospects.gain(n_hourly)
@@ -243,9 +236,9 @@ class _Outlook:
 
 def _outlook_text(hourly: _Gain, noise: float, regret: float) -> str:
     """Return whether more trials are likely to pay, given the gain of the next hour."""
-    if hourly.worth > _LIKELY:
+    if hourly.worth > 0.5:
         answer = "are likely to pay"
-    elif hourly.worth > _POSSIBLE:
+    elif hourly.worth > _Outlook.POSSIBLE:
         answer = "may pay"
     else:
         answer = "are hardly worth it"
@@ -266,7 +259,7 @@ class _Gain:
     Attributes:
         n_trials: How many further trials.
         expected: Mean gain as it will be measured, luck included.
-        low: Lower end of the interval that holds the gain with probability 1 - LEVEL.
+        low: Lower end of the interval that holds the gain with probability 1 - Prospects.LEVEL.
         high: Upper end of that interval.
         chance: Probability of any gain.
         real: Mean gain that would last if the new best were trained anew.
@@ -282,11 +275,6 @@ class _Gain:
     worth: float
 
 
-def can_tell(searched: Searched) -> bool:
-    """Return whether enough trials have finished for `Prospects`."""
-    return len(searched.ranked) >= _MIN_FINISHED and bool(searched.dimensions)
-
-
 class Prospects:
     """A forecast of what further trials of a study will bring.
 
@@ -297,7 +285,18 @@ class Prospects:
     Attributes:
         noise: Standard deviation between trainings with the same hyperparameters.
         regret: The gain that could be left at most, in the unit of the metric.
+        LEVEL: The probability that the interval of a gain misses, and that the bound on the regret
+            does.
+        MIN_FINISHED: The number of finished trials below which there is no forecast.
     """
+
+    LEVEL: ClassVar[float] = 0.1
+    MIN_FINISHED: ClassVar[int] = 5
+
+    @classmethod
+    def can_tell(cls, searched: Searched) -> bool:
+        """Return whether enough trials of a study have finished for a forecast."""
+        return len(searched.ranked) >= cls.MIN_FINISHED and bool(searched.dimensions)
 
     def __init__(self, searched: Searched, seed: int) -> None:
         # Matrices this small are slower on many threads, much slower on a busy machine.
@@ -314,11 +313,12 @@ class Prospects:
         self._best = searched.signed(value_of(searched.ranked[0]))
         self.noise = unit * math.sqrt(process.kernel_.k2.noise_level)
         process.kernel_.k2.noise_level = 1e-9  # worlds are without noise
-        points = qmc.Sobol(x.shape[1], seed=rng).random_base2(_LOG2_POINTS)
+        points = qmc.Sobol(x.shape[1], seed=rng).random_base2(9)  # 512 points
         where = np.vstack([_rounded(points, searched), x])
         self._n_new = len(points)
-        draws = process.sample_y(where, _N_WORLDS, random_state=int(rng.integers(2**31)))
-        self._worlds: _Floats = centre + unit * draws.T
+        n_worlds = 400
+        draws = process.sample_y(where, n_worlds, random_state=int(rng.integers(2**31)))
+        self._worlds: Floats = centre + unit * draws.T
         mean, spread = process.predict(where, return_std=True)
         margin = _beta_root(len(searched.dimensions), len(x)) * spread
         least_upper = (mean + margin)[self._n_new :].min()
@@ -326,9 +326,12 @@ class Prospects:
         self.regret = float(unit * max(0.0, least_upper - least_lower))
 
     def gain(self, n_trials: int) -> _Gain:
-        """Return what `n_trials` further trials are likely to bring; each call draws anew."""
+        """Return what `n_trials` further trials are likely to bring; each call draws anew.
+
+        At most 2000 trials are simulated.
+        """
         worlds = self._worlds
-        chosen = self._placed(min(n_trials, _MAX_TRIALS))
+        chosen = self._placed(min(n_trials, 2000))
         true = np.take_along_axis(worlds, chosen, axis=1)
         measured = true + self._rng.normal(0.0, self.noise, true.shape)
         winner = measured.argmin(axis=1)[:, None]
@@ -338,7 +341,7 @@ class Prospects:
         known = worlds[:, self._n_new :].min(axis=1)
         lasting = np.maximum(0.0, known - best_true)
         real = np.where(gained > 0, lasting, 0.0)
-        low, high = np.quantile(gained, [LEVEL / 2, 1 - LEVEL / 2])
+        low, high = np.quantile(gained, [self.LEVEL / 2, 1 - self.LEVEL / 2])
         return _Gain(
             n_trials=n_trials,
             expected=gained.mean(),
@@ -360,7 +363,7 @@ class Prospects:
         return np.where(is_guided, guided, anywhere)
 
 
-def _fitted(x: _Floats, y: _Floats, seed: int) -> GaussianProcessRegressor:
+def _fitted(x: Floats, y: Floats, seed: int) -> GaussianProcessRegressor:
     """Return a Gaussian process fitted to positions (N, D) and standardized values (N,)."""
     lengths = np.ones(x.shape[1])
     smooth = ConstantKernel(1.0, (0.1, 10.0)) * Matern(lengths, (0.1, 10.0), nu=2.5)
@@ -376,10 +379,11 @@ def _fitted(x: _Floats, y: _Floats, seed: int) -> GaussianProcessRegressor:
 
 def _beta_root(n_dimensions: int, n_trials: int) -> float:
     """Return the width of the confidence bounds of Makarova et al. (2022), in deviations."""
-    return math.sqrt(2 * math.log(n_dimensions * n_trials**2 * math.pi**2 / (6 * LEVEL)) / 5)
+    level = Prospects.LEVEL
+    return math.sqrt(2 * math.log(n_dimensions * n_trials**2 * math.pi**2 / (6 * level)) / 5)
 
 
-def _examples(searched: Searched) -> tuple[_Floats, _Floats]:
+def _examples(searched: Searched) -> tuple[Floats, Floats]:
     """Return the positions (N, D) and signed values (N,) to fit, the worst values clipped."""
     trials = []
     for trial in searched.spent:
@@ -390,8 +394,10 @@ def _examples(searched: Searched) -> tuple[_Floats, _Floats]:
     y = np.array([worst if value is None else value for value in finals])
     # A trial that did not draw a hyperparameter stands in the middle, as all such trials do.
     x = np.nan_to_num(searched.positions(trials), nan=0.5)
-    kept = np.argsort(y, kind="stable")[:_MAX_FITTED]
-    return x[kept], np.minimum(y[kept], np.quantile(y, _CLIPPED_ABOVE))
+    max_fitted = 200  # the time of a fit grows with the cube of the number of trials
+    kept = np.argsort(y, kind="stable")[:max_fitted]
+    highest = np.quantile(y, 0.75)  # how bad the worst trials are says nothing of the best region
+    return x[kept], np.minimum(y[kept], highest)
 
 
 def _final(trial: FrozenTrial, searched: Searched) -> float | None:
@@ -416,7 +422,7 @@ def _final(trial: FrozenTrial, searched: Searched) -> float | None:
     return searched.signed(trial.intermediate_values[step]) + change
 
 
-def _rounded(points: _Floats, searched: Searched) -> _Floats:
+def _rounded(points: Floats, searched: Searched) -> Floats:
     """Move points (N, D) in place to the nearest choice where a dimension has choices."""
     for column, dimension in enumerate(searched.dimensions):
         if dimension.choices:

@@ -9,8 +9,8 @@ from optuna.trial import FrozenTrial
 
 from hpsearch.study.replay import standing
 from hpsearch.study.study import number_of, value_of
-from hpsearch.study_report import commands
 from hpsearch.study_report.advice import Advice
+from hpsearch.study_report.commands import Commands
 from hpsearch.study_report.searched import Searched, end_of
 from hpsearch.study_report.sections import facts
 from hpsearch.study_report.version_page import link, quality
@@ -87,16 +87,17 @@ def _looks(searched: Searched, advice: Advice, places: Places) -> list[str]:
 
 
 def _commands(searched: Searched, advice: Advice) -> list[str]:
+    commands = Commands(searched)
     lines = [
         "# the next step",
         advice.command,
         "# this search again, or what is missing of it",
-        commands.resume(searched),
+        commands.resume(),
     ]
     if searched.best is not None:
-        lines += ["# how far can the champion be trusted?", commands.evaluate(searched)]
-        lines += ["# serve it", *commands.serve(searched)]
-    lines += [f"# {PAGE} again", commands.report(searched)]
+        lines += ["# how far can the champion be trusted?", commands.evaluate()]
+        lines += ["# serve it", *commands.serve()]
+    lines += [f"# {PAGE} again", commands.report()]
     return [commands.WHERE, "", "```bash", *lines, "```"]
 
 
@@ -111,7 +112,7 @@ def _ended(searched: Searched, trial: FrozenTrial) -> str:
     step = trial.last_step
     if end == "finished":
         value = f"{searched.monitor} {value_of(trial):.4f}"
-        return f"finished after {step} epochs with {value}, place {place_of(searched, trial)}."
+        return f"finished after {step} epochs with {value}, place {searched.place(trial)}."
     if end == "pruned" and step is not None:
         return _pruned(searched, trial, step)
     if end == "running":
@@ -127,9 +128,3 @@ def _pruned(searched: Searched, trial: FrozenTrial, step: int) -> str:
         best_number, best_value = found.others[0]
         text += f"; the best of them, #{best_number}, had {best_value:.4f}"
     return f"{text}."
-
-
-def place_of(searched: Searched, trial: FrozenTrial) -> str:
-    """Return the place of a finished trial among the finished ones, such as `2 of 9`."""
-    place = searched.ranked.index(trial) + 1
-    return f"{place} of {len(searched.ranked)}"

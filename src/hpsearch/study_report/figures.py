@@ -1,13 +1,13 @@
 """The figures of a study's report, drawn with Matplotlib.
 
-Each public function draws one figure: values over trials, hyperparameters, epochs or time. Markers
-and line styles tell how trials ended, never colour alone, so that the figures are readable in
-print. `Clock` measures the time that a study was worked on, which the timeline shows.
+`Figures` draws the values of the trials over trials, hyperparameters, epochs or time. Markers and
+line styles tell how trials ended, never colour alone, so that the figures are readable in print.
+`Clock` measures the time that a study was worked on, which the timeline shows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,102 +32,261 @@ from hpsearch.html_report.section import Figure, drawn
 from hpsearch.space.bounds import Value
 from hpsearch.study.leases import WORKER
 from hpsearch.study.study import number_of, value_of
-from hpsearch.study_report.searched import ENDS, Dimension, Searched, end_of
+from hpsearch.study_report.searched import Dimension, Searched, end_of
 
 _Style = dict[str, Any]  # keyword arguments of Matplotlib
 
-_MARKERS: dict[str, _Style] = {
-    "finished": {"marker": "o", "color": "black", "markersize": 5},
-    "pruned": {"marker": "x", "color": "0.45", "markersize": 6},
-    "diverged": {"marker": "^", "color": "0.45", "markersize": 6, "markerfacecolor": "white"},
-    "infeasible": {"marker": "s", "color": "0.45", "markersize": 5, "markerfacecolor": "white"},
-}
-_BEST: _Style = {
-    "marker": "*",
-    "markersize": 12,
-    "color": "tab:red",
-    "markeredgecolor": "black",
-    "linestyle": "none",
-}
-_CURVES: dict[str, _Style] = {
-    "finished": {"color": "black", "linewidth": 1.1, "alpha": 0.7},
-    "pruned": {"color": "0.5", "linewidth": 0.9, "linestyle": "--"},
-    "diverged": {"color": "0.5", "linewidth": 0.9, "linestyle": ":"},
-    "infeasible": {"color": "0.5", "linewidth": 0.9, "linestyle": "-."},
-}
-_BARS: dict[str, _Style] = {
-    "finished": {"facecolor": "0.85"},
-    "pruned": {"facecolor": "white", "hatch": "//"},
-    "diverged": {"facecolor": "white", "hatch": "xx"},
-    "infeasible": {"facecolor": "white", "hatch": ".."},
-    "failed": {"facecolor": "0.4"},
-    "running": {"facecolor": "white", "linestyle": "--"},
-}
-_COMPLEMENT_TICKS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
-_WIDTH_IN = 10.0
-_GAP_S = 60.0  # idle time that ends a session
 
+@dataclass(frozen=True)
+class Figures:
+    """The figures of a study's report; each public method draws one.
 
-def history(searched: Searched) -> Figure:
-    """Draw the value of each trial over its number, with the best value so far."""
-    plot, axis = _wide_plot(4.2)
-    _mark_trials(axis, searched, number_of)
-    best = float("inf")
-    numbers = []
-    values = []
-    for trial in searched.trials:
-        if end_of(trial) == "finished":
-            best = min(best, searched.signed(value_of(trial)))
-        if np.isfinite(best):
-            numbers.append(number_of(trial))
-            values.append(searched.signed(best))
-    axis.step(numbers, values, where="post", color="tab:red", label="best so far")
-    axis.set(xlabel="trial", ylabel=searched.label)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _keep_readable(axis, searched)
-    _add_legend(plot, axis)
-    return drawn(
-        "history",
-        plot,
-        "The value of each trial that finished, the last value of one that was stopped, and the "
-        "best so far. A line that has long been flat gains little from more trials of the same "
-        "kind.",
-    )
+    Attributes:
+        searched: The study.
+    """
 
+    searched: Searched
 
-def slices(searched: Searched) -> Figure:
-    """Draw the values of the trials over each hyperparameter, in panels side by side."""
-    n_panels = len(searched.dimensions)
-    plot, axes = plt.subplots(
-        1,
-        n_panels,
-        figsize=(max(_WIDTH_IN, 3.4 * n_panels), 4.0),
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
-    for axis, dimension in zip(axes[0], searched.dimensions, strict=True):
-        _draw_slice(axis, searched, dimension)
-    axes[0][0].set_ylabel(searched.label)
-    _add_legend(plot, axes[0][0])
-    return drawn(
-        "slices",
-        plot,
-        "The same values over each hyperparameter on the scale from which it was drawn; dotted "
-        "lines are its bounds. Where the best points crowd at a bound, the bound is too narrow.",
-    )
+    def history(self) -> Figure:
+        """Draw the value of each trial over its number, with the best value so far."""
+        plot, axis = _wide_plot(4.2)
+        self._mark_trials(axis, number_of)
+        best = float("inf")
+        numbers = []
+        values = []
+        for trial in self.searched.trials:
+            if end_of(trial) == "finished":
+                best = min(best, self.searched.signed(value_of(trial)))
+            if np.isfinite(best):
+                numbers.append(number_of(trial))
+                values.append(self.searched.signed(best))
+        axis.step(numbers, values, where="post", color="tab:red", label="best so far")
+        axis.set(xlabel="trial", ylabel=self.searched.label)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        self._keep_readable(axis)
+        _add_legend(plot, axis)
+        return drawn(
+            "history",
+            plot,
+            "The value of each trial that finished, the last value of one that was stopped, and "
+            "the best so far. A line that has long been flat gains little from more trials of the "
+            "same kind.",
+        )
 
+    def slices(self) -> Figure:
+        """Draw the values of the trials over each hyperparameter, in panels side by side."""
+        n_panels = len(self.searched.dimensions)
+        plot, axes = plt.subplots(
+            1,
+            n_panels,
+            figsize=(max(10.0, 3.4 * n_panels), 4.0),
+            sharey=True,
+            squeeze=False,
+            layout="constrained",
+        )
+        for axis, dimension in zip(axes[0], self.searched.dimensions, strict=True):
+            self._draw_slice(axis, dimension)
+        axes[0][0].set_ylabel(self.searched.label)
+        _add_legend(plot, axes[0][0])
+        return drawn(
+            "slices",
+            plot,
+            "The same values over each hyperparameter on the scale from which it was drawn; dotted "
+            "lines are its bounds. Where the best points crowd at a bound, the bound is too "
+            "narrow.",
+        )
 
-def _draw_slice(axis: Axes, searched: Searched, dimension: Dimension) -> None:
-    def place(trial: FrozenTrial) -> float:
-        values = searched.values(trial)
-        if dimension.name not in values:
-            return float("nan")
-        return _coordinate(dimension, values[dimension.name])
+    def parallel(self) -> Figure:
+        """Draw each finished trial as a line through its hyperparameters, the best one darkest."""
+        plot, axis = _wide_plot(4.4)
+        self._draw_trial_lines(axis)
+        n_dimensions = len(self.searched.dimensions)
+        for column, dimension in enumerate(self.searched.dimensions):
+            axis.axvline(column, color="0.6", linewidth=0.8)
+            low, high = _ends(dimension)
+            _write_ends(axis, column, dimension.shown(low), dimension.shown(high))
+        best = value_of(self.searched.ranked[0])
+        worst = value_of(self.searched.ranked[-1])
+        _write_ends(axis, n_dimensions, f"{worst:.4g}", f"{best:.4g}")
+        names = [dimension.name for dimension in self.searched.dimensions]
+        axis.set_xticks(range(n_dimensions + 1), [*names, self.searched.label])
+        axis.tick_params(axis="x", pad=18, length=0)
+        axis.set_yticks([])
+        axis.set_ylim(-0.02, 1.02)
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+        return drawn(
+            "parallel_coordinates",
+            plot,
+            "A line for each finished trial; the darker, the better, the thick one is the best. "
+            "The best value is above. Dark lines that run together show which combination works.",
+        )
 
-    _mark_trials(axis, searched, place)
-    _set_scale(axis, dimension)
-    _keep_readable(axis, searched)
+    def learning_curves(self) -> Figure:
+        """Draw the monitored metric over epochs; curves of stopped trials end in a marker."""
+        styles: dict[str, _Style] = {
+            "finished": {"color": "black", "linewidth": 1.1, "alpha": 0.7},
+            "pruned": {"color": "0.5", "linewidth": 0.9, "linestyle": "--"},
+            "diverged": {"color": "0.5", "linewidth": 0.9, "linestyle": ":"},
+            "infeasible": {"color": "0.5", "linewidth": 0.9, "linestyle": "-."},
+        }
+        markers = _markers()
+        plot, axis = _wide_plot(4.6)
+        labelled = set()
+        for trial in self.searched.spent:
+            if not trial.intermediate_values:
+                continue
+            end = end_of(trial)
+            epochs, values = _curve(trial)
+            (line,) = axis.plot(epochs, values, **styles[end])
+            if end not in labelled:
+                line.set_label(end)
+                labelled.add(end)
+            if end != "finished":
+                axis.plot(epochs[-1], values[-1], linestyle="none", **markers[end])
+        best = self.searched.best
+        if best is not None and best.intermediate_values:
+            label = f"best, #{number_of(best)}"
+            axis.plot(*_curve(best), color="tab:red", linewidth=2.5, label=label)
+        axis.set(xlabel="epoch", ylabel=self.searched.label)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        finished: list[float] = []
+        for trial in self.searched.ranked:
+            finished.extend(trial.intermediate_values.values())
+        _use_log_if_wide(axis, finished)
+        _add_legend(plot, axis)
+        return drawn(
+            "learning_curves",
+            plot,
+            "The monitored metric after each epoch: whole lines ran to their end, broken ones were "
+            "stopped where the cross is. Curves that still fall at the end want more epochs.",
+        )
+
+    def importances(self, shares: Mapping[str, float]) -> Figure:
+        """Draw how much of the values' variance each hyperparameter explains.
+
+        Args:
+            shares: The share of the variance, 0 to 1, of each hyperparameter, the largest first.
+        """
+        n_trials = len(self.searched.ranked)
+        plot, axis = _wide_plot(0.5 * len(shares) + 1.0)
+        names = list(shares)
+        names.reverse()
+        percents = [100 * shares[name] for name in names]
+        bars = axis.barh(names, percents, color="0.75", edgecolor="black")
+        axis.bar_label(bars, fmt="%.0f %%", padding=4)
+        axis.set(xlabel="share of the variance of the values, per cent", xlim=(0, 110))
+        return drawn(
+            "importances",
+            plot,
+            f"How much each hyperparameter explains of the differences between {n_trials} finished "
+            "trials, interactions included (fANOVA, Hutter et al. 2014).",
+        )
+
+    def timeline(self) -> Figure:
+        """Draw which worker ran which trial when: a row for each worker, a bar for each trial.
+
+        The time between sessions is left out.
+        """
+        styles: dict[str, _Style] = {
+            "finished": {"facecolor": "0.85"},
+            "pruned": {"facecolor": "white", "hatch": "//"},
+            "diverged": {"facecolor": "white", "hatch": "xx"},
+            "infeasible": {"facecolor": "white", "hatch": ".."},
+            "failed": {"facecolor": "0.4"},
+            "running": {"facecolor": "white", "linestyle": "--"},
+        }
+        time = Clock.of_study(self.searched)
+        workers = list(dict.fromkeys(_worker(trial) for trial in self.searched.tries))
+        plot, axis = _wide_plot(0.55 * len(workers) + 1.6)
+        numbered_min = time.total_s / 60 / 40  # a shorter bar has no room for its number
+        ends = set()
+        for trial, begin_s, end_s in _spans(self.searched):
+            row = workers.index(_worker(trial))
+            begin = time.at(begin_s) / 60
+            end = time.at(end_s) / 60
+            _draw_bar(axis, row, begin, end, styles[end_of(trial)])
+            if end - begin > numbered_min:
+                _write_number(axis, row, (begin + end) / 2, number_of(trial))
+            ends.add(end_of(trial))
+        for session_s in time.begins[1:]:
+            axis.axvline(time.at(session_s) / 60, color="black", linestyle=":")
+        axis.set_yticks(range(len(workers)), workers)
+        axis.invert_yaxis()
+        axis.set(xlabel="minutes of work", xlim=(0, None))
+        handles = []
+        for label, style in styles.items():
+            if label in ends:
+                handles.append(Patch(edgecolor="black", label=label, **style))
+        plot.legend(
+            handles=handles, loc="outside upper right", ncols=len(handles), fontsize="small"
+        )
+        sessions = f"{len(time.begins)} session"
+        if len(time.begins) > 1:
+            sessions += "s, between which dotted lines stand"
+        return drawn(
+            "timeline",
+            plot,
+            f"A row for each worker, a bar for each trial with its number; {sessions}. White "
+            "between bars is time in which no trial ran.",
+        )
+
+    def _draw_slice(self, axis: Axes, dimension: Dimension) -> None:
+        def place(trial: FrozenTrial) -> float:
+            values = self.searched.values(trial)
+            if dimension.name not in values:
+                return float("nan")
+            return _coordinate(dimension, values[dimension.name])
+
+        self._mark_trials(axis, place)
+        _set_scale(axis, dimension)
+        self._keep_readable(axis)
+
+    def _draw_trial_lines(self, axis: Axes) -> None:
+        """Draw a line for each finished trial, the best one last and red."""
+        values = np.array([self.searched.signed(value_of(trial)) for trial in self.searched.ranked])
+        spread = values[-1] - values[0] or 1.0
+        heights = 1 - (values - values[0]) / spread
+        places = np.column_stack([self.searched.positions(self.searched.ranked), heights])
+        n_others = len(places) - 1
+        for rank in range(n_others, 0, -1):
+            shade = 0.85 * rank / n_others
+            axis.plot(places[rank], color=str(shade), linewidth=1.2)
+        axis.plot(places[0], color="tab:red", linewidth=2.5)
+
+    def _mark_trials(self, axis: Axes, place: Callable[[FrozenTrial], float]) -> None:
+        """Plot a marker for the value of each trial at the horizontal coordinate `place(trial)`."""
+        for end, style in _markers().items():
+            places = []
+            values = []
+            for trial in self.searched.spent:
+                value = self.searched.reached(trial)
+                if end_of(trial) == end and value is not None:
+                    places.append(place(trial))
+                    values.append(value)
+            if places:
+                axis.plot(places, values, linestyle="none", label=end, **style)
+        best = self.searched.best
+        if best is not None:
+            axis.plot(
+                [place(best)],
+                best.values[:1],
+                label=f"best, #{number_of(best)}",
+                marker="*",
+                markersize=12,
+                color="tab:red",
+                markeredgecolor="black",
+                linestyle="none",
+            )
+
+    def _keep_readable(self, axis: Axes) -> None:
+        """Choose the vertical scale such that one bad trial does not hide the others."""
+        values = []
+        for trial in self.searched.spent:
+            value = self.searched.reached(trial)
+            if value is not None and np.isfinite(value):
+                values.append(value)
+        _use_log_if_wide(axis, values)
 
 
 def _coordinate(dimension: Dimension, value: Value) -> float:
@@ -148,7 +307,8 @@ def _set_scale(axis: Axes, dimension: Dimension) -> None:
         _show_plain_numbers(axis.xaxis, (1.0, 3.0))
     elif dimension.scale == "log_complement":
         axis.set_xscale("function", functions=(_log_complement, _from_log_complement))
-        ticks = [t for t in _COMPLEMENT_TICKS if dimension.low <= t <= dimension.high]
+        ticks = [0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999]
+        ticks = [tick for tick in ticks if dimension.low <= tick <= dimension.high]
         axis.xaxis.set_major_locator(FixedLocator(ticks))
         axis.xaxis.set_minor_locator(NullLocator())
     for bound in (dimension.low, dimension.high):
@@ -165,46 +325,6 @@ def _from_log_complement(y: NDArray[np.float64]) -> NDArray[np.float64]:
     return 1 - np.exp(-y)
 
 
-def parallel(searched: Searched) -> Figure:
-    """Draw each finished trial as a line through its hyperparameters; the darker, the better."""
-    plot, axis = _wide_plot(4.4)
-    _draw_trial_lines(axis, searched)
-    n_dimensions = len(searched.dimensions)
-    for column, dimension in enumerate(searched.dimensions):
-        axis.axvline(column, color="0.6", linewidth=0.8)
-        low, high = _ends(dimension)
-        _write_ends(axis, column, dimension.shown(low), dimension.shown(high))
-    best = value_of(searched.ranked[0])
-    worst = value_of(searched.ranked[-1])
-    _write_ends(axis, n_dimensions, f"{worst:.4g}", f"{best:.4g}")
-    names = [dimension.name for dimension in searched.dimensions]
-    axis.set_xticks(range(n_dimensions + 1), [*names, searched.label])
-    axis.tick_params(axis="x", pad=18, length=0)
-    axis.set_yticks([])
-    axis.set_ylim(-0.02, 1.02)
-    for spine in axis.spines.values():
-        spine.set_visible(False)
-    return drawn(
-        "parallel_coordinates",
-        plot,
-        "A line for each finished trial; the darker, the better, the thick one is the best. The "
-        "best value is above. Dark lines that run together show which combination works.",
-    )
-
-
-def _draw_trial_lines(axis: Axes, searched: Searched) -> None:
-    """Draw a line for each finished trial, the best one last and red."""
-    values = np.array([searched.signed(value_of(trial)) for trial in searched.ranked])
-    spread = values[-1] - values[0] or 1.0
-    heights = 1 - (values - values[0]) / spread
-    places = np.column_stack([searched.positions(searched.ranked), heights])
-    n_others = len(places) - 1
-    for rank in range(n_others, 0, -1):
-        shade = 0.85 * rank / n_others
-        axis.plot(places[rank], color=str(shade), linewidth=1.2)
-    axis.plot(places[0], color="tab:red", linewidth=2.5)
-
-
 def _ends(dimension: Dimension) -> tuple[Value, Value]:
     """Return the values at positions 0 and 1 of a dimension."""
     if dimension.choices:
@@ -217,40 +337,6 @@ def _write_ends(axis: Axes, column: int, low: str, high: str) -> None:
     axis.text(column, 1.04, high, ha="center", va="bottom")
 
 
-def learning_curves(searched: Searched) -> Figure:
-    """Draw the monitored metric over epochs; curves of stopped trials end in a marker."""
-    plot, axis = _wide_plot(4.6)
-    labelled = set()
-    for trial in searched.spent:
-        if not trial.intermediate_values:
-            continue
-        end = end_of(trial)
-        epochs, values = _curve(trial)
-        (line,) = axis.plot(epochs, values, **_CURVES[end])
-        if end not in labelled:
-            line.set_label(end)
-            labelled.add(end)
-        if end != "finished":
-            axis.plot(epochs[-1], values[-1], linestyle="none", **_MARKERS[end])
-    best = searched.best
-    if best is not None and best.intermediate_values:
-        label = f"best, #{number_of(best)}"
-        axis.plot(*_curve(best), color="tab:red", linewidth=2.5, label=label)
-    axis.set(xlabel="epoch", ylabel=searched.label)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    finished: list[float] = []
-    for trial in searched.ranked:
-        finished.extend(trial.intermediate_values.values())
-    _use_log_if_wide(axis, finished)
-    _add_legend(plot, axis)
-    return drawn(
-        "learning_curves",
-        plot,
-        "The monitored metric after each epoch: whole lines ran to their end, broken ones were "
-        "stopped where the cross is. Curves that still fall at the end want more epochs.",
-    )
-
-
 def _curve(trial: FrozenTrial) -> tuple[list[int], list[float]]:
     """Return the epochs of a trial, rising, and its values after them."""
     epochs = sorted(trial.intermediate_values)
@@ -258,64 +344,24 @@ def _curve(trial: FrozenTrial) -> tuple[list[int], list[float]]:
     return epochs, values
 
 
-def importances(found: dict[str, float], n_trials: int) -> Figure:
-    """Draw how much of the values' variance each hyperparameter explains.
-
-    Args:
-        found: The share of the variance, 0 to 1, of each hyperparameter, the largest first.
-        n_trials: The number of trials that the shares were computed from.
-    """
-    plot, axis = _wide_plot(0.5 * len(found) + 1.0)
-    names = list(found)
-    names.reverse()
-    percents = [100 * found[name] for name in names]
-    bars = axis.barh(names, percents, color="0.75", edgecolor="black")
-    axis.bar_label(bars, fmt="%.0f %%", padding=4)
-    axis.set(xlabel="share of the variance of the values, per cent", xlim=(0, 110))
-    return drawn(
-        "importances",
-        plot,
-        f"How much each hyperparameter explains of the differences between {n_trials} finished "
-        "trials, interactions included (fANOVA, Hutter et al. 2014).",
-    )
-
-
 def _wide_plot(height_in: float) -> tuple[Plot, Axes]:
-    return plt.subplots(figsize=(_WIDTH_IN, height_in), layout="constrained")
+    return plt.subplots(figsize=(10.0, height_in), layout="constrained")
 
 
-def _mark_trials(axis: Axes, searched: Searched, place: Callable[[FrozenTrial], float]) -> None:
-    """Plot a marker for the value of each trial at the horizontal coordinate `place(trial)`."""
-    for end, style in _MARKERS.items():
-        places = []
-        values = []
-        for trial in searched.spent:
-            value = searched.reached(trial)
-            if end_of(trial) == end and value is not None:
-                places.append(place(trial))
-                values.append(value)
-        if places:
-            axis.plot(places, values, linestyle="none", label=end, **style)
-    best = searched.best
-    if best is not None:
-        label = f"best, #{number_of(best)}"
-        axis.plot([place(best)], best.values[:1], label=label, **_BEST)
+def _markers() -> dict[str, _Style]:
+    """Return the marker of a trial for each end that spends the budget."""
+    return {
+        "finished": {"marker": "o", "color": "black", "markersize": 5},
+        "pruned": {"marker": "x", "color": "0.45", "markersize": 6},
+        "diverged": {"marker": "^", "color": "0.45", "markersize": 6, "markerfacecolor": "white"},
+        "infeasible": {"marker": "s", "color": "0.45", "markersize": 5, "markerfacecolor": "white"},
+    }
 
 
 def _add_legend(plot: Plot, axis: Axes) -> None:
     """Put the legend outside of the axes, where it covers no trial."""
     handles, labels = axis.get_legend_handles_labels()
     plot.legend(handles, labels, loc="outside upper right", ncols=5, fontsize="small")
-
-
-def _keep_readable(axis: Axes, searched: Searched) -> None:
-    """Choose the vertical scale such that one bad trial does not press all others into a line."""
-    values = []
-    for trial in searched.spent:
-        value = searched.reached(trial)
-        if value is not None and np.isfinite(value):
-            values.append(value)
-    _use_log_if_wide(axis, values)
 
 
 def _use_log_if_wide(axis: Axes, values: Sequence[float]) -> None:
@@ -346,16 +392,24 @@ class Clock:
 
     @classmethod
     def of(cls, spans: Sequence[tuple[float, float]]) -> Clock:
-        """Merge spans, the (begin, end) of each trial in Unix time, into sessions."""
+        """Merge spans, the (begin, end) of each trial in Unix time, into sessions.
+
+        A minute without a trial ends a session.
+        """
         begins: list[float] = []
         ends: list[float] = []
         for begin, end in sorted(spans):
-            if ends and begin <= ends[-1] + _GAP_S:
+            if ends and begin <= ends[-1] + 60:
                 ends[-1] = max(ends[-1], end)
             else:
                 begins.append(begin)
                 ends.append(end)
         return cls(begins, ends)
+
+    @classmethod
+    def of_study(cls, searched: Searched) -> Clock:
+        """Return the time that a study has been worked on."""
+        return cls.of([(begin, end) for _, begin, end in _spans(searched)])
 
     @property
     def total_s(self) -> float:
@@ -370,11 +424,6 @@ class Clock:
         knots = np.column_stack([self.begins, self.ends]).ravel()
         passed = np.column_stack([passed_at_begin, passed_at_end]).ravel()
         return float(np.interp(time, knots, passed))
-
-
-def clock(searched: Searched) -> Clock:
-    """Return the time that a study has been worked on."""
-    return Clock.of([(begin, end) for _, begin, end in _spans(searched)])
 
 
 def _spans(searched: Searched) -> list[tuple[FrozenTrial, float, float]]:
@@ -392,43 +441,6 @@ def _spans(searched: Searched) -> list[tuple[FrozenTrial, float, float]]:
             end = trial.datetime_complete.timestamp()
         spans.append((trial, begin, end))
     return spans
-
-
-def timeline(searched: Searched) -> Figure:
-    """Draw which worker ran which trial when: a row for each worker, a bar for each trial.
-
-    The time between sessions is left out.
-    """
-    time = clock(searched)
-    workers = list(dict.fromkeys(_worker(trial) for trial in searched.tries))
-    plot, axis = _wide_plot(0.55 * len(workers) + 1.6)
-    numbered_min = time.total_s / 60 / 40  # a shorter bar has no room for its number
-    ends = set()
-    for trial, begin_s, end_s in _spans(searched):
-        row = workers.index(_worker(trial))
-        begin = time.at(begin_s) / 60
-        end = time.at(end_s) / 60
-        _draw_bar(axis, row, begin, end, _BARS[end_of(trial)])
-        if end - begin > numbered_min:
-            _write_number(axis, row, (begin + end) / 2, number_of(trial))
-        ends.add(end_of(trial))
-    for session_s in time.begins[1:]:
-        axis.axvline(time.at(session_s) / 60, color="black", linestyle=":")
-    axis.set_yticks(range(len(workers)), workers)
-    axis.invert_yaxis()
-    axis.set(xlabel="minutes of work", xlim=(0, None))
-    labels = [label for label in ENDS if label in ends]
-    handles = [Patch(edgecolor="black", label=label, **_BARS[label]) for label in labels]
-    plot.legend(handles=handles, loc="outside upper right", ncols=len(handles), fontsize="small")
-    sessions = f"{len(time.begins)} session"
-    if len(time.begins) > 1:
-        sessions += "s, between which dotted lines stand"
-    return drawn(
-        "timeline",
-        plot,
-        f"A row for each worker, a bar for each trial with its number; {sessions}. White between "
-        "bars is time in which no trial ran.",
-    )
 
 
 def _draw_bar(axis: Axes, row: int, begin: float, end: float, style: _Style) -> None:

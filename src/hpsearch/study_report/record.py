@@ -15,7 +15,7 @@ from hpsearch.html_report.page import html
 from hpsearch.study.storage import without_password
 from hpsearch.study.study import number_of
 from hpsearch.study_report import description, version_page
-from hpsearch.study_report.advice import Advice, advise
+from hpsearch.study_report.advice import Advice
 from hpsearch.study_report.searched import Searched, end_of
 from hpsearch.study_report.sections import facts, sections
 from hpsearch.tracking.delivery import TRIAL
@@ -34,7 +34,7 @@ def record(searched: Searched, tracking: Tracking, parent: ParentRun) -> tuple[A
     Returns:
         The advice on what to do next, and the page as HTML.
     """
-    advice = advise(searched)
+    advice = Advice.of(searched)
     page = _record_page(searched, advice, parent)
     _record_counts(searched, parent)
     places = _places(searched, tracking, parent)
@@ -109,7 +109,7 @@ def _describe_trials(searched: Searched, tracking: Tracking, places: description
         note = description.of_trial(searched, trial, places)
         tracking.client.set_tag(run_id, MLFLOW_RUN_NOTE, note)
         if end_of(trial) == "finished":
-            place = description.place_of(searched, trial)
+            place = searched.place(trial)
             tracking.client.set_tag(run_id, "hpsearch.place", place)
 
 

@@ -23,12 +23,8 @@ from hpsearch.space.bounds import COMPLEMENT, Value
 from hpsearch.space.space import Space
 from hpsearch.study.direction import Direction
 from hpsearch.study.study import best_trial, number_of, ranked, value_of
-from hpsearch.study.trial_end import FAILED, TrialEnd, is_failure, is_retried, spends_budget
+from hpsearch.study.trial_end import TrialEnd, is_failure, is_retried, spends_budget
 from hpsearch.tracking.runs import TrialName
-
-_RUNNING = "running"
-ENDS = ("finished", "pruned", "diverged", "infeasible", FAILED, _RUNNING)
-_UNITS = {"loss": "nats", "accuracy": "share of images", "error": "share of images"}
 
 
 @dataclass(frozen=True)
@@ -116,10 +112,11 @@ class Searched:
     @property
     def label(self) -> str:
         """The metric with its unit, as it stands at an axis."""
+        units = {"loss": "nats", "accuracy": "share of images", "error": "share of images"}
         metric = self.monitor.rpartition("/")[2]
-        if metric not in _UNITS:
+        if metric not in units:
             return self.monitor
-        return f"{self.monitor} ({_UNITS[metric]})"
+        return f"{self.monitor} ({units[metric]})"
 
     def signed(self, value: float | None) -> float:
         """Return a value of the metric such that less is better; None counts as 0."""
@@ -132,6 +129,11 @@ class Searched:
     def title(self, trial: FrozenTrial) -> str:
         """Return the name of a trial: `#7 lr=0.0012 m=0.95 d=0.11`."""
         return str(TrialName(number_of(trial), self.values(trial)))
+
+    def place(self, trial: FrozenTrial) -> str:
+        """Return the place of a finished trial among the finished ones, such as `2 of 9`."""
+        place = self.ranked.index(trial) + 1
+        return f"{place} of {len(self.ranked)}"
 
     def reached(self, trial: FrozenTrial) -> float | None:
         """Return the value of a finished trial, or the last value of one that was stopped."""
@@ -347,10 +349,13 @@ def numbers(trial: FrozenTrial) -> list[str]:
 
 
 def end_of(trial: FrozenTrial) -> str:
-    """Return how a trial ended, as one of `ENDS`."""
+    """Return how a trial ended in a word.
+
+    The word is `finished`, `pruned`, `diverged`, `infeasible`, `failed` or `running`.
+    """
     end = TrialEnd.of(trial)
     if end is None:
-        return _RUNNING
+        return "running"
     if end == TrialEnd.PAUSED:
         return TrialEnd.PRUNED.label
     return end.label

@@ -14,14 +14,11 @@ from optuna.trial import FrozenTrial
 from hpsearch.html_report.section import Section
 from hpsearch.study.replay import standing
 from hpsearch.study.study import value_of
-from hpsearch.study_report import commands, figures, pareto
-from hpsearch.study_report.advice import LEVEL, N_BEST, NEAR, Advice, Edge
-from hpsearch.study_report.figures import clock, timeline
+from hpsearch.study_report import pareto
+from hpsearch.study_report.advice import Advice, Edge, Prospects
+from hpsearch.study_report.commands import Commands
+from hpsearch.study_report.figures import Clock, Figures
 from hpsearch.study_report.searched import Searched, best_rows, end_of
-
-_MIN_RANKED = 4  # finished trials below which importances are left out
-_MAX_ROWS = 60  # trials that are listed with the reason why they were stopped
-_MAX_MESSAGE = 200  # characters
 
 
 def facts(searched: Searched) -> list[tuple[str, str]]:
@@ -37,7 +34,7 @@ def facts(searched: Searched) -> list[tuple[str, str]]:
     if methods:
         found.append(("by", " and ".join(methods)))
     found.append(("trials", f"{outcome.counts()}; {outcome.n_epochs} epochs in all"))
-    found.append(("took", f"{duration(clock(searched).total_s)} of work"))
+    found.append(("took", f"{duration(Clock.of_study(searched).total_s)} of work"))
     best = searched.best
     if best is not None:
         value = f"{searched.monitor} {value_of(best):.4f}"
@@ -75,13 +72,14 @@ def sections(searched: Searched, advice: Advice) -> list[Section]:
 
 
 def _next_step(advice: Advice) -> Section:
-    text = f"{advice.next_step} {commands.WHERE}"
+    text = f"{advice.next_step} {Commands.WHERE}"
     return Section("What to do next", text, commands=[advice.command])
 
 
 def _results(searched: Searched, advice: Advice) -> list[Section]:
     """Return the sections that need a finished trial."""
-    made = [Section("How it went", "", figures=[figures.history(searched)])]
+    figures = Figures(searched)
+    made = [Section("How it went", "", figures=[figures.history()])]
     if len(searched.objectives) > 1:
         made.append(pareto.section(searched))
     rows = best_rows(searched.trials, searched.space, searched.objectives, searched.direction, 10)
@@ -90,10 +88,8 @@ def _results(searched: Searched, advice: Advice) -> list[Section]:
     made.append(_bounds(advice))
     if searched.dimensions:
         made.append(_importances(searched))
-        picture = figures.parallel(searched)
-        made.append(Section("Which combinations work", "", figures=[picture]))
-    curves = figures.learning_curves(searched)
-    made.append(Section("Learning curves", "", figures=[curves]))
+        made.append(Section("Which combinations work", "", figures=[figures.parallel()]))
+    made.append(Section("Learning curves", "", figures=[figures.learning_curves()]))
     return made
 
 
@@ -106,7 +102,7 @@ def _prospects(searched: Searched, advice: Advice) -> Section:
         "further trials",
         "time",
         "expected gain",
-        f"{1 - LEVEL:.0%} interval",
+        f"{1 - Prospects.LEVEL:.0%} interval",
         "chance of any",
         "of it lasting",
     ]
@@ -145,14 +141,14 @@ def _bounds(advice: Advice) -> Section:
     if proposals:
         text = f"A better value may lie beyond a bound; {'; '.join(proposals)}."
     else:
-        text = f"No best value lies within {NEAR:.0%} of the scale from a bound."
+        text = f"No best value lies within {Edge.NEAR:.0%} of the scale from a bound."
     head = [
         "hyperparameter",
         "low",
         "best",
         "high",
         "place on its scale",
-        f"of the best {N_BEST} at that end",
+        f"of the best {Edge.N_BEST} at that end",
         "",
     ]
     rows = [_edge_row(edge) for edge in advice.edges]
@@ -174,6 +170,7 @@ def _edge_row(edge: Edge) -> list[str]:
 
 
 def _importances(searched: Searched) -> Section:
+    figures = Figures(searched)
     found = importances(searched)
     n_ranked = len(searched.ranked)
     text = ""
@@ -181,10 +178,10 @@ def _importances(searched: Searched) -> Section:
     if not found:
         text = "Importances need some finished trials that differ."
     else:
-        pictures.append(figures.importances(found, n_ranked))
+        pictures.append(figures.importances(found))
         if n_ranked < 5 * len(found):
             text = f"{n_ranked} finished trials give a rough order only."
-    pictures.append(figures.slices(searched))
+    pictures.append(figures.slices())
     return Section("Which hyperparameters matter", text, figures=pictures)
 
 
@@ -199,7 +196,7 @@ def importances(searched: Searched) -> dict[str, float]:
         largest first; empty if too few trials have finished or all values are the same.
     """
     different = {value_of(trial) for trial in searched.ranked}
-    if len(searched.ranked) < _MIN_RANKED or len(different) < 2:
+    if len(searched.ranked) < 4 or len(different) < 2:
         return {}
     if not searched.dimensions:
         return {}
@@ -239,12 +236,13 @@ def _stopped(searched: Searched) -> list[Section]:
         "the best of those",
         "why",
     ]
-    rows = [_stopped_row(searched, trial) for trial in trials[:_MAX_ROWS]]
+    max_rows = 60
+    rows = [_stopped_row(searched, trial) for trial in trials[:max_rows]]
     text = (
         "A trial is pruned when too many others were better at the same epoch; any other says why."
     )
-    if len(trials) > _MAX_ROWS:
-        text += f" The first {_MAX_ROWS} of {len(trials)}."
+    if len(trials) > max_rows:
+        text += f" The first {max_rows} of {len(trials)}."
     return [Section("Why trials were stopped", text, [head, *rows])]
 
 
@@ -262,7 +260,7 @@ def _stopped_row(searched: Searched, trial: FrozenTrial) -> list[str]:
     if end == "pruned" and step is not None:
         return [*cells, *_standing_cells(searched, trial, step), ""]
     message = str(trial.user_attrs.get("message", ""))
-    return [*cells, "", "", message[:_MAX_MESSAGE]]
+    return [*cells, "", "", message[:200]]
 
 
 def _standing_cells(searched: Searched, trial: FrozenTrial, step: int) -> list[str]:
@@ -288,4 +286,4 @@ def _workers(searched: Searched) -> list[Section]:
             f"{n_again} tries were cut off with their worker and tried again; they are shown as "
             "failed."
         )
-    return [Section("Who ran what, when", text, figures=[timeline(searched)])]
+    return [Section("Who ran what, when", text, figures=[Figures(searched).timeline()])]

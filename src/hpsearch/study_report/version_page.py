@@ -15,15 +15,6 @@ from hpsearch.tracking.tracking import TRAINING
 
 CERTIFICATE = "hpsearch.certificate"
 PORT = 5077
-_STUDY = "hpsearch.study"
-_CHAMPION = "hpsearch.champion_because"
-_CHALLENGER = "hpsearch.not_champion_because"
-_MEASURES = ("accuracy", "nll", "brier_score", "ece", "aurc")
-_OF_THE_MODEL = (
-    "The best models of the studies of this name. `champion` is the one to use: a later version "
-    "takes its place only where it is better on validation data by more than chance. `challenger` "
-    "is the newest one that is not."
-)
 
 
 def link(text: str, *path: str) -> str:
@@ -46,7 +37,7 @@ def quality(tags: Mapping[str, str]) -> str:
         A line of Markdown for each measure that the tags hold; empty if they hold none.
     """
     lines = []
-    for name in _MEASURES:
+    for name in ("accuracy", "nll", "brier_score", "ece", "aurc"):
         plain = tags.get(f"test/plain/{name}")
         mc = tags.get(f"test/mc/{name}")
         if plain is not None and mc is not None:
@@ -67,9 +58,15 @@ def describe(client: MlflowClient, name: str, number: str, uri: str) -> None:
         uri: The address of the MLflow store, for the code examples.
     """
     found = client.get_model_version(name, number)
-    if _STUDY in found.tags:
-        client.update_model_version(name, number, _text(client, found, uri))
-        client.update_registered_model(name, _OF_THE_MODEL)
+    if "hpsearch.study" not in found.tags:
+        return
+    client.update_model_version(name, number, _text(client, found, uri))
+    of_model = (
+        "The best models of the studies of this name. `champion` is the one to use: a later "
+        "version takes its place only where it is better on validation data by more than chance. "
+        "`challenger` is the newest one that is not."
+    )
+    client.update_registered_model(name, of_model)
 
 
 def _text(client: MlflowClient, found: ModelVersion, uri: str) -> str:
@@ -77,13 +74,14 @@ def _text(client: MlflowClient, found: ModelVersion, uri: str) -> str:
     run_id = str(found.run_id)
     experiment = client.get_run(run_id).info.experiment_id
     trial = link(f"trial {tags['hpsearch.trial']}", "experiments", experiment, "runs", run_id)
-    study = link(tags[_STUDY], "experiments", experiment, "runs", tags["parent_run"])
+    study = link(tags["hpsearch.study"], "experiments", experiment, "runs", tags["parent_run"])
     lines = [f"The model of {trial} of study {study}."]
-    why = tags.get(_CHAMPION) or tags.get(_CHALLENGER)
-    if why:
+    alias = "champion"
+    why = tags.get("hpsearch.champion_because")
+    if not why:
         alias = "challenger, not champion"
-        if _CHAMPION in tags:
-            alias = "champion"
+        why = tags.get("hpsearch.not_champion_because")
+    if why:
         lines += ["", f"It became {alias}: {why}."]
     lines += ["", "### What it is worth", "", f"On validation data: {_validation(tags)}."]
     on_test = quality(tags)

@@ -6,8 +6,9 @@ An entry opens the trial's run, adds metrics, parameters, tags or a file to it, 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import requests
 from mlflow import MlflowClient
@@ -16,15 +17,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from hpsearch.tracking.spool_file import Away, Entry, MetricRow, State, chunks
+from hpsearch.tracking.spool_file import Away, Entry, State
 
 TRIAL = "hpsearch.trial"
-SCHEDULED = "SCHEDULED"  # the status of a paused trial's run, which has not ended
-# Each epoch writes this metric, so its steps tell which epochs have arrived.
-_EPOCH_TIME = "time/epoch_s"
-# A store gives these answers again when it is asked again. Any other failure may pass.
-_REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "BAD_REQUEST"}
-_logger = logging.getLogger(__name__)
 
 
 def check_reachable(uri: str) -> None:
@@ -87,8 +82,9 @@ class Delivery:
         is_finished = run.info.status == "FINISHED"
         if is_mine:
             self._client.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
+        # Each epoch writes this metric, so its steps tell which epochs have arrived.
         n_epochs = 0
-        for metric in self._client.get_metric_history(run_id, _EPOCH_TIME):
+        for metric in self._client.get_metric_history(run_id, "time/epoch_s"):
             n_epochs = max(n_epochs, metric.step)
         return {
             "run_id": run_id,
@@ -101,62 +97,63 @@ class Delivery:
         """Write entries to their run; a run that is over gets no more tags, files and ends."""
         with _failures_as_away():
             check_reachable(self._uri)
+            run_id = state["run_id"]
             self._log_metrics(state, entries)
-            self._log_params(state, entries)
+            for rows in _chunks(entries, "params", 100):
+                params = [Param(*row) for row in rows]
+                with _refusals_logged(run_id):
+                    self._client.log_batch(run_id, params=params)
             if state.get("is_over"):
                 return
-            self._set_tags(state, entries)
+            for rows in _chunks(entries, "tags", 100):
+                tags = [RunTag(*row) for row in rows]
+                with _refusals_logged(run_id):
+                    self._client.log_batch(run_id, tags=tags)
             for entry in entries:
                 if entry["entry"] == "file":
-                    self._log_file(state, entry)
+                    with _refusals_logged(run_id):
+                        self._client.log_artifact(run_id, entry["path"], entry["folder"])
                 elif entry["entry"] == "end":
-                    self._end(state, entry)
+                    with _refusals_logged(run_id):
+                        self._end(run_id, entry)
 
     def _log_metrics(self, state: State, entries: list[Entry]) -> None:
         run_id = state["run_id"]
-        for rows in chunks(entries, "metrics", 1000):
+        for rows in _chunks(entries, "metrics", 1000):
             metrics = []
-            for row in rows:
-                if not _has_arrived(state, row):
-                    metrics.append(Metric(*row))
+            for key, value, time, step in rows:
+                if not _has_arrived(state, key, step):
+                    metrics.append(Metric(key, value, time, step))
             with _refusals_logged(run_id):
                 self._client.log_batch(run_id, metrics=metrics)
 
-    def _log_params(self, state: State, entries: list[Entry]) -> None:
-        run_id = state["run_id"]
-        for rows in chunks(entries, "params", 100):
-            params = [Param(*row) for row in rows]
-            with _refusals_logged(run_id):
-                self._client.log_batch(run_id, params=params)
-
-    def _set_tags(self, state: State, entries: list[Entry]) -> None:
-        run_id = state["run_id"]
-        for rows in chunks(entries, "tags", 100):
-            tags = [RunTag(*row) for row in rows]
-            with _refusals_logged(run_id):
-                self._client.log_batch(run_id, tags=tags)
-
-    def _log_file(self, state: State, entry: Entry) -> None:
-        run_id = state["run_id"]
-        with _refusals_logged(run_id):
-            self._client.log_artifact(run_id, entry["path"], entry["folder"])
-
-    def _end(self, state: State, entry: Entry) -> None:
-        run_id = state["run_id"]
+    def _end(self, run_id: str, entry: Entry) -> None:
         status = entry["status"]
-        with _refusals_logged(run_id):
-            if status == SCHEDULED:
-                self._client.update_run(run_id, status=status)
-            else:
-                self._client.set_terminated(run_id, status, entry["time"])
+        if status == "SCHEDULED":  # the run of a paused trial has not ended
+            self._client.update_run(run_id, status=status)
+        else:
+            self._client.set_terminated(run_id, status, entry["time"])
 
 
-def _has_arrived(state: State, row: MetricRow) -> bool:
-    """Return whether an earlier try has written a row of metrics.
+def _chunks(entries: list[Entry], kind: str, size: int) -> Iterator[list[Any]]:
+    """Yield the rows of all entries of one kind, `size` at a time."""
+    rows: list[Any] = []
+    for entry in entries:
+        if entry["entry"] != kind:
+            continue
+        if isinstance(entry["rows"], Mapping):
+            rows.extend(entry["rows"].items())
+        else:
+            rows.extend(entry["rows"])
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
+
+
+def _has_arrived(state: State, key: str, step: int) -> bool:
+    """Return whether an earlier try has written the row of a metric at a step.
 
     Metrics without an epoch have step 0; a trial writes them once, at its end.
     """
-    key, _value, _time, step = row
     if step:
         return step <= state.get("n_epochs", 0)
     return key in state.get("metrics", ())
@@ -177,6 +174,13 @@ def _refusals_logged(run_id: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        if error.error_code not in _REFUSALS:
+        # A store gives these answers again when it is asked again. Any other failure may pass.
+        if error.error_code not in {
+            "INVALID_PARAMETER_VALUE",
+            "RESOURCE_DOES_NOT_EXIST",
+            "INVALID_STATE",
+            "BAD_REQUEST",
+        }:
             raise
-        _logger.warning("MLflow refused an entry of run %s: %s", run_id, error)
+        logger = logging.getLogger(__name__)
+        logger.warning("MLflow refused an entry of run %s: %s", run_id, error)

@@ -27,17 +27,26 @@ from hpsearch.models.own_code import bring
 from hpsearch.study.trial_end import TrialEnd
 from hpsearch.tracking.runs import END, TrackedRun
 
-_FOLDER = "checkpoint"
-_MODEL = f"{_FOLDER}/model.keras"
-_OUTPUTS = f"{_FOLDER}/outputs.npy"
-CHAMPION = "champion"
-_CHALLENGER = "challenger"
-_PROMOTED_TAG = "hpsearch.champion_because"
-_NOT_PROMOTED_TAG = "hpsearch.not_champion_because"
-_Verdict = tuple[bool, str]  # whether the version becomes champion, and why
-_Judge = Callable[[keras.Model | None], _Verdict]
-_Tags = Mapping[str, object]
-Save = Callable[[Path], _Tags]
+# Gets the champion's model, or None; returns whether another model becomes champion, and why.
+_Judge = Callable[[keras.Model | None], tuple[bool, str]]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trial's model that is about to become a version.
+
+    Attributes:
+        model: The model.
+        run_id: The trial's run.
+        save: Writes the model to a folder in MLflow's format, and returns more tags. An error that
+            it raises ends the registration. A model that is a version already is not saved again.
+        tags: Tags of the version.
+    """
+
+    model: keras.Model
+    run_id: str
+    save: Callable[[Path], Mapping[str, object]]
+    tags: Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,11 @@ class Version:
         return f"Registered as version {self.number} of {self.name}, {alias} ({self.why})."
 
     @property
+    def is_champion(self) -> bool:
+        """Whether the version is the champion of the registered model."""
+        return self.alias == Registry.CHAMPION
+
+    @property
     def uri(self) -> str:
         """The address from which MLflow loads the version."""
         return f"models:/{self.name}/{self.number}"
@@ -71,6 +85,15 @@ class Version:
 
 class Registry:
     """Keeps and registers models in the MLflow store that `client` is connected to."""
+
+    CHAMPION = "champion"
+    _CHALLENGER = "challenger"
+    _PROMOTED_TAG = "hpsearch.champion_because"
+    _NOT_PROMOTED_TAG = "hpsearch.not_champion_because"
+    # A run's artifacts of a model that is kept.
+    _FOLDER = "checkpoint"
+    _MODEL = "checkpoint/model.keras"
+    _OUTPUTS = "checkpoint/outputs.npy"
 
     def __init__(self, client: MlflowClient) -> None:
         self.client = client
@@ -87,19 +110,19 @@ class Registry:
                 them are kept too; None keeps no outputs.
         """
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / Path(_MODEL).name
+            path = Path(folder) / "model.keras"
             model.save(path, include_optimizer=False)
-            run.move(path, _FOLDER)
+            run.move(path, self._FOLDER)
             if images is None:
                 return
-            path = Path(folder) / Path(_OUTPUTS).name
+            path = Path(folder) / "outputs.npy"
             # Some models can be called by compiled programs only; they have no kept outputs.
             with contextlib.suppress(Exception):
                 inputs = ops.convert_to_tensor(images)
                 outputs = ops.convert_to_numpy(model(inputs, training=False))
                 np.save(path, np.asarray(outputs, np.float32))
             if path.exists():
-                run.move(path, _FOLDER)
+                run.move(path, self._FOLDER)
 
     def kept(self, run_id: str) -> keras.Model:
         """Return the model that `keep` has written to a run."""
@@ -109,17 +132,17 @@ class Registry:
 
     def kept_file(self, run_id: str, folder: Path) -> Path:
         """Download the model file that `keep` has written to a run, and return its path."""
-        path = self.client.download_artifacts(run_id, _MODEL, str(folder))
+        path = self.client.download_artifacts(run_id, self._MODEL, str(folder))
         return Path(path)
 
     def kept_outputs(self, run_id: str) -> NDArray[np.float32] | None:
         """Return the outputs that `keep` has written to a run, or None where there are none."""
-        artifacts = self.client.list_artifacts(run_id, _FOLDER)
+        artifacts = self.client.list_artifacts(run_id, self._FOLDER)
         paths = [file.path for file in artifacts]
-        if _OUTPUTS not in paths:
+        if self._OUTPUTS not in paths:
             return None
         with tempfile.TemporaryDirectory() as folder:
-            path = self.client.download_artifacts(run_id, _OUTPUTS, folder)
+            path = self.client.download_artifacts(run_id, self._OUTPUTS, folder)
             outputs: NDArray[np.float32] = np.load(path)
         return outputs
 
@@ -139,7 +162,7 @@ class Registry:
             if run.data.tags.get(END, finished) != finished:
                 continue
             run_id = run.info.run_id
-            if self.client.list_artifacts(run_id, _FOLDER):
+            if self.client.list_artifacts(run_id, self._FOLDER):
                 models.append(self.kept(run_id))
         return models
 
@@ -151,9 +174,7 @@ class Registry:
                 return str(version.version)
         return None
 
-    def register(
-        self, name: str, run_id: str, *, save: Save, tags: _Tags, judge: _Judge
-    ) -> Version:
+    def register(self, name: str, candidate: Candidate, judge: _Judge) -> Version:
         """Make a trial's model a version of registered model `name`: its champion or challenger.
 
         A model that is a version already is not registered again. Where nothing has changed since,
@@ -161,62 +182,59 @@ class Registry:
 
         Args:
             name: The registered model.
-            run_id: The trial's run.
-            save: Writes the model to a folder in MLflow's format, and returns more tags. An error
-                that it raises ends the registration.
-            tags: Tags of the version.
+            candidate: The trial's model.
             judge: Gets the champion's model, or None where there is no champion. Returns whether
                 the version becomes champion, and why.
         """
-        number = self._version(name, run_id, save, tags)
-        champion = self._by_alias(name, CHAMPION)
-        challenger = self._by_alias(name, _CHALLENGER)
+        number = self._version(name, candidate)
+        champion = self._by_alias(name, self.CHAMPION)
+        challenger = self._by_alias(name, self._CHALLENGER)
         if champion is None:
             return self._judged(name, number, judge)
         if str(champion.version) == number:
             self._end_challenge(name, number)
-            return Version(name, number, CHAMPION, "it is the champion already")
+            return Version(name, number, self.CHAMPION, "it is the champion already")
         version = self.client.get_model_version(name, number)
-        if _PROMOTED_TAG not in version.tags:
+        if self._PROMOTED_TAG not in version.tags:
             return self._judged(name, number, judge)
         alias = ""
         if challenger is not None and str(challenger.version) == number:
-            alias = _CHALLENGER
+            alias = self._CHALLENGER
         why = f"version {champion.version} has become champion since"
         return Version(name, number, alias, why)
 
     def _judged(self, name: str, number: str, judge: _Judge) -> Version:
         """Compare the version with the champion, and set its alias."""
-        champion = self._by_alias(name, CHAMPION)
-        challenger = self._by_alias(name, _CHALLENGER)
+        champion = self._by_alias(name, self.CHAMPION)
+        challenger = self._by_alias(name, self._CHALLENGER)
         if champion is None:
             promoted, why = judge(None)
         else:
             promoted, why = self._against(champion, judge)
         alias = ""
         if promoted:
-            alias = CHAMPION
-            self.client.set_registered_model_alias(name, CHAMPION, number)
+            alias = self.CHAMPION
+            self.client.set_registered_model_alias(name, alias, number)
             self._end_challenge(name, number)
         elif challenger is None or int(challenger.version) <= int(number):
-            alias = _CHALLENGER
-            self.client.set_registered_model_alias(name, _CHALLENGER, number)
+            alias = self._CHALLENGER
+            self.client.set_registered_model_alias(name, alias, number)
         self._tag_verdict(name, number, promoted, why)
         return Version(name, number, alias, why)
 
     def _tag_verdict(self, name: str, number: str, promoted: bool, why: str) -> None:
         if promoted:
-            new = _PROMOTED_TAG
-            old = _NOT_PROMOTED_TAG
+            new = self._PROMOTED_TAG
+            old = self._NOT_PROMOTED_TAG
         else:
-            new = _NOT_PROMOTED_TAG
-            old = _PROMOTED_TAG
+            new = self._NOT_PROMOTED_TAG
+            old = self._PROMOTED_TAG
         self.client.set_model_version_tag(name, number, new, why)
         version = self.client.get_model_version(name, number)
         if old in version.tags:
             self.client.delete_model_version_tag(name, number, old)
 
-    def _against(self, champion: ModelVersion, judge: _Judge) -> _Verdict:
+    def _against(self, champion: ModelVersion, judge: _Judge) -> tuple[bool, str]:
         number = champion.version
         try:
             model, _found = self.load(champion.name, str(number))
@@ -230,45 +248,37 @@ class Registry:
 
     def _end_challenge(self, name: str, number: str) -> None:
         """Remove the challenger's alias where its version is not newer than the champion."""
-        challenger = self._by_alias(name, _CHALLENGER)
+        challenger = self._by_alias(name, self._CHALLENGER)
         if challenger is not None and int(challenger.version) <= int(number):
-            self.client.delete_registered_model_alias(name, _CHALLENGER)
+            self.client.delete_registered_model_alias(name, self._CHALLENGER)
 
-    def give_alias(
-        self,
-        alias: str,
-        name: str,
-        run_id: str,
-        *,
-        save: Save,
-        tags: _Tags,
-        why: str,
-    ) -> Version:
+    def give_alias(self, alias: str, name: str, candidate: Candidate, why: str) -> Version:
         """Make a trial's model a version, as `register` does, and give it `alias` in any case."""
-        number = self._version(name, run_id, save, tags)
+        number = self._version(name, candidate)
         self.client.set_registered_model_alias(name, alias, number)
         self.client.set_model_version_tag(name, number, f"hpsearch.{alias}_because", why)
         return Version(name, number, alias, why)
 
-    def _version(self, name: str, run_id: str, save: Save, tags: _Tags) -> str:
+    def _version(self, name: str, candidate: Candidate) -> str:
         """Return the number of the version of a run's model, which is made where there is none."""
-        all_tags = dict(tags)
-        number = self._version_of(name, run_id)
+        all_tags = dict(candidate.tags)
+        number = self._version_of(name, candidate.run_id)
         if number is None:
-            number, more = self._log(name, run_id, save)
+            number, more = self._log(name, candidate)
             all_tags.update(more)
         for key, value in all_tags.items():
             self.client.set_model_version_tag(name, number, key, str(value))
         return number
 
-    def _log(self, name: str, run_id: str, save: Save) -> tuple[str, _Tags]:
+    def _log(self, name: str, candidate: Candidate) -> tuple[str, Mapping[str, object]]:
         """Write a model to its run and make it a version; return its number and the tags of `save`.
 
         The run is named by its id, so that no run becomes active.
         """
+        run_id = candidate.run_id
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model"
-            tags = save(path)
+            tags = candidate.save(path)
             self.client.log_artifacts(run_id, str(path), "model")
         # The registered model may exist. Any other failure shows in the next call.
         with contextlib.suppress(MlflowException):

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
@@ -21,13 +21,9 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from hpsearch.data.split import SearchData
 from hpsearch.errors import TrackingError
 from hpsearch.tracking.spool import Spool
-from hpsearch.tracking.spool_file import Entry, MetricRow
+from hpsearch.tracking.spool_file import Entry
 
 END = "hpsearch.end"  # the tag of a trial's run: how the trial ended, in the words of TrialEnd
-SHORT = {"learning_rate": "lr", "momentum": "m", "dropout_rate": "d"}
-_Texts = Mapping[str, object]  # tags or parameters, which are written as text
-_Values = Mapping[str, float]
-_MAX_PARAM_LENGTH = 6000  # MLflow's limit, in characters
 
 
 def now_ms() -> int:
@@ -42,23 +38,22 @@ class TrackedRun:
         self.client = client
         self.run_id = run_id
 
-    def tag(self, tags: _Texts) -> None:
+    def tag(self, tags: Mapping[str, object]) -> None:
         """Set tags."""
         rows = []
         for key, value in tags.items():
             rows.append(RunTag(key, str(value)))
         self.client.log_batch(self.run_id, tags=rows)
 
-    def params(self, params: _Texts) -> None:
+    def params(self, params: Mapping[str, object]) -> None:
         """Log parameters; MLflow refuses to change them afterwards."""
         rows = []
         for key, text in _as_params(params).items():
             rows.append(Param(key, text))
         for start in range(0, len(rows), 100):
-            batch = rows[start : start + 100]
-            self.client.log_batch(self.run_id, params=batch)
+            self.client.log_batch(self.run_id, params=rows[start : start + 100])
 
-    def metrics(self, metrics: _Values, step: int = 0) -> None:
+    def metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Log values at one step."""
         rows = []
         for key, value in metrics.items():
@@ -83,9 +78,7 @@ class TrackedRun:
 
     @contextmanager
     def ending(self) -> Iterator[None]:
-        """End the run as the block ends: FINISHED, KILLED where the person stopped it, otherwise
-        FAILED.
-        """
+        """End the run as the block ends: FINISHED, KILLED after an interrupt, otherwise FAILED."""
         status = "FAILED"
         try:
             yield
@@ -181,28 +174,26 @@ class ChildRun(TrackedRun):
             )
         return str(state["run_id"])
 
-    def epoch(self, epoch: int, metrics: _Values) -> None:
-        """Write the metrics of an epoch (counted from 1) that no earlier try has written."""
-        self.metrics(metrics, epoch)
+    def metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Write values at one step, unless an earlier try has: an epoch, or 0 for the whole trial.
 
-    def metrics(self, metrics: _Values, step: int = 0) -> None:
-        """Write values at one step."""
-        rows: list[MetricRow] = []
+        Epochs are counted from 1.
+        """
+        rows = []
         for key, value in metrics.items():
             rows.append((key, float(value), now_ms(), step))
         self._file.append({"entry": "metrics", "rows": rows})
 
-    def tag(self, tags: _Texts) -> None:
+    def tag(self, tags: Mapping[str, object]) -> None:
         """Set tags."""
         rows = {}
         for key, value in tags.items():
             rows[key] = str(value)
         self._file.append({"entry": "tags", "rows": rows})
 
-    def params(self, params: _Texts) -> None:
+    def params(self, params: Mapping[str, object]) -> None:
         """Write parameters; MLflow refuses to change them afterwards."""
-        rows = _as_params(params)
-        self._file.append({"entry": "params", "rows": rows})
+        self._file.append({"entry": "params", "rows": _as_params(params)})
 
     def move(self, file: Path, folder: str) -> None:
         """Take a file away, and write it as an artifact in `folder`."""
@@ -222,35 +213,48 @@ class ChildRun(TrackedRun):
         self._spool.drop(self._key)
 
 
-def _as_params(params: _Texts) -> dict[str, str]:
-    """Return parameters as the texts that MLflow keeps."""
+def _as_params(params: Mapping[str, object]) -> dict[str, str]:
+    """Return parameters as the texts that MLflow keeps, which takes 6000 characters of each."""
     shown = {}
     for key, value in params.items():
-        text = str(value)
-        shown[key] = text[:_MAX_PARAM_LENGTH]
+        shown[key] = str(value)[:6000]
     return shown
 
 
 @dataclass(frozen=True)
 class TrialName:
-    """A trial's name for people: `#7 lr=0.0012 m=0.95 d=0.11`, or `#8 pruned lr=…` where lists cut
-    long names.
+    """A trial's name for people: `#7 lr=0.0012 m=0.95 d=0.11`, or `#8 pruned lr=0.0034`.
+
+    The end of a trial comes first, because lists cut long names.
+
+    Attributes:
+        number: The number of the trial.
+        values: Its hyperparameters by name.
+        end: The word of its end; empty for a trial that runs or has finished.
     """
 
     number: int
-    values: Mapping[str, Any]
-    reason: str = ""
+    values: Mapping[str, object]
+    end: str = ""
+    _SHORT: ClassVar[dict[str, str]] = {"learning_rate": "lr", "momentum": "m", "dropout_rate": "d"}
 
     def __str__(self) -> str:
-        names = sorted(
-            self.values, key=lambda name: list(SHORT).index(name) if name in SHORT else len(SHORT)
-        )
-        shown = (f"{SHORT.get(name, name)}={_shown(self.values[name])}" for name in names)
-        return " ".join([f"#{self.number}", *([self.reason] if self.reason else []), *shown])
+        words = [f"#{self.number}"]
+        if self.end:
+            words.append(self.end)
+        for name, short in self._SHORT.items():
+            if name in self.values:
+                words.append(self._word(name, short))
+        for name in self.values:
+            if name not in self._SHORT:
+                words.append(self._word(name, name))
+        return " ".join(words)
 
-
-def _shown(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    def _word(self, name: str, shown: str) -> str:
+        value = self.values[name]
+        if isinstance(value, float):
+            return f"{shown}={value:.3g}"
+        return f"{shown}={value}"
 
 
 def settings_shown(config: Mapping[str, object], groups: tuple[str, ...]) -> dict[str, object]:

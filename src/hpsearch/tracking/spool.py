@@ -26,10 +26,6 @@ from hpsearch.study.journal_file import FileLock
 from hpsearch.study.leases import Worker
 from hpsearch.tracking.spool_file import Away, Receiver, SpoolFile, State
 
-_LONGEST_PAUSE_S = 30.0
-_SILENT_S = 600.0
-_logger = logging.getLogger(__name__)
-
 
 class Spool:
     """The spool of this worker, and the thread that empties it.
@@ -39,6 +35,8 @@ class Spool:
         receiver: Takes the entries.
         every_s: How long entries may wait to be sent together, in seconds.
     """
+
+    _LONGEST_PAUSE_S = 30.0
 
     def __init__(self, folder: Path, receiver: Receiver, every_s: float) -> None:
         self.folder = folder
@@ -115,10 +113,11 @@ class Spool:
                     self._send(key, file)
                 pause_s = self._every_s
             except Away:
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                pause_s = min(2 * pause_s, self._LONGEST_PAUSE_S)
             except Exception:
-                _logger.exception("The spool could not be sent; it will be tried again.")
-                pause_s = _LONGEST_PAUSE_S
+                logger = logging.getLogger(__name__)
+                logger.exception("The spool could not be sent; it will be tried again.")
+                pause_s = self._LONGEST_PAUSE_S
             with self._changed:
                 self._changed.notify_all()
 
@@ -174,4 +173,4 @@ def _is_abandoned(path: Path) -> bool:
     if not worker.is_elsewhere():
         return False
     silent_s = time.time() - path.stat().st_mtime
-    return silent_s > _SILENT_S
+    return silent_s > 600

@@ -11,12 +11,10 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol, TypedDict
-
-MetricRow = tuple[str, float, int, int]  # key, value, time in ms, step
+from typing import Protocol, TypedDict
 
 
 class Entry(TypedDict, total=False):
@@ -31,7 +29,8 @@ class Entry(TypedDict, total=False):
         number: The number of the trial ("open").
         name: The name of the run ("open").
         tags: Tags of a run that is created ("open").
-        rows: A list of `MetricRow` ("metrics"), or texts by name ("params", "tags").
+        rows: A list of rows ("metrics"), each of a key, a value, the time in milliseconds and the
+            step; or texts by name ("params", "tags").
         path: Where the file is ("file").
         folder: The artifact folder that the file belongs to ("file").
         status: The final status of the run ("end").
@@ -44,7 +43,7 @@ class Entry(TypedDict, total=False):
     number: int
     name: str
     tags: Mapping[str, str]
-    rows: Any
+    rows: Sequence[tuple[str, float, int, int]] | Mapping[str, str]
     path: str
     folder: str
     status: str
@@ -238,17 +237,3 @@ def _move_into(folder: Path, path: Path) -> Path:
     except OSError:
         shutil.rmtree(place, ignore_errors=True)
         raise
-
-
-def chunks(entries: list[Entry], kind: str, size: int) -> Iterator[list[Any]]:
-    """Yield the rows of all entries of one kind, `size` at a time."""
-    rows: list[Any] = []
-    for entry in entries:
-        if entry["entry"] != kind:
-            continue
-        if isinstance(entry["rows"], Mapping):
-            rows.extend(entry["rows"].items())
-        else:
-            rows.extend(entry["rows"])
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]

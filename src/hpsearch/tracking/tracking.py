@@ -28,8 +28,6 @@ from hpsearch.tracking.spool import Spool
 from hpsearch.tracking.spool_file import Entry
 
 TRAINING = "workflowType=machine_learning"  # makes a link open the UI for trained models
-_Tags = Mapping[str, str]
-_EXPERIMENT_KIND = "mlflow.experimentKind"
 
 
 @contextmanager
@@ -108,13 +106,14 @@ class Tracking:
 
         Without this tag the UI takes it for an experiment with language models, and hides its runs.
         """
-        tags = self.client.get_experiment(self.experiment_id).tags
-        if _EXPERIMENT_KIND not in tags:
-            self.client.set_experiment_tag(
-                self.experiment_id, _EXPERIMENT_KIND, "custom_model_development"
-            )
+        kind = "mlflow.experimentKind"
+        experiment = self.client.get_experiment(self.experiment_id)
+        if kind not in experiment.tags:
+            self.client.set_experiment_tag(self.experiment_id, kind, "custom_model_development")
 
-    def open_parent(self, name: str, known_run_id: str | None, tags: _Tags) -> ParentRun:
+    def open_parent(
+        self, name: str, known_run_id: str | None, tags: Mapping[str, str]
+    ) -> ParentRun:
         """Return the parent run of a study.
 
         It is the known run where that exists, else the run of `mlflow run`, else a new run. Where
@@ -176,7 +175,7 @@ class Tracking:
         )
 
     def open_cell(
-        self, parent: ParentRun, name: str, known_run_id: str | None, tags: _Tags
+        self, parent: ParentRun, name: str, known_run_id: str | None, tags: Mapping[str, str]
     ) -> TrackedRun:
         """Return a child run of `parent` that is not a trial: the known run, else a new run."""
         with _tracking_errors(self.uri):
@@ -210,7 +209,7 @@ class Tracking:
         """Wait up to `timeout_s` seconds for the spool and stop it; return whether it is empty."""
         return self.spool.close(timeout_s)
 
-    def open_run(self, name: str, kind: str, tags: _Tags) -> TrackedRun:
+    def open_run(self, name: str, kind: str, tags: Mapping[str, str]) -> TrackedRun:
         """Return the run of a job without trials: the run of `mlflow run`, else a new run."""
         with _tracking_errors(self.uri):
             run_id = self.project_run_id or self._create(name, {})
@@ -218,7 +217,7 @@ class Tracking:
             run.tag({**tags, MLFLOW_RUN_NAME: name, "hpsearch.kind": kind})
             return run
 
-    def _create(self, name: str, tags: _Tags) -> str:
+    def _create(self, name: str, tags: Mapping[str, str]) -> str:
         all_tags = {**resolve_tags(), **tags}
         run = self.client.create_run(self.experiment_id, run_name=name, tags=all_tags)
         return str(run.info.run_id)

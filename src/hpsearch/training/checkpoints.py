@@ -19,10 +19,6 @@ from urllib.parse import quote
 
 import numpy as np
 
-_HEAD = "head"  # the name of the entry that holds everything except arrays, as JSON
-_UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-_logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -53,7 +49,7 @@ class Checkpoint:
             OSError: The file cannot be written, for example because the disk is full.
         """
         head = {"identity": self.identity, "history": self.history, "best_epoch": self.best_epoch}
-        entries = {_HEAD: np.array(json.dumps(head))}
+        entries = {"head": np.array(json.dumps(head))}
         for i, array in enumerate(self.best):
             entries[f"best.{i}"] = array
         for i, array in enumerate(self.running):
@@ -78,7 +74,7 @@ class Checkpoint:
             ValueError, KeyError, EOFError, zipfile.BadZipFile: The file is damaged.
         """
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            head = json.loads(str(file[_HEAD]))
+            head = json.loads(str(file["head"]))
             best = _numbered(file, "best")
             running = _numbered(file, "running")
         return cls(head["identity"], head["history"], head["best_epoch"], best, running)
@@ -90,7 +86,7 @@ def _numbered(file: Mapping[str, np.ndarray], kind: str) -> list[np.ndarray]:
     return [file[f"{kind}.{i}"] for i in range(n_arrays)]
 
 
-class Slot:
+class CheckpointFile:
     """The file of one trial's checkpoint.
 
     Args:
@@ -119,7 +115,9 @@ class Slot:
         try:
             checkpoint.write(self.path)
         except OSError as error:
-            _logger.warning("No checkpoint of trial %s could be written: %s", self.path.stem, error)
+            logging.getLogger(__name__).warning(
+                "No checkpoint of trial %s could be written: %s", self.path.stem, error
+            )
         self._saved = time.monotonic()
 
     def load(self) -> Checkpoint | None:
@@ -129,7 +127,7 @@ class Slot:
         """
         try:
             return Checkpoint.read(self.path)
-        except _UNREADABLE:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
 
     def remove(self) -> None:
@@ -145,9 +143,9 @@ class Checkpoints:
     path: str
     every_s: float
 
-    def of(self, study: str, number: int) -> Slot:
+    def of(self, study: str, number: int) -> CheckpointFile:
         """Return the file of a trial's checkpoint."""
-        return Slot(self._folder(study) / f"{number}.npz", self.every_s)
+        return CheckpointFile(self._folder(study) / f"{number}.npz", self.every_s)
 
     def orphans(self, study: str, numbers: Collection[int]) -> list[Path]:
         """Return the files of a study whose trial numbers are not among `numbers`."""

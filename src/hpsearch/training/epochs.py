@@ -10,17 +10,16 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import keras
 import numpy as np
 
 from hpsearch.errors import ConfigError, DivergedError, did_you_mean
 from hpsearch.study.direction import Direction
-from hpsearch.training.checkpoints import Checkpoint, Slot
+from hpsearch.training.checkpoints import Checkpoint, CheckpointFile
 from hpsearch.training.programs.order import Order
 from hpsearch.training.programs.program import numbers_of
-from hpsearch.training.settings import LOSS
+from hpsearch.training.settings import LOSS, Training
 
 Listener = Callable[[int, Mapping[str, float]], None]
 
@@ -86,23 +85,23 @@ class Fitted:
 
 @dataclass
 class Continuation:
-    """Leaves checkpoints of a fit in a slot, and goes on from them.
+    """Leaves checkpoints of a fit in its checkpoint file, and goes on from them.
 
     Args:
-        slot: The slot that holds the checkpoint.
+        file: The checkpoint file.
         identity: A text that tells this fit from any other.
         snapshot: Returns all arrays that training changes.
         restore: Puts the arrays of a snapshot back.
     """
 
-    slot: Slot
+    file: CheckpointFile
     identity: str
     snapshot: Callable[[], list[np.ndarray]]
     restore: Callable[[list[np.ndarray]], None]
 
     def load(self) -> Checkpoint | None:
         """Return the checkpoint of this very fit, if any, and restore the training from it."""
-        found = self.slot.load()
+        found = self.file.load()
         if found is None or found.identity != self.identity:
             return None
         self.restore(found.running)
@@ -117,37 +116,32 @@ class Continuation:
             best=best,
             running=self.snapshot(),
         )
-        self.slot.save(checkpoint)
+        self.file.save(checkpoint)
 
 
 class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
     """The callback of Keras's `fit` that does what has to be done between the epochs.
 
     Args:
-        monitor: The metric that decides which epoch is the best.
-        direction: Whether less or more of that metric is better.
-        patience_epochs: The fit stops after so many epochs without a new best one.
+        settings: The settings of the fit. Their monitored metric decides which epoch is the best,
+            and their patience when the fit stops.
         listener: Called with the number of each epoch, from 1, and its metrics.
         state: Returns the weights that the metrics of an epoch were measured with.
-        order: The order of the examples; it is told which epoch begins.
+        order: The order of the examples and the rates of each step; it is told which epoch begins.
         continuation: The checkpoints that the fit goes on from and leaves.
     """
 
     def __init__(
         self,
-        *,
-        monitor: str,
-        direction: Direction,
-        patience_epochs: int,
+        settings: Training,
         listener: Listener,
         state: Callable[[], list[np.ndarray]],
         order: Order | None = None,
         continuation: Continuation | None = None,
     ) -> None:
         super().__init__()
-        self.monitor = monitor
-        self.direction = direction
-        self.patience_epochs = patience_epochs
+        self.settings = settings
+        self.direction = settings.goal
         self.listener = listener
         self.state = state
         self.order = order
@@ -164,21 +158,21 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
     def patience_is_over(self) -> bool:
         """Whether the last improvement is too many epochs ago."""
         n_epochs_since = self.fitted.n_epochs - self.fitted.best_epoch
-        return n_epochs_since >= self.patience_epochs
+        return n_epochs_since >= self.settings.patience_epochs
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
         """Take the time, and tell the order which epoch begins."""
         self._begin = time.perf_counter()
         if self.order is not None:
             self.order.epoch = epoch
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, object]) -> None:
         """Keep the best weights, tell the listener, leave a checkpoint, and stop early."""
         metrics = {}
         for name, value in numbers_of(logs).items():
             metrics[_metric_key(name)] = value
         metrics["time/epoch_s"] = time.perf_counter() - self._begin
-        if self.fitted.add(metrics, self.monitor, self.direction):
+        if self.fitted.add(metrics, self.settings.monitor, self.direction):
             self.best_state = self.state()
         try:
             self.listener(self.fitted.n_epochs, metrics)
@@ -186,7 +180,7 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
             # The trial may go on later, whatever the error is. No epoch shall be trained twice.
             self._save()
             raise
-        if self.continuation is not None and self.continuation.slot.is_due():
+        if self.continuation is not None and self.continuation.file.is_due():
             self._save()
         if self.patience_is_over:
             self.model.stop_training = True

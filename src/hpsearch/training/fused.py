@@ -12,9 +12,8 @@ seats have asked for one.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,22 +24,18 @@ import numpy as np
 from hpsearch.data.split import SearchData
 from hpsearch.errors import ConfigError
 from hpsearch.models.loss_and_optimizer import labels_for
-from hpsearch.training.checkpoints import Slot
+from hpsearch.training.checkpoints import CheckpointFile
 from hpsearch.training.epochs import Epochs, Fitted, Listener
+from hpsearch.training.how_trained import NoProgramError, Tensors, question, structure_of
 from hpsearch.training.own_fit import becomes_another, owns_fit
 from hpsearch.training.programs.averages import averages_of
-from hpsearch.training.programs.on_jax import last_step_of, metrics_of, steps_of
-from hpsearch.training.programs.order import Order
-from hpsearch.training.programs.program import Program, jax_variables, numbers_of
+from hpsearch.training.programs.on_jax import State, metrics_of, steps_of
+from hpsearch.training.programs.order import Element, Order
+from hpsearch.training.programs.program import Program, jax_variables, numbers_of, set_jax_state
 from hpsearch.training.programs.proof import compiled_tolerance
 from hpsearch.training.schedules import CONSTANT, Schedule, Scheduling
 from hpsearch.training.settings import VAL_BATCH_SIZE, Training
-from hpsearch.training.trainer import BY_PROGRAM, Told, Trainer, Work
-from hpsearch.training.ways import NoProgramError, Tensors, question, structure_of
-
-_State = Sequence[list[jax.Array]]  # the values of variables, as `jax_variables` orders them
-_Element = tuple[np.ndarray, ...]  # see `Order`
-_Metrics = dict[str, float]
+from hpsearch.training.trainer import BY_PROGRAM, Trainer, Work
 
 
 class FusedProgram:
@@ -58,16 +53,14 @@ class FusedProgram:
     def __init__(self, program: Program, tensors: Tensors, n_seats: int) -> None:
         self.program = program
         self.n_seats = n_seats
-        self.state: _State = [
-            [jnp.stack([value] * n_seats) for value in part] for part in self._values()
-        ]
+        self.state: State = jax.tree.map(lambda v: jnp.stack([v] * n_seats), self._values())
         epoch = _epoch_of(program, tensors)
         axes = (0, 0, None, 0, 0, 0)  # all seats have the same number of steps
         self._epoch = jax.jit(jax.vmap(epoch, in_axes=axes), donate_argnums=0)
         self._fill = jax.jit(_fill, donate_argnums=0)
         self._read = jax.jit(_read)
 
-    def _values(self) -> _State:
+    def _values(self) -> State:
         """Return the values of the program's variables."""
         return [[v.value for v in part] for part in jax_variables(self.program.model)]
 
@@ -77,14 +70,10 @@ class FusedProgram:
 
     def get(self, seat: int) -> Program:
         """Copy a seat into the program's variables, and return the program."""
-        found = self._read(self.state, seat)
-        parts = jax_variables(self.program.model)
-        for values, variables in zip(found, parts, strict=True):
-            for value, variable in zip(values, variables, strict=True):
-                variable.assign(value)
+        set_jax_state(self.program.model, self._read(self.state, seat))
         return self.program
 
-    def run(self, orders: Mapping[int, Order]) -> dict[int, _Metrics]:
+    def run(self, orders: Mapping[int, Order]) -> dict[int, dict[str, float]]:
         """Train an epoch in the seats of `orders`, and return the metrics of each of them.
 
         The other seats are trained on arbitrary examples, and their contents are lost.
@@ -92,7 +81,7 @@ class FusedProgram:
         elements = {seat: order.element_at(0) for seat, order in orders.items()}
         return self.run_elements(elements)
 
-    def run_elements(self, elements: Mapping[int, _Element]) -> dict[int, _Metrics]:
+    def run_elements(self, elements: Mapping[int, Element]) -> dict[int, dict[str, float]]:
         """Train the steps of one element of an `Order` in each seat, and return the metrics.
 
         All elements must have the same number of steps.
@@ -146,39 +135,38 @@ class FusedProgram:
         return None
 
 
-def _fill(state: _State, seat: int, values: _State) -> _State:
+def _fill(state: State, seat: int, values: State) -> State:
     """Return the state of all seats with `values` in one seat."""
-    filled = []
-    for part, values_of_part in zip(state, values, strict=True):
-        pairs = zip(part, values_of_part, strict=True)
-        filled.append([of_all.at[seat].set(value) for of_all, value in pairs])
+    filled: State = jax.tree.map(lambda of_all, v: of_all.at[seat].set(v), state, values)
     return filled
 
 
-def _read(state: _State, seat: int) -> _State:
+def _read(state: State, seat: int) -> State:
     """Return the state of one seat."""
-    return [[of_all[seat] for of_all in part] for part in state]
+    found: State = jax.tree.map(lambda of_all: of_all[seat], state)
+    return found
 
 
-def _epoch_of(program: Program, tensors: Tensors) -> Callable[..., Any]:
+def _epoch_of(
+    program: Program, tensors: Tensors
+) -> Callable[..., tuple[dict[str, jax.Array], State]]:
     """Return the epoch of one trial: training steps, then validation with the averaged weights."""
     model = program.model
     images, labels, val_images, val_labels = tensors
-    steps = steps_of(model, images, labels)
-    last_step = last_step_of(model, images, labels)
+    steps, last_step = steps_of(model, images, labels)
     validate = _validation_of(model, val_images, val_labels)
     places = []
     if program.averaging:
         places = _places_of_averages(model.optimizer)
 
     def epoch(  # noqa: PLR0917
-        state: _State,
+        state: State,
         rows: jax.Array,
         n_steps: jax.Array,
         table: jax.Array,
         last: jax.Array,
         last_rates: jax.Array,
-    ) -> tuple[dict[str, jax.Array], _State]:
+    ) -> tuple[dict[str, jax.Array], State]:
         trainable, non_trainable, optimizer, metrics = state
         fresh = [jnp.zeros_like(v) for v in metrics]
         state = (trainable, non_trainable, optimizer, fresh)
@@ -203,22 +191,24 @@ def _places_of_averages(optimizer: keras.Optimizer) -> list[int]:
     return [ids.index(id(average)) for average in averages_of(optimizer)]
 
 
-def _validation_of(model: keras.Model, images: Any, labels: Any) -> Callable[..., Any]:
+def _validation_of(
+    model: keras.Model, images: jax.Array, labels: jax.Array
+) -> Callable[[State], dict[str, jax.Array]]:
     """Return the function from (weights, other variables, fresh metrics) to the val metrics."""
     n_examples = len(labels)
     batch_size = min(VAL_BATCH_SIZE, n_examples)
     n_batches, n_rest = divmod(n_examples, batch_size)
 
-    def test(begin: int, size: int, state: _State) -> _State:
+    def test(begin: int, size: int, state: State) -> State:
         part_images = jax.lax.dynamic_slice_in_dim(images, begin, size)
         part_labels = jax.lax.dynamic_slice_in_dim(labels, begin, size)
         _, state = model.test_step(state, [part_images, part_labels])
         return state
 
-    def test_batch(i: int, state: _State) -> _State:
+    def test_batch(i: int, state: State) -> State:
         return test(i * batch_size, batch_size, state)
 
-    def validate(state: _State) -> dict[str, jax.Array]:
+    def validate(state: State) -> dict[str, jax.Array]:
         state = jax.lax.fori_loop(0, n_batches, test_batch, state)
         if n_rest:
             state = test(n_examples - n_rest, n_rest, state)
@@ -261,7 +251,7 @@ class FusedTrainer(Trainer):
         self._kind: tuple[object, ...] = ()
         self._seated: dict[int, Order] = {}
         self._asked: set[int] = set()
-        self._logs: dict[int, _Metrics] = {}
+        self._logs: dict[int, dict[str, float]] = {}
         self._stop: BaseException | None = None
 
     def stop(self, error: BaseException) -> None:
@@ -278,18 +268,26 @@ class FusedTrainer(Trainer):
         seed: int,
         listener: Listener,
         *,
-        slot: Slot | None = None,
-        told: Told = lambda way: None,
+        checkpoint_file: CheckpointFile | None = None,
+        told: Callable[[str], None] = lambda way: None,
     ) -> Fitted:
         """Fit `model` as `Trainer.fit` does, if possible together with other trials."""
-        work = Work(hypermodel, hp, model, seed, listener, slot, ())
+        work = Work(hypermodel, hp, model, seed, listener, checkpoint_file, ())
         order = Order(len(self.data.train), self.batch_size(hp), 0, work.seed_of_epoch)
         with self._meeting:
             if self._stop is not None:
                 raise self._stop
             fused = self._fused_for(hypermodel, hp, model, order)
             if fused is None:
-                return super().fit(hypermodel, hp, model, seed, listener, slot=slot, told=told)
+                return super().fit(
+                    hypermodel,
+                    hp,
+                    model,
+                    seed,
+                    listener,
+                    checkpoint_file=checkpoint_file,
+                    told=told,
+                )
         told(f"{BY_PROGRAM}, together with other trials")
         with self._seat(order) as seat:
             epochs, scheduling = self._sit(fused, seat, work)
@@ -334,15 +332,15 @@ class FusedTrainer(Trainer):
             NoProgramError: A trial that is trained with others differs from one trained alone.
         """
         key = f"fused {question(structure)}"
-        reason = self.answers.get(key)
+        reason = self.remembered_proofs.get(key)
         if reason:
             raise NoProgramError(reason)
         program = self._load_program(work, structure, order)
         fused = FusedProgram(program, work.tensors, self.n_slots)
         self.let_go()  # a trial that is trained alone gets another program
-        if key not in self.answers:
-            self.answers[key] = fused.differs(work.model, order) or ""
-        reason = self.answers[key]
+        if key not in self.remembered_proofs:
+            self.remembered_proofs[key] = fused.differs(work.model, order) or ""
+        reason = self.remembered_proofs[key]
         if reason:
             raise NoProgramError(reason)
         return fused
@@ -377,13 +375,13 @@ class FusedTrainer(Trainer):
             program.load(work.model, work.seed_of_layer)
             order = self._seated[seat]
             continuation = self._continuation(work, program.name, snapshot, program.restore)
-            epochs = self._epochs(work.listener, state, order, continuation)
+            epochs = Epochs(self.settings, work.listener, state, order, continuation)
             epochs.set_model(program.model)
-            scheduling = self._scheduling(order, program.drawn, epochs)
+            scheduling = Scheduling(self.schedule, order, program.drawn, epochs)
             fused.put(seat)
         return epochs, scheduling
 
-    def _next_epoch(self, fused: FusedProgram, seat: int) -> _Metrics:
+    def _next_epoch(self, fused: FusedProgram, seat: int) -> dict[str, float]:
         """Ask for the next epoch, and return its metrics.
 
         The thread that finds that all trials have asked runs the epoch for all of them.

@@ -6,7 +6,7 @@ The name of a metric never decides, except that less loss is better.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -22,13 +22,6 @@ from hpsearch.training.programs.program import numbers_of
 from hpsearch.training.settings import LOSS, Training
 
 _PARTS = ("train", "val")
-_N_SHOWN = 2  # images that the metrics of a model are built with
-_OF_KERAS = {"up": Direction.MAXIMIZE, "down": Direction.MINIMIZE}
-# A model with one of these methods of its own may report metrics that are not known before its
-# first epoch.
-_STEPS = ("fit", "evaluate", "train_step", "test_step", "make_train_function", "make_test_function")
-
-_Directions = Mapping[str, Direction | None]
 
 
 def directed(
@@ -70,15 +63,20 @@ def directed(
 
 
 def _has_own_step(model: keras.Model) -> bool:
-    """Return whether a model has a training or test method that is not Keras's."""
-    for step in _STEPS:
+    """Return whether a model has a training or test method that is not Keras's.
+
+    Such a model may report metrics that are not known before its first epoch.
+    """
+    steps = ("fit", "evaluate", "train_step", "test_step")
+    makers = ("make_train_function", "make_test_function")
+    for step in steps + makers:
         of_class = getattr(type(model), step)
         if of_class is not getattr(keras.Model, step) or step in vars(model):
             return True
     return False
 
 
-def _hint(monitor: str, known: _Directions) -> str:
+def _hint(monitor: str, known: Collection[str]) -> str:
     """Return a sentence with the metrics that exist, or nothing if `monitor` is one of them."""
     valid = [f"{part}/{name}" for part in _PARTS for name in known]
     if monitor in valid:
@@ -86,7 +84,9 @@ def _hint(monitor: str, known: _Directions) -> str:
     return did_you_mean(monitor, valid)
 
 
-def _known(model: keras.Model, data: SearchData, form: str, *, reports_more: bool) -> _Directions:
+def _known(
+    model: keras.Model, data: SearchData, form: str, *, reports_more: bool
+) -> Mapping[str, Direction | None]:
     """Return what is known of the metrics of a model before its first epoch."""
     try:
         return _reported(model, data, form)
@@ -98,7 +98,7 @@ def _known(model: keras.Model, data: SearchData, form: str, *, reports_more: boo
         ) from error
 
 
-def _reported(model: keras.Model, data: SearchData, form: str) -> _Directions:
+def _reported(model: keras.Model, data: SearchData, form: str) -> Mapping[str, Direction | None]:
     """Return the names under which a model reports its metrics, each with its direction or None.
 
     The metrics are built with the first images, as a fit builds them. Then their state is reset.
@@ -108,8 +108,8 @@ def _reported(model: keras.Model, data: SearchData, form: str) -> _Directions:
         data: The data that has the images.
         form: The form of the labels, as `labels_for` returns it.
     """
-    images = data.train.images[:_N_SHOWN]
-    labels = data.train.labels[:_N_SHOWN]
+    images = data.train.images[:2]
+    labels = data.train.labels[:2]
     if form == "onehot":
         labels = keras.utils.to_categorical(labels, data.n_classes)
     outputs = model(images)
@@ -145,8 +145,8 @@ def _direction(metric: keras.metrics.Metric | None) -> Direction | None:
 
 
 def _own_direction(metric: keras.metrics.Metric | None) -> Direction | None:
-    word = getattr(metric, "_direction", None)
-    return _OF_KERAS.get(word or "")
+    directions = {"up": Direction.MAXIMIZE, "down": Direction.MINIMIZE}
+    return directions.get(getattr(metric, "_direction", None) or "")
 
 
 def _class_of(metric: keras.metrics.Metric | None) -> keras.metrics.Metric | None:

@@ -1,7 +1,7 @@
 """The optional parts of a fit that a HyperModel may bring: its own `fit`, callbacks, a final step.
 
-A HyperModel has them if it overrides `fit`, or if it has a method `companions()`, a method
-`finished(model)` or an attribute `averaging_epochs`.
+A HyperModel has them if it overrides `fit`, or if it has a method `companions()` or a method
+`finished(model)`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,6 @@ def finished(hypermodel: keras_tuner.HyperModel, model: keras.Model) -> keras.Mo
         return model
     kept: keras.Model = hypermodel.finished(model)
     return kept
-
-
-def averaging_epochs_of(hypermodel: keras_tuner.HyperModel) -> float:
-    """Return the number of epochs over which a HyperModel asks to average weights; 0 if none."""
-    return float(getattr(hypermodel, "averaging_epochs", 0.0))
 
 
 def owns_fit(hypermodel: keras_tuner.HyperModel) -> bool:

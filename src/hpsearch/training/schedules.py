@@ -7,29 +7,25 @@ table, so a schedule costs no compilation. `Scheduling` fills this table at the 
 epoch, and `RatesOfSteps` assigns its values to a model that Keras's own `fit` trains.
 
 A sweep trains a few steps at each of several learning rates in turn, for the learning rate test.
-`Sweep` and `LossOfEach` do this with a compiled program, `sweep_by_keras` does it without one.
+`sweep_by_program` does this with a compiled program, `sweep_by_keras` does it without one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import keras
 import numpy as np
-from numpy.typing import NDArray
 
 from hpsearch.errors import ConfigError
+from hpsearch.metrics import Floats
 from hpsearch.training.epochs import Epochs
 from hpsearch.training.programs.inputs import rate_variables
-from hpsearch.training.programs.order import Order
-
-_Floats = NDArray[np.float64]
-_Rates = tuple[_Floats, _Floats]  # learning rates and momentums, (n_steps,) each
-
-_EXPLODED = 4.0  # a sweep ends at a loss above this many times the lowest one
+from hpsearch.training.programs.order import Element, Order
+from hpsearch.training.programs.program import Program
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,7 @@ class Place:
     n_steps: int
     losses: Sequence[float]
 
-    def progress(self) -> _Floats:
+    def progress(self) -> Floats:
         """Return the share of the training before each step of the epoch, in [0, 1), (n_steps,)."""
         share_of_epoch = np.arange(self.n_steps) / self.n_steps
         return (self.epoch + share_of_epoch) / self.n_epochs
@@ -57,7 +53,7 @@ class Place:
 class Schedule(Protocol):
     """The interface of all schedules."""
 
-    def rates(self, learning_rate: float, momentum: float, place: Place) -> _Rates:
+    def rates(self, learning_rate: float, momentum: float, place: Place) -> tuple[Floats, Floats]:
         """Return the learning rate and the momentum of each step of an epoch, (n_steps,) each.
 
         Args:
@@ -71,7 +67,7 @@ class Schedule(Protocol):
 class Constant:
     """The learning rate and the momentum that the trial drew, at every step."""
 
-    def rates(self, learning_rate: float, momentum: float, place: Place) -> _Rates:
+    def rates(self, learning_rate: float, momentum: float, place: Place) -> tuple[Floats, Floats]:
         """Return the drawn rates for each step."""
         learning_rates = np.full(place.n_steps, learning_rate)
         momentums = np.full(place.n_steps, momentum)
@@ -101,7 +97,7 @@ class OneCycle:
         if not 0 < self.warmup < 1:
             raise ConfigError(f"schedule.warmup must lie between 0 and 1, but is {self.warmup}.")
 
-    def rates(self, learning_rate: float, momentum: float, place: Place) -> _Rates:
+    def rates(self, learning_rate: float, momentum: float, place: Place) -> tuple[Floats, Floats]:
         """Return rates that follow a rising and then a falling half cosine."""
         progress = place.progress()
         is_rising = progress < self.warmup
@@ -127,7 +123,7 @@ class Cosine:
 
     end: float
 
-    def rates(self, learning_rate: float, momentum: float, place: Place) -> _Rates:
+    def rates(self, learning_rate: float, momentum: float, place: Place) -> tuple[Floats, Floats]:
         """Return falling learning rates and the drawn momentum."""
         height = _half_cosine(1 - place.progress())
         share = self.end + (1 - self.end) * height
@@ -153,7 +149,7 @@ class ReduceOnPlateau:
         if not 0 < self.factor < 1:
             raise ConfigError(f"schedule.factor must lie between 0 and 1, but is {self.factor}.")
 
-    def rates(self, learning_rate: float, momentum: float, place: Place) -> _Rates:
+    def rates(self, learning_rate: float, momentum: float, place: Place) -> tuple[Floats, Floats]:
         """Return the same rates for all steps of the epoch."""
         share = 1.0
         best = math.inf
@@ -172,7 +168,7 @@ class ReduceOnPlateau:
         return learning_rates, momentums
 
 
-def _half_cosine(x: _Floats) -> _Floats:
+def _half_cosine(x: Floats) -> Floats:
     """Return the values of a half cosine that rises from 0 at x = 0 to 1 at x = 1."""
     angle = np.pi * np.clip(x, 0, 1)
     return np.asarray((1 - np.cos(angle)) / 2)
@@ -183,25 +179,23 @@ class Scheduling(keras.callbacks.Callback):  # type: ignore[misc]
 
     Args:
         schedule: Computes the rates.
-        order: Takes the rates.
-        n_epochs: Epochs of the whole training.
+        order: The order of the examples, which takes the rates of each step.
         drawn: The trial's learning rate and momentum. The learning rate is None where the model
             brings a Keras schedule; no rates are written then.
-        epochs: Has the losses so far, including those of epochs before a checkpoint.
+        epochs: Has the number of epochs of the whole training and the losses so far, including
+            those of epochs before a checkpoint.
     """
 
     def __init__(
         self,
         schedule: Schedule,
         order: Order,
-        n_epochs: int,
         drawn: tuple[float | None, float],
         epochs: Epochs,
     ) -> None:
         super().__init__()
         self.schedule = schedule
         self.order = order
-        self.n_epochs = n_epochs
         self.drawn = drawn
         self.epochs = epochs
 
@@ -211,7 +205,7 @@ class Scheduling(keras.callbacks.Callback):  # type: ignore[misc]
         if learning_rate is None:
             return
         losses = [metrics["val/loss"] for metrics in self.epochs.fitted.history]
-        place = Place(epoch, self.n_epochs, self.order.n_steps, losses)
+        place = Place(epoch, self.epochs.settings.epochs, self.order.n_steps, losses)
         rates = self.schedule.rates(learning_rate, momentum, place)
         self.order.rates = np.stack(rates, axis=1)
 
@@ -240,7 +234,7 @@ class RatesOfSteps(keras.callbacks.Callback):  # type: ignore[misc]
                 variable.assign(value)
 
 
-class Sweep(keras.utils.PyDataset):  # type: ignore[misc]
+class _Sweep(keras.utils.PyDataset):  # type: ignore[misc]
     """The elements that a compiled program trains in a sweep, one for each learning rate.
 
     Args:
@@ -262,7 +256,7 @@ class Sweep(keras.utils.PyDataset):  # type: ignore[misc]
     def __len__(self) -> int:
         return len(self.learning_rates)
 
-    def __getitem__(self, index: int) -> tuple[tuple[np.ndarray, ...]]:
+    def __getitem__(self, index: int) -> tuple[Element]:
         n_examples = self.order.n_examples
         batch_size = self.order.batch_size
         n_rows = self.n_steps * batch_size
@@ -276,7 +270,7 @@ class Sweep(keras.utils.PyDataset):  # type: ignore[misc]
         return (self.order.element(rows, rates),)
 
 
-class LossOfEach(keras.callbacks.Callback):  # type: ignore[misc]
+class _LossOfEach(keras.callbacks.Callback):  # type: ignore[misc]
     """A Keras callback that collects the loss of each element and stops where it explodes.
 
     Keras reports the mean loss of all elements so far, from which the loss of the last one is
@@ -290,7 +284,7 @@ class LossOfEach(keras.callbacks.Callback):  # type: ignore[misc]
         super().__init__()
         self.found: list[float] = []
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, float]) -> None:
         """Add the loss of an element, or stop the training."""
         n_elements = batch + 1
         loss = n_elements * float(logs["loss"]) - sum(self.found)
@@ -298,6 +292,27 @@ class LossOfEach(keras.callbacks.Callback):  # type: ignore[misc]
             self.model.stop_training = True
         else:
             self.found.append(loss)
+
+
+def sweep_by_program(
+    program: Program, order: Order, learning_rates: np.ndarray, n_steps: int
+) -> np.ndarray:
+    """Train a few steps at each learning rate by a compiled program; see `sweep_by_keras`.
+
+    Args:
+        program: A program that has loaded the model of a trial.
+        order: The order of the examples; the sweep begins again where they end.
+        learning_rates: The learning rates, (n,).
+        n_steps: Steps at each learning rate.
+
+    Returns:
+        The mean training loss at each learning rate before the one at which the loss explodes.
+    """
+    _, momentum = program.drawn
+    sweep = _Sweep(order, learning_rates, momentum, n_steps)
+    losses = _LossOfEach()
+    program.model.fit(sweep, shuffle=False, verbose=0, callbacks=[losses])
+    return np.array(losses.found)
 
 
 def sweep_by_keras(
@@ -345,4 +360,4 @@ def _has_exploded(loss: float, earlier: list[float]) -> bool:
     """Return whether a loss is not finite or far above the lowest one of a sweep so far."""
     if not math.isfinite(loss):
         return True
-    return bool(earlier) and loss > _EXPLODED * min(earlier)
+    return bool(earlier) and loss > 4.0 * min(earlier)

@@ -16,11 +16,10 @@ from hpsearch.study.direction import Direction
 BATCH_SIZE = "batch_size"  # the one hyperparameter that belongs to the fit and not to the model
 VAL_BATCH_SIZE = 1000
 LOSS = "loss"  # the one metric whose name says whether less or more of it is better
-_PRECISIONS = ("float32", "mixed_bfloat16", "float64")
 
 
 def use_precision(precision: str) -> None:
-    """Let Keras build models in a precision, one of `_PRECISIONS`, from now on."""
+    """Let Keras build models in a precision, as in `Training`, from now on."""
     floatx = "float32"
     if precision == "float64":
         floatx = "float64"
@@ -49,8 +48,9 @@ class Training:
         _check_least("batch_size", self.batch_size, 1)
         _check_least("patience_epochs", self.patience_epochs, 1)
         _check_least("steps_per_call", self.steps_per_call, 0)
-        if self.precision not in _PRECISIONS:
-            hint = did_you_mean(self.precision, _PRECISIONS)
+        precisions = ("float32", "mixed_bfloat16", "float64")
+        if self.precision not in precisions:
+            hint = did_you_mean(self.precision, precisions)
             raise ConfigError(f"There is no training.precision={self.precision}.{hint}")
         if self.averaging_epochs is not None and self.averaging_epochs < 0:
             raise ConfigError(

@@ -21,40 +21,36 @@ from hpsearch.errors import ConfigError
 from hpsearch.models.architecture import build_model
 from hpsearch.models.loss_and_optimizer import labels_for
 from hpsearch.seeds import derive
-from hpsearch.training.checkpoints import Slot
+from hpsearch.training.checkpoints import CheckpointFile
 from hpsearch.training.epochs import Continuation, Epochs, Fitted, Listener
-from hpsearch.training.own_fit import averaging_epochs_of, companions, owns_fit
-from hpsearch.training.programs.averages import average_weights
-from hpsearch.training.programs.inputs import learning_rate_of, momentum_input, momentum_of
-from hpsearch.training.programs.order import Batches, Order
-from hpsearch.training.programs.program import (
-    Averaging,
-    Program,
-    averaged_variables,
-    build_metrics,
-    copy_values,
-    on_device,
-    values_of,
-)
-from hpsearch.training.schedules import (
-    CONSTANT,
-    LossOfEach,
-    RatesOfSteps,
-    Schedule,
-    Scheduling,
-    Sweep,
-    sweep_by_keras,
-)
-from hpsearch.training.settings import BATCH_SIZE, VAL_BATCH_SIZE, Training
-from hpsearch.training.ways import (
-    PAYS_FROM_STEPS,
+from hpsearch.training.how_trained import (
     NoProgramError,
     Tensors,
     proved_program,
     structure_of,
 )
+from hpsearch.training.own_fit import companions, owns_fit
+from hpsearch.training.programs.averages import average_weights
+from hpsearch.training.programs.inputs import momentum_input, rates_of
+from hpsearch.training.programs.order import Batches, Order
+from hpsearch.training.programs.program import (
+    Averaging,
+    Program,
+    build_metrics,
+    copy_values,
+    kept_values,
+    values_of,
+)
+from hpsearch.training.schedules import (
+    CONSTANT,
+    RatesOfSteps,
+    Schedule,
+    Scheduling,
+    sweep_by_keras,
+    sweep_by_program,
+)
+from hpsearch.training.settings import BATCH_SIZE, VAL_BATCH_SIZE, Training
 
-Told = Callable[[str], None]  # takes the way in which a model is trained, in words
 BY_PROGRAM = "by a compiled program, which takes the same steps as Keras's fit"
 BY_KERAS = "by Keras's own fit:"
 
@@ -68,7 +64,7 @@ class Work:
     model: keras.Model
     seed: int
     listener: Listener
-    slot: Slot | None
+    checkpoint_file: CheckpointFile | None
     tensors: Tensors
 
     def seed_of_epoch(self, epoch: int) -> int:
@@ -103,7 +99,8 @@ class Trainer:
     Attributes:
         n_slots: The number of fits that can run at the same time.
         varies: Whether trials may have different structures.
-        answers: What earlier proofs of programs have found; see `ways.proved_program`.
+        remembered_proofs: What earlier proofs of programs have found; see
+            `how_trained.proved_program`.
     """
 
     n_slots = 1
@@ -113,7 +110,7 @@ class Trainer:
         self.schedule = schedule
         self.data = data
         self.varies = False
-        self.answers: MutableMapping[str, str] = {}
+        self.remembered_proofs: MutableMapping[str, str] = {}
         self._tensors: dict[str, Tensors] = {}
         self._held: _Held | None = None
 
@@ -125,8 +122,8 @@ class Trainer:
         seed: int,
         listener: Listener,
         *,
-        slot: Slot | None = None,
-        told: Told = lambda way: None,
+        checkpoint_file: CheckpointFile | None = None,
+        told: Callable[[str], None] = lambda way: None,
     ) -> Fitted:
         """Fit `model` and leave the weights of its best epoch in it.
 
@@ -138,9 +135,9 @@ class Trainer:
             seed: Decides the order of the examples and the dropout masks.
             listener: Called as `listener(n_epochs, metrics)` after each epoch, and first for each
                 epoch before a checkpoint. An exception that it raises ends the fit.
-            slot: Where checkpoints are kept. The fit continues from a checkpoint of the same fit if
-                there is one. It writes checkpoints at intervals and when the listener raises. A
-                HyperModel's own `fit` writes none and always begins anew.
+            checkpoint_file: Where checkpoints are kept. The fit continues from a checkpoint of the
+                same fit if there is one. It writes checkpoints at intervals and when the listener
+                raises. A HyperModel's own `fit` writes none and always begins anew.
             told: Called before the first epoch with the way in which the model is trained, in
                 words.
 
@@ -148,7 +145,7 @@ class Trainer:
             DivergedError: A loss or the monitored metric is NaN or infinite.
         """
         tensors = self._on_device(labels_for(model))
-        work = Work(hypermodel, hp, model, seed, listener, slot, tensors)
+        work = Work(hypermodel, hp, model, seed, listener, checkpoint_file, tensors)
         if owns_fit(hypermodel):
             told("by its HyperModel's own fit")
             return self._fit_its_own_way(work)
@@ -166,9 +163,9 @@ class Trainer:
     def _fit_by_program(self, work: Work, order: Order, program: Program) -> Fitted:
         program.load(work.model, work.seed_of_layer)
         continuation = self._continuation(work, program.name, program.snapshot, program.restore)
-        epochs = self._epochs(work.listener, program.state, order, continuation)
+        epochs = Epochs(self.settings, work.listener, program.state, order, continuation)
         callbacks = [epochs]
-        callbacks.append(self._scheduling(order, program.drawn, epochs))
+        callbacks.append(Scheduling(self.schedule, order, program.drawn, epochs))
         callbacks.extend(companions(work.hypermodel, epochs))
         if program.averaging:
             callbacks.append(Averaging())
@@ -189,23 +186,20 @@ class Trainer:
             average_weights(optimizer, averaging)
 
         def state() -> list[np.ndarray]:
-            variables = model.variables
-            if averaging:
-                variables = averaged_variables(model, variables)
-            return values_of(variables)
+            return kept_values(model, model.variables, averaging)
 
         drawn = None
         continuation = None
         if structure is not None:
-            drawn = (learning_rate_of(optimizer), momentum_of(optimizer))
+            drawn = rates_of(optimizer)
             self._build_for_keras(model)
             continuation = self._continuation_by_keras(work, structure)
-        epochs = self._epochs(work.listener, state, order, continuation)
+        epochs = Epochs(self.settings, work.listener, state, order, continuation)
         callbacks = [epochs, *companions(work.hypermodel, epochs)]
         if averaging:
             callbacks.append(Averaging())
         if drawn is not None and self.schedule != CONSTANT:
-            callbacks.append(self._scheduling(order, drawn, epochs))
+            callbacks.append(Scheduling(self.schedule, order, drawn, epochs))
             callbacks.append(RatesOfSteps(order))
         images, labels = self._train
         batches = Batches(order, images, labels)
@@ -266,10 +260,10 @@ class Trainer:
         snapshot: Callable[[], list[np.ndarray]],
         restore: Callable[[list[np.ndarray]], None],
     ) -> Continuation | None:
-        if work.slot is None:
+        if work.checkpoint_file is None:
             return None
         identity = self._identity(name, work)
-        return Continuation(work.slot, identity, snapshot, restore)
+        return Continuation(work.checkpoint_file, identity, snapshot, restore)
 
     def sweep(  # noqa: PLR0917
         self,
@@ -305,11 +299,7 @@ class Trainer:
         except NoProgramError:
             return sweep_by_keras(model, order, self._train, learning_rates, steps_per_point)
         program.load(model, work.seed_of_layer)
-        _, momentum = program.drawn
-        sweep = Sweep(order, learning_rates, momentum, steps_per_point)
-        losses = LossOfEach()
-        program.model.fit(sweep, shuffle=False, verbose=0, callbacks=[losses])
-        return np.array(losses.found)
+        return sweep_by_program(program, order, learning_rates, steps_per_point)
 
     def stop(self, error: BaseException) -> None:
         """End the fits that other threads wait in; this trainer has none."""
@@ -326,7 +316,7 @@ class Trainer:
         """Let the HyperModel's own `fit` train the model."""
         model = work.model
         images, labels = work.tensors[:2]
-        epochs = self._epochs(work.listener, model.get_weights)
+        epochs = Epochs(self.settings, work.listener, model.get_weights)
         common = self._common(work.tensors)
         fit = model.fit
         # This batch size holds unless the HyperModel's `fit` gives another one.
@@ -352,28 +342,6 @@ class Trainer:
         )
         return " ".join(str(part) for part in parts)
 
-    def _epochs(
-        self,
-        listener: Listener,
-        state: Callable[[], list[np.ndarray]],
-        order: Order | None = None,
-        continuation: Continuation | None = None,
-    ) -> Epochs:
-        return Epochs(
-            monitor=self.settings.monitor,
-            direction=self.settings.goal,
-            patience_epochs=self.settings.patience_epochs,
-            listener=listener,
-            state=state,
-            order=order,
-            continuation=continuation,
-        )
-
-    def _scheduling(
-        self, order: Order, drawn: tuple[float | None, float], epochs: Epochs
-    ) -> Scheduling:
-        return Scheduling(self.schedule, order, self.settings.epochs, drawn, epochs)
-
     def _common(self, tensors: Tensors) -> dict[str, object]:
         """Return the arguments that all calls of a `fit` share."""
         return {
@@ -390,7 +358,7 @@ class Trainer:
             train = _arrays(self.data.train, form, n_classes)
             val = _arrays(self.data.val, form, n_classes)
             self._train = train
-            tensors = tuple(on_device(array) for array in (*train, *val))
+            tensors = tuple(map(keras.ops.convert_to_tensor, (*train, *val)))
             self._tensors = {form: tensors}
             self._held = None
         return self._tensors[form]
@@ -416,7 +384,7 @@ class Trainer:
         """
         n_epochs = self.settings.averaging_epochs
         if n_epochs is None:
-            n_epochs = averaging_epochs_of(work.hypermodel)
+            n_epochs = float(getattr(work.hypermodel, "averaging_epochs", 0.0))
         if not n_epochs:
             return 0.0
         if not _can_average(work.model.optimizer):
@@ -436,8 +404,9 @@ class Trainer:
             NoProgramError: No program can be shown to train the model as Keras does, or compiling
                 one would take longer than it saves.
         """
-        n_steps = self.settings.epochs * order.n_steps
-        if self.varies and n_steps < PAYS_FROM_STEPS:
+        # Below 2,000 steps of one trial, compiling takes longer than it saves, unless all trials
+        # share one program.
+        if self.varies and self.settings.epochs * order.n_steps < 2000:
             raise NoProgramError(
                 "compiling a program takes longer than it saves in so short a training, where each "
                 "trial may have another structure"
@@ -454,7 +423,7 @@ class Trainer:
             lambda: build_model(work.hypermodel, work.hp),
             work.tensors,
             order,
-            self.answers,
+            self.remembered_proofs,
             averaging=averaging,
             jit=self.settings.jit_compile,
         )

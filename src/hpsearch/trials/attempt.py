@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import optuna
 import psutil
@@ -22,36 +22,12 @@ from optuna.trial import FrozenTrial
 
 from hpsearch.errors import DivergedError, InfeasibleError, TakenOverError, UserError
 from hpsearch.study.leases import Lease
-from hpsearch.study.study import SharedStudy, number_of, taken_over
+from hpsearch.study.study import SharedStudy, number_of
 from hpsearch.study.trial_end import TrialEnd
 from hpsearch.study.worker_process import Preempted, leave_if_asked
 from hpsearch.tracking.runs import END, ChildRun, ParentRun, TrialName
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.trials.watchdog import TrialTimedOutError, Watch
-
-Ended = Callable[[str, float | None], None]
-
-ANOTHER_HUNG = "another trial of its process hung"
-# Another worker may go on with a trial at once. What this one has written of the trial should be in
-# MLflow by then, if MLflow can be reached. This is how long a worker waits for that.
-HAND_OVER_S = 5.0
-_MAX_MESSAGE = 5000  # characters of an error message in MLflow
-_COLORS = re.compile(r"\x1b\[\d+m")
-# XLA and CUDA name a lack of memory only in the text of an error.
-_NO_MEMORY = re.compile(
-    "ResourceExhausted|MemoryError|RESOURCE_EXHAUSTED|OUT_OF_MEMORY|ALLOC_FAILED|"
-    "[Oo]ut of memory|bad_alloc|Cannot allocate memory"
-)
-_NO_MEMORY_ADVICE = (
-    "There was not enough memory: give a smaller training.batch_size, a smaller model by "
-    "space.bounds, fewer workers or trainer.n_slots on the device, or on a GPU "
-    "training.precision=mixed_bfloat16. "
-)
-_TOO_LONG = (
-    "It took longer than budget.trial_timeout_s={limit_s:g} seconds: give it longer, fewer "
-    "training.epochs or a smaller model by space.bounds, or look for what hangs in the model's own "
-    "code."
-)
 
 
 class OutOfTimeError(Exception):
@@ -60,11 +36,6 @@ class OutOfTimeError(Exception):
 
 class GivenBackError(Exception):
     """Another slot has ended the search, so the trial of this slot is given back."""
-
-
-# Optuna raises the second where it writes to a trial itself.
-_TAKEN_OVER = (TakenOverError, optuna.exceptions.UpdateFinishedTrialError)
-_ENDS_THE_SEARCH = (KeyboardInterrupt, OutOfTimeError, GivenBackError, SystemExit, UserError)
 
 
 class _Load:
@@ -105,7 +76,7 @@ class Attempt:
         lease: Knows whether another worker has taken the trial over.
         ended: Called with the end of the trial as a word or a sentence, and its value or None.
         deadline: A time of `time.monotonic`; a trial that still runs then is given back.
-        name: The name of the run; a reason is added to it if the trial does not finish.
+        name: The name of the run; its end is added if the trial does not finish.
         load: Measures the process of the trial.
         watch: Ends the trial if it takes too long, counted from when the watch is entered.
         is_over: Whether the trial has ended for good: it is neither given back nor paused.
@@ -117,13 +88,17 @@ class Attempt:
     run: ChildRun
     number: int
     lease: Lease
-    ended: Ended
+    ended: Callable[[str, float | None], None]
     deadline: float
     name: TrialName
     load: _Load = field(default_factory=_Load)
     watch: Watch | None = None
     is_over: bool = False
     has_failed: bool = False
+
+    ANOTHER_HUNG: ClassVar = "another trial of its process hung"
+    # Optuna raises the second where it writes to a trial itself.
+    _TAKEN_OVER: ClassVar = (TakenOverError, optuna.exceptions.UpdateFinishedTrialError)
 
     @classmethod
     def of(
@@ -133,7 +108,7 @@ class Attempt:
         study: SharedStudy,
         tracking: Tracking,
         parent: ParentRun,
-        ended: Ended,
+        ended: Callable[[str, float | None], None],
         deadline: float,
     ) -> Attempt:
         """Open the run and the lease of a trial."""
@@ -166,7 +141,7 @@ class Attempt:
         with self.lease.kept():
             try:
                 yield self
-            except _TAKEN_OVER as error:
+            except self._TAKEN_OVER as error:
                 self._abandon(error)
             except optuna.TrialPruned as error:
                 self._stop(str(error))
@@ -177,7 +152,13 @@ class Attempt:
             except Preempted as error:
                 self.give_back(TrialEnd.PREEMPTED, str(error))
                 raise
-            except _ENDS_THE_SEARCH as error:
+            except (
+                KeyboardInterrupt,
+                OutOfTimeError,
+                GivenBackError,
+                SystemExit,
+                UserError,
+            ) as error:
                 message = str(error) or type(error).__name__
                 self.give_back(TrialEnd.INTERRUPTED, message)
                 raise
@@ -201,9 +182,9 @@ class Attempt:
             TrialTimedOutError: The trial has taken longer than a trial may.
         """
         if self.lease.is_lost.is_set():
-            raise taken_over(self.trial)
+            raise self.study.taken_over(self.trial)
         load = self.load.now()
-        self.run.epoch(epoch, {**metrics, **load})
+        self.run.metrics({**metrics, **load}, epoch)
         self.study.report(self.trial, value, epoch)
         leave_if_asked()
         if time.monotonic() > self.deadline:
@@ -231,12 +212,23 @@ class Attempt:
     def expire(self, place: str = "") -> None:
         """End the trial because it took too long; `place` says where it hung."""
         limit_s = self.study.budget.trial_timeout_s or 0.0
-        message = _TOO_LONG.format(limit_s=limit_s)
+        message = (
+            f"It took longer than budget.trial_timeout_s={limit_s:g} seconds: give it longer, "
+            "fewer training.epochs or a smaller model by space.bounds, or look for what hangs in "
+            "the model's own code."
+        )
         if place:
             message += f" It hung in {place}."
         self._fail(TrialEnd.TIMED_OUT, message)
 
-    def close(self, end: TrialEnd, message: str = "") -> None:
+    def hand_over(self) -> None:
+        """Wait a few seconds until what was written of the trial has arrived in MLflow.
+
+        Another worker may go on with the trial at once.
+        """
+        self.run.arrive(5.0)
+
+    def close(self, end: TrialEnd, message: str) -> None:
         """End the MLflow run, and write the trial's end into its tags and its name.
 
         The name stays as it is if the trial has finished.
@@ -244,7 +236,7 @@ class Attempt:
         tags: dict[str, object] = {END: end.word}
         if end != TrialEnd.FINISHED:
             tags["hpsearch.message"] = message
-            tags[MLFLOW_RUN_NAME] = replace(self.name, reason=end.word)
+            tags[MLFLOW_RUN_NAME] = replace(self.name, end=end.word)
         self.run.tag(tags)
         self.run.end(str(end.mlflow_status))
 
@@ -262,7 +254,7 @@ class Attempt:
         if self.watch is not None:
             self.watch.end()  # The error may have come before the watch could end itself.
             if self.watch.is_pardoned:
-                self.give_back(TrialEnd.INTERRUPTED, ANOTHER_HUNG)
+                self.give_back(TrialEnd.INTERRUPTED, self.ANOTHER_HUNG)
                 return
         self.expire()
 
@@ -270,16 +262,21 @@ class Attempt:
         end = end_of_error(error)
         message = f"{type(error).__name__}: {error}"
         if end == TrialEnd.OUT_OF_MEMORY:
-            message = _NO_MEMORY_ADVICE + message
+            message = (
+                "There was not enough memory: give a smaller training.batch_size, a smaller model "
+                "by space.bounds, fewer workers or trainer.n_slots on the device, or on a GPU "
+                f"training.precision=mixed_bfloat16. {message}"
+            )
         self._fail(end, message)
 
     def _fail(self, end: TrialEnd, message: str) -> None:
         # Keras's errors say first where they come from, then, after a blank line, what is wrong.
-        paragraphs = _COLORS.sub("", message).split("\n\n")
+        without_colors = re.sub(r"\x1b\[\d+m", "", message)
+        paragraphs = without_colors.split("\n\n")
         short = " ".join(paragraphs[:2])
         self._end(
             end,
-            message[:_MAX_MESSAGE],
+            message[:5000],
             lambda: self.study.fail(self.trial, end, short),
             said=f"failed: {short}",
         )
@@ -308,10 +305,10 @@ class Attempt:
         goes_on = end.is_retried or end == TrialEnd.PAUSED
         self.close(end, message)
         if goes_on:
-            self.run.arrive(HAND_OVER_S)
+            self.hand_over()
         try:
             tell()
-        except _TAKEN_OVER as error:
+        except self._TAKEN_OVER as error:
             self._abandon(error)
             return
         if not goes_on:
@@ -324,14 +321,19 @@ class Attempt:
         """Write nothing more of the trial, which another worker has taken over."""
         self.run.abandon()
         if not isinstance(error, TakenOverError):
-            error = taken_over(self.trial)
+            error = self.study.taken_over(self.trial)
         self.ended(f"failed: {error}", None)
 
 
 def end_of_error(error: BaseException) -> TrialEnd:
     """Return how a trial ends that raised an unforeseen error: out of memory, or by any error."""
     names = " ".join(cls.__name__ for cls in type(error).__mro__)
-    if _NO_MEMORY.search(f"{names} {error}"):
+    # XLA and CUDA name a lack of memory only in the text of an error.
+    no_memory = (
+        "ResourceExhausted|MemoryError|RESOURCE_EXHAUSTED|OUT_OF_MEMORY|ALLOC_FAILED|"
+        "[Oo]ut of memory|bad_alloc|Cannot allocate memory"
+    )
+    if re.search(no_memory, f"{names} {error}"):
         return TrialEnd.OUT_OF_MEMORY
     return TrialEnd.ERROR
 

@@ -15,7 +15,6 @@ from hpsearch.errors import ConfigError, InfeasibleError, did_you_mean
 
 ALIASES = {"latency_ms": "fastest", "n_parameters": "smallest"}
 UNITS = {"latency_ms": "one prediction", "n_parameters": "weights"}
-_N_WARM_UP = 3  # calls that compile and fill caches
 
 
 @dataclass(frozen=True)
@@ -108,8 +107,9 @@ def _latency_ms(model: keras.Model, n_images: int, n_repeats: int) -> float:
     shape = (n_images, *model.input_shape[1:])
     images = keras.ops.convert_to_numpy(keras.ops.zeros(shape))
     seconds = []
-    for _ in range(_N_WARM_UP + n_repeats):
+    n_warm_up = 3  # calls that compile and fill caches
+    for _ in range(n_warm_up + n_repeats):
         begin = time.perf_counter()
         model.predict_on_batch(images)
         seconds.append(time.perf_counter() - begin)
-    return 1000 * min(seconds[_N_WARM_UP:])
+    return 1000 * min(seconds[n_warm_up:])

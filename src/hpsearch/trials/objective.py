@@ -28,20 +28,14 @@ from hpsearch.study.warm_start import WARM_START
 from hpsearch.study.worker_process import Preempted, can_restart, restart
 from hpsearch.tracking.runs import ChildRun, ParentRun, TrialName
 from hpsearch.tracking.tracking import Tracking
-from hpsearch.training.checkpoints import Checkpoints, Slot
+from hpsearch.training.checkpoints import CheckpointFile, Checkpoints
 from hpsearch.training.epochs import Fitted, Listener
 from hpsearch.training.own_fit import becomes_another, finished, owns_fit
 from hpsearch.training.trainer import Trainer
-from hpsearch.trials.attempt import ANOTHER_HUNG, HAND_OVER_S, Attempt, Ended, GivenBackError
+from hpsearch.trials.attempt import Attempt, GivenBackError
 from hpsearch.trials.costs import Costs
 from hpsearch.trials.progress import Progress
 from hpsearch.trials.watchdog import Watch
-
-# How long the study and MLflow may take to be told of trials that hang.
-_TELL_S = 30.0
-
-_MakeHyperModel = Callable[[keras_tuner.HyperParameters], keras_tuner.HyperModel]
-_KeepModel = Callable[[keras.Model, ChildRun, Sequence[float]], None]
 
 
 @dataclass
@@ -66,13 +60,13 @@ class Objective:
         deadline: A time of `time.monotonic`; a trial that still runs then is given back.
     """
 
-    make: _MakeHyperModel
+    make: Callable[[keras_tuner.HyperParameters], keras_tuner.HyperModel]
     space: Space
     trainer: Trainer
     study: SharedStudy
     tracking: Tracking
     parent: ParentRun
-    keep_model: _KeepModel
+    keep_model: Callable[[keras.Model, ChildRun, Sequence[float]], None]
     costs: Costs
     checkpoints: Checkpoints
     progress: Progress
@@ -93,27 +87,27 @@ class Objective:
     def run(self, trial: optuna.Trial) -> None:
         """Run a claimed trial to its end; `Attempt.kept` says which errors are raised."""
         attempt = self._attempt(trial, self.progress.end_trial)
-        slot = self.checkpoints.of(self.study.optuna.study_name, attempt.number)
+        checkpoint_file = self.checkpoints.of(self.study.optuna.study_name, attempt.number)
         budget = self.study.budget
         watch = Watch(
             budget.trial_timeout_s,
             budget.grace_s,
             lambda: self._end_hanging(attempt),
-            slot.path.with_suffix(".hang"),
+            checkpoint_file.path.with_suffix(".hang"),
         )
         attempt.watch = watch
         self._running[trial.number] = attempt
         try:
-            self._try(attempt, watch, slot)
+            self._try(attempt, watch, checkpoint_file)
         finally:
             del self._running[trial.number]
         if attempt.has_failed and self.trainer.n_slots == 1:
             # With more slots, other trials may be using what would be let go.
             self.trainer.let_go()
         if attempt.is_over:
-            slot.remove()
+            checkpoint_file.remove()
 
-    def _try(self, attempt: Attempt, watch: Watch, slot: Slot) -> None:
+    def _try(self, attempt: Attempt, watch: Watch, checkpoint_file: CheckpointFile) -> None:
         """Build the model of a trial, train it, keep it, and finish the trial.
 
         An error in any step ends the trial as `Attempt.kept` says.
@@ -138,7 +132,7 @@ class Objective:
                     model,
                     derive(seed, "fit"),
                     self._listener(attempt),
-                    slot=slot,
+                    checkpoint_file=checkpoint_file,
                     told=lambda way: self._tell_way(attempt, way),
                 )
                 if owns_fit(hypermodel):
@@ -250,7 +244,7 @@ class Objective:
             values = self.space.values(trial)
             attempt.name = TrialName(attempt.number, values)
             attempt.close(TrialEnd.PRUNED, "it was not promoted")
-        if not self.study.others_run():
+        if not self.study.has_work_in_progress():
             self.checkpoints.clear(self.study.optuna.study_name)
 
     def stop(self, error: BaseException) -> None:
@@ -266,7 +260,9 @@ class Objective:
         if self._stopped is not None:
             raise self._stopped
 
-    def _attempt(self, trial: optuna.Trial | FrozenTrial, ended: Ended) -> Attempt:
+    def _attempt(
+        self, trial: optuna.Trial | FrozenTrial, ended: Callable[[str, float | None], None]
+    ) -> Attempt:
         return Attempt.of(
             trial,
             study=self.study,
@@ -286,16 +282,17 @@ class Objective:
             for other in list(self._running.values()):
                 if other is not culprit and other.watch is not None:
                     other.watch.is_pardoned = True
-            self.stop(GivenBackError(ANOTHER_HUNG))
+            self.stop(GivenBackError(Attempt.ANOTHER_HUNG))
             # Trials that train give themselves back at the end of their epoch.
             patience_s = self.study.budget.grace_s / 2
             deadline = time.monotonic() + patience_s
             while len(self._running) > 1 and time.monotonic() < deadline:
                 time.sleep(0.1)
-            # The trial that hangs may hold a lock that this needs, so the wait for it is limited.
+            # The study and MLflow are told. The trial that hangs may hold a lock that this needs,
+            # so the wait for it is limited.
             thread = threading.Thread(target=self._end_all, args=(culprit,), daemon=True)
             thread.start()
-            thread.join(_TELL_S)
+            thread.join(30.0)
             if can_restart():
                 restart()
             message = (
@@ -324,7 +321,7 @@ class Objective:
         running = list(self._running.values())
         for attempt in running:
             if attempt is not culprit:
-                attempt.give_back(TrialEnd.INTERRUPTED, ANOTHER_HUNG)
+                attempt.give_back(TrialEnd.INTERRUPTED, Attempt.ANOTHER_HUNG)
             elif attempt.watch is None:
                 attempt.expire()
             else:
@@ -332,7 +329,7 @@ class Objective:
         if can_restart():
             self.progress.say("The search goes on in a fresh process.")
         for attempt in running:
-            attempt.run.arrive(HAND_OVER_S)
+            attempt.hand_over()
 
 
 def _last_epoch_end(attempt: Attempt) -> float:

@@ -23,15 +23,6 @@ from hpsearch.study.direction import Direction
 from hpsearch.study.study import best_trial, number_of, value_of
 from hpsearch.study.trial_end import is_failure, spends_budget
 
-# The share of the most epochs that a trial takes on average under a pruner. Some imagined trials of
-# that share count beside the real ones, because the first trials are hardly ever pruned.
-_PRUNED_SHARE = 1 / 3
-_N_IMAGINED = 6
-
-PLAIN_EVERY_S = 10.0
-_LOOK_EVERY_S = 1.0  # Other workers change the study too.
-_Look = Callable[[], Sequence[FrozenTrial]]
-
 
 def time_left(
     trials: Sequence[FrozenTrial], n_trials: int, now: datetime, *, n_epochs: int, prunes: bool
@@ -89,10 +80,14 @@ def _seconds_since_start(trial: FrozenTrial, now: datetime) -> float:
 
 def _expected_epochs(epochs: float, n_ended: int, n_epochs: int, *, prunes: bool) -> float:
     """Return the mean epochs of the trials that ended and, under a pruner, of imagined ones."""
+    # The share of the most epochs that a trial takes on average under a pruner. Some imagined
+    # trials of that share count beside the real ones, because the first trials are hardly ever
+    # pruned.
+    pruned_share = 1 / 3
     n_imagined = 0
     if prunes:
-        n_imagined = _N_IMAGINED
-    return (epochs + n_imagined * _PRUNED_SHARE * n_epochs) / (n_ended + n_imagined)
+        n_imagined = 6
+    return (epochs + n_imagined * pruned_share * n_epochs) / (n_ended + n_imagined)
 
 
 def _weighted_sum(values: Sequence[float]) -> float:
@@ -125,6 +120,9 @@ class Progress:
         console: Where to write; scripts and tests give a quiet one.
     """
 
+    _PLAIN_EVERY_S = 10.0
+    _LOOK_EVERY_S = 1.0  # Other workers change the study too.
+
     def __init__(self, monitor: str, n_epochs: int, direction: Direction, console: Console) -> None:
         self.monitor = monitor
         self.n_epochs = n_epochs
@@ -133,7 +131,7 @@ class Progress:
         self.study = ""
         self.n_trials = 0
         self._prunes = True
-        self._look: _Look = tuple
+        self._look: Callable[[], Sequence[FrozenTrial]] = tuple
         self._trials: Sequence[FrozenTrial] = ()
         self._own = threading.local()  # Each thread runs a trial of its own.
         self._live: Live | None = None
@@ -153,7 +151,14 @@ class Progress:
         self.console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
-    def search(self, study: str, n_trials: int, look: _Look, *, prunes: bool) -> Iterator[None]:
+    def search(
+        self,
+        study: str,
+        n_trials: int,
+        look: Callable[[], Sequence[FrozenTrial]],
+        *,
+        prunes: bool,
+    ) -> Iterator[None]:
         """Show the search while the block runs.
 
         Args:
@@ -203,9 +208,9 @@ class Progress:
         self._bars.update(self._own.bar, completed=epoch, value=shown)
         now = time.monotonic()
         if self._live is not None:
-            if now - self._looked > _LOOK_EVERY_S:
+            if now - self._looked > self._LOOK_EVERY_S:
                 self._look_again()
-        elif now - self._shown > PLAIN_EVERY_S:
+        elif now - self._shown > self._PLAIN_EVERY_S:
             self._look_again()
             self._shown = time.monotonic()
             place = f"{self._where()}  {self._own.name}: epoch {epoch}/{self.n_epochs} {shown}"

@@ -26,10 +26,6 @@ from typing import IO
 
 from hpsearch.study.worker_process import ring, stop_ringing
 
-_INTERRUPT_EVERY_S = 1.0
-_LAST_RESORT_S = 30.0  # after the time at which a process should have ended itself
-_WAITING = ("objective.py", "fused.py")  # the files in which a slot waits for others
-
 
 class TrialTimedOutError(BaseException):
     """A trial took too long; an `except Exception` in the code of a model does not catch this."""
@@ -44,6 +40,8 @@ class Watch:
         on_hang: Called by another thread if the block has not ended by then; it ends the process.
         trace: Written if the process hangs in such a way that not even `on_hang` works.
     """
+
+    _INTERRUPT_EVERY_S = 1.0
 
     def __init__(
         self,
@@ -83,7 +81,8 @@ class Watch:
             frame = frame.f_back
         if frame is None:
             return False
-        return Path(frame.f_code.co_filename).name in _WAITING
+        # A slot waits for others in these files.
+        return Path(frame.f_code.co_filename).name in ("objective.py", "fused.py")
 
     @property
     def place(self) -> str:
@@ -109,7 +108,7 @@ class Watch:
         self._begin = time.monotonic()
         self.last = self._begin
         self._thread_id = threading.get_ident()
-        self._rings = ring(self.timeout_s, _INTERRUPT_EVERY_S, self._interrupt)
+        self._rings = ring(self.timeout_s, self._INTERRUPT_EVERY_S, self._interrupt)
         self._arm()
         threading.Thread(target=self._wait, name="watchdog", daemon=True).start()
         return self
@@ -163,7 +162,7 @@ class Watch:
             if not self._rings and self._is_impatient():
                 self._interrupt_thread()
             left_s = max(end - time.monotonic(), 0.01)
-            if self._done.wait(min(_INTERRUPT_EVERY_S, left_s)):
+            if self._done.wait(min(self._INTERRUPT_EVERY_S, left_s)):
                 return
         with self._lock:
             if self._is_over:
@@ -196,7 +195,8 @@ class Watch:
         with suppress(OSError):
             self._trace.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._trace.open("w")
-            after_s = (self.timeout_s or 0.0) + self._grace_s + _LAST_RESORT_S
+            # By then, the process should have ended itself half a minute ago.
+            after_s = (self.timeout_s or 0.0) + self._grace_s + 30.0
             faulthandler.dump_traceback_later(after_s, exit=True, file=self._file)
 
     def _disarm(self) -> None:

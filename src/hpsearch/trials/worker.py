@@ -27,14 +27,6 @@ from hpsearch.training.trainer import Trainer
 from hpsearch.trials.attempt import OutOfTimeError
 from hpsearch.trials.objective import Objective
 
-_LINGER_EVERY_S = 2.0
-
-# Bytes that a process may grow by before its memory is freed, and before it is replaced.
-_FREE_FROM = 120e6
-_RESTART_FROM = 240e6
-_N_WARM_UP = 3  # trials in which libraries load what they need
-_HAND_OVER_S = 30.0
-
 
 def run_trials(objective: Objective) -> None:
     """Run trials until the budget is spent or the time is over.
@@ -44,15 +36,15 @@ def run_trials(objective: Objective) -> None:
             given back.
     """
     if objective.trainer.n_slots == 1:
-        is_spent = _run_slot(objective)
+        nothing_left = _run_slot(objective)
     else:
-        is_spent = _run_slots(objective)
-    if is_spent:
+        nothing_left = _run_slots(objective)
+    if nothing_left:
         objective.end_paused()
 
 
 def _run_slots(objective: Objective) -> bool:
-    """Run all slots, each in a thread, and return whether the budget is spent."""
+    """Run all slots, each in a thread, and return whether nothing is left to run."""
     n_slots = objective.trainer.n_slots
     with ThreadPoolExecutor(n_slots, thread_name_prefix="slot") as pool:
         slots = [pool.submit(_run_slot, objective) for _ in range(n_slots)]
@@ -65,7 +57,7 @@ def _run_slots(objective: Objective) -> bool:
 
 
 def _run_slot(objective: Objective) -> bool:
-    """Run one trial after the other, and return whether the budget is spent."""
+    """Run one trial after the other, and return whether nothing is left to run."""
     study = objective.study
     memory = _Memory()
     while time.monotonic() < objective.deadline:
@@ -79,8 +71,8 @@ def _run_slot(objective: Objective) -> bool:
                     memory.after_trial(objective.trainer, objective.tracking)
             except OutOfTimeError:
                 return False
-        elif study.budget.linger and study.others_run():
-            time.sleep(_LINGER_EVERY_S)
+        elif study.budget.linger and study.has_work_in_progress():
+            time.sleep(2.0)
         else:
             return True
     return False
@@ -88,6 +80,11 @@ def _run_slot(objective: Objective) -> bool:
 
 class _Memory:
     """Watches the memory of this process from one trial to the next."""
+
+    # Bytes that a process may grow by before its memory is freed, and before it is replaced.
+    _FREE_FROM = 120e6
+    _RESTART_FROM = 240e6
+    _N_WARM_UP = 3  # trials in which libraries load what they need
 
     def __init__(self) -> None:
         self._n_trials = 0
@@ -99,15 +96,15 @@ class _Memory:
         Call it between two trials, while no trial runs in this process.
         """
         self._n_trials += 1
-        if self._n_trials <= _N_WARM_UP:
+        if self._n_trials <= self._N_WARM_UP:
             self._least = _resident()
             return
-        if _resident() < self._least + _FREE_FROM:
+        if _resident() < self._least + self._FREE_FROM:
             return
         _free(trainer)
-        if _resident() >= self._least + _RESTART_FROM and can_restart():
+        if _resident() >= self._least + self._RESTART_FROM and can_restart():
             # What has not arrived in MLflow by then waits on the disk.
-            tracking.spool.drain(_HAND_OVER_S)
+            tracking.spool.drain(30.0)
             restart()
 
 

@@ -5,40 +5,34 @@ from __future__ import annotations
 import keras
 from keras import ops
 
-_SHARE = 5  # the window is a fifth of the steps so far
 
+def average_weights(optimizer: keras.Optimizer, most: float) -> None:
+    """Let an optimizer average the weights over a window that grows with its steps.
 
-def grow_window(optimizer: keras.Optimizer, most: float) -> None:
-    """Let `optimizer` keep min(most, t / (t + 5)) of its averages in step t = 0, 1, ...
-
-    With a constant share, the initial weights would still count for 37 per cent after a whole
-    window. That would spoil the first epochs, and pruning looks at these. With the growing share,
-    the initial weights fade with t ** -5 (the power function averages of Karras et al. 2024,
-    "Analyzing and Improving the Training Dynamics of Diffusion Models").
+    In step t = 0, 1, ... the averages keep min(most, t / (t + 5)) of themselves. With a constant
+    share, the initial weights would still count for 37 per cent after a whole window. That would
+    spoil the first epochs, and pruning looks at these. With the growing share, the initial weights
+    fade with t ** -5 (the power function averages of Karras et al. 2024, "Analyzing and Improving
+    the Training Dynamics of Diffusion Models").
 
     Args:
-        optimizer: An optimizer with `use_ema=True`.
+        optimizer: An optimizer that is not built yet, or one with `use_ema=True`.
         most: The share that the averages keep once the window has its full size, in (0, 1).
     """
+    optimizer.use_ema = True
+    optimizer.ema_momentum = most
 
     class Growing(type(optimizer)):  # type: ignore[misc]
         @property
         def ema_momentum(self) -> keras.KerasTensor:
             steps = ops.cast(self.iterations, "float32")
-            return ops.minimum(most, steps / (steps + _SHARE))
+            return ops.minimum(most, steps / (steps + 5))  # a fifth of the steps so far
 
         @ema_momentum.setter
         def ema_momentum(self, value: float) -> None:
             """Ignore the share that Keras sets from the optimizer's configuration."""
 
     optimizer.__class__ = Growing
-
-
-def average_weights(optimizer: keras.Optimizer, most: float) -> None:
-    """Let an optimizer that is not built yet average the weights, as in `grow_window`."""
-    optimizer.use_ema = True
-    optimizer.ema_momentum = most
-    grow_window(optimizer, most)
 
 
 def averages_of(optimizer: keras.Optimizer) -> list[keras.Variable]:

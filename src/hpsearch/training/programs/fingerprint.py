@@ -30,21 +30,6 @@ from hpsearch.models.loss_and_optimizer import MOMENTUMS
 from hpsearch.models.own_code import is_library
 from hpsearch.training.programs.inputs import dropouts, is_momentum
 
-# Keras, TensorFlow and JAX keep these attributes for themselves. They follow from other attributes,
-# so `_follows` leaves them out.
-_SKIPPED = frozenset({
-    "_auto_config", "_build_shapes_dict", "_call_context_args", "_call_has_context_arg", "_called",
-    "_compile_config", "_compiled_trainable_state", "_default_value_builder",
-    "_distribute_strategy", "_inbound_nodes", "_init_seed", "_initial_seed", "_jax_state",
-    "_jax_state_synced", "_layers_cache", "_lock", "_loss_ids", "_losses", "_losses_override",
-    "_name", "_nodes", "_nodes_by_depth", "_obj_type", "_operations", "_operations_by_depth",
-    "_outbound_nodes", "_parent_path", "_path", "_seed", "_self_setattr_tracking", "_tracked",
-    "_tracker", "_trainable_variables", "_trainable_variables_indices", "history", "name", "path",
-    "predict_function", "test_function", "train_function",
-})  # fmt: skip
-_SKIPPED_BEGINNINGS = ("_self_", "_saved_model_", "_keras_api_", "_obj_reference_counts")
-_SKIPPED_OF_CLASSES = ("__dict__", "__weakref__", "__doc__", "__module__", "__annotations__")
-_HEAP_TYPE = 1 << 9  # the flag of classes that were made by a `class` statement
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...), np.generic)
 
 
@@ -73,6 +58,20 @@ class _Walk:
 
     Where an object appears again, its number stands for it.
     """
+
+    # Keras, TensorFlow and JAX keep these attributes for themselves. They follow from other
+    # attributes, so `_follows` leaves them out.
+    _skipped = frozenset({
+        "_auto_config", "_build_shapes_dict", "_call_context_args", "_call_has_context_arg",
+        "_called", "_compile_config", "_compiled_trainable_state", "_default_value_builder",
+        "_distribute_strategy", "_inbound_nodes", "_init_seed", "_initial_seed", "_jax_state",
+        "_jax_state_synced", "_layers_cache", "_lock", "_loss_ids", "_losses", "_losses_override",
+        "_name", "_nodes", "_nodes_by_depth", "_obj_type", "_operations", "_operations_by_depth",
+        "_outbound_nodes", "_parent_path", "_path", "_seed", "_self_setattr_tracking", "_tracked",
+        "_tracker", "_trainable_variables", "_trainable_variables_indices", "history", "name",
+        "path", "predict_function", "test_function", "train_function",
+    })  # fmt: skip
+    _skipped_beginnings = ("_self_", "_saved_model_", "_keras_api_", "_obj_reference_counts")
 
     def __init__(self, model: keras.Model) -> None:
         self.model = model
@@ -130,8 +129,8 @@ class _Walk:
             self._describe(value)
 
     def _describe(self, value: object) -> None:
-        """Describe an object by the first entry of `_KINDS` that fits it."""
-        for kinds, describe in _KINDS:
+        """Describe an object by the first entry of `_kinds` that fits it."""
+        for kinds, describe in self._kinds:
             if isinstance(value, kinds):
                 describe(self, value)
                 return
@@ -268,7 +267,7 @@ class _Walk:
         self.visit(value.__func__)
         self.visit(value.__self__)
 
-    def part(self, value: functools.partial[Any]) -> None:
+    def part(self, value: functools.partial[object]) -> None:
         """Describe a `functools.partial`."""
         self.visit(value.func)
         self.items(value.args)
@@ -281,8 +280,9 @@ class _Walk:
             return
         for base in value.__bases__:
             self.visit(base)
+        skipped = ("__dict__", "__weakref__", "__doc__", "__module__", "__annotations__")
         for name, member in sorted(vars(value).items()):
-            if name not in _SKIPPED_OF_CLASSES:
+            if name not in skipped:
                 self.add(name)
                 self.visit(member)
 
@@ -326,7 +326,7 @@ class _Walk:
         inputs = self._inputs(value)
         self.add("inputs", sorted(inputs))
         for name in sorted(attributes.keys() - inputs):
-            if not _follows(type(value), name):
+            if not self._follows(type(value), name):
                 self.add(name)
                 self.visit(attributes[name])
 
@@ -360,27 +360,52 @@ class _Walk:
             return {"seed"}
         return set()
 
+    def _follows(self, kind: type, name: str) -> bool:
+        """Return whether an attribute of this name follows from the others.
+
+        It does where only a library's code sets it.
+        """
+        if name not in self._skipped and not name.startswith(self._skipped_beginnings):
+            return False
+        setters = [cls for cls in kind.__mro__ if name in _set_by(cls)]
+        if not setters:
+            setters = [kind]
+        return all(is_library(cls.__module__) for cls in setters)
+
+    # The kinds of objects that are not described by their attributes, and the methods that
+    # describe them. The first entry that fits an object counts.
+    _kinds: tuple[tuple[type | tuple[type, ...], Callable[[_Walk, Any], None]], ...] = (
+        (np.ndarray, array),
+        (keras.Variable, variable),
+        (keras.KerasTensor, symbol),
+        (keras.Initializer, nothing),
+        (keras.dtype_policies.DTypePolicy, policy),
+        (re.Pattern, pattern),
+        (types.FunctionType, function),
+        (types.MethodType, method),
+        (functools.partial, part),
+        (types.ModuleType, own_module),
+        (type, kind),
+        ((types.BuiltinFunctionType, types.MethodDescriptorType), named),
+        ((types.WrapperDescriptorType, np.ufunc), named),
+        ((types.GetSetDescriptorType, types.MemberDescriptorType), named),
+        ((property, classmethod, staticmethod), wrapped),
+        ((threading.local, type(threading.Lock()), type(threading.RLock())), nothing),
+        (weakref.ref, nothing),
+        (Mapping, mapping),
+        ((list, tuple), items),
+        ((set, frozenset), unordered),
+    )
+
 
 def _is_native(kind: type) -> bool:
     """Return whether objects of a class may hold more than their attributes.
 
     They do where the class, or one of its base classes, is not written in Python.
     """
+    heap_type = 1 << 9  # the flag of classes that were made by a `class` statement
     classes = [cls for cls in kind.__mro__ if cls is not object]
-    return not all(cls.__flags__ & _HEAP_TYPE for cls in classes)
-
-
-def _follows(kind: type, name: str) -> bool:
-    """Return whether an attribute of this name follows from the others.
-
-    It does where only a library's code sets it.
-    """
-    if name not in _SKIPPED and not name.startswith(_SKIPPED_BEGINNINGS):
-        return False
-    setters = [cls for cls in kind.__mro__ if name in _set_by(cls)]
-    if not setters:
-        setters = [kind]
-    return all(is_library(cls.__module__) for cls in setters)
+    return not all(cls.__flags__ & heap_type for cls in classes)
 
 
 @functools.cache
@@ -464,36 +489,3 @@ def _names_in(code: types.CodeType) -> list[str]:
 def _is_of_library(value: type | types.FunctionType) -> bool:
     """Return whether a class or function is a library's, which is the same in all trials."""
     return "<locals>" not in value.__qualname__ and is_library(value.__module__)
-
-
-_NAMED = (
-    types.BuiltinFunctionType,
-    types.MethodDescriptorType,
-    types.WrapperDescriptorType,
-    np.ufunc,
-    types.GetSetDescriptorType,
-    types.MemberDescriptorType,
-)
-_LOCKS = (type(threading.Lock()), type(threading.RLock()))
-_WITHOUT_STATE = (threading.local, *_LOCKS, weakref.ref)
-# The kinds of objects that are not described by their attributes, and the methods that describe
-# them. The first entry that fits an object counts.
-_KINDS: list[tuple[type | tuple[type, ...], Callable[[_Walk, Any], None]]] = [
-    (np.ndarray, _Walk.array),
-    (keras.Variable, _Walk.variable),
-    (keras.KerasTensor, _Walk.symbol),
-    (keras.Initializer, _Walk.nothing),
-    (keras.dtype_policies.DTypePolicy, _Walk.policy),
-    (re.Pattern, _Walk.pattern),
-    (types.FunctionType, _Walk.function),
-    (types.MethodType, _Walk.method),
-    (functools.partial, _Walk.part),
-    (types.ModuleType, _Walk.own_module),
-    (type, _Walk.kind),
-    (_NAMED, _Walk.named),
-    ((property, classmethod, staticmethod), _Walk.wrapped),
-    (_WITHOUT_STATE, _Walk.nothing),
-    (Mapping, _Walk.mapping),
-    ((list, tuple), _Walk.items),
-    ((set, frozenset), _Walk.unordered),
-]

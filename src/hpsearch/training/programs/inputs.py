@@ -7,13 +7,11 @@ their places.
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 from keras import ops
 from keras.src.models.functional import Functional
 
-from hpsearch.models.dropout_masks import alpha_dropped, dropped, uniform_like
+from hpsearch.models.dropout_masks import Tensor, alpha_dropped, dropped, uniform_like
 from hpsearch.models.loss_and_optimizer import MOMENTUMS
 
 
@@ -60,7 +58,7 @@ class _LiveDropout(_RateInput, keras.layers.Dropout):  # type: ignore[misc]
     took most of the time of a step.
     """
 
-    def call(self, inputs: Any, training: bool = False) -> Any:
+    def call(self, inputs: Tensor, training: bool = False) -> Tensor:
         if not training:
             return inputs
         words = uniform_like(inputs, self.seed_generator.next())
@@ -68,7 +66,7 @@ class _LiveDropout(_RateInput, keras.layers.Dropout):  # type: ignore[misc]
 
 
 class _LiveAlphaDropout(_RateInput, keras.layers.AlphaDropout):  # type: ignore[misc]
-    def call(self, inputs: Any, training: bool = False) -> Any:
+    def call(self, inputs: Tensor, training: bool = False) -> Tensor:
         if not training:
             return inputs
         words = uniform_like(inputs, self.seed_generator.next())
@@ -164,19 +162,18 @@ def momentum_input(optimizer: keras.Optimizer) -> ProgramInput | None:
     return None
 
 
-def momentum_of(optimizer: keras.Optimizer) -> float:
-    """Return the momentum of an optimizer as a number, 0 where it has none."""
-    steps = innermost(optimizer)
+def rates_of(optimizer: keras.Optimizer) -> tuple[float | None, float]:
+    """Return the learning rate and the momentum of an optimizer as numbers.
+
+    The learning rate is None where a Keras schedule computes it. The momentum is 0 where the
+    optimizer has none.
+    """
+    rate, _ = rate_variables(optimizer)
+    learning_rate = None
+    if rate is not None:
+        learning_rate = float(ops.convert_to_numpy(rate))
     for name in MOMENTUMS:
-        value = getattr(steps, name, None)
-        if isinstance(value, float | int):
-            return float(value)
-    return 0.0
-
-
-def learning_rate_of(optimizer: keras.Optimizer) -> float | None:
-    """Return the learning rate of an optimizer, None where a Keras schedule computes it."""
-    rate = getattr(innermost(optimizer), "_learning_rate", None)
-    if not isinstance(rate, keras.Variable):
-        return None
-    return float(ops.convert_to_numpy(rate))
+        momentum = getattr(innermost(optimizer), name, None)
+        if isinstance(momentum, float | int):
+            return learning_rate, float(momentum)
+    return learning_rate, 0.0

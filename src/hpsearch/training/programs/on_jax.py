@@ -6,7 +6,7 @@ The state holds the values of the variables that `program.jax_variables` lists.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +15,13 @@ from jax import Array
 
 from hpsearch.training.programs.inputs import rate_variables
 
-_State = tuple[list[Array], ...]
-_Metrics = dict[str, Array]
-_Steps = Callable[..., tuple[_Metrics, _State]]
+State = Sequence[list[Array]]  # the values of variables, as `program.jax_variables` orders them
+_Trained = tuple[dict[str, Array], State]  # the metrics, and the state after the steps
 
 
 def _step_of(
     model: keras.Model, images: Array, labels: Array
-) -> Callable[[_State, Array, Array], _State]:
+) -> Callable[[State, Array, Array], State]:
     """Return the function from (state, rows, rates) to the state after one step."""
     ids = [id(v) for v in model.optimizer.variables]
     places = {}
@@ -30,7 +29,7 @@ def _step_of(
         if variable is not None:
             places[column] = ids.index(id(variable))
 
-    def step(state: _State, rows: Array, rates: Array) -> _State:
+    def step(state: State, rows: Array, rates: Array) -> State:
         trainable, non_trainable, optimizer, metrics = state
         optimizer = list(optimizer)
         for column, place in places.items():
@@ -45,48 +44,41 @@ def _step_of(
     return step
 
 
-def steps_of(model: keras.Model, images: Array, labels: Array) -> _Steps:
-    """Return the function that trains the whole batches of an element of an `Order`.
+def steps_of(
+    model: keras.Model, images: Array, labels: Array
+) -> tuple[Callable[..., _Trained], Callable[..., _Trained]]:
+    """Return the two functions that train an element of an `Order`; they are not compiled yet.
 
-    The function takes (state, order, n_steps, table) and returns (metrics, state). It is not
-    compiled yet.
+    The first takes (state, order, n_steps, table) and trains the whole batches. The second takes
+    (state, rows, rates (1, 2)) and trains the smaller batch at the end of an epoch.
     """
     step = _step_of(model, images, labels)
 
-    def steps(state: _State, order: Array, n_steps: Array, table: Array) -> tuple[_Metrics, _State]:
-        def one(i: Array, state: _State) -> _State:
+    def steps(state: State, order: Array, n_steps: Array, table: Array) -> _Trained:
+        def one(i: Array, state: State) -> State:
             return step(state, order[i], table[i])
 
         state = jax.lax.fori_loop(0, n_steps, one, state)
         return metrics_of(model, state[3]), state
 
-    return steps
-
-
-def last_step_of(model: keras.Model, images: Array, labels: Array) -> _Steps:
-    """Return the function that trains the smaller batch at the end of an epoch.
-
-    The function takes (state, rows, rates (1, 2)) and returns (metrics, state). It is not compiled
-    yet.
-    """
-    step = _step_of(model, images, labels)
-
-    def last_step(state: _State, rows: Array, rates: Array) -> tuple[_Metrics, _State]:
+    def last_step(state: State, rows: Array, rates: Array) -> _Trained:
         state = step(state, rows, rates[0])
         return metrics_of(model, state[3]), state
 
-    return last_step
+    return steps, last_step
 
 
-def metrics_of(model: keras.Model, values: list[Array]) -> _Metrics:
+def metrics_of(model: keras.Model, values: list[Array]) -> dict[str, Array]:
     """Return the metrics that a model reports when its metrics' variables have `values`."""
     mapping = list(zip(model.metrics_variables, values, strict=True))
     with keras.StatelessScope(state_mapping=mapping):
-        metrics: _Metrics = model.get_metrics_result()
+        metrics: dict[str, Array] = model.get_metrics_result()
     return metrics
 
 
-def compiled_steps(model: keras.Model, images: Array, labels: Array, jit: bool) -> _Steps:
+def compiled_steps(
+    model: keras.Model, images: Array, labels: Array, jit: bool
+) -> Callable[[State, Iterator[object]], _Trained]:
     """Return the function that `fit` calls with its state and an iterator over an `Order`.
 
     Args:
@@ -95,10 +87,11 @@ def compiled_steps(model: keras.Model, images: Array, labels: Array, jit: bool) 
         labels: Their labels, in the form that the loss takes.
         jit: Ignored, because JAX always compiles with XLA. TensorFlow has the choice.
     """
-    steps = jax.jit(steps_of(model, images, labels), donate_argnums=0)
-    last_step = jax.jit(last_step_of(model, images, labels), donate_argnums=0)
+    steps, last_step = steps_of(model, images, labels)
+    steps = jax.jit(steps, donate_argnums=0)
+    last_step = jax.jit(last_step, donate_argnums=0)
 
-    def train(state: _State, iterator: Iterator[object]) -> tuple[_Metrics, _State]:
+    def train(state: State, iterator: Iterator[object]) -> _Trained:
         element = next(iterator)
         order, n_steps, table, last, comes, last_rates = keras.tree.flatten(element)
         logs, state = steps(state, order, n_steps[0], table)

@@ -9,8 +9,6 @@ import tensorflow as tf
 
 from hpsearch.training.programs.inputs import rate_variables
 
-_Metrics = dict[str, tf.Tensor]
-
 
 def _step_of(
     model: keras.Model, images: tf.Tensor, labels: tf.Tensor
@@ -35,7 +33,7 @@ def _step_of(
 
 def compiled_steps(
     model: keras.Model, images: tf.Tensor, labels: tf.Tensor, jit: bool
-) -> Callable[[Iterator[object]], _Metrics]:
+) -> Callable[[Iterator[object]], dict[str, tf.Tensor]]:
     """Return the function that `fit` calls with an iterator over the elements of an `Order`.
 
     Args:
@@ -47,7 +45,7 @@ def compiled_steps(
     step = _step_of(model, images, labels)
 
     @tf.function(jit_compile=jit, autograph=False)  # type: ignore[untyped-decorator]
-    def steps(order: tf.Tensor, n_steps: tf.Tensor, table: tf.Tensor) -> _Metrics:
+    def steps(order: tf.Tensor, n_steps: tf.Tensor, table: tf.Tensor) -> dict[str, tf.Tensor]:
         def goes_on(i: tf.Tensor) -> tf.Tensor:
             return i < n_steps
 
@@ -56,22 +54,22 @@ def compiled_steps(
             return i + 1
 
         tf.while_loop(goes_on, one, [tf.constant(0)], parallel_iterations=1)
-        metrics: _Metrics = model.get_metrics_result()
+        metrics: dict[str, tf.Tensor] = model.get_metrics_result()
         return metrics
 
     # It runs once an epoch, so compiling it with XLA would take longer than it saves.
     @tf.function(autograph=False)  # type: ignore[untyped-decorator]
-    def last_step(rows: tf.Tensor, new_rates: tf.Tensor) -> _Metrics:
+    def last_step(rows: tf.Tensor, new_rates: tf.Tensor) -> dict[str, tf.Tensor]:
         step(rows, new_rates[0])
-        metrics: _Metrics = model.get_metrics_result()
+        metrics: dict[str, tf.Tensor] = model.get_metrics_result()
         return metrics
 
-    def train(iterator: Iterator[object]) -> _Metrics:
+    def train(iterator: Iterator[object]) -> dict[str, tf.Tensor]:
         element = next(iterator)
         order, n_steps, table, last, comes, last_rates = keras.tree.flatten(element)
         order = tf.cast(order, tf.int32)
         n_steps = tf.cast(n_steps[0], tf.int32)
-        logs: _Metrics = steps(order, n_steps, table)
+        logs: dict[str, tf.Tensor] = steps(order, n_steps, table)
         if int(comes[0]):
             last = tf.cast(last, tf.int32)
             logs = last_step(last, last_rates)

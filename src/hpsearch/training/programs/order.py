@@ -1,7 +1,8 @@
-"""Decide the order in which training sees its examples: a new permutation in each epoch.
+"""The order in which training sees its examples, and the rates of each training step.
 
-The order is drawn from a seed of the trial and the epoch. `Order` gives it to a compiled program,
-and `Batches` gives the same batches to Keras's own `fit`.
+The order is a new permutation in each epoch, drawn from a seed of the trial and the epoch. `Order`
+gives it to a compiled program, with the learning rate and the momentum of each step. `Batches`
+gives the same batches to Keras's own `fit`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ Element = tuple[np.ndarray, ...]
 
 
 class Order(keras.utils.PyDataset):  # type: ignore[misc]
-    """The order in which a compiled program sees its examples: a new one each epoch.
+    """The order of the examples of an epoch, and learning rate and momentum of each of its steps.
 
     An element of this data set describes the next `steps_per_call` steps of an epoch. Its arrays
     are:

@@ -17,26 +17,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
-from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from hpsearch.models.dropout_masks import Tensor
 from hpsearch.training.programs.averages import average_weights, averages_of
 from hpsearch.training.programs.inputs import (
     ProgramInput,
     dropouts,
     innermost,
-    learning_rate_of,
     momentum_input,
-    momentum_of,
+    rates_of,
     take_rate_from_outside,
 )
 from hpsearch.training.programs.order import Element
-
-_Variables = list[keras.Variable]
-_Function = Callable[..., Any]
 
 
 class Program:
@@ -57,8 +53,8 @@ class Program:
         self,
         name: str,
         model: keras.Model,
-        images: Any,
-        labels: Any,
+        images: Tensor,
+        labels: Tensor,
         *,
         averaging: float,
         jit: bool,
@@ -67,7 +63,7 @@ class Program:
         self.model = model
         self.averaging = averaging
         self.dropouts = dropouts(model)
-        self._plain = plain_variables(model, self.dropouts)
+        self._plain = plain_variables(model)
         for layer in self.dropouts:
             take_rate_from_outside(layer)
         self.momentum = momentum_input(model.optimizer)
@@ -89,9 +85,8 @@ class Program:
                 optimizer numbers are copied.
             seed_of_layer: Returns the seed of a dropout layer, given its place in `dropouts`.
         """
-        theirs = dropouts(source)
-        copy_values(plain_variables(source, theirs), self._plain)
-        pairs = zip(self.dropouts, theirs, strict=True)
+        copy_values(plain_variables(source), self._plain)
+        pairs = zip(self.dropouts, dropouts(source), strict=True)
         for position, (mine, other) in enumerate(pairs):
             mine.rate.assign(other.rate)
             state = np.array([seed_of_layer(position), 0], np.uint32)
@@ -106,15 +101,14 @@ class Program:
         # Keras may compute `iterations` from another number, so the variable itself is copied.
         copy_values([source._iterations], [mine._iterations])
         copy_values([innermost(source)._iterations], [innermost(mine)._iterations])
-        learning_rate = learning_rate_of(source)
-        momentum = momentum_of(source)
-        self.drawn = (learning_rate, momentum)
+        self.drawn = rates_of(source)
+        learning_rate, momentum = self.drawn
         if learning_rate is not None:  # a Keras schedule is part of the program
             innermost(mine).learning_rate = learning_rate
         if self.momentum is not None:
             self.momentum.assign(momentum)
 
-    def _slots(self) -> _Variables:
+    def _slots(self) -> list[keras.Variable]:
         """Return the optimizer's variables that a freshly compiled optimizer has too."""
         variables = self.model.optimizer.variables
         averages: set[int] = set()
@@ -131,14 +125,11 @@ class Program:
 
         Where the program averages weights, the averages stand in their places.
         """
-        variables = self._plain
-        if self.averaging:
-            variables = averaged_variables(self.model, variables)
-        return values_of(variables)
+        return kept_values(self.model, self._plain, self.averaging)
 
     def unload(self, target: keras.Model, state: list[np.ndarray]) -> None:
         """Give a model of the same architecture the variables in `state`."""
-        copy_values(state, plain_variables(target, dropouts(target)))
+        copy_values(state, plain_variables(target))
 
     def snapshot(self) -> list[np.ndarray]:
         """Return all that training changes.
@@ -153,11 +144,18 @@ class Program:
 
     def run(self, element: Element) -> dict[str, float]:
         """Train the steps of an element of an `Order` in one compiled call; return the metrics."""
-        logs = _run_function(self.model, element)
+        function = self.model.train_function
+        if keras.backend.backend() != "jax":
+            tensors = tuple(map(ops.convert_to_tensor, element))
+            return numbers_of(function(iter([tensors])))
+        # The call gives its arguments away, so it gets copies.
+        state = tuple([ops.copy(v.value) for v in part] for part in jax_variables(self.model))
+        logs, state = function(state, iter([element]))
+        set_jax_state(self.model, state)
         return numbers_of(logs)
 
     @property
-    def _variables(self) -> _Variables:
+    def _variables(self) -> list[keras.Variable]:
         return [*self.model.variables, *self.model.optimizer.variables]
 
 
@@ -177,33 +175,22 @@ def numbers_of(logs: Mapping[str, object]) -> dict[str, float]:
     return found
 
 
-def _run_function(model: keras.Model, element: Element) -> dict[str, Any]:
-    """Call the train function of a model as `fit` calls it, and return its logs."""
-    function = model.train_function
-    if keras.backend.backend() != "jax":
-        tensors = tuple(map(on_device, element))
-        logs: dict[str, Any] = function(iter([tensors]))
-        return logs
-    parts = jax_variables(model)
-    # The call gives its arguments away, so it gets copies.
-    state = tuple([ops.copy(v.value) for v in part] for part in parts)
-    logs, state = function(state, iter([element]))
-    for variables, values in zip(parts, state, strict=True):
-        for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)
-    return logs
+def kept_values(
+    model: keras.Model, variables: list[keras.Variable], averaging: float
+) -> list[np.ndarray]:
+    """Return the values of variables of a model.
 
-
-def averaged_variables(model: keras.Model, variables: _Variables) -> _Variables:
-    """Return variables of a model, with the averages in the place of those that are averaged."""
+    Where `averaging` is not 0, the averages stand in the places of the trainable variables.
+    """
     averaged = {}
-    averages = averages_of(model.optimizer)
-    for variable, average in zip(model.trainable_variables, averages, strict=True):
-        averaged[id(variable)] = average
-    return [averaged.get(id(v), v) for v in variables]
+    if averaging:
+        averages = averages_of(model.optimizer)
+        for variable, average in zip(model.trainable_variables, averages, strict=True):
+            averaged[id(variable)] = average
+    return values_of([averaged.get(id(v), v) for v in variables])
 
 
-def jax_variables(model: keras.Model) -> tuple[_Variables, ...]:
+def jax_variables(model: keras.Model) -> tuple[list[keras.Variable], ...]:
     """Return the variables of a model in the four groups of JAX's train step."""
     return (
         model.trainable_variables,
@@ -213,20 +200,22 @@ def jax_variables(model: keras.Model) -> tuple[_Variables, ...]:
     )
 
 
-def plain_variables(model: keras.Model, inputs: list[keras.Layer]) -> _Variables:
-    """Return the variables of a model without those of the layers `inputs`.
+def set_jax_state(model: keras.Model, state: Sequence[list[Tensor]]) -> None:
+    """Assign values to the variables of a model, both as `jax_variables` orders them."""
+    for variables, values in zip(jax_variables(model), state, strict=True):
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
 
-    Args:
-        model: Any built model.
-        inputs: The layers whose rates are inputs of a program, as `dropouts` returns them.
-    """
+
+def plain_variables(model: keras.Model) -> list[keras.Variable]:
+    """Return the variables of a built model without those of its layers in `dropouts`."""
     excluded: set[int] = set()
-    for layer in inputs:
+    for layer in dropouts(model):
         excluded.update(id(v) for v in layer.variables)
     return [v for v in model.variables if id(v) not in excluded]
 
 
-def values_of(variables: _Variables) -> list[np.ndarray]:
+def values_of(variables: list[keras.Variable]) -> list[np.ndarray]:
     """Return copies of the values of variables."""
     return [np.array(ops.convert_to_numpy(v)) for v in variables]
 
@@ -248,7 +237,7 @@ class Averaging(keras.callbacks.Callback):  # type: ignore[misc]
         copy_values(self._raw, self.model.trainable_variables)
 
 
-def copy_values(sources: Sequence[Any], targets: _Variables) -> None:
+def copy_values(sources: Sequence[Tensor], targets: list[keras.Variable]) -> None:
     """Assign arrays, or the values of variables, to variables.
 
     Args:
@@ -261,7 +250,7 @@ def copy_values(sources: Sequence[Any], targets: _Variables) -> None:
         target.assign(ops.copy(source))
 
 
-def build_metrics(model: keras.Model, images: Any, labels: Any) -> None:
+def build_metrics(model: keras.Model, images: Tensor, labels: Tensor) -> None:
     """Build the metrics and the loss that `compile` was given, from shapes alone.
 
     The step of a program has no batch from which `fit` could build them. In `fit` itself,
@@ -276,25 +265,14 @@ def build_metrics(model: keras.Model, images: Any, labels: Any) -> None:
         model._symbolic_build(data_batch=(images, labels))
 
 
-def _compiled_steps(model: keras.Model, images: Any, labels: Any, jit: bool) -> _Function:
+def _compiled_steps(
+    model: keras.Model, images: Tensor, labels: Tensor, jit: bool
+) -> Callable[..., object]:
     backend = keras.backend.backend()
     if backend not in ("tensorflow", "jax"):
         raise ValueError(f"Expected KERAS_BACKEND=tensorflow or jax. Received: {backend}")
     module = import_module(f"hpsearch.training.programs.on_{backend}")
-    compiled: _Function = module.compiled_steps(model, images, labels, jit)
-    return compiled
-
-
-def compiled_quickly(function: _Function) -> _Function:
-    """Return a compiled function of JAX arrays that is meant to be called once.
-
-    On a CPU it is compiled with few optimizations. Without compiling the function as a whole, JAX
-    would compile each operation for each shape, which takes longer.
-    """
-    options = None
-    if not has_gpu():
-        options = {"xla_backend_optimization_level": 0}
-    compiled: _Function = import_module("jax").jit(function, compiler_options=options)
+    compiled: Callable[..., object] = module.compiled_steps(model, images, labels, jit)
     return compiled
 
 
@@ -305,8 +283,3 @@ def has_gpu() -> bool:
     """
     devices = keras.distribution.list_devices()
     return any(device.startswith("gpu") for device in devices)
-
-
-def on_device(array: np.ndarray) -> Any:
-    """Return an array as a tensor of the backend, with the same dtype."""
-    return ops.convert_to_tensor(array)

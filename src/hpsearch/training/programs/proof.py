@@ -16,21 +16,22 @@ the tests of the dropout layers do.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from hpsearch.models.dropout_masks import Tensor
 from hpsearch.training.programs.inputs import dropouts, innermost
 from hpsearch.training.programs.order import Element, Order
 from hpsearch.training.programs.program import (
     Program,
     build_metrics,
-    compiled_quickly,
     copy_values,
     has_gpu,
     jax_variables,
@@ -40,13 +41,7 @@ from hpsearch.training.programs.program import (
 )
 
 _TOLERANCE = 1e-4
-_COMPILED_CHANGE = 0.3  # Adam and its kin turn the rounding of a gradient near 0 into a whole step
-_OPTIMIZER_TOLERANCE = 1e-3  # 1 - momentum in float32
 _TINY = 1e-7
-_SEED = 12345
-
-_Arrays = list[np.ndarray]
-_Batch = tuple[Any, Any]  # images and labels on the device
 
 
 class _Recorder(keras.Optimizer):  # type: ignore[misc]
@@ -54,15 +49,15 @@ class _Recorder(keras.Optimizer):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__(learning_rate=0.0)
-        self.found: list[Any] = []
+        self.found: list[Tensor] = []
 
-    def apply(self, grads: Sequence[Any], trainable_variables: object = None) -> None:
+    def apply(self, grads: Sequence[Tensor], trainable_variables: object = None) -> None:
         """Record the gradients, in the order of the trainable variables."""
         self.found = list(grads)
 
 
 def difference(
-    source: keras.Model, program: Program, images: Any, labels: Any, order: Order
+    source: keras.Model, program: Program, images: Tensor, labels: Tensor, order: Order
 ) -> str | None:
     """Return in words how the program trains otherwise than Keras; None where it does not.
 
@@ -74,7 +69,7 @@ def difference(
         order: The order of the examples. The step is made with its first batch.
     """
     rows = order.element_at(0)[0][0]
-    program.load(source, lambda layer: _SEED + layer)
+    program.load(source, lambda layer: 12345 + layer)
     for layer in program.dropouts:
         layer.rate.assign(0.0)
     batch = (ops.take(images, rows, axis=0), ops.take(labels, rows, axis=0))
@@ -108,7 +103,7 @@ class _Step:
 
     logs: dict[str, float]
     gradients: list[np.ndarray | None]
-    state: _Arrays
+    state: list[np.ndarray]
 
     def difference(self, other: _Step) -> str | None:
         """Return in words what differs in another step; None where nothing does."""
@@ -142,7 +137,7 @@ def _agree(one: np.ndarray | None, other: np.ndarray | None) -> bool:
     return bool(gap <= _TOLERANCE * np.linalg.norm(mine) + _TINY)
 
 
-def _eager_step(model: keras.Model, batch: _Batch) -> _Step:
+def _eager_step(model: keras.Model, batch: tuple[Tensor, Tensor]) -> _Step:
     """Make one step of Keras's own that records the gradients and changes no weights."""
     optimizer = model.optimizer
     recorder = _Recorder()
@@ -155,7 +150,7 @@ def _eager_step(model: keras.Model, batch: _Batch) -> _Step:
         else:
             logs = model.train_step(batch)
             found = recorder.found
-        plain = plain_variables(model, dropouts(model))
+        plain = plain_variables(model)
         state = values_of([v for v in plain if not v.trainable])
     finally:
         model.optimizer = optimizer
@@ -165,25 +160,40 @@ def _eager_step(model: keras.Model, batch: _Batch) -> _Step:
 
 
 def _jax_step(
-    model: keras.Model, recorder: _Recorder, batch: _Batch
-) -> tuple[dict[str, Any], list[Any]]:
+    model: keras.Model, recorder: _Recorder, batch: tuple[Tensor, Tensor]
+) -> tuple[dict[str, object], list[Tensor]]:
     """Return the logs and the gradients of a step of Keras's own on JAX.
 
     The step is compiled alone, as `fit` does it on JAX.
     """
     parts = jax_variables(model)
 
-    def step(state: Any, batch: _Batch) -> tuple[Any, Any, list[Any]]:
+    def step(
+        state: tuple[list[Tensor], ...], batch: tuple[Tensor, Tensor]
+    ) -> tuple[dict[str, object], list[Tensor], list[Tensor]]:
         logs, state = model.train_step(state, batch)
         return logs, state[1], list(recorder.found)
 
     state = tuple([v.value for v in part] for part in parts)
-    logs, values, gradients = compiled_quickly(step)(state, batch)
+    logs, values, gradients = _compiled_quickly(step)(state, batch)
     copy_values(list(values), parts[1])
     return dict(logs), gradients
 
 
-def _apply(model: keras.Model, gradients: list[Any]) -> None:
+def _compiled_quickly(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a compiled function of JAX arrays that is meant to be called once.
+
+    On a CPU it is compiled with few optimizations. Without compiling the function as a whole, JAX
+    would compile each operation for each shape, which takes longer.
+    """
+    options = None
+    if not has_gpu():
+        options = {"xla_backend_optimization_level": 0}
+    compiled: Callable[..., Any] = import_module("jax").jit(function, compiler_options=options)
+    return compiled
+
+
+def _apply(model: keras.Model, gradients: list[Tensor]) -> None:
     """Let the optimizer of a model make a step with gradients."""
     optimizer = model.optimizer
     trainable = model.trainable_variables
@@ -191,12 +201,14 @@ def _apply(model: keras.Model, gradients: list[Any]) -> None:
         optimizer.apply(gradients, trainable)
         return
 
-    def apply(slots: list[Any], weights: list[Any]) -> Any:
-        return optimizer.stateless_apply(slots, gradients, weights)
+    def apply(slots: list[Tensor], weights: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        applied: tuple[list[Tensor], list[Tensor]]
+        applied = optimizer.stateless_apply(slots, gradients, weights)
+        return applied
 
     slots = [v.value for v in optimizer.variables]
     weights = [v.value for v in trainable]
-    weights, slots = compiled_quickly(apply)(slots, weights)
+    weights, slots = _compiled_quickly(apply)(slots, weights)
     copy_values([*weights, *slots], [*trainable, *optimizer.variables])
 
 
@@ -231,7 +243,7 @@ def _differing_optimizers(source: keras.Model, mine: keras.Model, step: _Step) -
     for old, one, other in zip(before, theirs, ours, strict=True):
         change = _norm(one - old)
         gap = _norm(one - other)
-        allowed = _OPTIMIZER_TOLERANCE * change + _TINY * (1 + _norm(old))
+        allowed = 1e-3 * change + _TINY * (1 + _norm(old))  # 1e-3: 1 - momentum in float32
         if not gap <= allowed:  # a NaN differs too
             return "its optimizer computes other weights from the same gradients"
     return None
@@ -242,7 +254,7 @@ def _norm(array: np.ndarray) -> np.floating:
 
 
 def _differing_compiled(
-    program: Program, element: Element, step: _Step, weights: _Arrays
+    program: Program, element: Element, step: _Step, weights: list[np.ndarray]
 ) -> str | None:
     """Return in words what the compiled step does otherwise; None where it does the same.
 
@@ -285,7 +297,9 @@ def _differing_logs(
     return None
 
 
-def _weights_agree(before: _Arrays, expected: _Arrays, after: _Arrays) -> bool:
+def _weights_agree(
+    before: list[np.ndarray], expected: list[np.ndarray], after: list[np.ndarray]
+) -> bool:
     """Return whether a compiled step changed the weights as expected, up to rounding."""
     change = 0.0
     gap = 0.0
@@ -294,7 +308,8 @@ def _weights_agree(before: _Arrays, expected: _Arrays, after: _Arrays) -> bool:
         change += _sum_of_squares(one - old)
         gap += _sum_of_squares(one - other)
         size += _sum_of_squares(old)
-    allowed = _COMPILED_CHANGE * np.sqrt(change) + _TINY * (1 + np.sqrt(size))
+    # Adam and its kin turn the rounding of a gradient near 0 into a whole step.
+    allowed = 0.3 * np.sqrt(change) + _TINY * (1 + np.sqrt(size))
     return bool(np.sqrt(gap) <= allowed)
 
 

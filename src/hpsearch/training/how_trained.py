@@ -8,15 +8,16 @@ must train the model.
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
+from functools import cache
 from importlib.metadata import version
 from types import FunctionType
-from typing import Any
 
 import keras
 from keras.src.backend import compute_output_spec
 from keras.src.trainers.trainer import Trainer as KerasTrainer
 
 from hpsearch.errors import first_line
+from hpsearch.models.dropout_masks import Tensor
 from hpsearch.models.own_code import is_library
 from hpsearch.seeds import GLOBAL_GENERATOR
 from hpsearch.training.programs.fingerprint import UnknownStateError, fingerprint
@@ -25,18 +26,14 @@ from hpsearch.training.programs.order import Order
 from hpsearch.training.programs.program import Program, has_gpu
 from hpsearch.training.programs.proof import difference, untouched_randomness
 
-# Below so many steps of one trial, compiling takes longer than it saves, unless all trials share
-# one program.
-PAYS_FROM_STEPS = 2000
-
-Tensors = tuple[Any, ...]  # images and labels of train, then of val, on the device
+Tensors = tuple[Tensor, ...]  # images and labels of train, then of val, on the device
 
 
 class NoProgramError(Exception):
     """No program can be shown to train a model; the message is the reason, in words."""
 
 
-def structure_of(model: keras.Model, images: Any) -> str:
+def structure_of(model: keras.Model, images: Tensor) -> str:
     """Return the fingerprint of a model that a program may train.
 
     Args:
@@ -60,7 +57,7 @@ def structure_of(model: keras.Model, images: Any) -> str:
         raise NoProgramError(str(error)) from error
 
 
-def known_structure(model: keras.Model, images: Any) -> str | None:
+def known_structure(model: keras.Model, images: Tensor) -> str | None:
     """Return the fingerprint of a model, None where no program may train it."""
     try:
         return structure_of(model, images)
@@ -68,7 +65,7 @@ def known_structure(model: keras.Model, images: Any) -> str | None:
         return None
 
 
-def _build(model: keras.Model, images: Any) -> None:
+def _build(model: keras.Model, images: Tensor) -> None:
     """Build a model that waits for its first batch, as `fit` does.
 
     This takes shapes only, so it draws no random number.
@@ -82,6 +79,7 @@ def _build(model: keras.Model, images: Any) -> None:
         raise NoProgramError(reason) from error
 
 
+@cache
 def _keras_steps() -> frozenset[str]:
     """Return the names of everything by which Keras's models train.
 
@@ -95,17 +93,14 @@ def _keras_steps() -> frozenset[str]:
     return frozenset(name for name in names if not name.startswith("__"))
 
 
-_STEPS = _keras_steps()
-
-
 def _own_step(model: keras.Model) -> str | None:
     """Return the name of a training step that a model or its class replaces, None for none."""
     for cls in type(model).__mro__:
         if not _is_of_keras(cls):
-            changed = _STEPS & vars(cls).keys()
+            changed = _keras_steps() & vars(cls).keys()
             if changed:
                 return min(changed)
-    replaced: list[str] = sorted(_STEPS & vars(model).keys())
+    replaced: list[str] = sorted(_keras_steps() & vars(model).keys())
     for name in replaced:
         if isinstance(getattr(keras.Model, name), FunctionType):
             return name
@@ -125,7 +120,7 @@ def proved_program(  # noqa: PLR0917
     build: Callable[[], keras.Model],
     tensors: Tensors,
     order: Order,
-    answers: MutableMapping[str, str],
+    remembered_proofs: MutableMapping[str, str],
     *,
     averaging: float,
     jit: bool | None,
@@ -138,8 +133,8 @@ def proved_program(  # noqa: PLR0917
         build: Builds another model with the same structure.
         tensors: Images and labels of train, then of val.
         order: Gives the batch of the proof.
-        answers: What earlier proofs have found, by `question`: an empty text where a program may
-            train, otherwise the reason against it. The result of a new proof is added.
+        remembered_proofs: What earlier proofs have found, by `question`: an empty text where a
+            program may train, otherwise the reason against it. The result of a new proof is added.
         averaging: As for `Program`.
         jit: Whether XLA compiles the program; with None, `proved_program` decides.
 
@@ -147,22 +142,22 @@ def proved_program(  # noqa: PLR0917
         NoProgramError: No program can be shown to train the models as Keras does.
     """
     key = question(structure)
-    reason: str | None = answers.get(key)
+    reason: str | None = remembered_proofs.get(key)
     if reason:
         raise NoProgramError(reason)
     images, labels = tensors[:2]
     try:
         with GLOBAL_GENERATOR, untouched_randomness():
             program = _make_program(structure, build, tensors, averaging, jit)
-            if key not in answers:
+            if key not in remembered_proofs:
                 reason = difference(source, program, images, labels, order)
     except NoProgramError as error:
         reason = str(error)
     except Exception as error:  # a model may fail in a program, though it does not in `fit`
         name = type(error).__name__
         reason = f"in a compiled program it raises {name}: {first_line(error):.200}"
-    if key not in answers:
-        answers[key] = reason or ""
+    if key not in remembered_proofs:
+        remembered_proofs[key] = reason or ""
     if reason:
         raise NoProgramError(reason)
     return program

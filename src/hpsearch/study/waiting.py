@@ -20,7 +20,7 @@ _Result = TypeVar("_Result")
 _impatient = threading.local()
 
 
-def is_away(error: BaseException) -> bool:
+def _is_away(error: BaseException) -> bool:
     """Return whether an error says that the storage is busy or cannot be reached now.
 
     The same call may then work later.
@@ -45,26 +45,26 @@ def unless_away(call: Callable[[], _Result]) -> _Result | None:
         with impatient():
             return call()
     except Exception as error:
-        if not is_away(error):
+        if not _is_away(error):
             raise
         return None
 
 
-def patient(method: Callable[..., Any]) -> Callable[..., Any]:
+def patient(method: Callable[..., _Result]) -> Callable[..., _Result]:
     """Return a method of a storage that repeats its call while the storage is away.
 
     It does so for the `patience_s` seconds of its object, unless the thread is `impatient`.
     """
 
     @functools.wraps(method)
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(self: Any, *args: object, **kwargs: object) -> _Result:
         deadline = time.monotonic() + self.patience_s
         pause_s = 0.02
         while True:
             try:
                 return method(self, *args, **kwargs)
             except Exception as error:
-                if getattr(_impatient, "on", False) or not is_away(error):
+                if getattr(_impatient, "on", False) or not _is_away(error):
                     raise
                 if time.monotonic() > deadline:
                     raise

@@ -1,6 +1,8 @@
-"""Promotion: pause trials at rungs, and let a trial go on once it is among the best of its rung.
+"""Pruners: Hyperband, which stops trials for good, and Promoting, which pauses and promotes them.
 
-This is asynchronous successive halving (Li et al. 2020, "A System for Massively Parallel
+`PausableStudy` is the Optuna study of every pruner. Only under Promoting are its trials paused.
+
+Promoting is asynchronous successive halving (Li et al. 2020, "A System for Massively Parallel
 Hyperparameter Tuning") with trials that go on where they stopped. Optuna can only stop a trial, so
 a paused trial is here one that waits in the storage, from which exactly one worker can take it.
 Samplers, budget and reports see it as a pruned trial until then.
@@ -8,20 +10,21 @@ Samplers, budget and reports see it as a pruned trial until then.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Container
+from typing import Any, NamedTuple
 
-import optuna
+from optuna import Study
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.pruners import BasePruner
-from optuna.trial import FrozenTrial, TrialState
+from optuna.pruners import BasePruner, HyperbandPruner
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hpsearch.errors import ConfigError
 from hpsearch.study.direction import Direction
-from hpsearch.study.trial_end import PAUSED_AT, is_paused
+from hpsearch.study.sampling import TICKET, ticket
+from hpsearch.study.trial_end import PAUSED_AT, as_seen, is_paused, is_retried
 
 
-def check_rungs(min_resource: int, reduction_factor: int) -> None:
+def _check_rungs(min_resource: int, reduction_factor: int) -> None:
     """Raise ConfigError if a pruner cannot make rungs of these settings."""
     _check_least("min_resource", min_resource, 1)
     _check_least("reduction_factor", reduction_factor, 2)
@@ -30,6 +33,44 @@ def check_rungs(min_resource: int, reduction_factor: int) -> None:
 def _check_least(name: str, value: int, least: int) -> None:
     if value < least:
         raise ConfigError(f"pruner.{name} must be at least {least}, but is {value}.")
+
+
+class _Numbered(NamedTuple):
+    """The only part of a trial that Hyperband reads.
+
+    In a study of thousands of trials, copies of them would take longer than all its other work.
+    """
+
+    number: int
+
+
+class Hyperband(HyperbandPruner):
+    """Optuna's Hyperband, in which a killed trial and its retry count once, in the same bracket.
+
+    The ticket of a trial determines its bracket.
+
+    Args:
+        min_resource: The first rung, in epochs, at least 1.
+        max_resource: The largest number of epochs of a trial.
+        reduction_factor: One of this many trials of a rung goes on to the next; at least 2.
+    """
+
+    def __init__(self, min_resource: int, max_resource: int, reduction_factor: int) -> None:
+        _check_rungs(min_resource, reduction_factor)
+        super().__init__(min_resource, max_resource, reduction_factor)
+        # The brackets are made now. Two slots may reach their first epoch at the same time.
+        study: Any = None  # Optuna reads the study only to guess `max_resource`
+        self._try_initialization(study)
+
+    def _get_bracket_id(self, study: Study, trial: FrozenTrial) -> int:
+        if is_retried(trial):
+            return -1  # in no bracket
+        number = trial.user_attrs.get(TICKET)
+        if number is None:
+            trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+            number = ticket(trial, trials)
+        numbered: Any = _Numbered(number)
+        return super()._get_bracket_id(study, numbered)
 
 
 class Promoting(BasePruner):
@@ -43,25 +84,24 @@ class Promoting(BasePruner):
     """
 
     def __init__(self, min_resource: int, max_resource: int, reduction_factor: int) -> None:
-        check_rungs(min_resource, reduction_factor)
+        _check_rungs(min_resource, reduction_factor)
         self.reduction_factor = reduction_factor
         self.rungs = [min_resource]
         # From the last rung to the end there is at least one whole step.
         while self.rungs[-1] * reduction_factor**2 <= max_resource:
             self.rungs.append(self.rungs[-1] * reduction_factor)
 
-    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Return whether a trial is at a rung and is not among the best there."""
         rung = trial.last_step
         if rung not in self.rungs:
             return False
         trials = study.get_trials(deepcopy=False)
-        n_best = self._n_promoted(trials, rung)
-        return trial.number not in self._best(study, trials, rung, n_best)
+        return trial.number not in self._promoted(study, trials, rung)
 
     def promotable(
         self,
-        study: optuna.Study,
+        study: Study,
         trials: list[FrozenTrial],
         *,
         closing: bool,
@@ -77,8 +117,7 @@ class Promoting(BasePruner):
         paused = {t.number: t for t in trials if is_paused(t)}
         found: list[FrozenTrial] = []
         for rung in reversed(self.rungs):
-            n_best = self._n_promoted(trials, rung)
-            for number in self._best(study, trials, rung, n_best):
+            for number in self._promoted(study, trials, rung):
                 trial = paused.get(number)
                 if trial is not None and trial.last_step == rung:
                     found.append(trial)
@@ -86,9 +125,9 @@ class Promoting(BasePruner):
             return self._best_of_highest_rung(study, trials)
         return found
 
+    @staticmethod
     def _best_of_highest_rung(
-        self,
-        study: optuna.Study,
+        study: Study,
         trials: list[FrozenTrial],
     ) -> list[FrozenTrial]:
         """Return the best paused trial of the highest rung that a paused trial has reached.
@@ -99,61 +138,56 @@ class Promoting(BasePruner):
             return []
         paused = [t for t in trials if is_paused(t)]
         highest = max((t.last_step or 0 for t in paused), default=0)
-        best = self._best(study, paused, highest, 1)
+        best = _in_order(study, paused, highest)[:1]
         return [t for t in paused if t.number in best]
 
-    def _n_promoted(self, trials: list[FrozenTrial], rung: int) -> int:
-        n_reached = len(_reached(trials, rung))
-        return n_reached // self.reduction_factor
-
-    def _best(
-        self,
-        study: optuna.Study,
-        trials: list[FrozenTrial],
-        rung: int,
-        n_best: int,
-    ) -> list[int]:
-        """Return the numbers of the best trials of a rung.
-
-        Trials are compared by the best value that each had reached at the rung.
-        """
-        direction = Direction.of(study)
-        losses: dict[int, float] = {}
-        for trial in _reached(trials, rung):
-            values = [v for step, v in trial.intermediate_values.items() if step <= rung]
-            losses[trial.number] = direction.as_loss(direction.best(values))
-        in_order = sorted(losses, key=lambda number: (losses[number], number))
-        return in_order[:n_best]
+    def _promoted(self, study: Study, trials: list[FrozenTrial], rung: int) -> list[int]:
+        """Return the numbers of the trials of a rung that are promoted, the best first."""
+        in_order = _in_order(study, trials, rung)
+        n_promoted = len(in_order) // self.reduction_factor
+        return in_order[:n_promoted]
 
 
-def _reached(trials: list[FrozenTrial], rung: int) -> list[FrozenTrial]:
-    """Return the trials that have reached a rung.
+def _in_order(study: Study, trials: list[FrozenTrial], rung: int) -> list[int]:
+    """Return the numbers of the trials that have reached a rung, the best first.
 
-    A failed trial is left out, because its retry counts.
+    Trials are compared by the best value that each had reached at the rung. A failed trial is left
+    out, because its retry counts.
     """
-    reached = [t for t in trials if rung in t.intermediate_values]
-    return [t for t in reached if t.state != TrialState.FAIL]
+    direction = Direction.of(study)
+    losses: dict[int, float] = {}
+    for trial in trials:
+        reported = trial.intermediate_values
+        if trial.state == TrialState.FAIL or rung not in reported:
+            continue
+        values = [value for step, value in reported.items() if step <= rung]
+        losses[trial.number] = direction.as_loss(direction.best(values))
+    return sorted(losses, key=lambda number: (losses[number], number))
 
 
-class PausableStudy(optuna.Study):
-    """An Optuna study whose trials can be paused; only `ask` sees a paused trial as waiting.
+class PausableStudy(Study):
+    """An Optuna study whose trials can be paused, whichever its pruner is.
 
-    Everything else sees it as pruned.
+    Only `ask` sees a paused trial as waiting. Everything else sees it as pruned.
     """
 
     closing = False  # whether no new trial will come
 
-    def pause(self, trial: optuna.Trial) -> None:
+    def pause(self, trial: Trial) -> None:
         """Let a running trial wait until it is promoted."""
         trial.set_user_attr(PAUSED_AT, trial._cached_frozen_trial.last_step)
         self._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
 
-    def promotable(self) -> list[FrozenTrial]:
-        """Return the paused trials that may go on: all of them if the pruner does not pause."""
-        trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
-        return self._promotable(trials)
+    def stored_trials(self) -> list[FrozenTrial]:
+        """Return all trials as the storage has them: a paused trial waits, and is not pruned."""
+        return self._storage.get_all_trials(self._study_id, deepcopy=False)
 
-    def _promotable(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    def promotable(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        """Return the paused trials that may go on: all of them if the pruner does not pause.
+
+        Args:
+            trials: All trials as `stored_trials` returns them.
+        """
         if isinstance(self.pruner, Promoting):
             return self.pruner.promotable(self, trials, closing=self.closing)
         return [t for t in trials if is_paused(t)]
@@ -177,22 +211,12 @@ class PausableStudy(optuna.Study):
         promoted.
         """
         # The trials are read once only, since that costs more than all the rest.
-        trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
-        waiting = [t for t in trials if t.state == TrialState.WAITING]
-        ready = [t for t in waiting if not is_paused(t)]
-        for trial in ready + self._promotable(trials):
+        trials = self.stored_trials()
+        ready = [t for t in trials if t.state == TrialState.WAITING and not is_paused(t)]
+        for trial in ready + self.promotable(trials):
             try:
                 if self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
                     return int(trial._trial_id)
             except UpdateFinishedTrialError:
                 continue
         return None
-
-
-def as_seen(trial: FrozenTrial) -> FrozenTrial:
-    """Return a trial as everything but `ask` sees it: a paused trial is pruned."""
-    if not is_paused(trial):
-        return trial
-    seen = copy.copy(trial)
-    seen.state = TrialState.PRUNED
-    return seen

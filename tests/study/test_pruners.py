@@ -15,7 +15,7 @@ from hpsearch.errors import ConfigError
 from hpsearch.space.space import Space
 from hpsearch.study.budget import Budget
 from hpsearch.study.direction import Direction
-from hpsearch.study.promotion import Promoting
+from hpsearch.study.pruners import Promoting
 from hpsearch.study.sampling import SeededSampler
 from hpsearch.study.storage import journal, sqlite
 from hpsearch.study.study import SharedStudy
