@@ -55,7 +55,7 @@ def net(n_hidden: int = N_HIDDEN) -> keras.Model:
     return keras.Model(inputs, layers.Dense(10, activation="softmax")(x))
 
 
-def always_on(model: keras.Model) -> keras.Model:
+def mc_layer(model: keras.Model) -> keras.Model:
     """Return the model as published code makes it: dropout layers that ignore `training`."""
 
     class On(layers.Dropout):  # type: ignore[misc]
@@ -153,7 +153,7 @@ def speed(
     """Return the seconds of each arm, and how far it is from the reference in standard errors."""
     model = net()
     images = np.random.default_rng(0).integers(0, 256, (n_images, 32, 32, 3)).astype(np.float32)
-    on = always_on(model)
+    on = mc_layer(model)
     samplers = {
         f"mask={m}": Sampler(model, settings(m, n_samples, batch_size)) for m in ("pass", "example")
     }

@@ -47,7 +47,7 @@ def arms(
     model: keras.Model, images: np.ndarray, n_samples: int
 ) -> dict[str, tuple[Callable[[], object], int]]:
     """Return of each arm what it runs and how many passes that makes."""
-    on = bench.always_on(model)
+    on = bench.mc_layer(model)
     plain = jax.jit(lambda x: model(x, training=False))
     on_device = jax.device_put(images)
     batch = min(len(images), 1000)

@@ -155,5 +155,5 @@ def test_targets_are_found_wherever_a_file_has_them():
         "hpsearch.training.fused.FusedTrainer",
         "keras.layers.AlphaDropout",
         "hpsearch.models.initializers.Small",
-        "hpsearch.evaluation.out_of_distribution.Unknown",
+        "hpsearch.evaluation.out_of_distribution.OutOfDistribution",
     } <= found

@@ -15,7 +15,7 @@ from hpsearch.evaluation.calibration import (
     scaled,
     temperature,
 )
-from hpsearch.evaluation.number_of_passes import Passes, passes_law
+from hpsearch.evaluation.number_of_passes import NumberOfPasses, passes_law
 from hpsearch.mc_dropout.prediction import McPrediction
 
 
@@ -111,4 +111,4 @@ def test_too_few_passes_for_a_curve_are_refused():
     with pytest.raises(ConfigError, match=r"at least 8 passes .* received uncertainty.n_samples=3"):
         passes_law(prediction(np.full((3, 5), 0.5)), 3, 0)
     with pytest.raises(ConfigError, match="positive tolerance"):
-        Passes(0.0, 1, 0)
+        NumberOfPasses(0.0, 1, 0)

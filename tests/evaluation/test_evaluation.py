@@ -17,7 +17,7 @@ from keras import layers
 from hpsearch import metrics
 from hpsearch.cli import entry
 from hpsearch.errors import ModelError
-from hpsearch.evaluation.evaluated_model import Subject, evaluate
+from hpsearch.evaluation.evaluated_model import EvaluatedModel, evaluate
 from hpsearch.html_report.page import html
 from hpsearch.html_report.section import Figure, Section
 from hpsearch.mc_dropout.certificate import fingerprint
@@ -53,18 +53,22 @@ def examples(seed, n=90):
 
 
 @pytest.fixture(scope="module")
-def subject():
+def evaluated():
     model = net()
     model.compile("adam", "sparse_categorical_crossentropy")
     model.fit(examples(2).images, examples(2).labels, epochs=3, verbose=0)
-    return Subject(model, SETTINGS, val=examples(0), test=examples(1), members=[model, net(1)])
+    return EvaluatedModel(
+        model, SETTINGS, val=examples(0), test=examples(1), members=[model, net(1)]
+    )
 
 
-def test_both_arms_are_measured_on_the_same_weights(subject):
-    found = evaluate(subject)
-    plain = subject.model.predict(subject.test.images, verbose=0)
-    assert found.plain["nll"] == pytest.approx(metrics.nll(plain, subject.test.labels))
-    assert found.mc["nll"] == pytest.approx(metrics.nll(subject.mc_test.probs, subject.test.labels))
+def test_both_arms_are_measured_on_the_same_weights(evaluated):
+    found = evaluate(evaluated)
+    plain = evaluated.model.predict(evaluated.test.images, verbose=0)
+    assert found.plain["nll"] == pytest.approx(metrics.nll(plain, evaluated.test.labels))
+    assert found.mc["nll"] == pytest.approx(
+        metrics.nll(evaluated.mc_test.probs, evaluated.test.labels)
+    )
     assert found.mc["mutual_information"] == pytest.approx(
         found.mc["predictive_entropy"] - found.mc["expected_entropy"], abs=1e-6
     )
@@ -72,8 +76,8 @@ def test_both_arms_are_measured_on_the_same_weights(subject):
     assert found.metrics()["test/plain/accuracy"] == found.plain["accuracy"]
 
 
-def test_the_table_has_a_row_a_measure_and_the_certificate_in_words(subject):
-    section = evaluate(subject).section()
+def test_the_table_has_a_row_a_measure_and_the_certificate_in_words(evaluated):
+    section = evaluate(evaluated).section()
     assert section.table[0] == ("measure", "plain", "MC Dropout (S = 20)", "difference")
     assert [row[0] for row in section.table[1:]] == [
         "accuracy",
@@ -91,14 +95,14 @@ def test_the_table_has_a_row_a_measure_and_the_certificate_in_words(subject):
     assert "all variables but seeds bit-identical" in section.text
 
 
-def test_the_same_seed_evaluates_the_same(subject):
-    again = Subject(subject.model, SETTINGS, val=subject.val, test=subject.test)
-    assert evaluate(subject).metrics() == evaluate(again).metrics()
+def test_the_same_seed_evaluates_the_same(evaluated):
+    again = EvaluatedModel(evaluated.model, SETTINGS, val=evaluated.val, test=evaluated.test)
+    assert evaluate(evaluated).metrics() == evaluate(again).metrics()
 
 
-def test_a_model_without_dropout_cannot_be_evaluated(subject):
+def test_a_model_without_dropout_cannot_be_evaluated(evaluated):
     with pytest.raises(ModelError, match="whose rate is 0"):
-        evaluate(Subject(net(rate=0.0), SETTINGS, val=subject.val, test=subject.test))
+        evaluate(EvaluatedModel(net(rate=0.0), SETTINGS, val=evaluated.val, test=evaluated.test))
 
 
 @pytest.fixture(scope="module")
@@ -110,14 +114,14 @@ def parts():
     return instantiate(config.parts, _convert_="all")
 
 
-def test_every_part_answers_and_the_whole_changes_no_variable(subject, parts):
+def test_every_part_answers_and_the_whole_changes_no_variable(evaluated, parts):
     before, plain = (
-        fingerprint(subject.model),
-        subject.model.predict(subject.test.images, verbose=0),
+        fingerprint(evaluated.model),
+        evaluated.model.predict(evaluated.test.images, verbose=0),
     )
-    sections = {name: part.examine(subject) for name, part in parts.items()}
-    assert fingerprint(subject.model) == before
-    np.testing.assert_array_equal(subject.model.predict(subject.test.images, verbose=0), plain)
+    sections = {name: part.examine(evaluated) for name, part in parts.items()}
+    assert fingerprint(evaluated.model) == before
+    np.testing.assert_array_equal(evaluated.model.predict(evaluated.test.images, verbose=0), plain)
     assert all(section.text and (section.table or section.figures) for section in sections.values())
     found = {key: value for section in sections.values() for key, value in section.metrics.items()}
     assert all(np.isfinite(value) for value in found.values())

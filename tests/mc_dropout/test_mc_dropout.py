@@ -220,7 +220,7 @@ def test_spatial_dropout_drops_whole_channels():
 
 def test_a_broken_alpha_dropout_is_found(monkeypatch):
     monkeypatch.setattr(
-        mc_layers.AlwaysOnAlphaDropout, "noisy", lambda self, inputs, uniform, rate: inputs * 1.1
+        mc_layers.McAlphaDropout, "noisy", lambda self, inputs, uniform, rate: inputs * 1.1
     )
     with pytest.raises(
         ModelError, match=r"AlphaDropout moves mean or variance by .* standard errors"
@@ -230,7 +230,7 @@ def test_a_broken_alpha_dropout_is_found(monkeypatch):
 
 def test_a_conversion_that_is_off_with_all_rates_at_zero_is_found(monkeypatch):
     monkeypatch.setattr(
-        mc_layers.AlwaysOnDropout, "noisy", lambda self, inputs, uniform, rate: inputs + 0.5
+        mc_layers.McStandardDropout, "noisy", lambda self, inputs, uniform, rate: inputs + 0.5
     )
     with pytest.raises(
         ModelError,

@@ -46,18 +46,18 @@ def images():
 
 
 @pytest.fixture(scope="module")
-def facts(images):
+def statistics(images):
     return measure(images, n_classes=10)
 
 
 @pytest.fixture
-def build(conf, facts):
+def build(conf, statistics):
     """Return a function that builds a model of conf with an Optuna trial."""
 
-    def _build(*overrides, facts=facts):
+    def _build(*overrides, statistics=statistics):
         parts = instantiate(conf(*overrides))
         hp = OptunaHyperParameters(optuna.create_study().ask(), parts.space)
-        return build_hypermodel(parts.arch, facts, parts.optimizer).build(hp), hp, parts.space
+        return build_hypermodel(parts.arch, statistics, parts.optimizer).build(hp), hp, parts.space
 
     return _build
 
@@ -88,20 +88,20 @@ def test_every_architecture_is_built_through_one_path(build, arch):
         assert set(rates) == {hp.values["dropout_rate"]}
 
 
-def test_a_trial_gets_what_it_drew_and_what_is_fixed_is_not_drawn(conf, facts):
+def test_a_trial_gets_what_it_drew_and_what_is_fixed_is_not_drawn(conf, statistics):
     parts = instantiate(conf("arch=elu", "arch.n_hidden=2", "space.bounds.momentum=0.9"))
     trial = optuna.create_study().ask()
     hp = OptunaHyperParameters(trial, parts.space)
-    model = build_hypermodel(parts.arch, facts, parts.optimizer).build(hp)
+    model = build_hypermodel(parts.arch, statistics, parts.optimizer).build(hp)
     assert set(trial.params) == {"learning_rate", "dropout_rate"}
     assert parts.space.values(trial) == hp.values == {**trial.params, "momentum": 0.9}
     assert model.optimizer.beta_1 == 0.9
 
 
-def test_the_hypermodel_alone_proposes_its_own_bounds(conf, facts):
+def test_the_hypermodel_alone_proposes_its_own_bounds(conf, statistics):
     parts = instantiate(conf("arch=elu", "arch.n_hidden=1"))
     hp = keras_tuner.HyperParameters()
-    build_hypermodel(parts.arch, facts, parts.optimizer).build(hp)
+    build_hypermodel(parts.arch, statistics, parts.optimizer).build(hp)
     proposed = {p.name: (p.min_value, p.max_value, p.sampling) for p in hp.space}
     assert proposed == {
         "dropout_rate": (0.0, 0.5, "linear"),
@@ -168,7 +168,7 @@ def test_order_of_layers(build, overrides, kinds):
 @pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 1), (32, 32, 3), (5, 7, 2)])
 def test_cnn_takes_images_of_any_size(build, shape):
     model, _, _ = build(
-        "arch=cnn", facts=measure(np.arange(2 * np.prod(shape)).reshape(2, *shape), 4)
+        "arch=cnn", statistics=measure(np.arange(2 * np.prod(shape)).reshape(2, *shape), 4)
     )
     block = ["Conv2D", "BatchNormalization", "Activation"] * 2 + ["MaxPooling2D", "Dropout"]
     head = ["Flatten", "Dense", "Activation", "Dropout", "Dense"]
@@ -205,7 +205,7 @@ def test_a_model_learns(build, overrides):
         *overrides,
         "space.bounds.learning_rate=0.005",
         "space.bounds.momentum=0.8",
-        facts=measure(images, 3),
+        statistics=measure(images, 3),
     )
     history = model.fit(images, labels, epochs=8, verbose=0).history
     assert history["accuracy"][-1] > 0.9
@@ -218,20 +218,20 @@ def test_measured_means_and_variances_by_hand():
     images = np.array(
         [[[[0, 1], [2, 1]]], [[[4, 1], [6, 5]]]], dtype="uint8"
     )  # 2 images of 1x2 pixels, 2 channels
-    facts = measure(images, n_classes=2)
-    assert facts.image_shape == (1, 2, 2)
-    assert facts.mean.tolist() == [[[2, 1], [4, 3]]]
-    assert facts.variance.tolist() == [[[4, 0], [4, 4]]]
-    assert facts.channel_mean().tolist() == [3, 2]
-    assert facts.channel_variance().tolist() == [5, 3]  # of 0 2 4 6, and of 1 1 1 5
-    assert facts.largest == 6
+    statistics = measure(images, n_classes=2)
+    assert statistics.image_shape == (1, 2, 2)
+    assert statistics.mean.tolist() == [[[2, 1], [4, 3]]]
+    assert statistics.variance.tolist() == [[[4, 0], [4, 4]]]
+    assert statistics.channel_mean().tolist() == [3, 2]
+    assert statistics.channel_variance().tolist() == [5, 3]  # of 0 2 4 6, and of 1 1 1 5
+    assert statistics.largest == 6
 
 
 def test_chunks_give_what_the_whole_gives_and_large_means_lose_no_digits():
     images = 1e6 + np.random.default_rng(0).random((CHUNK * 2 + 5, 2, 2, 1))
-    facts = measure(images, n_classes=2)
-    np.testing.assert_allclose(facts.mean, images.mean(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(facts.variance, images.var(axis=0), rtol=1e-9)
+    statistics = measure(images, n_classes=2)
+    np.testing.assert_allclose(statistics.mean, images.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(statistics.variance, images.var(axis=0), rtol=1e-9)
 
 
 @pytest.mark.parametrize(("standardize", "axes"), [("channel", (0, 1, 2)), ("pixel", 0)])
@@ -242,8 +242,8 @@ def test_train_images_leave_the_first_layer_with_mean_0_and_deviation_1(standard
     np.testing.assert_allclose(out.std(axis=axes), 1, rtol=1e-5)
 
 
-def test_without_standardization_the_largest_pixel_is_1(images, facts):
-    out = np.asarray(standardization(facts, "none")(images.astype("float32")))
+def test_without_standardization_the_largest_pixel_is_1(images, statistics):
+    out = np.asarray(standardization(statistics, "none")(images.astype("float32")))
     assert out.max() == 1
     assert out.min() == 0
 
@@ -251,11 +251,11 @@ def test_without_standardization_the_largest_pixel_is_1(images, facts):
 def test_a_pixel_that_never_changes_does_not_explode():
     images = np.random.default_rng(0).integers(0, 256, (300, 4, 4, 1)).astype("uint8")
     images[:, 0, 0] = 0
-    facts = measure(images, 10)
+    statistics = measure(images, 10)
     bright = np.full((1, 4, 4, 1), 255, "float32")
-    out = np.asarray(standardization(facts, "pixel")(bright))
+    out = np.asarray(standardization(statistics, "pixel")(bright))
     assert out[0, 0, 0, 0] == pytest.approx(
-        255 / np.sqrt(VARIANCE_FLOOR * facts.channel_variance()[0]), rel=1e-5
+        255 / np.sqrt(VARIANCE_FLOOR * statistics.channel_variance()[0]), rel=1e-5
     )
     assert out[0, 0, 0, 0] < 40
 
@@ -382,16 +382,16 @@ def make_optimizer_name(optimizer):
     return optimizer.__name__
 
 
-def test_facts_are_passed_under_the_names_that_a_hypermodel_gives_them(facts):
+def test_facts_are_passed_under_the_names_that_a_hypermodel_gives_them(statistics):
     assert build_hypermodel(
-        functools.partial(Foreign, width=3), facts, keras.optimizers.SGD
+        functools.partial(Foreign, width=3), statistics, keras.optimizers.SGD
     ).received == (
         10,
         (8, 8, 1),
         3,
     )
     small = functools.partial(Foreign, width=3, num_classes=2)
-    assert build_hypermodel(small, facts, keras.optimizers.SGD).received == (2, (8, 8, 1), 3)
+    assert build_hypermodel(small, statistics, keras.optimizers.SGD).received == (2, (8, 8, 1), 3)
 
 
 @pytest.mark.parametrize(
@@ -405,17 +405,17 @@ def test_facts_are_passed_under_the_names_that_a_hypermodel_gives_them(facts):
         (Foreign(10, (8, 8, 1), 3), r"architecture to say _partial_: true"),
     ],
 )
-def test_what_cannot_become_a_hypermodel_is_refused(facts, factory, sentence):
+def test_what_cannot_become_a_hypermodel_is_refused(statistics, factory, sentence):
     with pytest.raises(ModelError, match=sentence):
-        build_hypermodel(factory, facts, keras.optimizers.SGD)
+        build_hypermodel(factory, statistics, keras.optimizers.SGD)
 
 
-def drawn_by(conf, facts, bounds, others=("batch_size",)):
+def drawn_by(conf, statistics, bounds, others=("batch_size",)):
     """Return the model and the hyperparameters of a trial with further bounds in its space."""
     parts = instantiate(conf("arch=selu"))
     space = Space({"learning_rate": 0.01, "momentum": 0.9, "dropout_rate": 0.1, **bounds})
     architecture = Architecture(
-        parts.arch, facts=facts, optimizer=parts.optimizer, space=space, others=others
+        parts.arch, statistics=statistics, optimizer=parts.optimizer, space=space, others=others
     )
     hp = OptunaHyperParameters(optuna.create_study().ask(), space)
     model = architecture.hypermodel(hp).build(hp)
@@ -423,7 +423,7 @@ def drawn_by(conf, facts, bounds, others=("batch_size",)):
     return model, hp, architecture
 
 
-def test_a_bound_with_the_name_of_a_setting_draws_it(conf, facts):
+def test_a_bound_with_the_name_of_a_setting_draws_it(conf, statistics):
     bounds = {
         "n_hidden": {"low": 1, "high": 2},
         "activation": {"choices": ["elu", "tanh"]},
@@ -431,7 +431,7 @@ def test_a_bound_with_the_name_of_a_setting_draws_it(conf, facts):
         "batch_size": {"choices": [8, 16]},
         "n_units": 7,
     }
-    model, hp, architecture = drawn_by(conf, facts, bounds)
+    model, hp, architecture = drawn_by(conf, statistics, bounds)
     dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
     assert len(dense) - 1 == hp.values["n_hidden"] in (1, 2)
     assert dense[0].units == 7
@@ -443,20 +443,20 @@ def test_a_bound_with_the_name_of_a_setting_draws_it(conf, facts):
     assert sorted(architecture.drawn) == sorted(bounds)
 
 
-@pytest.mark.parametrize("name", ["facts", "optimizer", "batch_size", "depth"])
-def test_a_bound_that_names_nothing_is_refused(conf, facts, name):
+@pytest.mark.parametrize("name", ["statistics", "optimizer", "batch_size", "depth"])
+def test_a_bound_that_names_nothing_is_refused(conf, statistics, name):
     with pytest.raises(SpaceError, match=f"it asks for no '{name}'"):
-        drawn_by(conf, facts, {name: {"choices": [1, 2]}}, others=())
+        drawn_by(conf, statistics, {name: {"choices": [1, 2]}}, others=())
 
 
-def test_settings_are_drawn_from_plain_hyperparameters_too(conf, facts):
+def test_settings_are_drawn_from_plain_hyperparameters_too(conf, statistics):
     parts = instantiate(conf("arch=selu"))
     space = Space({"n_hidden": {"low": 1, "high": 4}, "activation": {"choices": ["elu", "tanh"]}})
     hp = keras_tuner.HyperParameters()
     hp.values["n_hidden"] = 2
-    made = Architecture(parts.arch, facts=facts, optimizer=parts.optimizer, space=space).hypermodel(
-        hp
-    )
+    made = Architecture(
+        parts.arch, statistics=statistics, optimizer=parts.optimizer, space=space
+    ).hypermodel(hp)
     assert (made.n_hidden, made.activation) == (2, "elu")
 
 

@@ -180,8 +180,8 @@ def test_mistakes_are_one_sentence_each():
         def build(self, hp):
             raise NotImplementedError
 
-    facts = measure(DATA.train.images, 3)
+    statistics = measure(DATA.train.images, 3)
     with pytest.raises(ModelError, match="Other knows no sparse layers"):
         build_hypermodel(
-            functools.partial(Other), facts, keras.optimizers.Adam, L1(1e-6, 1e-3, 0.1)
+            functools.partial(Other), statistics, keras.optimizers.Adam, L1(1e-6, 1e-3, 0.1)
         )

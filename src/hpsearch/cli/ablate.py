@@ -88,4 +88,4 @@ def main(config: DictConfig) -> None:
         answer = ablate.run(plain, command, terminal.console)
     except (HpsearchError, KeyboardInterrupt) as error:
         raise entry.ending(error) from None
-    terminal.result(answer.facts())
+    terminal.result(answer.summary())

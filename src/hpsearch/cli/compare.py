@@ -205,4 +205,4 @@ def main(config: DictConfig) -> None:
         answer = compare.run(terminal.console)
     except (HpsearchError, KeyboardInterrupt) as error:
         raise entry.ending(error) from None
-    terminal.result(answer.facts())
+    terminal.result(answer.summary())

@@ -20,5 +20,5 @@ def main(config: DictConfig) -> float:
     except (HpsearchError, KeyboardInterrupt) as error:
         raise entry.ending(error) from None
     result.show(terminal.console)
-    terminal.result(result.facts())
+    terminal.result(result.summary())
     return float(result.evaluation.mc["nll"])

@@ -20,4 +20,4 @@ def main(config: DictConfig) -> None:
     except (HpsearchError, KeyboardInterrupt) as error:
         raise entry.ending(error) from None
     reported.show(terminal.console)
-    terminal.result(reported.facts())
+    terminal.result(reported.summary())

@@ -23,7 +23,7 @@ def main(config: DictConfig) -> float:
     except (HpsearchError, KeyboardInterrupt, Preempted) as error:
         raise entry.ending(error) from None
     result.show(terminal.console)
-    terminal.result(result.facts())
+    terminal.result(result.summary())
     return result.value
 
 

@@ -52,13 +52,13 @@ class Terminal:
         """Print a line for people."""
         self.console.print(sentence, markup=False, soft_wrap=True)
 
-    def result(self, facts: Mapping[str, object]) -> None:
+    def result(self, summary: Mapping[str, object]) -> None:
         """Print the result of the command as one JSON object, if `--json` was given.
 
         Numbers that are not finite become null.
         """
         if self._form == "json":
-            print(json.dumps(_plain(facts)), flush=True)
+            print(json.dumps(_plain(summary)), flush=True)
 
     def end(self, sentence: str, exit_status: int) -> SystemExit:
         """Print why the command ends early, and return the exit that the caller must raise."""

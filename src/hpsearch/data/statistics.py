@@ -1,7 +1,7 @@
 """Measure the statistics of the train images that an architecture needs before it is built.
 
-`measure` returns `DataFacts`: the image shape, the number of classes, and the mean and variance of
-each pixel. Val and test images are not used.
+`measure` returns `DataStatistics`: the image shape, the number of classes, and the mean and
+variance of each pixel. Val and test images are not used.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ CHUNK = 1024  # images converted to float64 at a time: 25 MB of 32x32x3
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value
-class DataFacts:
-    """The facts about a data set that a HyperModel needs.
+class DataStatistics:
+    """What a HyperModel needs to know about a data set: its shape, classes and statistics.
 
     Attributes:
         image_shape: Height, width and channels.
@@ -48,8 +48,8 @@ class DataFacts:
         return np.asarray(within + between)
 
 
-def measure(train_images: NDArray[np.generic], n_classes: int) -> DataFacts:
-    """Return the facts about a data set, measured on its train images.
+def measure(train_images: NDArray[np.generic], n_classes: int) -> DataStatistics:
+    """Return the statistics of a data set, measured on its train images.
 
     The images are read in chunks, so that no float copy of them all is made. Means and sums of
     squares of the chunks are merged as in Chan, Golub and LeVeque (1983), "Algorithms for computing
@@ -85,4 +85,4 @@ def measure(train_images: NDArray[np.generic], n_classes: int) -> DataFacts:
         count = total
     _, height, width, channels = shape
     variance = squares / count
-    return DataFacts((height, width, channels), n_classes, mean, variance, largest)
+    return DataStatistics((height, width, channels), n_classes, mean, variance, largest)

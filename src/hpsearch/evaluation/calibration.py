@@ -18,7 +18,7 @@ from sklearn.frozen import FrozenEstimator
 from hpsearch import metrics
 from hpsearch.errors import ConfigError
 from hpsearch.evaluation import figures
-from hpsearch.evaluation.evaluated_model import ARMS, Subject
+from hpsearch.evaluation.evaluated_model import ARMS, EvaluatedModel
 from hpsearch.html_report.section import Section
 from hpsearch.metrics import Flags, Floats, Ints
 from hpsearch.seeds import derive
@@ -38,9 +38,9 @@ class Calibration:
     level: float
     seed: int
 
-    def examine(self, subject: Subject) -> Section:
+    def examine(self, evaluated: EvaluatedModel) -> Section:
         """Measure both arms on test, before and after temperature scaling on val."""
-        labels = subject.test.labels
+        labels = evaluated.test.labels
         before_head = ("arm", "ECE", "null band", "temperature")
         after_head = ("NLL scaled", "Brier scaled", "ECE scaled", "null band")
         rows = [before_head + after_head]
@@ -48,8 +48,8 @@ class Calibration:
         confidences = {}
         rights = {}
         for arm in ARMS:
-            probs = subject.on_test[arm]
-            fitted = temperature(subject.on_val[arm], subject.val.labels)
+            probs = evaluated.on_test[arm]
+            fitted = temperature(evaluated.on_val[arm], evaluated.val.labels)
             probs_after = scaled(probs, fitted)
             before = self._ece(probs, labels, arm)
             after = self._ece(probs_after, labels, f"{arm}_scaled")
@@ -119,15 +119,15 @@ class Conformal:
                 f"parts.conformal.coverage must lie between 0 and 1, but is {self.coverage}."
             )
 
-    def examine(self, subject: Subject) -> Section:
+    def examine(self, evaluated: EvaluatedModel) -> Section:
         """Measure coverage and mean size on test of sets that are made on val."""
-        val_labels = subject.val.labels
-        labels = subject.test.labels
+        val_labels = evaluated.val.labels
+        labels = evaluated.test.labels
         rows = [("arm", "coverage", "mean size", "empty", "single")]
         found: dict[str, float] = {}
         for arm in ARMS:
-            sets = ConformalSets(subject.on_val[arm], val_labels, self.coverage)
-            held = sets.of(subject.on_test[arm])
+            sets = ConformalSets(evaluated.on_val[arm], val_labels, self.coverage)
+            held = sets.of(evaluated.on_test[arm])
             holds_label = held[np.arange(len(labels)), labels]
             covered = float(holds_label.mean())
             sizes = held.sum(axis=1)

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from hpsearch import metrics
 from hpsearch.errors import ConfigError
 from hpsearch.evaluation.differences import Difference, compare
-from hpsearch.evaluation.evaluated_model import Subject
+from hpsearch.evaluation.evaluated_model import EvaluatedModel
 from hpsearch.html_report.section import Section
 from hpsearch.metrics import Floats
 
 
 @dataclass(frozen=True)
-class Rates:
+class DropoutRates:
     """The part of an evaluation that searches dropout rates for test time.
 
     Attributes:
@@ -44,16 +44,16 @@ class Rates:
                 f"rates={list(self.rates)}, n_samples={self.n_samples}."
             )
 
-    def examine(self, subject: Subject) -> Section:
+    def examine(self, evaluated: EvaluatedModel) -> Section:
         """Choose the rates with the lowest NLL on val, and test them against the model's own."""
-        tried = choices(subject.sampler.split.rates, self.rates)
+        tried = choices(evaluated.sampler.split.rates, self.rates)
         on_val = {}
         for choice, rates in tried.items():
-            probs = self._on_val(subject, rates)
-            on_val[choice] = metrics.nll(probs, subject.val.labels)
+            probs = self._on_val(evaluated, rates)
+            on_val[choice] = metrics.nll(probs, evaluated.val.labels)
         ranked = sorted(on_val, key=lambda choice: on_val[choice])
         best = ranked[0]
-        found = self._compared(subject, tried[best])
+        found = self._compared(evaluated, tried[best])
         values = {}
         for difference in found:
             values[f"test/mc_tuned/{difference.measure}"] = difference.values[1]
@@ -68,17 +68,17 @@ class Rates:
         )
         return Section("Dropout at test time", text, rows, values)
 
-    def _on_val(self, subject: Subject, rates: Sequence[float]) -> Floats:
-        images = subject.val.images
-        return subject.sampler.predict(images, n_samples=self.n_samples, rates=rates).probs
+    def _on_val(self, evaluated: EvaluatedModel, rates: Sequence[float]) -> Floats:
+        images = evaluated.val.images
+        return evaluated.sampler.predict(images, n_samples=self.n_samples, rates=rates).probs
 
-    def _compared(self, subject: Subject, rates: Sequence[float]) -> list[Difference]:
+    def _compared(self, evaluated: EvaluatedModel, rates: Sequence[float]) -> list[Difference]:
         """Return the differences on test between the model's own rates and these rates."""
-        tuned = subject.sampler.predict(subject.test.images, rates=rates)
+        tuned = evaluated.sampler.predict(evaluated.test.images, rates=rates)
         return compare(
-            subject.on_test["mc"],
+            evaluated.on_test["mc"],
             tuned.probs,
-            subject.test.labels,
+            evaluated.test.labels,
             n_resamples=self.n_resamples,
             level=self.level,
             seed=self.seed,

@@ -13,7 +13,7 @@ import numpy as np
 from hpsearch import metrics
 from hpsearch.errors import ConfigError
 from hpsearch.evaluation.calibration import scaled, temperature
-from hpsearch.evaluation.evaluated_model import Subject, plain_probs
+from hpsearch.evaluation.evaluated_model import EvaluatedModel, plain_probs
 from hpsearch.html_report.section import Section
 from hpsearch.mc_dropout.passes import Sampler
 from hpsearch.metrics import Floats
@@ -47,28 +47,28 @@ class Ensembles:
                 f"n_members={self.n_members}, n_samples={self.n_samples}."
             )
 
-    def examine(self, subject: Subject) -> Section | None:
+    def examine(self, evaluated: EvaluatedModel) -> Section | None:
         """Measure ensembles of plain and of MC Dropout members.
 
         Returns:
             A section, or None if the study has kept fewer than two models.
         """
-        members = subject.members[: self.n_members]
+        members = evaluated.members[: self.n_members]
         if len(members) < 2:
             return None
-        plain = [_plain(member, subject) for member in members]
+        plain = [_plain(member, evaluated) for member in members]
         mc = []
         for place, member in enumerate(members):
-            mc.append(self._mc(member, place, subject))
+            mc.append(self._mc(member, place, evaluated))
         size = len(members)
         rows: list[tuple[str, ...]] = [("arm", "accuracy", "NLL", "NLL scaled", "ECE")]
-        one_plain = _Probs(subject.on_val["plain"], subject.on_test["plain"])
-        measures = _measures(one_plain, subject)
+        one_plain = _Probs(evaluated.on_val["plain"], evaluated.on_test["plain"])
+        measures = _measures(one_plain, evaluated)
         rows.append(_row("one model, plain", measures))
-        one_mc = _Probs(subject.on_val["mc"], subject.on_test["mc"])
-        measures = _measures(one_mc, subject)
+        one_mc = _Probs(evaluated.on_val["mc"], evaluated.on_test["mc"])
+        measures = _measures(one_mc, evaluated)
         rows.append(_row("one model, MC Dropout", measures))
-        nll_by_size = _nll_by_size(plain, subject)
+        nll_by_size = _nll_by_size(plain, evaluated)
         worth = equivalent(nll_by_size, measures["nll_scaled"])
         found = {"test/mc/deep_ensemble_equivalent": worth}
         ensembles = [
@@ -76,7 +76,7 @@ class Ensembles:
             ("mc_ensemble", f"ensemble of {size} x MC Dropout", mc),
         ]
         for key, name, probs in ensembles:
-            measures = _measures(_mean(probs), subject)
+            measures = _measures(_mean(probs), evaluated)
             rows.append(_row(name, measures))
             for measure in ("accuracy", "nll", "ece"):
                 found[f"test/{key}/{measure}"] = measures[measure]
@@ -90,12 +90,12 @@ class Ensembles:
         curves = {"test/ensemble_scaled/nll_over_members": curve}
         return Section("Ensembles for free", text, rows, found, curves)
 
-    def _mc(self, member: keras.Model, place: int, subject: Subject) -> _Probs:
+    def _mc(self, member: keras.Model, place: int, evaluated: EvaluatedModel) -> _Probs:
         """Return the distributions of MC Dropout of a member, with masks of its own."""
-        seed = derive(subject.settings.seed, "member", place)
-        sampler = Sampler(member, subject.settings)
-        val = sampler.predict(subject.val.images, n_samples=self.n_samples, seed=seed)
-        test = sampler.predict(subject.test.images, n_samples=self.n_samples, seed=seed)
+        seed = derive(evaluated.settings.seed, "member", place)
+        sampler = Sampler(member, evaluated.settings)
+        val = sampler.predict(evaluated.val.images, n_samples=self.n_samples, seed=seed)
+        test = sampler.predict(evaluated.test.images, n_samples=self.n_samples, seed=seed)
         return _Probs(val.probs, test.probs)
 
 
@@ -117,9 +117,9 @@ def equivalent(curve: Sequence[float], nll: float) -> float:
     return float(np.interp(-nll, -best, sizes))
 
 
-def _plain(member: keras.Model, subject: Subject) -> _Probs:
-    val = plain_probs(member, subject.val.images, subject.settings)
-    test = plain_probs(member, subject.test.images, subject.settings)
+def _plain(member: keras.Model, evaluated: EvaluatedModel) -> _Probs:
+    val = plain_probs(member, evaluated.val.images, evaluated.settings)
+    test = plain_probs(member, evaluated.test.images, evaluated.settings)
     return _Probs(val, test)
 
 
@@ -130,29 +130,29 @@ def _mean(members: Sequence[_Probs]) -> _Probs:
     return _Probs(val, test)
 
 
-def _nll_by_size(members: Sequence[_Probs], subject: Subject) -> list[float]:
+def _nll_by_size(members: Sequence[_Probs], evaluated: EvaluatedModel) -> list[float]:
     """Return the scaled NLL of ensembles of 1, 2, ... members, averaged over all such ensembles."""
     found = []
     for size in range(1, len(members) + 1):
         nlls = []
         for chosen in combinations(members, size):
-            nlls.append(_scaled_nll(_mean(chosen), subject))
+            nlls.append(_scaled_nll(_mean(chosen), evaluated))
         found.append(float(np.mean(nlls)))
     return found
 
 
-def _scaled_nll(probs: _Probs, subject: Subject) -> float:
+def _scaled_nll(probs: _Probs, evaluated: EvaluatedModel) -> float:
     """Return the NLL on test after temperature scaling on val."""
-    fitted = temperature(probs.val, subject.val.labels)
-    return metrics.nll(scaled(probs.test, fitted), subject.test.labels)
+    fitted = temperature(probs.val, evaluated.val.labels)
+    return metrics.nll(scaled(probs.test, fitted), evaluated.test.labels)
 
 
-def _measures(probs: _Probs, subject: Subject) -> dict[str, float]:
-    labels = subject.test.labels
+def _measures(probs: _Probs, evaluated: EvaluatedModel) -> dict[str, float]:
+    labels = evaluated.test.labels
     return {
         "accuracy": metrics.accuracy(probs.test, labels),
         "nll": metrics.nll(probs.test, labels),
-        "nll_scaled": _scaled_nll(probs, subject),
+        "nll_scaled": _scaled_nll(probs, evaluated),
         "ece": metrics.ece(probs.test, labels),
     }
 

@@ -1,6 +1,7 @@
 """A model that is evaluated, and the comparison of its plain prediction with MC Dropout.
 
-A `Subject` holds the model, its data and its predictions, which all parts of an evaluation share.
+An `EvaluatedModel` holds the model, its data and its predictions, which all parts of an evaluation
+share.
 `evaluate` measures the two arms on the test set: "plain" is one deterministic pass, "mc" is the
 mean of several stochastic passes of the same weights.
 """
@@ -36,7 +37,7 @@ def white(images: Images) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class EvaluatedModel:
     """A model with the examples on which it is evaluated. Each prediction is computed once.
 
     Args:
@@ -98,19 +99,19 @@ def plain_probs(model: keras.Model, images: Images, settings: McDropout) -> Floa
     return probs
 
 
-def evaluate(subject: Subject) -> Evaluation:
+def evaluate(evaluated: EvaluatedModel) -> Evaluation:
     """Measure the plain prediction and MC Dropout on test, after a self-test of the conversion.
 
     Raises:
         ModelError: The model has no active dropout, cannot be converted, or fails the self-test.
     """
-    certificate = certify(subject.model, subject.sampler, subject.test.images)
-    labels = subject.test.labels
-    mc = subject.mc_test
+    certificate = certify(evaluated.model, evaluated.sampler, evaluated.test.images)
+    labels = evaluated.test.labels
+    mc = evaluated.mc_test
     mc_measures = metrics.summary(mc.probs, labels)
     mc_measures.update(_uncertainty(mc))
     return Evaluation(
-        plain=metrics.summary(subject.on_test["plain"], labels),
+        plain=metrics.summary(evaluated.on_test["plain"], labels),
         mc=mc_measures,
         n_samples=mc.n_samples,
         certificate=certificate,

@@ -13,14 +13,14 @@ import numpy as np
 
 from hpsearch.errors import ConfigError
 from hpsearch.evaluation import figures
-from hpsearch.evaluation.evaluated_model import Subject
+from hpsearch.evaluation.evaluated_model import EvaluatedModel
 from hpsearch.html_report.section import Section
 from hpsearch.mc_dropout.prediction import McPrediction
 from hpsearch.metrics import SMALLEST, Floats, Ints
 
 
 @dataclass(frozen=True)
-class Passes:
+class NumberOfPasses:
     """The part of an evaluation that examines the number of passes.
 
     Attributes:
@@ -40,11 +40,11 @@ class Passes:
                 f"Expected a positive tolerance of the curve of passes, received {self.tolerance}."
             )
 
-    def examine(self, subject: Subject) -> Section:
+    def examine(self, evaluated: EvaluatedModel) -> Section:
         """Fit the law on test. This describes MC Dropout and chooses nothing."""
-        law = passes_law(subject.mc_test, self.n_orders, self.seed)
+        law = passes_law(evaluated.mc_test, self.n_orders, self.seed)
         enough = law.n_within(self.tolerance)
-        n_samples = subject.mc_test.n_samples
+        n_samples = evaluated.mc_test.n_samples
         found = {
             "test/mc/nll_at_infinity": law.at_infinity,
             "test/mc/nll_slope": law.slope,

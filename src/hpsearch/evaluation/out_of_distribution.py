@@ -13,13 +13,13 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from hpsearch import metrics
 from hpsearch.data.split import Data
 from hpsearch.errors import ConfigError, DataError
-from hpsearch.evaluation.evaluated_model import Images, Subject, white
+from hpsearch.evaluation.evaluated_model import EvaluatedModel, Images, white
 from hpsearch.html_report.section import Section
 from hpsearch.metrics import Floats
 
 
 @dataclass(frozen=True)
-class Unknown:
+class OutOfDistribution:
     """The part of an evaluation that compares known with unknown images.
 
     Attributes:
@@ -43,7 +43,7 @@ class Unknown:
                 f"n_images={self.n_images}, n_samples={self.n_samples}."
             )
 
-    def examine(self, subject: Subject) -> Section | None:
+    def examine(self, evaluated: EvaluatedModel) -> Section | None:
         """Measure how well each score of uncertainty tells unknown from known test images.
 
         Raises:
@@ -51,10 +51,10 @@ class Unknown:
         """
         if self.data is None:
             return None
-        known = subject.test.images[: self.n_images]
+        known = evaluated.test.images[: self.n_images]
         unknown = fitted(self._unknown(self.data), known)
-        known_scores = self._scores(subject, known)
-        unknown_scores = self._scores(subject, unknown)
+        known_scores = self._scores(evaluated, known)
+        unknown_scores = self._scores(evaluated, unknown)
         rows = [("score", "AUROC", "FPR at 95 %")]
         found: dict[str, float] = {}
         for name, known_score in known_scores.items():
@@ -85,9 +85,9 @@ class Unknown:
             )
         return examples.images[chosen][: self.n_images]
 
-    def _scores(self, subject: Subject, images: Images) -> dict[str, Floats]:
-        plain = subject.plain(images)
-        mc = subject.sampler.predict(images, n_samples=self.n_samples)
+    def _scores(self, evaluated: EvaluatedModel, images: Images) -> dict[str, Floats]:
+        plain = evaluated.plain(images)
+        mc = evaluated.sampler.predict(images, n_samples=self.n_samples)
         return {
             "plain/one_minus_confidence": 1.0 - plain.max(axis=1),
             "plain/entropy": metrics.predictive_entropy(plain),

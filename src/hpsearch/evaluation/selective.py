@@ -9,7 +9,7 @@ import numpy as np
 
 from hpsearch import metrics
 from hpsearch.evaluation import figures
-from hpsearch.evaluation.evaluated_model import Subject
+from hpsearch.evaluation.evaluated_model import EvaluatedModel
 from hpsearch.evaluation.out_of_distribution import auroc
 from hpsearch.html_report.section import Figure, Section
 from hpsearch.metrics import Floats, Ints
@@ -25,17 +25,17 @@ class Selective:
 
     coverage: float
 
-    def examine(self, subject: Subject, class_names: Sequence[str] = ()) -> Section:
+    def examine(self, evaluated: EvaluatedModel, class_names: Sequence[str] = ()) -> Section:
         """Rank the test images by each score of uncertainty, and measure the errors.
 
         Args:
-            subject: The model with its examples.
+            evaluated: The model with its examples.
             class_names: A name for each class; the number of the class is shown without it.
         """
-        labels = subject.test.labels
-        doubts = _doubts(subject)
+        labels = evaluated.test.labels
+        doubts = _doubts(evaluated)
         right = {}
-        for arm, probs in subject.on_test.items():
+        for arm, probs in evaluated.on_test.items():
             right[arm] = metrics.correct(probs, labels)
         rights = {}
         for name in doubts:
@@ -56,7 +56,7 @@ class Selective:
         drawn = [
             figures.risk_coverage(doubts, rights),
             figures.entropies(entropy, right_by_name),
-            _extremes(subject, doubts["mc/entropy"], class_names),
+            _extremes(evaluated, doubts["mc/entropy"], class_names),
         ]
         text = (
             "The model answers only where its uncertainty is low. The table shows the error rate "
@@ -75,10 +75,10 @@ class Selective:
         return values
 
 
-def _doubts(subject: Subject) -> dict[str, Floats]:
+def _doubts(evaluated: EvaluatedModel) -> dict[str, Floats]:
     """Return the scores of uncertainty of the test images by name, (N,) each."""
-    plain = subject.on_test["plain"]
-    mc = subject.mc_test
+    plain = evaluated.on_test["plain"]
+    mc = evaluated.mc_test
     return {
         "plain/one_minus_confidence": 1.0 - plain.max(axis=1),
         "plain/entropy": metrics.predictive_entropy(plain),
@@ -88,10 +88,10 @@ def _doubts(subject: Subject) -> dict[str, Floats]:
     }
 
 
-def _extremes(subject: Subject, doubt: Floats, class_names: Sequence[str]) -> Figure:
-    answers = subject.mc_test.probs.argmax(axis=1)
-    titles = _titles(answers, subject.test.labels, class_names)
-    return figures.extremes(subject.test.images, titles, doubt)
+def _extremes(evaluated: EvaluatedModel, doubt: Floats, class_names: Sequence[str]) -> Figure:
+    answers = evaluated.mc_test.probs.argmax(axis=1)
+    titles = _titles(answers, evaluated.test.labels, class_names)
+    return figures.extremes(evaluated.test.images, titles, doubt)
 
 
 def _titles(answers: Ints, labels: Ints, class_names: Sequence[str]) -> list[str]:

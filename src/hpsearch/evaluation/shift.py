@@ -23,7 +23,7 @@ from scipy import ndimage
 from hpsearch import metrics
 from hpsearch.errors import ConfigError, DataError, did_you_mean
 from hpsearch.evaluation import figures
-from hpsearch.evaluation.evaluated_model import ARMS, Images, Subject, white
+from hpsearch.evaluation.evaluated_model import ARMS, EvaluatedModel, Images, white
 from hpsearch.html_report.section import Section
 from hpsearch.metrics import Ints
 from hpsearch.seeds import derive
@@ -65,11 +65,11 @@ class Shift:
                 f"names={list(self.names)}, n_images={self.n_images}, n_samples={self.n_samples}."
             )
 
-    def examine(self, subject: Subject) -> Section:
+    def examine(self, evaluated: EvaluatedModel) -> Section:
         """Measure both arms at each severity of each corruption."""
-        images = subject.test.images[: self.n_images]
-        labels = subject.test.labels[: self.n_images]
-        clean = self._measure(subject, images, labels)
+        images = evaluated.test.images[: self.n_images]
+        labels = evaluated.test.labels[: self.n_images]
+        clean = self._measure(evaluated, images, labels)
         means = {key: [value] for key, value in clean.items()}
         curves: dict[str, list[tuple[int, float]]] = {}
         head = ["measure", "arm", "clean"]
@@ -78,7 +78,7 @@ class Shift:
             found: dict[str, list[float]] = {key: [] for key in means}
             for name in self.names:
                 corrupted, their_labels = self._corrupted(images, labels, name, severity)
-                measured = self._measure(subject, corrupted, their_labels)
+                measured = self._measure(evaluated, corrupted, their_labels)
                 for key, value in measured.items():
                     curve = curves.setdefault(f"test/shift/{name}/{key}", [])
                     curve.append((severity, value))
@@ -115,10 +115,10 @@ class Shift:
             )
         return theirs.astype(images.dtype), their_labels
 
-    def _measure(self, subject: Subject, images: Images, labels: Ints) -> dict[str, float]:
+    def _measure(self, evaluated: EvaluatedModel, images: Images, labels: Ints) -> dict[str, float]:
         """Return each measure of each arm by a key such as `mc/nll`."""
-        mc = subject.sampler.predict(images, n_samples=self.n_samples)
-        probs = {"plain": subject.plain(images), "mc": mc.probs}
+        mc = evaluated.sampler.predict(images, n_samples=self.n_samples)
+        probs = {"plain": evaluated.plain(images), "mc": mc.probs}
         found = {}
         for measure in (metrics.accuracy, metrics.nll, metrics.ece):
             for arm in ARMS:

@@ -12,7 +12,7 @@ from hpsearch import metrics
 from hpsearch.errors import ConfigError
 from hpsearch.evaluation import figures
 from hpsearch.evaluation.differences import MEASURES, Difference, compare
-from hpsearch.evaluation.evaluated_model import Subject
+from hpsearch.evaluation.evaluated_model import EvaluatedModel
 from hpsearch.html_report.section import Section
 from hpsearch.seeds import derive
 
@@ -44,18 +44,18 @@ class Verdict:
                 f"one seed, received n_resamples={self.n_resamples}, n_seeds={self.n_seeds}."
             )
 
-    def examine(self, subject: Subject) -> Section:
+    def examine(self, evaluated: EvaluatedModel) -> Section:
         """Compare the arms on test by every measure."""
         found = compare(
-            subject.on_test["plain"],
-            subject.on_test["mc"],
-            subject.test.labels,
+            evaluated.on_test["plain"],
+            evaluated.on_test["mc"],
+            evaluated.test.labels,
             n_resamples=self.n_resamples,
             level=self.level,
             seed=self.seed,
         )
         measures = [difference.measure for difference in found]
-        spread = self._spread(subject, measures)
+        spread = self._spread(evaluated, measures)
         rows = [self._head()]
         values: dict[str, float] = {}
         for difference in found:
@@ -110,13 +110,13 @@ class Verdict:
             difference.verdict(self.level),
         )
 
-    def _spread(self, subject: Subject, measures: Sequence[str]) -> dict[str, float]:
+    def _spread(self, evaluated: EvaluatedModel, measures: Sequence[str]) -> dict[str, float]:
         """Return the standard deviation of MC Dropout's measures over sets of masks."""
         summaries = []
         for place in range(self.n_seeds):
-            seed = derive(subject.settings.seed, "spread", place)
-            prediction = subject.sampler.predict(subject.test.images, seed=seed)
-            summary = metrics.summary(prediction.probs, subject.test.labels)
+            seed = derive(evaluated.settings.seed, "spread", place)
+            prediction = evaluated.sampler.predict(evaluated.test.images, seed=seed)
+            summary = metrics.summary(prediction.probs, evaluated.test.labels)
             summaries.append(summary)
         ddof = min(1, self.n_seeds - 1)
         spread = {}

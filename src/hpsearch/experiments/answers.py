@@ -54,7 +54,7 @@ class _Interval:
         """Whether 0 lies outside the interval."""
         return self.low > 0 or self.high < 0
 
-    def facts(self) -> dict[str, float]:
+    def summary(self) -> dict[str, float]:
         """Return mean, interval and number of seeds as plain data."""
         return {"mean": self.mean, "low": self.low, "high": self.high, "n": self.n}
 
@@ -217,27 +217,27 @@ class Answer:
     run_id: str
     tracking_uri: str
 
-    def facts(self) -> dict[str, object]:
+    def summary(self) -> dict[str, object]:
         """Return the answer as plain data."""
-        arm_facts: dict[str, object] = {}
+        of_arms: dict[str, object] = {}
         measures: dict[str, dict[str, object]] = {}
         for table in self.tables:
             for row in table.rows:
                 arm = row.arm
                 of_arm = measures.setdefault(arm.name, {})
                 for key, found in row.measures.items():
-                    of_arm[key] = found.facts()
+                    of_arm[key] = found.summary()
                 first = {
                     "level": arm.level,
                     "hyperparameters": arm.hyperparameters,
                     "n_diverged": row.n_diverged,
                     "measures": of_arm,
                 }
-                arm_facts.setdefault(arm.name, first)
+                of_arms.setdefault(arm.name, first)
         return {
             "name": self.name,
             "verdict": self.verdict,
-            "arms": arm_facts,
+            "arms": of_arms,
             "claims": list(self.claims),
             "run_id": self.run_id,
             "tracking_uri": self.tracking_uri,

@@ -18,7 +18,7 @@ import keras_tuner
 import numpy as np
 
 from hpsearch.data.split import SearchData
-from hpsearch.data.statistics import DataFacts, measure
+from hpsearch.data.statistics import DataStatistics, measure
 from hpsearch.errors import DivergedError
 from hpsearch.experiments.layers import inspect_layers
 from hpsearch.models.architecture import Architecture, build_model
@@ -28,7 +28,7 @@ from hpsearch.space.bounds import Value
 from hpsearch.space.space import Space
 from hpsearch.training.epochs import Listener
 from hpsearch.training.monitored_metric import directed
-from hpsearch.training.own_fit import finished
+from hpsearch.training.own_fit import kept_model
 from hpsearch.training.schedules import Schedule
 from hpsearch.training.settings import Training, use_precision
 from hpsearch.training.trainer import Trainer
@@ -138,8 +138,8 @@ class Workbench:
         self._trainer: Trainer | None = None
 
     @cached_property
-    def facts(self) -> DataFacts:
-        """The facts about the data set that architectures need."""
+    def statistics(self) -> DataStatistics:
+        """The shape, classes and statistics of the data that architectures need."""
         return measure(self.data.train.images, self.data.n_classes)
 
     def hypermodel(self, arm: Arm) -> keras_tuner.HyperModel:
@@ -153,7 +153,7 @@ class Workbench:
         hp.values.update(arm.hyperparameters)
         architecture = Architecture(
             arm.parts["arch"],
-            facts=self.facts,
+            statistics=self.statistics,
             optimizer=arm.parts["optimizer"],
             sparsity=arm.parts.get("sparsity"),
             space=Space(arm.hyperparameters),
@@ -235,7 +235,7 @@ class Workbench:
         scalars.update(_layer_scalars(measured.layers))
         scalars["diverged"] = float(bool(measured.diverged))
         self._add_speed(scalars, arm.training.batch_size)
-        kept = finished(hypermodel, model)
+        kept = kept_model(hypermodel, model)
         if kept is not model:
             scalars.update(_sparse_scalars(model, kept))
             measured.layers["end/zero_share"] = zero_shares(model)

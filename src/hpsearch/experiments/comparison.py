@@ -162,8 +162,8 @@ class Compare:
         if judged:
             shown.append(Section("What textbooks say", "\n\n".join(judged)))
         shown.append(Section("Learning curves", race, figures=[picture]))
-        facts = [(study.name, f"run {study.parent_run_id}") for study in self.studies]
-        page = html("Comparison of studies", facts, shown)
+        key_values = [(study.name, f"run {study.parent_run_id}") for study in self.studies]
+        page = html("Comparison of studies", key_values, shown)
         parent.client.log_text(parent.run_id, page, "comparison.html")
         parent.file(f"figures/{picture.name}.png", picture.png)
         verdict = sections[0].text

@@ -21,7 +21,7 @@ from keras import ops
 from hpsearch import metrics
 from hpsearch.data.split import Examples
 from hpsearch.errors import ModelError
-from hpsearch.evaluation.evaluated_model import Subject, evaluate
+from hpsearch.evaluation.evaluated_model import EvaluatedModel, evaluate
 from hpsearch.experiments.arms import Trained, Workbench
 from hpsearch.experiments.learning_rate_test import RangeTest
 from hpsearch.mc_dropout.passes import Sampler, compiled
@@ -94,11 +94,11 @@ class OnTest:
     def __call__(self, bench: Workbench, trained: Trained) -> dict[str, float]:
         """Return the measures of size and quality."""
         found = size(bench, trained)
-        subject = Subject(trained.model, self.uncertainty, bench.data.val, self.test)
+        evaluated = EvaluatedModel(trained.model, self.uncertainty, bench.data.val, self.test)
         try:
-            found.update(evaluate(subject).metrics())
+            found.update(evaluate(evaluated).metrics())
         except ModelError:
-            probs = subject.plain(self.test.images)
+            probs = evaluated.plain(self.test.images)
             summary = metrics.summary(probs, self.test.labels)
             for key, value in summary.items():
                 found[f"test/plain/{key}"] = value

@@ -13,18 +13,18 @@ from html import escape
 from hpsearch.html_report.section import Figure, Section
 
 
-def html(title: str, facts: Sequence[tuple[str, str]], sections: Sequence[Section]) -> str:
+def html(title: str, key_values: Sequence[tuple[str, str]], sections: Sequence[Section]) -> str:
     """Return an HTML page.
 
     Args:
         title: The heading of the page.
-        facts: Pairs of a name and a value, shown as a table below the heading.
+        key_values: Pairs of a name and a value, shown as a table below the heading.
         sections: The sections in the order in which they are read.
     """
     heading = escape(title)
     head = f'<meta charset="utf-8"><title>{heading}</title><style>{_style()}</style>'
     links = [f'<a href="#{_anchor(s.title)}">{escape(s.title)}</a>' for s in sections]
-    parts = [f"<h1>{heading}</h1>", _facts(facts), f"<nav>{' '.join(links)}</nav>"]
+    parts = [f"<h1>{heading}</h1>", _key_values(key_values), f"<nav>{' '.join(links)}</nav>"]
     for section in sections:
         parts.append(_section(section))
     body = "\n".join(parts)
@@ -50,10 +50,10 @@ def _section(section: Section) -> str:
     return "\n".join(parts)
 
 
-def _facts(facts: Sequence[tuple[str, str]]) -> str:
-    rows = [_row(fact, "td") for fact in facts]
+def _key_values(key_values: Sequence[tuple[str, str]]) -> str:
+    rows = [_row(pair, "td") for pair in key_values]
     lines = "\n".join(rows)
-    return f"<table class=facts>\n{lines}\n</table>"
+    return f"<table class=key_values>\n{lines}\n</table>"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
@@ -86,7 +86,7 @@ table { border-collapse: collapse; margin: 1rem 0; }
 table { font-variant-numeric: tabular-nums; font-size: .9rem; }
 th, td { padding: .2rem .7rem; border-bottom: 1px solid #ddd; text-align: right; }
 th:first-child, td:first-child { text-align: left; }
-table.facts td { text-align: left; } table.facts td:first-child { color: #555; }
+table.key_values td { text-align: left; } table.key_values td:first-child { color: #555; }
 pre { background: #f3f3f3; padding: .6rem .8rem; font-size: .85rem; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 figure { margin: 1.5rem 0; } img { max-width: 100%; }

@@ -24,7 +24,7 @@ from rich.console import Console
 
 from hpsearch.data.split import Data, SearchData
 from hpsearch.errors import ConfigError, ModelError
-from hpsearch.evaluation.evaluated_model import Evaluation, Subject, evaluate
+from hpsearch.evaluation.evaluated_model import EvaluatedModel, Evaluation, evaluate
 from hpsearch.html_report.page import html
 from hpsearch.html_report.section import Section
 from hpsearch.mc_dropout.prediction import McDropout
@@ -39,7 +39,7 @@ from hpsearch.tracking.tracking import Tracking
 class _Part(Protocol):
     """A part of an evaluation, which asks one question of the model."""
 
-    def examine(self, subject: Subject) -> Section | None:
+    def examine(self, evaluated: EvaluatedModel) -> Section | None:
         """Return the answer; None where the question does not apply."""
 
 
@@ -93,8 +93,8 @@ class Evaluate:
         known = data.for_search()
         _check_fits(model, known)
         members = _members(registry, found)
-        subject = Subject(model, self.uncertainty, known.val, data.test(), members)
-        evaluation = evaluate(subject)
+        evaluated = EvaluatedModel(model, self.uncertainty, known.val, data.test(), members)
+        evaluation = evaluate(evaluated)
         name = f"{found.name} version {found.version}"
         tags = {
             "hpsearch.model": found.name,
@@ -104,9 +104,9 @@ class Evaluate:
         run = tracking.open_run(f"{found.name} v{found.version} evaluation", "evaluation", tags)
         try:
             with run.ending():
-                sections = [evaluation.section(), *self._examined(subject)]
-                facts = _facts(name, found, known, subject, tracking)
-                page = html(f"Evaluation of {name}", facts, sections)
+                sections = [evaluation.section(), *self._examined(evaluated)]
+                key_values = _key_values(name, found, known, evaluated, tracking)
+                page = html(f"Evaluation of {name}", key_values, sections)
                 _log(run, evaluation, sections, page, config)
                 _tag_version(tracking, found, sections)
                 describe(tracking.client, found.name, found.version, without_password(tracking.uri))
@@ -114,13 +114,13 @@ class Evaluate:
             tracking.close(tracking.patience_s)
         return _Evaluated(name, run.run_id, tracking.uri, evaluation, sections)
 
-    def _examined(self, subject: Subject) -> list[Section]:
+    def _examined(self, evaluated: EvaluatedModel) -> list[Section]:
         """Return the section of each part that applies."""
         sections = []
         for part in self.parts.values():
             if part is None:
                 continue
-            section = part.examine(subject)
+            section = part.examine(evaluated)
             if section is not None:
                 sections.append(section)
         return sections
@@ -184,7 +184,7 @@ class _Evaluated:
             markup=False,
         )
 
-    def facts(self) -> dict[str, object]:
+    def summary(self) -> dict[str, object]:
         """Return the result as plain data."""
         metrics: dict[str, float] = {}
         for section in self.sections:
@@ -231,14 +231,14 @@ def _members(registry: Registry, found: ModelVersion) -> list[keras.Model]:
     return registry.kept_of_study(found.tags["parent_run"])
 
 
-def _facts(
-    name: str, found: ModelVersion, data: SearchData, subject: Subject, tracking: Tracking
+def _key_values(
+    name: str, found: ModelVersion, data: SearchData, evaluated: EvaluatedModel, tracking: Tracking
 ) -> list[tuple[str, str]]:
-    """Return the facts at the head of the page, each with its name."""
-    settings = subject.settings
+    """Return the pairs at the head of the page, each with its name."""
+    settings = evaluated.settings
     n_val = len(data.val)
-    n_test = len(subject.test.labels)
-    facts = [
+    n_test = len(evaluated.test.labels)
+    key_values = [
         ("model", name),
         ("data", f"{data.name}: {n_val:,} validation and {n_test:,} test images"),
         ("MC Dropout", f"{settings.n_samples} passes, mask={settings.mask}, seed {settings.seed}"),
@@ -252,8 +252,8 @@ def _facts(
         warning = (
             f"the model was trained on another split ({recorded}) than this ({data.fingerprint})"
         )
-        facts.append(("careful", warning))
-    return facts
+        key_values.append(("careful", warning))
+    return key_values
 
 
 def _log(

@@ -114,7 +114,7 @@ class _Reported:
         for line in lines:
             console.print(line, soft_wrap=True, markup=False)
 
-    def facts(self) -> dict[str, object]:
+    def summary(self) -> dict[str, object]:
         """Return the result as plain data."""
         return {
             "study": self.searched.name,

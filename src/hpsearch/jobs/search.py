@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial
 from hpsearch.data.split import Data, SearchData
 from hpsearch.data.statistics import measure
 from hpsearch.errors import ModelError, SearchError
-from hpsearch.evaluation.evaluated_model import Evaluation, Subject
+from hpsearch.evaluation.evaluated_model import EvaluatedModel, Evaluation
 from hpsearch.experiments.learning_rate_test import RangeTest
 from hpsearch.html_report.section import terminal
 from hpsearch.jobs.conclusion import Conclusion
@@ -179,7 +179,7 @@ class Search:
     def _architecture(self, data: SearchData) -> Architecture:
         return Architecture(
             self.arch,
-            facts=measure(data.train.images, data.n_classes),
+            statistics=measure(data.train.images, data.n_classes),
             optimizer=self.optimizer,
             sparsity=self.sparsity,
             space=self.space,
@@ -366,8 +366,8 @@ class Search:
             return None, None, None
         model, version = conclusion.register(best, data, progress)
         cheapest = conclusion.register_cheapest(data, progress)
-        subject = Subject(model, self.uncertainty, data.val, self.data.test())
-        evaluation = conclusion.evaluate(subject, version, progress)
+        evaluated = EvaluatedModel(model, self.uncertainty, data.val, self.data.test())
+        evaluation = conclusion.evaluate(evaluated, version, progress)
         return version, cheapest, evaluation
 
     def _show_best(self, trials: list[FrozenTrial], progress: Progress) -> None:

@@ -45,7 +45,7 @@ class SearchResult:
     monitor: str
     space: Space
 
-    def facts(self) -> dict[str, object]:
+    def summary(self) -> dict[str, object]:
         """Return the result as plain data."""
         outcome = self.outcome
         found: dict[str, object] = {

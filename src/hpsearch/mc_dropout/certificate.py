@@ -16,7 +16,7 @@ from keras import ops
 from numpy.typing import NDArray
 
 from hpsearch.errors import ModelError
-from hpsearch.mc_dropout.mc_layers import AlwaysOnAlphaDropout, Site, always_on
+from hpsearch.mc_dropout.mc_layers import McAlphaDropout, Site, mc_layer
 from hpsearch.mc_dropout.passes import Sampler
 from hpsearch.models.dropout_masks import row_keys
 
@@ -136,8 +136,8 @@ def _alpha_errors(site: Site) -> float:
 
     The value is 0 for other layers.
     """
-    layer = always_on(site)
-    if not isinstance(layer, AlwaysOnAlphaDropout):
+    layer = mc_layer(site)
+    if not isinstance(layer, McAlphaDropout):
         return 0.0
     rng = np.random.default_rng(0)
     n_rows = 1000

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import keras
 
 from hpsearch.errors import ModelError
-from hpsearch.mc_dropout.mc_layers import DROPOUTS, Site, Tensor, always_on
+from hpsearch.mc_dropout.mc_layers import DROPOUTS, Site, Tensor, mc_layer
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class _Rewrite:
             )
         site = Site(layer, rate, position)
         self.sites.append(site)
-        replacement = always_on(site)
+        replacement = mc_layer(site)
         outputs = replacement(inputs, self.keys, self.rate_input)
         self._mark([inputs], outputs)
         return outputs

@@ -44,7 +44,7 @@ class Site:
     position: int
 
 
-class _AlwaysOn(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
+class _McLayer(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
     """Base of the dropout layers that draw from given keys.
 
     A subclass defines in `noisy` what the drawn numbers do to the input.
@@ -52,7 +52,7 @@ class _AlwaysOn(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
 
     def __init__(self, site: Site) -> None:
         super().__init__(
-            name=f"always_on_{site.position}", dtype=site.layer.dtype_policy, autocast=False
+            name=f"mc_layer_{site.position}", dtype=site.layer.dtype_policy, autocast=False
         )
         self.site = site
 
@@ -93,7 +93,7 @@ class _AlwaysOn(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
         return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
 
 
-class AlwaysOnDropout(_AlwaysOn):
+class McStandardDropout(_McLayer):
     """Inverted dropout, for Dropout and SpatialDropout layers (Srivastava et al., 2014)."""
 
     def noisy(self, inputs: Tensor, uniform: Tensor, rate: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ class AlwaysOnDropout(_AlwaysOn):
         return dropped(inputs, uniform, rate)
 
 
-class AlwaysOnAlphaDropout(_AlwaysOn):
+class McAlphaDropout(_McLayer):
     """Alpha dropout, which preserves mean 0 and variance 1 (Klambauer et al., 2017).
 
     Dropped values become SELU's negative saturation value instead of 0.
@@ -112,7 +112,7 @@ class AlwaysOnAlphaDropout(_AlwaysOn):
         return alpha_dropped(inputs, uniform, rate)
 
 
-class _AlwaysOnGaussianDropout(_AlwaysOn):
+class _McGaussianDropout(_McLayer):
     """Multiplicative noise of mean 1 and variance rate / (1 - rate) (Srivastava et al., 2014)."""
 
     def noisy(self, inputs: Tensor, uniform: Tensor, rate: Tensor) -> Tensor:
@@ -123,14 +123,14 @@ class _AlwaysOnGaussianDropout(_AlwaysOn):
         return inputs * ops.cast(noise, inputs.dtype)
 
 
-def always_on(site: Site) -> keras.layers.Layer:
+def mc_layer(site: Site) -> keras.layers.Layer:
     """Return the always-on layer that replaces the dropout layer of a site."""
     layer = site.layer
     if isinstance(layer, keras.layers.AlphaDropout):
-        return AlwaysOnAlphaDropout(site)
+        return McAlphaDropout(site)
     if isinstance(layer, keras.layers.GaussianDropout):
-        return _AlwaysOnGaussianDropout(site)
-    return AlwaysOnDropout(site)
+        return _McGaussianDropout(site)
+    return McStandardDropout(site)
 
 
 def _shared_axes(layer: keras.layers.Layer, n_axes: int) -> Sequence[int]:

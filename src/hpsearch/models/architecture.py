@@ -15,7 +15,7 @@ import keras
 import keras_tuner
 from keras.src.backend.common import global_state
 
-from hpsearch.data.statistics import DataFacts
+from hpsearch.data.statistics import DataStatistics
 from hpsearch.errors import ModelError
 from hpsearch.models.loss_and_optimizer import MOMENTUMS, OptimizerFactory
 from hpsearch.models.sparse import Sparsity
@@ -26,20 +26,20 @@ from hpsearch.space.space import Space
 
 def build_hypermodel(
     factory: functools.partial[keras_tuner.HyperModel],
-    facts: DataFacts,
+    statistics: DataStatistics,
     optimizer: OptimizerFactory,
     sparsity: Sparsity | None = None,
 ) -> keras_tuner.HyperModel:
     """Return the HyperModel of an architecture, with the arguments that the job knows.
 
-    These arguments are `facts`, `optimizer`, `sparsity`, the image shape (`image_shape` or
+    These arguments are `statistics`, `optimizer`, `sparsity`, the image shape (`image_shape` or
     `input_shape`) and the number of classes (`n_classes`, `classes` or `num_classes`). The
     constructor receives those that it accepts and that the configuration does not set.
 
     Args:
         factory: A partial of the HyperModel's class, as Hydra makes it from `_target_` with
             `_partial_: true`.
-        facts: Shape, number of classes and statistics of the train images.
+        statistics: Shape, number of classes and statistics of the train images.
         optimizer: Makes an optimizer from `learning_rate` and its momentum.
         sparsity: Makes the sparse layers of an architecture whose constructor accepts it; None
             leaves the layers dense.
@@ -60,7 +60,7 @@ def build_hypermodel(
             f"layers."
         )
     given: dict[str, object] = {}
-    for key, value in _known_arguments(facts, optimizer, sparsity).items():
+    for key, value in _known_arguments(statistics, optimizer, sparsity).items():
         if key in accepted and key not in factory.keywords:
             given[key] = value
     _check_complete(name, accepted, given)
@@ -74,16 +74,16 @@ def build_hypermodel(
 
 
 def _known_arguments(
-    facts: DataFacts, optimizer: OptimizerFactory, sparsity: Sparsity | None
+    statistics: DataStatistics, optimizer: OptimizerFactory, sparsity: Sparsity | None
 ) -> dict[str, object]:
     known: dict[str, object] = {
-        "facts": facts,
+        "statistics": statistics,
         "optimizer": optimizer,
-        "image_shape": facts.image_shape,
-        "input_shape": facts.image_shape,
-        "n_classes": facts.n_classes,
-        "classes": facts.n_classes,
-        "num_classes": facts.n_classes,
+        "image_shape": statistics.image_shape,
+        "input_shape": statistics.image_shape,
+        "n_classes": statistics.n_classes,
+        "classes": statistics.n_classes,
+        "num_classes": statistics.n_classes,
     }
     if sparsity is not None:
         known["sparsity"] = sparsity
@@ -162,7 +162,7 @@ class Architecture:
 
     Args:
         factory: As `build_hypermodel`.
-        facts: As `build_hypermodel`.
+        statistics: As `build_hypermodel`.
         optimizer: As `build_hypermodel`.
         sparsity: As `build_hypermodel`.
         space: The bounds of the search.
@@ -173,14 +173,14 @@ class Architecture:
         self,
         factory: functools.partial[keras_tuner.HyperModel],
         *,
-        facts: DataFacts,
+        statistics: DataStatistics,
         optimizer: OptimizerFactory,
         space: Space,
         sparsity: Sparsity | None = None,
         others: Iterable[str] = (),
     ) -> None:
         self._factory = factory
-        self._facts = facts
+        self._statistics = statistics
         self._optimizer = optimizer
         self._sparsity = sparsity
         self._rules = space.rules
@@ -212,7 +212,7 @@ class Architecture:
         if self._of_optimizer:
             optimizer_settings = self._ask(hp, self._of_optimizer)
             optimizer = functools.partial(optimizer, **optimizer_settings)
-        return build_hypermodel(factory, self._facts, optimizer, self._sparsity)
+        return build_hypermodel(factory, self._statistics, optimizer, self._sparsity)
 
     def _ask(self, hp: keras_tuner.HyperParameters, names: list[str]) -> dict[str, Value]:
         return {name: ask(hp, name, self._rules[name]) for name in names}
@@ -229,5 +229,5 @@ def _settings(factory: object) -> set[str]:
 
     The job gives the other arguments, or the HyperModel draws them itself.
     """
-    not_bounded = {"facts", "optimizer", "sparsity", "learning_rate"}.union(MOMENTUMS)
+    not_bounded = {"statistics", "optimizer", "sparsity", "learning_rate"}.union(MOMENTUMS)
     return _keywords(factory) - not_bounded

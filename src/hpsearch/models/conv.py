@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import keras
 import keras_tuner
 
-from hpsearch.data.statistics import DataFacts
+from hpsearch.data.statistics import DataStatistics
 from hpsearch.errors import ConfigError
 from hpsearch.models.loss_and_optimizer import (
     OptimizerFactory,
@@ -37,7 +37,7 @@ class ConvNet(keras_tuner.HyperModel):  # type: ignore[misc]
     `learning_rate`, `momentum` and `dropout_rate`, which is the same in all places.
 
     Args:
-        facts: Shape, number of classes and statistics of the train images.
+        statistics: Shape, number of classes and statistics of the train images.
         optimizer: Makes an optimizer from `learning_rate` and its momentum.
         filters: The number of filters of the convolutions, one entry for each block.
         n_convolutions: The number of convolutions in each block, at least 1.
@@ -59,7 +59,7 @@ class ConvNet(keras_tuner.HyperModel):  # type: ignore[misc]
     def __init__(
         self,
         *,
-        facts: DataFacts,
+        statistics: DataStatistics,
         optimizer: OptimizerFactory,
         filters: Sequence[int],
         n_convolutions: int,
@@ -76,7 +76,7 @@ class ConvNet(keras_tuner.HyperModel):  # type: ignore[misc]
             raise ConfigError(
                 f"Expected arch.filters to be a list such as [32, 64, 128]; received {filters!r}."
             )
-        self.facts = facts
+        self.statistics = statistics
         self.optimizer = optimizer
         self.filters = [check_count("each of arch.filters", number) for number in filters]
         self.n_convolutions = check_count("arch.n_convolutions", n_convolutions)
@@ -94,8 +94,8 @@ class ConvNet(keras_tuner.HyperModel):  # type: ignore[misc]
         """Return a compiled model with the hyperparameters that `hp` holds or draws."""
         rate = draw_dropout_rate(hp)
         layers = [
-            keras.Input(self.facts.image_shape),
-            standardization(self.facts, self.standardize),
+            keras.Input(self.statistics.image_shape),
+            standardization(self.statistics, self.standardize),
         ]
         for filters in self.filters:
             for _ in range(self.n_convolutions):
@@ -110,7 +110,7 @@ class ConvNet(keras_tuner.HyperModel):  # type: ignore[misc]
             make_activation(self.activation),
             self.dropout(rate),
             keras.layers.Dense(
-                self.facts.n_classes, activation="softmax", dtype=keras.config.floatx()
+                self.statistics.n_classes, activation="softmax", dtype=keras.config.floatx()
             ),
         ]
         return compile_classifier(keras.Sequential(layers), hp, self.optimizer)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import keras
 import keras_tuner
 
-from hpsearch.data.statistics import DataFacts
+from hpsearch.data.statistics import DataStatistics
 from hpsearch.errors import ConfigError, did_you_mean
 from hpsearch.models.initializers import InitializerSetting
 from hpsearch.models.loss_and_optimizer import (
@@ -38,7 +38,7 @@ class DenseNet(keras_tuner.HyperModel):  # type: ignore[misc]
     `learning_rate`, `momentum` and `dropout_rate`.
 
     Args:
-        facts: Shape, number of classes and statistics of the train images.
+        statistics: Shape, number of classes and statistics of the train images.
         optimizer: Makes an optimizer from `learning_rate` and its momentum.
         n_hidden: The number of hidden layers, at least 1.
         n_units: The number of units of each hidden layer, at least 1.
@@ -63,7 +63,7 @@ class DenseNet(keras_tuner.HyperModel):  # type: ignore[misc]
     def __init__(
         self,
         *,
-        facts: DataFacts,
+        statistics: DataStatistics,
         optimizer: OptimizerFactory,
         n_hidden: int,
         n_units: int,
@@ -82,7 +82,7 @@ class DenseNet(keras_tuner.HyperModel):  # type: ignore[misc]
         if dropout_after not in places:
             wrong = f"Expected arch.dropout_after to be a known place; received {dropout_after!r}."
             raise ConfigError(wrong + did_you_mean(str(dropout_after), places))
-        self.facts = facts
+        self.statistics = statistics
         self.optimizer = optimizer
         self.n_hidden = check_count("arch.n_hidden", n_hidden)
         self.n_units = check_count("arch.n_units", n_units)
@@ -101,8 +101,8 @@ class DenseNet(keras_tuner.HyperModel):  # type: ignore[misc]
         """Return a compiled model with the hyperparameters that `hp` holds or draws."""
         rate = draw_dropout_rate(hp)
         layers = [
-            keras.Input(self.facts.image_shape),
-            standardization(self.facts, self.standardize),
+            keras.Input(self.statistics.image_shape),
+            standardization(self.statistics, self.standardize),
             keras.layers.Flatten(),
         ]
         for number in range(1, self.n_hidden + 1):
@@ -110,7 +110,7 @@ class DenseNet(keras_tuner.HyperModel):  # type: ignore[misc]
             if self.dropout_after == "all" or number == self.n_hidden:
                 layers.append(self.dropout(rate))
         output = keras.layers.Dense(
-            self.facts.n_classes,
+            self.statistics.n_classes,
             dtype=keras.config.floatx(),
             kernel_initializer=self.output_initializer,
             activation="softmax",

@@ -34,11 +34,20 @@ MOVED = {
     "hpsearch.uncertainty.calibration": "hpsearch.evaluation.calibration",
     "hpsearch.uncertainty.conformal": "hpsearch.evaluation.calibration",
     "hpsearch.uncertainty.selective": "hpsearch.evaluation.selective",
-    "hpsearch.uncertainty.curve": "hpsearch.evaluation.number_of_passes",
-    "hpsearch.uncertainty.rates": "hpsearch.evaluation.dropout_rates",
+    "hpsearch.uncertainty.curve.Passes": "hpsearch.evaluation.number_of_passes.NumberOfPasses",
+    "hpsearch.evaluation.number_of_passes.Passes": (
+        "hpsearch.evaluation.number_of_passes.NumberOfPasses"
+    ),
+    "hpsearch.uncertainty.rates.Rates": "hpsearch.evaluation.dropout_rates.DropoutRates",
+    "hpsearch.evaluation.dropout_rates.Rates": "hpsearch.evaluation.dropout_rates.DropoutRates",
     "hpsearch.uncertainty.ensembles": "hpsearch.evaluation.ensembles",
     "hpsearch.uncertainty.shift": "hpsearch.evaluation.shift",
-    "hpsearch.uncertainty.unknown": "hpsearch.evaluation.out_of_distribution",
+    "hpsearch.uncertainty.unknown.Unknown": (
+        "hpsearch.evaluation.out_of_distribution.OutOfDistribution"
+    ),
+    "hpsearch.evaluation.out_of_distribution.Unknown": (
+        "hpsearch.evaluation.out_of_distribution.OutOfDistribution"
+    ),
     "hpsearch.architectures.facts": "hpsearch.data.statistics",
     "hpsearch.jobs.Search": "hpsearch.jobs.search.Search",
 }

@@ -2,7 +2,8 @@
 
 A model may contain layers, losses or metrics of the user's own. Keras names their modules in the
 model's configuration. `own_code` finds these modules and everything they import, `OwnCode.copy`
-copies them beside a version of the model, and `bring` imports them before the version is loaded.
+copies them beside a version of the model, and `import_own_code` imports them before the version is
+loaded.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def config_of(file: Path) -> dict[str, object]:
     return config
 
 
-def bring(folder: Path, flavor: Mapping[str, Any]) -> None:
+def import_own_code(folder: Path, flavor: Mapping[str, Any]) -> None:
     """Import the modules that the model of a version needs, from the code saved with the version.
 
     Args:
@@ -130,10 +131,10 @@ def bring(folder: Path, flavor: Mapping[str, Any]) -> None:
     code = str(folder / flavor["code"])
     others = [path for path in sys.path if path != code]
     sys.path[:] = [code, *others]
-    import_all(modules)
+    import_modules(modules)
 
 
-def import_all(modules: Iterable[str]) -> None:
+def import_modules(modules: Iterable[str]) -> None:
     """Import modules, so that they register their classes with Keras."""
     for name in with_current_names(list(modules)):
         importlib.import_module(name)

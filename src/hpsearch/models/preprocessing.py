@@ -8,7 +8,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from hpsearch.data.statistics import DataFacts
+from hpsearch.data.statistics import DataStatistics
 from hpsearch.errors import ConfigError, did_you_mean
 from hpsearch.metrics import Floats
 
@@ -18,11 +18,11 @@ from hpsearch.metrics import Floats
 VARIANCE_FLOOR = 0.01
 
 
-def standardization(facts: DataFacts, standardize: str) -> keras.Layer:
+def standardization(statistics: DataStatistics, standardize: str) -> keras.Layer:
     """Return the first layer of a model.
 
     Args:
-        facts: Statistics of the train images.
+        statistics: Statistics of the train images.
         standardize: `channel` gives each channel mean 0 and standard deviation 1 over the train
             images. `pixel` does so for each pixel of each channel; a pixel that hardly ever changes
             gets a smaller deviation. `none` divides all pixels by the largest.
@@ -34,22 +34,22 @@ def standardization(facts: DataFacts, standardize: str) -> keras.Layer:
     if standardize not in ways:
         wrong = f"Expected arch.standardize to be a known way; received {standardize!r}."
         raise ConfigError(wrong + did_you_mean(str(standardize), ways))
-    return ways[standardize](facts)
+    return ways[standardize](statistics)
 
 
-def _by_channel(facts: DataFacts) -> keras.Layer:
-    variance = _positive(facts.channel_variance())
-    return _normalization(-1, facts.channel_mean(), variance)
+def _by_channel(statistics: DataStatistics) -> keras.Layer:
+    variance = _positive(statistics.channel_variance())
+    return _normalization(-1, statistics.channel_mean(), variance)
 
 
-def _by_pixel(facts: DataFacts) -> keras.Layer:
-    floor = VARIANCE_FLOOR * facts.channel_variance()
-    variance = np.maximum(facts.variance, floor)
-    return _normalization((1, 2, 3), facts.mean, _positive(variance))
+def _by_pixel(statistics: DataStatistics) -> keras.Layer:
+    floor = VARIANCE_FLOOR * statistics.channel_variance()
+    variance = np.maximum(statistics.variance, floor)
+    return _normalization((1, 2, 3), statistics.mean, _positive(variance))
 
 
-def _scaled(facts: DataFacts) -> keras.Layer:
-    largest = facts.largest or 1.0  # black images stay as they are
+def _scaled(statistics: DataStatistics) -> keras.Layer:
+    largest = statistics.largest or 1.0  # black images stay as they are
     return keras.layers.Rescaling(1.0 / largest, name="scaling")
 
 

@@ -25,7 +25,7 @@ from hpsearch.errors import ModelError
 from hpsearch.evaluation.evaluated_model import plain_probs
 from hpsearch.mc_dropout.passes import Sampler
 from hpsearch.mc_dropout.prediction import McDropout
-from hpsearch.models.own_code import import_all
+from hpsearch.models.own_code import import_modules
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class ServedModel(PythonModel):
         """Load the model and its record from the artifact folder."""
         folder = Path(context.artifacts["served"])
         self.record = Record.read(folder / Record.FILE)
-        import_all(self.record.modules)
+        import_modules(self.record.modules)
         self.model = keras.models.load_model(folder / Record.MODEL_FILE, compile=False)
         self.sampler: Sampler | None = None
         if "mc" in self.record.thresholds:

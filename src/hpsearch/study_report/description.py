@@ -12,7 +12,7 @@ from hpsearch.study.study import number_of, value_of
 from hpsearch.study_report.advice import Advice
 from hpsearch.study_report.commands import Commands
 from hpsearch.study_report.searched import Searched, end_of
-from hpsearch.study_report.sections import facts
+from hpsearch.study_report.sections import key_values
 from hpsearch.study_report.version_page import link, quality
 
 PAGE = "report.html"
@@ -56,7 +56,7 @@ def of_study(searched: Searched, advice: Advice, places: Places) -> str:
         title = places.trial(searched.title(best), best)
         lines = [f"**Best trial:** {title}, {searched.monitor} {value_of(best):.4f}.", ""]
     lines += [f"**Next:** {advice.next_step}", ""]
-    for name, value in facts(searched):
+    for name, value in key_values(searched):
         if name != "best":
             lines.append(f"- **{name}:** {value}")
     on_test = quality(places.measured)

@@ -17,7 +17,7 @@ from hpsearch.study.study import number_of
 from hpsearch.study_report import description, version_page
 from hpsearch.study_report.advice import Advice
 from hpsearch.study_report.searched import Searched, end_of
-from hpsearch.study_report.sections import facts, sections
+from hpsearch.study_report.sections import key_values, sections
 from hpsearch.tracking.delivery import TRIAL
 from hpsearch.tracking.runs import ParentRun
 from hpsearch.tracking.tracking import Tracking
@@ -53,7 +53,7 @@ def record(searched: Searched, tracking: Tracking, parent: ParentRun) -> tuple[A
 def _record_page(searched: Searched, advice: Advice, parent: ParentRun) -> str:
     """Log the page and each of its figures, and return the page."""
     found = sections(searched, advice)
-    page = html(f"Understanding study {searched.name}", facts(searched), found)
+    page = html(f"Understanding study {searched.name}", key_values(searched), found)
     parent.client.log_text(parent.run_id, page, description.PAGE)
     for section in found:
         for figure in section.figures:

@@ -1,6 +1,6 @@
 """The sections of a study's page, from what to do next to which worker ran what.
 
-`sections` makes all of them, in the order in which they are read; `facts` makes the list above
+`sections` makes all of them, in the order in which they are read; `key_values` makes the list above
 them. A section that needs more trials than there are is left out.
 """
 
@@ -21,7 +21,7 @@ from hpsearch.study_report.figures import Clock, Figures
 from hpsearch.study_report.searched import Searched, best_rows, end_of
 
 
-def facts(searched: Searched) -> list[tuple[str, str]]:
+def key_values(searched: Searched) -> list[tuple[str, str]]:
     """Return what a study was, as names and values: metric, hyperparameters, trials, time, best."""
     sampler = _class_name(searched.config.get("sampler", {}).get("make"))
     pruner = _class_name(searched.config.get("pruner"))

@@ -23,7 +23,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from numpy.typing import NDArray
 
 from hpsearch.errors import ModelError, did_you_mean, first_line
-from hpsearch.models.own_code import bring
+from hpsearch.models.own_code import import_own_code
 from hpsearch.study.trial_end import TrialEnd
 from hpsearch.tracking.runs import END, TrackedRun
 
@@ -339,7 +339,7 @@ def _loaded(uri: str) -> keras.Model:
     flavors = mlflow.models.get_model_info(uri).flavors
     if "keras" in flavors:
         folder = mlflow.artifacts.download_artifacts(uri)
-        bring(Path(folder), flavors["keras"])
+        import_own_code(Path(folder), flavors["keras"])
         return mlflow.keras.load_model(folder, load_model_kwargs={"compile": False})
     if "tensorflow" in flavors:
         model = mlflow.tensorflow.load_model(uri, keras_model_kwargs={"compile": False})

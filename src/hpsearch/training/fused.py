@@ -27,7 +27,7 @@ from hpsearch.models.loss_and_optimizer import labels_for
 from hpsearch.training.checkpoints import CheckpointFile
 from hpsearch.training.epochs import Epochs, Fitted, Listener
 from hpsearch.training.how_trained import NoProgramError, Tensors, question, structure_of
-from hpsearch.training.own_fit import becomes_another, owns_fit
+from hpsearch.training.own_fit import may_change_form, owns_fit
 from hpsearch.training.programs.averages import averages_of
 from hpsearch.training.programs.on_jax import State, metrics_of, steps_of
 from hpsearch.training.programs.order import Element, Order
@@ -308,7 +308,7 @@ class FusedTrainer(Trainer):
         order: Order,
     ) -> FusedProgram | None:
         """Return the program that can train `model`, None where it must be trained alone."""
-        if owns_fit(hypermodel) or becomes_another(hypermodel):
+        if owns_fit(hypermodel) or may_change_form(hypermodel):
             return None
         tensors = self._on_device(labels_for(model))
         work = Work(hypermodel, hp, model, 0, lambda *_: None, None, tensors)

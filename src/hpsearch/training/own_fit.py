@@ -14,7 +14,7 @@ import keras_tuner
 from hpsearch.training.epochs import Epochs
 
 
-def finished(hypermodel: keras_tuner.HyperModel, model: keras.Model) -> keras.Model:
+def kept_model(hypermodel: keras_tuner.HyperModel, model: keras.Model) -> keras.Model:
     """Return the model to keep after training: that of `hypermodel.finished(model)`, if defined."""
     if not hasattr(hypermodel, "finished"):
         return model
@@ -27,7 +27,7 @@ def owns_fit(hypermodel: keras_tuner.HyperModel) -> bool:
     return type(hypermodel).fit is not keras_tuner.HyperModel.fit
 
 
-def becomes_another(hypermodel: keras_tuner.HyperModel) -> bool:
+def may_change_form(hypermodel: keras_tuner.HyperModel) -> bool:
     """Return whether training may turn a model into another one, as it does for sparse nets."""
     if not hasattr(hypermodel, "companions"):
         return False

@@ -30,7 +30,7 @@ from hpsearch.tracking.runs import ChildRun, ParentRun, TrialName
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.training.checkpoints import CheckpointFile, Checkpoints
 from hpsearch.training.epochs import Fitted, Listener
-from hpsearch.training.own_fit import becomes_another, finished, owns_fit
+from hpsearch.training.own_fit import kept_model, may_change_form, owns_fit
 from hpsearch.training.trainer import Trainer
 from hpsearch.trials.attempt import Attempt, GivenBackError
 from hpsearch.trials.costs import Costs
@@ -121,7 +121,7 @@ class Objective:
                 logged = self._describe(attempt, hp, seed)
 
                 # A model that becomes another one, as sparse nets do, is weighed after training.
-                changes = becomes_another(hypermodel)
+                changes = may_change_form(hypermodel)
                 costs: dict[str, float] = {}
                 if not changes:
                     costs = self._weigh(attempt, model)
@@ -138,7 +138,7 @@ class Objective:
                 if owns_fit(hypermodel):
                     self._describe_more(attempt, hp, logged)
 
-                model = finished(hypermodel, model)
+                model = kept_model(hypermodel, model)
                 if changes:
                     costs = self._weigh(attempt, model)
                 self._log_best(attempt, fitted)
