@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from hpsearch.cli import entry
+from hpsearch.study.trial_end import TrialEnd
 from project_files import BLOCK, PROJECT, ROOT, command_of
 from workplace import SRC
 
@@ -155,3 +156,9 @@ def test_the_line_that_installs_tab_completion_works_in_bash():
     answers, installed = done.stdout.splitlines()
     assert answers.split() == ["optimizer=adam"], done.stderr
     assert "hydra_bash_completion" in installed
+
+
+def test_the_table_of_ends_holds_every_end_with_its_status_in_mlflow():
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| ([A-Z]+|no run) \|", page, re.MULTILINE)
+    assert rows == [(end.word, end.mlflow_status or "no run") for end in TrialEnd]
