@@ -2,6 +2,8 @@
 id; a small search.
 """
 
+import fcntl
+import json
 import os
 import shutil
 import signal
@@ -358,18 +360,31 @@ def workplace(tmp_path, mlflow_tables):
 
 @pytest.fixture(scope="session")
 def searched(tmp_path_factory):
-    """A search of seven trials on the digits that has run to its end, and what it printed."""
-    place = Workplace(tmp_path_factory.mktemp("searched"))
-    done = place.run(*SMALL, "budget.n_trials=7")
-    assert done.returncode == 0, done.stderr
-    return place, done
+    """A search of seven trials on the digits that has run to its end, and what it printed.
+
+    The processes of one test run share it: the first to ask runs it, and the others wait.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    place = Workplace(shared / "searched")
+    printed = shared / "searched.json"
+    with (shared / "searched.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not printed.exists():
+            place.folder.mkdir()
+            done = place.run(*SMALL, "budget.n_trials=7")
+            assert done.returncode == 0, done.stderr
+            printed.write_text(json.dumps([done.stdout, done.stderr]))
+    stdout, stderr = json.loads(printed.read_text())
+    return place, subprocess.CompletedProcess(SMALL, 0, stdout, stderr)
 
 
 @pytest.fixture
 def searched_copy(searched, tmp_path):
     """A copy of the databases of `searched`, for a test that changes the study or its runs.
 
-    Other tests of the same process read `searched` itself, in an order that nobody knows.
+    Other tests read `searched` itself, in an order that nobody knows.
     """
     place, _ = searched
     for name in ("optuna.db", "mlflow.db"):
