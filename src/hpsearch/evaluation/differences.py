@@ -8,7 +8,7 @@ would change the measure only by chance. Intervals come from a paired bootstrap.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -88,17 +88,17 @@ def compare(
     rng = np.random.default_rng(seed)
     bootstrapped = arms.bootstrapped(measures, n_resamples, rng)
     swapped = arms.swapped(measures, n_resamples, rng)
-    level_of_one = level / len(measures)
-    tests = [arms.tested(name, swapped[name], level_of_one) for name in measures]
-    ps = holm([p for p, _ in tests])
     ends = [level / 2, 1 - level / 2]
+    level_of_one = level / len(measures)
     found = []
-    for name, p, (_, detectable) in zip(measures, ps, tests, strict=True):
-        low, high = np.quantile(bootstrapped[name], ends)
+    for place, name in enumerate(measures):
+        low, high = np.quantile(bootstrapped[place], ends)
+        p, detectable = arms.tested(name, swapped[place], level_of_one)
         values = arms.values(name)
         difference = Difference(name, values, float(low), float(high), p, detectable)
         found.append(difference)
-    return found
+    ps = holm([difference.p for difference in found])
+    return [replace(difference, p=p) for difference, p in zip(found, ps, strict=True)]
 
 
 class _Scores(NamedTuple):
@@ -139,9 +139,10 @@ class _Arms(NamedTuple):
     second: _Scores
 
     @property
-    def n(self) -> int:
-        """The number of examples."""
-        return len(self.first.nll)
+    def all_examples(self) -> Ints:
+        """One row that holds every example, (1, N)."""
+        n = len(self.first.nll)
+        return np.arange(n)[None, :]
 
     def difference(self, measure: str, rows: Ints) -> Floats:
         """Return a measure of the second arm minus that of the first, (R,), for rows (R, N)."""
@@ -150,42 +151,38 @@ class _Arms(NamedTuple):
 
     def values(self, measure: str) -> tuple[float, float]:
         """Return a measure of the first and of the second arm over all examples."""
-        rows = np.arange(self.n)[None, :]
-        (before,) = self.first.measure(measure, rows)
-        (after,) = self.second.measure(measure, rows)
+        (before,) = self.first.measure(measure, self.all_examples)
+        (after,) = self.second.measure(measure, self.all_examples)
         return float(before), float(after)
 
-    def bootstrapped(
-        self, measures: Sequence[str], n_resamples: int, rng: Generator
-    ) -> dict[str, Floats]:
-        """Return the differences of each measure over bootstrap samples, (n_resamples,) each."""
-        found = {name: np.empty(n_resamples) for name in measures}
+    def bootstrapped(self, measures: Sequence[str], n_resamples: int, rng: Generator) -> Floats:
+        """Return the differences of M measures over bootstrap samples, (M, n_resamples)."""
+        n_examples = self.all_examples.size
+        parts = []
         n_at_once = 100  # samples that are held in memory at once
         for start in range(0, n_resamples, n_at_once):
-            stop = min(start + n_at_once, n_resamples)
-            shape = (stop - start, self.n)
-            rows = rng.integers(0, self.n, shape)
-            for name in measures:
-                found[name][start:stop] = self.difference(name, rows)
-        return found
+            shape = (min(n_at_once, n_resamples - start), n_examples)
+            rows = rng.integers(0, n_examples, shape)
+            parts.append([self.difference(name, rows) for name in measures])
+        return np.hstack(parts)
 
-    def swapped(
-        self, measures: Sequence[str], n_resamples: int, rng: Generator
-    ) -> dict[str, Floats]:
-        """Return the differences of each measure after random swaps, (n_resamples,) each."""
-        found = {name: np.empty(n_resamples) for name in measures}
-        for resample in range(n_resamples):
-            where = rng.random(self.n) < 0.5
-            first = []
-            second = []
-            for own, theirs in zip(*self, strict=True):
-                first.append(np.where(where, theirs, own))
-                second.append(np.where(where, own, theirs))
-            mixed = _Arms(_Scores._make(first), _Scores._make(second))
-            for name in measures:
-                before, after = mixed.values(name)
-                found[name][resample] = after - before
-        return found
+    def swapped(self, measures: Sequence[str], n_resamples: int, rng: Generator) -> Floats:
+        """Return the differences of M measures after random swaps, (M, n_resamples)."""
+        parts = []
+        for _ in range(n_resamples):
+            mixed = self._with_random_swaps(rng)
+            parts.append([mixed.difference(name, self.all_examples) for name in measures])
+        return np.hstack(parts)
+
+    def _with_random_swaps(self, rng: Generator) -> _Arms:
+        """Return the arms with the scores of random examples exchanged."""
+        where = rng.random(self.all_examples.size) < 0.5
+        first = []
+        second = []
+        for own, theirs in zip(*self, strict=True):
+            first.append(np.where(where, theirs, own))
+            second.append(np.where(where, own, theirs))
+        return _Arms(_Scores._make(first), _Scores._make(second))
 
     def tested(self, measure: str, swapped: Floats, level: float) -> tuple[float, float]:
         """Return the p value of a difference and the smallest improvement with a p of `level`.
@@ -200,7 +197,7 @@ class _Arms(NamedTuple):
             second = self.second.accuracy
             discordant = first ^ second
             gain = smallest_gain(int(discordant.sum()), level)
-            return mcnemar(first, second), gain / self.n
+            return mcnemar(first, second), gain / len(discordant)
         before, after = self.values(measure)
         observed = abs(after - before)
         by_chance = np.abs(swapped)

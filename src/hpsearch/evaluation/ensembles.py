@@ -47,21 +47,20 @@ class Ensembles:
         if size < 2:
             return None
         nll_by_size = _nll_by_size(models)
-        one_mc = _measures([evaluated], "mc")
+        measured = {
+            "one model, plain": _measures([evaluated], "plain"),
+            "one model, MC Dropout": _measures([evaluated], "mc"),
+            f"ensemble of {size}": _measures(models, "plain"),
+            f"ensemble of {size} x MC Dropout": _measures(models, "mc"),
+        }
+        rows = [["arm", "accuracy", "NLL", "NLL scaled", "ECE"]]
+        for name, measures in measured.items():
+            cells = [f"{value:.4f}" for value in measures.values()]
+            rows.append([name, *cells])
+        _, one_mc, plain, mc = measured.values()
         worth = equivalent(nll_by_size, one_mc["nll_scaled"])
         found = {"test/mc/deep_ensemble_equivalent": worth}
-        rows = [
-            ["arm", "accuracy", "NLL", "NLL scaled", "ECE"],
-            _row("one model, plain", _measures([evaluated], "plain")),
-            _row("one model, MC Dropout", one_mc),
-        ]
-        ensembles = [
-            ("ensemble", "plain", f"ensemble of {size}"),
-            ("mc_ensemble", "mc", f"ensemble of {size} x MC Dropout"),
-        ]
-        for key, arm, name in ensembles:
-            measures = _measures(models, arm)
-            rows.append(_row(name, measures))
+        for key, measures in (("ensemble", plain), ("mc_ensemble", mc)):
             found[f"test/{key}/accuracy"] = measures["accuracy"]
             found[f"test/{key}/nll"] = measures["nll"]
             found[f"test/{key}/ece"] = measures["ece"]
@@ -134,8 +133,3 @@ def _measures(models: Sequence[EvaluatedModel], arm: str) -> dict[str, float]:
         "nll_scaled": _scaled_nll(models, arm),
         "ece": metrics.ece(probs, labels),
     }
-
-
-def _row(name: str, measures: dict[str, float]) -> list[str]:
-    cells = [f"{value:.4f}" for value in measures.values()]
-    return [name, *cells]
