@@ -39,7 +39,7 @@ class Calibration:
     n_simulations: int
     level: float
     seed: int
-    HEAD: ClassVar = (
+    _HEAD: ClassVar = (
         "arm",
         "ECE",
         "null band",
@@ -53,7 +53,7 @@ class Calibration:
     def examine(self, evaluated: EvaluatedModel) -> Section:
         """Measure both arms on test, before and after temperature scaling on val."""
         labels = evaluated.test.labels
-        rows = [self.HEAD]
+        rows = [self._HEAD]
         found = {}
         confidences = {}
         rights = {}
