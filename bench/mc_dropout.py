@@ -29,7 +29,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from hpsearch.mc_dropout.conversion import split
+from hpsearch.mc_dropout.conversion import Split
 from hpsearch.mc_dropout.mc_layers import DROPOUTS
 from hpsearch.mc_dropout.passes import Sampler
 from hpsearch.mc_dropout.prediction import McDropout
@@ -121,7 +121,7 @@ def suffix_passes(model: keras.Model, images: np.ndarray, batch_size: int) -> Ca
     """
     import tensorflow as tf  # noqa: PLC0415 (seconds that --help must not cost)
 
-    part = split(model)
+    part = Split.of(model)
     first = next(place for place, layer in enumerate(model.layers) if isinstance(layer, DROPOUTS))
     behind = [layer for layer in model.layers[first + 1 :] if not isinstance(layer, DROPOUTS)]
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,8 +20,6 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64] | NDArray[np.int32]
 Flags = NDArray[np.bool_]
 
-N_BINS = 15  # bins of equal width for the calibration error
-SMALLEST = float(np.finfo(np.float64).eps)  # scikit-learn clips probabilities at this before a log
 SUM_TOLERANCE = 1e-3  # the sum of a float16 model's probabilities differs from one by this much
 
 
@@ -38,8 +37,13 @@ def example_nll(probs: ArrayLike, labels: ArrayLike) -> Floats:
     """Return -log p(label) of each example, (N,), in nats."""
     values, truth = _checked(probs, labels)
     rows = np.arange(len(truth))
-    of_label = np.maximum(values[rows, truth], SMALLEST)
-    return np.asarray(-np.log(of_label))
+    return -log(values[rows, truth])
+
+
+def log(probs: Floats) -> Floats:
+    """Return the logarithm of probabilities, clipped at 2.2e-16 as scikit-learn clips them."""
+    smallest = np.finfo(np.float64).eps
+    return np.log(np.maximum(probs, smallest))
 
 
 def brier_score(probs: ArrayLike, labels: ArrayLike) -> float:
@@ -84,35 +88,37 @@ class Reliability:
     count: Ints
     confidence: Floats
     accuracy: Floats
+    N_BINS: ClassVar[int] = 15
+
+    @classmethod
+    def of(cls, confidence: ArrayLike, right: ArrayLike, n_bins: int = N_BINS) -> Reliability:
+        """Return confidence and accuracy in the bins ((i - 1) / n_bins, i / n_bins].
+
+        Args:
+            confidence: Probability of the predicted class, (N,), in [0, 1].
+            right: Whether the prediction is right, (N,).
+            n_bins: Number of bins of equal width.
+        """
+        conf = np.asarray(confidence, np.float64)
+        hits = np.asarray(right, np.float64)
+        upper_edge = np.ceil(conf * n_bins).astype(np.int64)
+        bins = np.clip(upper_edge - 1, 0, n_bins - 1)
+        count = np.bincount(bins, minlength=n_bins)
+        filled = np.maximum(count, 1)
+        sum_conf = np.bincount(bins, conf, n_bins)
+        sum_hits = np.bincount(bins, hits, n_bins)
+        return cls(count, sum_conf / filled, sum_hits / filled)
 
     @property
     def ece(self) -> float:
         """Mean of |accuracy - confidence| over the bins, weighted by their counts."""
         gaps = np.abs(self.accuracy - self.confidence)
         weighted = self.count * gaps
-        return float(weighted.sum() / self.count.sum())
+        mean = weighted.sum() / self.count.sum()
+        return float(mean)
 
 
-def reliability(confidence: ArrayLike, right: ArrayLike, n_bins: int = N_BINS) -> Reliability:
-    """Return confidence and accuracy in the bins ((i - 1) / n_bins, i / n_bins].
-
-    Args:
-        confidence: Probability of the predicted class, (N,), in [0, 1].
-        right: Whether the prediction is right, (N,).
-        n_bins: Number of bins of equal width.
-    """
-    conf = np.asarray(confidence, np.float64)
-    hits = np.asarray(right, np.float64)
-    upper_edge = np.ceil(conf * n_bins).astype(np.int64)
-    bins = np.clip(upper_edge - 1, 0, n_bins - 1)
-    count = np.bincount(bins, minlength=n_bins)
-    filled = np.maximum(count, 1)
-    sum_conf = np.bincount(bins, weights=conf, minlength=n_bins)
-    sum_hits = np.bincount(bins, weights=hits, minlength=n_bins)
-    return Reliability(count, sum_conf / filled, sum_hits / filled)
-
-
-def ece(probs: ArrayLike, labels: ArrayLike, n_bins: int = N_BINS) -> float:
+def ece(probs: ArrayLike, labels: ArrayLike, n_bins: int = Reliability.N_BINS) -> float:
     """Return the expected calibration error (ECE), in [0, 1] (Guo et al., 2017).
 
     The confidence is the probability of the predicted class, in `n_bins` bins of equal width.
@@ -120,19 +126,19 @@ def ece(probs: ArrayLike, labels: ArrayLike, n_bins: int = N_BINS) -> float:
     values, truth = _checked(probs, labels)
     confidence = values.max(axis=1)
     right = values.argmax(axis=1) == truth
-    bins = reliability(confidence, right, n_bins)
+    bins = Reliability.of(confidence, right, n_bins)
     return bins.ece
 
 
-def entropy(distributions: ArrayLike) -> Floats:
+def _entropy(distributions: ArrayLike) -> Floats:
     """Return -sum_c p_c log p_c over the last axis, in nats, in [0, log C].
 
     Args:
         distributions: Class probabilities, (..., C). They are not checked.
     """
     p = np.asarray(distributions, np.float64)
-    logs = np.log(np.where(p > 0, p, 1.0))  # 0 log 0 is 0
-    terms = p * logs
+    positive = np.where(p > 0, p, 1.0)  # 0 log 0 is 0
+    terms = p * np.log(positive)
     return np.asarray(-terms.sum(axis=-1))
 
 
@@ -141,35 +147,23 @@ def predictive_entropy(probs: ArrayLike) -> Floats:
 
     For MC Dropout, `probs` is the mean of the samples.
     """
-    return entropy(_distributions(probs))
+    return _entropy(_distributions(probs))
 
 
 def expected_entropy(samples: ArrayLike) -> Floats:
     """Return the mean of the samples' entropies, (N,), in [0, log C]: aleatoric uncertainty."""
-    entropies = entropy(_samples(samples))
+    entropies = _entropy(_samples(samples))
     return np.asarray(entropies.mean(axis=0))
 
 
 def mutual_information(samples: ArrayLike) -> Floats:
     """Return predictive minus expected entropy, (N,), in [0, log C]: epistemic uncertainty.
 
-    This is the score of BALD (Houlsby et al., 2011).
+    This is the score of BALD (Houlsby et al., 2011). By Jensen's inequality it is never negative,
+    except for rounding, which is cut off.
     """
-    values = _samples(samples)
-    total = entropy(values.mean(axis=0))
-    aleatoric = entropy(values).mean(axis=0)
-    return information(total, aleatoric)
-
-
-def information(total: Floats, aleatoric: Floats) -> Floats:
-    """Return `total - aleatoric`, (N,), but at least 0.
-
-    By Jensen's inequality the difference is never negative, except for rounding.
-
-    Args:
-        total: Predictive entropy, (N,).
-        aleatoric: Expected entropy, (N,).
-    """
+    total = _entropy(_samples(samples).mean(axis=0))
+    aleatoric = expected_entropy(samples)
     return np.maximum(total - aleatoric, 0.0)
 
 
@@ -183,7 +177,8 @@ def variation_ratio(samples: ArrayLike) -> Floats:
     predicted = values.argmax(axis=2)
     one_hot = np.eye(n_classes)[predicted]
     votes = one_hot.sum(axis=0)
-    return np.asarray(1.0 - votes.max(axis=1) / n_samples)
+    most = votes.max(axis=1)
+    return np.asarray(1.0 - most / n_samples)
 
 
 def risk_coverage(uncertainty: ArrayLike, right: ArrayLike) -> tuple[Floats, Floats]:
@@ -207,7 +202,6 @@ def risk_coverage(uncertainty: ArrayLike, right: ArrayLike) -> tuple[Floats, Flo
             f"Expected two equally long vectors. Received: shapes={doubt.shape}, {wrong.shape}."
         )
     _, group = np.unique(doubt, return_inverse=True)
-    group = group.ravel()
     sizes = np.bincount(group)
     shared = np.bincount(group, weights=wrong) / sizes
     errors = shared[np.sort(group)]

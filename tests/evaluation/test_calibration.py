@@ -9,13 +9,13 @@ from scipy.optimize import minimize_scalar
 from hpsearch import metrics
 from hpsearch.errors import ConfigError
 from hpsearch.evaluation.calibration import (
+    Calibration,
     Conformal,
     ConformalSets,
-    null_band,
     scaled,
     temperature,
 )
-from hpsearch.evaluation.number_of_passes import NumberOfPasses, passes_law
+from hpsearch.evaluation.number_of_passes import NumberOfPasses
 from hpsearch.mc_dropout.prediction import McPrediction
 
 
@@ -48,7 +48,7 @@ def test_the_temperature_of_an_overconfident_model_is_found():
 def test_a_calibrated_model_lies_in_its_null_band_and_an_overconfident_one_above():
     for sharpness, inside in ((1.0, True), (3.0, False)):
         probs, labels = drawn(2000, sharpness, 1)
-        low, high = null_band(probs.max(axis=1), 0, 500, 0.01)
+        low, high = Calibration(500, 0.01, 0).null_band(probs.max(axis=1), "plain")
         assert 0 < low < high
         assert (low <= metrics.ece(probs, labels) <= high) == inside
 
@@ -57,7 +57,7 @@ def test_the_null_band_holds_calibrated_models_as_often_as_it_says():
     n_held = 0
     for seed in range(50):
         probs, labels = drawn(300, 1.0, seed)
-        low, high = null_band(probs.max(axis=1), seed, 200, 0.1)
+        low, high = Calibration(200, 0.1, seed).null_band(probs.max(axis=1), "plain")
         n_held += low <= metrics.ece(probs, labels) <= high
     assert 38 <= n_held <= 50
 
@@ -94,7 +94,8 @@ def prediction(label_probs):
 def test_nll_falls_with_the_inverse_of_the_passes():
     rng = np.random.default_rng(0)
     centre = rng.uniform(0.3, 0.9, 500)
-    law = passes_law(prediction(rng.beta(20 * centre, 20 * (1 - centre), (200, 500))), 10, 0)
+    label_probs = rng.beta(20 * centre, 20 * (1 - centre), (200, 500))
+    law = NumberOfPasses(0.001, 10, 0).law(prediction(label_probs))
     theory = float((centre * (1 - centre) / 21 / (2 * centre**2)).mean())
     assert law.slope == pytest.approx(theory, rel=0.25)
     assert law.at_infinity == pytest.approx(float(-np.log(centre).mean()), abs=0.003)
@@ -102,13 +103,13 @@ def test_nll_falls_with_the_inverse_of_the_passes():
 
 
 def test_passes_that_agree_are_enough_at_one():
-    law = passes_law(prediction(np.full((20, 30), 0.5)), 3, 0)
+    law = NumberOfPasses(0.001, 3, 0).law(prediction(np.full((20, 30), 0.5)))
     assert law.at_infinity == pytest.approx(math.log(2))
     assert law.n_within(1e-3) == 1
 
 
 def test_too_few_passes_for_a_curve_are_refused():
     with pytest.raises(ConfigError, match=r"at least 8 passes .* received uncertainty.n_samples=3"):
-        passes_law(prediction(np.full((3, 5), 0.5)), 3, 0)
+        NumberOfPasses(0.001, 3, 0).law(prediction(np.full((3, 5), 0.5)))
     with pytest.raises(ConfigError, match="positive tolerance"):
         NumberOfPasses(0.0, 1, 0)

@@ -17,7 +17,7 @@ from keras import layers
 from hpsearch import metrics
 from hpsearch.cli import entry
 from hpsearch.errors import ModelError
-from hpsearch.evaluation.evaluated_model import EvaluatedModel, evaluate
+from hpsearch.evaluation.evaluated_model import EvaluatedModel
 from hpsearch.html_report.page import html
 from hpsearch.html_report.section import Figure, Section
 from hpsearch.mc_dropout.certificate import fingerprint
@@ -63,7 +63,7 @@ def evaluated():
 
 
 def test_both_arms_are_measured_on_the_same_weights(evaluated):
-    found = evaluate(evaluated)
+    found = evaluated.evaluate()
     plain = evaluated.model.predict(evaluated.test.images, verbose=0)
     assert found.plain["nll"] == pytest.approx(metrics.nll(plain, evaluated.test.labels))
     assert found.mc["nll"] == pytest.approx(
@@ -77,8 +77,8 @@ def test_both_arms_are_measured_on_the_same_weights(evaluated):
 
 
 def test_the_table_has_a_row_a_measure_and_the_certificate_in_words(evaluated):
-    section = evaluate(evaluated).section()
-    assert section.table[0] == ("measure", "plain", "MC Dropout (S = 20)", "difference")
+    section = evaluated.evaluate().section()
+    assert section.table[0] == ["measure", "plain", "MC Dropout (S = 20)", "difference"]
     assert [row[0] for row in section.table[1:]] == [
         "accuracy",
         "nll",
@@ -97,12 +97,12 @@ def test_the_table_has_a_row_a_measure_and_the_certificate_in_words(evaluated):
 
 def test_the_same_seed_evaluates_the_same(evaluated):
     again = EvaluatedModel(evaluated.model, SETTINGS, val=evaluated.val, test=evaluated.test)
-    assert evaluate(evaluated).metrics() == evaluate(again).metrics()
+    assert evaluated.evaluate().metrics() == again.evaluate().metrics()
 
 
 def test_a_model_without_dropout_cannot_be_evaluated(evaluated):
     with pytest.raises(ModelError, match="whose rate is 0"):
-        evaluate(EvaluatedModel(net(rate=0.0), SETTINGS, val=evaluated.val, test=evaluated.test))
+        EvaluatedModel(net(rate=0.0), SETTINGS, val=evaluated.val, test=evaluated.test).evaluate()
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,10 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from hpsearch.errors import ConfigError, DataError
-from hpsearch.evaluation.dropout_rates import choices
+from hpsearch.evaluation.dropout_rates import DropoutRates
 from hpsearch.evaluation.ensembles import equivalent
 from hpsearch.evaluation.out_of_distribution import auroc, fitted, fpr_at_95
-from hpsearch.evaluation.shift import CORRUPTIONS, SEVERITIES, Shift, corrupt, stored
+from hpsearch.evaluation.shift import CORRUPTIONS, SEVERITIES, Shift, corrupt
 
 
 def pictures(channels=3, size=32, n=6):
@@ -65,11 +65,12 @@ def test_the_real_cifar_10_c_is_read_by_severity(tmp_path):
     )
     np.save(tmp_path / "fog.npy", images)
     np.save(tmp_path / "labels.npy", np.tile(np.arange(4), 5))
-    found, labels = stored(tmp_path, "fog", 3, 3)
+    shift = Shift(names=["fog"], n_images=3, n_samples=1, path=str(tmp_path), seed=0)
+    found, labels = shift.stored("fog", 3)
     assert (found == 2).all()
     assert labels.tolist() == [0, 1, 2]
     with pytest.raises(DataError, match=r"Expected contrast.npy and labels.npy of CIFAR-10-C"):
-        stored(tmp_path, "contrast", 1, 3)
+        shift.stored("contrast", 1)
 
 
 def test_a_misspelt_corruption_is_answered_with_the_nearest():
@@ -108,13 +109,11 @@ def test_a_deep_ensemble_equivalent_lies_on_the_curve():
 
 
 def test_test_time_choices_keep_off_what_is_off_and_are_all_different():
-    found = choices([0.0, 0.1, 0.2], [0.1, 0.5])
-    assert found["all", None] == (0.0, 0.1, 0.2)
-    assert found["all", 0.5] == (0.0, 0.5, 0.5)
-    assert found["last half", None] == (
-        0.0,
-        0.0,
-        0.2,
-    )  # of two active layers: the last is the last half
+    rates = DropoutRates([0.1, 0.5], n_samples=1, n_resamples=1, level=0.05, seed=0)
+    found = rates.choices([0.0, 0.1, 0.2])
+    assert found["all", "own"] == (0.0, 0.1, 0.2)
+    assert found["all", "0.5"] == (0.0, 0.5, 0.5)
+    # Of two active layers, the last is the last half.
+    assert found["last half", "own"] == (0.0, 0.0, 0.2)
     assert all(values[0] == 0 for values in found.values())
     assert len(set(found.values())) == len(found)

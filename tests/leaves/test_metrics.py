@@ -57,7 +57,7 @@ def test_ece_weights_bins_by_their_size():
 
 
 def test_a_confidence_on_an_edge_belongs_to_the_bin_below():
-    bins = metrics.reliability([0.2, 0.2000001, 1.0], [True, True, True], n_bins=5)
+    bins = metrics.Reliability.of([0.2, 0.2000001, 1.0], [True, True, True], n_bins=5)
     assert bins.count.tolist() == [1, 1, 0, 0, 1]
 
 

@@ -7,8 +7,8 @@ from hpsearch import metrics
 from hpsearch.errors import ConfigError, ModelError
 from hpsearch.evaluation.evaluated_model import plain_probs
 from hpsearch.mc_dropout import mc_layers
-from hpsearch.mc_dropout.certificate import certify, fingerprint
-from hpsearch.mc_dropout.conversion import split
+from hpsearch.mc_dropout.certificate import Certificate, fingerprint
+from hpsearch.mc_dropout.conversion import Split
 from hpsearch.mc_dropout.passes import Sampler
 from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.models.dropout_masks import random_bits, row_keys
@@ -90,7 +90,7 @@ def test_same_seed_gives_the_same_numbers_at_any_batch_size(model, mask):
 
 def test_evaluation_changes_nothing_and_passes_its_own_test(model):
     before, plain = fingerprint(model), model.predict(IMAGES, verbose=0)
-    found = certify(model, Sampler(model, settings()), IMAGES)
+    found = Certificate.of(Sampler(model, settings()), IMAGES)
     assert found.failures == []
     assert fingerprint(model) == before
     np.testing.assert_array_equal(model.predict(IMAGES, verbose=0), plain)
@@ -162,7 +162,7 @@ def test_passes_are_told_apart_in_groups_of_bounded_number():
 
 def test_the_prefix_ends_before_the_first_active_dropout():
     model = dense(layers.Dropout(0.0), layers.Dropout(0.3), layers.Dropout(0.3))
-    part = split(model)
+    part = Split.of(model)
     assert part.prefix.count_params() == 108 * 12 + 12 + 12 * 12 + 12
     assert [site.position for site in part.sites] == [1, 2]
 
@@ -210,7 +210,7 @@ def test_draws_are_even_and_independent():
 
 def test_spatial_dropout_drops_whole_channels():
     inputs = keras.Input((5, 5, 8))
-    part = split(keras.Model(inputs, layers.Flatten()(layers.SpatialDropout2D(0.5)(inputs))))
+    part = Split.of(keras.Model(inputs, layers.Flatten()(layers.SpatialDropout2D(0.5)(inputs))))
     keys = row_keys(np.asarray([1, 2], np.int32), 0, ops.arange(20, dtype="int32"))
     kept = np.asarray(part.suffix([ops.ones((20, 5, 5, 8)), keys, ops.convert_to_tensor([0.5])]))
     kept = kept.reshape(20, 25, 8)
@@ -225,7 +225,7 @@ def test_a_broken_alpha_dropout_is_found(monkeypatch):
     with pytest.raises(
         ModelError, match=r"AlphaDropout moves mean or variance by .* standard errors"
     ):
-        certify(model := MODELS["alpha"](), Sampler(model, settings()), IMAGES)
+        Certificate.of(Sampler(MODELS["alpha"](), settings()), IMAGES)
 
 
 def test_a_conversion_that_is_off_with_all_rates_at_zero_is_found(monkeypatch):
@@ -236,7 +236,7 @@ def test_a_conversion_that_is_off_with_all_rates_at_zero_is_found(monkeypatch):
         ModelError,
         match=r"received: the samples do not vary; with all rates at 0 the output is .* off",
     ):
-        certify(model := MODELS["dropout"](), Sampler(model, settings()), IMAGES)
+        Certificate.of(Sampler(MODELS["dropout"](), settings()), IMAGES)
 
 
 def test_batch_norm_stays_in_inference_mode_even_where_a_graph_says_training():
@@ -244,7 +244,7 @@ def test_batch_norm_stays_in_inference_mode_even_where_a_graph_says_training():
     x = layers.Dropout(0.3)(layers.Flatten()(inputs))
     x = layers.BatchNormalization()(x, training=True)
     model = keras.Model(inputs, layers.Dense(4, activation="softmax")(x))
-    assert certify(model, Sampler(model, settings()), IMAGES).variables_unchanged
+    assert Certificate.of(Sampler(model, settings()), IMAGES).variables_unchanged
 
 
 class Halving(layers.Dropout):

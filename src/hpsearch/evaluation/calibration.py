@@ -8,19 +8,21 @@ classes that hold the right class with a chosen probability, by split conformal 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
+import matplotlib.pyplot as plt
 import numpy as np
 from mapie.classification import SplitConformalClassifier
+from numpy.random import Generator
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 
 from hpsearch import metrics
 from hpsearch.errors import ConfigError
-from hpsearch.evaluation import figures
-from hpsearch.evaluation.evaluated_model import ARMS, EvaluatedModel
-from hpsearch.html_report.section import Section
-from hpsearch.metrics import Flags, Floats, Ints
+from hpsearch.evaluation.evaluated_model import EvaluatedModel
+from hpsearch.html_report.section import Figure, Section, drawn
+from hpsearch.metrics import Flags, Floats, Ints, Reliability
 from hpsearch.seeds import derive
 
 
@@ -37,69 +39,128 @@ class Calibration:
     n_simulations: int
     level: float
     seed: int
+    _HEAD: ClassVar = (
+        "arm",
+        "ECE",
+        "null band",
+        "temperature",
+        "NLL scaled",
+        "Brier scaled",
+        "ECE scaled",
+        "null band",
+    )
 
     def examine(self, evaluated: EvaluatedModel) -> Section:
         """Measure both arms on test, before and after temperature scaling on val."""
         labels = evaluated.test.labels
-        before_head = ("arm", "ECE", "null band", "temperature")
-        after_head = ("NLL scaled", "Brier scaled", "ECE scaled", "null band")
-        rows = [before_head + after_head]
-        found: dict[str, float] = {}
+        rows = [self._HEAD]
+        found = {}
         confidences = {}
         rights = {}
-        for arm in ARMS:
-            probs = evaluated.on_test[arm]
+        for arm, probs in evaluated.on_test.items():
             fitted = temperature(evaluated.on_val[arm], evaluated.val.labels)
-            probs_after = scaled(probs, fitted)
-            before = self._ece(probs, labels, arm)
-            after = self._ece(probs_after, labels, f"{arm}_scaled")
-            nll = metrics.nll(probs_after, labels)
-            brier_score = metrics.brier_score(probs_after, labels)
+            after = scaled(probs, fitted)
+            arm_after = f"{arm}, scaled"
+            confidences[arm] = probs.max(axis=1)
+            confidences[arm_after] = after.max(axis=1)
+            low, high = self.null_band(confidences[arm], arm)
+            low_after, high_after = self.null_band(confidences[arm_after], f"{arm}_scaled")
+            rights[arm] = metrics.correct(probs, labels)
+            rights[arm_after] = rights[arm]  # a temperature keeps the order of the classes
             measured = {
-                "/ece_null_low": before.null_low,
-                "/ece_null_high": before.null_high,
-                "_scaled/ece": after.value,
-                "_scaled/ece_null_low": after.null_low,
-                "_scaled/ece_null_high": after.null_high,
+                "/ece_null_low": low,
+                "/ece_null_high": high,
+                "_scaled/ece": metrics.ece(after, labels),
+                "_scaled/ece_null_low": low_after,
+                "_scaled/ece_null_high": high_after,
                 "_scaled/temperature": fitted,
-                "_scaled/nll": nll,
-                "_scaled/brier_score": brier_score,
+                "_scaled/nll": metrics.nll(after, labels),
+                "_scaled/brier_score": metrics.brier_score(after, labels),
             }
             for key, value in measured.items():
                 found[f"test/{arm}{key}"] = value
-            before_cells = (arm, f"{before.value:.4f}", before.band(), f"{fitted:.3f}")
-            after_cells = (f"{nll:.4f}", f"{brier_score:.4f}", f"{after.value:.4f}", after.band())
-            rows.append(before_cells + after_cells)
-            confidences[arm] = probs.max(axis=1)
-            confidences[f"{arm}, scaled"] = probs_after.max(axis=1)
-            rights[arm] = metrics.correct(probs, labels)
-            rights[f"{arm}, scaled"] = rights[arm]  # a temperature keeps the order of the classes
-        seed = derive(self.seed, "diagram")
-        diagrams = figures.reliability(confidences, rights, seed, self.level)
+            ece = metrics.ece(probs, labels)
+            row = (
+                arm,
+                f"{ece:.4f}",
+                f"{low:.4f} to {high:.4f}",
+                f"{fitted:.3f}",
+                f"{measured['_scaled/nll']:.4f}",
+                f"{measured['_scaled/brier_score']:.4f}",
+                f"{measured['_scaled/ece']:.4f}",
+                f"{low_after:.4f} to {high_after:.4f}",
+            )
+            rows.append(row)
         text = (
             "The null band holds the ECEs that chance alone would give a calibrated model on "
             f"{len(labels):,} images. A model with an ECE above its band is over- or "
             "underconfident. Temperatures are fitted on validation data."
         )
+        diagrams = self._diagrams(confidences, rights)
         return Section("Calibration", text, rows, found, figures=[diagrams])
 
-    def _ece(self, probs: Floats, labels: Ints, name: str) -> _Ece:
-        confidence = probs.max(axis=1)
+    def null_band(self, confidence: Floats, name: str) -> tuple[float, float]:
+        """Return the ECEs, (low, high), between which a calibrated model would fall.
+
+        Each simulation lets every answer be right with the probability that the model gave it. The
+        ECE that remains is the error that N examples show by chance.
+
+        Args:
+            confidence: Probability of the predicted class of each example, (N,).
+            name: A name of the model, so that each has simulations of its own.
+
+        Reference: Broecker and Smith, "Increasing the Reliability of Reliability Diagrams", 2007.
+        """
         seed = derive(self.seed, name)
-        low, high = null_band(confidence, seed, self.n_simulations, self.level)
-        return _Ece(metrics.ece(probs, labels), low, high)
+        rng = np.random.default_rng(seed)
+        simulated = self._simulated(confidence, self.n_simulations, rng)
+        eces = [bins.ece for bins in simulated]
+        low, high = np.quantile(eces, self._ends)
+        return float(low), float(high)
 
+    def _diagrams(self, confidences: dict[str, Floats], rights: dict[str, Flags]) -> Figure:
+        """Draw accuracy over confidence for each arm, with the band of a calibrated model."""
+        n = len(confidences)
+        inches = (3.4 * n, 3.6)
+        plot, axes = plt.subplots(1, n, figsize=inches, sharey=True)
+        seed = derive(self.seed, "diagram")
+        rng = np.random.default_rng(seed)
+        for axis, name in zip(axes, confidences, strict=True):
+            confidence = confidences[name]
+            bins = Reliability.of(confidence, rights[name])
+            simulated = self._simulated(confidence, 500, rng)
+            accuracies = [simulation.accuracy for simulation in simulated]
+            low, high = np.quantile(accuracies, self._ends, axis=0)
+            filled = bins.count > 0
+            x = bins.confidence[filled]
+            y = bins.accuracy[filled]
+            axis.plot([0, 1], [0, 1], color="grey", linewidth=1)
+            axis.fill_between(x, low[filled], high[filled], color="tab:blue", alpha=0.2)
+            axis.plot(x, y, "o-", color="tab:blue", markersize=4)
+            axis.set_title(f"{name} (ECE {bins.ece:.3f})")
+            axis.set_xlabel("confidence")
+            axis.set_xlim(0, 1)
+            axis.set_ylim(0, 1)
+        axes[0].set_ylabel("accuracy")
+        caption = (
+            f"Accuracy of the answers over their confidence, in {Reliability.N_BINS} bins. Each "
+            "point of a calibrated model falls into the blue band with probability "
+            f"{1 - self.level:.0%}. A model whose points lie below the band is overconfident."
+        )
+        return drawn("reliability", plot, caption)
 
-@dataclass(frozen=True)
-class _Ece:
-    """An expected calibration error with its null band."""
+    @property
+    def _ends(self) -> list[float]:
+        """The shares of simulations below the two ends of a band."""
+        return [self.level / 2, 1 - self.level / 2]
 
-    value: float
-    null_low: float
-    null_high: float
-
-    def band(self) -> str:
-        return f"{self.null_low:.4f} to {self.null_high:.4f}"
+    def _simulated(self, confidence: Floats, n: int, rng: Generator) -> list[Reliability]:
+        """Return the bins of `n` models whose answers are right as often as they are confident."""
+        found = []
+        for _ in range(n):
+            right = rng.random(len(confidence)) < confidence
+            found.append(Reliability.of(confidence, right))
+        return found
 
 
 @dataclass(frozen=True)
@@ -123,22 +184,21 @@ class Conformal:
         """Measure coverage and mean size on test of sets that are made on val."""
         val_labels = evaluated.val.labels
         labels = evaluated.test.labels
+        places = np.arange(len(labels))
         rows = [("arm", "coverage", "mean size", "empty", "single")]
-        found: dict[str, float] = {}
-        for arm in ARMS:
+        found = {}
+        for arm, probs in evaluated.on_test.items():
             sets = ConformalSets(evaluated.on_val[arm], val_labels, self.coverage)
-            held = sets.of(evaluated.on_test[arm])
-            holds_label = held[np.arange(len(labels)), labels]
-            covered = float(holds_label.mean())
+            held = sets.of(probs)
+            covered = float(held[places, labels].mean())
             sizes = held.sum(axis=1)
             mean_size = float(sizes.mean())
             empty = (sizes == 0).mean()
             single = (sizes == 1).mean()
             found[f"test/{arm}/conformal_coverage"] = covered
             found[f"test/{arm}/conformal_size"] = mean_size
-            rows.append(
-                (arm, f"{covered:.1%}", f"{mean_size:.3f}", f"{empty:.1%}", f"{single:.1%}")
-            )
+            row = (arm, f"{covered:.1%}", f"{mean_size:.3f}", f"{empty:.1%}", f"{single:.1%}")
+            rows.append(row)
         text = (
             f"The sets are made on {len(val_labels):,} validation images so that they hold the "
             f"right class in {self.coverage:.0%} of cases. At equal coverage, smaller sets are "
@@ -164,36 +224,11 @@ def temperature(probs: Floats, labels: Ints) -> float:
 
 def scaled(probs: Floats, temperature: float) -> Floats:
     """Return softmax(log(probs) / temperature), (N, C)."""
-    logits = _logits(probs) / temperature
+    logits = metrics.log(probs) / temperature
     highest = logits.max(axis=1, keepdims=True)
     powers = np.exp(logits - highest)
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
-
-
-def null_band(
-    confidence: Floats, seed: int, n_simulations: int, level: float
-) -> tuple[float, float]:
-    """Return the ECEs, (low, high), between which a calibrated model would fall.
-
-    Each simulation lets every answer be right with the probability that the model gave it. The ECE
-    that remains is the error that N examples show by chance.
-
-    Args:
-        confidence: Probability of the predicted class of each example, (N,).
-        seed: Seed of the simulations.
-        n_simulations: Number of simulated test sets.
-        level: Probability that a calibrated model falls outside of the band.
-
-    Reference: Broecker and Smith, "Increasing the Reliability of Reliability Diagrams", 2007.
-    """
-    rng = np.random.default_rng(seed)
-    found = []
-    for _ in range(n_simulations):
-        right = rng.random(len(confidence)) < confidence
-        bins = metrics.reliability(confidence, right)
-        found.append(bins.ece)
-    low, high = np.quantile(found, [level / 2, 1 - level / 2])
-    return float(low), float(high)
+    sums = powers.sum(axis=1, keepdims=True)
+    return np.asarray(powers / sums)
 
 
 class ConformalSets:
@@ -223,13 +258,7 @@ class ConformalSets:
         """The smallest probability with which a class belongs to a set."""
         self._classifier.predict_set(self._probs)  # MAPIE computes the quantile when it makes sets
         (quantile,) = self._classifier._mapie_classifier.quantiles_
-        lowest = np.clip(1.0 - quantile, 0.0, 1.0)
-        return float(lowest)
-
-
-def _logits(probs: Floats) -> Floats:
-    positive = np.maximum(probs, metrics.SMALLEST)
-    return np.asarray(np.log(positive))
+        return float(np.clip(1.0 - quantile, 0.0, 1.0))
 
 
 class _GivenProbs(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
@@ -245,13 +274,12 @@ class _GivenProbs(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
 
     def predict_proba(self, probs: Floats) -> Floats:
         """Return the distributions themselves."""
-        return np.asarray(probs)
+        return probs
 
     def decision_function(self, probs: Floats) -> Floats:
         """Return the logarithms of the distributions, which are logits."""
-        return _logits(probs)
+        return metrics.log(probs)
 
     def predict(self, probs: Floats) -> Ints:
         """Return the most probable classes."""
-        classes = np.argmax(probs, axis=1)
-        return np.asarray(classes, np.int64)
+        return np.asarray(probs.argmax(axis=1))

@@ -7,15 +7,16 @@ would change the measure only by chance. Intervals come from a paired bootstrap.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+from numpy.random import Generator
 from scipy import stats
 
 from hpsearch import metrics
-from hpsearch.metrics import Flags, Floats, Ints
+from hpsearch.metrics import Flags, Floats, Ints, Reliability
 
 
 @dataclass(frozen=True)
@@ -54,69 +55,7 @@ class Difference:
         return "worse"
 
 
-@dataclass(frozen=True)
-class _Scores:
-    """The scores of each example, (N,) each, and the measures that are computed from them.
-
-    A measure takes rows of indices of examples, (R, N), and returns its value for each row, (R,).
-    """
-
-    right: Flags
-    nll: Floats
-    brier: Floats
-    confidence: Floats
-
-    @classmethod
-    def of(cls, probs: Floats, labels: Ints) -> _Scores:
-        return cls(
-            right=metrics.correct(probs, labels),
-            nll=metrics.example_nll(probs, labels),
-            brier=metrics.example_brier(probs, labels),
-            confidence=probs.max(axis=1),
-        )
-
-    def swapped(self, other: _Scores, where: Flags) -> _Scores:
-        """Return these scores with the scores of `other` where `where` is true."""
-        mixed = {}
-        for name, own in vars(self).items():
-            theirs = getattr(other, name)
-            mixed[name] = np.where(where, theirs, own)
-        return _Scores(**mixed)
-
-    def accuracy(self, rows: Ints) -> Floats:
-        right = self.right[rows]
-        return np.asarray(right.mean(axis=1))
-
-    def mean_nll(self, rows: Ints) -> Floats:
-        nll = self.nll[rows]
-        return np.asarray(nll.mean(axis=1))
-
-    def brier_score(self, rows: Ints) -> Floats:
-        brier = self.brier[rows]
-        return np.asarray(brier.mean(axis=1))
-
-    def ece(self, rows: Ints) -> Floats:
-        found = []
-        for row in rows:
-            bins = metrics.reliability(self.confidence[row], self.right[row])
-            found.append(bins.ece)
-        return np.array(found)
-
-    def aurc(self, rows: Ints) -> Floats:
-        found = []
-        for row in rows:
-            doubt = 1.0 - self.confidence[row]
-            found.append(metrics.aurc(doubt, self.right[row]))
-        return np.array(found)
-
-
-MEASURES: dict[str, Callable[[_Scores, Ints], Floats]] = {
-    "accuracy": _Scores.accuracy,
-    "nll": _Scores.mean_nll,
-    "brier_score": _Scores.brier_score,
-    "ece": _Scores.ece,
-    "aurc": _Scores.aurc,
-}
+MEASURES = ("accuracy", "nll", "brier_score", "ece", "aurc")
 
 
 def compare(
@@ -127,7 +66,7 @@ def compare(
     n_resamples: int,
     level: float,
     seed: int,
-    measures: Sequence[str] = tuple(MEASURES),
+    measures: Sequence[str] = MEASURES,
 ) -> list[Difference]:
     """Compare two sets of distributions of the same examples by several measures.
 
@@ -143,27 +82,54 @@ def compare(
     Returns:
         One difference for each measure. Its p value has Holm's correction for their number.
     """
-    arms = _Arms(_Scores.of(first, labels), _Scores.of(second, labels))
+    before = _Scores.of(first, labels)
+    after = _Scores.of(second, labels)
+    arms = _Arms(before, after)
     rng = np.random.default_rng(seed)
-    bootstrapped = _bootstrapped(arms, measures, n_resamples, rng)
-    swapped = _swapped(arms, measures, n_resamples, rng)
+    bootstrapped = arms.bootstrapped(measures, n_resamples, rng)
+    swapped = arms.swapped(measures, n_resamples, rng)
+    ends = [level / 2, 1 - level / 2]
     level_of_one = level / len(measures)
     found = []
-    for name in measures:
-        low, high = np.quantile(bootstrapped[name], [level / 2, 1 - level / 2])
-        p, detectable = _tested(arms, name, swapped[name], level_of_one)
-        difference = Difference(
-            measure=name,
-            values=arms.values(name),
-            low=float(low),
-            high=float(high),
-            p=p,
-            detectable=detectable,
-        )
+    for place, name in enumerate(measures):
+        low, high = np.quantile(bootstrapped[place], ends)
+        p, detectable = arms.tested(name, swapped[place], level_of_one)
+        values = arms.values(name)
+        difference = Difference(name, values, float(low), float(high), p, detectable)
         found.append(difference)
-    ps = [difference.p for difference in found]
-    corrected = holm(ps)
-    return [replace(d, p=p) for d, p in zip(found, corrected, strict=True)]
+    ps = holm([difference.p for difference in found])
+    return [replace(difference, p=p) for difference, p in zip(found, ps, strict=True)]
+
+
+class _Scores(NamedTuple):
+    """The scores of each example from which the measures are computed, (N,) each."""
+
+    accuracy: Flags
+    nll: Floats
+    brier_score: Floats
+    confidence: Floats
+
+    @classmethod
+    def of(cls, probs: Floats, labels: Ints) -> _Scores:
+        right = metrics.correct(probs, labels)
+        nll = metrics.example_nll(probs, labels)
+        brier_score = metrics.example_brier(probs, labels)
+        return cls(right, nll, brier_score, probs.max(axis=1))
+
+    def measure(self, name: str, rows: Ints) -> Floats:
+        """Return a measure for each of R rows of indices of examples, (R, N), as (R,)."""
+        if name not in ("ece", "aurc"):
+            scores = getattr(self, name)[rows]
+            return np.asarray(scores.mean(axis=1))
+        found = []
+        for row in rows:
+            confidence = self.confidence[row]
+            right = self.accuracy[row]
+            if name == "ece":
+                found.append(Reliability.of(confidence, right).ece)
+            else:
+                found.append(metrics.aurc(1.0 - confidence, right))
+        return np.array(found)
 
 
 class _Arms(NamedTuple):
@@ -172,76 +138,73 @@ class _Arms(NamedTuple):
     first: _Scores
     second: _Scores
 
+    @property
+    def all_examples(self) -> Ints:
+        """One row that holds every example, (1, N)."""
+        n = len(self.first.nll)
+        return np.arange(n)[None, :]
+
     def difference(self, measure: str, rows: Ints) -> Floats:
         """Return a measure of the second arm minus that of the first, (R,), for rows (R, N)."""
-        compute = MEASURES[measure]
-        return compute(self.second, rows) - compute(self.first, rows)
+        before = self.first.measure(measure, rows)
+        return self.second.measure(measure, rows) - before
 
     def values(self, measure: str) -> tuple[float, float]:
         """Return a measure of the first and of the second arm over all examples."""
-        compute = MEASURES[measure]
-        before = compute(self.first, self.all_examples())
-        after = compute(self.second, self.all_examples())
-        return float(before[0]), float(after[0])
+        (before,) = self.first.measure(measure, self.all_examples)
+        (after,) = self.second.measure(measure, self.all_examples)
+        return float(before), float(after)
 
-    def all_examples(self) -> Ints:
-        """Return one row that holds every example, (1, N)."""
-        n = len(self.first.right)
-        return np.arange(n)[None, :]
+    def bootstrapped(self, measures: Sequence[str], n_resamples: int, rng: Generator) -> Floats:
+        """Return the differences of M measures over bootstrap samples, (M, n_resamples)."""
+        n_examples = self.all_examples.size
+        parts = []
+        n_at_once = 100  # samples that are held in memory at once
+        for start in range(0, n_resamples, n_at_once):
+            shape = (min(n_at_once, n_resamples - start), n_examples)
+            rows = rng.integers(0, n_examples, shape)
+            parts.append([self.difference(name, rows) for name in measures])
+        return np.hstack(parts)
 
+    def swapped(self, measures: Sequence[str], n_resamples: int, rng: Generator) -> Floats:
+        """Return the differences of M measures after random swaps, (M, n_resamples)."""
+        parts = []
+        for _ in range(n_resamples):
+            mixed = self._with_random_swaps(rng)
+            parts.append([mixed.difference(name, self.all_examples) for name in measures])
+        return np.hstack(parts)
 
-def _bootstrapped(
-    arms: _Arms, measures: Sequence[str], n_resamples: int, rng: np.random.Generator
-) -> dict[str, Floats]:
-    """Return the differences of each measure over bootstrap samples, (n_resamples,) each."""
-    n = len(arms.first.right)
-    found = {name: np.empty(n_resamples) for name in measures}
-    n_at_once = 100  # samples that are held in memory at once
-    for start in range(0, n_resamples, n_at_once):
-        stop = min(start + n_at_once, n_resamples)
-        rows = rng.integers(0, n, (stop - start, n))
-        for name in measures:
-            found[name][start:stop] = arms.difference(name, rows)
-    return found
+    def _with_random_swaps(self, rng: Generator) -> _Arms:
+        """Return the arms with the scores of random examples exchanged."""
+        where = rng.random(self.all_examples.size) < 0.5
+        first = []
+        second = []
+        for own, theirs in zip(*self, strict=True):
+            first.append(np.where(where, theirs, own))
+            second.append(np.where(where, own, theirs))
+        return _Arms(_Scores._make(first), _Scores._make(second))
 
+    def tested(self, measure: str, swapped: Floats, level: float) -> tuple[float, float]:
+        """Return the p value of a difference and the smallest improvement with a p of `level`.
 
-def _swapped(
-    arms: _Arms, measures: Sequence[str], n_resamples: int, rng: np.random.Generator
-) -> dict[str, Floats]:
-    """Return the differences of each measure after random swaps, (n_resamples,) each."""
-    first, second = arms
-    all_examples = arms.all_examples()
-    n = len(first.right)
-    found = {name: np.empty(n_resamples) for name in measures}
-    for resample in range(n_resamples):
-        where = rng.random(n) < 0.5
-        mixed = _Arms(first.swapped(second, where), second.swapped(first, where))
-        for name in measures:
-            found[name][resample] = mixed.difference(name, all_examples)[0]
-    return found
-
-
-def _tested(arms: _Arms, name: str, swapped: Floats, level: float) -> tuple[float, float]:
-    """Return the p value of a difference and the smallest improvement with a p value of `level`.
-
-    Args:
-        arms: The scores of both arms.
-        name: The measure.
-        swapped: Differences of this measure after random swaps, (n_resamples,).
-        level: Level of the test of this one measure.
-    """
-    first, second = arms
-    if name == "accuracy":
-        discordant = first.right ^ second.right
-        gain = smallest_gain(int(discordant.sum()), level)
-        return mcnemar(first.right, second.right), gain / len(discordant)
-    before, after = arms.values(name)
-    observed = abs(after - before)
-    by_chance = np.abs(swapped)
-    n_as_large = int((by_chance >= observed - 1e-12).sum())
-    p = (1 + n_as_large) / (1 + len(by_chance))
-    detectable = np.quantile(by_chance, 1 - level)
-    return p, float(detectable)
+        Args:
+            measure: The name of the measure.
+            swapped: Differences of this measure after random swaps, (n_resamples,).
+            level: Level of the test of this one measure.
+        """
+        if measure == "accuracy":
+            first = self.first.accuracy
+            second = self.second.accuracy
+            discordant = first ^ second
+            gain = smallest_gain(int(discordant.sum()), level)
+            return mcnemar(first, second), gain / len(discordant)
+        before, after = self.values(measure)
+        observed = abs(after - before)
+        by_chance = np.abs(swapped)
+        n_as_large = int((by_chance >= observed - 1e-12).sum())
+        p = (1 + n_as_large) / (1 + len(by_chance))
+        detectable = np.quantile(by_chance, 1 - level)
+        return p, float(detectable)
 
 
 def mcnemar(first_right: Flags, second_right: Flags) -> float:
@@ -253,13 +216,11 @@ def mcnemar(first_right: Flags, second_right: Flags) -> float:
         first_right: Whether the first arm classifies each example correctly, (N,).
         second_right: The same for the second arm, (N,).
     """
-    only_first = first_right & ~second_right
-    only_second = ~first_right & second_right
-    n_first = int(only_first.sum())
-    n_discordant = n_first + int(only_second.sum())
+    n_only_first = int((first_right & ~second_right).sum())
+    n_discordant = int((first_right ^ second_right).sum())
     if n_discordant == 0:
         return 1.0
-    test = stats.binomtest(n_first, n_discordant)
+    test = stats.binomtest(n_only_first, n_discordant)
     return float(test.pvalue)
 
 

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import NamedTuple
 
-import keras
 import numpy as np
 
 from hpsearch import metrics
 from hpsearch.errors import ConfigError
 from hpsearch.evaluation.calibration import scaled, temperature
-from hpsearch.evaluation.evaluated_model import EvaluatedModel, plain_probs
+from hpsearch.evaluation.evaluated_model import EvaluatedModel
 from hpsearch.html_report.section import Section
-from hpsearch.mc_dropout.passes import Sampler
-from hpsearch.metrics import Floats
 from hpsearch.seeds import derive
-
-
-class _Probs(NamedTuple):
-    """Distributions of one model or ensemble on val and on test, (N, C) each."""
-
-    val: Floats
-    test: Floats
 
 
 @dataclass(frozen=True)
@@ -53,33 +42,28 @@ class Ensembles:
         Returns:
             A section, or None if the study has kept fewer than two models.
         """
-        members = evaluated.members[: self.n_members]
-        if len(members) < 2:
+        models = self._members(evaluated)
+        size = len(models)
+        if size < 2:
             return None
-        plain = [_plain(member, evaluated) for member in members]
-        mc = []
-        for place, member in enumerate(members):
-            mc.append(self._mc(member, place, evaluated))
-        size = len(members)
-        rows: list[tuple[str, ...]] = [("arm", "accuracy", "NLL", "NLL scaled", "ECE")]
-        one_plain = _Probs(evaluated.on_val["plain"], evaluated.on_test["plain"])
-        measures = _measures(one_plain, evaluated)
-        rows.append(_row("one model, plain", measures))
-        one_mc = _Probs(evaluated.on_val["mc"], evaluated.on_test["mc"])
-        measures = _measures(one_mc, evaluated)
-        rows.append(_row("one model, MC Dropout", measures))
-        nll_by_size = _nll_by_size(plain, evaluated)
-        worth = equivalent(nll_by_size, measures["nll_scaled"])
+        nll_by_size = _nll_by_size(models)
+        measured = {
+            "one model, plain": _measures([evaluated], "plain"),
+            "one model, MC Dropout": _measures([evaluated], "mc"),
+            f"ensemble of {size}": _measures(models, "plain"),
+            f"ensemble of {size} x MC Dropout": _measures(models, "mc"),
+        }
+        rows = [["arm", "accuracy", "NLL", "NLL scaled", "ECE"]]
+        for name, measures in measured.items():
+            cells = [f"{value:.4f}" for value in measures.values()]
+            rows.append([name, *cells])
+        _, one_mc, plain, mc = measured.values()
+        worth = equivalent(nll_by_size, one_mc["nll_scaled"])
         found = {"test/mc/deep_ensemble_equivalent": worth}
-        ensembles = [
-            ("ensemble", f"ensemble of {size}", plain),
-            ("mc_ensemble", f"ensemble of {size} x MC Dropout", mc),
-        ]
-        for key, name, probs in ensembles:
-            measures = _measures(_mean(probs), evaluated)
-            rows.append(_row(name, measures))
-            for measure in ("accuracy", "nll", "ece"):
-                found[f"test/{key}/{measure}"] = measures[measure]
+        for key, measures in (("ensemble", plain), ("mc_ensemble", mc)):
+            found[f"test/{key}/accuracy"] = measures["accuracy"]
+            found[f"test/{key}/nll"] = measures["nll"]
+            found[f"test/{key}/ece"] = measures["ece"]
             found[f"test/{key}_scaled/nll"] = measures["nll_scaled"]
         text = (
             f"The ensembles consist of the {size} best models that the study has kept, each "
@@ -90,13 +74,15 @@ class Ensembles:
         curves = {"test/ensemble_scaled/nll_over_members": curve}
         return Section("Ensembles for free", text, rows, found, curves)
 
-    def _mc(self, member: keras.Model, place: int, evaluated: EvaluatedModel) -> _Probs:
-        """Return the distributions of MC Dropout of a member, with masks of its own."""
-        seed = derive(evaluated.settings.seed, "member", place)
-        sampler = Sampler(member, evaluated.settings)
-        val = sampler.predict(evaluated.val.images, n_samples=self.n_samples, seed=seed)
-        test = sampler.predict(evaluated.test.images, n_samples=self.n_samples, seed=seed)
-        return _Probs(val.probs, test.probs)
+    def _members(self, evaluated: EvaluatedModel) -> list[EvaluatedModel]:
+        """Return the members as evaluated models, each with masks of its own."""
+        models = []
+        for place, member in enumerate(evaluated.members[: self.n_members]):
+            seed = derive(evaluated.settings.seed, "member", place)
+            settings = replace(evaluated.settings, n_samples=self.n_samples, seed=seed)
+            model = replace(evaluated, model=member, settings=settings)
+            models.append(model)
+        return models
 
 
 def equivalent(curve: Sequence[float], nll: float) -> float:
@@ -117,46 +103,33 @@ def equivalent(curve: Sequence[float], nll: float) -> float:
     return float(np.interp(-nll, -best, sizes))
 
 
-def _plain(member: keras.Model, evaluated: EvaluatedModel) -> _Probs:
-    val = plain_probs(member, evaluated.val.images, evaluated.settings)
-    test = plain_probs(member, evaluated.test.images, evaluated.settings)
-    return _Probs(val, test)
-
-
-def _mean(members: Sequence[_Probs]) -> _Probs:
-    """Return the distributions of an ensemble: the mean of those of its members."""
-    val = np.mean([member.val for member in members], axis=0)
-    test = np.mean([member.test for member in members], axis=0)
-    return _Probs(val, test)
-
-
-def _nll_by_size(members: Sequence[_Probs], evaluated: EvaluatedModel) -> list[float]:
+def _nll_by_size(models: Sequence[EvaluatedModel]) -> list[float]:
     """Return the scaled NLL of ensembles of 1, 2, ... members, averaged over all such ensembles."""
     found = []
-    for size in range(1, len(members) + 1):
-        nlls = []
-        for chosen in combinations(members, size):
-            nlls.append(_scaled_nll(_mean(chosen), evaluated))
-        found.append(float(np.mean(nlls)))
+    for place in range(len(models)):
+        ensembles = combinations(models, place + 1)
+        nlls = [_scaled_nll(chosen, "plain") for chosen in ensembles]
+        mean = np.mean(nlls)
+        found.append(float(mean))
     return found
 
 
-def _scaled_nll(probs: _Probs, evaluated: EvaluatedModel) -> float:
-    """Return the NLL on test after temperature scaling on val."""
-    fitted = temperature(probs.val, evaluated.val.labels)
-    return metrics.nll(scaled(probs.test, fitted), evaluated.test.labels)
+def _scaled_nll(models: Sequence[EvaluatedModel], arm: str) -> float:
+    """Return the NLL of an ensemble on test after temperature scaling on val."""
+    val = np.mean([model.on_val[arm] for model in models], axis=0)
+    test = np.mean([model.on_test[arm] for model in models], axis=0)
+    first = models[0]
+    fitted = temperature(val, first.val.labels)
+    return metrics.nll(scaled(test, fitted), first.test.labels)
 
 
-def _measures(probs: _Probs, evaluated: EvaluatedModel) -> dict[str, float]:
-    labels = evaluated.test.labels
+def _measures(models: Sequence[EvaluatedModel], arm: str) -> dict[str, float]:
+    """Return the measures of an ensemble, whose prediction is the mean of its members'."""
+    probs = np.mean([model.on_test[arm] for model in models], axis=0)
+    labels = models[0].test.labels
     return {
-        "accuracy": metrics.accuracy(probs.test, labels),
-        "nll": metrics.nll(probs.test, labels),
-        "nll_scaled": _scaled_nll(probs, evaluated),
-        "ece": metrics.ece(probs.test, labels),
+        "accuracy": metrics.accuracy(probs, labels),
+        "nll": metrics.nll(probs, labels),
+        "nll_scaled": _scaled_nll(models, arm),
+        "ece": metrics.ece(probs, labels),
     }
-
-
-def _row(name: str, measures: dict[str, float]) -> tuple[str, ...]:
-    cells = [f"{value:.4f}" for value in measures.values()]
-    return (name, *cells)

@@ -1,9 +1,8 @@
 """A model that is evaluated, and the comparison of its plain prediction with MC Dropout.
 
 An `EvaluatedModel` holds the model, its data and its predictions, which all parts of an evaluation
-share.
-`evaluate` measures the two arms on the test set: "plain" is one deterministic pass, "mc" is the
-mean of several stochastic passes of the same weights.
+share. Its method `evaluate` measures the two arms on the test set: "plain" is one deterministic
+pass, "mc" is the mean of several stochastic passes of the same weights.
 """
 
 from __future__ import annotations
@@ -20,13 +19,12 @@ from numpy.typing import NDArray
 from hpsearch import metrics
 from hpsearch.data.split import Examples
 from hpsearch.html_report.section import Section
-from hpsearch.mc_dropout.certificate import Certificate, certify
+from hpsearch.mc_dropout.certificate import Certificate
 from hpsearch.mc_dropout.passes import Sampler, check_distributions
 from hpsearch.mc_dropout.prediction import McDropout, McPrediction
 from hpsearch.metrics import Floats
 
 Images = NDArray[np.number]  # raw pixels, (N, H, W, C)
-ARMS = ("plain", "mc")
 
 
 def white(images: Images) -> float:
@@ -69,19 +67,35 @@ class EvaluatedModel:
         return self.sampler.predict(self.test.images, self.test.labels)
 
     @cached_property
-    def mc_val(self) -> McPrediction:
-        """The prediction of MC Dropout on val."""
-        return self.sampler.predict(self.val.images, self.val.labels)
-
-    @cached_property
     def on_test(self) -> dict[str, Floats]:
         """Distributions on test by arm, (N, C) each."""
-        return {"plain": self.plain(self.test.images), "mc": self.mc_test.probs}
+        plain = self.plain(self.test.images)
+        return {"plain": plain, "mc": self.mc_test.probs}
 
     @cached_property
     def on_val(self) -> dict[str, Floats]:
         """Distributions on val by arm, (N, C) each."""
-        return {"plain": self.plain(self.val.images), "mc": self.mc_val.probs}
+        images = self.val.images
+        plain = self.plain(images)
+        mc = self.sampler.predict(images)
+        return {"plain": plain, "mc": mc.probs}
+
+    def evaluate(self) -> Evaluation:
+        """Measure the plain prediction and MC Dropout on test, after testing the conversion.
+
+        Raises:
+            ModelError: The model has no active dropout, cannot be converted, or fails the
+                self-test.
+        """
+        certificate = Certificate.of(self.sampler, self.test.images)
+        labels = self.test.labels
+        prediction = self.mc_test
+        mc = metrics.summary(prediction.probs, labels)
+        mc["expected_entropy"] = float(prediction.expected_entropy.mean())
+        mc["mutual_information"] = float(prediction.mutual_information.mean())
+        mc["variation_ratio"] = float(prediction.variation_ratio.mean())
+        plain = metrics.summary(self.on_test["plain"], labels)
+        return Evaluation(plain, mc, prediction.n_samples, certificate)
 
 
 def plain_probs(model: keras.Model, images: Images, settings: McDropout) -> Floats:
@@ -97,34 +111,6 @@ def plain_probs(model: keras.Model, images: Images, settings: McDropout) -> Floa
     probs = np.asarray(output, np.float64)
     check_distributions(probs, settings.from_logits)
     return probs
-
-
-def evaluate(evaluated: EvaluatedModel) -> Evaluation:
-    """Measure the plain prediction and MC Dropout on test, after a self-test of the conversion.
-
-    Raises:
-        ModelError: The model has no active dropout, cannot be converted, or fails the self-test.
-    """
-    certificate = certify(evaluated.model, evaluated.sampler, evaluated.test.images)
-    labels = evaluated.test.labels
-    mc = evaluated.mc_test
-    mc_measures = metrics.summary(mc.probs, labels)
-    mc_measures.update(_uncertainty(mc))
-    return Evaluation(
-        plain=metrics.summary(evaluated.on_test["plain"], labels),
-        mc=mc_measures,
-        n_samples=mc.n_samples,
-        certificate=certificate,
-    )
-
-
-def _uncertainty(prediction: McPrediction) -> dict[str, float]:
-    """Return the measures that need samples, as means over examples."""
-    return {
-        "expected_entropy": float(prediction.expected_entropy.mean()),
-        "mutual_information": float(prediction.mutual_information.mean()),
-        "variation_ratio": float(prediction.variation_ratio.mean()),
-    }
 
 
 @dataclass(frozen=True)
@@ -155,19 +141,16 @@ class Evaluation:
 
     def section(self) -> Section:
         """Return a section with a table of both arms and the certificate in words."""
-        rows = [("measure", "plain", f"MC Dropout (S = {self.n_samples})", "difference")]
-        for name in self.mc:
-            rows.append(self._row(name))
+        rows = [["measure", "plain", f"MC Dropout (S = {self.n_samples})", "difference"]]
+        for name, mc in self.mc.items():
+            plain = self.plain.get(name)
+            row = [name, "", f"{mc:.4f}", ""]
+            if plain is not None:
+                row = [name, f"{plain:.4f}", f"{mc:.4f}", f"{mc - plain:+z.4f}"]
+            rows.append(row)
         return Section(
             title="On the test set, same weights",
             text=self.certificate.sentence(),
             table=rows,
             metrics=self.metrics(),
         )
-
-    def _row(self, name: str) -> tuple[str, str, str, str]:
-        mc = self.mc[name]
-        if name not in self.plain:
-            return name, "", f"{mc:.4f}", ""
-        plain = self.plain[name]
-        return name, f"{plain:.4f}", f"{mc:.4f}", f"{mc - plain:+z.4f}"

@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import matplotlib.pyplot as plt
 import numpy as np
 
+from hpsearch import metrics
 from hpsearch.errors import ConfigError
-from hpsearch.evaluation import figures
 from hpsearch.evaluation.evaluated_model import EvaluatedModel
-from hpsearch.html_report.section import Section
+from hpsearch.html_report.section import Figure, Section, drawn
 from hpsearch.mc_dropout.prediction import McPrediction
-from hpsearch.metrics import SMALLEST, Floats, Ints
+from hpsearch.metrics import Floats, Ints
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class NumberOfPasses:
 
     def examine(self, evaluated: EvaluatedModel) -> Section:
         """Fit the law on test. This describes MC Dropout and chooses nothing."""
-        law = passes_law(evaluated.mc_test, self.n_orders, self.seed)
+        law = self.law(evaluated.mc_test)
         enough = law.n_within(self.tolerance)
         n_samples = evaluated.mc_test.n_samples
         found = {
@@ -50,12 +51,8 @@ class NumberOfPasses:
             "test/mc/nll_slope": law.slope,
             "test/mc/n_samples_enough": float(enough),
         }
-        curve = []
-        for s, nll in zip(law.n_samples, law.nll, strict=True):
-            curve.append((int(s), float(nll)))
-        figure = figures.over_passes(
-            law.n_samples, law.nll, law.at_infinity, law.slope, self.tolerance
-        )
+        steps = law.n_samples.tolist()
+        curve = list(zip(steps, law.nll.tolist(), strict=True))
         text = (
             f"NLL(S) = {law.at_infinity:.4f} + {law.slope:.4f} / S. At S = {enough} the NLL is "
             f"within {self.tolerance:g} nats of that of infinitely many passes. At S = "
@@ -66,8 +63,62 @@ class NumberOfPasses:
             text=text,
             metrics=found,
             curves={"test/mc/nll_over_passes": curve},
-            figures=[figure],
+            figures=[self._figure(law)],
         )
+
+    def law(self, prediction: McPrediction) -> _PassesLaw:
+        """Fit the law to a prediction, which holds the label's probability in each group of passes.
+
+        Raises:
+            ConfigError: There are too few passes for a fit.
+        """
+        group_size = prediction.group_size
+        n_groups = prediction.n_samples // group_size  # leaves out a last group that is smaller
+        groups = prediction.label_probs[:n_groups]
+        first_fitted = 4  # number of groups of passes from which on the law holds well
+        if n_groups < 2 * first_fitted:
+            raise ConfigError(
+                f"Expected at least {2 * first_fitted} passes for the curve of passes, received "
+                f"uncertainty.n_samples={prediction.n_samples}. Use more passes, or "
+                "parts.passes=null."
+            )
+        rng = np.random.default_rng(self.seed)
+        counts = np.arange(1, n_groups + 1)
+        total = np.zeros(n_groups)
+        for _ in range(self.n_orders):
+            order = rng.permutation(n_groups)
+            sums = np.cumsum(groups[order], axis=0)
+            log_probs = metrics.log(sums / counts[:, None])
+            total -= log_probs.mean(axis=1)
+        n_samples = counts * group_size
+        nll = total / self.n_orders
+        fitted = slice(first_fitted - 1, None)
+        inverse = 1.0 / n_samples[fitted]
+        slope, at_infinity = np.polyfit(inverse, nll[fitted], 1)
+        slope = max(slope, 0.0)
+        return _PassesLaw(n_samples, nll, float(at_infinity), float(slope))
+
+    def _figure(self, law: _PassesLaw) -> Figure:
+        """Draw the NLL over the number of passes S, with the fitted law."""
+        plot, axis = plt.subplots(figsize=(5.5, 3.8))
+        s = law.n_samples
+        fitted = law.at_infinity + law.slope / s
+        axis.plot(s, law.nll, "o", markersize=3, label="measured")
+        axis.plot(s, fitted, label="fitted: NLL at infinity + slope / S")
+        axis.axhspan(
+            law.at_infinity,
+            law.at_infinity + self.tolerance,
+            color="grey",
+            alpha=0.3,
+            label=f"within {self.tolerance:g}",
+        )
+        axis.set(xlabel="passes S", ylabel="NLL on test, nats", xscale="log")
+        axis.legend()
+        caption = (
+            "NLL of the mean of S passes, averaged over orders of the passes. Once the curve is in "
+            "the grey band, more passes improve the NLL by less than the tolerance."
+        )
+        return drawn("nll_over_passes", plot, caption)
 
 
 @dataclass(frozen=True)
@@ -91,39 +142,3 @@ class _PassesLaw:
         """Return the smallest S whose NLL is within `tolerance` of that at infinity."""
         n_samples = math.ceil(self.slope / tolerance - 1e-9)
         return max(1, n_samples)
-
-
-def passes_law(prediction: McPrediction, n_orders: int, seed: int) -> _PassesLaw:
-    """Fit the law to a prediction, which holds the label's probability in each group of passes.
-
-    Args:
-        prediction: A prediction of MC Dropout.
-        n_orders: Number of orders of the passes over which the curve is averaged.
-        seed: Seed of these orders.
-
-    Raises:
-        ConfigError: There are too few passes for a fit.
-    """
-    group_size = prediction.group_size
-    n_groups = prediction.n_samples // group_size  # leaves out a last group that is smaller
-    groups = prediction.label_probs[:n_groups]
-    first_fitted = 4  # number of groups of passes from which on the law holds well
-    if len(groups) < 2 * first_fitted:
-        raise ConfigError(
-            f"Expected at least {2 * first_fitted} passes for the curve of passes, received "
-            f"uncertainty.n_samples={prediction.n_samples}. Use more passes, or "
-            "parts.passes=null."
-        )
-    rng = np.random.default_rng(seed)
-    counts = np.arange(1, len(groups) + 1)
-    total = np.zeros(len(groups))
-    for _ in range(n_orders):
-        order = rng.permutation(len(groups))
-        means = np.cumsum(groups[order], axis=0) / counts[:, None]
-        log_probs = np.log(np.maximum(means, SMALLEST))
-        total += (-log_probs).mean(axis=1)
-    n_samples = counts * group_size
-    nll = total / n_orders
-    fitted = slice(first_fitted - 1, None)
-    slope, at_infinity = np.polyfit(1.0 / n_samples[fitted], nll[fitted], 1)
-    return _PassesLaw(n_samples, nll, float(at_infinity), float(max(slope, 0.0)))

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import roc_auc_score, roc_curve
 
@@ -15,7 +14,8 @@ from hpsearch.data.split import Data
 from hpsearch.errors import ConfigError, DataError
 from hpsearch.evaluation.evaluated_model import EvaluatedModel, Images, white
 from hpsearch.html_report.section import Section
-from hpsearch.metrics import Floats
+from hpsearch.mc_dropout.prediction import McPrediction
+from hpsearch.metrics import Flags, Floats
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,13 @@ class OutOfDistribution:
             return None
         known = evaluated.test.images[: self.n_images]
         unknown = fitted(self._unknown(self.data), known)
-        known_scores = self._scores(evaluated, known)
-        unknown_scores = self._scores(evaluated, unknown)
+        scores = []
+        for images in (known, unknown):
+            mc = evaluated.sampler.predict(images, n_samples=self.n_samples)
+            scores.append(uncertainties(evaluated.plain(images), mc))
+        known_scores, unknown_scores = scores
         rows = [("score", "AUROC", "FPR at 95 %")]
-        found: dict[str, float] = {}
+        found = {}
         for name, known_score in known_scores.items():
             area = auroc(known_score, unknown_scores[name])
             refused = fpr_at_95(known_score, unknown_scores[name])
@@ -85,15 +88,20 @@ class OutOfDistribution:
             )
         return examples.images[chosen][: self.n_images]
 
-    def _scores(self, evaluated: EvaluatedModel, images: Images) -> dict[str, Floats]:
-        plain = evaluated.plain(images)
-        mc = evaluated.sampler.predict(images, n_samples=self.n_samples)
-        return {
-            "plain/one_minus_confidence": 1.0 - plain.max(axis=1),
-            "plain/entropy": metrics.predictive_entropy(plain),
-            "mc/entropy": mc.predictive_entropy,
-            "mc/mutual_information": mc.mutual_information,
-        }
+
+def uncertainties(plain: Floats, mc: McPrediction) -> dict[str, Floats]:
+    """Return the scores of uncertainty of the same images by name, (N,) each.
+
+    Args:
+        plain: The plain distributions, (N, C).
+        mc: The prediction of MC Dropout.
+    """
+    return {
+        "plain/one_minus_confidence": 1.0 - plain.max(axis=1),
+        "plain/entropy": metrics.predictive_entropy(plain),
+        "mc/entropy": mc.predictive_entropy,
+        "mc/mutual_information": mc.mutual_information,
+    }
 
 
 def auroc(known: Floats, unknown: Floats) -> float:
@@ -105,8 +113,8 @@ def auroc(known: Floats, unknown: Floats) -> float:
         known: Scores of known images, (N,).
         unknown: Scores of unknown images, (M,).
     """
-    is_unknown, scores = _as_detection(known, unknown)
-    return float(roc_auc_score(is_unknown, scores))
+    area = roc_auc_score(*_as_detection(known, unknown))
+    return float(area)
 
 
 def fpr_at_95(known: Floats, unknown: Floats) -> float:
@@ -116,16 +124,16 @@ def fpr_at_95(known: Floats, unknown: Floats) -> float:
         known: Scores of known images, (N,).
         unknown: Scores of unknown images, (M,).
     """
-    is_unknown, scores = _as_detection(known, unknown)
-    false_positive, true_positive, _ = roc_curve(is_unknown, scores, drop_intermediate=False)
+    detection = _as_detection(known, unknown)
+    false_positive, true_positive, _ = roc_curve(*detection, drop_intermediate=False)
     first = np.argmax(true_positive >= 0.95)
     return float(false_positive[first])
 
 
-def _as_detection(known: Floats, unknown: Floats) -> tuple[NDArray[np.int64], Floats]:
-    """Return whether each image is unknown, as 0 or 1, and its score, (N + M,) each."""
-    is_unknown = np.repeat([0, 1], [len(known), len(unknown)])
+def _as_detection(known: Floats, unknown: Floats) -> tuple[Flags, Floats]:
+    """Return whether each image is unknown, and its score, (N + M,) each."""
     scores = np.concatenate([known, unknown])
+    is_unknown = np.arange(len(scores)) >= len(known)
     return is_unknown, scores
 
 
@@ -140,13 +148,14 @@ def fitted(images: Images, like: Images) -> Images:
     mode = "RGB"
     if channels == 1:
         mode = "L"
-    in_bytes = np.round(images / white(images) * 255).astype(np.uint8)
+    brightness = images / white(images) * 255
+    in_bytes = np.round(brightness).astype(np.uint8)
     if in_bytes.shape[-1] == 1:
         in_bytes = in_bytes[..., 0]
-    resized = []
-    for pixels in in_bytes:
+    resized = np.empty((len(images), *like.shape[1:]))
+    for place, pixels in enumerate(in_bytes):
         picture = Image.fromarray(pixels).convert(mode)
         picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-        resized.append(np.asarray(picture))
-    stacked = np.stack(resized).reshape(len(images), height, width, channels)
-    return (stacked / (255.0 / white(like))).astype(like.dtype)
+        resized[place] = np.reshape(np.asarray(picture), like.shape[1:])
+    scale = 255.0 / white(like)
+    return (resized / scale).astype(like.dtype)

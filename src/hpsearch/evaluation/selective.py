@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+import matplotlib.pyplot as plt
 import numpy as np
 
 from hpsearch import metrics
-from hpsearch.evaluation import figures
-from hpsearch.evaluation.evaluated_model import EvaluatedModel
-from hpsearch.evaluation.out_of_distribution import auroc
-from hpsearch.html_report.section import Figure, Section
-from hpsearch.metrics import Floats, Ints
+from hpsearch.evaluation.evaluated_model import EvaluatedModel, white
+from hpsearch.evaluation.out_of_distribution import auroc, uncertainties
+from hpsearch.html_report.section import Figure, Section, drawn
+from hpsearch.metrics import Flags, Floats
 
 
 @dataclass(frozen=True)
@@ -25,84 +24,123 @@ class Selective:
 
     coverage: float
 
-    def examine(self, evaluated: EvaluatedModel, class_names: Sequence[str] = ()) -> Section:
-        """Rank the test images by each score of uncertainty, and measure the errors.
-
-        Args:
-            evaluated: The model with its examples.
-            class_names: A name for each class; the number of the class is shown without it.
-        """
+    def examine(self, evaluated: EvaluatedModel) -> Section:
+        """Rank the test images by each score of uncertainty, and measure the errors."""
         labels = evaluated.test.labels
-        doubts = _doubts(evaluated)
-        right = {}
-        for arm, probs in evaluated.on_test.items():
-            right[arm] = metrics.correct(probs, labels)
+        mc = evaluated.mc_test
+        doubts = uncertainties(evaluated.on_test["plain"], mc)
+        doubts["mc/variation_ratio"] = mc.variation_ratio
         rights = {}
-        for name in doubts:
-            arm, _ = name.split("/")
-            rights[name] = right[arm]
-        rows: list[tuple[str, ...]] = [
-            ("uncertainty", "AURC", f"risk at {self.coverage:.0%}", "AUROC of errors")
-        ]
-        found: dict[str, float] = {}
+        rows = [["uncertainty", "AURC", f"risk at {self.coverage:.0%}", "AUROC of errors"]]
+        found = {}
         for name, doubt in doubts.items():
-            values = self._measures(doubt, rights[name])
+            arm, _ = name.split("/")
+            right = metrics.correct(evaluated.on_test[arm], labels)
+            rights[name] = right
+            values = self._measures(doubt, right)
             for key, value in values.items():
                 found[f"test/selective/{name}/{key}"] = value
             cells = [f"{value:.4f}" for value in values.values()]
-            rows.append((name, *cells))
-        entropy = {"plain": doubts["plain/entropy"], "MC Dropout": doubts["mc/entropy"]}
-        right_by_name = {"plain": right["plain"], "MC Dropout": right["mc"]}
-        drawn = [
-            figures.risk_coverage(doubts, rights),
-            figures.entropies(entropy, right_by_name),
-            _extremes(evaluated, doubts["mc/entropy"], class_names),
+            rows.append([name, *cells])
+        drawn_figures = [
+            _risk_coverage(doubts, rights),
+            _entropies(doubts, rights),
+            _extremes(evaluated, doubts["mc/entropy"]),
         ]
         text = (
             "The model answers only where its uncertainty is low. The table shows the error rate "
             f"at {self.coverage:.0%} coverage, and the probability that a wrong answer is more "
             "uncertain than a right one (AUROC)."
         )
-        return Section("Knowing its errors", text, rows, found, figures=drawn)
+        return Section("Knowing its errors", text, rows, found, figures=drawn_figures)
 
-    def _measures(self, doubt: Floats, right: np.ndarray) -> dict[str, float]:
+    def _measures(self, doubt: Floats, right: Flags) -> dict[str, float]:
         values = {
             "aurc": metrics.aurc(doubt, right),
             "risk": metrics.risk_at_coverage(doubt, right, self.coverage),
         }
         if 0 < right.mean() < 1:
-            values["auroc"] = auroc(doubt[right], doubt[~right])
+            of_wrong = doubt[~right]
+            values["auroc"] = auroc(doubt[right], of_wrong)
         return values
 
 
-def _doubts(evaluated: EvaluatedModel) -> dict[str, Floats]:
-    """Return the scores of uncertainty of the test images by name, (N,) each."""
-    plain = evaluated.on_test["plain"]
-    mc = evaluated.mc_test
-    return {
-        "plain/one_minus_confidence": 1.0 - plain.max(axis=1),
-        "plain/entropy": metrics.predictive_entropy(plain),
-        "mc/entropy": mc.predictive_entropy,
-        "mc/mutual_information": mc.mutual_information,
-        "mc/variation_ratio": mc.variation_ratio,
-    }
+def _risk_coverage(doubts: dict[str, Floats], rights: dict[str, Flags]) -> Figure:
+    """Draw the error rate among the most certain answers, by score of uncertainty."""
+    plot, axis = plt.subplots(figsize=(5.5, 3.8))
+    for name, doubt in doubts.items():
+        coverage, risk = metrics.risk_coverage(doubt, rights[name])
+        axis.plot(coverage, risk, label=f"{name} (AURC {risk.mean():.4f})")
+    axis.set_xlabel("share of images answered, the most certain first")
+    axis.set_ylabel("error rate")
+    axis.set_xlim(0, 1)
+    axis.set_ylim(bottom=0)
+    axis.legend()
+    caption = (
+        "Error rate if the model answers only the images of which it is most certain. Lower is "
+        "better. A curve that does not rise means that the uncertainty is unrelated to errors."
+    )
+    return drawn("risk_coverage", plot, caption)
 
 
-def _extremes(evaluated: EvaluatedModel, doubt: Floats, class_names: Sequence[str]) -> Figure:
+def _entropies(doubts: dict[str, Floats], rights: dict[str, Flags]) -> Figure:
+    """Draw how the predictive entropy is distributed over right and over wrong answers."""
+    plot, axes = plt.subplots(1, 2, figsize=(8.4, 3.4), sharey=True)
+    shown = {"plain": "plain/entropy", "MC Dropout": "mc/entropy"}
+    highest = max(doubts[name].max() for name in shown.values())
+    edges = np.linspace(0, highest + 1e-9, 31)
+    for axis, title in zip(axes, shown, strict=True):
+        name = shown[title]
+        right = rights[name]
+        groups = [("right", right, "tab:green"), ("wrong", ~right, "tab:red")]
+        for label, group, colour in groups:
+            values = doubts[name][group]
+            n = len(values)
+            if n:
+                weights = np.full(n, 1 / n)
+                axis.hist(values, edges, weights=weights, alpha=0.55, color=colour, label=label)
+        axis.set_title(title)
+        axis.set_xlabel("predictive entropy, nats")
+        axis.legend()
+    axes[0].set_ylabel("share of answers")
+    caption = (
+        "Predictive entropy of right and of wrong answers. Each group sums to one. The farther "
+        "the two groups are apart, the better the entropy tells which answers are wrong."
+    )
+    return drawn("entropy", plot, caption)
+
+
+def _extremes(evaluated: EvaluatedModel, doubt: Floats) -> Figure:
+    """Draw the test images of which the model is most and least certain.
+
+    Args:
+        evaluated: The model with its examples.
+        doubt: Predictive entropy of each test image, (N,), in nats.
+    """
+    images = evaluated.test.images
+    labels = evaluated.test.labels
     answers = evaluated.mc_test.probs.argmax(axis=1)
-    titles = _titles(answers, evaluated.test.labels, class_names)
-    return figures.extremes(evaluated.test.images, titles, doubt)
-
-
-def _titles(answers: Ints, labels: Ints, class_names: Sequence[str]) -> list[str]:
-    """Return the class of each image, and the answer where it is wrong."""
-    if not class_names:
-        n_classes = max(labels.max(), answers.max()) + 1
-        class_names = [str(number) for number in range(n_classes)]
-    titles = []
-    for answer, label in zip(answers, labels, strict=True):
-        title = class_names[label]
-        if answer != label:
-            title = f"{title}, not {class_names[answer]}"
-        titles.append(title)
-    return titles
+    order = np.argsort(doubt, kind="stable")
+    n = min(8, len(order))  # images in a row
+    inches = (1.5 * n, 4.0)
+    plot, axes = plt.subplots(2, n, figsize=inches)
+    brightest = white(images)
+    most_certain = order[:n]
+    least_certain = order[::-1][:n]
+    places = [*most_certain, *least_certain]
+    for axis, place in zip(axes.ravel(), places, strict=True):
+        shown = np.clip(images[place] / brightest, 0, 1)
+        if shown.shape[-1] != 3:
+            shown = shown[..., 0]
+        title = str(labels[place])
+        if answers[place] != labels[place]:
+            title += f", not {answers[place]}"
+        axis.imshow(shown, cmap="gray", vmin=0, vmax=1)
+        axis.set_title(f"{title}\n{doubt[place]:.2g}", fontsize=7)
+        axis.set_axis_off()
+    caption = (
+        "The test images of which MC Dropout is most certain (above) and least certain (below). "
+        "Above each image are its class, the answer if it is another class, and the predictive "
+        "entropy in nats."
+    )
+    return drawn("extremes", plot, caption)

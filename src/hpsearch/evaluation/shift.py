@@ -4,33 +4,30 @@
 The kinds and strengths are those of CIFAR-10-C: noise, blur, weather and compression (Hendrycks
 and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations",
 2019). `corrupt` makes them anew from a seed, with neither the code nor the random draws of
-CIFAR-10-C. `stored` reads the original files.
+CIFAR-10-C. `Shift.stored` reads the original files.
 """
 
 from __future__ import annotations
 
 import io
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 from numpy.random import Generator
-from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
 from hpsearch import metrics
 from hpsearch.errors import ConfigError, DataError, did_you_mean
-from hpsearch.evaluation import figures
-from hpsearch.evaluation.evaluated_model import ARMS, EvaluatedModel, Images, white
-from hpsearch.html_report.section import Section
-from hpsearch.metrics import Ints
+from hpsearch.evaluation.evaluated_model import EvaluatedModel, Images, white
+from hpsearch.html_report.section import Figure, Section, drawn
+from hpsearch.metrics import Floats, Ints
 from hpsearch.seeds import derive
 
 SEVERITIES = (1, 2, 3, 4, 5)
-
-_Pixels = NDArray[np.floating]  # in [0, 1], (N, H, W, C)
 
 
 @dataclass(frozen=True)
@@ -71,20 +68,21 @@ class Shift:
         labels = evaluated.test.labels[: self.n_images]
         clean = self._measure(evaluated, images, labels)
         means = {key: [value] for key, value in clean.items()}
-        curves: dict[str, list[tuple[int, float]]] = {}
+        curves: dict[str, list[tuple[int, float]]] = defaultdict(list)
         head = ["measure", "arm", "clean"]
         for severity in SEVERITIES:
             head.append(f"severity {severity}")
-            found: dict[str, list[float]] = {key: [] for key in means}
+            found = defaultdict(list)
             for name in self.names:
-                corrupted, their_labels = self._corrupted(images, labels, name, severity)
-                measured = self._measure(evaluated, corrupted, their_labels)
+                shifted = self._corrupted(images, labels, name, severity)
+                measured = self._measure(evaluated, *shifted)
                 for key, value in measured.items():
-                    curve = curves.setdefault(f"test/shift/{name}/{key}", [])
+                    curve = curves[f"test/shift/{name}/{key}"]
                     curve.append((severity, value))
                     found[key].append(value)
             for key, values in found.items():
-                means[key].append(float(np.mean(values)))
+                mean = float(np.mean(values))
+                means[key].append(mean)
         rows = [head]
         for key, values in means.items():
             arm, measure = key.split("/")
@@ -98,8 +96,8 @@ class Shift:
             f"Means over {len(self.names)} kinds of corruption, {source}, with {self.n_samples} "
             "passes of MC Dropout."
         )
-        drawn = figures.under_shift(means, ["accuracy", "nll", "ece"])
-        return Section("Under shift", text, rows, curves=curves, figures=[drawn])
+        figure = _figure(means)
+        return Section("Under shift", text, rows, curves=curves, figures=[figure])
 
     def _corrupted(
         self, images: Images, labels: Ints, name: str, severity: int
@@ -107,7 +105,7 @@ class Shift:
         """Return corrupted images and their labels, of CIFAR-10-C if its folder is given."""
         if self.path is None:
             return corrupt(images, name, severity, seed=self.seed), labels
-        theirs, their_labels = stored(Path(self.path), name, severity, self.n_images)
+        theirs, their_labels = self.stored(name, severity)
         if theirs.shape[1:] != images.shape[1:]:
             raise DataError(
                 f"Expected images of shape {images.shape[1:]} in parts.shift.path, received "
@@ -115,36 +113,58 @@ class Shift:
             )
         return theirs.astype(images.dtype), their_labels
 
+    def stored(self, name: str, severity: int) -> tuple[Images, Ints]:
+        """Return the first images of one severity of the original CIFAR-10-C, and their labels.
+
+        Raises:
+            DataError: The folder does not hold the files.
+        """
+        try:
+            images = np.load(f"{self.path}/{name}.npy", mmap_mode="r")
+            labels = np.load(f"{self.path}/labels.npy")
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"Expected {name}.npy and labels.npy of CIFAR-10-C in {self.path}, received "
+                f"{error}. parts.shift.path=null makes corruptions from the test images."
+            ) from error
+        n_each = len(labels) // len(SEVERITIES)
+        first = (severity - 1) * n_each
+        last = first + min(self.n_images, n_each)
+        their_labels = labels[first:last].astype(np.int64)
+        return np.array(images[first:last]), their_labels
+
     def _measure(self, evaluated: EvaluatedModel, images: Images, labels: Ints) -> dict[str, float]:
         """Return each measure of each arm by a key such as `mc/nll`."""
         mc = evaluated.sampler.predict(images, n_samples=self.n_samples)
-        probs = {"plain": evaluated.plain(images), "mc": mc.probs}
+        plain = evaluated.plain(images)
         found = {}
         for measure in (metrics.accuracy, metrics.nll, metrics.ece):
-            for arm in ARMS:
-                found[f"{arm}/{measure.__name__}"] = measure(probs[arm], labels)
+            found[f"plain/{measure.__name__}"] = measure(plain, labels)
+            found[f"mc/{measure.__name__}"] = measure(mc.probs, labels)
         return found
 
 
-def stored(folder: Path, name: str, severity: int, n_images: int) -> tuple[Images, Ints]:
-    """Return the first images of one severity of the original CIFAR-10-C, and their labels.
+def _figure(means: dict[str, list[float]]) -> Figure:
+    """Draw measures over the severity of corruptions.
 
-    Raises:
-        DataError: The folder does not hold the files.
+    Args:
+        means: Means over kinds of corruption for each severity from 0, by keys such as `mc/nll`.
     """
-    try:
-        images = np.load(folder / f"{name}.npy", mmap_mode="r")
-        labels = np.load(folder / "labels.npy")
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"Expected {name}.npy and labels.npy of CIFAR-10-C in {folder}, received {error}. "
-            "parts.shift.path=null makes corruptions from the test images."
-        ) from error
-    n_each = len(labels) // len(SEVERITIES)
-    first = (severity - 1) * n_each
-    last = first + min(n_images, n_each)
-    their_labels = labels[first:last].astype(np.int64)
-    return np.array(images[first:last]), their_labels
+    plot, axes = plt.subplots(1, 3, figsize=(12.0, 3.6), layout="constrained")
+    measures = ("accuracy", "nll", "ece")
+    for axis, measure in zip(axes, measures, strict=True):
+        for arm in ("plain", "mc"):
+            axis.plot(means[f"{arm}/{measure}"], "o-", label=arm)
+        axis.set_xlabel("severity")
+        axis.set_ylabel(measure)
+        axis.set_xticks(range(6))
+        axis.legend()
+    caption = (
+        "Measures as images get worse, averaged over kinds of corruption. Severity 0 is the test "
+        "set as it is. If the uncertainty of a model can be trusted, its accuracy falls while its "
+        "ECE stays low."
+    )
+    return drawn("shift", plot, caption)
 
 
 def corrupt(images: Images, name: str, severity: int, *, seed: int) -> Images:
@@ -160,7 +180,8 @@ def corrupt(images: Images, name: str, severity: int, *, seed: int) -> Images:
     own_seed = derive(seed, name, severity)
     rng = np.random.default_rng(own_seed)
     make = CORRUPTIONS[name]
-    made = make(np.divide(images, brightest), severity - 1, rng)
+    in_unit = np.divide(images, brightest)
+    made = make(in_unit, severity - 1, rng)
     corrupted = np.clip(made, 0, 1) * brightest
     if images.dtype == np.uint8:
         corrupted = np.round(corrupted)
@@ -172,19 +193,19 @@ def corrupt(images: Images, name: str, severity: int, *, seed: int) -> Images:
 # for images of 32 x 32 pixels and grow with the image.
 
 
-def _gaussian_noise(x: _Pixels, i: int, rng: Generator) -> _Pixels:
+def _gaussian_noise(x: Floats, i: int, rng: Generator) -> Floats:
     """Add normal noise."""
     deviation = (0.04, 0.06, 0.08, 0.09, 0.10)[i]
     return x + rng.normal(0.0, deviation, x.shape)
 
 
-def _shot_noise(x: _Pixels, i: int, rng: Generator) -> _Pixels:
+def _shot_noise(x: Floats, i: int, rng: Generator) -> Floats:
     """Add Poisson noise, as a count of photons has."""
     photons = (500, 250, 100, 75, 50)[i]
     return rng.poisson(x * photons) / photons
 
 
-def _impulse_noise(x: _Pixels, i: int, rng: Generator) -> _Pixels:
+def _impulse_noise(x: Floats, i: int, rng: Generator) -> Floats:
     """Replace single values by black or white."""
     share = (0.01, 0.02, 0.03, 0.05, 0.07)[i]
     draws = rng.random(x.shape)
@@ -192,7 +213,7 @@ def _impulse_noise(x: _Pixels, i: int, rng: Generator) -> _Pixels:
     return np.where(draws < share / 2, 0.0, noisy)
 
 
-def _defocus_blur(x: _Pixels, i: int, rng: Generator) -> _Pixels:
+def _defocus_blur(x: Floats, i: int, rng: Generator) -> Floats:
     """Average over a disk with soft edges."""
     radius = (0.3, 0.4, 0.5, 1.0, 1.5)[i]
     softness = (0.4, 0.5, 0.6, 0.2, 0.1)[i]
@@ -204,21 +225,24 @@ def _defocus_blur(x: _Pixels, i: int, rng: Generator) -> _Pixels:
     axis = points / fine - reach - 0.5
     columns, rows = np.meshgrid(axis, axis)
     disk = np.hypot(columns, rows) <= radius * scale + 0.5
-    soft = ndimage.gaussian_filter(disk.astype(float), softness * scale * fine)
-    kernel = soft.reshape(size, fine, size, fine).mean(axis=(1, 3))
+    sigma = softness * scale * fine
+    soft = ndimage.gaussian_filter(disk.astype(float), sigma)
+    by_pixel = soft.reshape(size, fine, size, fine)
+    kernel = by_pixel.mean(axis=(1, 3))
     kernel = kernel / kernel.sum()
-    blurred = ndimage.convolve(x, kernel[None, :, :, None], mode="nearest")
-    return np.asarray(blurred)
+    for_all = kernel[None, :, :, None]
+    return np.asarray(ndimage.convolve(x, for_all, mode="nearest"))
 
 
-def _motion_blur(x: _Pixels, i: int, rng: Generator) -> _Pixels:
+def _motion_blur(x: Floats, i: int, rng: Generator) -> Floats:
     """Average along a line, in a direction that is drawn for each image."""
     radius = (6, 6, 6, 8, 9)[i]
     sigma = (1.0, 1.5, 2.0, 2.0, 2.5)[i]
     scale = x.shape[1] / 32
     steps = np.arange(-radius, radius + 1)
     weights = np.exp(-(steps**2) / (2 * sigma**2))
-    angles = rng.uniform(-np.pi / 4, np.pi / 4, len(x))
+    steepest = np.pi / 4
+    angles = rng.uniform(-steepest, steepest, len(x))
     blurred = np.empty_like(x)
     reach = int(np.ceil(radius * scale)) + 1
     size = 2 * reach + 1
@@ -229,31 +253,35 @@ def _motion_blur(x: _Pixels, i: int, rng: Generator) -> _Pixels:
         for row, column, weight in zip(rows, columns, weights, strict=True):
             kernel[round(row) + reach, round(column) + reach] += weight
         kernel = kernel / kernel.sum()
-        blurred[n] = ndimage.convolve(x[n], kernel[:, :, None], mode="nearest")
+        for_all = kernel[:, :, None]
+        blurred[n] = ndimage.convolve(x[n], for_all, mode="nearest")
     return blurred
 
 
-def _fog(x: _Pixels, i: int, rng: Generator) -> _Pixels:
+def _fog(x: Floats, i: int, rng: Generator) -> Floats:
     """Mix with bright clouds, which are drawn for each image."""
     density = (0.2, 0.5, 0.75, 1.0, 1.5)[i]
     decay = (3.0, 3.0, 2.5, 2.0, 1.75)[i]
     n, height, width, _ = x.shape
     clouds = np.zeros((n, height, width))
-    n_octaves = 1 + int(np.log2(max(height, width)))
+    longest = max(height, width)
+    n_octaves = 1 + int(np.log2(longest))
     for octave in range(n_octaves):
         points = 2**octave + 1
         grid = rng.random((n, points, points))
         factors = (1, height / points, width / points)
-        clouds += ndimage.zoom(grid, factors, order=1) / decay**octave
+        cloud = ndimage.zoom(grid, factors, order=1)
+        clouds += cloud / decay**octave
     darkest = clouds.min(axis=(1, 2), keepdims=True)
     spread = np.ptp(clouds, axis=(1, 2), keepdims=True)
     clouds = (clouds - darkest) / spread
     brightest = x.max(axis=(1, 2, 3), keepdims=True)
     mixed = x + density * clouds[..., None]
-    return np.asarray(mixed * brightest / (brightest + density))
+    white_of_mixed = brightest + density
+    return np.asarray(mixed * brightest / white_of_mixed)
 
 
-def _brightness(x: _Pixels, i: int, rng: Generator) -> _Pixels:
+def _brightness(x: Floats, i: int, rng: Generator) -> Floats:
     """Add to the value of each colour, and keep its hue and saturation."""
     added = (0.05, 0.1, 0.15, 0.2, 0.3)[i]
     value = x.max(axis=3, keepdims=True)
@@ -263,14 +291,14 @@ def _brightness(x: _Pixels, i: int, rng: Generator) -> _Pixels:
     return np.asarray(np.where(value > 0, coloured, brighter))
 
 
-def _contrast(x: _Pixels, i: int, rng: Generator) -> _Pixels:
+def _contrast(x: Floats, i: int, rng: Generator) -> Floats:
     """Move all values towards the mean of the image."""
     factor = (0.75, 0.5, 0.4, 0.3, 0.15)[i]
     mean = x.mean(axis=(1, 2), keepdims=True)
     return np.asarray((x - mean) * factor + mean)
 
 
-def _pixelate(x: _Pixels, i: int, rng: Generator) -> _Pixels:
+def _pixelate(x: Floats, i: int, rng: Generator) -> Floats:
     """Store at a lower resolution."""
     share = (0.95, 0.9, 0.85, 0.75, 0.65)[i]
 
@@ -282,7 +310,7 @@ def _pixelate(x: _Pixels, i: int, rng: Generator) -> _Pixels:
     return _through_pil(x, pixelated)
 
 
-def _jpeg_compression(x: _Pixels, i: int, rng: Generator) -> _Pixels:
+def _jpeg_compression(x: Floats, i: int, rng: Generator) -> Floats:
     """Store as a JPEG file of low quality."""
     quality = (80, 65, 58, 50, 40)[i]
 
@@ -294,23 +322,22 @@ def _jpeg_compression(x: _Pixels, i: int, rng: Generator) -> _Pixels:
     return _through_pil(x, compressed)
 
 
-def _through_pil(x: _Pixels, change: Callable[[Image.Image], Image.Image]) -> _Pixels:
+def _through_pil(x: Floats, change: Callable[[Image.Image], Image.Image]) -> Floats:
     """Apply a change to images of 3 channels as a whole, and to others channel by channel."""
-    n, height, width, channels = x.shape
-    layers = x
-    if channels != 3:
-        layers = np.moveaxis(x, 3, 1).reshape(-1, height, width)
-    changed = []
-    for layer in np.round(layers * 255).astype(np.uint8):
-        picture = change(Image.fromarray(layer))
-        changed.append(np.asarray(picture))
-    found = np.stack(changed) / 255.0
-    if channels != 3:
-        found = np.moveaxis(found.reshape(n, channels, height, width), 1, 3)
-    return found
+    changed = np.empty(x.shape)
+    in_bytes = np.round(x * 255).astype(np.uint8)
+    channels = x.shape[3]
+    for n, image in enumerate(in_bytes):
+        if channels == 3:
+            changed[n] = np.asarray(change(Image.fromarray(image)))
+            continue
+        for channel in range(channels):
+            layer = Image.fromarray(image[..., channel])
+            changed[n, ..., channel] = np.asarray(change(layer))
+    return changed / 255.0
 
 
-CORRUPTIONS: dict[str, Callable[[_Pixels, int, Generator], _Pixels]] = {
+CORRUPTIONS: dict[str, Callable[[Floats, int, Generator], Floats]] = {
     "gaussian_noise": _gaussian_noise,
     "shot_noise": _shot_noise,
     "impulse_noise": _impulse_noise,

@@ -6,14 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import matplotlib.pyplot as plt
 import numpy as np
 
 from hpsearch import metrics
 from hpsearch.errors import ConfigError
-from hpsearch.evaluation import figures
 from hpsearch.evaluation.differences import MEASURES, Difference, compare
 from hpsearch.evaluation.evaluated_model import EvaluatedModel
-from hpsearch.html_report.section import Section
+from hpsearch.html_report.section import Figure, Section, drawn
 from hpsearch.seeds import derive
 
 
@@ -54,25 +54,32 @@ class Verdict:
             level=self.level,
             seed=self.seed,
         )
-        measures = [difference.measure for difference in found]
-        spread = self._spread(evaluated, measures)
-        rows = [self._head()]
-        values: dict[str, float] = {}
+        spreads = self._spreads(evaluated)
+        head = [
+            "measure",
+            "plain",
+            "MC Dropout",
+            "difference",
+            f"{1 - self.level:.0%} interval",
+            "p (Holm)",
+            "spread over seeds",
+            "detectable",
+            "verdict",
+        ]
+        rows = [head]
+        values = {}
         for difference in found:
-            measure = difference.measure
-            rows.append(self._row(difference, spread[measure]))
-            numbers = {
-                "difference": difference.value,
-                "low": difference.low,
-                "high": difference.high,
-                "p": difference.p,
-                "detectable": difference.detectable,
-                "seed_spread": spread[measure],
-            }
-            for name, number in numbers.items():
-                values[f"test/verdict/{measure}/{name}"] = number
-        figure = figures.differences(found, self.level)
-        return Section("Verdict", self.sentence(found), rows, values, figures=[figure])
+            spread = spreads[difference.measure]
+            rows.append(self._row(difference, spread))
+            key = f"test/verdict/{difference.measure}"
+            values[f"{key}/difference"] = difference.value
+            values[f"{key}/low"] = difference.low
+            values[f"{key}/high"] = difference.high
+            values[f"{key}/p"] = difference.p
+            values[f"{key}/detectable"] = difference.detectable
+            values[f"{key}/seed_spread"] = spread
+        text = self.sentence(found)
+        return Section("Verdict", text, rows, values, figures=[self._figure(found)])
 
     def sentence(self, found: Sequence[Difference]) -> str:
         """Return the verdict in words."""
@@ -83,22 +90,9 @@ class Verdict:
                 parts.append(f"{verdict} in {', '.join(names)}")
         return f"MC Dropout against the plain prediction: {'; '.join(parts)}."
 
-    def _head(self) -> tuple[str, ...]:
-        return (
-            "measure",
-            "plain",
-            "MC Dropout",
-            "difference",
-            f"{1 - self.level:.0%} interval",
-            "p (Holm)",
-            "spread over seeds",
-            "detectable",
-            "verdict",
-        )
-
-    def _row(self, difference: Difference, spread: float) -> tuple[str, ...]:
+    def _row(self, difference: Difference, spread: float) -> list[str]:
         plain, mc = difference.values
-        return (
+        return [
             difference.measure,
             f"{plain:.4f}",
             f"{mc:.4f}",
@@ -108,19 +102,42 @@ class Verdict:
             f"{spread:.4f}",
             f"{difference.detectable:.4f}",
             difference.verdict(self.level),
-        )
+        ]
 
-    def _spread(self, evaluated: EvaluatedModel, measures: Sequence[str]) -> dict[str, float]:
+    def _spreads(self, evaluated: EvaluatedModel) -> dict[str, float]:
         """Return the standard deviation of MC Dropout's measures over sets of masks."""
+        test = evaluated.test
         summaries = []
         for place in range(self.n_seeds):
             seed = derive(evaluated.settings.seed, "spread", place)
-            prediction = evaluated.sampler.predict(evaluated.test.images, seed=seed)
-            summary = metrics.summary(prediction.probs, evaluated.test.labels)
+            prediction = evaluated.sampler.predict(test.images, seed=seed)
+            summary = metrics.summary(prediction.probs, test.labels)
             summaries.append(summary)
         ddof = min(1, self.n_seeds - 1)
-        spread = {}
-        for name in measures:
+        spreads = {}
+        for name in MEASURES:
             values = [summary[name] for summary in summaries]
-            spread[name] = float(np.std(values, ddof=ddof))
-        return spread
+            spreads[name] = float(np.std(values, ddof=ddof))
+        return spreads
+
+    def _figure(self, found: Sequence[Difference]) -> Figure:
+        """Draw each difference and its interval, in units of the smallest detectable difference."""
+        plot, axis = plt.subplots(figsize=(5.5, 0.5 * len(found) + 1.4))
+        names = []
+        for row, difference in enumerate(reversed(found)):
+            unit = difference.detectable or 1.0
+            low = difference.low / unit
+            high = difference.high / unit
+            value = difference.value / unit
+            axis.plot([low, high], [row, row], color="tab:blue")
+            axis.plot(value, row, "o", color="tab:blue")
+            names.append(difference.measure)
+        axis.axvline(0, color="grey", linewidth=1)
+        axis.set_yticks(range(len(names)), names)
+        axis.set_xlabel("MC Dropout minus plain, in smallest detectable differences")
+        caption = (
+            f"Differences with their {1 - self.level:.0%} bootstrap intervals. An interval that "
+            "holds 0 shows no difference. MC Dropout is better to the right of 0 for accuracy, and "
+            "to the left of 0 for every other measure."
+        )
+        return drawn("differences", plot, caption)

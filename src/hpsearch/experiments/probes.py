@@ -21,7 +21,7 @@ from keras import ops
 from hpsearch import metrics
 from hpsearch.data.split import Examples
 from hpsearch.errors import ModelError
-from hpsearch.evaluation.evaluated_model import EvaluatedModel, evaluate
+from hpsearch.evaluation.evaluated_model import EvaluatedModel
 from hpsearch.experiments.arms import Trained, Workbench
 from hpsearch.experiments.learning_rate_test import RangeTest
 from hpsearch.mc_dropout.passes import Sampler, compiled
@@ -96,7 +96,7 @@ class OnTest:
         found = size(bench, trained)
         evaluated = EvaluatedModel(trained.model, self.uncertainty, bench.data.val, self.test)
         try:
-            found.update(evaluate(evaluated).metrics())
+            found.update(evaluated.evaluate().metrics())
         except ModelError:
             probs = evaluated.plain(self.test.images)
             summary = metrics.summary(probs, self.test.labels)

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.data.split import SearchData
 from hpsearch.errors import ModelError, SearchError, TrackingError
-from hpsearch.evaluation.evaluated_model import EvaluatedModel, Evaluation, evaluate
+from hpsearch.evaluation.evaluated_model import EvaluatedModel, Evaluation
 from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.models.own_code import config_of, own_code
 from hpsearch.serving.fresh_process import first_line
@@ -255,7 +255,7 @@ class Conclusion:
         """
         client = self.tracking.client
         try:
-            evaluation = evaluate(evaluated)
+            evaluation = evaluated.evaluate()
         except ModelError as error:  # a person's HyperModel may have no dropout layer
             progress.say(f"No MC Dropout evaluation: {error}")
             key = "hpsearch.not_evaluated_because"

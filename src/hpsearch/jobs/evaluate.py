@@ -24,7 +24,7 @@ from rich.console import Console
 
 from hpsearch.data.split import Data, SearchData
 from hpsearch.errors import ConfigError, ModelError
-from hpsearch.evaluation.evaluated_model import EvaluatedModel, Evaluation, evaluate
+from hpsearch.evaluation.evaluated_model import EvaluatedModel, Evaluation
 from hpsearch.html_report.page import html
 from hpsearch.html_report.section import Section
 from hpsearch.mc_dropout.prediction import McDropout
@@ -94,7 +94,7 @@ class Evaluate:
         _check_fits(model, known)
         members = _members(registry, found)
         evaluated = EvaluatedModel(model, self.uncertainty, known.val, data.test(), members)
-        evaluation = evaluate(evaluated)
+        evaluation = evaluated.evaluate()
         name = f"{found.name} version {found.version}"
         tags = {
             "hpsearch.model": found.name,

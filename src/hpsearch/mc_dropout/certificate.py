@@ -1,8 +1,8 @@
 """Self-test of the Monte Carlo Dropout conversion, run on every model that is evaluated.
 
-`certify` shows that the converted model draws different samples, changes no variable of the model,
-and gives the plain output when all dropout rates are 0. It returns a `Certificate`, or raises an
-error where a check fails.
+`Certificate.of` shows that the converted model draws different samples, changes no variable of the
+model, and gives the plain output when all dropout rates are 0. It raises an error where a check
+fails.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 from keras import ops
-from numpy.typing import NDArray
 
 from hpsearch.errors import ModelError
-from hpsearch.mc_dropout.mc_layers import McAlphaDropout, Site, mc_layer
+from hpsearch.mc_dropout.mc_layers import McAlphaDropout, Site
 from hpsearch.mc_dropout.passes import Sampler
 from hpsearch.models.dropout_masks import row_keys
 
@@ -42,6 +41,48 @@ class Certificate:
     variables_unchanged: bool
     plain_gap: float
     alpha_errors: float
+
+    @classmethod
+    def of(cls, sampler: Sampler, images: np.ndarray) -> Certificate:
+        """Test the conversion of a sampler's model on a few images.
+
+        Args:
+            sampler: The sampler of the model.
+            images: Model input, (N, ...); the test uses the first 64.
+
+        Raises:
+            ModelError: A check failed, so numbers from this conversion must not be used.
+        """
+        model = sampler.model
+        converted = sampler.split
+        probes = images[:64]
+        before = fingerprint(model)
+        first = sampler.predict(probes, n_samples=1, seed=1)
+        second = sampler.predict(probes, n_samples=1, seed=2)
+        change = np.abs(first.probs - second.probs)
+        zeros = [0.0] * len(converted.rates)
+        at_zero = sampler.predict(probes, n_samples=1, rates=zeros)
+        plain = model(ops.convert_to_tensor(probes), training=False)
+        if sampler.settings.from_logits:
+            plain = ops.softmax(plain)
+        gap = np.abs(ops.convert_to_numpy(plain) - at_zero.probs)
+        after = fingerprint(model)
+        alpha_errors = [_alpha_errors(site) for site in converted.sites]
+        certificate = cls(
+            n_active=len(converted.sites),
+            left_off=converted.left_off,
+            samples_vary=bool(change.max() > 1e-6),
+            variables_unchanged=after == before,
+            plain_gap=float(gap.max()),
+            alpha_errors=max(alpha_errors),
+        )
+        failures = certificate.failures
+        if failures:
+            raise ModelError(
+                f"Expected {model.name!r} to pass the self-test of MC Dropout, received: "
+                f"{'; '.join(failures)}."
+            )
+        return certificate
 
     def sentence(self) -> str:
         """Return the results of a passed self-test as text for people."""
@@ -79,48 +120,6 @@ class Certificate:
         return failures
 
 
-def certify(model: keras.Model, sampler: Sampler, images: NDArray[np.generic]) -> Certificate:
-    """Test the conversion of a model on a few images.
-
-    Args:
-        model: The model that was converted.
-        sampler: The sampler of this model.
-        images: Model input, (N, ...); the test uses the first 64.
-
-    Raises:
-        ModelError: A check failed, so numbers from this conversion must not be used.
-    """
-    converted = sampler.split
-    probes = images[:64]
-    before = fingerprint(model)
-    first = sampler.predict(probes, n_samples=1, seed=1)
-    second = sampler.predict(probes, n_samples=1, seed=2)
-    change = np.abs(first.probs - second.probs)
-    zeros = [0.0] * len(converted.rates)
-    at_zero = sampler.predict(probes, n_samples=1, rates=zeros)
-    plain = model(ops.convert_to_tensor(probes), training=False)
-    if sampler.settings.from_logits:
-        plain = ops.softmax(plain)
-    gap = np.abs(ops.convert_to_numpy(plain) - at_zero.probs)
-    after = fingerprint(model)
-    alpha_errors = [_alpha_errors(site) for site in converted.sites]
-    certificate = Certificate(
-        n_active=len(converted.sites),
-        left_off=converted.left_off,
-        samples_vary=bool(change.max() > 1e-6),
-        variables_unchanged=after == before,
-        plain_gap=float(gap.max()),
-        alpha_errors=max(alpha_errors, default=0.0),
-    )
-    failures = certificate.failures
-    if failures:
-        raise ModelError(
-            f"Expected {model.name!r} to pass the self-test of MC Dropout, received: "
-            f"{'; '.join(failures)}."
-        )
-    return certificate
-
-
 def fingerprint(model: keras.Model) -> str:
     """Return a hash of the bytes of all variables except the states of seed generators."""
     digest = hashlib.sha256()
@@ -136,7 +135,7 @@ def _alpha_errors(site: Site) -> float:
 
     The value is 0 for other layers.
     """
-    layer = mc_layer(site)
+    layer = site.mc_layer()
     if not isinstance(layer, McAlphaDropout):
         return 0.0
     rng = np.random.default_rng(0)
@@ -144,14 +143,15 @@ def _alpha_errors(site: Site) -> float:
     normal = rng.standard_normal((n_rows, 200))
     normal = (normal - normal.mean()) / normal.std()
     inputs = ops.convert_to_tensor(normal, "float32")
-    seeds = np.asarray([1, 2], np.int32)
     rows = ops.arange(n_rows, dtype="int32")
-    keys = row_keys(seeds, 0, rows)
+    keys = row_keys([1, 2], 0, rows)
     rates = ops.full((site.position + 1,), site.rate, dtype="float32")
-    outputs = ops.convert_to_numpy(layer(inputs, keys, rates))
-    noisy = np.float64(outputs)
+    outputs = layer(inputs, keys, rates)
+    noisy = np.float64(ops.convert_to_numpy(outputs))
     square = np.square(noisy)
     root_n = noisy.size**0.5
-    of_mean = abs(noisy.mean()) / (noisy.std() / root_n)
-    of_variance = abs(square.mean() - 1.0) / (square.std() / root_n)
+    error_of_mean = noisy.std() / root_n
+    error_of_variance = square.std() / root_n
+    of_mean = abs(noisy.mean()) / error_of_mean
+    of_variance = abs(square.mean() - 1.0) / error_of_variance
     return float(max(of_mean, of_variance))

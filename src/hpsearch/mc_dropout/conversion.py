@@ -1,20 +1,21 @@
 """Conversion of a trained model for Monte Carlo Dropout.
 
-`split` rebuilds a Keras model on the same layers and weights, in two parts. Dropout layers become
-always-on layers that take their randomness as an input. All other layers are the same objects and
-run in inference mode, so BatchNormalization is left alone. The model is cut before its first
-active dropout layer: `prefix` is deterministic and runs once, `suffix` runs once per sample.
+`Split.of` rebuilds a Keras model on the same layers and weights, in two parts. Dropout layers
+become always-on layers that take their randomness as an input. All other layers are the same
+objects and run in inference mode, so BatchNormalization is left alone. The model is cut before its
+first active dropout layer: `prefix` is deterministic and runs once, `suffix` runs once per sample.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import keras
 
 from hpsearch.errors import ModelError
-from hpsearch.mc_dropout.mc_layers import DROPOUTS, Site, Tensor, mc_layer
+from hpsearch.mc_dropout.mc_layers import DROPOUTS, Site, Tensor
 
 
 @dataclass(frozen=True)
@@ -37,60 +38,47 @@ class Split:
     rates: tuple[float, ...]
     left_off: tuple[str, ...]
 
+    @classmethod
+    def of(cls, model: keras.Model) -> Split:
+        """Cut a model before its first active dropout layer.
 
-def split(model: keras.Model, rates: Sequence[float] | None = None) -> Split:
-    """Cut a model before its first active dropout layer.
+        Args:
+            model: A built Sequential or Functional model with one input and one output.
 
-    Args:
-        model: A built Sequential or Functional model with one input and one output.
-        rates: Test-time rate of each call of a dropout layer, in the order of the calls, in
-            [0, 1); 0 switches the layer off. By default each layer keeps its own rate.
-
-    Raises:
-        ModelError: The model is of another kind, cannot be converted, or has no active dropout.
-        ValueError: The number of rates is not the number of calls.
-    """
-    functional = _functional(model)
-    rewrite = _Rewrite(rates)
-    old_input = functional.inputs[0]
-    inputs = keras.Input(batch_shape=old_input.shape, dtype=old_input.dtype)
-    output = rewrite.replay(functional, inputs)
-    n_calls = len(rewrite.rates)
-    if rates is not None and len(rates) != n_calls:
-        raise ValueError(
-            f"Expected {n_calls} rates, one per call of a dropout layer. "
-            f"Received: rates={list(rates)}."
+        Raises:
+            ModelError: The model is of another kind, cannot be converted, or has no active dropout.
+        """
+        functional = _functional(model)
+        rewrite = _Rewrite()
+        old_input = functional.inputs[0]
+        inputs = keras.Input(batch_shape=old_input.shape, dtype=old_input.dtype)
+        output = rewrite.replay(functional, inputs)
+        if id(output) not in rewrite.stochastic:
+            raise ModelError(_no_dropout(rewrite))
+        features = list(rewrite.frontier.values())
+        suffix_inputs = [*features, rewrite.keys, rewrite.rate_input]
+        return cls(
+            prefix=keras.Model(inputs, features),
+            suffix=keras.Model(suffix_inputs, output),
+            sites=tuple(rewrite.sites),
+            rates=tuple(rewrite.rates),
+            left_off=tuple(rewrite.left_off),
         )
-    if id(output) not in rewrite.stochastic:
-        raise ModelError(_no_dropout(rewrite))
-    features = list(rewrite.frontier.values())
-    suffix_inputs = [*features, rewrite.keys, rewrite.rate_input]
-    return Split(
-        prefix=keras.Model(inputs, features),
-        suffix=keras.Model(suffix_inputs, output),
-        sites=tuple(rewrite.sites),
-        rates=tuple(rewrite.rates),
-        left_off=tuple(rewrite.left_off),
-    )
 
 
 def _functional(model: keras.Model) -> keras.Model:
     """Return a model as a Functional model with one input and one output, or raise ModelError."""
     functional = None
-    try:
-        inputs = model.inputs
-        outputs = model.outputs
-        functional = keras.Model(inputs, outputs)
-    except (AttributeError, ValueError, TypeError):
-        inputs = None
-    if not inputs:
+    with suppress(AttributeError, ValueError, TypeError):
+        functional = keras.Model(model.inputs, model.outputs)
+    if functional is None or not model.inputs:
         raise ModelError(
             "Expected a built Sequential or Functional model for MC Dropout, received "
             f"{model.name!r} of type {type(model).__name__}: build it, or rebuild it as a "
             "Functional model and load its weights."
         )
-    n_inputs = len(inputs)
-    n_outputs = len(outputs)
+    n_inputs = len(model.inputs)
+    n_outputs = len(model.outputs)
     if n_inputs != 1 or n_outputs != 1:
         raise ModelError(
             "Expected a model with one input and one output for MC Dropout, received "
@@ -118,9 +106,6 @@ def _no_dropout(rewrite: _Rewrite) -> str:
 class _Rewrite:
     """A walk over the graph of a model, which calls all layers again on new symbolic tensors.
 
-    Args:
-        wanted: Test-time rates for the calls of dropout layers, or None to keep their own rates.
-
     Attributes:
         rates: Rate of each call of a dropout layer so far.
         sites: Active dropout layers so far.
@@ -131,15 +116,14 @@ class _Rewrite:
         rate_input: Input of the suffix for the dropout rates.
     """
 
-    def __init__(self, wanted: Sequence[float] | None) -> None:
-        self.wanted = wanted
+    def __init__(self) -> None:
         self.rates: list[float] = []
         self.sites: list[Site] = []
         self.left_off: list[str] = []
         self.stochastic: set[int] = set()
         self.frontier: dict[int, keras.KerasTensor] = {}
-        self.keys = keras.Input(batch_shape=(None, 2), dtype="int32", name="mc_keys")
-        self.rate_input = keras.Input(batch_shape=(None,), dtype="float32", name="mc_rates")
+        self.keys = keras.Input((2,), dtype="int32", name="mc_keys")
+        self.rate_input = keras.Input((), dtype="float32", name="mc_rates")
 
     def replay(self, functional: keras.Model, inputs: Tensor) -> Tensor:
         """Call all layers of a Functional model on a new input, in order, and return the output."""
@@ -161,15 +145,15 @@ class _Rewrite:
         if kwargs.get("training"):
             kwargs["training"] = False
         outputs = layer(*args, **kwargs)
-        inputs = _tensors((args, kwargs))
-        if any(id(tensor) in self.stochastic for tensor in inputs):
+        inputs = keras.tree.flatten((args, kwargs))
+        if any(id(part) in self.stochastic for part in inputs):
             self._mark(inputs, outputs)
         return outputs
 
     def _drop(self, layer: keras.layers.Layer, inputs: Tensor) -> Tensor:
         """Call the always-on layer, or return the input unchanged where the rate is 0."""
         position = len(self.rates)
-        rate = self._rate(layer, position)
+        rate = float(layer.rate)
         self.rates.append(rate)
         if rate == 0:
             return inputs
@@ -186,24 +170,16 @@ class _Rewrite:
             )
         site = Site(layer, rate, position)
         self.sites.append(site)
-        replacement = mc_layer(site)
+        replacement = site.mc_layer()
         outputs = replacement(inputs, self.keys, self.rate_input)
         self._mark([inputs], outputs)
         return outputs
 
-    def _rate(self, layer: keras.layers.Layer, position: int) -> float:
-        """Return the test-time rate of a call of a dropout layer."""
-        if self.wanted is None:
-            return float(layer.rate)
-        if position >= len(self.wanted):  # `split` raises an error after the walk
-            return float(layer.rate)
-        return float(self.wanted[position])
-
-    def _mark(self, inputs: Sequence[Tensor], outputs: Tensor) -> None:
+    def _mark(self, inputs: Sequence[object], outputs: Tensor) -> None:
         """Note the outputs of a layer as stochastic, and its deterministic inputs as features."""
-        for tensor in inputs:
-            if id(tensor) not in self.stochastic:
-                self.frontier[id(tensor)] = tensor
+        for part in inputs:
+            if isinstance(part, keras.KerasTensor) and id(part) not in self.stochastic:
+                self.frontier[id(part)] = part
         for tensor in keras.tree.flatten(outputs):
             self.stochastic.add(id(tensor))
 
@@ -213,18 +189,6 @@ def _has_dropout(layer: object) -> bool:
     if not isinstance(layer, keras.layers.Layer):
         return False
     for part in layer._flatten_layers():
-        if isinstance(part, DROPOUTS):
-            return True
-        rate = getattr(part, "dropout", None)
-        if rate:
+        if isinstance(part, DROPOUTS) or getattr(part, "dropout", None):
             return True
     return False
-
-
-def _tensors(arguments: object) -> list[keras.KerasTensor]:
-    """Return the symbolic tensors among the arguments of a call, at any depth."""
-    tensors = []
-    for part in keras.tree.flatten(arguments):
-        if isinstance(part, keras.KerasTensor):
-            tensors.append(part)
-    return tensors

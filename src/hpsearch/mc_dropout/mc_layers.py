@@ -43,6 +43,14 @@ class Site:
     rate: float
     position: int
 
+    def mc_layer(self) -> keras.layers.Layer:
+        """Return the always-on layer that replaces the dropout layer."""
+        if isinstance(self.layer, keras.layers.AlphaDropout):
+            return McAlphaDropout(self)
+        if isinstance(self.layer, keras.layers.GaussianDropout):
+            return _McGaussianDropout(self)
+        return McStandardDropout(self)
+
 
 class _McLayer(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
     """Base of the dropout layers that draw from given keys.
@@ -64,16 +72,14 @@ class _McLayer(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
             keys: Two 32-bit integers per row, (B, 2), or (1, 2) where all rows share one mask.
             rates: Rates of all calls of dropout layers in the model, (L,).
         """
-        n_axes = len(inputs.shape)
-        shared = _shared_axes(self.site.layer, n_axes)
-        shape = ops.shape(inputs)
-        row_shape = list(shape[1:])
-        for axis in range(1, n_axes):
-            if axis in shared:
-                row_shape[axis - 1] = 1
+        shape = list(ops.shape(inputs))
+        for axis in _shared_axes(self.site.layer, len(shape)):
+            shape[axis] = 1
+        shape[0] = -1
         position = self.site.position
-        words = random_bits(keys, position, math.prod(row_shape))
-        words = ops.reshape(words, (-1, *row_shape))
+        n_words = math.prod(shape[1:])
+        words = random_bits(keys, position, n_words)
+        words = ops.reshape(words, shape)
         uniform = uniform_of(words)
         inputs = ops.cast(inputs, self.compute_dtype)
         return self.noisy(inputs, uniform, rates[position])
@@ -96,9 +102,7 @@ class _McLayer(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
 class McStandardDropout(_McLayer):
     """Inverted dropout, for Dropout and SpatialDropout layers (Srivastava et al., 2014)."""
 
-    def noisy(self, inputs: Tensor, uniform: Tensor, rate: Tensor) -> Tensor:
-        """Return input / (1 - rate) where the mask keeps the input, and 0 elsewhere."""
-        return dropped(inputs, uniform, rate)
+    noisy = staticmethod(dropped)
 
 
 class McAlphaDropout(_McLayer):
@@ -107,9 +111,7 @@ class McAlphaDropout(_McLayer):
     Dropped values become SELU's negative saturation value instead of 0.
     """
 
-    def noisy(self, inputs: Tensor, uniform: Tensor, rate: Tensor) -> Tensor:
-        """Return the input where kept and the saturation value elsewhere, scaled and shifted."""
-        return alpha_dropped(inputs, uniform, rate)
+    noisy = staticmethod(alpha_dropped)
 
 
 class _McGaussianDropout(_McLayer):
@@ -117,20 +119,11 @@ class _McGaussianDropout(_McLayer):
 
     def noisy(self, inputs: Tensor, uniform: Tensor, rate: Tensor) -> Tensor:
         """Return input * (1 + sqrt(rate / (1 - rate)) * normal)."""
-        centred = (ops.cast(uniform, "float32") + 0.5) * 2.0**-23 - 1.0  # in (-1, 1)
+        uniform = ops.cast(uniform, "float32")
+        centred = (uniform + 0.5) * 2.0**-23 - 1.0  # in (-1, 1)
         scale = ops.sqrt(2.0 * rate / (1.0 - rate))  # erfinv is normal / sqrt(2)
         noise = 1.0 + scale * ops.erfinv(centred)
         return inputs * ops.cast(noise, inputs.dtype)
-
-
-def mc_layer(site: Site) -> keras.layers.Layer:
-    """Return the always-on layer that replaces the dropout layer of a site."""
-    layer = site.layer
-    if isinstance(layer, keras.layers.AlphaDropout):
-        return McAlphaDropout(site)
-    if isinstance(layer, keras.layers.GaussianDropout):
-        return _McGaussianDropout(site)
-    return McStandardDropout(site)
 
 
 def _shared_axes(layer: keras.layers.Layer, n_axes: int) -> Sequence[int]:

@@ -6,6 +6,7 @@ loop over the passes is compiled, and its memory is bounded, however large S is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,7 +16,7 @@ from keras import ops
 from numpy.typing import ArrayLike, NDArray
 
 from hpsearch.errors import ModelError
-from hpsearch.mc_dropout.conversion import Split, split
+from hpsearch.mc_dropout.conversion import Split
 from hpsearch.mc_dropout.mc_layers import Tensor
 from hpsearch.mc_dropout.prediction import McDropout, McPrediction
 from hpsearch.metrics import SUM_TOLERANCE, Floats
@@ -44,6 +45,25 @@ class _Sums(NamedTuple):
     votes: Tensor  # (B, C)
     grouped: Tensor  # (B, N_GROUPS), probabilities of the label
 
+    def prediction(self, n_samples: int) -> McPrediction:
+        """Return the prediction that these sums of `n_samples` passes give."""
+        group_size = _group_size(n_samples)
+        n_groups = math.ceil(n_samples / group_size)
+        sizes = np.full(n_groups, group_size)
+        sizes[-1] = n_samples - group_size * (n_groups - 1)
+        totals = self.mean.sum(axis=1, keepdims=True)
+        squares = np.maximum(self.squares, 0.0)
+        label_probs = self.grouped[:, :n_groups] / sizes
+        return McPrediction(
+            probs=self.mean / totals,
+            expected_entropy=self.entropy / n_samples,
+            variance=squares / n_samples,
+            votes=self.votes / n_samples,
+            label_probs=label_probs.T,
+            group_size=group_size,
+            n_samples=n_samples,
+        )
+
 
 class Sampler:
     """Draw stochastic passes of one model.
@@ -54,10 +74,9 @@ class Sampler:
         model: A built Sequential or Functional model. The sampler shares its layers and weights
             and never changes them.
         settings: The number of passes, and how to draw them.
-        rates: Test-time rate of each call of a dropout layer, in the order of the calls. By
-            default each layer keeps its own rate.
 
     Attributes:
+        split: The converted model.
         N_GROUPS: The largest number of groups of passes in a prediction, whatever S is.
 
     Raises:
@@ -66,11 +85,10 @@ class Sampler:
 
     N_GROUPS: ClassVar[int] = 128
 
-    def __init__(
-        self, model: keras.Model, settings: McDropout, rates: Sequence[float] | None = None
-    ) -> None:
-        self.split: Split = split(model, rates)
+    def __init__(self, model: keras.Model, settings: McDropout) -> None:
+        self.model = model
         self.settings = settings
+        self.split = Split.of(model)
         self.n_classes = _n_classes(model)
         self._prefix = compiled(self._features)
         self._passes = compiled(self._sum_passes)
@@ -78,7 +96,7 @@ class Sampler:
 
     def predict(
         self,
-        images: NDArray[np.generic],
+        images: np.ndarray,
         labels: ArrayLike | None = None,
         *,
         n_samples: int | None = None,
@@ -110,12 +128,14 @@ class Sampler:
         if labels is None:
             labels = np.zeros(len(images))
         labels = np.asarray(labels, np.int32)
+        if rates is None:
+            rates = self.split.rates
         plan = self._plan(n_samples, seed, rates)
         sums = self._sums(images, labels, plan)
         check_distributions(sums.mean, self.settings.from_logits)
-        return _prediction(sums, n_samples)
+        return sums.prediction(n_samples)
 
-    def samples(self, images: NDArray[np.generic], *, n_samples: int, seed: int) -> Floats:
+    def samples(self, images: np.ndarray, *, n_samples: int, seed: int) -> Floats:
         """Return the distributions of each single pass, (S, N, C).
 
         These are the values that `predict` sums. Their size grows with S.
@@ -125,20 +145,16 @@ class Sampler:
             n_samples: S.
             seed: Root of all draws, as for `predict`.
         """
-        plan = self._plan(n_samples, seed, None)
-        parts = []
+        plan = self._plan(n_samples, seed, self.split.rates)
+        samples = np.empty((n_samples, len(images), self.n_classes))
         for features, rows in self._batches(images):
             row_numbers = _int32(rows)
-            passes = []
-            for i in range(n_samples):
-                number = _int32(i)
-                probs = self._one(number, features, row_numbers, plan)
-                passes.append(ops.convert_to_numpy(probs))
-            stacked = np.stack(passes)
             n_left = len(images) - rows[0]
-            parts.append(stacked[:, :n_left])
-        samples = np.concatenate(parts, axis=1)
-        return samples.astype(np.float64)
+            for i in range(n_samples):
+                probs = self._one(_int32(i), features, row_numbers, plan)
+                array = ops.convert_to_numpy(probs)
+                samples[i, rows[:n_left]] = array[:n_left]
+        return samples
 
     def rows_per_call(self, n_rows: int) -> int:
         """Return how many of `n_rows` rows a compiled call takes under the memory limit.
@@ -146,13 +162,11 @@ class Sampler:
         Raises:
             ModelError: One row alone exceeds the limit.
         """
-        n_values = _values_per_row(self.split.prefix)
+        n_values = 4 * self.n_classes + self.N_GROUPS
+        n_values += _values_per_row(self.split.prefix)
         n_values += _values_per_row(self.split.suffix)
-        n_values += 4 * self.n_classes
-        n_values += self.N_GROUPS
         n_bytes = 4 * n_values  # of float32
-        memory_bytes = self.settings.memory_mb * 2**20
-        limit = int(memory_bytes // n_bytes)
+        limit = int(self.settings.memory_mb * 2**20 // n_bytes)
         if not limit:
             raise ModelError(
                 f"One image needs {n_bytes / 2**20:.1f} MB in a pass of this model, more than "
@@ -164,38 +178,29 @@ class Sampler:
         """Return the two integers from which all draws of a seed are derived."""
         return [derive(seed, "mc_dropout", word) for word in range(2)]
 
-    def _plan(self, n_samples: int, seed: int, rates: Sequence[float] | None) -> _Plan:
-        if rates is None:
-            rates = self.split.rates
-        rate_array = np.asarray(rates, np.float32)
-        group_size = _group_size(n_samples)
-        words = self.seed_words(seed)
+    def _plan(self, n_samples: int, seed: int, rates: Sequence[float]) -> _Plan:
         return _Plan(
             n_samples=_int32(n_samples),
-            group_size=_int32(group_size),
-            seeds=_int32(words),
-            rates=ops.convert_to_tensor(rate_array),
+            group_size=_int32(_group_size(n_samples)),
+            seeds=_int32(self.seed_words(seed)),
+            rates=ops.convert_to_tensor(rates, "float32"),
         )
 
-    def _sums(self, images: NDArray[np.generic], labels: NDArray[np.int32], plan: _Plan) -> _Sums:
+    def _sums(self, images: np.ndarray, labels: NDArray[np.int32], plan: _Plan) -> _Sums:
         """Return the sums of all N rows as float64 arrays."""
         last_row = len(images) - 1
         parts = []
         for features, rows in self._batches(images):
             batch_labels = labels[np.minimum(rows, last_row)]
             sums = self._passes(features, _int32(rows), _int32(batch_labels), plan)
-            arrays = [ops.convert_to_numpy(part) for part in sums]
-            n_left = len(images) - rows[0]
-            parts.append([array[:n_left] for array in arrays])
+            parts.append([ops.convert_to_numpy(part) for part in sums])
         whole = []
         for column in zip(*parts, strict=True):
-            array = np.concatenate(column)
+            array = np.concatenate(column)[: len(images)]
             whole.append(array.astype(np.float64))
-        return _Sums._make(whole)
+        return _Sums(*whole)
 
-    def _batches(
-        self, images: NDArray[np.generic]
-    ) -> Iterator[tuple[list[Tensor], NDArray[np.int64]]]:
+    def _batches(self, images: np.ndarray) -> Iterator[tuple[list[Tensor], NDArray[np.int64]]]:
         """Yield the features and the row numbers of each batch.
 
         The last batch repeats the last row, so that all batches have one shape. Its row numbers
@@ -306,8 +311,7 @@ def check_distributions(probs: Floats, from_logits: bool) -> None:
             "Expected class probabilities, received NaN or infinite values: the model has diverged."
         )
     gaps = np.abs(probs.sum(axis=1) - 1)
-    sum_to_one = (gaps <= SUM_TOLERANCE).all()
-    if (probs < 0).any() or not sum_to_one:
+    if probs.min() < 0 or gaps.max() > SUM_TOLERANCE:
         setting = str(from_logits).lower()
         raise ModelError(
             "Expected class probabilities that sum to one, received values from "
@@ -316,29 +320,9 @@ def check_distributions(probs: Floats, from_logits: bool) -> None:
         )
 
 
-def _prediction(sums: _Sums, n_samples: int) -> McPrediction:
-    """Return the prediction that the sums of `n_samples` passes give."""
-    group_size = _group_size(n_samples)
-    n_groups = -(-n_samples // group_size)
-    sizes = np.full(n_groups, group_size)
-    sizes[-1] = n_samples - group_size * (n_groups - 1)
-    totals = sums.mean.sum(axis=1, keepdims=True)
-    squares = np.maximum(sums.squares, 0.0)
-    label_probs = sums.grouped[:, :n_groups] / sizes
-    return McPrediction(
-        probs=sums.mean / totals,
-        expected_entropy=sums.entropy / n_samples,
-        variance=squares / n_samples,
-        votes=sums.votes / n_samples,
-        label_probs=label_probs.T,
-        group_size=group_size,
-        n_samples=n_samples,
-    )
-
-
 def _group_size(n_samples: int) -> int:
     """Return how many passes make a group: n_samples / N_GROUPS, rounded up."""
-    return -(-n_samples // Sampler.N_GROUPS)
+    return math.ceil(n_samples / Sampler.N_GROUPS)
 
 
 def _int32(values: ArrayLike) -> Tensor:
@@ -355,18 +339,16 @@ def _values_per_row(model: keras.Model) -> int:
     for layer in model.layers:
         for output in keras.tree.flatten(layer.output):
             sizes = [size or 1 for size in output.shape[1:]]
-            n_values += int(np.prod(sizes))
+            n_values += math.prod(sizes)
     return n_values
 
 
 def _n_classes(model: keras.Model) -> int:
     shape = model.outputs[0].shape
-    n_classes = 0
-    if len(shape) == 2:
-        n_classes = int(shape[1] or 0)
-    if n_classes < 2:
+    n_classes = shape[-1] or 0
+    if len(shape) != 2 or n_classes < 2:
         raise ModelError(
             "Expected a model that returns one probability per class, (N, C) with C of at least "
             f"2, received {shape}."
         )
-    return n_classes
+    return int(n_classes)

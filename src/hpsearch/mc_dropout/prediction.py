@@ -82,7 +82,8 @@ class McPrediction:
     @property
     def mutual_information(self) -> Floats:
         """Predictive minus expected entropy, (N,), in nats: epistemic uncertainty."""
-        return metrics.information(self.predictive_entropy, self.expected_entropy)
+        difference = self.predictive_entropy - self.expected_entropy
+        return np.maximum(difference, 0.0)
 
     @property
     def variation_ratio(self) -> Floats:
