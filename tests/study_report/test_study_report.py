@@ -19,9 +19,9 @@ from hpsearch.html_report.section import Section
 from hpsearch.space.space import Space
 from hpsearch.study.direction import Direction
 from hpsearch.study.pruners import Hyperband
-from hpsearch.study_report import description
-from hpsearch.study_report.advice import Advice, Prospects, edges
+from hpsearch.study_report.advice import Advice, Edge, Prospects
 from hpsearch.study_report.commands import Commands
+from hpsearch.study_report.description import Descriptions
 from hpsearch.study_report.figures import Clock
 from hpsearch.study_report.searched import Dimension, Searched
 from hpsearch.study_report.sections import duration, importances, sections
@@ -141,7 +141,7 @@ def test_hyperparameters_have_the_names_and_bounds_that_people_read():
 
 
 def test_a_best_value_at_a_bound_says_where_to_widen_it_unless_nothing_lies_beyond():
-    found = {edge.dimension.name: edge for edge in edges(SEARCHED)}
+    found = {edge.dimension.name: edge for edge in Edge.all_of(SEARCHED)}
     assert found["learning_rate"].bound == "high"
     assert (
         found["learning_rate"].override(SEARCHED.space) == "space.bounds.learning_rate.high=0.032"
@@ -170,6 +170,14 @@ def test_the_next_command_is_the_one_that_was_typed_with_what_changes():
     without_record = study_of([], {"data": {"name": "digits", "path": "x"}})
     again = Commands(without_record).resume()
     assert again == "python -m hpsearch search study.name=digits-selu"
+
+
+def test_a_trial_without_a_value_has_no_loss():
+    best = SEARCHED.best
+    assert SEARCHED.loss(best) == 0.2
+    stopped = next(t for t in SEARCHED.trials if t.state == TrialState.PRUNED)
+    with pytest.raises(TypeError):  # a loss of 0 would be better than the best trial's
+        SEARCHED.loss(stopped)
 
 
 def test_importances_name_what_matters():
@@ -265,8 +273,8 @@ def test_a_page_escapes_what_it_shows():
 
 
 def test_a_trials_description_has_its_end_and_its_place():
-    places = description.Places("3", "parent", {}, None, {})
-    told = {t.number: description.of_trial(SEARCHED, t, places) for t in SEARCHED.trials}
+    descriptions = Descriptions(SEARCHED, "3", "parent", {}, None)
+    told = {t.number: descriptions.of_trial(t) for t in SEARCHED.trials}
     study = "[digits-selu](#/experiments/3/runs/parent?workflowType=machine_learning)"
     assert (
         told[1]

@@ -21,11 +21,10 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import qmc
 from sklearn.exceptions import ConvergenceWarning
@@ -33,14 +32,11 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from threadpoolctl import threadpool_limits
 
-from hpsearch.metrics import Floats
-from hpsearch.seeds import derive
 from hpsearch.space.bounds import Range, Value
 from hpsearch.space.space import LIMITS, Space
-from hpsearch.study.study import value_of
 from hpsearch.study_report.commands import Commands
 from hpsearch.study_report.figures import Clock
-from hpsearch.study_report.searched import Dimension, Searched, end_of
+from hpsearch.study_report.searched import Dimension, Floats, Searched, end_of
 
 
 @dataclass(frozen=True)
@@ -64,23 +60,19 @@ class Advice:
         """Return what should come next: wider bounds, more trials, or a look at the model."""
         commands = Commands(searched)
         outlook = _Outlook.of(searched)
-        found = edges(searched)
-        n_spent = len(searched.spent)
-        n_more = min(max(n_spent, Prospects.MIN_FINISHED), 100)  # as many again, within reason
-        n_trials = n_spent + n_more
-        cut = [edge for edge in found if edge.bound]
+        edges = Edge.all_of(searched)
+        cut = [edge for edge in edges if edge.bound]
+        if not cut and outlook.worth <= _Outlook.POSSIBLE:
+            step = "Examine the model that was found."
+            return cls(step, commands.evaluate(), outlook, edges)
+        step = "Let the search go on."
         if cut:
             names = " and ".join(f"{edge.dimension.name}'s {edge.bound} bound" for edge in cut)
             step = f"Widen {names}, where the best trial lies, and let the search go on."
-            changes = [edge.override(searched.space) for edge in cut]
-            command = commands.search(n_trials, changes)
-        elif outlook.worth > _Outlook.POSSIBLE:
-            step = "Let the search go on."
-            command = commands.search(n_trials)
-        else:
-            step = "Examine the model that was found."
-            command = commands.evaluate()
-        return cls(step, command, outlook, found)
+        changes = [edge.override(searched.space) for edge in cut]
+        n_spent = len(searched.spent)
+        n_more = min(max(n_spent, Prospects.MIN_FINISHED), 100)  # as many again, within reason
+        return cls(step, commands.search(n_spent + n_more, changes), outlook, edges)
 
     @property
     def cut(self) -> list[Edge]:
@@ -112,6 +104,36 @@ class Edge:
     bound: str | None
     n_near: int
 
+    @classmethod
+    def all_of(cls, searched: Searched) -> list[Edge]:
+        """Return every hyperparameter that has an order and that the best trial drew."""
+        if searched.best is None:
+            return []
+        values = searched.values(searched.best)
+        found = []
+        for dimension in searched.dimensions:
+            if not dimension.choices and dimension.name in values:
+                found.append(cls._of(searched, dimension, values[dimension.name]))
+        return found
+
+    @classmethod
+    def _of(cls, searched: Searched, dimension: Dimension, value: Value) -> Edge:
+        position = dimension.position(value)
+        edge = cls(dimension, value, position, None, 0)
+        if cls.NEAR <= position <= 1 - cls.NEAR:
+            return edge
+        bound = "high"
+        if position < cls.NEAR:
+            bound = "low"
+        at_bound = replace(edge, bound=bound)
+        for limit in LIMITS:  # a rate cannot be negative, and a momentum cannot be 1
+            if limit.names.search(dimension.name) and not limit.holds(at_bound.wider):
+                return edge
+        column = searched.dimensions.index(dimension)
+        others = searched.positions(searched.ranked[: cls.N_BEST])[:, column]
+        n_near = int(np.sum(abs(others - round(position)) < cls.NEAR))
+        return replace(at_bound, n_near=n_near)
+
     @property
     def wider(self) -> float:
         """The value that the bound might have instead."""
@@ -119,8 +141,7 @@ class Edge:
         position = 1 + moved
         if self.bound == "low":
             position = -moved
-        number = self.dimension.value(position)
-        return self.dimension.rounded(number)
+        return self.dimension.rounded(self.dimension.value(position))
 
     def override(self, space: Space) -> str:
         """Return the setting of the search that moves the bound.
@@ -132,57 +153,10 @@ class Edge:
         key = f"space.bounds.{name}"
         if isinstance(space.rules.get(name), Range):
             return f"{key}.{self.bound}={self.wider:.6g}"
-        low = self.dimension.low
-        high = self.dimension.high
-        if self.bound == "low":
-            low = self.wider
-        else:
-            high = self.wider
-        return f"+{key}={{low: {low:.6g}, high: {high:.6g}, scale: {self.dimension.scale}}}"
-
-
-def edges(searched: Searched) -> list[Edge]:
-    """Return every hyperparameter that has an order and that the best trial drew."""
-    if searched.best is None:
-        return []
-    values = searched.values(searched.best)
-    found = []
-    for dimension in searched.dimensions:
-        if dimension.choices or dimension.name not in values:
-            continue
-        value = values[dimension.name]
-        position = dimension.position(value)
-        bound = _bound_at(dimension, position)
-        n_near = 0
-        if bound:
-            n_near = _n_near(searched, dimension, round(position))
-        found.append(Edge(dimension, value, position, bound, n_near))
-    return found
-
-
-def _bound_at(dimension: Dimension, position: float) -> str | None:
-    """Return the bound at a position, `low` or `high`, or None if none is there or can be moved."""
-    if position < Edge.NEAR:
-        bound = "low"
-    elif position > 1 - Edge.NEAR:
-        bound = "high"
-    else:
-        return None
-    wider = Edge(dimension, 0, 0, bound, 0).wider
-    for limit in LIMITS:  # a rate cannot be negative, and a momentum cannot be 1
-        if limit.names.search(dimension.name) and not limit.holds(wider):
-            return None
-    return bound
-
-
-def _n_near(searched: Searched, dimension: Dimension, end: int) -> int:
-    """Return how many of the best N_BEST trials lie at an end of a dimension, 0 or 1."""
-    n_near = 0
-    for trial in searched.ranked[: Edge.N_BEST]:
-        value = searched.values(trial).get(dimension.name)
-        if value is not None and abs(dimension.position(value) - end) < Edge.NEAR:
-            n_near += 1
-    return n_near
+        ends = {"low": self.dimension.low, "high": self.dimension.high, self.bound: self.wider}
+        low = f"low: {ends['low']:.6g}"
+        high = f"high: {ends['high']:.6g}"
+        return f"+{key}={{{low}, {high}, scale: {self.dimension.scale}}}"
 
 
 @dataclass(frozen=True)
@@ -214,9 +188,7 @@ class _Outlook:
     def of(cls, searched: Searched) -> _Outlook:
         """Return the outlook of a study."""
         n_spent = len(searched.spent)
-        trial_s = 0.0
-        if n_spent:
-            trial_s = Clock.of_study(searched).total_s / n_spent
+        trial_s = Clock.of_study(searched).total_s / max(1, n_spent)
         if n_spent and not searched.dimensions:
             text = "No hyperparameter varied: more trials would only repeat the same one."
             return cls(text, 0.0, trial_s)
@@ -226,30 +198,23 @@ class _Outlook:
         n_hourly = 1
         if trial_s:
             n_hourly = max(1, int(3600 / trial_s))
-        prospects = Prospects(searched, derive(0, searched.name, "prospects"))
-        again = prospects.gain(n_spent)
-        hourly = prospects.gain(n_hourly)
-        text = _outlook_text(hourly, prospects.noise, prospects.regret)
-        gains = [again, hourly]
-        return cls(text, hourly.worth, trial_s, gains, prospects.noise, prospects.regret)
-
-
-def _outlook_text(hourly: _Gain, noise: float, regret: float) -> str:
-    """Return whether more trials are likely to pay, given the gain of the next hour."""
-    if hourly.worth > 0.5:
-        answer = "are likely to pay"
-    elif hourly.worth > _Outlook.POSSIBLE:
-        answer = "may pay"
-    else:
-        answer = "are hardly worth it"
-    text = (
-        f"More trials {answer}: with probability {hourly.worth:.0%} the {hourly.n_trials:,} trials "
-        f"of the next hour better the best one by more than {noise:.2g}, by which two trainings "
-        "with the same hyperparameters differ anyway."
-    )
-    if regret < noise:
-        text += " What could be left at most is below that too: the search may end here."
-    return text
+        prospects = Prospects(searched, searched.seed)
+        gains = [prospects.gain(n_spent), prospects.gain(n_hourly)]
+        worth = gains[-1].worth
+        if worth > 0.5:
+            answer = "are likely to pay"
+        elif worth > cls.POSSIBLE:
+            answer = "may pay"
+        else:
+            answer = "are hardly worth it"
+        text = (
+            f"More trials {answer}: with probability {worth:.0%} the {n_hourly:,} trials of the "
+            f"next hour better the best one by more than {prospects.noise:.2g}, by which two "
+            "trainings with the same hyperparameters differ anyway."
+        )
+        if prospects.regret < prospects.noise:
+            text += " What could be left at most is below that too: the search may end here."
+        return cls(text, worth, trial_s, gains, prospects.noise, prospects.regret)
 
 
 @dataclass(frozen=True)
@@ -310,7 +275,7 @@ class Prospects:
         unit = float(y.std()) or 1.0
         process = _fitted(x, (y - centre) / unit, int(rng.integers(2**31)))
         self._rng = rng
-        self._best = searched.signed(value_of(searched.ranked[0]))
+        self._best = searched.loss(searched.ranked[0])
         self.noise = unit * math.sqrt(process.kernel_.k2.noise_level)
         process.kernel_.k2.noise_level = 1e-9  # worlds are without noise
         points = qmc.Sobol(x.shape[1], seed=rng).random_base2(9)  # 512 points
@@ -320,7 +285,9 @@ class Prospects:
         draws = process.sample_y(where, n_worlds, random_state=int(rng.integers(2**31)))
         self._worlds: Floats = centre + unit * draws.T
         mean, spread = process.predict(where, return_std=True)
-        margin = _beta_root(len(searched.dimensions), len(x)) * spread
+        # The confidence bounds of Makarova et al. (2022).
+        beta = 2 * math.log(x.shape[1] * len(x) ** 2 * math.pi**2 / (6 * self.LEVEL)) / 5
+        margin = math.sqrt(beta) * spread
         least_upper = (mean + margin)[self._n_new :].min()
         least_lower = (mean - margin).min()
         self.regret = float(unit * max(0.0, least_upper - least_lower))
@@ -352,7 +319,7 @@ class Prospects:
             worth=float((real > self.noise).mean()),
         )
 
-    def _placed(self, n_trials: int) -> NDArray[np.int64]:
+    def _placed(self, n_trials: int) -> np.ndarray:
         """Draw the points of further trials in each world, (worlds, trials)."""
         n_worlds = len(self._worlds)
         shape = (n_worlds, n_trials)
@@ -377,21 +344,14 @@ def _fitted(x: Floats, y: Floats, seed: int) -> GaussianProcessRegressor:
     return process
 
 
-def _beta_root(n_dimensions: int, n_trials: int) -> float:
-    """Return the width of the confidence bounds of Makarova et al. (2022), in deviations."""
-    level = Prospects.LEVEL
-    return math.sqrt(2 * math.log(n_dimensions * n_trials**2 * math.pi**2 / (6 * level)) / 5)
-
-
 def _examples(searched: Searched) -> tuple[Floats, Floats]:
-    """Return the positions (N, D) and signed values (N,) to fit, the worst values clipped."""
+    """Return the positions (N, D) and losses (N,) to fit, the worst losses clipped."""
     trials = []
     for trial in searched.spent:
         if searched.reached(trial) is not None or end_of(trial) == "diverged":
             trials.append(trial)
-    finals = [_final(trial, searched) for trial in trials]
-    worst = max(value for value in finals if value is not None)
-    y = np.array([worst if value is None else value for value in finals])
+    y = np.array([_final(trial, searched) for trial in trials])
+    y[np.isnan(y)] = np.nanmax(y)
     # A trial that did not draw a hyperparameter stands in the middle, as all such trials do.
     x = np.nan_to_num(searched.positions(trials), nan=0.5)
     max_fitted = 200  # the time of a fit grows with the cube of the number of trials
@@ -400,26 +360,23 @@ def _examples(searched: Searched) -> tuple[Floats, Floats]:
     return x[kept], np.minimum(y[kept], highest)
 
 
-def _final(trial: FrozenTrial, searched: Searched) -> float | None:
-    """Return the signed value with which a trial ended or would have ended; None if it diverged.
+def _final(trial: FrozenTrial, searched: Searched) -> float:
+    """Return the loss with which a trial ended or would have ended; NaN if it diverged.
 
     A stopped trial counts as if it had changed from its last epoch on by the median change of the
     finished trials.
     """
     if trial.state == TrialState.COMPLETE:
-        return searched.signed(value_of(trial))
+        return searched.loss(trial)
     step = trial.last_step
     if end_of(trial) == "diverged" or step is None:
-        return None
+        return math.nan
+    as_loss = searched.direction.as_loss
     changes = []
     for finished in searched.ranked:
         if step in finished.intermediate_values:
-            then = searched.signed(finished.intermediate_values[step])
-            changes.append(searched.signed(value_of(finished)) - then)
-    change = 0.0
-    if changes:
-        change = float(np.median(changes))
-    return searched.signed(trial.intermediate_values[step]) + change
+            changes.append(searched.loss(finished) - as_loss(finished.intermediate_values[step]))
+    return as_loss(trial.intermediate_values[step]) + float(np.median(changes or [0.0]))
 
 
 def _rounded(points: Floats, searched: Searched) -> Floats:

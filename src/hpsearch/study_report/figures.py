@@ -7,9 +7,10 @@ line styles tell how trials ended, never colour alone, so that the figures are r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import accumulate
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,16 +26,12 @@ from matplotlib.ticker import (
     NullFormatter,
     NullLocator,
 )
-from numpy.typing import NDArray
 from optuna.trial import FrozenTrial
 
 from hpsearch.html_report.section import Figure, drawn
-from hpsearch.space.bounds import Value
 from hpsearch.study.leases import WORKER
-from hpsearch.study.study import number_of, value_of
-from hpsearch.study_report.searched import Dimension, Searched, end_of
-
-_Style = dict[str, Any]  # keyword arguments of Matplotlib
+from hpsearch.study.study import number_of
+from hpsearch.study_report.searched import Dimension, Floats, Searched, end_of
 
 
 @dataclass(frozen=True)
@@ -51,16 +48,14 @@ class Figures:
         """Draw the value of each trial over its number, with the best value so far."""
         plot, axis = _wide_plot(4.2)
         self._mark_trials(axis, number_of)
-        best = float("inf")
-        numbers = []
-        values = []
-        for trial in self.searched.trials:
+        trials = self.searched.trials
+        losses = [math.inf] * len(trials)
+        for place, trial in enumerate(trials):
             if end_of(trial) == "finished":
-                best = min(best, self.searched.signed(value_of(trial)))
-            if np.isfinite(best):
-                numbers.append(number_of(trial))
-                values.append(self.searched.signed(best))
-        axis.step(numbers, values, where="post", color="tab:red", label="best so far")
+                losses[place] = self.searched.loss(trial)
+        numbers = [number_of(trial) for trial in trials]
+        best = [self.searched.direction.as_loss(loss) for loss in accumulate(losses, min)]
+        axis.step(numbers, best, where="post", color="tab:red", label="best so far")
         axis.set(xlabel="trial", ylabel=self.searched.label)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         self._keep_readable(axis)
@@ -75,19 +70,13 @@ class Figures:
 
     def slices(self) -> Figure:
         """Draw the values of the trials over each hyperparameter, in panels side by side."""
-        n_panels = len(self.searched.dimensions)
-        plot, axes = plt.subplots(
-            1,
-            n_panels,
-            figsize=(max(10.0, 3.4 * n_panels), 4.0),
-            sharey=True,
-            squeeze=False,
-            layout="constrained",
-        )
-        for axis, dimension in zip(axes[0], self.searched.dimensions, strict=True):
+        dimensions = self.searched.dimensions
+        plot = plt.figure(figsize=(max(10.0, 3.4 * len(dimensions)), 4.0), layout="constrained")
+        axes = plot.subplots(1, len(dimensions), sharey=True, squeeze=False)[0]
+        for axis, dimension in zip(axes, dimensions, strict=True):
             self._draw_slice(axis, dimension)
-        axes[0][0].set_ylabel(self.searched.label)
-        _add_legend(plot, axes[0][0])
+        axes[0].set_ylabel(self.searched.label)
+        _add_legend(plot, axes[0])
         return drawn(
             "slices",
             plot,
@@ -100,16 +89,19 @@ class Figures:
         """Draw each finished trial as a line through its hyperparameters, the best one darkest."""
         plot, axis = _wide_plot(4.4)
         self._draw_trial_lines(axis)
-        n_dimensions = len(self.searched.dimensions)
+        ends = []
         for column, dimension in enumerate(self.searched.dimensions):
             axis.axvline(column, color="0.6", linewidth=0.8)
-            low, high = _ends(dimension)
-            _write_ends(axis, column, dimension.shown(low), dimension.shown(high))
-        best = value_of(self.searched.ranked[0])
-        worst = value_of(self.searched.ranked[-1])
-        _write_ends(axis, n_dimensions, f"{worst:.4g}", f"{best:.4g}")
+            places = dimension.choices or (dimension.value(0), dimension.value(1))
+            ends.append((dimension.shown(places[0]), dimension.shown(places[-1])))
+        best = self.searched.ranked[0].values[0]
+        worst = self.searched.ranked[-1].values[0]
+        ends.append((f"{worst:.4g}", f"{best:.4g}"))
+        for column, (low, high) in enumerate(ends):
+            axis.text(column, -0.04, low, ha="center", va="top")
+            axis.text(column, 1.04, high, ha="center", va="bottom")
         names = [dimension.name for dimension in self.searched.dimensions]
-        axis.set_xticks(range(n_dimensions + 1), [*names, self.searched.label])
+        axis.set_xticks(range(len(ends)), [*names, self.searched.label])
         axis.tick_params(axis="x", pad=18, length=0)
         axis.set_yticks([])
         axis.set_ylim(-0.02, 1.02)
@@ -124,7 +116,7 @@ class Figures:
 
     def learning_curves(self) -> Figure:
         """Draw the monitored metric over epochs; curves of stopped trials end in a marker."""
-        styles: dict[str, _Style] = {
+        styles = {
             "finished": {"color": "black", "linewidth": 1.1, "alpha": 0.7},
             "pruned": {"color": "0.5", "linewidth": 0.9, "linestyle": "--"},
             "diverged": {"color": "0.5", "linewidth": 0.9, "linestyle": ":"},
@@ -132,28 +124,24 @@ class Figures:
         }
         markers = _markers()
         plot, axis = _wide_plot(4.6)
-        labelled = set()
         for trial in self.searched.spent:
             if not trial.intermediate_values:
                 continue
             end = end_of(trial)
             epochs, values = _curve(trial)
-            (line,) = axis.plot(epochs, values, **styles[end])
-            if end not in labelled:
-                line.set_label(end)
-                labelled.add(end)
+            (line,) = axis.plot(epochs, values)
+            line.set(label=end, **styles[end])
             if end != "finished":
-                axis.plot(epochs[-1], values[-1], linestyle="none", **markers[end])
+                (mark,) = axis.plot(epochs[-1], values[-1], linestyle="none")
+                mark.set(**markers[end])
         best = self.searched.best
         if best is not None and best.intermediate_values:
             label = f"best, #{number_of(best)}"
             axis.plot(*_curve(best), color="tab:red", linewidth=2.5, label=label)
         axis.set(xlabel="epoch", ylabel=self.searched.label)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        finished: list[float] = []
-        for trial in self.searched.ranked:
-            finished.extend(trial.intermediate_values.values())
-        _use_log_if_wide(axis, finished)
+        curves = [trial.intermediate_values.values() for trial in self.searched.ranked]
+        _use_log_if_wide(axis, [value for curve in curves for value in curve])
         _add_legend(plot, axis)
         return drawn(
             "learning_curves",
@@ -170,10 +158,9 @@ class Figures:
         """
         n_trials = len(self.searched.ranked)
         plot, axis = _wide_plot(0.5 * len(shares) + 1.0)
-        names = list(shares)
-        names.reverse()
-        percents = [100 * shares[name] for name in names]
-        bars = axis.barh(names, percents, color="0.75", edgecolor="black")
+        percents = [100 * share for share in shares.values()]
+        bars = axis.barh(list(shares), percents, color="0.75", edgecolor="black")
+        axis.invert_yaxis()
         axis.bar_label(bars, fmt="%.0f %%", padding=4)
         axis.set(xlabel="share of the variance of the values, per cent", xlim=(0, 110))
         return drawn(
@@ -188,7 +175,7 @@ class Figures:
 
         The time between sessions is left out.
         """
-        styles: dict[str, _Style] = {
+        styles = {
             "finished": {"facecolor": "0.85"},
             "pruned": {"facecolor": "white", "hatch": "//"},
             "diverged": {"facecolor": "white", "hatch": "xx"},
@@ -197,17 +184,21 @@ class Figures:
             "running": {"facecolor": "white", "linestyle": "--"},
         }
         time = Clock.of_study(self.searched)
-        workers = list(dict.fromkeys(_worker(trial) for trial in self.searched.tries))
+        workers = list(dict.fromkeys(map(_worker, self.searched.tries)))
         plot, axis = _wide_plot(0.55 * len(workers) + 1.6)
         numbered_min = time.total_s / 60 / 40  # a shorter bar has no room for its number
         ends = set()
         for trial, begin_s, end_s in _spans(self.searched):
             row = workers.index(_worker(trial))
             begin = time.at(begin_s) / 60
-            end = time.at(end_s) / 60
-            _draw_bar(axis, row, begin, end, styles[end_of(trial)])
-            if end - begin > numbered_min:
-                _write_number(axis, row, (begin + end) / 2, number_of(trial))
+            length = time.at(end_s) / 60 - begin
+            bar = axis.barh(row, length, 0.7, begin, edgecolor="black", linewidth=0.8)
+            plt.setp(bar.patches, **styles[end_of(trial)])
+            if length > numbered_min:
+                label = axis.bar_label(
+                    bar, [f"{number_of(trial)}"], label_type="center", fontsize=8
+                )
+                plt.setp(label, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8})
             ends.add(end_of(trial))
         for session_s in time.begins[1:]:
             axis.axvline(time.at(session_s) / 60, color="black", linestyle=":")
@@ -215,12 +206,12 @@ class Figures:
         axis.invert_yaxis()
         axis.set(xlabel="minutes of work", xlim=(0, None))
         handles = []
-        for label, style in styles.items():
-            if label in ends:
-                handles.append(Patch(edgecolor="black", label=label, **style))
-        plot.legend(
-            handles=handles, loc="outside upper right", ncols=len(handles), fontsize="small"
-        )
+        for end, style in styles.items():
+            if end in ends:
+                patch = Patch(edgecolor="black", label=end)
+                patch.set(**style)
+                handles.append(patch)
+        plot.legend(handles=handles, loc="outside upper right", ncols=6, fontsize="small")
         sessions = f"{len(time.begins)} session"
         if len(time.begins) > 1:
             sessions += "s, between which dotted lines stand"
@@ -233,10 +224,7 @@ class Figures:
 
     def _draw_slice(self, axis: Axes, dimension: Dimension) -> None:
         def place(trial: FrozenTrial) -> float:
-            values = self.searched.values(trial)
-            if dimension.name not in values:
-                return float("nan")
-            return _coordinate(dimension, values[dimension.name])
+            return dimension.number(self.searched.values(trial).get(dimension.name, math.nan))
 
         self._mark_trials(axis, place)
         _set_scale(axis, dimension)
@@ -244,9 +232,9 @@ class Figures:
 
     def _draw_trial_lines(self, axis: Axes) -> None:
         """Draw a line for each finished trial, the best one last and red."""
-        values = np.array([self.searched.signed(value_of(trial)) for trial in self.searched.ranked])
-        spread = values[-1] - values[0] or 1.0
-        heights = 1 - (values - values[0]) / spread
+        losses = np.array([self.searched.loss(trial) for trial in self.searched.ranked])
+        spread = losses[-1] - losses[0] or 1.0
+        heights = 1 - (losses - losses[0]) / spread
         places = np.column_stack([self.searched.positions(self.searched.ranked), heights])
         n_others = len(places) - 1
         for rank in range(n_others, 0, -1):
@@ -265,42 +253,26 @@ class Figures:
                     places.append(place(trial))
                     values.append(value)
             if places:
-                axis.plot(places, values, linestyle="none", label=end, **style)
+                (marks,) = axis.plot(places, values, linestyle="none", label=end)
+                marks.set(**style)
         best = self.searched.best
         if best is not None:
-            axis.plot(
-                [place(best)],
-                best.values[:1],
-                label=f"best, #{number_of(best)}",
-                marker="*",
-                markersize=12,
-                color="tab:red",
-                markeredgecolor="black",
-                linestyle="none",
-            )
+            label = f"best, #{number_of(best)}"
+            (star,) = axis.plot([place(best)], best.values[:1], "*", color="tab:red", label=label)
+            star.set(markersize=12, markeredgecolor="black")
 
     def _keep_readable(self, axis: Axes) -> None:
         """Choose the vertical scale such that one bad trial does not hide the others."""
-        values = []
-        for trial in self.searched.spent:
-            value = self.searched.reached(trial)
-            if value is not None and np.isfinite(value):
-                values.append(value)
+        reached = map(self.searched.reached, self.searched.spent)
+        values = [value for value in reached if value is not None and math.isfinite(value)]
         _use_log_if_wide(axis, values)
-
-
-def _coordinate(dimension: Dimension, value: Value) -> float:
-    if dimension.choices:
-        return float(dimension.choices.index(value))
-    return float(value)
 
 
 def _set_scale(axis: Axes, dimension: Dimension) -> None:
     """Give the horizontal axis the scale of a dimension, and draw its bounds."""
     axis.set_xlabel(dimension.name)
     if dimension.choices:
-        names = [str(choice) for choice in dimension.choices]
-        axis.set_xticks(range(len(names)), names)
+        axis.set_xticks(range(len(dimension.choices)), map(str, dimension.choices))
         return
     if dimension.scale == "log":
         axis.set_xscale("log")
@@ -315,26 +287,13 @@ def _set_scale(axis: Axes, dimension: Dimension) -> None:
         axis.axvline(bound, color="0.4", linestyle=":", linewidth=1)
 
 
-def _log_complement(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    complement = 1 - np.minimum(x, 1 - 1e-9)
-    scaled: NDArray[np.float64] = -np.log(complement)
+def _log_complement(x: Floats) -> Floats:
+    scaled: Floats = -np.log(1 - np.minimum(x, 1 - 1e-9))
     return scaled
 
 
-def _from_log_complement(y: NDArray[np.float64]) -> NDArray[np.float64]:
+def _from_log_complement(y: Floats) -> Floats:
     return 1 - np.exp(-y)
-
-
-def _ends(dimension: Dimension) -> tuple[Value, Value]:
-    """Return the values at positions 0 and 1 of a dimension."""
-    if dimension.choices:
-        return dimension.choices[0], dimension.choices[-1]
-    return dimension.value(0), dimension.value(1)
-
-
-def _write_ends(axis: Axes, column: int, low: str, high: str) -> None:
-    axis.text(column, -0.04, low, ha="center", va="top")
-    axis.text(column, 1.04, high, ha="center", va="bottom")
 
 
 def _curve(trial: FrozenTrial) -> tuple[list[int], list[float]]:
@@ -348,7 +307,7 @@ def _wide_plot(height_in: float) -> tuple[Plot, Axes]:
     return plt.subplots(figsize=(10.0, height_in), layout="constrained")
 
 
-def _markers() -> dict[str, _Style]:
+def _markers() -> dict[str, dict[str, object]]:
     """Return the marker of a trial for each end that spends the budget."""
     return {
         "finished": {"marker": "o", "color": "black", "markersize": 5},
@@ -361,7 +320,8 @@ def _markers() -> dict[str, _Style]:
 def _add_legend(plot: Plot, axis: Axes) -> None:
     """Put the legend outside of the axes, where it covers no trial."""
     handles, labels = axis.get_legend_handles_labels()
-    plot.legend(handles, labels, loc="outside upper right", ncols=5, fontsize="small")
+    shown = dict(zip(labels, handles, strict=True))
+    plot.legend(shown.values(), shown, loc="outside upper right", ncols=5, fontsize="small")
 
 
 def _use_log_if_wide(axis: Axes, values: Sequence[float]) -> None:
@@ -419,11 +379,7 @@ class Clock:
     def at(self, time: float) -> float:
         """Return how many seconds of work had passed at a Unix time."""
         lengths = np.subtract(self.ends, self.begins)
-        passed_at_end = np.cumsum(lengths)
-        passed_at_begin = passed_at_end - lengths
-        knots = np.column_stack([self.begins, self.ends]).ravel()
-        passed = np.column_stack([passed_at_begin, passed_at_end]).ravel()
-        return float(np.interp(time, knots, passed))
+        return float(np.clip(np.subtract(time, self.begins), 0, lengths).sum())
 
 
 def _spans(searched: Searched) -> list[tuple[FrozenTrial, float, float]]:
@@ -433,24 +389,10 @@ def _spans(searched: Searched) -> list[tuple[FrozenTrial, float, float]]:
     """
     spans = []
     for trial in searched.tries:
-        if trial.datetime_start is None:
-            continue
-        begin = trial.datetime_start.timestamp()
-        end = begin
-        if trial.datetime_complete is not None:
-            end = trial.datetime_complete.timestamp()
-        spans.append((trial, begin, end))
+        if trial.datetime_start is not None:
+            end = trial.datetime_complete or trial.datetime_start
+            spans.append((trial, trial.datetime_start.timestamp(), end.timestamp()))
     return spans
-
-
-def _draw_bar(axis: Axes, row: int, begin: float, end: float, style: _Style) -> None:
-    length = end - begin
-    axis.barh(row, length, left=begin, height=0.7, edgecolor="black", linewidth=0.8, **style)
-
-
-def _write_number(axis: Axes, row: int, middle: float, number: int) -> None:
-    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
-    axis.text(middle, row, str(number), ha="center", va="center", fontsize=8, bbox=box)
 
 
 def _worker(trial: FrozenTrial) -> str:

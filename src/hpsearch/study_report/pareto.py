@@ -1,6 +1,6 @@
 """The front of a study with two objectives, a value and a cost.
 
-The front is the set of trials that no other trial beats in both objectives. This file finds it and
+The front is the set of trials that no other trial beats in both objectives. `Front` finds it and
 the cheapest good trial on it, and makes the section of the study's page that shows them.
 """
 
@@ -8,87 +8,79 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import optuna
-from matplotlib.axes import Axes
 from optuna.trial import FrozenTrial
 
 from hpsearch.html_report.section import Figure, Section, drawn
 from hpsearch.study.direction import Direction
 from hpsearch.study.study import number_of, ranked
-from hpsearch.study_report.searched import Searched, numbers
-from hpsearch.trials.costs import ALIASES, UNITS
+from hpsearch.study_report.searched import Searched
+from hpsearch.tracking.registry import Registry
 
 
-def front(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the trials that no other beats in both objectives, the best by the first one first."""
-    direction = Direction.of(study)
-    return ranked(study.best_trials, direction)
-
-
-def cheapest(study: optuna.Study, tolerance: float) -> FrozenTrial:
-    """Return the trial with the least cost on the front that is nearly as good as the best.
+class Front:
+    """The trials that no other beats in both objectives.
 
     Args:
         study: A study with two objectives and at least one finished trial.
-        tolerance: How much worse the first objective may be, as a share of the best.
+        tolerance: How much worse than the best value that of a good trial may be, as a share of the
+            best.
+
+    Attributes:
+        trials: The trials on the front, the best by the first objective first.
+        cheapest: The good trial with the least cost.
     """
-    trials = front(study)
-    best = trials[0].values[0]
-    near = []
-    for trial in trials:
-        difference = abs(trial.values[0] - best)
-        if difference <= tolerance * abs(best):
-            near.append(trial)
-    return min(near, key=lambda trial: (trial.values[1], number_of(trial)))
+
+    def __init__(self, study: optuna.Study, tolerance: float) -> None:
+        self.trials = ranked(study.best_trials, Direction.of(study))
+        best = self.trials[0].values[0]
+        near = []
+        for trial in self.trials:
+            if abs(trial.values[0] - best) <= tolerance * abs(best):
+                near.append(trial)
+        self.cheapest = min(near, key=lambda trial: (trial.values[1], number_of(trial)))
 
 
 def section(searched: Searched) -> Section:
     """Return the section of the study's page that shows the front."""
-    trials = front(searched.study)
     tolerance = searched.config["costs"]["tolerance"]
-    cheap = cheapest(searched.study, tolerance)
+    front = Front(searched.study, tolerance)
     cost = searched.objectives[1]
-    alias = ALIASES[cost]
+    alias = Registry.CHEAPEST[cost]
     rows = [["trial", *searched.objectives, ""]]
-    for trial in trials:
+    for trial in front.trials:
         marks = []
-        if trial.number == trials[0].number:
+        if trial is front.trials[0]:
             marks.append("best")
-        if trial.number == cheap.number:
+        if trial is front.cheapest:
             marks.append(alias)
-        rows.append([searched.title(trial), *numbers(trial), " and ".join(marks)])
+        rows.append([searched.title(trial), *searched.numbers(trial), " and ".join(marks)])
     text = (
-        f"{len(trials)} of {len(searched.ranked)} finished trials are beaten by no other in both "
-        f"{searched.monitor} and {cost}. Alias {alias} goes to the one that costs least among "
+        f"{len(front.trials)} of {len(searched.ranked)} finished trials are beaten by no other in "
+        f"both {searched.monitor} and {cost}. Alias {alias} goes to the one that costs least among "
         f"those whose {searched.monitor} is not more than {tolerance:.0%} worse than the best."
     )
-    picture = _figure(searched, cheap)
-    return Section("What a better value costs", text, rows, figures=[picture])
+    return Section("What a better value costs", text, rows, figures=[_figure(searched, front)])
 
 
-def _figure(searched: Searched, cheap: FrozenTrial) -> Figure:
-    """Draw all finished trials, their front, the best of them and the one that is `cheap`."""
-    trials = front(searched.study)
+def _figure(searched: Searched, front: Front) -> Figure:
+    """Draw all finished trials, the front, the best trial on it and the cheapest good one."""
     cost = searched.objectives[1]
     plot, axis = plt.subplots(figsize=(8, 5), layout="constrained")
-    costs, values = _points(searched.ranked)
-    axis.plot(costs, values, "o", color="0.6", label="finished trials")
+    axis.plot(*_points(searched.ranked), "o", color="0.6", label="finished trials")
     # The line has steps: between two trials, nothing better than the cheaper one is known.
-    costs, values = _points(trials[::-1])
-    axis.plot(
-        costs,
-        values,
-        "o-",
-        color="black",
-        drawstyle="steps-post",
-        label="no other is better in both",
-    )
-    for trial in trials:
+    (line,) = axis.plot(*_points(front.trials[::-1]), "o-", color="black", drawstyle="steps-post")
+    line.set_label("no other is better in both")
+    for trial in front.trials:
         value, price = trial.values
-        number = f"#{number_of(trial)}"
-        axis.annotate(number, (price, value), (6, 6), textcoords="offset points")
-    _mark(axis, trials[0], "best", "*")
-    _mark(axis, cheap, ALIASES[cost], "D")
-    axis.set(xlabel=f"{cost} ({UNITS[cost]})", ylabel=searched.label)
+        axis.annotate(f"#{number_of(trial)}", (price, value), (6, 6), textcoords="offset points")
+    for trial, name, marker in (
+        (front.trials[0], "best", "*"),
+        (front.cheapest, Registry.CHEAPEST[cost], "D"),
+    ):
+        (ring,) = axis.plot(*_points([trial]), marker, color="tab:red", markersize=14)
+        ring.set(label=f"{name}, #{number_of(trial)}", markerfacecolor="none")
+    unit = {"latency_ms": "one prediction", "n_parameters": "weights"}[cost]
+    axis.set(xlabel=f"{cost} ({unit})", ylabel=searched.label)
     axis.legend()
     return drawn(
         "pareto",
@@ -98,21 +90,6 @@ def _figure(searched: Searched, cheap: FrozenTrial) -> Figure:
     )
 
 
-def _mark(axis: Axes, trial: FrozenTrial, name: str, marker: str) -> None:
-    value, cost = trial.values
-    axis.plot(
-        cost,
-        value,
-        marker,
-        color="tab:red",
-        label=f"{name}, #{number_of(trial)}",
-        markersize=14,
-        markerfacecolor="none",
-    )
-
-
-def _points(trials: list[FrozenTrial]) -> tuple[list[float], list[float]]:
+def _points(trials: list[FrozenTrial]) -> list[list[float]]:
     """Return the costs and the values of trials."""
-    costs = [trial.values[1] for trial in trials]
-    values = [trial.values[0] for trial in trials]
-    return costs, values
+    return [[trial.values[place] for trial in trials] for place in (1, 0)]

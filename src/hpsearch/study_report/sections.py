@@ -18,7 +18,7 @@ from hpsearch.study_report import pareto
 from hpsearch.study_report.advice import Advice, Edge, Prospects
 from hpsearch.study_report.commands import Commands
 from hpsearch.study_report.figures import Clock, Figures
-from hpsearch.study_report.searched import Searched, best_rows, end_of
+from hpsearch.study_report.searched import Searched, end_of
 
 
 def key_values(searched: Searched) -> list[tuple[str, str]]:
@@ -82,8 +82,7 @@ def _results(searched: Searched, advice: Advice) -> list[Section]:
     made = [Section("How it went", "", figures=[figures.history()])]
     if len(searched.objectives) > 1:
         made.append(pareto.section(searched))
-    rows = best_rows(searched.trials, searched.space, searched.objectives, searched.direction, 10)
-    made.append(Section("The best trials", "", rows))
+    made.append(Section("The best trials", "", searched.best_rows(10)))
     made.append(_prospects(searched, advice))
     made.append(_bounds(advice))
     if searched.dimensions:
