@@ -24,10 +24,9 @@ def html(title: str, key_values: Sequence[tuple[str, str]], sections: Sequence[S
     heading = escape(title)
     head = f'<meta charset="utf-8"><title>{heading}</title><style>{_style()}</style>'
     links = [f'<a href="#{_anchor(s.title)}">{escape(s.title)}</a>' for s in sections]
-    parts = [f"<h1>{heading}</h1>", _key_values(key_values), f"<nav>{' '.join(links)}</nav>"]
-    for section in sections:
-        parts.append(_section(section))
-    body = "\n".join(parts)
+    table = _table("table class=key_values", [_row(pair, "td") for pair in key_values])
+    parts = [f"<h1>{heading}</h1>", table, f"<nav>{' '.join(links)}</nav>"]
+    body = "\n".join([*parts, *map(_section, sections)])
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
 
 
@@ -44,24 +43,15 @@ def _section(section: Section) -> str:
         commands = "\n".join(section.commands)
         parts.append(f"<pre>{escape(commands)}</pre>")
     if section.table:
-        parts.append(_table(section.table))
-    for figure in section.figures:
-        parts.append(_figure(figure))
-    return "\n".join(parts)
+        head, *body = section.table
+        rows = [_row(row, "td") for row in body]
+        parts.append(_table("table", [_row(head, "th"), *rows]))
+    return "\n".join([*parts, *map(_figure, section.figures)])
 
 
-def _key_values(key_values: Sequence[tuple[str, str]]) -> str:
-    rows = [_row(pair, "td") for pair in key_values]
+def _table(tag: str, rows: Sequence[str]) -> str:
     lines = "\n".join(rows)
-    return f"<table class=key_values>\n{lines}\n</table>"
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    """Return a table whose first row is the head."""
-    head = _row(rows[0], "th")
-    body = [_row(row, "td") for row in rows[1:]]
-    lines = "\n".join([head, *body])
-    return f"<table>\n{lines}\n</table>"
+    return f"<{tag}>\n{lines}\n</table>"
 
 
 def _row(cells: Sequence[str], tag: str) -> str:

@@ -130,9 +130,10 @@ class Edge:
             if limit.names.search(dimension.name) and not limit.holds(at_bound.wider):
                 return edge
         column = searched.dimensions.index(dimension)
-        others = searched.positions(searched.ranked[: cls.N_BEST])[:, column]
-        n_near = int(np.sum(abs(others - round(position)) < cls.NEAR))
-        return replace(at_bound, n_near=n_near)
+        best = searched.ranked[: cls.N_BEST]
+        others = searched.positions(best)[:, column]
+        distances = abs(others - round(position))
+        return replace(at_bound, n_near=int((distances < cls.NEAR).sum()))
 
     @property
     def wider(self) -> float:
@@ -153,10 +154,13 @@ class Edge:
         key = f"space.bounds.{name}"
         if isinstance(space.rules.get(name), Range):
             return f"{key}.{self.bound}={self.wider:.6g}"
-        ends = {"low": self.dimension.low, "high": self.dimension.high, self.bound: self.wider}
-        low = f"low: {ends['low']:.6g}"
-        high = f"high: {ends['high']:.6g}"
-        return f"+{key}={{{low}, {high}, scale: {self.dimension.scale}}}"
+        low = self.dimension.low
+        high = self.dimension.high
+        if self.bound == "low":
+            low = self.wider
+        else:
+            high = self.wider
+        return f"+{key}={{low: {low:.6g}, high: {high:.6g}, scale: {self.dimension.scale}}}"
 
 
 @dataclass(frozen=True)
@@ -273,7 +277,8 @@ class Prospects:
         x, y = _examples(searched)
         centre = float(y.mean())
         unit = float(y.std()) or 1.0
-        process = _fitted(x, (y - centre) / unit, int(rng.integers(2**31)))
+        standardized = (y - centre) / unit
+        process = _fitted(x, standardized, int(rng.integers(2**31)))
         self._rng = rng
         self._best = searched.loss(searched.ranked[0])
         self.noise = unit * math.sqrt(process.kernel_.k2.noise_level)
@@ -286,8 +291,9 @@ class Prospects:
         self._worlds: Floats = centre + unit * draws.T
         mean, spread = process.predict(where, return_std=True)
         # The confidence bounds of Makarova et al. (2022).
-        beta = 2 * math.log(x.shape[1] * len(x) ** 2 * math.pi**2 / (6 * self.LEVEL)) / 5
-        margin = math.sqrt(beta) * spread
+        n_trials, n_dimensions = x.shape
+        odds = n_dimensions * n_trials**2 * math.pi**2 / (6 * self.LEVEL)
+        margin = math.sqrt(2 * math.log(odds) / 5) * spread
         least_upper = (mean + margin)[self._n_new :].min()
         least_lower = (mean - margin).min()
         self.regret = float(unit * max(0.0, least_upper - least_lower))
@@ -301,22 +307,22 @@ class Prospects:
         chosen = self._placed(min(n_trials, 2000))
         true = np.take_along_axis(worlds, chosen, axis=1)
         measured = true + self._rng.normal(0.0, self.noise, true.shape)
-        winner = measured.argmin(axis=1)[:, None]
-        best_measured = np.take_along_axis(measured, winner, axis=1)[:, 0]
-        best_true = np.take_along_axis(true, winner, axis=1)[:, 0]
-        gained = np.maximum(0.0, self._best - best_measured)
+        winner = measured.argmin(axis=1)
+        best_true = true[np.arange(len(true)), winner]
+        gained = np.maximum(0.0, self._best - measured.min(axis=1))
         known = worlds[:, self._n_new :].min(axis=1)
         lasting = np.maximum(0.0, known - best_true)
         real = np.where(gained > 0, lasting, 0.0)
-        low, high = np.quantile(gained, [self.LEVEL / 2, 1 - self.LEVEL / 2])
+        tail = self.LEVEL / 2
+        low, high = np.quantile(gained, [tail, 1 - tail])
         return _Gain(
             n_trials=n_trials,
             expected=gained.mean(),
-            low=float(low),
-            high=float(high),
-            chance=float((gained > 0).mean()),
+            low=low,
+            high=high,
+            chance=(gained > 0).mean(),
             real=real.mean(),
-            worth=float((real > self.noise).mean()),
+            worth=(real > self.noise).mean(),
         )
 
     def _placed(self, n_trials: int) -> np.ndarray:
@@ -333,9 +339,9 @@ class Prospects:
 def _fitted(x: Floats, y: Floats, seed: int) -> GaussianProcessRegressor:
     """Return a Gaussian process fitted to positions (N, D) and standardized values (N,)."""
     lengths = np.ones(x.shape[1])
-    smooth = ConstantKernel(1.0, (0.1, 10.0)) * Matern(lengths, (0.1, 10.0), nu=2.5)
+    smooth = Matern(lengths, (0.1, 10.0), nu=2.5)
     noise = WhiteKernel(0.05, (1e-4, 1.0))
-    kernel = smooth + noise
+    kernel = ConstantKernel(1.0, (0.1, 10.0)) * smooth + noise
     process = GaussianProcessRegressor(kernel, n_restarts_optimizer=2, random_state=seed)
     with warnings.catch_warnings():
         # A length at its bound is a valid answer here.
@@ -375,8 +381,10 @@ def _final(trial: FrozenTrial, searched: Searched) -> float:
     changes = []
     for finished in searched.ranked:
         if step in finished.intermediate_values:
-            changes.append(searched.loss(finished) - as_loss(finished.intermediate_values[step]))
-    return as_loss(trial.intermediate_values[step]) + float(np.median(changes or [0.0]))
+            then = as_loss(finished.intermediate_values[step])
+            changes.append(searched.loss(finished) - then)
+    change = float(np.median(changes or [0.0]))
+    return as_loss(trial.intermediate_values[step]) + change
 
 
 def _rounded(points: Floats, searched: Searched) -> Floats:

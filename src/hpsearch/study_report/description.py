@@ -46,7 +46,8 @@ class Descriptions:
         best = searched.best
         paragraphs = []
         if best is not None:  # first, since MLflow folds all but some four lines
-            title = self._link(searched.title(best), self.runs.get(number_of(best)))
+            run_id = self.runs.get(number_of(best))
+            title = self._link(searched.title(best), run_id)
             value = f"{searched.monitor} {value_of(best):.4f}"
             paragraphs.append(f"**Best trial:** {title}, {value}.")
         paragraphs.append(f"**Next:** {advice.next_step}")
@@ -78,7 +79,8 @@ class Descriptions:
         looks = [page]
         best = self.searched.best
         if best is not None:
-            link = self._link("the best trial", self.runs.get(number_of(best)))
+            run_id = self.runs.get(number_of(best))
+            link = self._link("the best trial", run_id)
             looks.append(f"{link}: its curves by epoch")
         if self.version is not None:
             name = self.searched.name

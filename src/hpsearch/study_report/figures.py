@@ -54,7 +54,8 @@ class Figures:
             if end_of(trial) == "finished":
                 losses[place] = self.searched.loss(trial)
         numbers = [number_of(trial) for trial in trials]
-        best = [self.searched.direction.as_loss(loss) for loss in accumulate(losses, min)]
+        as_loss = self.searched.direction.as_loss
+        best = list(map(as_loss, accumulate(losses, min)))
         axis.step(numbers, best, where="post", color="tab:red", label="best so far")
         axis.set(xlabel="trial", ylabel=self.searched.label)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -71,8 +72,10 @@ class Figures:
     def slices(self) -> Figure:
         """Draw the values of the trials over each hyperparameter, in panels side by side."""
         dimensions = self.searched.dimensions
-        plot = plt.figure(figsize=(max(10.0, 3.4 * len(dimensions)), 4.0), layout="constrained")
-        axes = plot.subplots(1, len(dimensions), sharey=True, squeeze=False)[0]
+        n_panels = len(dimensions)
+        width_in = max(10.0, 3.4 * n_panels)
+        plot = plt.figure(figsize=(width_in, 4.0), layout="constrained")
+        axes = plot.subplots(1, n_panels, sharey=True, squeeze=False)[0]
         for axis, dimension in zip(axes, dimensions, strict=True):
             self._draw_slice(axis, dimension)
         axes[0].set_ylabel(self.searched.label)
@@ -92,8 +95,10 @@ class Figures:
         ends = []
         for column, dimension in enumerate(self.searched.dimensions):
             axis.axvline(column, color="0.6", linewidth=0.8)
-            places = dimension.choices or (dimension.value(0), dimension.value(1))
-            ends.append((dimension.shown(places[0]), dimension.shown(places[-1])))
+            values = dimension.choices or (dimension.value(0), dimension.value(1))
+            low = dimension.shown(values[0])
+            high = dimension.shown(values[-1])
+            ends.append((low, high))
         best = self.searched.ranked[0].values[0]
         worst = self.searched.ranked[-1].values[0]
         ends.append((f"{worst:.4g}", f"{best:.4g}"))
@@ -105,8 +110,7 @@ class Figures:
         axis.tick_params(axis="x", pad=18, length=0)
         axis.set_yticks([])
         axis.set_ylim(-0.02, 1.02)
-        for spine in axis.spines.values():
-            spine.set_visible(False)
+        axis.spines[:].set_visible(False)
         return drawn(
             "parallel_coordinates",
             plot,
@@ -116,12 +120,7 @@ class Figures:
 
     def learning_curves(self) -> Figure:
         """Draw the monitored metric over epochs; curves of stopped trials end in a marker."""
-        styles = {
-            "finished": {"color": "black", "linewidth": 1.1, "alpha": 0.7},
-            "pruned": {"color": "0.5", "linewidth": 0.9, "linestyle": "--"},
-            "diverged": {"color": "0.5", "linewidth": 0.9, "linestyle": ":"},
-            "infeasible": {"color": "0.5", "linewidth": 0.9, "linestyle": "-."},
-        }
+        styles = {"pruned": "--", "diverged": ":", "infeasible": "-."}
         markers = _markers()
         plot, axis = _wide_plot(4.6)
         for trial in self.searched.spent:
@@ -129,11 +128,13 @@ class Figures:
                 continue
             end = end_of(trial)
             epochs, values = _curve(trial)
-            (line,) = axis.plot(epochs, values)
-            line.set(label=end, **styles[end])
-            if end != "finished":
-                (mark,) = axis.plot(epochs[-1], values[-1], linestyle="none")
-                mark.set(**markers[end])
+            (line,) = axis.plot(epochs, values, label=end)
+            if end == "finished":
+                line.set(color="black", linewidth=1.1, alpha=0.7)
+                continue
+            line.set(color="0.5", linewidth=0.9, linestyle=styles[end])
+            (mark,) = axis.plot(epochs[-1], values[-1], linestyle="none")
+            mark.set(**markers[end])
         best = self.searched.best
         if best is not None and best.intermediate_values:
             label = f"best, #{number_of(best)}"
@@ -224,7 +225,8 @@ class Figures:
 
     def _draw_slice(self, axis: Axes, dimension: Dimension) -> None:
         def place(trial: FrozenTrial) -> float:
-            return dimension.number(self.searched.values(trial).get(dimension.name, math.nan))
+            values = self.searched.values(trial)
+            return dimension.number(values.get(dimension.name, math.nan))
 
         self._mark_trials(axis, place)
         _set_scale(axis, dimension)
@@ -232,10 +234,11 @@ class Figures:
 
     def _draw_trial_lines(self, axis: Axes) -> None:
         """Draw a line for each finished trial, the best one last and red."""
-        losses = np.array([self.searched.loss(trial) for trial in self.searched.ranked])
+        trials = self.searched.ranked
+        losses = np.array([self.searched.loss(trial) for trial in trials])
         spread = losses[-1] - losses[0] or 1.0
         heights = 1 - (losses - losses[0]) / spread
-        places = np.column_stack([self.searched.positions(self.searched.ranked), heights])
+        places = np.column_stack([self.searched.positions(trials), heights])
         n_others = len(places) - 1
         for rank in range(n_others, 0, -1):
             shade = 0.85 * rank / n_others
@@ -257,8 +260,8 @@ class Figures:
                 marks.set(**style)
         best = self.searched.best
         if best is not None:
-            label = f"best, #{number_of(best)}"
-            (star,) = axis.plot([place(best)], best.values[:1], "*", color="tab:red", label=label)
+            (star,) = axis.plot([place(best)], best.values[:1], "*")
+            star.set(label=f"best, #{number_of(best)}", color="tab:red")
             star.set(markersize=12, markeredgecolor="black")
 
     def _keep_readable(self, axis: Axes) -> None:
@@ -369,7 +372,8 @@ class Clock:
     @classmethod
     def of_study(cls, searched: Searched) -> Clock:
         """Return the time that a study has been worked on."""
-        return cls.of([(begin, end) for _, begin, end in _spans(searched)])
+        spans = [(begin, end) for _trial, begin, end in _spans(searched)]
+        return cls.of(spans)
 
     @property
     def total_s(self) -> float:
@@ -379,7 +383,8 @@ class Clock:
     def at(self, time: float) -> float:
         """Return how many seconds of work had passed at a Unix time."""
         lengths = np.subtract(self.ends, self.begins)
-        return float(np.clip(np.subtract(time, self.begins), 0, lengths).sum())
+        passed = np.clip(np.subtract(time, self.begins), 0, lengths)
+        return float(passed.sum())
 
 
 def _spans(searched: Searched) -> list[tuple[FrozenTrial, float, float]]:
@@ -390,8 +395,9 @@ def _spans(searched: Searched) -> list[tuple[FrozenTrial, float, float]]:
     spans = []
     for trial in searched.tries:
         if trial.datetime_start is not None:
-            end = trial.datetime_complete or trial.datetime_start
-            spans.append((trial, trial.datetime_start.timestamp(), end.timestamp()))
+            begin = trial.datetime_start
+            end = trial.datetime_complete or begin
+            spans.append((trial, begin.timestamp(), end.timestamp()))
     return spans
 
 

@@ -53,7 +53,8 @@ def section(searched: Searched) -> Section:
             marks.append("best")
         if trial is front.cheapest:
             marks.append(alias)
-        rows.append([searched.title(trial), *searched.numbers(trial), " and ".join(marks)])
+        values = searched.numbers(trial)
+        rows.append([searched.title(trial), *values, " and ".join(marks)])
     text = (
         f"{len(front.trials)} of {len(searched.ranked)} finished trials are beaten by no other in "
         f"both {searched.monitor} and {cost}. Alias {alias} goes to the one that costs least among "
@@ -66,10 +67,12 @@ def _figure(searched: Searched, front: Front) -> Figure:
     """Draw all finished trials, the front, the best trial on it and the cheapest good one."""
     cost = searched.objectives[1]
     plot, axis = plt.subplots(figsize=(8, 5), layout="constrained")
-    axis.plot(*_points(searched.ranked), "o", color="0.6", label="finished trials")
+    costs, values = _points(searched.ranked)
+    axis.plot(costs, values, "o", color="0.6", label="finished trials")
+    costs, values = _points(front.trials[::-1])
+    (line,) = axis.plot(costs, values, "o-", color="black")
     # The line has steps: between two trials, nothing better than the cheaper one is known.
-    (line,) = axis.plot(*_points(front.trials[::-1]), "o-", color="black", drawstyle="steps-post")
-    line.set_label("no other is better in both")
+    line.set(drawstyle="steps-post", label="no other is better in both")
     for trial in front.trials:
         value, price = trial.values
         axis.annotate(f"#{number_of(trial)}", (price, value), (6, 6), textcoords="offset points")
@@ -77,8 +80,9 @@ def _figure(searched: Searched, front: Front) -> Figure:
         (front.trials[0], "best", "*"),
         (front.cheapest, Registry.CHEAPEST[cost], "D"),
     ):
-        (ring,) = axis.plot(*_points([trial]), marker, color="tab:red", markersize=14)
-        ring.set(label=f"{name}, #{number_of(trial)}", markerfacecolor="none")
+        value, price = trial.values
+        (ring,) = axis.plot(price, value, marker, color="tab:red")
+        ring.set(label=f"{name}, #{number_of(trial)}", markersize=14, markerfacecolor="none")
     unit = {"latency_ms": "one prediction", "n_parameters": "weights"}[cost]
     axis.set(xlabel=f"{cost} ({unit})", ylabel=searched.label)
     axis.legend()
@@ -90,6 +94,8 @@ def _figure(searched: Searched, front: Front) -> Figure:
     )
 
 
-def _points(trials: list[FrozenTrial]) -> list[list[float]]:
+def _points(trials: list[FrozenTrial]) -> tuple[list[float], list[float]]:
     """Return the costs and the values of trials."""
-    return [[trial.values[place] for trial in trials] for place in (1, 0)]
+    costs = [trial.values[1] for trial in trials]
+    values = [trial.values[0] for trial in trials]
+    return costs, values

@@ -96,7 +96,11 @@ class Searched:
         latest = {}
         for trial in self.spent:
             latest.update(trial.distributions)
-        return [Dimension.of(name, found) for name, found in latest.items() if not found.single()]
+        found = []
+        for name, distribution in latest.items():
+            if not distribution.single():
+                found.append(Dimension.of(name, distribution))
+        return found
 
     @property
     def objectives(self) -> list[str]:
@@ -228,7 +232,8 @@ class Dimension:
         high = self._scaled(self.high)
         if high <= low:
             return 0.5
-        return (self._scaled(self.number(value)) - low) / (high - low)
+        scaled = self._scaled(self.number(value))
+        return (scaled - low) / (high - low)
 
     def number(self, value: Value) -> float:
         """Return a value as a number: a choice as its index."""

@@ -61,7 +61,8 @@ class Delivery:
             MLFLOW_PARENT_RUN_ID: entry["parent_run_id"],
             TRIAL: str(entry["number"]),
         }
-        run = self._client.create_run(entry["experiment_id"], entry["time"], tags, entry["name"])
+        experiment_id = entry["experiment_id"]
+        run = self._client.create_run(experiment_id, entry["time"], tags, entry["name"])
         return {"run_id": run.info.run_id}
 
     def _reopen(self, run: Run, is_mine: bool) -> State:
@@ -86,10 +87,12 @@ class Delivery:
             metrics = [Metric(*row) for row in _rows(entries, "metrics")]
             missing = [metric for metric in metrics if not _has_arrived(state, metric)]
             self._log(run_id, "metrics", missing, 1000)
-            self._log(run_id, "params", [Param(*row) for row in _rows(entries, "params")], 100)
+            params = [Param(*row) for row in _rows(entries, "params")]
+            self._log(run_id, "params", params, 100)
             if state.get("is_over"):
                 return
-            self._log(run_id, "tags", [RunTag(*row) for row in _rows(entries, "tags")], 100)
+            tags = [RunTag(*row) for row in _rows(entries, "tags")]
+            self._log(run_id, "tags", tags, 100)
             for entry in entries:
                 with _refusals_logged(run_id):
                     self._finish(run_id, entry)

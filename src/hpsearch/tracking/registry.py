@@ -137,7 +137,8 @@ class Registry:
     def kept(self, run_id: str) -> keras.Model:
         """Return the model that `keep` has written to a run."""
         with tempfile.TemporaryDirectory() as folder:
-            return keras.models.load_model(self.kept_file(run_id, Path(folder)), compile=False)
+            path = self.kept_file(run_id, Path(folder))
+            return keras.models.load_model(path, compile=False)
 
     def kept_file(self, run_id: str, folder: Path) -> Path:
         """Download the model file that `keep` has written to a run, and return its path."""
@@ -312,8 +313,9 @@ class Registry:
             )
         if name not in models:
             return f"There is no registered model {name}.{did_you_mean(name, models)}"
-        versions = self.client.search_model_versions(f"name = '{name}'")
-        valid = [*models[name].aliases, *(str(version.version) for version in versions)]
+        valid = list(models[name].aliases)
+        for version in self.client.search_model_versions(f"name = '{name}'"):
+            valid.append(str(version.version))
         return f"There is no version {which} of {name}.{did_you_mean(which, valid)}"
 
     def _loaded(self, uri: str) -> keras.Model:

@@ -125,21 +125,18 @@ class Tracking:
             parent = ParentRun(self.client, run_id)
             parent.tag({"hpsearch.kind": "study", **tags, MLFLOW_RUN_NAME: name})
             self._set_running(run_id)
-            if known and self.project_run_id and known != self.project_run_id:
-                parent.continued_by = self._continuation(name, known, self.project_run_id)
+            if self.project_run_id and known not in {None, self.project_run_id}:
+                parent.continued_by = TrackedRun(self.client, self.project_run_id)
+                note = f"Continued study {name}; its parent run is `{known}`."
+                parent.continued_by.tag(
+                    {
+                        MLFLOW_RUN_NAME: f"{name} (continued)",
+                        MLFLOW_RUN_NOTE: note,
+                        "hpsearch.kind": "continuation",
+                        "hpsearch.continues": known,
+                    }
+                )
         return parent
-
-    def _continuation(self, name: str, known: str, run_id: str) -> TrackedRun:
-        run = TrackedRun(self.client, run_id)
-        run.tag(
-            {
-                MLFLOW_RUN_NAME: f"{name} (continued)",
-                MLFLOW_RUN_NOTE: f"Continued study {name}; its parent run is `{known}`.",
-                "hpsearch.kind": "continuation",
-                "hpsearch.continues": known,
-            }
-        )
-        return run
 
     def open_child(self, parent: ParentRun, number: int, is_retry: bool) -> ChildRun:
         """Return the run of trial `number`, a child of `parent`; a retry takes its earlier run.
