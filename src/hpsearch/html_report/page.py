@@ -10,7 +10,9 @@ import re
 from collections.abc import Sequence
 from html import escape
 
-from hpsearch.html_report.section import Figure, Section
+from jinja2 import Environment
+
+from hpsearch.html_report.section import Section
 
 
 def html(title: str, key_values: Sequence[tuple[str, str]], sections: Sequence[Section]) -> str:
@@ -21,53 +23,25 @@ def html(title: str, key_values: Sequence[tuple[str, str]], sections: Sequence[S
         key_values: Pairs of a name and a value, shown as a table below the heading.
         sections: The sections in the order in which they are read.
     """
-    heading = escape(title)
-    head = f'<meta charset="utf-8"><title>{heading}</title><style>{_style()}</style>'
-    links = [f'<a href="#{_anchor(s.title)}">{escape(s.title)}</a>' for s in sections]
-    table = _table("table class=key_values", [_row(pair, "td") for pair in key_values])
-    parts = [f"<h1>{heading}</h1>", table, f"<nav>{' '.join(links)}</nav>"]
-    body = "\n".join([*parts, *map(_section, sections)])
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
+    environment = Environment(finalize=escape, trim_blocks=True, keep_trailing_newline=True)
+    environment.filters["anchor"] = _anchor
+    environment.filters["base64"] = _base64
+    template = environment.from_string(_template())
+    return template.render(title=title, key_values=key_values, sections=sections)
 
 
 def _anchor(title: str) -> str:
     return re.sub(r"\W+", "-", title.lower()).strip("-")
 
 
-def _section(section: Section) -> str:
-    parts = [f'<h2 id="{_anchor(section.title)}">{escape(section.title)}</h2>']
-    for paragraph in section.text.split("\n\n"):
-        if paragraph:
-            parts.append(f"<p>{escape(paragraph)}</p>")
-    if section.commands:
-        commands = "\n".join(section.commands)
-        parts.append(f"<pre>{escape(commands)}</pre>")
-    if section.table:
-        head, *body = section.table
-        rows = [_row(row, "td") for row in body]
-        parts.append(_table("table", [_row(head, "th"), *rows]))
-    return "\n".join([*parts, *map(_figure, section.figures)])
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
 
 
-def _table(tag: str, rows: Sequence[str]) -> str:
-    lines = "\n".join(rows)
-    return f"<{tag}>\n{lines}\n</table>"
-
-
-def _row(cells: Sequence[str], tag: str) -> str:
-    written = [f"<{tag}>{escape(cell)}</{tag}>" for cell in cells]
-    return f"<tr>{''.join(written)}</tr>"
-
-
-def _figure(figure: Figure) -> str:
-    data = base64.b64encode(figure.png).decode()
-    caption = escape(figure.caption)
-    image = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
-    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
-
-
-def _style() -> str:
-    return """
+def _template() -> str:
+    """Return the page as a template of Jinja2; what stands in double braces is escaped."""
+    return r"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title><style>
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; }
 body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 h2 { margin-top: 2.5rem; border-bottom: 2px solid #ddd; }
@@ -81,4 +55,41 @@ pre { background: #f3f3f3; padding: .6rem .8rem; font-size: .85rem; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 figure { margin: 1.5rem 0; } img { max-width: 100%; }
 figcaption { color: #555; font-size: .9rem; }
+</style></head>
+<body>
+<h1>{{ title }}</h1>
+<table class=key_values>
+{% for name, value in key_values %}
+<tr><td>{{ name }}</td><td>{{ value }}</td></tr>
+{% endfor %}
+</table>
+<nav>
+{%- for section in sections %}
+<a href="#{{ section.title | anchor }}">{{ section.title }}</a>
+{%- if not loop.last %} {% endif %}
+{% endfor %}
+</nav>
+{% for section in sections %}
+<h2 id="{{ section.title | anchor }}">{{ section.title }}</h2>
+{% for paragraph in section.text.split("\n\n") if paragraph %}
+<p>{{ paragraph }}</p>
+{% endfor %}
+{% if section.commands %}
+<pre>{{ section.commands | join("\n") }}</pre>
+{% endif %}
+{% if section.table %}
+<table>
+<tr>{% for cell in section.table[0] %}<th>{{ cell }}</th>{% endfor %}</tr>
+{% for row in section.table[1:] %}
+<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}
+</table>
+{% endif %}
+{% for figure in section.figures %}
+<figure><img alt="{{ figure.caption }}" src="data:image/png;base64,{{ figure.png | base64 }}">
+{#- -#}
+<figcaption>{{ figure.caption }}</figcaption></figure>
+{% endfor %}
+{% endfor %}
+</body></html>
 """
