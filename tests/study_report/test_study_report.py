@@ -24,7 +24,7 @@ from hpsearch.study_report.commands import Commands
 from hpsearch.study_report.description import Descriptions
 from hpsearch.study_report.figures import Clock
 from hpsearch.study_report.searched import Dimension, Searched
-from hpsearch.study_report.sections import duration, importances, sections
+from hpsearch.study_report.sections import sections
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 BOUNDS = {
@@ -181,7 +181,7 @@ def test_a_trial_without_a_value_has_no_loss():
 
 
 def test_importances_name_what_matters():
-    found = importances(drawn_at_random(30, lambda x, _: x[1] ** 2 + 0.01 * x[2], seed=0))
+    found = drawn_at_random(30, lambda x, _: x[1] ** 2 + 0.01 * x[2], seed=0).importances
     assert next(iter(found)) == "momentum"
     assert found["momentum"] > 0.7
     assert sum(found.values()) == pytest.approx(1)
@@ -219,7 +219,7 @@ def test_work_is_counted_without_the_time_between_sessions():
     clock = Clock.of([(0, 10), (5, 20), (1000, 1010)])
     assert clock.total_s == 30
     assert [clock.at(t) for t in (0, 20, 500, 1005, 2000)] == [0, 20, 20, 25, 30]
-    assert [duration(s) for s in (7, 67, 3725)] == ["7 s", "1 min 7 s", "1 h 2 min"]
+    assert [Clock.shown(s) for s in (7, 67, 3725)] == ["7 s", "1 min 7 s", "1 h 2 min"]
 
 
 def test_the_page_tells_why_trials_were_stopped_and_needs_no_network():

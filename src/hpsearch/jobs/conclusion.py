@@ -157,7 +157,7 @@ class Conclusion:
         objective = self.costs.second_objective
         if objective is None:
             return None
-        chosen = Front(self.study.optuna, self.costs.tolerance).cheapest
+        chosen = Front(self.searched()).cheapest
         candidate = self._candidate(chosen, data, progress)
         best = self.best()
         why = (

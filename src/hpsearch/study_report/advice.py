@@ -270,33 +270,30 @@ class Prospects:
     def __init__(self, searched: Searched, seed: int) -> None:
         # Matrices this small are slower on many threads, much slower on a busy machine.
         with threadpool_limits(1):
-            self._fit(searched, seed)
-
-    def _fit(self, searched: Searched, seed: int) -> None:
-        rng = np.random.default_rng(seed)
-        x, y = _examples(searched)
-        centre = float(y.mean())
-        unit = float(y.std()) or 1.0
-        standardized = (y - centre) / unit
-        process = _fitted(x, standardized, int(rng.integers(2**31)))
-        self._rng = rng
-        self._best = searched.loss(searched.ranked[0])
-        self.noise = unit * math.sqrt(process.kernel_.k2.noise_level)
-        process.kernel_.k2.noise_level = 1e-9  # worlds are without noise
-        points = qmc.Sobol(x.shape[1], seed=rng).random_base2(9)  # 512 points
-        where = np.vstack([_rounded(points, searched), x])
-        self._n_new = len(points)
-        n_worlds = 400
-        draws = process.sample_y(where, n_worlds, random_state=int(rng.integers(2**31)))
-        self._worlds: Floats = centre + unit * draws.T
-        mean, spread = process.predict(where, return_std=True)
-        # The confidence bounds of Makarova et al. (2022).
-        n_trials, n_dimensions = x.shape
-        odds = n_dimensions * n_trials**2 * math.pi**2 / (6 * self.LEVEL)
-        margin = math.sqrt(2 * math.log(odds) / 5) * spread
-        least_upper = (mean + margin)[self._n_new :].min()
-        least_lower = (mean - margin).min()
-        self.regret = float(unit * max(0.0, least_upper - least_lower))
+            rng = np.random.default_rng(seed)
+            x, y = _examples(searched)
+            centre = float(y.mean())
+            unit = float(y.std()) or 1.0
+            standardized = (y - centre) / unit
+            process = _fitted(x, standardized, int(rng.integers(2**31)))
+            self._rng = rng
+            self._best = searched.loss(searched.ranked[0])
+            self.noise = unit * math.sqrt(process.kernel_.k2.noise_level)
+            process.kernel_.k2.noise_level = 1e-9  # worlds are without noise
+            points = qmc.Sobol(x.shape[1], seed=rng).random_base2(9)  # 512 points
+            where = np.vstack([_rounded(points, searched), x])
+            self._n_new = len(points)
+            n_worlds = 400
+            draws = process.sample_y(where, n_worlds, random_state=int(rng.integers(2**31)))
+            self._worlds: Floats = centre + unit * draws.T
+            mean, spread = process.predict(where, return_std=True)
+            # The confidence bounds of Makarova et al. (2022).
+            n_trials, n_dimensions = x.shape
+            odds = n_dimensions * n_trials**2 * math.pi**2 / (6 * self.LEVEL)
+            margin = math.sqrt(2 * math.log(odds) / 5) * spread
+            least_upper = (mean + margin)[self._n_new :].min()
+            least_lower = (mean - margin).min()
+            self.regret = float(unit * max(0.0, least_upper - least_lower))
 
     def gain(self, n_trials: int) -> _Gain:
         """Return what `n_trials` further trials are likely to bring; each call draws anew.

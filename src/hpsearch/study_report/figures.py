@@ -8,7 +8,7 @@ line styles tell how trials ended, never colour alone, so that the figures are r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -18,14 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure as Plot
 from matplotlib.patches import Patch
-from matplotlib.ticker import (
-    FixedLocator,
-    FuncFormatter,
-    LogLocator,
-    MaxNLocator,
-    NullFormatter,
-    NullLocator,
-)
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from optuna.trial import FrozenTrial
 
 from hpsearch.html_report.section import Figure, drawn
@@ -151,12 +144,9 @@ class Figures:
             "stopped where the cross is. Curves that still fall at the end want more epochs.",
         )
 
-    def importances(self, shares: Mapping[str, float]) -> Figure:
-        """Draw how much of the values' variance each hyperparameter explains.
-
-        Args:
-            shares: The share of the variance, 0 to 1, of each hyperparameter, the largest first.
-        """
+    def importances(self) -> Figure:
+        """Draw how much of the values' variance each hyperparameter explains."""
+        shares = self.searched.importances
         n_trials = len(self.searched.ranked)
         plot, axis = _wide_plot(0.5 * len(shares) + 1.0)
         percents = [100 * share for share in shares.values()]
@@ -196,10 +186,9 @@ class Figures:
             bar = axis.barh(row, length, 0.7, begin, edgecolor="black", linewidth=0.8)
             plt.setp(bar.patches, **styles[end_of(trial)])
             if length > numbered_min:
-                label = axis.bar_label(
-                    bar, [f"{number_of(trial)}"], label_type="center", fontsize=8
-                )
-                plt.setp(label, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8})
+                box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+                number = str(number_of(trial))
+                axis.bar_label(bar, [number], label_type="center", fontsize=8, bbox=box)
             ends.add(end_of(trial))
         for session_s in time.begins[1:]:
             axis.axvline(time.at(session_s) / 60, color="black", linestyle=":")
@@ -277,17 +266,16 @@ def _set_scale(axis: Axes, dimension: Dimension) -> None:
     if dimension.choices:
         axis.set_xticks(range(len(dimension.choices)), map(str, dimension.choices))
         return
+    for bound in (dimension.low, dimension.high):
+        axis.axvline(bound, color="0.4", linestyle=":", linewidth=1)
     if dimension.scale == "log":
         axis.set_xscale("log")
         _show_plain_numbers(axis.xaxis, (1.0, 3.0))
     elif dimension.scale == "log_complement":
         axis.set_xscale("function", functions=(_log_complement, _from_log_complement))
         ticks = [0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999]
-        ticks = [tick for tick in ticks if dimension.low <= tick <= dimension.high]
-        axis.xaxis.set_major_locator(FixedLocator(ticks))
-        axis.xaxis.set_minor_locator(NullLocator())
-    for bound in (dimension.low, dimension.high):
-        axis.axvline(bound, color="0.4", linestyle=":", linewidth=1)
+        axis.set_xticks([tick for tick in ticks if dimension.low <= tick <= dimension.high])
+        axis.minorticks_off()
 
 
 def _log_complement(x: Floats) -> Floats:
@@ -299,11 +287,9 @@ def _from_log_complement(y: Floats) -> Floats:
     return 1 - np.exp(-y)
 
 
-def _curve(trial: FrozenTrial) -> tuple[list[int], list[float]]:
-    """Return the epochs of a trial, rising, and its values after them."""
-    epochs = sorted(trial.intermediate_values)
-    values = [trial.intermediate_values[epoch] for epoch in epochs]
-    return epochs, values
+def _curve(trial: FrozenTrial) -> Floats:
+    """Return the epochs of a trial, rising, and its values after them, (2, epochs)."""
+    return np.array(sorted(trial.intermediate_values.items()), float).T
 
 
 def _wide_plot(height_in: float) -> tuple[Plot, Axes]:
@@ -337,7 +323,7 @@ def _use_log_if_wide(axis: Axes, values: Sequence[float]) -> None:
 def _show_plain_numbers(axis: Axis, digits: Sequence[float]) -> None:
     """Label a logarithmic axis with 0.2 and 3 instead of powers of ten."""
     axis.set_major_locator(LogLocator(subs=digits))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
 
 
@@ -379,6 +365,17 @@ class Clock:
     def total_s(self) -> float:
         """The duration of all sessions together, in seconds."""
         return float(sum(self.ends) - sum(self.begins))
+
+    @staticmethod
+    def shown(seconds: float) -> str:
+        """Return a time as text, in its two largest units of hours, minutes and seconds."""
+        minutes, rest = divmod(round(seconds), 60)
+        hours, minutes = divmod(minutes, 60)
+        if hours:
+            return f"{hours} h {minutes} min"
+        if minutes:
+            return f"{minutes} min {rest} s"
+        return f"{rest} s"
 
     def at(self, time: float) -> float:
         """Return how many seconds of work had passed at a Unix time."""

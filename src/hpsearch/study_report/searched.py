@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.trial import FrozenTrial, TrialState
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.importance import FanovaImportanceEvaluator
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpsearch.space.bounds import COMPLEMENT, Value
 from hpsearch.space.space import Space
@@ -101,6 +102,32 @@ class Searched:
             if not distribution.single():
                 found.append(Dimension.of(name, distribution))
         return found
+
+    @cached_property
+    def importances(self) -> dict[str, float]:
+        """The importance of each hyperparameter by fANOVA (Hutter et al. 2014), the largest first.
+
+        It is the share of the variance of the values, 0 to 1, on the scales of the dimensions, so
+        that it does not depend on how a study stores a hyperparameter. There is none if too few
+        trials have finished or all values are the same.
+        """
+        different = {value_of(trial) for trial in self.ranked}
+        if len(self.ranked) < 4 or len(different) < 2 or not self.dimensions:
+            return {}
+        rescaled = optuna.create_study()
+        share: BaseDistribution = FloatDistribution(0.0, 1.0)
+        positions = np.clip(self.positions(self.ranked), 0.0, 1.0)
+        for trial, places in zip(self.ranked, positions, strict=True):
+            params = {}
+            for dimension, place in zip(self.dimensions, places, strict=True):
+                if not np.isnan(place):
+                    params[dimension.name] = float(place)
+            distributions = dict.fromkeys(params, share)
+            rescaled.add_trial(
+                create_trial(value=value_of(trial), params=params, distributions=distributions)
+            )
+        evaluator = FanovaImportanceEvaluator(seed=0)
+        return dict(optuna.importance.get_param_importances(rescaled, evaluator=evaluator))
 
     @property
     def objectives(self) -> list[str]:

@@ -6,19 +6,15 @@ them. A section that needs more trials than there are is left out.
 
 from __future__ import annotations
 
-import numpy as np
-import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution
-from optuna.importance import FanovaImportanceEvaluator
-from optuna.trial import FrozenTrial, create_trial
+from optuna.trial import FrozenTrial
 
 from hpsearch.html_report.section import Section
 from hpsearch.study.replay import standing
 from hpsearch.study.study import value_of
-from hpsearch.study_report import pareto
 from hpsearch.study_report.advice import Advice, Edge, Prospects
 from hpsearch.study_report.commands import Commands
 from hpsearch.study_report.figures import Clock, Figures
+from hpsearch.study_report.pareto import Front
 from hpsearch.study_report.searched import Searched, end_of
 
 
@@ -35,7 +31,7 @@ def key_values(searched: Searched) -> list[tuple[str, str]]:
     if methods:
         found.append(("by", " and ".join(methods)))
     found.append(("trials", f"{outcome.counts()}; {outcome.n_epochs} epochs in all"))
-    found.append(("took", f"{duration(Clock.of_study(searched).total_s)} of work"))
+    found.append(("took", f"{Clock.shown(Clock.of_study(searched).total_s)} of work"))
     best = searched.best
     if best is not None:
         value = f"{searched.monitor} {value_of(best):.4f}"
@@ -49,17 +45,6 @@ def _class_name(node: object) -> str:
         return ""
     target = str(node.get("_target_", ""))
     return target.rpartition(".")[2]
-
-
-def duration(seconds: float) -> str:
-    """Return a time as text, in its two largest units of hours, minutes and seconds."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    if minutes:
-        return f"{minutes} min {rest} s"
-    return f"{rest} s"
 
 
 def sections(searched: Searched, advice: Advice) -> list[Section]:
@@ -78,7 +63,7 @@ def _results(searched: Searched, advice: Advice) -> list[Section]:
     figures = Figures(searched)
     made = [Section("How it went", "", figures=[figures.history()])]
     if len(searched.objectives) > 1:
-        made.append(pareto.section(searched))
+        made.append(Front(searched).section())
     made.append(Section("The best trials", "", searched.best_rows(10)))
     made.append(_prospects(searched, advice))
     made.append(_bounds(advice))
@@ -108,7 +93,7 @@ def _prospects(searched: Searched, advice: Advice) -> Section:
     for gain in outlook.gains:
         cells = [
             f"{gain.n_trials:,}",
-            duration(gain.n_trials * outlook.trial_s),
+            Clock.shown(gain.n_trials * outlook.trial_s),
             f"{gain.expected:.4f}",
             f"{gain.low:.4f} to {gain.high:.4f}",
             f"{gain.chance:.0%}",
@@ -167,7 +152,7 @@ def _edge_row(edge: Edge) -> list[str]:
 def _importances(searched: Searched) -> Section:
     title = "Which hyperparameters matter"
     figures = Figures(searched)
-    found = importances(searched)
+    found = searched.importances
     if not found:
         text = "Importances need some finished trials that differ."
         return Section(title, text, figures=[figures.slices()])
@@ -175,37 +160,8 @@ def _importances(searched: Searched) -> Section:
     text = ""
     if n_ranked < 5 * len(found):
         text = f"{n_ranked} finished trials give a rough order only."
-    pictures = [figures.importances(found), figures.slices()]
+    pictures = [figures.importances(), figures.slices()]
     return Section(title, text, figures=pictures)
-
-
-def importances(searched: Searched) -> dict[str, float]:
-    """Return the importance of each hyperparameter by fANOVA (Hutter et al. 2014).
-
-    The importance is computed on the scales of the dimensions, so that it does not depend on how a
-    study stores a hyperparameter.
-
-    Returns:
-        The share of the variance of the values, 0 to 1, by the name of the hyperparameter, the
-        largest first; empty if too few trials have finished or all values are the same.
-    """
-    different = {value_of(trial) for trial in searched.ranked}
-    if len(searched.ranked) < 4 or len(different) < 2 or not searched.dimensions:
-        return {}
-    rescaled = optuna.create_study()
-    share: BaseDistribution = FloatDistribution(0.0, 1.0)
-    positions = np.clip(searched.positions(searched.ranked), 0.0, 1.0)
-    for trial, places in zip(searched.ranked, positions, strict=True):
-        params = {}
-        for dimension, place in zip(searched.dimensions, places, strict=True):
-            if not np.isnan(place):
-                params[dimension.name] = float(place)
-        distributions = dict.fromkeys(params, share)
-        rescaled.add_trial(
-            create_trial(value=value_of(trial), params=params, distributions=distributions)
-        )
-    evaluator = FanovaImportanceEvaluator(seed=0)
-    return dict(optuna.importance.get_param_importances(rescaled, evaluator=evaluator))
 
 
 def _stopped(searched: Searched) -> list[Section]:

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import keras
 import mlflow
@@ -103,7 +103,7 @@ class Registry:
     _OUTPUTS = "checkpoint/outputs.npy"
 
     def __init__(
-        self, client: MlflowClient, import_own_code: Callable[[Path, Mapping[str, Any]], None]
+        self, client: MlflowClient, import_own_code: Callable[[Path, Mapping[str, object]], None]
     ) -> None:
         self.client = client
         self._import_own_code = import_own_code
