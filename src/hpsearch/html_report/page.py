@@ -26,8 +26,8 @@ def html(title: str, key_values: Sequence[tuple[str, str]], sections: Sequence[S
     environment = Environment(finalize=escape, trim_blocks=True, keep_trailing_newline=True)
     environment.filters["anchor"] = _anchor
     environment.filters["base64"] = _base64
-    template = environment.from_string(_template())
-    return template.render(title=title, key_values=key_values, sections=sections)
+    page = environment.from_string(_template())
+    return page.render(title=title, style=_style(), key_values=key_values, sections=sections)
 
 
 def _anchor(title: str) -> str:
@@ -42,20 +42,7 @@ def _template() -> str:
     """Return the page as a template of Jinja2; what stands in double braces is escaped."""
     return r"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title><style>
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; }
-body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h2 { margin-top: 2.5rem; border-bottom: 2px solid #ddd; }
-nav { font-size: .9rem; } nav a { margin-right: 1rem; white-space: nowrap; }
-table { border-collapse: collapse; margin: 1rem 0; }
-table { font-variant-numeric: tabular-nums; font-size: .9rem; }
-th, td { padding: .2rem .7rem; border-bottom: 1px solid #ddd; text-align: right; }
-th:first-child, td:first-child { text-align: left; }
-table.key_values td { text-align: left; } table.key_values td:first-child { color: #555; }
-pre { background: #f3f3f3; padding: .6rem .8rem; font-size: .85rem; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; }
-figure { margin: 1.5rem 0; } img { max-width: 100%; }
-figcaption { color: #555; font-size: .9rem; }
-</style></head>
+{{ style }}</style></head>
 <body>
 <h1>{{ title }}</h1>
 <table class=key_values>
@@ -92,4 +79,22 @@ figcaption { color: #555; font-size: .9rem; }
 {% endfor %}
 {% endfor %}
 </body></html>
+"""
+
+
+def _style() -> str:
+    return """\
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; }
+body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+h2 { margin-top: 2.5rem; border-bottom: 2px solid #ddd; }
+nav { font-size: .9rem; } nav a { margin-right: 1rem; white-space: nowrap; }
+table { border-collapse: collapse; margin: 1rem 0; }
+table { font-variant-numeric: tabular-nums; font-size: .9rem; }
+th, td { padding: .2rem .7rem; border-bottom: 1px solid #ddd; text-align: right; }
+th:first-child, td:first-child { text-align: left; }
+table.key_values td { text-align: left; } table.key_values td:first-child { color: #555; }
+pre { background: #f3f3f3; padding: .6rem .8rem; font-size: .85rem; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+figure { margin: 1.5rem 0; } img { max-width: 100%; }
+figcaption { color: #555; font-size: .9rem; }
 """

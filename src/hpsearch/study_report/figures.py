@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure as Plot
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter
 from optuna.trial import FrozenTrial
 
 from hpsearch.html_report.section import Figure, drawn
@@ -266,16 +266,17 @@ def _set_scale(axis: Axes, dimension: Dimension) -> None:
     if dimension.choices:
         axis.set_xticks(range(len(dimension.choices)), map(str, dimension.choices))
         return
-    for bound in (dimension.low, dimension.high):
-        axis.axvline(bound, color="0.4", linestyle=":", linewidth=1)
     if dimension.scale == "log":
         axis.set_xscale("log")
         _show_plain_numbers(axis.xaxis, (1.0, 3.0))
     elif dimension.scale == "log_complement":
         axis.set_xscale("function", functions=(_log_complement, _from_log_complement))
         ticks = [0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999]
-        axis.set_xticks([tick for tick in ticks if dimension.low <= tick <= dimension.high])
+        ticks = [tick for tick in ticks if dimension.low <= tick <= dimension.high]
+        axis.xaxis.set_major_locator(FixedLocator(ticks))
         axis.minorticks_off()
+    for bound in (dimension.low, dimension.high):
+        axis.axvline(bound, color="0.4", linestyle=":", linewidth=1)
 
 
 def _log_complement(x: Floats) -> Floats:
