@@ -126,8 +126,10 @@ class Edge:
         if position < cls.NEAR:
             bound = "low"
         at_bound = replace(edge, bound=bound)
+        wider = at_bound.wider
         for limit in LIMITS:  # a rate cannot be negative, and a momentum cannot be 1
-            if limit.names.search(dimension.name) and not limit.holds(at_bound.wider):
+            is_limited = limit.names.search(dimension.name)
+            if is_limited and not limit.holds(wider):
                 return edge
         column = searched.dimensions.index(dimension)
         best = searched.ranked[: cls.N_BEST]
@@ -275,20 +277,23 @@ class Prospects:
             centre = float(y.mean())
             unit = float(y.std()) or 1.0
             standardized = (y - centre) / unit
-            process = _fitted(x, standardized, int(rng.integers(2**31)))
+            fit_seed = int(rng.integers(2**31))
+            process = _fitted(x, standardized, fit_seed)
             self._rng = rng
             self._best = searched.loss(searched.ranked[0])
             self.noise = unit * math.sqrt(process.kernel_.k2.noise_level)
             process.kernel_.k2.noise_level = 1e-9  # worlds are without noise
-            points = qmc.Sobol(x.shape[1], seed=rng).random_base2(9)  # 512 points
+            n_trials, n_dimensions = x.shape
+            sequence = qmc.Sobol(n_dimensions, seed=rng)
+            points = sequence.random_base2(9)  # 512 points
             where = np.vstack([_rounded(points, searched), x])
             self._n_new = len(points)
             n_worlds = 400
-            draws = process.sample_y(where, n_worlds, random_state=int(rng.integers(2**31)))
+            world_seed = int(rng.integers(2**31))
+            draws = process.sample_y(where, n_worlds, random_state=world_seed)
             self._worlds: Floats = centre + unit * draws.T
             mean, spread = process.predict(where, return_std=True)
             # The confidence bounds of Makarova et al. (2022).
-            n_trials, n_dimensions = x.shape
             odds = n_dimensions * n_trials**2 * math.pi**2 / (6 * self.LEVEL)
             margin = math.sqrt(2 * math.log(odds) / 5) * spread
             least_upper = (mean + margin)[self._n_new :].min()
@@ -389,5 +394,6 @@ def _rounded(points: Floats, searched: Searched) -> Floats:
     for column, dimension in enumerate(searched.dimensions):
         if dimension.choices:
             n_steps = len(dimension.choices) - 1
-            points[:, column] = np.round(points[:, column] * n_steps) / n_steps
+            steps = np.round(points[:, column] * n_steps)
+            points[:, column] = steps / n_steps
     return points

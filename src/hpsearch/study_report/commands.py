@@ -38,7 +38,8 @@ class Commands:
         """
         changes = [*changes, f"budget.n_trials={n_trials}"]
         keys = tuple(change.partition("=")[0] + "=" for change in changes)
-        kept = [word for word in self._typed if not word.lstrip("+").startswith(keys)]
+        replaced = self._starting_with(keys)
+        kept = [word for word in self._typed if word not in replaced]
         return self._command("search", *kept, *changes)
 
     def resume(self) -> str:
@@ -62,7 +63,9 @@ class Commands:
 
     def _group(self, group: str) -> list[str]:
         """Return the settings of the search that are in a group of the configuration."""
-        starts = (f"{group}=", f"{group}.")
+        return self._starting_with((f"{group}=", f"{group}."))
+
+    def _starting_with(self, starts: tuple[str, ...]) -> list[str]:
         return [word for word in self._typed if word.lstrip("+").startswith(starts)]
 
     def _command(self, *words: str) -> str:

@@ -56,7 +56,8 @@ class Descriptions:
         if self.version is not None and quality(self.version.tags):
             paragraphs += ["On test, the best trial's model:", quality(self.version.tags)]
         paragraphs += ["### Look at", self._looks(advice)]
-        paragraphs += ["### Go on", advice.outlook.text, Commands.WHERE, self._commands(advice)]
+        paragraphs += ["### Go on", advice.outlook.text]
+        paragraphs += [Commands.WHERE, self._commands(advice)]
         return "\n\n".join(paragraphs)
 
     def of_trial(self, trial: FrozenTrial) -> str:

@@ -134,8 +134,10 @@ class Figures:
             axis.plot(*_curve(best), color="tab:red", linewidth=2.5, label=label)
         axis.set(xlabel="epoch", ylabel=self.searched.label)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        curves = [trial.intermediate_values.values() for trial in self.searched.ranked]
-        _use_log_if_wide(axis, [value for curve in curves for value in curve])
+        finished: list[float] = []
+        for trial in self.searched.ranked:
+            finished.extend(trial.intermediate_values.values())
+        _use_log_if_wide(axis, finished)
         _add_legend(plot, axis)
         return drawn(
             "learning_curves",
@@ -255,8 +257,11 @@ class Figures:
 
     def _keep_readable(self, axis: Axes) -> None:
         """Choose the vertical scale such that one bad trial does not hide the others."""
-        reached = map(self.searched.reached, self.searched.spent)
-        values = [value for value in reached if value is not None and math.isfinite(value)]
+        values = []
+        for trial in self.searched.spent:
+            value = self.searched.reached(trial)
+            if value is not None and math.isfinite(value):
+                values.append(value)
         _use_log_if_wide(axis, values)
 
 

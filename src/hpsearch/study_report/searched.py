@@ -123,9 +123,9 @@ class Searched:
                 if not np.isnan(place):
                     params[dimension.name] = float(place)
             distributions = dict.fromkeys(params, share)
-            rescaled.add_trial(
-                create_trial(value=value_of(trial), params=params, distributions=distributions)
-            )
+            value = value_of(trial)
+            made = create_trial(value=value, params=params, distributions=distributions)
+            rescaled.add_trial(made)
         evaluator = FanovaImportanceEvaluator(seed=0)
         return dict(optuna.importance.get_param_importances(rescaled, evaluator=evaluator))
 
@@ -172,7 +172,9 @@ class Searched:
     def best_rows(self, n_rows: int) -> list[list[str]]:
         """Return a table of at most `n_rows` of the best trials: the head, then the best first."""
         best = self.ranked[:n_rows]
-        names = list(dict.fromkeys(name for trial in best for name in self.values(trial)))
+        names: dict[str, None] = {}
+        for trial in best:
+            names.update(dict.fromkeys(self.values(trial)))
         table = [["trial", *self.objectives, "epochs", *names]]
         for trial in best:
             cells = [f"#{number_of(trial)}", *self.numbers(trial)]
