@@ -55,8 +55,8 @@ def main() -> None:
         if rest < 1 or not Prospects.can_tell(then):
             print(f"| {n} | too few trials | | | | | |")
             continue
-        gain, best = Prospects(then, seed=0).gain(rest), then.signed(then.ranked[0].value)
-        brought = best - all_of_it.signed(all_of_it.ranked[0].value)
+        gain, best = Prospects(then, seed=0).gain(rest), then.loss(then.ranked[0])
+        brought = best - all_of_it.loss(all_of_it.ranked[0])
         inside = "yes" if gain.low - 1e-9 <= brought <= gain.high else "no"
         interval = f"{gain.low:.4f} to {gain.high:.4f}"
         print(

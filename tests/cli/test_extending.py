@@ -12,6 +12,7 @@ from rich.console import Console
 from hpsearch import Search
 from hpsearch.cli import entry
 from hpsearch.errors import ConfigError
+from hpsearch.models.own_code import import_own_code
 from hpsearch.study.direction import Direction
 from hpsearch.study.replay import replay
 from hpsearch.study.study import SharedStudy
@@ -117,7 +118,7 @@ def test_settings_become_hyperparameters_and_reach_the_model(place):
         )
     best = result.outcome.best
     version = place.client.get_model_version_by_alias("digits-deeper", "champion")
-    model = Registry(place.client).kept(version.run_id)
+    model = Registry(place.client, import_own_code).kept(version.run_id)
     dense = [layer for layer in model.layers if type(layer).__name__ == "Dense"]
     assert len(dense) - 1 == best.params["n_hidden"]
 

@@ -19,12 +19,12 @@ from hpsearch.html_report.section import Section
 from hpsearch.space.space import Space
 from hpsearch.study.direction import Direction
 from hpsearch.study.pruners import Hyperband
-from hpsearch.study_report import description
-from hpsearch.study_report.advice import Advice, Prospects, edges
+from hpsearch.study_report.advice import Advice, Edge, Prospects
 from hpsearch.study_report.commands import Commands
+from hpsearch.study_report.description import Descriptions
 from hpsearch.study_report.figures import Clock
 from hpsearch.study_report.searched import Dimension, Searched
-from hpsearch.study_report.sections import duration, importances, sections
+from hpsearch.study_report.sections import sections
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 BOUNDS = {
@@ -141,7 +141,7 @@ def test_hyperparameters_have_the_names_and_bounds_that_people_read():
 
 
 def test_a_best_value_at_a_bound_says_where_to_widen_it_unless_nothing_lies_beyond():
-    found = {edge.dimension.name: edge for edge in edges(SEARCHED)}
+    found = {edge.dimension.name: edge for edge in Edge.all_of(SEARCHED)}
     assert found["learning_rate"].bound == "high"
     assert (
         found["learning_rate"].override(SEARCHED.space) == "space.bounds.learning_rate.high=0.032"
@@ -172,8 +172,16 @@ def test_the_next_command_is_the_one_that_was_typed_with_what_changes():
     assert again == "python -m hpsearch search study.name=digits-selu"
 
 
+def test_a_trial_without_a_value_has_no_loss():
+    best = SEARCHED.best
+    assert SEARCHED.loss(best) == 0.2
+    stopped = next(t for t in SEARCHED.trials if t.state == TrialState.PRUNED)
+    with pytest.raises(TypeError):  # a loss of 0 would be better than the best trial's
+        SEARCHED.loss(stopped)
+
+
 def test_importances_name_what_matters():
-    found = importances(drawn_at_random(30, lambda x, _: x[1] ** 2 + 0.01 * x[2], seed=0))
+    found = drawn_at_random(30, lambda x, _: x[1] ** 2 + 0.01 * x[2], seed=0).importances
     assert next(iter(found)) == "momentum"
     assert found["momentum"] > 0.7
     assert sum(found.values()) == pytest.approx(1)
@@ -211,7 +219,7 @@ def test_work_is_counted_without_the_time_between_sessions():
     clock = Clock.of([(0, 10), (5, 20), (1000, 1010)])
     assert clock.total_s == 30
     assert [clock.at(t) for t in (0, 20, 500, 1005, 2000)] == [0, 20, 20, 25, 30]
-    assert [duration(s) for s in (7, 67, 3725)] == ["7 s", "1 min 7 s", "1 h 2 min"]
+    assert [Clock.shown(s) for s in (7, 67, 3725)] == ["7 s", "1 min 7 s", "1 h 2 min"]
 
 
 def test_the_page_tells_why_trials_were_stopped_and_needs_no_network():
@@ -265,8 +273,8 @@ def test_a_page_escapes_what_it_shows():
 
 
 def test_a_trials_description_has_its_end_and_its_place():
-    places = description.Places("3", "parent", {}, None, {})
-    told = {t.number: description.of_trial(SEARCHED, t, places) for t in SEARCHED.trials}
+    descriptions = Descriptions(SEARCHED, "3", "parent", {}, None)
+    told = {t.number: descriptions.of_trial(t) for t in SEARCHED.trials}
     study = "[digits-selu](#/experiments/3/runs/parent?workflowType=machine_learning)"
     assert (
         told[1]

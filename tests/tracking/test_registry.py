@@ -4,6 +4,7 @@ import keras
 import pytest
 from mlflow import MlflowClient
 
+from hpsearch.models.own_code import import_own_code
 from hpsearch.tracking.registry import Registry
 
 
@@ -31,5 +32,5 @@ def test_the_models_of_a_study_are_those_of_finished_trials_the_lowest_loss_firs
     kept(client, parent_run_id, tmp_path, 2, {})  # as earlier versions have left it
     kept(client, parent_run_id, tmp_path, 3, {"hpsearch.end": "pruned"})
     kept(client, parent_run_id, tmp_path, 4, {"hpsearch.end": "killed"}, status="KILLED")
-    models = Registry(client).kept_of_study(parent_run_id)
+    models = Registry(client, import_own_code).kept_of_study(parent_run_id)
     assert [model.output_shape for model in models] == [(None, 2), (None, 1)]

@@ -17,8 +17,8 @@ from hpsearch.study.sampling import SeededSampler
 from hpsearch.study.storage import journal
 from hpsearch.study.study import SharedStudy, best_trial, number_of
 from hpsearch.study.trial_end import TrialEnd
-from hpsearch.study_report.pareto import cheapest, front, section
-from hpsearch.study_report.searched import Outcome, Searched, best_rows
+from hpsearch.study_report.pareto import Front
+from hpsearch.study_report.searched import Outcome, Searched
 from hpsearch.trials.costs import Costs
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -86,32 +86,32 @@ def study_of(*values, directions=("minimize", "minimize")):
 LOSSES = ((1.2, 9.0), (1.0, 8.0), (1.05, 4.0), (1.05, 5.0), (2.0, 1.0))
 
 
+def searched_of(study, tolerance=0.0):
+    config = {"costs": {"second_objective": "latency_ms", "tolerance": tolerance}}
+    return Searched("s", study, Space({}), "val/loss", Direction.of(study), config, "")
+
+
 def test_the_front_holds_what_no_other_beats_in_both():
-    assert [t.number for t in front(study_of(*LOSSES))] == [1, 2, 4]
+    assert [t.number for t in Front(searched_of(study_of(*LOSSES))).trials] == [1, 2, 4]
     accuracies = [(1 / loss, ms) for loss, ms in LOSSES]
-    assert [
-        t.number for t in front(study_of(*accuracies, directions=("maximize", "minimize")))
-    ] == [1, 2, 4]
+    maximized = study_of(*accuracies, directions=("maximize", "minimize"))
+    assert [t.number for t in Front(searched_of(maximized)).trials] == [1, 2, 4]
 
 
 @pytest.mark.parametrize(
     ("tolerance", "number"), [(0.0, 1), (0.04, 1), (0.06, 2), (0.9, 2), (1.0, 4)]
 )
 def test_the_cheapest_is_nearly_as_good_as_the_best(tolerance, number):
-    assert cheapest(study_of(*LOSSES), tolerance).number == number
+    assert Front(searched_of(study_of(*LOSSES), tolerance)).cheapest.number == number
 
 
 def test_the_page_shows_the_front_with_its_aliases():
-    config = {"costs": {"second_objective": "latency_ms", "tolerance": 0.06}}
     for values, marks in ((LOSSES, ["best", "fastest", ""]), (LOSSES[:1], ["best and fastest"])):
-        study = study_of(*values)
-        shown = section(Searched("s", study, Space({}), "val/loss", Direction.MINIMIZE, config, ""))
+        shown = Front(searched_of(study_of(*values), 0.06)).section()
         assert shown.table[0] == ["trial", "val/loss", "latency_ms", ""]
         assert [row[-1] for row in shown.table[1:]] == marks
         assert shown.figures[0].png.startswith(b"\x89PNG")
-    rows = best_rows(
-        study_of(*LOSSES).trials, Space({}), ["val/loss", "latency_ms"], Direction.MINIMIZE, 2
-    )
+    rows = searched_of(study_of(*LOSSES)).best_rows(2)
     assert rows == [
         ["trial", "val/loss", "latency_ms", "epochs"],
         ["#1", "1.0000", "8", "0"],

@@ -10,7 +10,9 @@ import re
 from collections.abc import Sequence
 from html import escape
 
-from hpsearch.html_report.section import Figure, Section
+from jinja2 import Environment
+
+from hpsearch.html_report.section import Section
 
 
 def html(title: str, key_values: Sequence[tuple[str, str]], sections: Sequence[Section]) -> str:
@@ -21,63 +23,67 @@ def html(title: str, key_values: Sequence[tuple[str, str]], sections: Sequence[S
         key_values: Pairs of a name and a value, shown as a table below the heading.
         sections: The sections in the order in which they are read.
     """
-    heading = escape(title)
-    head = f'<meta charset="utf-8"><title>{heading}</title><style>{_style()}</style>'
-    links = [f'<a href="#{_anchor(s.title)}">{escape(s.title)}</a>' for s in sections]
-    parts = [f"<h1>{heading}</h1>", _key_values(key_values), f"<nav>{' '.join(links)}</nav>"]
-    for section in sections:
-        parts.append(_section(section))
-    body = "\n".join(parts)
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
+    environment = Environment(finalize=escape, trim_blocks=True, keep_trailing_newline=True)
+    environment.filters["anchor"] = _anchor
+    environment.filters["base64"] = _base64
+    page = environment.from_string(_template())
+    return page.render(title=title, style=_style(), key_values=key_values, sections=sections)
 
 
 def _anchor(title: str) -> str:
     return re.sub(r"\W+", "-", title.lower()).strip("-")
 
 
-def _section(section: Section) -> str:
-    parts = [f'<h2 id="{_anchor(section.title)}">{escape(section.title)}</h2>']
-    for paragraph in section.text.split("\n\n"):
-        if paragraph:
-            parts.append(f"<p>{escape(paragraph)}</p>")
-    if section.commands:
-        commands = "\n".join(section.commands)
-        parts.append(f"<pre>{escape(commands)}</pre>")
-    if section.table:
-        parts.append(_table(section.table))
-    for figure in section.figures:
-        parts.append(_figure(figure))
-    return "\n".join(parts)
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
 
 
-def _key_values(key_values: Sequence[tuple[str, str]]) -> str:
-    rows = [_row(pair, "td") for pair in key_values]
-    lines = "\n".join(rows)
-    return f"<table class=key_values>\n{lines}\n</table>"
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    """Return a table whose first row is the head."""
-    head = _row(rows[0], "th")
-    body = [_row(row, "td") for row in rows[1:]]
-    lines = "\n".join([head, *body])
-    return f"<table>\n{lines}\n</table>"
-
-
-def _row(cells: Sequence[str], tag: str) -> str:
-    written = [f"<{tag}>{escape(cell)}</{tag}>" for cell in cells]
-    return f"<tr>{''.join(written)}</tr>"
-
-
-def _figure(figure: Figure) -> str:
-    data = base64.b64encode(figure.png).decode()
-    caption = escape(figure.caption)
-    image = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
-    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+def _template() -> str:
+    """Return the page as a template of Jinja2; what stands in double braces is escaped."""
+    return r"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title><style>
+{{ style }}</style></head>
+<body>
+<h1>{{ title }}</h1>
+<table class=key_values>
+{% for name, value in key_values %}
+<tr><td>{{ name }}</td><td>{{ value }}</td></tr>
+{% endfor %}
+</table>
+<nav>
+{%- for section in sections %}
+<a href="#{{ section.title | anchor }}">{{ section.title }}</a>
+{%- if not loop.last %} {% endif %}
+{% endfor %}
+</nav>
+{% for section in sections %}
+<h2 id="{{ section.title | anchor }}">{{ section.title }}</h2>
+{% for paragraph in section.text.split("\n\n") if paragraph %}
+<p>{{ paragraph }}</p>
+{% endfor %}
+{% if section.commands %}
+<pre>{{ section.commands | join("\n") }}</pre>
+{% endif %}
+{% if section.table %}
+<table>
+<tr>{% for cell in section.table[0] %}<th>{{ cell }}</th>{% endfor %}</tr>
+{% for row in section.table[1:] %}
+<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}
+</table>
+{% endif %}
+{% for figure in section.figures %}
+<figure><img alt="{{ figure.caption }}" src="data:image/png;base64,{{ figure.png | base64 }}">
+{#- -#}
+<figcaption>{{ figure.caption }}</figcaption></figure>
+{% endfor %}
+{% endfor %}
+</body></html>
+"""
 
 
 def _style() -> str:
-    return """
+    return """\
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; }
 body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 h2 { margin-top: 2.5rem; border-bottom: 2px solid #ddd; }

@@ -23,14 +23,15 @@ from hpsearch.data.split import SearchData
 from hpsearch.errors import ModelError, SearchError, TrackingError
 from hpsearch.evaluation.evaluated_model import EvaluatedModel, Evaluation
 from hpsearch.mc_dropout.prediction import McDropout
-from hpsearch.models.own_code import config_of, own_code
+from hpsearch.models.own_code import config_of, import_own_code, own_code
+from hpsearch.seeds import derive
 from hpsearch.serving.fresh_process import first_line
 from hpsearch.serving.measured_again import CURE, Expected, measure_again, noise_of
 from hpsearch.serving.registration import Registration
 from hpsearch.space.space import Space
 from hpsearch.study.storage import without_password
 from hpsearch.study.study import SharedStudy, best_trial, number_of, value_of
-from hpsearch.study_report import pareto
+from hpsearch.study_report.pareto import Front
 from hpsearch.study_report.searched import Searched
 from hpsearch.study_report.version_page import CERTIFICATE
 from hpsearch.tracking.registry import Candidate, Registry, Version
@@ -90,7 +91,7 @@ class Conclusion:
     @property
     def registry(self) -> Registry:
         """The registry of the MLflow store."""
-        return Registry(self.tracking.client)
+        return Registry(self.tracking.client, import_own_code)
 
     def best(self) -> FrozenTrial | None:
         """Return the best finished trial of all workers."""
@@ -156,7 +157,7 @@ class Conclusion:
         objective = self.costs.second_objective
         if objective is None:
             return None
-        chosen = pareto.cheapest(self.study.optuna, self.costs.tolerance)
+        chosen = Front(self.searched()).cheapest
         candidate = self._candidate(chosen, data, progress)
         best = self.best()
         why = (
@@ -287,6 +288,7 @@ class Conclusion:
             direction=self.training.goal,
             config=self.config,
             tracking_uri=self.tracking.uri,
+            seed=derive(0, self.name, "prospects"),
         )
 
 

@@ -29,6 +29,7 @@ from hpsearch.html_report.page import html
 from hpsearch.html_report.section import Section
 from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.models.moved_names import with_current_names
+from hpsearch.models.own_code import import_own_code
 from hpsearch.study.storage import without_password
 from hpsearch.study_report.version_page import describe
 from hpsearch.tracking.registry import Registry
@@ -85,7 +86,7 @@ class Evaluate:
                 made.
         """
         tracking = self.tracking()
-        registry = Registry(tracking.client)
+        registry = Registry(tracking.client, import_own_code)
         model, found = registry.load(self.registered_model, str(self.version))
         data = self.data
         if data is None:

@@ -17,12 +17,13 @@ from rich.console import Console
 
 from hpsearch.errors import ConfigError, TrackingError
 from hpsearch.models.moved_names import with_current_names
+from hpsearch.seeds import derive
 from hpsearch.study.direction import Direction
 from hpsearch.study.pruners import PausableStudy
 from hpsearch.study.storage import SharedStorage, without_password
 from hpsearch.study.study import check_known
 from hpsearch.study_report.advice import Advice
-from hpsearch.study_report.description import PAGE
+from hpsearch.study_report.description import Descriptions
 from hpsearch.study_report.record import record
 from hpsearch.study_report.searched import Searched
 from hpsearch.tracking.runs import ParentRun
@@ -76,6 +77,7 @@ class Report:
                 direction=Direction.of(study),
                 config=config,
                 tracking_uri=tracking.uri,
+                seed=derive(0, self.study, "prospects"),
             )
             parent = ParentRun(tracking.client, parent_run_id)
             advice, page = record(searched, tracking, parent)
@@ -108,7 +110,8 @@ class _Reported:
             f"Study {self.searched.name}: {self.searched.outcome.counts()}.",
             self.advice.outlook.text,
             f"{self.advice.next_step}  {self.advice.command}",
-            f"The page is {self.path}, and {PAGE} among the artifacts of run {self.run_id}.",
+            f"The page is {self.path}, and {Descriptions.PAGE} among the artifacts of run "
+            f"{self.run_id}.",
             f"Look at it:  mlflow ui --backend-store-uri {uri}",
         )
         for line in lines:

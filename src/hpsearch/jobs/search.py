@@ -49,8 +49,8 @@ from hpsearch.study.sampling import SeededSampler
 from hpsearch.study.storage import SharedStorage
 from hpsearch.study.study import SharedStudy
 from hpsearch.study.warm_start import Asked, WarmStart
-from hpsearch.study.worker_process import Preempted, deadline, leaving_on_signal
-from hpsearch.study_report.searched import Outcome, best_rows
+from hpsearch.study.worker_process import deadline, leaving_on_signal
+from hpsearch.study_report.searched import Searched
 from hpsearch.tracking.registry import Version
 from hpsearch.tracking.runs import ParentRun, settings_shown
 from hpsearch.tracking.tracking import Tracking
@@ -267,20 +267,12 @@ class Search:
     @contextmanager
     def _closing(self, conclusion: Conclusion, progress: Progress) -> Iterator[None]:
         """End the parent run with the block, unless other workers continue, and close MLflow."""
-        status = "FAILED"
-        try:
-            yield
-            status = "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
-        except Preempted:
-            # Only seconds are left. The worker that continues the study describes it.
-            status = "RUNNING"
-            conclusion.tracking.patience_s = self.budget.grace_s
-            raise
-        finally:
-            tracking = conclusion.tracking
+        tracking = conclusion.tracking
+
+        def end(status: str) -> None:
+            if status == "RUNNING":
+                # Only seconds are left. The worker that continues the study describes it.
+                tracking.patience_s = self.budget.grace_s
             if _ends_run(conclusion.study, status) and tracking.wait():
                 conclusion.describe()
                 conclusion.parent.end(status)
@@ -288,6 +280,9 @@ class Search:
                 progress.say(
                     "MLflow is away; send what waits for it with: python -m hpsearch doctor sync"
                 )
+
+        with conclusion.parent.ending(end):
+            yield
 
     def _tested_space(self, objective: Objective) -> Space:
         """Return the space that the learning rate test has bounded."""
@@ -338,10 +333,10 @@ class Search:
                 f"{self.budget.n_trials + 10}, or a narrower space.bounds.learning_rate."
             )
         version, cheapest, evaluation = self._registered(conclusion, best, data, progress)
-        trials = conclusion.study.trials()
-        self._show_best(trials, progress)
+        searched = conclusion.searched()
+        self._show_best(searched, progress)
         return SearchResult(
-            outcome=Outcome.of(trials, self.training.goal),
+            outcome=searched.outcome,
             version=version,
             cheapest=cheapest,
             evaluation=evaluation,
@@ -370,10 +365,9 @@ class Search:
         evaluation = conclusion.evaluate(evaluated, version, progress)
         return version, cheapest, evaluation
 
-    def _show_best(self, trials: list[FrozenTrial], progress: Progress) -> None:
+    def _show_best(self, searched: Searched, progress: Progress) -> None:
         """Print the best trials, a column for each, since there may be many hyperparameters."""
-        objectives = [self.training.monitor, *self.costs.objectives]
-        rows = best_rows(trials, self.space, objectives, self.training.goal)
+        rows = searched.best_rows(5)
         by_column = list(zip(*rows, strict=True))
         progress.console.print(terminal(by_column, f"The best {len(rows) - 1} trials"))
 

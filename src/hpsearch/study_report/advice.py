@@ -21,11 +21,10 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import qmc
 from sklearn.exceptions import ConvergenceWarning
@@ -33,14 +32,11 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from threadpoolctl import threadpool_limits
 
-from hpsearch.metrics import Floats
-from hpsearch.seeds import derive
 from hpsearch.space.bounds import Range, Value
 from hpsearch.space.space import LIMITS, Space
-from hpsearch.study.study import value_of
 from hpsearch.study_report.commands import Commands
 from hpsearch.study_report.figures import Clock
-from hpsearch.study_report.searched import Dimension, Searched, end_of
+from hpsearch.study_report.searched import Dimension, Floats, Searched, end_of
 
 
 @dataclass(frozen=True)
@@ -64,23 +60,19 @@ class Advice:
         """Return what should come next: wider bounds, more trials, or a look at the model."""
         commands = Commands(searched)
         outlook = _Outlook.of(searched)
-        found = edges(searched)
-        n_spent = len(searched.spent)
-        n_more = min(max(n_spent, Prospects.MIN_FINISHED), 100)  # as many again, within reason
-        n_trials = n_spent + n_more
-        cut = [edge for edge in found if edge.bound]
+        edges = Edge.all_of(searched)
+        cut = [edge for edge in edges if edge.bound]
+        if not cut and outlook.worth <= _Outlook.POSSIBLE:
+            step = "Examine the model that was found."
+            return cls(step, commands.evaluate(), outlook, edges)
+        step = "Let the search go on."
         if cut:
             names = " and ".join(f"{edge.dimension.name}'s {edge.bound} bound" for edge in cut)
             step = f"Widen {names}, where the best trial lies, and let the search go on."
-            changes = [edge.override(searched.space) for edge in cut]
-            command = commands.search(n_trials, changes)
-        elif outlook.worth > _Outlook.POSSIBLE:
-            step = "Let the search go on."
-            command = commands.search(n_trials)
-        else:
-            step = "Examine the model that was found."
-            command = commands.evaluate()
-        return cls(step, command, outlook, found)
+        changes = [edge.override(searched.space) for edge in cut]
+        n_spent = len(searched.spent)
+        n_more = min(max(n_spent, Prospects.MIN_FINISHED), 100)  # as many again, within reason
+        return cls(step, commands.search(n_spent + n_more, changes), outlook, edges)
 
     @property
     def cut(self) -> list[Edge]:
@@ -112,6 +104,39 @@ class Edge:
     bound: str | None
     n_near: int
 
+    @classmethod
+    def all_of(cls, searched: Searched) -> list[Edge]:
+        """Return every hyperparameter that has an order and that the best trial drew."""
+        if searched.best is None:
+            return []
+        values = searched.values(searched.best)
+        found = []
+        for dimension in searched.dimensions:
+            if not dimension.choices and dimension.name in values:
+                found.append(cls._of(searched, dimension, values[dimension.name]))
+        return found
+
+    @classmethod
+    def _of(cls, searched: Searched, dimension: Dimension, value: Value) -> Edge:
+        position = dimension.position(value)
+        edge = cls(dimension, value, position, None, 0)
+        if cls.NEAR <= position <= 1 - cls.NEAR:
+            return edge
+        bound = "high"
+        if position < cls.NEAR:
+            bound = "low"
+        at_bound = replace(edge, bound=bound)
+        wider = at_bound.wider
+        for limit in LIMITS:  # a rate cannot be negative, and a momentum cannot be 1
+            is_limited = limit.names.search(dimension.name)
+            if is_limited and not limit.holds(wider):
+                return edge
+        column = searched.dimensions.index(dimension)
+        best = searched.ranked[: cls.N_BEST]
+        others = searched.positions(best)[:, column]
+        distances = abs(others - round(position))
+        return replace(at_bound, n_near=int((distances < cls.NEAR).sum()))
+
     @property
     def wider(self) -> float:
         """The value that the bound might have instead."""
@@ -119,8 +144,7 @@ class Edge:
         position = 1 + moved
         if self.bound == "low":
             position = -moved
-        number = self.dimension.value(position)
-        return self.dimension.rounded(number)
+        return self.dimension.rounded(self.dimension.value(position))
 
     def override(self, space: Space) -> str:
         """Return the setting of the search that moves the bound.
@@ -139,50 +163,6 @@ class Edge:
         else:
             high = self.wider
         return f"+{key}={{low: {low:.6g}, high: {high:.6g}, scale: {self.dimension.scale}}}"
-
-
-def edges(searched: Searched) -> list[Edge]:
-    """Return every hyperparameter that has an order and that the best trial drew."""
-    if searched.best is None:
-        return []
-    values = searched.values(searched.best)
-    found = []
-    for dimension in searched.dimensions:
-        if dimension.choices or dimension.name not in values:
-            continue
-        value = values[dimension.name]
-        position = dimension.position(value)
-        bound = _bound_at(dimension, position)
-        n_near = 0
-        if bound:
-            n_near = _n_near(searched, dimension, round(position))
-        found.append(Edge(dimension, value, position, bound, n_near))
-    return found
-
-
-def _bound_at(dimension: Dimension, position: float) -> str | None:
-    """Return the bound at a position, `low` or `high`, or None if none is there or can be moved."""
-    if position < Edge.NEAR:
-        bound = "low"
-    elif position > 1 - Edge.NEAR:
-        bound = "high"
-    else:
-        return None
-    wider = Edge(dimension, 0, 0, bound, 0).wider
-    for limit in LIMITS:  # a rate cannot be negative, and a momentum cannot be 1
-        if limit.names.search(dimension.name) and not limit.holds(wider):
-            return None
-    return bound
-
-
-def _n_near(searched: Searched, dimension: Dimension, end: int) -> int:
-    """Return how many of the best N_BEST trials lie at an end of a dimension, 0 or 1."""
-    n_near = 0
-    for trial in searched.ranked[: Edge.N_BEST]:
-        value = searched.values(trial).get(dimension.name)
-        if value is not None and abs(dimension.position(value) - end) < Edge.NEAR:
-            n_near += 1
-    return n_near
 
 
 @dataclass(frozen=True)
@@ -214,9 +194,7 @@ class _Outlook:
     def of(cls, searched: Searched) -> _Outlook:
         """Return the outlook of a study."""
         n_spent = len(searched.spent)
-        trial_s = 0.0
-        if n_spent:
-            trial_s = Clock.of_study(searched).total_s / n_spent
+        trial_s = Clock.of_study(searched).total_s / max(1, n_spent)
         if n_spent and not searched.dimensions:
             text = "No hyperparameter varied: more trials would only repeat the same one."
             return cls(text, 0.0, trial_s)
@@ -226,30 +204,23 @@ class _Outlook:
         n_hourly = 1
         if trial_s:
             n_hourly = max(1, int(3600 / trial_s))
-        prospects = Prospects(searched, derive(0, searched.name, "prospects"))
-        again = prospects.gain(n_spent)
-        hourly = prospects.gain(n_hourly)
-        text = _outlook_text(hourly, prospects.noise, prospects.regret)
-        gains = [again, hourly]
-        return cls(text, hourly.worth, trial_s, gains, prospects.noise, prospects.regret)
-
-
-def _outlook_text(hourly: _Gain, noise: float, regret: float) -> str:
-    """Return whether more trials are likely to pay, given the gain of the next hour."""
-    if hourly.worth > 0.5:
-        answer = "are likely to pay"
-    elif hourly.worth > _Outlook.POSSIBLE:
-        answer = "may pay"
-    else:
-        answer = "are hardly worth it"
-    text = (
-        f"More trials {answer}: with probability {hourly.worth:.0%} the {hourly.n_trials:,} trials "
-        f"of the next hour better the best one by more than {noise:.2g}, by which two trainings "
-        "with the same hyperparameters differ anyway."
-    )
-    if regret < noise:
-        text += " What could be left at most is below that too: the search may end here."
-    return text
+        prospects = Prospects(searched, searched.seed)
+        gains = [prospects.gain(n_spent), prospects.gain(n_hourly)]
+        worth = gains[-1].worth
+        if worth > 0.5:
+            answer = "are likely to pay"
+        elif worth > cls.POSSIBLE:
+            answer = "may pay"
+        else:
+            answer = "are hardly worth it"
+        text = (
+            f"More trials {answer}: with probability {worth:.0%} the {n_hourly:,} trials of the "
+            f"next hour better the best one by more than {prospects.noise:.2g}, by which two "
+            "trainings with the same hyperparameters differ anyway."
+        )
+        if prospects.regret < prospects.noise:
+            text += " What could be left at most is below that too: the search may end here."
+        return cls(text, worth, trial_s, gains, prospects.noise, prospects.regret)
 
 
 @dataclass(frozen=True)
@@ -301,29 +272,33 @@ class Prospects:
     def __init__(self, searched: Searched, seed: int) -> None:
         # Matrices this small are slower on many threads, much slower on a busy machine.
         with threadpool_limits(1):
-            self._fit(searched, seed)
-
-    def _fit(self, searched: Searched, seed: int) -> None:
-        rng = np.random.default_rng(seed)
-        x, y = _examples(searched)
-        centre = float(y.mean())
-        unit = float(y.std()) or 1.0
-        process = _fitted(x, (y - centre) / unit, int(rng.integers(2**31)))
-        self._rng = rng
-        self._best = searched.signed(value_of(searched.ranked[0]))
-        self.noise = unit * math.sqrt(process.kernel_.k2.noise_level)
-        process.kernel_.k2.noise_level = 1e-9  # worlds are without noise
-        points = qmc.Sobol(x.shape[1], seed=rng).random_base2(9)  # 512 points
-        where = np.vstack([_rounded(points, searched), x])
-        self._n_new = len(points)
-        n_worlds = 400
-        draws = process.sample_y(where, n_worlds, random_state=int(rng.integers(2**31)))
-        self._worlds: Floats = centre + unit * draws.T
-        mean, spread = process.predict(where, return_std=True)
-        margin = _beta_root(len(searched.dimensions), len(x)) * spread
-        least_upper = (mean + margin)[self._n_new :].min()
-        least_lower = (mean - margin).min()
-        self.regret = float(unit * max(0.0, least_upper - least_lower))
+            rng = np.random.default_rng(seed)
+            x, y = _examples(searched)
+            centre = float(y.mean())
+            unit = float(y.std()) or 1.0
+            standardized = (y - centre) / unit
+            fit_seed = int(rng.integers(2**31))
+            process = _fitted(x, standardized, fit_seed)
+            self._rng = rng
+            self._best = searched.loss(searched.ranked[0])
+            self.noise = unit * math.sqrt(process.kernel_.k2.noise_level)
+            process.kernel_.k2.noise_level = 1e-9  # worlds are without noise
+            n_trials, n_dimensions = x.shape
+            sequence = qmc.Sobol(n_dimensions, seed=rng)
+            points = sequence.random_base2(9)  # 512 points
+            where = np.vstack([_rounded(points, searched), x])
+            self._n_new = len(points)
+            n_worlds = 400
+            world_seed = int(rng.integers(2**31))
+            draws = process.sample_y(where, n_worlds, random_state=world_seed)
+            self._worlds: Floats = centre + unit * draws.T
+            mean, spread = process.predict(where, return_std=True)
+            # The confidence bounds of Makarova et al. (2022).
+            odds = n_dimensions * n_trials**2 * math.pi**2 / (6 * self.LEVEL)
+            margin = math.sqrt(2 * math.log(odds) / 5) * spread
+            least_upper = (mean + margin)[self._n_new :].min()
+            least_lower = (mean - margin).min()
+            self.regret = float(unit * max(0.0, least_upper - least_lower))
 
     def gain(self, n_trials: int) -> _Gain:
         """Return what `n_trials` further trials are likely to bring; each call draws anew.
@@ -334,25 +309,25 @@ class Prospects:
         chosen = self._placed(min(n_trials, 2000))
         true = np.take_along_axis(worlds, chosen, axis=1)
         measured = true + self._rng.normal(0.0, self.noise, true.shape)
-        winner = measured.argmin(axis=1)[:, None]
-        best_measured = np.take_along_axis(measured, winner, axis=1)[:, 0]
-        best_true = np.take_along_axis(true, winner, axis=1)[:, 0]
-        gained = np.maximum(0.0, self._best - best_measured)
+        winner = measured.argmin(axis=1)
+        best_true = true[np.arange(len(true)), winner]
+        gained = np.maximum(0.0, self._best - measured.min(axis=1))
         known = worlds[:, self._n_new :].min(axis=1)
         lasting = np.maximum(0.0, known - best_true)
         real = np.where(gained > 0, lasting, 0.0)
-        low, high = np.quantile(gained, [self.LEVEL / 2, 1 - self.LEVEL / 2])
+        tail = self.LEVEL / 2
+        low, high = np.quantile(gained, [tail, 1 - tail])
         return _Gain(
             n_trials=n_trials,
             expected=gained.mean(),
-            low=float(low),
-            high=float(high),
-            chance=float((gained > 0).mean()),
+            low=low,
+            high=high,
+            chance=(gained > 0).mean(),
             real=real.mean(),
-            worth=float((real > self.noise).mean()),
+            worth=(real > self.noise).mean(),
         )
 
-    def _placed(self, n_trials: int) -> NDArray[np.int64]:
+    def _placed(self, n_trials: int) -> np.ndarray:
         """Draw the points of further trials in each world, (worlds, trials)."""
         n_worlds = len(self._worlds)
         shape = (n_worlds, n_trials)
@@ -366,9 +341,9 @@ class Prospects:
 def _fitted(x: Floats, y: Floats, seed: int) -> GaussianProcessRegressor:
     """Return a Gaussian process fitted to positions (N, D) and standardized values (N,)."""
     lengths = np.ones(x.shape[1])
-    smooth = ConstantKernel(1.0, (0.1, 10.0)) * Matern(lengths, (0.1, 10.0), nu=2.5)
+    smooth = Matern(lengths, (0.1, 10.0), nu=2.5)
     noise = WhiteKernel(0.05, (1e-4, 1.0))
-    kernel = smooth + noise
+    kernel = ConstantKernel(1.0, (0.1, 10.0)) * smooth + noise
     process = GaussianProcessRegressor(kernel, n_restarts_optimizer=2, random_state=seed)
     with warnings.catch_warnings():
         # A length at its bound is a valid answer here.
@@ -377,21 +352,14 @@ def _fitted(x: Floats, y: Floats, seed: int) -> GaussianProcessRegressor:
     return process
 
 
-def _beta_root(n_dimensions: int, n_trials: int) -> float:
-    """Return the width of the confidence bounds of Makarova et al. (2022), in deviations."""
-    level = Prospects.LEVEL
-    return math.sqrt(2 * math.log(n_dimensions * n_trials**2 * math.pi**2 / (6 * level)) / 5)
-
-
 def _examples(searched: Searched) -> tuple[Floats, Floats]:
-    """Return the positions (N, D) and signed values (N,) to fit, the worst values clipped."""
+    """Return the positions (N, D) and losses (N,) to fit, the worst losses clipped."""
     trials = []
     for trial in searched.spent:
         if searched.reached(trial) is not None or end_of(trial) == "diverged":
             trials.append(trial)
-    finals = [_final(trial, searched) for trial in trials]
-    worst = max(value for value in finals if value is not None)
-    y = np.array([worst if value is None else value for value in finals])
+    y = np.array([_final(trial, searched) for trial in trials])
+    y[np.isnan(y)] = np.nanmax(y)
     # A trial that did not draw a hyperparameter stands in the middle, as all such trials do.
     x = np.nan_to_num(searched.positions(trials), nan=0.5)
     max_fitted = 200  # the time of a fit grows with the cube of the number of trials
@@ -400,26 +368,25 @@ def _examples(searched: Searched) -> tuple[Floats, Floats]:
     return x[kept], np.minimum(y[kept], highest)
 
 
-def _final(trial: FrozenTrial, searched: Searched) -> float | None:
-    """Return the signed value with which a trial ended or would have ended; None if it diverged.
+def _final(trial: FrozenTrial, searched: Searched) -> float:
+    """Return the loss with which a trial ended or would have ended; NaN if it diverged.
 
     A stopped trial counts as if it had changed from its last epoch on by the median change of the
     finished trials.
     """
     if trial.state == TrialState.COMPLETE:
-        return searched.signed(value_of(trial))
+        return searched.loss(trial)
     step = trial.last_step
     if end_of(trial) == "diverged" or step is None:
-        return None
+        return math.nan
+    as_loss = searched.direction.as_loss
     changes = []
     for finished in searched.ranked:
         if step in finished.intermediate_values:
-            then = searched.signed(finished.intermediate_values[step])
-            changes.append(searched.signed(value_of(finished)) - then)
-    change = 0.0
-    if changes:
-        change = float(np.median(changes))
-    return searched.signed(trial.intermediate_values[step]) + change
+            then = as_loss(finished.intermediate_values[step])
+            changes.append(searched.loss(finished) - then)
+    change = float(np.median(changes or [0.0]))
+    return as_loss(trial.intermediate_values[step]) + change
 
 
 def _rounded(points: Floats, searched: Searched) -> Floats:
@@ -427,5 +394,6 @@ def _rounded(points: Floats, searched: Searched) -> Floats:
     for column, dimension in enumerate(searched.dimensions):
         if dimension.choices:
             n_steps = len(dimension.choices) - 1
-            points[:, column] = np.round(points[:, column] * n_steps) / n_steps
+            steps = np.round(points[:, column] * n_steps)
+            points[:, column] = steps / n_steps
     return points

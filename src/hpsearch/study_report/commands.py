@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from hpsearch.study.storage import without_password
 from hpsearch.study_report.searched import Searched
-from hpsearch.study_report.version_page import PORT
+from hpsearch.study_report.version_page import serving
 
 
 class Commands:
@@ -37,42 +37,36 @@ class Commands:
             changes: Settings, `key=value`, that replace those of the search.
         """
         changes = [*changes, f"budget.n_trials={n_trials}"]
-        changed = {_key(change) for change in changes}
-        kept = [word for word in self._typed if _key(word.lstrip("+")) not in changed]
-        return _command("search", *kept, *changes)
+        keys = tuple(change.partition("=")[0] + "=" for change in changes)
+        replaced = self._starting_with(keys)
+        kept = [word for word in self._typed if word not in replaced]
+        return self._command("search", *kept, *changes)
 
     def resume(self) -> str:
         """Return the command of the search itself."""
-        return _command("search", *self._typed)
+        return self._command("search", *self._typed)
 
     def evaluate(self) -> str:
         """Return the command that evaluates the champion."""
         name = f"registered_model={self._searched.name}"
-        return _command("evaluate", name, *self._group("tracking"))
+        return self._command("evaluate", name, *self._group("tracking"))
 
     def report(self) -> str:
         """Return the command that makes the report again."""
         places = self._group("storage") + self._group("tracking")
-        return _command("report", f"study={self._searched.name}", *places)
+        return self._command("report", f"study={self._searched.name}", *places)
 
-    def serve(self) -> list[str]:
+    def serve(self) -> str:
         """Return the commands that serve the champion."""
         uri = without_password(self._searched.tracking_uri)
-        model = f"models:/{self._searched.name}@champion"
-        return [
-            f"export MLFLOW_TRACKING_URI={shlex.quote(uri)}",
-            f"mlflow models serve -m {model} --env-manager local --port {PORT}",
-        ]
+        return serving(f"models:/{self._searched.name}@champion", uri)
 
     def _group(self, group: str) -> list[str]:
         """Return the settings of the search that are in a group of the configuration."""
-        starts = (f"{group}=", f"{group}.")
+        return self._starting_with((f"{group}=", f"{group}."))
+
+    def _starting_with(self, starts: tuple[str, ...]) -> list[str]:
         return [word for word in self._typed if word.lstrip("+").startswith(starts)]
 
-
-def _key(word: str) -> str:
-    return word.partition("=")[0]
-
-
-def _command(job: str, *words: str) -> str:
-    return shlex.join(["python", "-m", "hpsearch", job, *words])
+    def _command(self, *words: str) -> str:
+        return shlex.join(["python", "-m", "hpsearch", *words])

@@ -7,9 +7,10 @@ line styles tell how trials ended, never colour alone, so that the figures are r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import accumulate
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,24 +18,13 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure as Plot
 from matplotlib.patches import Patch
-from matplotlib.ticker import (
-    FixedLocator,
-    FuncFormatter,
-    LogLocator,
-    MaxNLocator,
-    NullFormatter,
-    NullLocator,
-)
-from numpy.typing import NDArray
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter
 from optuna.trial import FrozenTrial
 
 from hpsearch.html_report.section import Figure, drawn
-from hpsearch.space.bounds import Value
 from hpsearch.study.leases import WORKER
-from hpsearch.study.study import number_of, value_of
-from hpsearch.study_report.searched import Dimension, Searched, end_of
-
-_Style = dict[str, Any]  # keyword arguments of Matplotlib
+from hpsearch.study.study import number_of
+from hpsearch.study_report.searched import Dimension, Floats, Searched, end_of
 
 
 @dataclass(frozen=True)
@@ -51,16 +41,15 @@ class Figures:
         """Draw the value of each trial over its number, with the best value so far."""
         plot, axis = _wide_plot(4.2)
         self._mark_trials(axis, number_of)
-        best = float("inf")
-        numbers = []
-        values = []
-        for trial in self.searched.trials:
+        trials = self.searched.trials
+        losses = [math.inf] * len(trials)
+        for place, trial in enumerate(trials):
             if end_of(trial) == "finished":
-                best = min(best, self.searched.signed(value_of(trial)))
-            if np.isfinite(best):
-                numbers.append(number_of(trial))
-                values.append(self.searched.signed(best))
-        axis.step(numbers, values, where="post", color="tab:red", label="best so far")
+                losses[place] = self.searched.loss(trial)
+        numbers = [number_of(trial) for trial in trials]
+        as_loss = self.searched.direction.as_loss
+        best = list(map(as_loss, accumulate(losses, min)))
+        axis.step(numbers, best, where="post", color="tab:red", label="best so far")
         axis.set(xlabel="trial", ylabel=self.searched.label)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         self._keep_readable(axis)
@@ -75,19 +64,15 @@ class Figures:
 
     def slices(self) -> Figure:
         """Draw the values of the trials over each hyperparameter, in panels side by side."""
-        n_panels = len(self.searched.dimensions)
-        plot, axes = plt.subplots(
-            1,
-            n_panels,
-            figsize=(max(10.0, 3.4 * n_panels), 4.0),
-            sharey=True,
-            squeeze=False,
-            layout="constrained",
-        )
-        for axis, dimension in zip(axes[0], self.searched.dimensions, strict=True):
+        dimensions = self.searched.dimensions
+        n_panels = len(dimensions)
+        width_in = max(10.0, 3.4 * n_panels)
+        plot = plt.figure(figsize=(width_in, 4.0), layout="constrained")
+        axes = plot.subplots(1, n_panels, sharey=True, squeeze=False)[0]
+        for axis, dimension in zip(axes, dimensions, strict=True):
             self._draw_slice(axis, dimension)
-        axes[0][0].set_ylabel(self.searched.label)
-        _add_legend(plot, axes[0][0])
+        axes[0].set_ylabel(self.searched.label)
+        _add_legend(plot, axes[0])
         return drawn(
             "slices",
             plot,
@@ -100,21 +85,25 @@ class Figures:
         """Draw each finished trial as a line through its hyperparameters, the best one darkest."""
         plot, axis = _wide_plot(4.4)
         self._draw_trial_lines(axis)
-        n_dimensions = len(self.searched.dimensions)
+        ends = []
         for column, dimension in enumerate(self.searched.dimensions):
             axis.axvline(column, color="0.6", linewidth=0.8)
-            low, high = _ends(dimension)
-            _write_ends(axis, column, dimension.shown(low), dimension.shown(high))
-        best = value_of(self.searched.ranked[0])
-        worst = value_of(self.searched.ranked[-1])
-        _write_ends(axis, n_dimensions, f"{worst:.4g}", f"{best:.4g}")
+            values = dimension.choices or (dimension.value(0), dimension.value(1))
+            low = dimension.shown(values[0])
+            high = dimension.shown(values[-1])
+            ends.append((low, high))
+        best = self.searched.ranked[0].values[0]
+        worst = self.searched.ranked[-1].values[0]
+        ends.append((f"{worst:.4g}", f"{best:.4g}"))
+        for column, (low, high) in enumerate(ends):
+            axis.text(column, -0.04, low, ha="center", va="top")
+            axis.text(column, 1.04, high, ha="center", va="bottom")
         names = [dimension.name for dimension in self.searched.dimensions]
-        axis.set_xticks(range(n_dimensions + 1), [*names, self.searched.label])
+        axis.set_xticks(range(len(ends)), [*names, self.searched.label])
         axis.tick_params(axis="x", pad=18, length=0)
         axis.set_yticks([])
         axis.set_ylim(-0.02, 1.02)
-        for spine in axis.spines.values():
-            spine.set_visible(False)
+        axis.spines[:].set_visible(False)
         return drawn(
             "parallel_coordinates",
             plot,
@@ -124,26 +113,21 @@ class Figures:
 
     def learning_curves(self) -> Figure:
         """Draw the monitored metric over epochs; curves of stopped trials end in a marker."""
-        styles: dict[str, _Style] = {
-            "finished": {"color": "black", "linewidth": 1.1, "alpha": 0.7},
-            "pruned": {"color": "0.5", "linewidth": 0.9, "linestyle": "--"},
-            "diverged": {"color": "0.5", "linewidth": 0.9, "linestyle": ":"},
-            "infeasible": {"color": "0.5", "linewidth": 0.9, "linestyle": "-."},
-        }
+        styles = {"pruned": "--", "diverged": ":", "infeasible": "-."}
         markers = _markers()
         plot, axis = _wide_plot(4.6)
-        labelled = set()
         for trial in self.searched.spent:
             if not trial.intermediate_values:
                 continue
             end = end_of(trial)
             epochs, values = _curve(trial)
-            (line,) = axis.plot(epochs, values, **styles[end])
-            if end not in labelled:
-                line.set_label(end)
-                labelled.add(end)
-            if end != "finished":
-                axis.plot(epochs[-1], values[-1], linestyle="none", **markers[end])
+            (line,) = axis.plot(epochs, values, label=end)
+            if end == "finished":
+                line.set(color="black", linewidth=1.1, alpha=0.7)
+                continue
+            line.set(color="0.5", linewidth=0.9, linestyle=styles[end])
+            (mark,) = axis.plot(epochs[-1], values[-1], linestyle="none")
+            mark.set(**markers[end])
         best = self.searched.best
         if best is not None and best.intermediate_values:
             label = f"best, #{number_of(best)}"
@@ -162,18 +146,14 @@ class Figures:
             "stopped where the cross is. Curves that still fall at the end want more epochs.",
         )
 
-    def importances(self, shares: Mapping[str, float]) -> Figure:
-        """Draw how much of the values' variance each hyperparameter explains.
-
-        Args:
-            shares: The share of the variance, 0 to 1, of each hyperparameter, the largest first.
-        """
+    def importances(self) -> Figure:
+        """Draw how much of the values' variance each hyperparameter explains."""
+        shares = self.searched.importances
         n_trials = len(self.searched.ranked)
         plot, axis = _wide_plot(0.5 * len(shares) + 1.0)
-        names = list(shares)
-        names.reverse()
-        percents = [100 * shares[name] for name in names]
-        bars = axis.barh(names, percents, color="0.75", edgecolor="black")
+        percents = [100 * share for share in shares.values()]
+        bars = axis.barh(list(shares), percents, color="0.75", edgecolor="black")
+        axis.invert_yaxis()
         axis.bar_label(bars, fmt="%.0f %%", padding=4)
         axis.set(xlabel="share of the variance of the values, per cent", xlim=(0, 110))
         return drawn(
@@ -188,7 +168,7 @@ class Figures:
 
         The time between sessions is left out.
         """
-        styles: dict[str, _Style] = {
+        styles = {
             "finished": {"facecolor": "0.85"},
             "pruned": {"facecolor": "white", "hatch": "//"},
             "diverged": {"facecolor": "white", "hatch": "xx"},
@@ -197,17 +177,20 @@ class Figures:
             "running": {"facecolor": "white", "linestyle": "--"},
         }
         time = Clock.of_study(self.searched)
-        workers = list(dict.fromkeys(_worker(trial) for trial in self.searched.tries))
+        workers = list(dict.fromkeys(map(_worker, self.searched.tries)))
         plot, axis = _wide_plot(0.55 * len(workers) + 1.6)
         numbered_min = time.total_s / 60 / 40  # a shorter bar has no room for its number
         ends = set()
         for trial, begin_s, end_s in _spans(self.searched):
             row = workers.index(_worker(trial))
             begin = time.at(begin_s) / 60
-            end = time.at(end_s) / 60
-            _draw_bar(axis, row, begin, end, styles[end_of(trial)])
-            if end - begin > numbered_min:
-                _write_number(axis, row, (begin + end) / 2, number_of(trial))
+            length = time.at(end_s) / 60 - begin
+            bar = axis.barh(row, length, 0.7, begin, edgecolor="black", linewidth=0.8)
+            plt.setp(bar.patches, **styles[end_of(trial)])
+            if length > numbered_min:
+                box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+                number = str(number_of(trial))
+                axis.bar_label(bar, [number], label_type="center", fontsize=8, bbox=box)
             ends.add(end_of(trial))
         for session_s in time.begins[1:]:
             axis.axvline(time.at(session_s) / 60, color="black", linestyle=":")
@@ -215,12 +198,12 @@ class Figures:
         axis.invert_yaxis()
         axis.set(xlabel="minutes of work", xlim=(0, None))
         handles = []
-        for label, style in styles.items():
-            if label in ends:
-                handles.append(Patch(edgecolor="black", label=label, **style))
-        plot.legend(
-            handles=handles, loc="outside upper right", ncols=len(handles), fontsize="small"
-        )
+        for end, style in styles.items():
+            if end in ends:
+                patch = Patch(edgecolor="black", label=end)
+                patch.set(**style)
+                handles.append(patch)
+        plot.legend(handles=handles, loc="outside upper right", ncols=6, fontsize="small")
         sessions = f"{len(time.begins)} session"
         if len(time.begins) > 1:
             sessions += "s, between which dotted lines stand"
@@ -234,9 +217,7 @@ class Figures:
     def _draw_slice(self, axis: Axes, dimension: Dimension) -> None:
         def place(trial: FrozenTrial) -> float:
             values = self.searched.values(trial)
-            if dimension.name not in values:
-                return float("nan")
-            return _coordinate(dimension, values[dimension.name])
+            return dimension.number(values.get(dimension.name, math.nan))
 
         self._mark_trials(axis, place)
         _set_scale(axis, dimension)
@@ -244,10 +225,11 @@ class Figures:
 
     def _draw_trial_lines(self, axis: Axes) -> None:
         """Draw a line for each finished trial, the best one last and red."""
-        values = np.array([self.searched.signed(value_of(trial)) for trial in self.searched.ranked])
-        spread = values[-1] - values[0] or 1.0
-        heights = 1 - (values - values[0]) / spread
-        places = np.column_stack([self.searched.positions(self.searched.ranked), heights])
+        trials = self.searched.ranked
+        losses = np.array([self.searched.loss(trial) for trial in trials])
+        spread = losses[-1] - losses[0] or 1.0
+        heights = 1 - (losses - losses[0]) / spread
+        places = np.column_stack([self.searched.positions(trials), heights])
         n_others = len(places) - 1
         for rank in range(n_others, 0, -1):
             shade = 0.85 * rank / n_others
@@ -265,42 +247,29 @@ class Figures:
                     places.append(place(trial))
                     values.append(value)
             if places:
-                axis.plot(places, values, linestyle="none", label=end, **style)
+                (marks,) = axis.plot(places, values, linestyle="none", label=end)
+                marks.set(**style)
         best = self.searched.best
         if best is not None:
-            axis.plot(
-                [place(best)],
-                best.values[:1],
-                label=f"best, #{number_of(best)}",
-                marker="*",
-                markersize=12,
-                color="tab:red",
-                markeredgecolor="black",
-                linestyle="none",
-            )
+            (star,) = axis.plot([place(best)], best.values[:1], "*")
+            star.set(label=f"best, #{number_of(best)}", color="tab:red")
+            star.set(markersize=12, markeredgecolor="black")
 
     def _keep_readable(self, axis: Axes) -> None:
         """Choose the vertical scale such that one bad trial does not hide the others."""
         values = []
         for trial in self.searched.spent:
             value = self.searched.reached(trial)
-            if value is not None and np.isfinite(value):
+            if value is not None and math.isfinite(value):
                 values.append(value)
         _use_log_if_wide(axis, values)
-
-
-def _coordinate(dimension: Dimension, value: Value) -> float:
-    if dimension.choices:
-        return float(dimension.choices.index(value))
-    return float(value)
 
 
 def _set_scale(axis: Axes, dimension: Dimension) -> None:
     """Give the horizontal axis the scale of a dimension, and draw its bounds."""
     axis.set_xlabel(dimension.name)
     if dimension.choices:
-        names = [str(choice) for choice in dimension.choices]
-        axis.set_xticks(range(len(names)), names)
+        axis.set_xticks(range(len(dimension.choices)), map(str, dimension.choices))
         return
     if dimension.scale == "log":
         axis.set_xscale("log")
@@ -310,45 +279,30 @@ def _set_scale(axis: Axes, dimension: Dimension) -> None:
         ticks = [0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999]
         ticks = [tick for tick in ticks if dimension.low <= tick <= dimension.high]
         axis.xaxis.set_major_locator(FixedLocator(ticks))
-        axis.xaxis.set_minor_locator(NullLocator())
+        axis.minorticks_off()
     for bound in (dimension.low, dimension.high):
         axis.axvline(bound, color="0.4", linestyle=":", linewidth=1)
 
 
-def _log_complement(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    complement = 1 - np.minimum(x, 1 - 1e-9)
-    scaled: NDArray[np.float64] = -np.log(complement)
+def _log_complement(x: Floats) -> Floats:
+    scaled: Floats = -np.log(1 - np.minimum(x, 1 - 1e-9))
     return scaled
 
 
-def _from_log_complement(y: NDArray[np.float64]) -> NDArray[np.float64]:
+def _from_log_complement(y: Floats) -> Floats:
     return 1 - np.exp(-y)
 
 
-def _ends(dimension: Dimension) -> tuple[Value, Value]:
-    """Return the values at positions 0 and 1 of a dimension."""
-    if dimension.choices:
-        return dimension.choices[0], dimension.choices[-1]
-    return dimension.value(0), dimension.value(1)
-
-
-def _write_ends(axis: Axes, column: int, low: str, high: str) -> None:
-    axis.text(column, -0.04, low, ha="center", va="top")
-    axis.text(column, 1.04, high, ha="center", va="bottom")
-
-
-def _curve(trial: FrozenTrial) -> tuple[list[int], list[float]]:
-    """Return the epochs of a trial, rising, and its values after them."""
-    epochs = sorted(trial.intermediate_values)
-    values = [trial.intermediate_values[epoch] for epoch in epochs]
-    return epochs, values
+def _curve(trial: FrozenTrial) -> Floats:
+    """Return the epochs of a trial, rising, and its values after them, (2, epochs)."""
+    return np.array(sorted(trial.intermediate_values.items()), float).T
 
 
 def _wide_plot(height_in: float) -> tuple[Plot, Axes]:
     return plt.subplots(figsize=(10.0, height_in), layout="constrained")
 
 
-def _markers() -> dict[str, _Style]:
+def _markers() -> dict[str, dict[str, object]]:
     """Return the marker of a trial for each end that spends the budget."""
     return {
         "finished": {"marker": "o", "color": "black", "markersize": 5},
@@ -361,7 +315,8 @@ def _markers() -> dict[str, _Style]:
 def _add_legend(plot: Plot, axis: Axes) -> None:
     """Put the legend outside of the axes, where it covers no trial."""
     handles, labels = axis.get_legend_handles_labels()
-    plot.legend(handles, labels, loc="outside upper right", ncols=5, fontsize="small")
+    shown = dict(zip(labels, handles, strict=True))
+    plot.legend(shown.values(), shown, loc="outside upper right", ncols=5, fontsize="small")
 
 
 def _use_log_if_wide(axis: Axes, values: Sequence[float]) -> None:
@@ -374,7 +329,7 @@ def _use_log_if_wide(axis: Axes, values: Sequence[float]) -> None:
 def _show_plain_numbers(axis: Axis, digits: Sequence[float]) -> None:
     """Label a logarithmic axis with 0.2 and 3 instead of powers of ten."""
     axis.set_major_locator(LogLocator(subs=digits))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
 
 
@@ -409,21 +364,30 @@ class Clock:
     @classmethod
     def of_study(cls, searched: Searched) -> Clock:
         """Return the time that a study has been worked on."""
-        return cls.of([(begin, end) for _, begin, end in _spans(searched)])
+        spans = [(begin, end) for _trial, begin, end in _spans(searched)]
+        return cls.of(spans)
 
     @property
     def total_s(self) -> float:
         """The duration of all sessions together, in seconds."""
         return float(sum(self.ends) - sum(self.begins))
 
+    @staticmethod
+    def shown(seconds: float) -> str:
+        """Return a time as text, in its two largest units of hours, minutes and seconds."""
+        minutes, rest = divmod(round(seconds), 60)
+        hours, minutes = divmod(minutes, 60)
+        if hours:
+            return f"{hours} h {minutes} min"
+        if minutes:
+            return f"{minutes} min {rest} s"
+        return f"{rest} s"
+
     def at(self, time: float) -> float:
         """Return how many seconds of work had passed at a Unix time."""
         lengths = np.subtract(self.ends, self.begins)
-        passed_at_end = np.cumsum(lengths)
-        passed_at_begin = passed_at_end - lengths
-        knots = np.column_stack([self.begins, self.ends]).ravel()
-        passed = np.column_stack([passed_at_begin, passed_at_end]).ravel()
-        return float(np.interp(time, knots, passed))
+        passed = np.clip(np.subtract(time, self.begins), 0, lengths)
+        return float(passed.sum())
 
 
 def _spans(searched: Searched) -> list[tuple[FrozenTrial, float, float]]:
@@ -433,24 +397,11 @@ def _spans(searched: Searched) -> list[tuple[FrozenTrial, float, float]]:
     """
     spans = []
     for trial in searched.tries:
-        if trial.datetime_start is None:
-            continue
-        begin = trial.datetime_start.timestamp()
-        end = begin
-        if trial.datetime_complete is not None:
-            end = trial.datetime_complete.timestamp()
-        spans.append((trial, begin, end))
+        if trial.datetime_start is not None:
+            begin = trial.datetime_start
+            end = trial.datetime_complete or begin
+            spans.append((trial, begin.timestamp(), end.timestamp()))
     return spans
-
-
-def _draw_bar(axis: Axes, row: int, begin: float, end: float, style: _Style) -> None:
-    length = end - begin
-    axis.barh(row, length, left=begin, height=0.7, edgecolor="black", linewidth=0.8, **style)
-
-
-def _write_number(axis: Axes, row: int, middle: float, number: int) -> None:
-    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
-    axis.text(middle, row, str(number), ha="center", va="center", fontsize=8, bbox=box)
 
 
 def _worker(trial: FrozenTrial) -> str:

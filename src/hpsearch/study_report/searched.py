@@ -1,8 +1,8 @@
 """A study as its reports read it: its trials, how they ended and what they drew.
 
-`Searched` is the study. `Dimension` is the scale of one hyperparameter, `Outcome` counts the trials
-by how they ended, and `best_rows` makes a table of the best trials. All of them use the names and
-scales that people read: `momentum`, where the study stores `one_minus_momentum`.
+`Searched` is the study. `Dimension` is the scale of one hyperparameter, and `Outcome` counts the
+trials by how they ended. All of them use the names and scales that people read: `momentum`, where
+the study stores `one_minus_momentum`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.trial import FrozenTrial, TrialState
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.importance import FanovaImportanceEvaluator
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpsearch.space.bounds import COMPLEMENT, Value
 from hpsearch.space.space import Space
@@ -25,6 +26,8 @@ from hpsearch.study.direction import Direction
 from hpsearch.study.study import best_trial, number_of, ranked, value_of
 from hpsearch.study.trial_end import TrialEnd, is_failure, is_retried, spends_budget
 from hpsearch.tracking.runs import TrialName
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Searched:
         direction: Says which values of the metric are better.
         config: The composed configuration of the search, as plain data.
         tracking_uri: The address of the MLflow store that holds the runs of the study.
+        seed: The seed of the forecast of further trials.
     """
 
     name: str
@@ -48,15 +52,15 @@ class Searched:
     direction: Direction
     config: Mapping[str, Any]
     tracking_uri: str
+    seed: int = 0
 
     @cached_property
     def tries(self) -> list[FrozenTrial]:
         """All tries; a trial that was killed and tried again has two or more."""
         found = []
         for trial in self.study.get_trials(deepcopy=False):
-            if trial.state == TrialState.WAITING:
-                continue
-            if TrialEnd.of(trial) != TrialEnd.SURPLUS:
+            is_waiting = trial.state == TrialState.WAITING
+            if not is_waiting and TrialEnd.of(trial) != TrialEnd.SURPLUS:
                 found.append(trial)
         return found
 
@@ -79,9 +83,7 @@ class Searched:
     @property
     def best(self) -> FrozenTrial | None:
         """The best trial, or None if none has finished."""
-        if not self.ranked:
-            return None
-        return self.ranked[0]
+        return next(iter(self.ranked), None)
 
     @cached_property
     def outcome(self) -> Outcome:
@@ -92,7 +94,7 @@ class Searched:
     @cached_property
     def dimensions(self) -> list[Dimension]:
         """The hyperparameters that varied, the earliest drawn first."""
-        latest: dict[str, BaseDistribution] = {}
+        latest = {}
         for trial in self.spent:
             latest.update(trial.distributions)
         found = []
@@ -101,26 +103,50 @@ class Searched:
                 found.append(Dimension.of(name, distribution))
         return found
 
+    @cached_property
+    def importances(self) -> dict[str, float]:
+        """The importance of each hyperparameter by fANOVA (Hutter et al. 2014), the largest first.
+
+        It is the share of the variance of the values, 0 to 1, on the scales of the dimensions, so
+        that it does not depend on how a study stores a hyperparameter. There is none if too few
+        trials have finished or all values are the same.
+        """
+        different = {value_of(trial) for trial in self.ranked}
+        if len(self.ranked) < 4 or len(different) < 2 or not self.dimensions:
+            return {}
+        rescaled = optuna.create_study()
+        share: BaseDistribution = FloatDistribution(0.0, 1.0)
+        positions = np.clip(self.positions(self.ranked), 0.0, 1.0)
+        for trial, places in zip(self.ranked, positions, strict=True):
+            params = {}
+            for dimension, place in zip(self.dimensions, places, strict=True):
+                if not np.isnan(place):
+                    params[dimension.name] = float(place)
+            distributions = dict.fromkeys(params, share)
+            value = value_of(trial)
+            made = create_trial(value=value, params=params, distributions=distributions)
+            rescaled.add_trial(made)
+        evaluator = FanovaImportanceEvaluator(seed=0)
+        return dict(optuna.importance.get_param_importances(rescaled, evaluator=evaluator))
+
     @property
     def objectives(self) -> list[str]:
         """The metric, followed by the second objective if the study has one."""
         second = self.config.get("costs", {}).get("second_objective")
-        if not second:
-            return [self.monitor]
-        return [self.monitor, second]
+        return [name for name in (self.monitor, second) if name]
 
     @property
     def label(self) -> str:
         """The metric with its unit, as it stands at an axis."""
         units = {"loss": "nats", "accuracy": "share of images", "error": "share of images"}
-        metric = self.monitor.rpartition("/")[2]
-        if metric not in units:
+        unit = units.get(self.monitor.rpartition("/")[2])
+        if unit is None:
             return self.monitor
-        return f"{self.monitor} ({units[metric]})"
+        return f"{self.monitor} ({unit})"
 
-    def signed(self, value: float | None) -> float:
-        """Return a value of the metric such that less is better; None counts as 0."""
-        return self.direction.as_loss(value or 0.0)
+    def loss(self, trial: FrozenTrial) -> float:
+        """Return the value of a finished trial such that less is better."""
+        return self.direction.as_loss(trial.values[0])
 
     def values(self, trial: FrozenTrial) -> dict[str, Value]:
         """Return the hyperparameters of a trial by the names that people read."""
@@ -141,9 +167,40 @@ class Searched:
             return value_of(trial)
         if trial.last_step is None:
             return None
-        return trial.intermediate_values.get(trial.last_step)
+        return trial.intermediate_values[trial.last_step]
 
-    def positions(self, trials: Sequence[FrozenTrial]) -> NDArray[np.float64]:
+    def best_rows(self, n_rows: int) -> list[list[str]]:
+        """Return a table of at most `n_rows` of the best trials: the head, then the best first."""
+        best = self.ranked[:n_rows]
+        names: dict[str, None] = {}
+        for trial in best:
+            names.update(dict.fromkeys(self.values(trial)))
+        table = [["trial", *self.objectives, "epochs", *names]]
+        for trial in best:
+            cells = [f"#{number_of(trial)}", *self.numbers(trial)]
+            cells.append(str(len(trial.intermediate_values)))
+            values = self.values(trial)
+            for name in names:
+                value = values.get(name, "")
+                if isinstance(value, float):
+                    value = f"{value:.4g}"
+                cells.append(str(value))
+            table.append(cells)
+        return table
+
+    @staticmethod
+    def numbers(trial: FrozenTrial) -> list[str]:
+        """Return the values of a finished trial as text; a whole cost has no decimals."""
+        value, *costs = trial.values
+        shown = [f"{value:.4f}"]
+        for cost in costs:
+            n_decimals = 4
+            if cost.is_integer():
+                n_decimals = 0
+            shown.append(f"{cost:.{n_decimals}f}")
+        return shown
+
+    def positions(self, trials: Sequence[FrozenTrial]) -> Floats:
         """Return the positions of trials on the D dimensions.
 
         Args:
@@ -184,8 +241,8 @@ class Dimension:
     def of(cls, stored: str, drawn_from: BaseDistribution) -> Dimension:
         """Return the dimension that a study stores under the name `stored`."""
         if isinstance(drawn_from, CategoricalDistribution):
-            choices: tuple[Value, ...] = tuple(drawn_from.choices)  # type: ignore[arg-type]
-            return cls(stored, 0, len(choices) - 1, choices=choices)
+            choices = drawn_from.choices
+            return cls(stored, 0, len(choices) - 1, choices=choices)  # type: ignore[arg-type]
         low = drawn_from.low  # type: ignore[attr-defined]
         high = drawn_from.high  # type: ignore[attr-defined]
         if stored.startswith(COMPLEMENT):
@@ -204,16 +261,16 @@ class Dimension:
         high = self._scaled(self.high)
         if high <= low:
             return 0.5
-        if value in self.choices:
-            scaled: float = self.choices.index(value)
-        else:
-            scaled = self._scaled(value)
+        scaled = self._scaled(self.number(value))
         return (scaled - low) / (high - low)
 
-    def _scaled(self, value: Value) -> float:
-        number = 0.0
-        if not isinstance(value, str):
-            number = float(value)
+    def number(self, value: Value) -> float:
+        """Return a value as a number: a choice as its index."""
+        if value in self.choices:
+            return self.choices.index(value)
+        return float(value)
+
+    def _scaled(self, number: float) -> float:
         if self.scale == "log":
             return math.log(number)
         if self.scale == "log_complement":
@@ -295,57 +352,6 @@ class Outcome:
         if self.n_failed:
             parts.append(f"{self.n_failed} failed")
         return ", ".join(parts)
-
-
-def best_rows(
-    trials: list[FrozenTrial],
-    space: Space,
-    objectives: Sequence[str],
-    direction: Direction,
-    n_rows: int = 5,
-) -> list[list[str]]:
-    """Return a table of the best trials as rows of cells.
-
-    Args:
-        trials: Trials of a study, in any state.
-        space: Translates stored hyperparameters into those that people read.
-        objectives: The names of the values that a trial has.
-        direction: Says which values of the first objective are better.
-        n_rows: The largest number of trials in the table.
-
-    Returns:
-        The head of the table, then a row for each trial, the best first.
-    """
-    best = ranked(trials, direction)[:n_rows]
-    names: list[str] = []
-    for trial in best:
-        names.extend(space.values(trial))
-    names = list(dict.fromkeys(names))
-    table = [["trial", *objectives, "epochs", *names]]
-    for trial in best:
-        values = space.values(trial)
-        cells = [_cell(values.get(name, "")) for name in names]
-        n_epochs = len(trial.intermediate_values)
-        table.append([f"#{number_of(trial)}", *numbers(trial), str(n_epochs), *cells])
-    return table
-
-
-def _cell(value: Value) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return str(value)
-
-
-def numbers(trial: FrozenTrial) -> list[str]:
-    """Return the values of a finished trial as text; a whole cost has no decimals."""
-    value, *costs = trial.values
-    shown = [f"{value:.4f}"]
-    for cost in costs:
-        n_decimals = 4
-        if cost.is_integer():
-            n_decimals = 0
-        shown.append(f"{cost:.{n_decimals}f}")
-    return shown
 
 
 def end_of(trial: FrozenTrial) -> str:

@@ -6,19 +6,16 @@ them. A section that needs more trials than there are is left out.
 
 from __future__ import annotations
 
-import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution
-from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial
 
 from hpsearch.html_report.section import Section
 from hpsearch.study.replay import standing
 from hpsearch.study.study import value_of
-from hpsearch.study_report import pareto
 from hpsearch.study_report.advice import Advice, Edge, Prospects
 from hpsearch.study_report.commands import Commands
 from hpsearch.study_report.figures import Clock, Figures
-from hpsearch.study_report.searched import Searched, best_rows, end_of
+from hpsearch.study_report.pareto import Front
+from hpsearch.study_report.searched import Searched, end_of
 
 
 def key_values(searched: Searched) -> list[tuple[str, str]]:
@@ -34,7 +31,7 @@ def key_values(searched: Searched) -> list[tuple[str, str]]:
     if methods:
         found.append(("by", " and ".join(methods)))
     found.append(("trials", f"{outcome.counts()}; {outcome.n_epochs} epochs in all"))
-    found.append(("took", f"{duration(Clock.of_study(searched).total_s)} of work"))
+    found.append(("took", f"{Clock.shown(Clock.of_study(searched).total_s)} of work"))
     best = searched.best
     if best is not None:
         value = f"{searched.monitor} {value_of(best):.4f}"
@@ -50,20 +47,10 @@ def _class_name(node: object) -> str:
     return target.rpartition(".")[2]
 
 
-def duration(seconds: float) -> str:
-    """Return a time as text, in its two largest units of hours, minutes and seconds."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    if minutes:
-        return f"{minutes} min {rest} s"
-    return f"{rest} s"
-
-
 def sections(searched: Searched, advice: Advice) -> list[Section]:
     """Return the sections of the page, in the order in which they are read."""
-    made = [_next_step(advice)]
+    text = f"{advice.next_step} {Commands.WHERE}"
+    made = [Section("What to do next", text, commands=[advice.command])]
     if searched.best is not None:
         made.extend(_results(searched, advice))
     made.extend(_stopped(searched))
@@ -71,25 +58,21 @@ def sections(searched: Searched, advice: Advice) -> list[Section]:
     return made
 
 
-def _next_step(advice: Advice) -> Section:
-    text = f"{advice.next_step} {Commands.WHERE}"
-    return Section("What to do next", text, commands=[advice.command])
-
-
 def _results(searched: Searched, advice: Advice) -> list[Section]:
     """Return the sections that need a finished trial."""
     figures = Figures(searched)
     made = [Section("How it went", "", figures=[figures.history()])]
     if len(searched.objectives) > 1:
-        made.append(pareto.section(searched))
-    rows = best_rows(searched.trials, searched.space, searched.objectives, searched.direction, 10)
-    made.append(Section("The best trials", "", rows))
+        made.append(Front(searched).section())
+    made.append(Section("The best trials", "", searched.best_rows(10)))
     made.append(_prospects(searched, advice))
     made.append(_bounds(advice))
     if searched.dimensions:
         made.append(_importances(searched))
-        made.append(Section("Which combinations work", "", figures=[figures.parallel()]))
-    made.append(Section("Learning curves", "", figures=[figures.learning_curves()]))
+        picture = figures.parallel()
+        made.append(Section("Which combinations work", "", figures=[picture]))
+    picture = figures.learning_curves()
+    made.append(Section("Learning curves", "", figures=[picture]))
     return made
 
 
@@ -110,7 +93,7 @@ def _prospects(searched: Searched, advice: Advice) -> Section:
     for gain in outlook.gains:
         cells = [
             f"{gain.n_trials:,}",
-            duration(gain.n_trials * outlook.trial_s),
+            Clock.shown(gain.n_trials * outlook.trial_s),
             f"{gain.expected:.4f}",
             f"{gain.low:.4f} to {gain.high:.4f}",
             f"{gain.chance:.0%}",
@@ -132,16 +115,13 @@ def _bounds(advice: Advice) -> Section:
     title = "Where the bounds cut"
     if not advice.edges:
         return Section(title, "Nothing that has an order varied.")
-    proposals = []
-    for edge in advice.cut:
-        proposals.append(
-            f"widen it: {edge.dimension.name} lies at its {edge.bound} bound, wider is "
-            f"{edge.wider:.6g}"
-        )
-    if proposals:
-        text = f"A better value may lie beyond a bound; {'; '.join(proposals)}."
-    else:
-        text = f"No best value lies within {Edge.NEAR:.0%} of the scale from a bound."
+    text = f"No best value lies within {Edge.NEAR:.0%} of the scale from a bound."
+    if advice.cut:
+        text = "A better value may lie beyond a bound"
+        for edge in advice.cut:
+            text += f"; widen it: {edge.dimension.name} lies at its {edge.bound} bound, "
+            text += f"wider is {edge.wider:.6g}"
+        text += "."
     head = [
         "hyperparameter",
         "low",
@@ -170,61 +150,24 @@ def _edge_row(edge: Edge) -> list[str]:
 
 
 def _importances(searched: Searched) -> Section:
+    title = "Which hyperparameters matter"
     figures = Figures(searched)
-    found = importances(searched)
-    n_ranked = len(searched.ranked)
-    text = ""
-    pictures = []
+    found = searched.importances
     if not found:
         text = "Importances need some finished trials that differ."
-    else:
-        pictures.append(figures.importances(found))
-        if n_ranked < 5 * len(found):
-            text = f"{n_ranked} finished trials give a rough order only."
-    pictures.append(figures.slices())
-    return Section("Which hyperparameters matter", text, figures=pictures)
-
-
-def importances(searched: Searched) -> dict[str, float]:
-    """Return the importance of each hyperparameter by fANOVA (Hutter et al. 2014).
-
-    The importance is computed on the scales of the dimensions, so that it does not depend on how a
-    study stores a hyperparameter.
-
-    Returns:
-        The share of the variance of the values, 0 to 1, by the name of the hyperparameter, the
-        largest first; empty if too few trials have finished or all values are the same.
-    """
-    different = {value_of(trial) for trial in searched.ranked}
-    if len(searched.ranked) < 4 or len(different) < 2:
-        return {}
-    if not searched.dimensions:
-        return {}
-    rescaled = optuna.create_study()
-    for trial in searched.ranked:
-        rescaled.add_trial(_rescaled(searched, trial))
-    evaluator = FanovaImportanceEvaluator(seed=0)
-    return dict(optuna.importance.get_param_importances(rescaled, evaluator=evaluator))
-
-
-def _rescaled(searched: Searched, trial: FrozenTrial) -> FrozenTrial:
-    """Return a finished trial whose hyperparameters are positions, clipped to 0 to 1."""
-    values = searched.values(trial)
-    params: dict[str, float] = {}
-    distributions: dict[str, BaseDistribution] = {}
-    for dimension in searched.dimensions:
-        name = dimension.name
-        if name in values:
-            position = dimension.position(values[name])
-            params[name] = min(max(position, 0.0), 1.0)
-            distributions[name] = FloatDistribution(0.0, 1.0)
-    value = value_of(trial)
-    return optuna.trial.create_trial(value=value, params=params, distributions=distributions)
+        return Section(title, text, figures=[figures.slices()])
+    n_ranked = len(searched.ranked)
+    text = ""
+    if n_ranked < 5 * len(found):
+        text = f"{n_ranked} finished trials give a rough order only."
+    pictures = [figures.importances(), figures.slices()]
+    return Section(title, text, figures=pictures)
 
 
 def _stopped(searched: Searched) -> list[Section]:
     """Return the section that says why trials were stopped, or none if none was stopped."""
-    trials = [trial for trial in searched.trials if end_of(trial) not in ("finished", "running")]
+    others = {"finished", "running"}
+    trials = [trial for trial in searched.trials if end_of(trial) not in others]
     if not trials:
         return []
     head = [
@@ -249,30 +192,21 @@ def _stopped(searched: Searched) -> list[Section]:
 def _stopped_row(searched: Searched, trial: FrozenTrial) -> list[str]:
     end = end_of(trial)
     step = trial.last_step
-    reached = searched.reached(trial)
-    epoch = ""
-    value = ""
+    cells = [searched.title(trial), end, "", ""]
     if step is not None:
-        epoch = str(step)
-    if reached is not None:
-        value = f"{reached:.4f}"
-    cells = [searched.title(trial), end, epoch, value]
-    if end == "pruned" and step is not None:
-        return [*cells, *_standing_cells(searched, trial, step), ""]
-    message = str(trial.user_attrs.get("message", ""))
-    return [*cells, "", "", message[:200]]
-
-
-def _standing_cells(searched: Searched, trial: FrozenTrial, step: int) -> list[str]:
-    """Return the place of a pruned trial at epoch `step`, and the best of its competitors."""
+        cells[2:] = [str(step), f"{trial.intermediate_values[step]:.4f}"]
+    if end != "pruned" or step is None:
+        message = str(trial.user_attrs.get("message", ""))
+        return [*cells, "", "", message[:200]]
     found = standing(searched.study, trial, step, searched.tries)
     place = f"{found.place} of {found.n}"
     if found.bracket is not None:
         place += f" of bracket {found.bracket}"
-    if not found.others:
-        return [place, ""]
-    number, value = found.others[0]
-    return [place, f"#{number} {value:.4f}"]
+    best = ""
+    if found.others:
+        number, value = found.others[0]
+        best = f"#{number} {value:.4f}"
+    return [*cells, place, best, ""]
 
 
 def _workers(searched: Searched) -> list[Section]:
@@ -286,4 +220,5 @@ def _workers(searched: Searched) -> list[Section]:
             f"{n_again} tries were cut off with their worker and tried again; they are shown as "
             "failed."
         )
-    return [Section("Who ran what, when", text, figures=[Figures(searched).timeline()])]
+    picture = Figures(searched).timeline()
+    return [Section("Who ran what, when", text, figures=[picture])]

@@ -5,24 +5,24 @@ It says which trial the version is from, what it is worth, how to load it and ho
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
-from hpsearch.tracking.tracking import TRAINING
+from hpsearch.tracking.tracking import Tracking
 
 CERTIFICATE = "hpsearch.certificate"
-PORT = 5077
 
 
-def link(text: str, *path: str) -> str:
-    """Return a Markdown link to a page of the MLflow UI, wherever the UI is served.
-
-    The link opens the UI for training; MLflow has another one for GenAI.
-    """
-    return f"[{text}](#/{'/'.join(path)}?{TRAINING})"
+def serving(model: str, uri: str) -> str:
+    """Return the commands that serve a model of the MLflow store at `uri`."""
+    return (
+        f"export MLFLOW_TRACKING_URI={shlex.quote(uri)}\n"
+        f"mlflow models serve -m {model} --env-manager local --port 5077"
+    )
 
 
 def quality(tags: Mapping[str, str]) -> str:
@@ -72,74 +72,60 @@ def describe(client: MlflowClient, name: str, number: str, uri: str) -> None:
 def _text(client: MlflowClient, found: ModelVersion, uri: str) -> str:
     tags = found.tags
     run_id = str(found.run_id)
-    experiment = client.get_run(run_id).info.experiment_id
-    trial = link(f"trial {tags['hpsearch.trial']}", "experiments", experiment, "runs", run_id)
-    study = link(tags["hpsearch.study"], "experiments", experiment, "runs", tags["parent_run"])
-    lines = [f"The model of {trial} of study {study}."]
-    alias = "champion"
-    why = tags.get("hpsearch.champion_because")
-    if not why:
-        alias = "challenger, not champion"
-        why = tags.get("hpsearch.not_champion_because")
-    if why:
-        lines += ["", f"It became {alias}: {why}."]
-    lines += ["", "### What it is worth", "", f"On validation data: {_validation(tags)}."]
-    on_test = quality(tags)
-    if on_test:
-        lines += ["", "On test data, which no search has seen:", "", on_test]
-    lines.append("")
-    for key in ("hpsearch.verdict", CERTIFICATE):
-        if key in tags:
-            lines.append(tags[key] + "\n")
-    return "\n".join([*lines, *_use(found, uri)])
-
-
-def _validation(tags: Mapping[str, str]) -> str:
-    """Return the metrics on validation data, separated by commas."""
-    shown = []
+    runs = ("experiments", client.get_run(run_id).info.experiment_id, "runs")
+    trial = Tracking.link(f"trial {tags['hpsearch.trial']}", *runs, run_id)
+    study = Tracking.link(tags["hpsearch.study"], *runs, tags["parent_run"])
+    paragraphs = [f"The model of {trial} of study {study}."]
+    if tags.get("hpsearch.champion_because"):
+        paragraphs.append(f"It became champion: {tags['hpsearch.champion_because']}.")
+    elif tags.get("hpsearch.not_champion_because"):
+        why = tags["hpsearch.not_champion_because"]
+        paragraphs.append(f"It became challenger, not champion: {why}.")
+    on_val = []
     for key, value in sorted(tags.items()):
         if key.startswith("val/"):
-            shown.append(f"{key} {float(value):.4f}")
-    return ", ".join(shown)
+            on_val.append(f"{key} {float(value):.4f}")
+    paragraphs += ["### What it is worth", f"On validation data: {', '.join(on_val)}."]
+    on_test = quality(tags)
+    if on_test:
+        paragraphs += ["On test data, which no search has seen:", on_test]
+    for key in ("hpsearch.verdict", CERTIFICATE):
+        if key in tags:
+            paragraphs.append(tags[key])
+    return "\n\n".join([*paragraphs, _use(found, uri)])
 
 
-def _use(found: ModelVersion, uri: str) -> list[str]:
-    """Return the lines that say how to load and how to serve a version."""
+def _use(found: ModelVersion, uri: str) -> str:
+    """Return how to load and how to serve a version."""
     model = f"models:/{found.name}/{found.version}"
-    signature = mlflow.models.get_model_info(model).signature
-    spec = signature.inputs.inputs[0]
+    spec = mlflow.models.get_model_info(model).signature.inputs.inputs[0]
     shape = (2, *spec.shape[1:])
-    return [
-        "### Load it",
-        "",
-        "```python",
-        "import mlflow",
-        "import numpy as np",
-        "",
-        f'mlflow.set_tracking_uri("{uri}")',
-        f'images = np.zeros({shape}, "{spec.type.name}")  # yours: raw pixels',
-        f'model = mlflow.pyfunc.load_model("{model}")',
-        "print(model.predict(images))  # class, probabilities, uncertainties, conformal set, "
-        "abstain",
-        'print(model.predict(images, params={"method": "plain"}))  # one pass, without MC Dropout',
-        f'network = mlflow.keras.load_model("{model}")  # the Keras model itself',
-        "print(network.predict(images))",
-        "```",
-        "",
-        "### Serve it",
-        "",
-        "```bash",
-        f"export MLFLOW_TRACKING_URI={uri}",
-        f"mlflow models serve -m {model} --env-manager local --port {PORT}",
-        "```",
-        "",
-        "and ask it, in another terminal:",
-        "",
-        "```bash",
-        f"python -c 'import json, numpy; "
-        f'print(json.dumps({{"instances": numpy.zeros({shape}, int).tolist()}}))\' > '
-        "request.json",
-        f"curl -s http://127.0.0.1:{PORT}/invocations -H 'Content-Type: application/json' -d "
-        f"@request.json",
-        "```",
-    ]
+    return f"""\
+### Load it
+
+```python
+import mlflow
+import numpy as np
+
+mlflow.set_tracking_uri("{uri}")
+images = np.zeros({shape}, "{spec.type.name}")  # yours: raw pixels
+model = mlflow.pyfunc.load_model("{model}")
+print(model.predict(images))  # class, probabilities, uncertainties, conformal set, abstain
+print(model.predict(images, params={{"method": "plain"}}))  # one pass, without MC Dropout
+network = mlflow.keras.load_model("{model}")  # the Keras model itself
+print(network.predict(images))
+```
+
+### Serve it
+
+```bash
+{serving(model, uri)}
+```
+
+and ask it, in another terminal:
+
+```bash
+python -c 'import json, numpy; print(json.dumps({{"instances": \
+numpy.zeros({shape}, int).tolist()}}))' > request.json
+curl -s http://127.0.0.1:5077/invocations -H 'Content-Type: application/json' -d @request.json
+```"""

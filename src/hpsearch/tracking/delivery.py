@@ -6,13 +6,13 @@ An entry opens the trial's run, adds metrics, parameters, tags or a file to it, 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import requests
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunStatus, RunTag
+from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
@@ -22,29 +22,6 @@ from hpsearch.tracking.spool_file import Away, Entry, State
 TRIAL = "hpsearch.trial"
 
 
-def check_reachable(uri: str) -> None:
-    """Raise an error where the server at `uri` does not answer within 10 seconds.
-
-    MLflow's own client would try for minutes. A database is not asked.
-    """
-    if uri.startswith(("http://", "https://")):
-        response = requests.get(f"{uri.rstrip('/')}/health", timeout=10)
-        response.raise_for_status()
-
-
-def find_child(
-    client: MlflowClient, experiment_id: str, parent_run_id: str, number: int
-) -> Run | None:
-    """Return the run of trial `number`, or None where there is none."""
-    query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_run_id}' and tags.`{TRIAL}` = '{number}'"
-    found = client.search_runs(
-        [experiment_id], query, max_results=1, order_by=["attributes.start_time ASC"]
-    )
-    if not found:
-        return None
-    return found[0]
-
-
 class Delivery:
     """Writes a spool's entries to the MLflow store at `uri`; see `Receiver`."""
 
@@ -52,19 +29,30 @@ class Delivery:
         self._client = client
         self._uri = uri
 
+    def check_reachable(self) -> None:
+        """Raise an error where the server of the store does not answer within 10 seconds.
+
+        MLflow's own client would try for minutes. A database is not asked.
+        """
+        if self._uri.startswith(("http://", "https://")):
+            response = requests.get(f"{self._uri.rstrip('/')}/health", timeout=10)
+            response.raise_for_status()
+
     def open(self, entry: Entry, is_mine: bool) -> State:
         """Find or create the trial's run, and return its state."""
         with _failures_as_away():
-            check_reachable(self._uri)
-            run = find_child(
-                self._client,
-                entry["experiment_id"],
-                entry["parent_run_id"],
-                entry["number"],
-            )
+            self.check_reachable()
+            run = self.find(entry["experiment_id"], entry["parent_run_id"], entry["number"])
             if run is None:
                 return self._create(entry)
             return self._reopen(run, is_mine)
+
+    def find(self, experiment_id: str, parent_run_id: str, number: int) -> Run | None:
+        """Return the run of trial `number`, or None where there is none."""
+        query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_run_id}' and tags.`{TRIAL}` = '{number}'"
+        order = ["attributes.start_time ASC"]
+        found = self._client.search_runs([experiment_id], query, max_results=1, order_by=order)
+        return next(iter(found), None)
 
     def _create(self, entry: Entry) -> State:
         tags = {
@@ -81,82 +69,72 @@ class Delivery:
         run_id = run.info.run_id
         is_finished = run.info.status == "FINISHED"
         if is_mine:
-            self._client.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
+            self._client.update_run(run_id, status="RUNNING")
         # Each epoch writes this metric, so its steps tell which epochs have arrived.
-        n_epochs = 0
-        for metric in self._client.get_metric_history(run_id, "time/epoch_s"):
-            n_epochs = max(n_epochs, metric.step)
+        epochs = self._client.get_metric_history(run_id, "time/epoch_s")
         return {
             "run_id": run_id,
             "is_over": is_finished and not is_mine,
-            "n_epochs": n_epochs,
+            "n_epochs": max((metric.step for metric in epochs), default=0),
             "metrics": sorted(run.data.metrics),
         }
 
     def take(self, state: State, entries: list[Entry]) -> None:
         """Write entries to their run; a run that is over gets no more tags, files and ends."""
         with _failures_as_away():
-            check_reachable(self._uri)
+            self.check_reachable()
             run_id = state["run_id"]
-            self._log_metrics(state, entries)
-            for rows in _chunks(entries, "params", 100):
-                params = [Param(*row) for row in rows]
-                with _refusals_logged(run_id):
-                    self._client.log_batch(run_id, params=params)
+            metrics = [Metric(*row) for row in _rows(entries, "metrics")]
+            missing = [metric for metric in metrics if not _has_arrived(state, metric)]
+            self._log(run_id, "metrics", missing, 1000)
+            params = [Param(*row) for row in _rows(entries, "params")]
+            self._log(run_id, "params", params, 100)
             if state.get("is_over"):
                 return
-            for rows in _chunks(entries, "tags", 100):
-                tags = [RunTag(*row) for row in rows]
-                with _refusals_logged(run_id):
-                    self._client.log_batch(run_id, tags=tags)
+            tags = [RunTag(*row) for row in _rows(entries, "tags")]
+            self._log(run_id, "tags", tags, 100)
             for entry in entries:
-                if entry["entry"] == "file":
-                    with _refusals_logged(run_id):
-                        self._client.log_artifact(run_id, entry["path"], entry["folder"])
-                elif entry["entry"] == "end":
-                    with _refusals_logged(run_id):
-                        self._end(run_id, entry)
+                with _refusals_logged(run_id):
+                    self._finish(run_id, entry)
 
-    def _log_metrics(self, state: State, entries: list[Entry]) -> None:
-        run_id = state["run_id"]
-        for rows in _chunks(entries, "metrics", 1000):
-            metrics = []
-            for key, value, time, step in rows:
-                if not _has_arrived(state, key, step):
-                    metrics.append(Metric(key, value, time, step))
+    def _log(self, run_id: str, kind: str, rows: Sequence[object], size: int) -> None:
+        """Log rows of one kind, `size` at a time, which is the most that MLflow takes."""
+        for start in range(0, len(rows), size):
+            batch: dict[str, Any] = {kind: rows[start : start + size]}
             with _refusals_logged(run_id):
-                self._client.log_batch(run_id, metrics=metrics)
+                self._client.log_batch(run_id, **batch)
 
-    def _end(self, run_id: str, entry: Entry) -> None:
-        status = entry["status"]
-        if status == "SCHEDULED":  # the run of a paused trial has not ended
-            self._client.update_run(run_id, status=status)
-        else:
-            self._client.set_terminated(run_id, status, entry["time"])
+    def _finish(self, run_id: str, entry: Entry) -> None:
+        """Log the file of an entry, or end its run."""
+        if entry["entry"] == "file":
+            self._client.log_artifact(run_id, entry["path"], entry["folder"])
+        elif entry["entry"] == "end":
+            status = entry["status"]
+            if status == "SCHEDULED":  # the run of a paused trial has not ended
+                self._client.update_run(run_id, status=status)
+            else:
+                self._client.set_terminated(run_id, status, entry["time"])
 
 
-def _chunks(entries: list[Entry], kind: str, size: int) -> Iterator[list[Any]]:
-    """Yield the rows of all entries of one kind, `size` at a time."""
-    rows: list[Any] = []
+def _rows(entries: list[Entry], kind: str) -> Iterator[Iterable[Any]]:
+    """Yield the rows of all entries of one kind."""
     for entry in entries:
-        if entry["entry"] != kind:
-            continue
-        if isinstance(entry["rows"], Mapping):
-            rows.extend(entry["rows"].items())
-        else:
-            rows.extend(entry["rows"])
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
+        if entry["entry"] == kind:
+            rows = entry["rows"]
+            if isinstance(rows, Mapping):
+                yield from rows.items()
+            else:
+                yield from rows
 
 
-def _has_arrived(state: State, key: str, step: int) -> bool:
-    """Return whether an earlier try has written the row of a metric at a step.
+def _has_arrived(state: State, metric: Metric) -> bool:
+    """Return whether an earlier try has written a metric.
 
     Metrics without an epoch have step 0; a trial writes them once, at its end.
     """
-    if step:
-        return step <= state.get("n_epochs", 0)
-    return key in state.get("metrics", ())
+    if metric.step:
+        return bool(metric.step <= state.get("n_epochs", 0))
+    return metric.key in state.get("metrics", ())
 
 
 @contextmanager

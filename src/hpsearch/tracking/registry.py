@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import keras
 import mlflow
@@ -23,12 +24,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from numpy.typing import NDArray
 
 from hpsearch.errors import ModelError, did_you_mean, first_line
-from hpsearch.models.own_code import import_own_code
 from hpsearch.study.trial_end import TrialEnd
 from hpsearch.tracking.runs import END, TrackedRun
-
-# Gets the champion's model, or None; returns whether another model becomes champion, and why.
-_Judge = Callable[[keras.Model | None], tuple[bool, str]]
 
 
 @dataclass(frozen=True)
@@ -84,8 +81,18 @@ class Version:
 
 
 class Registry:
-    """Keeps and registers models in the MLflow store that `client` is connected to."""
+    """Keeps and registers models in an MLflow store.
 
+    Args:
+        client: A client of the store.
+        import_own_code: Imports the modules that a version needs before Keras loads it, given the
+            folder of the version and the entry `keras` of the file MLmodel there.
+
+    Attributes:
+        CHEAPEST: The alias of the cheapest good model by the cost that is searched.
+    """
+
+    CHEAPEST: ClassVar = {"latency_ms": "fastest", "n_parameters": "smallest"}
     CHAMPION = "champion"
     _CHALLENGER = "challenger"
     _PROMOTED_TAG = "hpsearch.champion_because"
@@ -95,8 +102,11 @@ class Registry:
     _MODEL = "checkpoint/model.keras"
     _OUTPUTS = "checkpoint/outputs.npy"
 
-    def __init__(self, client: MlflowClient) -> None:
+    def __init__(
+        self, client: MlflowClient, import_own_code: Callable[[Path, Mapping[str, object]], None]
+    ) -> None:
         self.client = client
+        self._import_own_code = import_own_code
 
     def keep(
         self, model: keras.Model, run: TrackedRun, images: NDArray[np.generic] | None = None
@@ -132,14 +142,12 @@ class Registry:
 
     def kept_file(self, run_id: str, folder: Path) -> Path:
         """Download the model file that `keep` has written to a run, and return its path."""
-        path = self.client.download_artifacts(run_id, self._MODEL, str(folder))
-        return Path(path)
+        return Path(self.client.download_artifacts(run_id, self._MODEL, str(folder)))
 
     def kept_outputs(self, run_id: str) -> NDArray[np.float32] | None:
         """Return the outputs that `keep` has written to a run, or None where there are none."""
         artifacts = self.client.list_artifacts(run_id, self._FOLDER)
-        paths = [file.path for file in artifacts]
-        if self._OUTPUTS not in paths:
+        if self._OUTPUTS not in [file.path for file in artifacts]:
             return None
         with tempfile.TemporaryDirectory() as folder:
             path = self.client.download_artifacts(run_id, self._OUTPUTS, folder)
@@ -148,33 +156,27 @@ class Registry:
 
     def kept_of_study(self, parent_run_id: str) -> list[keras.Model]:
         """Return the models that were kept for a study's finished trials, lowest val NLL first."""
-        parent = self.client.get_run(parent_run_id)
-        experiment = parent.info.experiment_id
+        experiment = self.client.get_run(parent_run_id).info.experiment_id
         query = (
             f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_run_id}' and attributes.status = 'FINISHED'"
         )
         order = ["metrics.`best/val/loss` ASC"]
         finished = TrialEnd.FINISHED.word
         models = []
-        runs = self.client.search_runs([experiment], query, order_by=order)
-        for run in runs:
+        for run in self.client.search_runs([experiment], query, order_by=order):
             # MLflow's status is the same for a pruned trial; earlier versions wrote no tag.
-            if run.data.tags.get(END, finished) != finished:
-                continue
+            is_finished = run.data.tags.get(END, finished) == finished
             run_id = run.info.run_id
-            if self.client.list_artifacts(run_id, self._FOLDER):
+            if is_finished and self.client.list_artifacts(run_id, self._FOLDER):
                 models.append(self.kept(run_id))
         return models
 
-    def _version_of(self, name: str, run_id: str) -> str | None:
-        """Return the number of the version that a run's model is already, or None."""
-        versions = self.client.search_model_versions(f"name='{name}'")
-        for version in versions:
-            if version.run_id == run_id:
-                return str(version.version)
-        return None
-
-    def register(self, name: str, candidate: Candidate, judge: _Judge) -> Version:
+    def register(
+        self,
+        name: str,
+        candidate: Candidate,
+        judge: Callable[[keras.Model | None], tuple[bool, str]],
+    ) -> Version:
         """Make a trial's model a version of registered model `name`: its champion or challenger.
 
         A model that is a version already is not registered again. Where nothing has changed since,
@@ -188,68 +190,51 @@ class Registry:
         """
         number = self._version(name, candidate)
         champion = self._by_alias(name, self.CHAMPION)
-        challenger = self._by_alias(name, self._CHALLENGER)
         if champion is None:
-            return self._judged(name, number, judge)
-        if str(champion.version) == number:
+            return self._give(name, number, *judge(None))
+        if champion == number:
             self._end_challenge(name, number)
             return Version(name, number, self.CHAMPION, "it is the champion already")
-        version = self.client.get_model_version(name, number)
-        if self._PROMOTED_TAG not in version.tags:
-            return self._judged(name, number, judge)
-        alias = ""
-        if challenger is not None and str(challenger.version) == number:
-            alias = self._CHALLENGER
-        why = f"version {champion.version} has become champion since"
-        return Version(name, number, alias, why)
-
-    def _judged(self, name: str, number: str, judge: _Judge) -> Version:
-        """Compare the version with the champion, and set its alias."""
-        champion = self._by_alias(name, self.CHAMPION)
-        challenger = self._by_alias(name, self._CHALLENGER)
-        if champion is None:
-            promoted, why = judge(None)
-        else:
-            promoted, why = self._against(champion, judge)
-        alias = ""
-        if promoted:
-            alias = self.CHAMPION
-            self.client.set_registered_model_alias(name, alias, number)
-            self._end_challenge(name, number)
-        elif challenger is None or int(challenger.version) <= int(number):
-            alias = self._CHALLENGER
-            self.client.set_registered_model_alias(name, alias, number)
-        self._tag_verdict(name, number, promoted, why)
-        return Version(name, number, alias, why)
-
-    def _tag_verdict(self, name: str, number: str, promoted: bool, why: str) -> None:
-        if promoted:
-            new = self._PROMOTED_TAG
-            old = self._NOT_PROMOTED_TAG
-        else:
-            new = self._NOT_PROMOTED_TAG
-            old = self._PROMOTED_TAG
-        self.client.set_model_version_tag(name, number, new, why)
-        version = self.client.get_model_version(name, number)
-        if old in version.tags:
-            self.client.delete_model_version_tag(name, number, old)
-
-    def _against(self, champion: ModelVersion, judge: _Judge) -> tuple[bool, str]:
-        number = champion.version
+        if self._PROMOTED_TAG in self.client.get_model_version(name, number).tags:
+            alias = ""
+            if self._by_alias(name, self._CHALLENGER) == number:
+                alias = self._CHALLENGER
+            why = f"version {champion} has become champion since"
+            return Version(name, number, alias, why)
         try:
-            model, _found = self.load(champion.name, str(number))
+            model, _found = self.load(name, champion)
         # The version's own code may raise anything, or a file may be missing.
         except Exception as error:
             cause = f"{first_line(error):.200}"
-            why = f"the champion, version {number}, cannot be loaded to compare with it: {cause}"
-            return False, why
+            why = f"the champion, version {champion}, cannot be loaded to compare with it: {cause}"
+            return self._give(name, number, False, why)
         promoted, why = judge(model)
-        return promoted, f"{why}, version {number}"
+        return self._give(name, number, promoted, f"{why}, version {champion}")
+
+    def _give(self, name: str, number: str, promoted: bool, why: str) -> Version:
+        """Give a version the alias that it has earned, and tag it with the reason."""
+        alias = ""
+        new = self._NOT_PROMOTED_TAG
+        old = self._PROMOTED_TAG
+        challenger = self._by_alias(name, self._CHALLENGER)
+        if promoted:
+            alias = self.CHAMPION
+            new, old = old, new
+        elif challenger is None or int(challenger) <= int(number):
+            alias = self._CHALLENGER
+        if alias:
+            self.client.set_registered_model_alias(name, alias, number)
+        if promoted:
+            self._end_challenge(name, number)
+        self.client.set_model_version_tag(name, number, new, why)
+        if old in self.client.get_model_version(name, number).tags:
+            self.client.delete_model_version_tag(name, number, old)
+        return Version(name, number, alias, why)
 
     def _end_challenge(self, name: str, number: str) -> None:
         """Remove the challenger's alias where its version is not newer than the champion."""
         challenger = self._by_alias(name, self._CHALLENGER)
-        if challenger is not None and int(challenger.version) <= int(number):
+        if challenger is not None and int(challenger) <= int(number):
             self.client.delete_registered_model_alias(name, self._CHALLENGER)
 
     def give_alias(self, alias: str, name: str, candidate: Candidate, why: str) -> Version:
@@ -261,12 +246,15 @@ class Registry:
 
     def _version(self, name: str, candidate: Candidate) -> str:
         """Return the number of the version of a run's model, which is made where there is none."""
-        all_tags = dict(candidate.tags)
-        number = self._version_of(name, candidate.run_id)
-        if number is None:
+        tags = dict(candidate.tags)
+        versions = self.client.search_model_versions(f"name='{name}'")
+        made = [version for version in versions if version.run_id == candidate.run_id]
+        if made:
+            number = str(made[0].version)
+        else:
             number, more = self._log(name, candidate)
-            all_tags.update(more)
-        for key, value in all_tags.items():
+            tags.update(more)
+        for key, value in tags.items():
             self.client.set_model_version_tag(name, number, key, str(value))
         return number
 
@@ -286,11 +274,12 @@ class Registry:
         version = self.client.create_model_version(name, f"runs:/{run_id}/model", run_id)
         return str(version.version), tags
 
-    def _by_alias(self, name: str, alias: str) -> ModelVersion | None:
-        try:
-            return self.client.get_model_version_by_alias(name, alias)
-        except MlflowException:
+    def _by_alias(self, name: str, alias: str) -> str | None:
+        """Return the number of the version that has an alias, or None."""
+        found = self._find(name, alias)
+        if found is None:
             return None
+        return str(found.version)
 
     def load(self, name: str, which: str) -> tuple[keras.Model, ModelVersion]:
         """Return the Keras model of a version, and the registry's record of the version.
@@ -305,45 +294,40 @@ class Registry:
         found = self._find(name, which)
         if found is None:
             raise ModelError(self._no_version(name, which))
-        return _loaded(f"models:/{name}/{found.version}"), found
+        return self._loaded(f"models:/{name}/{found.version}"), found
 
     def _find(self, name: str, which: str) -> ModelVersion | None:
-        if not which.isdigit():
-            return self._by_alias(name, which)
         try:
-            return self.client.get_model_version(name, which)
+            if which.isdigit():
+                return self.client.get_model_version(name, which)
+            return self.client.get_model_version_by_alias(name, which)
         except MlflowException:
             return None
 
     def _no_version(self, name: str, which: str) -> str:
-        models = {}
-        for model in self.client.search_registered_models():
-            models[model.name] = model
+        models = {model.name: model for model in self.client.search_registered_models()}
         if not models:
             return (
                 f"There is no registered model {name}; none is registered yet: "
                 "python -m hpsearch search makes one."
             )
         if name not in models:
-            hint = did_you_mean(name, models)
-            return f"There is no registered model {name}.{hint}"
+            return f"There is no registered model {name}.{did_you_mean(name, models)}"
         valid = list(models[name].aliases)
         for version in self.client.search_model_versions(f"name = '{name}'"):
             valid.append(str(version.version))
-        hint = did_you_mean(which, valid)
-        return f"There is no version {which} of {name}.{hint}"
+        return f"There is no version {which} of {name}.{did_you_mean(which, valid)}"
 
-
-def _loaded(uri: str) -> keras.Model:
-    """Load a Keras model by the flavour with which it was logged."""
-    flavors = mlflow.models.get_model_info(uri).flavors
-    if "keras" in flavors:
-        folder = mlflow.artifacts.download_artifacts(uri)
-        import_own_code(Path(folder), flavors["keras"])
-        return mlflow.keras.load_model(folder, load_model_kwargs={"compile": False})
-    if "tensorflow" in flavors:
-        model = mlflow.tensorflow.load_model(uri, keras_model_kwargs={"compile": False})
-        if isinstance(model, keras.Model):
-            return model
-    names = ", ".join(sorted(flavors))
-    raise ModelError(f"Expected {uri} to be a Keras model, received one of flavours {names}.")
+    def _loaded(self, uri: str) -> keras.Model:
+        """Load a Keras model by the flavour with which it was logged."""
+        flavors = mlflow.models.get_model_info(uri).flavors
+        if "keras" in flavors:
+            folder = mlflow.artifacts.download_artifacts(uri)
+            self._import_own_code(Path(folder), flavors["keras"])
+            return mlflow.keras.load_model(folder, load_model_kwargs={"compile": False})
+        if "tensorflow" in flavors:
+            model = mlflow.tensorflow.load_model(uri, keras_model_kwargs={"compile": False})
+            if isinstance(model, keras.Model):
+                return model
+        names = ", ".join(sorted(flavors))
+        raise ModelError(f"Expected {uri} to be a Keras model, received one of flavours {names}.")

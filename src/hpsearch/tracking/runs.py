@@ -9,17 +9,17 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
 from hpsearch.data.split import SearchData
 from hpsearch.errors import TrackingError
+from hpsearch.study.worker_process import Preempted
 from hpsearch.tracking.spool import Spool
 from hpsearch.tracking.spool_file import Entry
 
@@ -40,24 +40,19 @@ class TrackedRun:
 
     def tag(self, tags: Mapping[str, object]) -> None:
         """Set tags."""
-        rows = []
-        for key, value in tags.items():
-            rows.append(RunTag(key, str(value)))
+        rows = [RunTag(key, str(value)) for key, value in tags.items()]
         self.client.log_batch(self.run_id, tags=rows)
 
     def params(self, params: Mapping[str, object]) -> None:
         """Log parameters; MLflow refuses to change them afterwards."""
-        rows = []
-        for key, text in _as_params(params).items():
-            rows.append(Param(key, text))
+        rows = [Param(*row) for row in _as_params(params).items()]
         for start in range(0, len(rows), 100):
             self.client.log_batch(self.run_id, params=rows[start : start + 100])
 
     def metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Log values at one step."""
-        rows = []
-        for key, value in metrics.items():
-            rows.append(Metric(key, value, now_ms(), step))
+        now = now_ms()
+        rows = [Metric(key, value, now, step) for key, value in metrics.items()]
         self.client.log_batch(self.run_id, metrics=rows)
 
     def file(self, path: str, content: bytes) -> None:
@@ -77,8 +72,14 @@ class TrackedRun:
         self.client.set_terminated(self.run_id, status)
 
     @contextmanager
-    def ending(self) -> Iterator[None]:
-        """End the run as the block ends: FINISHED, KILLED after an interrupt, otherwise FAILED."""
+    def ending(self, end: Callable[[str], None] | None = None) -> Iterator[None]:
+        """End the run as the block ends.
+
+        Args:
+            end: Called with the status, which is FINISHED, KILLED after an interrupt, RUNNING where
+                the cluster stops this worker and another one goes on, and otherwise FAILED. None
+                takes the method `end`.
+        """
         status = "FAILED"
         try:
             yield
@@ -86,8 +87,11 @@ class TrackedRun:
         except KeyboardInterrupt:
             status = "KILLED"
             raise
+        except Preempted:
+            status = "RUNNING"
+            raise
         finally:
-            self.end(status)
+            (end or self.end)(status)
 
 
 class ParentRun(TrackedRun):
@@ -114,19 +118,16 @@ class ParentRun(TrackedRun):
             "n_classes": data.n_classes,
         }
         shape = "x".join(map(str, data.image_shape))
-        schema = {
-            "mlflow_tensorspec": {"features": f"uint8/float32 ({shape})", "targets": "int ()"}
-        }
+        spec = {"features": f"uint8/float32 ({shape})", "targets": "int ()"}
         dataset = Dataset(
             data.name,
             data.fingerprint,
             "local",
-            f'{{"uri": "{source}"}}',
-            schema=json.dumps(schema),
-            profile=json.dumps(profile),
+            json.dumps({"uri": source}),
+            json.dumps({"mlflow_tensorspec": spec}),
+            json.dumps(profile),
         )
-        context = InputTag("mlflow.data.context", "search")
-        given = DatasetInput(dataset, [context])
+        given = DatasetInput(dataset, [InputTag("mlflow.data.context", "search")])
         self.client.log_inputs(self.run_id, datasets=[given])
 
 
@@ -145,11 +146,11 @@ class ChildRun(TrackedRun):
     def __init__(
         self,
         client: MlflowClient,
-        *,
         spool: Spool,
         key: str,
         opening: Entry,
         before: str | None,
+        *,
         patience_s: float,
     ) -> None:
         self.client = client
@@ -157,8 +158,7 @@ class ChildRun(TrackedRun):
         self._key = key
         self._patience_s = patience_s
         self._file = spool.file(key, before)
-        first: Entry = {"entry": "open", "time": now_ms(), **opening}
-        self._file.append(first)
+        self._file.append({"entry": "open", "time": now_ms(), **opening})
 
     @property
     def run_id(self) -> str:  # type: ignore[override]
@@ -179,16 +179,13 @@ class ChildRun(TrackedRun):
 
         Epochs are counted from 1.
         """
-        rows = []
-        for key, value in metrics.items():
-            rows.append((key, float(value), now_ms(), step))
+        now = now_ms()
+        rows = [(key, float(value), now, step) for key, value in metrics.items()]
         self._file.append({"entry": "metrics", "rows": rows})
 
     def tag(self, tags: Mapping[str, object]) -> None:
         """Set tags."""
-        rows = {}
-        for key, value in tags.items():
-            rows[key] = str(value)
+        rows = {key: str(value) for key, value in tags.items()}
         self._file.append({"entry": "tags", "rows": rows})
 
     def params(self, params: Mapping[str, object]) -> None:
@@ -202,7 +199,8 @@ class ChildRun(TrackedRun):
 
     def end(self, status: str) -> None:
         """Set the final status: FINISHED, KILLED or FAILED."""
-        self._file.append({"entry": "end", "status": status, "time": now_ms()})
+        now = now_ms()
+        self._file.append({"entry": "end", "status": status, "time": now})
 
     def arrive(self, timeout_s: float) -> None:
         """Wait until everything has arrived, but not longer than `timeout_s` seconds."""
@@ -215,10 +213,7 @@ class ChildRun(TrackedRun):
 
 def _as_params(params: Mapping[str, object]) -> dict[str, str]:
     """Return parameters as the texts that MLflow keeps, which takes 6000 characters of each."""
-    shown = {}
-    for key, value in params.items():
-        shown[key] = str(value)[:6000]
-    return shown
+    return {key: str(value)[:6000] for key, value in params.items()}
 
 
 @dataclass(frozen=True)
@@ -236,25 +231,20 @@ class TrialName:
     number: int
     values: Mapping[str, object]
     end: str = ""
-    _SHORT: ClassVar[dict[str, str]] = {"learning_rate": "lr", "momentum": "m", "dropout_rate": "d"}
 
     def __str__(self) -> str:
         words = [f"#{self.number}"]
         if self.end:
             words.append(self.end)
-        for name, short in self._SHORT.items():
-            if name in self.values:
-                words.append(self._word(name, short))
-        for name in self.values:
-            if name not in self._SHORT:
-                words.append(self._word(name, name))
+        short = {"learning_rate": "lr", "momentum": "m", "dropout_rate": "d"}
+        for name in dict.fromkeys([*short, *self.values]):
+            if name not in self.values:
+                continue
+            value = self.values[name]
+            if isinstance(value, float):
+                value = f"{value:.3g}"
+            words.append(f"{short.get(name, name)}={value}")
         return " ".join(words)
-
-    def _word(self, name: str, shown: str) -> str:
-        value = self.values[name]
-        if isinstance(value, float):
-            return f"{shown}={value:.3g}"
-        return f"{shown}={value}"
 
 
 def settings_shown(config: Mapping[str, object], groups: tuple[str, ...]) -> dict[str, object]:
@@ -270,16 +260,14 @@ def settings_shown(config: Mapping[str, object], groups: tuple[str, ...]) -> dic
     """
     shown: dict[str, object] = {}
     for group in groups:
-        settings = config.get(group, {})
-        _add_settings(shown, group, settings)
+        shown.update(_settings(group, config.get(group, {})))
     return shown
 
 
-def _add_settings(shown: dict[str, object], path: str, node: object) -> None:
+def _settings(path: str, node: object) -> Iterator[tuple[str, object]]:
     if not isinstance(node, Mapping):
-        shown[path.replace("._target_", ".class")] = node
+        yield path.replace("._target_", ".class"), node
         return
     for key, value in node.items():
-        is_internal = str(key).startswith("_") and key != "_target_"
-        if not is_internal:
-            _add_settings(shown, f"{path}.{key}", value)
+        if key == "_target_" or not str(key).startswith("_"):
+            yield from _settings(f"{path}.{key}", value)

@@ -227,13 +227,10 @@ class SpoolFile:
 
 def _move_into(folder: Path, path: Path) -> Path:
     """Move a file into a new subfolder of `folder`; where that fails it stays where it was."""
-    n_before = 0
-    if folder.is_dir():
-        n_before = len(list(folder.iterdir()))
-    place = folder / str(n_before)
+    folder.mkdir(parents=True, exist_ok=True)
+    place = tempfile.mkdtemp(dir=folder)
     try:
-        place.mkdir(parents=True)
-        return Path(shutil.move(path, place / path.name))
+        return Path(shutil.move(path, place))
     except OSError:
         shutil.rmtree(place, ignore_errors=True)
         raise

@@ -15,19 +15,17 @@ from pathlib import Path
 import mlflow
 import requests
 from mlflow import MlflowClient
-from mlflow.entities import Run, RunStatus
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
 from hpsearch.errors import TrackingError
 from hpsearch.study.storage import without_password
-from hpsearch.tracking.delivery import Delivery, check_reachable, find_child
+from hpsearch.tracking.delivery import Delivery
 from hpsearch.tracking.runs import ChildRun, ParentRun, TrackedRun, now_ms
 from hpsearch.tracking.spool import Spool
 from hpsearch.tracking.spool_file import Entry
-
-TRAINING = "workflowType=machine_learning"  # makes a link open the UI for trained models
 
 
 @contextmanager
@@ -36,8 +34,7 @@ def _tracking_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError) as error:
-        text = str(error).strip()
-        first_line = text.splitlines()[0]
+        first_line = str(error).strip().splitlines()[0]
         first_sentence = re.split(r"[.:] (?=[A-Z])", first_line)[0]
         cause = without_password(first_sentence.rstrip("."))
         if isinstance(error, requests.ConnectionError):
@@ -69,20 +66,18 @@ class Tracking:
         flush_every_s: float,
         patience_s: float,
     ) -> None:
-        default = os.environ.get("MLFLOW_TRACKING_URI")
-        self.uri = uri or default or "sqlite:///mlflow.db"
+        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
         # The spool and `wait` try again themselves.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         with _tracking_errors(self.uri):
-            check_reachable(self.uri)
             self.client = MlflowClient(self.uri, registry_uri=self.uri)
+            self._delivery = Delivery(self.client, self.uri)
+            self._delivery.check_reachable()
             # MLflow's fluent calls must not write to this run by chance.
             self.project_run_id = os.environ.pop("MLFLOW_RUN_ID", None)
             self.experiment_id = self._experiment_id(experiment)
             self._show_as_training()
-        folder = Path(spool).absolute()
-        delivery = Delivery(self.client, self.uri)
-        self.spool = Spool(folder, delivery, flush_every_s)
+        self.spool = Spool(Path(spool).absolute(), self._delivery, flush_every_s)
         self.patience_s = patience_s
         # `models:/...` then means this store, here and in child processes.
         mlflow.set_tracking_uri(self.uri)
@@ -91,8 +86,7 @@ class Tracking:
 
     def _experiment_id(self, given: str | None) -> str:
         if self.project_run_id:
-            run = self.client.get_run(self.project_run_id)
-            return str(run.info.experiment_id)
+            return str(self.client.get_run(self.project_run_id).info.experiment_id)
         if not given and "MLFLOW_EXPERIMENT_ID" in os.environ:
             return os.environ["MLFLOW_EXPERIMENT_ID"]
         name = given or os.environ.get("MLFLOW_EXPERIMENT_NAME", "Default")
@@ -131,21 +125,18 @@ class Tracking:
             parent = ParentRun(self.client, run_id)
             parent.tag({"hpsearch.kind": "study", **tags, MLFLOW_RUN_NAME: name})
             self._set_running(run_id)
-            if known and self.project_run_id and known != self.project_run_id:
-                parent.continued_by = self._continuation(name, known, self.project_run_id)
+            if self.project_run_id and known not in {None, self.project_run_id}:
+                parent.continued_by = TrackedRun(self.client, self.project_run_id)
+                note = f"Continued study {name}; its parent run is `{known}`."
+                parent.continued_by.tag(
+                    {
+                        MLFLOW_RUN_NAME: f"{name} (continued)",
+                        MLFLOW_RUN_NOTE: note,
+                        "hpsearch.kind": "continuation",
+                        "hpsearch.continues": known,
+                    }
+                )
         return parent
-
-    def _continuation(self, name: str, known: str, run_id: str) -> TrackedRun:
-        run = TrackedRun(self.client, run_id)
-        run.tag(
-            {
-                MLFLOW_RUN_NAME: f"{name} (continued)",
-                MLFLOW_RUN_NOTE: f"Continued study {name}; its parent run is `{known}`.",
-                "hpsearch.kind": "continuation",
-                "hpsearch.continues": known,
-            }
-        )
-        return run
 
     def open_child(self, parent: ParentRun, number: int, is_retry: bool) -> ChildRun:
         """Return the run of trial `number`, a child of `parent`; a retry takes its earlier run.
@@ -156,23 +147,26 @@ class Tracking:
         before = None
         if is_retry:
             before = key
-        link = f"#/experiments/{self.experiment_id}/runs/{parent.run_id}?{TRAINING}"
-        note = f"Trial {number} of [its study]({link})."
+        study = self.link("its study", "experiments", self.experiment_id, "runs", parent.run_id)
         opening: Entry = {
             "experiment_id": self.experiment_id,
             "parent_run_id": parent.run_id,
             "number": number,
             "name": f"#{number}",
-            "tags": {"hpsearch.kind": "trial", MLFLOW_RUN_NOTE: note},
+            "tags": {"hpsearch.kind": "trial", MLFLOW_RUN_NOTE: f"Trial {number} of {study}."},
         }
+        own_key = f"{key}-{now_ms()}"
         return ChildRun(
-            self.client,
-            spool=self.spool,
-            key=f"{key}-{now_ms()}",
-            opening=opening,
-            before=before,
-            patience_s=self.patience_s,
+            self.client, self.spool, own_key, opening, before, patience_s=self.patience_s
         )
+
+    @staticmethod
+    def link(text: str, *path: str) -> str:
+        """Return a Markdown link to a page of the MLflow UI, wherever the UI is served.
+
+        The link opens the UI for training; MLflow has another one for GenAI.
+        """
+        return f"[{text}](#/{'/'.join(path)}?workflowType=machine_learning)"
 
     def open_cell(
         self, parent: ParentRun, name: str, known_run_id: str | None, tags: Mapping[str, str]
@@ -181,14 +175,13 @@ class Tracking:
         with _tracking_errors(self.uri):
             run_id = self._find(known_run_id)
             if run_id is None:
-                all_tags = {MLFLOW_PARENT_RUN_ID: parent.run_id, **tags}
-                run_id = self._create(name, all_tags)
+                run_id = self._create(name, {MLFLOW_PARENT_RUN_ID: parent.run_id, **tags})
             self._set_running(run_id)
             return TrackedRun(self.client, run_id)
 
     def find_child(self, parent: ParentRun, number: int) -> Run | None:
         """Return the run of trial `number`, or None where there is none."""
-        return find_child(self.client, self.experiment_id, parent.run_id, number)
+        return self._delivery.find(self.experiment_id, parent.run_id, number)
 
     def wait(self) -> bool:
         """Wait until MLflow answers, but at most `patience_s` seconds; return whether it has.
@@ -198,7 +191,7 @@ class Tracking:
         deadline = time.monotonic() + self.patience_s
         while True:
             with suppress(requests.RequestException):
-                check_reachable(self.uri)
+                self._delivery.check_reachable()
                 return True
             if time.monotonic() > deadline:
                 self.patience_s = 0.0
@@ -219,29 +212,23 @@ class Tracking:
 
     def _create(self, name: str, tags: Mapping[str, str]) -> str:
         all_tags = {**resolve_tags(), **tags}
-        run = self.client.create_run(self.experiment_id, run_name=name, tags=all_tags)
+        run = self.client.create_run(self.experiment_id, tags=all_tags, run_name=name)
         return str(run.info.run_id)
 
     def _find(self, run_id: str | None) -> str | None:
         """Return the id of a run that exists and has not been deleted, else None."""
-        if not run_id:
-            return None
-        try:
-            run = self.client.get_run(run_id)
-        except MlflowException:
-            return None
-        if run.info.lifecycle_stage != "active":
-            return None
-        return run_id
+        if run_id:
+            with suppress(MlflowException):
+                if self.client.get_run(run_id).info.lifecycle_stage == "active":
+                    return run_id
+        return None
 
     def _set_running(self, run_id: str) -> None:
-        status = RunStatus.to_string(RunStatus.RUNNING)
-        self.client.update_run(run_id, status=status)
+        self.client.update_run(run_id, status="RUNNING")
 
     def experiment_of(self, run: TrackedRun) -> str:
         """Return the id of the experiment that a run is in."""
-        found = self.client.get_run(run.run_id)
-        return str(found.info.experiment_id)
+        return str(self.client.get_run(run.run_id).info.experiment_id)
 
     def children(self, parent: ParentRun) -> list[Run]:
         """Return the runs of the trials of a study."""

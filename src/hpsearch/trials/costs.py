@@ -12,9 +12,7 @@ from dataclasses import dataclass
 import keras
 
 from hpsearch.errors import ConfigError, InfeasibleError, did_you_mean
-
-ALIASES = {"latency_ms": "fastest", "n_parameters": "smallest"}
-UNITS = {"latency_ms": "one prediction", "n_parameters": "weights"}
+from hpsearch.tracking.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -38,8 +36,9 @@ class Costs:
 
     def __post_init__(self) -> None:
         for name in (self.second_objective, *self.constraints):
-            if name is not None and name not in ALIASES:
-                raise ConfigError(f"There is no cost {name!r}.{did_you_mean(str(name), ALIASES)}")
+            if name is not None and name not in Registry.CHEAPEST:
+                hint = did_you_mean(str(name), Registry.CHEAPEST)
+                raise ConfigError(f"There is no cost {name!r}.{hint}")
         for name, limit in self.limits.items():
             if isinstance(limit, str) or not limit > 0:
                 raise ConfigError(
@@ -61,16 +60,9 @@ class Costs:
         return limits
 
     @property
-    def objectives(self) -> list[str]:
-        """The costs that are objectives: one or none."""
-        if self.second_objective:
-            return [self.second_objective]
-        return []
-
-    @property
     def alias(self) -> str:
         """The alias of the version that is cheapest by the second objective."""
-        return ALIASES[self.second_objective or "latency_ms"]
+        return Registry.CHEAPEST[self.second_objective or "latency_ms"]
 
     def of(self, model: keras.Model) -> dict[str, float]:
         """Return the costs of a model that a search asks for; they do not depend on its weights."""
