@@ -33,14 +33,13 @@ def _arms(config: DictConfig, ablation: Ablation, champion: Mapping[str, Value])
     """
     # Importing these takes seconds, which a typo must not cost.
     from hpsearch.experiments.arms import Arm  # noqa: PLC0415
-    from hpsearch.experiments.session import PARTS  # noqa: PLC0415
 
     shared = [f"++hyperparameters.{name}={value}" for name, value in champion.items()]
     shared += _typed_without("levels=")
     arms = []
     for name, level, across, overrides in ablation.cells(config.levels):
         composed = compose("ablate", [*shared, *overrides])
-        present = [part for part in PARTS if part in composed]
+        present = [part for part in Arm.PARTS if part in composed]
         parts = entry.instantiate(OmegaConf.masked_copy(composed, present))
         plain = entry.as_plain(composed)
         arms.append(Arm(name, parts, plain["hyperparameters"], level, across, plain))
@@ -64,9 +63,9 @@ def main(config: DictConfig) -> None:
         # Importing these takes seconds, which a typo must not cost.
         from hpsearch.experiments.ablation import Ablate  # noqa: PLC0415
         from hpsearch.experiments.finished_study import FinishedStudy  # noqa: PLC0415
-        from hpsearch.experiments.session import check_seeds  # noqa: PLC0415
+        from hpsearch.experiments.session import Session  # noqa: PLC0415
 
-        check_seeds("n_seeds", config.n_seeds)
+        Session.check_seeds("n_seeds", config.n_seeds)
         tracking = job["tracking"]()
         champion: dict[str, Value] = {}
         if config.from_study is not None:

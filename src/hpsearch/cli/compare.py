@@ -160,13 +160,13 @@ def _arms(
 
 def _settings(study: str, arch: str, recorded: Mapping[str, object]) -> dict[str, object]:
     """Return the settings of an arm's parts, with the values that the study has recorded."""
-    from hpsearch.experiments.session import PARTS  # noqa: PLC0415
+    from hpsearch.experiments.arms import Arm  # noqa: PLC0415
 
     if not _has_file(arch):  # the record holds all settings of an architecture that is gone
         arch = "dense"
     composed = entry.as_plain(compose("search", _words_of_search(study, arch)))
     plain = {}
-    for key in PARTS:
+    for key in Arm.PARTS:
         if key in composed:
             today = composed[key]
             plain[key] = _as_recorded(today, recorded.get(key, today))
@@ -184,9 +184,9 @@ def main(config: DictConfig) -> None:
         # Importing these takes seconds, which a typo must not cost.
         from hpsearch.experiments.answers import Claim  # noqa: PLC0415
         from hpsearch.experiments.comparison import Compare  # noqa: PLC0415
-        from hpsearch.experiments.session import check_seeds  # noqa: PLC0415
+        from hpsearch.experiments.session import Session  # noqa: PLC0415
 
-        check_seeds("confirm.n_seeds", config.confirm.n_seeds)
+        Session.check_seeds("confirm.n_seeds", config.confirm.n_seeds)
         studies = _found_studies(config, job["storage"](), terminal.console)
         tracking = job["tracking"]()
         recorded = {study.name: study.config(tracking) for study in studies}

@@ -13,7 +13,7 @@ import yaml
 
 from hpsearch.data.split import SearchData
 from hpsearch.errors import ConfigError
-from hpsearch.experiments.learning_rate_test import RangeTest, advice, below, figure, middles
+from hpsearch.experiments.learning_rate_test import RangeTest, below, middles
 from hpsearch.models.moved_names import with_current_names
 from hpsearch.space.space import Space
 from hpsearch.study.direction import Direction
@@ -183,14 +183,15 @@ def tested_space(
         return space
     known = study.optuna.user_attrs.get("lr_test")
     if known is None:
+        values = middles(space)
         hp = keras_tuner.HyperParameters()
-        hp.values.update(middles(space))
-        curve = test.measure(trainer, make(hp), space, seed)
-        known = advice(test, space, curve)
+        hp.values.update(values)
+        curve = test.curve(trainer, make(hp), values, seed)
+        known = test.advice(space, curve)
         study.optuna.set_user_attr("lr_test", known)
         bounds = known["bounds"]
         parent.params({f"lr_test.{name}": value for name, value in bounds.items()})
-        picture = figure(curve)
+        picture = curve.figure()
         parent.file(f"figures/{picture.name}.png", picture.png)
         if known["first"] and not study.trials():
             study.optuna.enqueue_trial(known["first"])
