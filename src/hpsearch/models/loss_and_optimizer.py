@@ -1,17 +1,18 @@
 """Compile a model: draw its hyperparameters, make its optimizer, and tell its form of labels.
 
-The architectures `DenseNet` and `ConvNet` use these functions. `labels_for` also serves models of
-other architectures.
+The architectures `DenseNet` and `ConvNet` use these functions. `labels_for` and `numbers_of` also
+serve models of other architectures.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import keras
 import keras_tuner
+import numpy as np
 
 from hpsearch.errors import ConfigError, ModelError
 
@@ -105,6 +106,22 @@ def labels_for(model: keras.Model) -> Literal["sparse", "onehot"]:
         "sparse_categorical_crossentropy or "
         f"categorical_crossentropy; received {loss!r}."
     )
+
+
+def numbers_of(logs: Mapping[str, object]) -> dict[str, float]:
+    """Return each number of Keras's logs.
+
+    A metric of several numbers, such as one for each class, gives NAME/0, NAME/1 and so on.
+    """
+    found = {}
+    for name, value in logs.items():
+        numbers = np.asarray(value, np.float64)
+        if numbers.ndim == 0:
+            found[name] = float(numbers)
+            continue
+        for place, number in enumerate(numbers.ravel()):
+            found[f"{name}/{place}"] = float(number)
+    return found
 
 
 def _single(loss: object) -> object:

@@ -15,10 +15,10 @@ import keras
 import numpy as np
 
 from hpsearch.errors import ConfigError, DivergedError, did_you_mean
+from hpsearch.models.loss_and_optimizer import numbers_of
 from hpsearch.study.direction import Direction
 from hpsearch.training.checkpoints import Checkpoint, CheckpointFile
 from hpsearch.training.programs.order import Order
-from hpsearch.training.programs.program import numbers_of
 from hpsearch.training.settings import LOSS, Training
 
 Listener = Callable[[int, Mapping[str, float]], None]

@@ -23,7 +23,7 @@ import numpy as np
 
 from hpsearch.data.split import SearchData
 from hpsearch.errors import ConfigError
-from hpsearch.models.loss_and_optimizer import labels_for
+from hpsearch.models.loss_and_optimizer import labels_for, numbers_of
 from hpsearch.training.checkpoints import CheckpointFile
 from hpsearch.training.epochs import Epochs, Fitted, Listener
 from hpsearch.training.how_trained import NoProgramError, Tensors, question, structure_of
@@ -31,7 +31,7 @@ from hpsearch.training.own_fit import may_change_form, owns_fit
 from hpsearch.training.programs.averages import averages_of
 from hpsearch.training.programs.on_jax import State, metrics_of, steps_of
 from hpsearch.training.programs.order import Element, Order
-from hpsearch.training.programs.program import Program, jax_variables, numbers_of, set_jax_state
+from hpsearch.training.programs.program import Program, jax_variables, set_jax_state
 from hpsearch.training.programs.proof import compiled_tolerance
 from hpsearch.training.schedules import CONSTANT, Schedule, Scheduling
 from hpsearch.training.settings import VAL_BATCH_SIZE, Training

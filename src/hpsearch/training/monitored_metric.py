@@ -15,10 +15,9 @@ import keras_tuner
 
 from hpsearch.data.split import SearchData
 from hpsearch.errors import ConfigError, ModelError, did_you_mean, first_line
-from hpsearch.models.loss_and_optimizer import labels_for
+from hpsearch.models.loss_and_optimizer import labels_for, numbers_of
 from hpsearch.study.direction import Direction
 from hpsearch.training.own_fit import owns_fit
-from hpsearch.training.programs.program import numbers_of
 from hpsearch.training.settings import LOSS, Training
 
 _PARTS = ("train", "val")
