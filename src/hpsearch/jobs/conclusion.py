@@ -25,7 +25,7 @@ from hpsearch.evaluation.evaluated_model import EvaluatedModel, Evaluation, eval
 from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.models.own_code import config_of, own_code
 from hpsearch.serving.fresh_process import first_line
-from hpsearch.serving.measured_again import CURE, Expected, measure_again, noise_of
+from hpsearch.serving.measured_again import Expected, cure, measure_again
 from hpsearch.serving.registration import Registration
 from hpsearch.space.space import Space
 from hpsearch.study.storage import without_password
@@ -36,7 +36,7 @@ from hpsearch.study_report.version_page import CERTIFICATE
 from hpsearch.tracking.registry import Candidate, Registry, Version
 from hpsearch.tracking.runs import ChildRun, ParentRun
 from hpsearch.tracking.tracking import Tracking
-from hpsearch.training.settings import Training
+from hpsearch.training.settings import VAL_BATCH_SIZE, Training
 from hpsearch.trials.costs import Costs
 from hpsearch.trials.progress import Progress
 
@@ -201,9 +201,10 @@ class Conclusion:
                 model = keras.models.load_model(file, compile=False)
                 return _Kept(model, config_of(file))
             except Exception as error:  # Keras or a person's class may raise any error
+                said = first_line(error)
                 raise SearchError(
                     f"The model of trial {number_of(trial)} is not registered: Keras cannot load "
-                    f"what it has saved of it ({first_line(error)}); {CURE}."
+                    f"what it has saved of it ({said}); {cure(said)}."
                 ) from error
 
     def _expected(self, trial: FrozenTrial, run: Run, kept: _Kept) -> Expected:
@@ -223,7 +224,8 @@ class Conclusion:
             value=value,
             compile_config=kept.config.get("compile_config"),
             outputs=self.registry.kept_outputs(run.info.run_id),
-            noise=noise_of(self.training.precision),
+            precision=self.training.precision,
+            batch_size=VAL_BATCH_SIZE,
         )
 
     def _arrived(self, number: int) -> Run:

@@ -39,7 +39,7 @@ from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.models.architecture import Architecture, build_model
 from hpsearch.models.sparse import Sparsity
 from hpsearch.seeds import derive
-from hpsearch.serving.measured_again import check_before, noise_of
+from hpsearch.serving.measured_again import check_before
 from hpsearch.serving.registration import Registration
 from hpsearch.space.hyperparameters import OptunaHyperParameters
 from hpsearch.space.space import Space
@@ -203,11 +203,10 @@ class Search:
             for seed in (1, 2):
                 other = self._drawn(architecture, seed)
                 structures.add(known_structure(other.model, images))
-        noise = noise_of(self.training.precision)
         # These are as many images as metrics are built with, so that JAX compiles no operation for
         # another size.
         shown = data.val.images[:2]
-        warning = check_before(drawn.model, shown, self.uncertainty, noise)
+        warning = check_before(drawn.model, shown, self.uncertainty, self.training.precision)
         asked = Asked(frozenset(drawn.hp.asked), drawn.distributions)
         return _Checked(asked, training, varies=len(structures) > 1, warning=warning)
 
