@@ -130,33 +130,6 @@ class Ablation:
 
 
 @dataclass(frozen=True)
-class _Part:
-    """The answer for one group of arms that are compared with each other.
-
-    Attributes:
-        table: The table of the arms.
-        race: A sentence on the loss of the race; empty where no measure is a race.
-        claims: A sentence for each claim.
-    """
-
-    table: Table
-    race: str
-    claims: list[str]
-
-    def as_text(self) -> str:
-        """Return table and sentences in Markdown."""
-        cells = markdown(self.table.cells())
-        paragraphs = [cells, self.race, f"**{self.table.verdict()}**", *self.claims]
-        return "\n\n".join(filter(None, paragraphs))
-
-    def print(self, console: Console, title: str) -> None:
-        """Print table and sentences."""
-        console.print(terminal(self.table.cells(), title))
-        for line in filter(None, (self.race, self.table.verdict(), *self.claims)):
-            console.print(line, soft_wrap=True, markup=False)
-
-
-@dataclass(frozen=True)
 class Ablate:
     """Runs an ablation, or the part that is missing.
 
@@ -214,37 +187,37 @@ class Ablate:
         return base, fingerprint, self.seed
 
     def _answer(self, results: Results, session: Session, console: Console) -> Answer:
-        """Write and print what was found, and return the answer."""
+        """Print and write what was found, and return the answer."""
         ablation = self.ablation
-        parts = [self._part(group, results) for group in ablation.groups(self.arms, results)]
         paragraphs = [f"## {ablation.question}"]
-        verdicts = []
         tables = []
         claims = []
-        for part in parts:
-            part.print(console, ablation.question)
-            paragraphs.append(part.as_text())
-            verdicts.append(part.table.verdict())
-            tables.append(part.table)
-            claims.extend(part.claims)
+        for group in ablation.groups(self.arms, results):
+            of_group = results.of(group)
+            race = self._race(of_group)
+            by_level = {arm.level: arm.name for arm in group}
+            baseline = by_level.get(ablation.baseline, group[0].name)
+            table = Table.of(group, of_group, ablation.measures, baseline)
+            verdict = table.verdict()
+            judged = of_group.judged([Claim(**claim) for claim in ablation.claims], by_level)
+            console.print(terminal(table.cells(), ablation.question))
+            for line in (*race, verdict, *judged):
+                console.print(line, soft_wrap=True, markup=False)
+            paragraphs += [markdown(table.cells()), *race, f"**{verdict}**", *judged]
+            tables.append(table)
+            claims.extend(judged)
         parent = session.parent
         cells = [markdown(table.cells()) for table in tables]
         parent.client.log_text(parent.run_id, "\n\n".join(cells), "table.md")
         picture = draw(ablation.name, ablation.panels, self.arms, results)
         parent.file(f"figures/{picture.name}.png", picture.png)
-        text = "\n\n".join(paragraphs)
-        return session.answer(text, " ".join(verdicts), tables, claims, console)
+        verdicts = [table.verdict() for table in tables]
+        return session.answer("\n\n".join(paragraphs), " ".join(verdicts), tables, claims, console)
 
-    def _part(self, group: Sequence[Arm], results: Results) -> _Part:
-        """Return the answer for one group of arms."""
-        measures = self.ablation.measures
-        by_level = {arm.level: arm.name for arm in group}
-        baseline = by_level.get(self.ablation.baseline, group[0].name)
-        of_group = results.of(group)
-        target = of_group.add_race()
-        race = ""
-        if target is not None and any(measure.startswith("race/") for measure in measures):
-            race = f"The race is to val/loss {target:.4f}."
-        table = Table.of(group, of_group, measures, baseline)
-        claims = [Claim(**claim) for claim in self.ablation.claims]
-        return _Part(table, race, of_group.judged(claims, by_level))
+    def _race(self, results: Results) -> list[str]:
+        """Add the measures of the race, and return a sentence on its loss; none without a race."""
+        target = results.add_race()
+        has_race = any(measure.startswith("race/") for measure in self.ablation.measures)
+        if target is None or not has_race:
+            return []
+        return [f"The race is to val/loss {target:.4f}."]

@@ -96,13 +96,18 @@ class Results(dict[str, dict[int, Measured]]):
                 found[seed] = scalars[measure]
         return found
 
+    def interval(self, arm: str, measure: str) -> Interval:
+        """Return the mean of a measure of an arm over seeds, with its interval."""
+        found = self.by_seed(arm, measure)
+        return Interval.of(found.values())
+
     def loss(self, arm: Arm, measure: str) -> float:
         """Return the mean of a measure over seeds, negated where more of it is better.
 
         The arm with the lowest result is therefore the best one. The result is infinite where no
         seed has a finite value, so that such an arm is never the best of several.
         """
-        found = Interval.of(self.by_seed(arm.name, measure).values())
+        found = self.interval(arm.name, measure)
         if not found.n:
             return math.inf
         return _goal_of(measure).as_loss(found.mean)
@@ -124,7 +129,9 @@ class Results(dict[str, dict[int, Measured]]):
         Returns:
             The loss; None where no training has a curve.
         """
-        trainings = [measured for seeds in self.values() for measured in seeds.values()]
+        trainings: list[Measured] = []
+        for seeds in self.values():
+            trainings.extend(seeds.values())
         lowest = [min(measured.losses) for measured in trainings if measured.losses]
         if not lowest:
             return None
@@ -132,6 +139,15 @@ class Results(dict[str, dict[int, Measured]]):
         for measured in trainings:
             measured.scalars.update(measured.race(target))
         return target
+
+    def reached_by_all(self, *arms: str) -> float | None:
+        """Return the loss that all trainings of some arms reach, those that diverged left out."""
+        lowest = []
+        for arm in arms:
+            for measured in self[arm].values():
+                if measured.losses and not measured.diverged:
+                    lowest.append(min(measured.losses))
+        return max(lowest, default=None)
 
     def judged(self, claims: Sequence[Claim], by_level: Mapping[str, str]) -> list[str]:
         """Return one sentence for each claim: whether it is confirmed, with the interval.
@@ -170,14 +186,12 @@ class Claim:
     def judge(self, results: Results, lower: str, than: str) -> str:
         """Return the sentence on this claim, with the names of the two arms that it is about.
 
-        Two arms race to the loss that all their trainings reach, those that diverged left out.
+        Two arms race to the loss that all their trainings reach.
         """
         target = None
         goal = ""
         if _is_race(self.measure):
-            trainings = [*results[lower].values(), *results[than].values()]
-            lowest = [min(m.losses) for m in trainings if m.losses and not m.diverged]
-            target = max(lowest, default=None)
+            target = results.reached_by_all(lower, than)
         if target is not None:
             goal = f" to val/loss {target:.4f}"
         mine = results.by_seed(lower, self.measure, target)
@@ -277,15 +291,16 @@ class Table:
             mine = results.by_seed(arm.name, measures[0])
             against[arm.name] = Interval.of_difference(mine, theirs)
         against[baseline] = Interval(0)
-        tests = {name: found.p for name, found in against.items() if not math.isnan(found.p)}
-        adjusted = dict(zip(tests, holm(list(tests.values())), strict=True))
+        tests = {name: found.p for name, found in against.items() if found.n > 1}
+        corrected = holm(list(tests.values()))
+        adjusted = dict(zip(tests, corrected, strict=True))
         rows = []
         for arm in arms:
             name = arm.name
             trainings = results[name].values()
             row = _Row(
                 arm,
-                {key: Interval.of(results.by_seed(name, key).values()) for key in measures},
+                {key: results.interval(name, key) for key in measures},
                 against[name],
                 adjusted.get(name, math.nan),
                 n_diverged=sum(bool(measured.diverged) for measured in trainings),
@@ -308,11 +323,21 @@ class Table:
         """Return one sentence: the best arm, and the certain differences to the baseline."""
         measure = self.measures[0]
         goal = _goal_of(measure)
-        finite = [row for row in self.rows if row.measures[measure].n]
-        if not finite:
+        means = {}
+        for row in self.rows:
+            if row.measures[measure].n:
+                means[row.arm.name] = row.measures[measure].mean
+        if not means:
             return f"No arm reached a finite {measure}."
-        best = min(finite, key=lambda row: goal.as_loss(row.measures[measure].mean))
-        parts = [f"{best.arm.name} has the best {measure}, {best.measures[measure].mean:.4g}"]
+        best = min(means, key=lambda name: goal.as_loss(means[name]))
+        parts = [f"{best} has the best {measure}, {means[best]:.4g}"]
+        for words, names in self._groups(goal).items():
+            if names:
+                parts.append(f"{words}: {', '.join(names)}")
+        return "; ".join(parts) + "."
+
+    def _groups(self, goal: Direction) -> dict[str, list[str]]:
+        """Return the arms that a verdict names, by the words that it has for them."""
         better = []
         worse = []
         undecided = []
@@ -324,14 +349,12 @@ class Table:
                 worse.append(f"{name} ({row.against})")
             elif name != self.baseline:
                 undecided.append(name)
-        groups = {
+        return {
             f"better than {self.baseline} beyond doubt": better,
             "worse": worse,
             f"not told apart from {self.baseline} by these seeds": undecided,
             "diverged at least once": [row.arm.name for row in self.rows if row.n_diverged],
         }
-        parts.extend(f"{words}: {', '.join(names)}" for words, names in groups.items() if names)
-        return "; ".join(parts) + "."
 
 
 @dataclass(frozen=True)

@@ -36,10 +36,12 @@ def inspect_layers(model: keras.Model, images: Images, labels: Labels) -> dict[s
     """
     twin = _without_dropout(model)
     measured = _activations(twin, images)
+    norms = []
     with np.errstate(over="ignore", invalid="ignore"):
-        found = gradients(twin, model, images, labels)
-        squares = [np.square(gradient, dtype=np.float64) for gradient in found]
-        measured["gradient_norm"] = [float(np.sqrt(square.sum())) for square in squares]
+        for gradient in gradients(twin, model, images, labels):
+            squares = np.square(gradient, dtype=np.float64)
+            norms.append(float(np.sqrt(squares.sum())))
+    measured["gradient_norm"] = norms
     return measured
 
 
@@ -155,5 +157,8 @@ def gradients(
         labels = keras.utils.to_categorical(labels, model.output_shape[-1])
     twin.compile(optimizer=_Recorder(), loss=loss, run_eagerly=True)
     twin.train_on_batch(images, labels)
-    kernels = [layer for layer in twin.layers if isinstance(layer, layers.Dense | layers.Conv2D)]
-    return [ops.convert_to_numpy(layer.kernel) for layer in kernels]
+    found = []
+    for layer in twin.layers:
+        if isinstance(layer, layers.Dense | layers.Conv2D):
+            found.append(ops.convert_to_numpy(layer.kernel))
+    return found

@@ -7,6 +7,7 @@ in conf/ablation name the probes of an ablation.
 from __future__ import annotations
 
 import lzma
+import statistics
 import tempfile
 import timeit
 from collections.abc import Callable, Sequence
@@ -14,7 +15,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from keras import ops
 
 from hpsearch import metrics
@@ -66,7 +66,8 @@ class Latency:
 
     def _median_s(self, call: Callable[[], object]) -> float:
         """Return the median seconds of a call, after a first call that may compile."""
-        return float(np.median(timeit.repeat(call, repeat=self.n_repeats + 1, number=1)[1:]))
+        times = timeit.repeat(call, repeat=self.n_repeats + 1, number=1)
+        return statistics.median(times[1:])
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,8 @@ class Session:
                 n_done += 1
                 loss = found.scalars.get("best/val/loss", math.nan)
                 end = found.diverged or f"val/loss {loss:.4f}"
-                line = f"{n_done}/{len(arms) * n_seeds}  {arm.name}, seed {place}: {end}{again}"
+                progress = f"{n_done}/{len(arms) * n_seeds}"
+                line = f"{progress}  {arm.name}, seed {place}: {end}{again}"
                 console.print(line, soft_wrap=True)
         return results
 
