@@ -20,7 +20,6 @@ from hpsearch.errors import ModelError
 from hpsearch.models.loss_and_optimizer import MOMENTUMS, OptimizerFactory
 from hpsearch.models.sparse import Sparsity
 from hpsearch.space.bounds import Value
-from hpsearch.space.hyperparameters import ask
 from hpsearch.space.space import Space
 
 
@@ -215,7 +214,7 @@ class Architecture:
         return build_hypermodel(factory, self._statistics, optimizer, self._sparsity)
 
     def _ask(self, hp: keras_tuner.HyperParameters, names: list[str]) -> dict[str, Value]:
-        return {name: ask(hp, name, self._rules[name]) for name in names}
+        return {name: self._rules[name].ask(hp, name) for name in names}
 
 
 def _keywords(factory: object) -> set[str]:
