@@ -22,7 +22,7 @@ from hpsearch.data.statistics import DataStatistics, measure
 from hpsearch.errors import DivergedError
 from hpsearch.experiments.layers import inspect_layers
 from hpsearch.models.architecture import Architecture, build_model
-from hpsearch.models.sparse import Sparsity, n_weights, zero_shares
+from hpsearch.models.sparse import Sparsity, Weights
 from hpsearch.seeds import derive
 from hpsearch.space.bounds import Value
 from hpsearch.space.space import Space
@@ -238,7 +238,7 @@ class Workbench:
         kept = kept_model(hypermodel, model)
         if kept is not model:
             scalars.update(_sparse_scalars(model, kept))
-            measured.layers["end/zero_share"] = zero_shares(model)
+            measured.layers["end/zero_share"] = Weights.of(model).zero_shares
         return Trained(kept, arm, seed, measured)
 
     def _inspect(self, when: str, model: keras.Model, measured: Measured) -> None:
@@ -315,8 +315,8 @@ def _sparse_scalars(trained: keras.Model, kept: keras.Model) -> dict[str, float]
         trained: The dense model.
         kept: The model that its HyperModel keeps of it.
     """
-    dense = n_weights(trained)
-    left = n_weights(kept)
+    dense = Weights.of(trained)
+    left = Weights.of(kept)
     return {
         "sparsity": 1 - left.n_used / dense.n_all,
         "units_gone": 1 - left.n_units / dense.n_units,
