@@ -157,7 +157,24 @@ def _range(name: str, key: str, bound: Mapping[str, object]) -> Range:
             f"Expected {key}.low to be at most {key}.high; received low={low}, high={high}: swap "
             f"them."
         )
-    scale = bound.get("scale", "linear")
+    scale = _scale(key, low, high, bound.get("scale", "linear"))
+    step = bound.get("step")
+    if step is not None:
+        if not is_number(step) or not 0 < step < math.inf:
+            raise SpaceError(f"Expected {key}.step to be a number above 0; received {step!r}.")
+        if scale != "linear":
+            raise SpaceError(
+                f"Expected {key}.step to go with scale linear; received scale {scale}: list "
+                f"choices instead."
+            )
+    integer = isinstance(low, int) and isinstance(high, int)
+    if scale == "log_complement" or isinstance(step, float):
+        integer = False
+    return Range(low, high, scale, step, integer)
+
+
+def _scale(key: str, low: float, high: float, scale: object) -> str:
+    """Return a scale that suits a range."""
     scales = ("linear", "log", "log_complement")
     if scale not in scales:
         valid = did_you_mean(str(scale), scales)
@@ -169,18 +186,7 @@ def _range(name: str, key: str, bound: Mapping[str, object]) -> Range:
             f"Expected {key} to lie in [0, 1) on scale log_complement; received low={low}, "
             f"high={high}."
         )
-    step = bound.get("step")
-    if step is not None and (not is_number(step) or not 0 < step < math.inf):
-        raise SpaceError(f"Expected {key}.step to be a number above 0; received {step!r}.")
-    if step is not None and scale != "linear":
-        raise SpaceError(
-            f"Expected {key}.step to go with scale linear; received scale {scale}: list choices "
-            f"instead."
-        )
-    integer = isinstance(low, int) and isinstance(high, int)
-    if scale == "log_complement" or isinstance(step, float):
-        integer = False
-    return Range(low, high, scale, step, integer)
+    return scale
 
 
 def _number(name: str, key: str, value: object) -> float:
