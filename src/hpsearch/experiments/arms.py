@@ -22,7 +22,7 @@ from hpsearch.data.statistics import DataStatistics, measure
 from hpsearch.errors import DivergedError
 from hpsearch.experiments.layers import inspect_layers
 from hpsearch.models.architecture import Architecture, build_model
-from hpsearch.models.sparse import Sparsity, n_weights, zero_shares
+from hpsearch.models.sparse import Sparsity, Weights
 from hpsearch.seeds import derive
 from hpsearch.space.bounds import Value
 from hpsearch.space.space import Space
@@ -300,11 +300,11 @@ class Workbench:
         self._add_speed(scalars, arm.training.batch_size)
         kept = kept_model(hypermodel, model)
         if kept is not model:
-            dense = n_weights(model)
-            left = n_weights(kept)
+            dense = Weights.of(model)
+            left = Weights.of(kept)
             scalars["sparsity"] = 1 - left.n_used / dense.n_all
             scalars["units_gone"] = 1 - left.n_units / dense.n_units
-            measured.layers["end/zero_share"] = zero_shares(model)
+            measured.layers["end/zero_share"] = Weights.of(model).zero_shares
         if not measured.diverged:
             for probe in self._probes:
                 scalars.update(probe(self, Trained(kept, arm, seed)))

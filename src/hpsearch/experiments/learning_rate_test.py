@@ -21,7 +21,7 @@ from hpsearch.html_report.section import Figure, drawn
 from hpsearch.metrics import Floats
 from hpsearch.models.architecture import build_model
 from hpsearch.seeds import derive
-from hpsearch.space.bounds import COMPLEMENT, Fixed, Range, Value, is_number
+from hpsearch.space.bounds import Fixed, Range, Value, as_read, is_number
 from hpsearch.space.space import Space
 from hpsearch.training.trainer import Trainer
 
@@ -193,9 +193,7 @@ def middles(space: Space) -> dict[str, float]:
         if isinstance(rule, Fixed) and is_number(rule.value):
             found[name] = rule.value
     for stored, points in space.grid(1).items():
-        middle = points[0]
-        if is_number(middle) and stored.startswith(COMPLEMENT):
-            found[stored.removeprefix(COMPLEMENT)] = 1 - middle
-        elif is_number(middle):
-            found[stored] = middle
+        name, middle = as_read(stored, points[0])
+        if is_number(middle):
+            found[name] = middle
     return found

@@ -36,7 +36,7 @@ from threadpoolctl import threadpool_limits
 from hpsearch.metrics import Floats
 from hpsearch.seeds import derive
 from hpsearch.space.bounds import Range, Value
-from hpsearch.space.space import LIMITS, Space
+from hpsearch.space.space import Space, broken_limit
 from hpsearch.study.study import value_of
 from hpsearch.study_report.commands import Commands
 from hpsearch.study_report.figures import Clock
@@ -169,9 +169,8 @@ def _bound_at(dimension: Dimension, position: float) -> str | None:
     else:
         return None
     wider = Edge(dimension, 0, 0, bound, 0).wider
-    for limit in LIMITS:  # a rate cannot be negative, and a momentum cannot be 1
-        if limit.names.search(dimension.name) and not limit.holds(wider):
-            return None
+    if broken_limit(dimension.name, wider):  # a rate below 0, or a momentum of 1
+        return None
     return bound
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from hpsearch.space.bounds import COMPLEMENT, Value
+from hpsearch.space.bounds import Value, as_read
 from hpsearch.space.space import Space
 from hpsearch.study.direction import Direction
 from hpsearch.study.study import best_trial, number_of, ranked, value_of
@@ -188,9 +188,10 @@ class Dimension:
             return cls(stored, 0, len(choices) - 1, choices=choices)
         low = drawn_from.low  # type: ignore[attr-defined]
         high = drawn_from.high  # type: ignore[attr-defined]
-        if stored.startswith(COMPLEMENT):
-            name = stored.removeprefix(COMPLEMENT)
-            return cls(name, 1 - high, 1 - low, "log_complement")
+        name, highest = as_read(stored, low)
+        if name != stored:
+            _, lowest = as_read(stored, high)
+            return cls(name, float(lowest), float(highest), "log_complement")
         if drawn_from.log:  # type: ignore[attr-defined]
             return cls(stored, low, high, "log")
         return cls(stored, low, high)
