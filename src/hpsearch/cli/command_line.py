@@ -28,6 +28,19 @@ CONF = Path(__file__).resolve().parents[3] / "conf"
 MULTIRUN = ("-m", "--multirun")
 
 
+def choices(group: str) -> list[str]:
+    """Return the names of the files of a group."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def default_choice(root: str, group: str) -> str:
+    """Return the file of a group that `conf/<root>.yaml` takes by default."""
+    for item in OmegaConf.load(CONF / f"{root}.yaml").defaults:
+        if isinstance(item, DictConfig) and group in item:
+            return str(item[group])
+    raise ValueError(f"Expected a group with a default. Received: group={group!r}")
+
+
 def as_overrides(arguments: Sequence[str]) -> list[str]:
     """Return a command line in the form that Hydra reads.
 
@@ -298,19 +311,15 @@ def _one_sentence(error: Exception, root: str) -> str:
     required = re.search(r"You must specify '(\w+)'", text)
     if required:
         name = required[1]
-        hint = did_you_mean("", _choices(name))
+        hint = did_you_mean("", choices(name))
         return f"{name} must be given: {name}=NAME.{hint}"
     without_link = text.split("See https://")[0]
     without_hint = without_link.split("Set the environment")[0]
     return re.sub(r"\s+", " ", without_hint).strip()
 
 
-def _choices(group: str) -> list[str]:
-    return [path.stem for path in (CONF / group).glob("*.yaml")]
-
-
 def _no_choice(group: str, received: str) -> str:
-    hint = did_you_mean(received, _choices(group))
+    hint = did_you_mean(received, choices(group))
     return f"There is no {group}={received}.{hint}"
 
 

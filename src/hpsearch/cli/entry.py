@@ -28,23 +28,18 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hpsearch.cli.command_line import CONF, MULTIRUN, as_overrides, check
+from hpsearch.cli.command_line import (
+    CONF,
+    MULTIRUN,
+    as_overrides,
+    check,
+    choices,
+    default_choice,
+)
 from hpsearch.cli.terminal import Terminal, take_flags
-from hpsearch.errors import ConfigError, HpsearchError, UserError
-from hpsearch.study import worker_process
-from hpsearch.study.worker_process import Preempted
+from hpsearch.errors import ConfigError, HpsearchError, Preempted, UserError
+from hpsearch.jobs import replacement
 
-__all__ = [
-    "CONF",
-    "as_overrides",
-    "as_plain",
-    "check",
-    "ending",
-    "instantiate",
-    "instantiate_plain",
-    "prepare_environment",
-    "run",
-]
 # Not empty once Ctrl-C has reached this process, which then starts no other job of its sweep.
 _was_interrupted: list[bool] = []
 
@@ -80,19 +75,14 @@ def _usage(root: str) -> str:
 
     Hydra's own help copies the whole configuration for each group, which takes a second in all.
     """
-    config = OmegaConf.load(CONF / f"{root}.yaml")
-    name = ""
-    for item in config.defaults:
-        if isinstance(item, DictConfig) and "override hydra/help" in item:
-            name = item["override hydra/help"]
+    name = default_choice(root, "override hydra/help")
     given = OmegaConf.load(CONF / "hydra" / "help" / f"{name}.yaml")
     # The template refers to keys of hydra.help.
     text = str(OmegaConf.create({"hydra": {"help": given}}).hydra.help.template)
     groups = []
     for path in sorted(CONF.iterdir()):
         if path.is_dir() and path.name != "hydra":
-            names = sorted(file.stem for file in path.glob("*.yaml"))
-            groups.append(f"  {path.name}: {', '.join(names)}")
+            groups.append(f"  {path.name}: {', '.join(choices(path.name))}")
     return text.replace("$APP_CONFIG_GROUPS", "\n".join(groups) + "\n")
 
 
@@ -158,8 +148,8 @@ def _native_noise_held_back() -> Iterator[None]:
             os.close(stderr)
 
 
-def instantiate(config: DictConfig) -> Any:
-    """Build the job or the parts that a configuration describes.
+def instantiate(config: Mapping[str, object] | DictConfig) -> Any:
+    """Build the job or the parts that a configuration, or a part of it as plain data, describes.
 
     Raises:
         ConfigError: A part does not take a key, or refuses a value. The message is one sentence.
@@ -167,7 +157,10 @@ def instantiate(config: DictConfig) -> Any:
     prepare_environment()  # a launcher's processes have not come through `run`
     if _was_interrupted:
         raise KeyboardInterrupt
-    _prepare_restart()
+    folder = None
+    if _is_single_job():
+        folder = HydraConfig.get().runtime.output_dir
+    replacement.writes_to(folder)
     try:
         with _native_noise_held_back():
             # Importing this takes seconds, which a typo must not cost. TensorFlow's libraries write
@@ -184,11 +177,6 @@ def instantiate(config: DictConfig) -> Any:
     else:
         _check_partials(vars(job))
     return job
-
-
-def instantiate_plain(settings: Mapping[str, object]) -> Any:
-    """Build the part that recorded settings describe, as `instantiate` does."""
-    return instantiate(OmegaConf.create(dict(settings)))
 
 
 def as_plain(config: DictConfig) -> dict[str, Any]:
@@ -232,19 +220,6 @@ def _first_cause(error: InstantiationException) -> BaseException | None:
     return cause
 
 
-def _prepare_restart() -> None:
-    """Let a process that replaces this one write to the same folder.
-
-    A process that runs a job of a sweep cannot be replaced.
-    """
-    if not _is_single_job():
-        worker_process.forget()
-        return
-    folder = HydraConfig.get().runtime.output_dir
-    if "'" not in folder:
-        worker_process.keep(f"hydra.run.dir='{folder}'")
-
-
 def _is_single_job() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.RUN
 
@@ -280,11 +255,20 @@ class _JobEnded(CompactHydraException):
     """
 
 
-def ending(error: BaseException) -> BaseException:
-    """Print why a job ends, and return the exception that the caller must raise.
+@contextmanager
+def ending() -> Iterator[None]:
+    """Print why a job ends early in the block, and exit.
 
-    It is an exit, or in a local sweep an exception that lets the other jobs continue.
+    A job of a local sweep raises an exception instead that lets the other jobs continue.
     """
+    try:
+        yield
+    except (HpsearchError, KeyboardInterrupt, Preempted) as error:
+        raise _end(error) from None
+
+
+def _end(error: BaseException) -> BaseException:
+    """Print why a job ends, and return the exception that ends it."""
     end = _exit(error)
     if not HydraConfig.initialized():
         return end

@@ -9,7 +9,7 @@ from hpsearch.cli import entry
 from hpsearch.cli.command_line import MULTIRUN
 from hpsearch.cli.terminal import Terminal
 from hpsearch.errors import ConfigError, did_you_mean
-from hpsearch.study import worker_process
+from hpsearch.jobs import replacement
 
 _JOBS = {
     "search": "Search the hyperparameters of an architecture and register the best model.",
@@ -44,9 +44,8 @@ def main() -> None:
         hint = did_you_mean(job, _JOBS)
         error = ConfigError(f"There is no job {job!r}.{hint} {usage}.")
         raise Terminal().end(f"Error: {error}", error.exit_status)
-    is_sweep = any(word in MULTIRUN for word in words)
-    if not is_sweep:
-        worker_process.remember()
+    if not any(word in MULTIRUN for word in words):
+        replacement.allow()
     sys.argv[1:] = words[1:]
     module = importlib.import_module(f"hpsearch.cli.{job}")
     if job == "doctor":

@@ -6,7 +6,9 @@ settings and its direction are checked first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import keras_tuner
 import yaml
@@ -22,7 +24,7 @@ from hpsearch.study.warm_start import WARM_START
 from hpsearch.tracking.runs import ParentRun, settings_shown
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.training.settings import Training
-from hpsearch.training.trainer import Trainer
+from hpsearch.trials.objective import Objective
 
 _SETTINGS_OF_A_STUDY = ("data", "arch", "optimizer", "training", "schedule", "sparsity", "seed")
 
@@ -31,6 +33,7 @@ def check_same_settings(
     study: SharedStudy,
     config: Mapping[str, object],
     fingerprint: str,
+    training: Training,
     second_objective: str | None,
 ) -> None:
     """Raise an error where a study was made with other settings, and record those of a new study.
@@ -41,6 +44,7 @@ def check_same_settings(
         study: The study, which remembers the settings it was made with.
         config: The composed configuration.
         fingerprint: The fingerprint of the data.
+        training: The settings with the direction in effect, which need not be the one in `config`.
         second_objective: The cost that is minimized beside the monitored metric, or None.
 
     Raises:
@@ -48,39 +52,28 @@ def check_same_settings(
     """
     of_data = "data.fingerprint"
     mine = {of_data: fingerprint, **settings_shown(config, _SETTINGS_OF_A_STUDY)}
-    # Settings that may change while a study goes on. `check_same_direction` compares the direction
-    # in effect, which need not be the one in the setting.
-    for name in (
-        "data.path",
-        "data.load.path",
-        "training.steps_per_call",
-        "training.jit_compile",
-        "training.direction",
-    ):
+    may_change = ("steps_per_call", "jit_compile", "direction")
+    for name in ("data.path", "data.load.path", *(f"training.{key}" for key in may_change)):
         mine.pop(name, None)
     if second_objective is not None:
         mine["costs.second_objective"] = second_objective
     theirs = with_current_names(study.optuna.user_attrs.get("settings"))
     if theirs is None:
         study.optuna.set_user_attr("settings", mine)
-        return
-    different = []
-    for key in mine.keys() | theirs.keys():
-        if mine.get(key) != theirs.get(key):
-            different.append(key)
-    if not different:
-        return
-    # The fingerprint comes last, since other settings of the data change it too.
-    key = min(different, key=lambda name: (name == of_data, name))
-    was = _as_typed(theirs.get(key))
-    back = f"{key}={was}"
-    if key == of_data:
-        back = "the same data"
-    raise ConfigError(
-        f"Study {study.optuna.study_name} was made with {key}={was}, not "
-        f"{_as_typed(mine.get(key))}; give study.name=NAME to start another one, or {back} to go "
-        "on with this one."
-    )
+        theirs = mine
+    different = [key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)]
+    if different:
+        # The fingerprint comes last, since other settings of the data change it too.
+        key = min(different, key=lambda name: (name == of_data, name))
+        back = f"{key}={_as_typed(theirs.get(key))}"
+        made = f"with {back}, not {_as_typed(mine.get(key))}"
+        if key == of_data:
+            back = "the same data"
+        raise _made_otherwise(study, made, back)
+    was = Direction.of(study.optuna)
+    if was != training.goal:
+        made = f"to {was} {training.monitor}, not to {training.goal}"
+        raise _made_otherwise(study, made, f"training.direction={was}")
 
 
 def _as_typed(value: object) -> object:
@@ -90,20 +83,23 @@ def _as_typed(value: object) -> object:
     return value
 
 
-def check_same_direction(study: SharedStudy, training: Training) -> None:
-    """Raise an error where a study was made with the opposite direction of the monitored metric.
+def _made_otherwise(study: SharedStudy, made: str, back: str) -> ConfigError:
+    return ConfigError(
+        f"Study {study.optuna.study_name} was made {made}; give study.name=NAME to start another "
+        f"one, or {back} to go on with this one."
+    )
+
+
+def recorded_config(tracking: Tracking, run_id: str) -> dict[str, Any]:
+    """Return the composed configuration that `open_parent` has written to the run of a study.
 
     Raises:
-        ConfigError: The metric was maximized and is to be minimized, or the other way round.
+        MlflowException: MLflow has no record of it.
+        OSError: Its file is gone.
     """
-    was = Direction.of(study.optuna)
-    now = training.goal
-    if was != now:
-        raise ConfigError(
-            f"Study {study.optuna.study_name} was made to {was} {training.monitor}, not to {now}; "
-            f"give study.name=NAME to start another one, or training.direction={was} to go on with "
-            "this one."
-        )
+    path = tracking.client.download_artifacts(run_id, "config.yaml")
+    found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    return dict(with_current_names(found))
 
 
 def open_parent(
@@ -155,43 +151,33 @@ def _log_settings(parent: ParentRun, config: Mapping[str, object]) -> None:
     parent.params({key: value for key, value in shown.items() if key not in typed})
 
 
-def tested_space(
-    test: RangeTest,
-    space: Space,
-    *,
-    study: SharedStudy,
-    parent: ParentRun,
-    trainer: Trainer,
-    make: Callable[[keras_tuner.HyperParameters], keras_tuner.HyperModel],
-    seed: int,
-) -> Space:
+def tested_space(test: RangeTest, objective: Objective) -> Space:
     """Return the space with the highest learning rate that the learning rate test allows.
 
-    The first worker runs the test. The study remembers the result for the others. The test's
-    proposal becomes the first trial of a study that has none.
+    The first worker runs the test, with the other hyperparameters in the middle of their bounds.
+    The study remembers the result for the others, and its run shows it. The test's proposal becomes
+    the first trial of a study that has none.
 
     Args:
         test: The settings of the test.
-        space: The bounds; the test uses the middle of those of the other hyperparameters.
-        study: The study, which remembers the result.
-        parent: The run of the study, which shows the result.
-        trainer: Trains the model of the test.
-        make: Returns the HyperModel for some hyperparameters.
-        seed: The seed of weights, order of the images and dropout masks.
+        objective: The trials of the study, which have not begun.
     """
+    space = objective.space
     if "learning_rate" not in space.rules:
         return space
+    study = objective.study
     known = study.optuna.user_attrs.get("lr_test")
     if known is None:
         hp = keras_tuner.HyperParameters()
         hp.values.update(middles(space))
-        curve = test.measure(trainer, make(hp), space, seed)
+        seed = objective.seed_of("lr_test")
+        curve = test.measure(objective.trainer, objective.make(hp), space, seed)
         known = advice(test, space, curve)
         study.optuna.set_user_attr("lr_test", known)
         bounds = known["bounds"]
-        parent.params({f"lr_test.{name}": value for name, value in bounds.items()})
+        objective.parent.params({f"lr_test.{name}": value for name, value in bounds.items()})
         picture = figure(curve)
-        parent.file(f"figures/{picture.name}.png", picture.png)
+        objective.parent.file(f"figures/{picture.name}.png", picture.png)
         if known["first"] and not study.trials():
             study.optuna.enqueue_trial(known["first"])
     return below(space, known["bounds"]["high"])

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import yaml
 from mlflow.exceptions import MlflowException
 from rich.console import Console
 
 from hpsearch.errors import ConfigError, TrackingError
-from hpsearch.models.moved_names import with_current_names
+from hpsearch.jobs.opening import recorded_config
 from hpsearch.study.direction import Direction
 from hpsearch.study.pruners import PausableStudy
 from hpsearch.study.storage import SharedStorage, without_password
@@ -134,13 +133,10 @@ def _recorded(tracking: Tracking, parent_run_id: str, name: str) -> dict[str, An
         TrackingError: The MLflow store has no record of it.
     """
     try:
-        path = tracking.client.download_artifacts(parent_run_id, "config.yaml")
+        return recorded_config(tracking, parent_run_id)
     except (MlflowException, OSError) as error:
         raise TrackingError(
             f"The MLflow store {without_password(tracking.uri)} has no record of study {name} (run "
             f"{parent_run_id}); give the store in which it was searched, tracking.uri=URI or "
             "MLFLOW_TRACKING_URI."
         ) from error
-    text = Path(path).read_text(encoding="utf-8")
-    found: dict[str, Any] = with_current_names(yaml.safe_load(text))
-    return found

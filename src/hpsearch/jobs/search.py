@@ -20,37 +20,29 @@ import keras_tuner
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
+from rich.console import Console
 
 from hpsearch.data.split import Data, SearchData
 from hpsearch.data.statistics import measure
-from hpsearch.errors import ModelError, SearchError
+from hpsearch.errors import ModelError, Preempted, SearchError
 from hpsearch.evaluation.evaluated_model import EvaluatedModel, Evaluation
 from hpsearch.experiments.learning_rate_test import RangeTest
-from hpsearch.html_report.section import terminal
 from hpsearch.jobs.conclusion import Conclusion
-from hpsearch.jobs.opening import (
-    check_same_direction,
-    check_same_settings,
-    open_parent,
-    tested_space,
-)
+from hpsearch.jobs.opening import check_same_settings, open_parent, tested_space
 from hpsearch.jobs.search_result import SearchResult
 from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.models.architecture import Architecture, build_model
 from hpsearch.models.sparse import Sparsity
-from hpsearch.seeds import derive
 from hpsearch.serving.measured_again import check_before, noise_of
 from hpsearch.serving.registration import Registration
 from hpsearch.space.hyperparameters import OptunaHyperParameters
 from hpsearch.space.space import Space
 from hpsearch.study.budget import Budget
-from hpsearch.study.direction import Direction
 from hpsearch.study.sampling import SeededSampler
 from hpsearch.study.storage import SharedStorage
 from hpsearch.study.study import SharedStudy
 from hpsearch.study.warm_start import Asked, WarmStart
-from hpsearch.study.worker_process import Preempted, deadline, leaving_on_signal
-from hpsearch.study_report.searched import Outcome, best_rows
+from hpsearch.study.worker_process import deadline, leaving_on_signal
 from hpsearch.tracking.registry import Version
 from hpsearch.tracking.runs import ParentRun, settings_shown
 from hpsearch.tracking.tracking import Tracking
@@ -100,15 +92,12 @@ class Search:
     range_test: RangeTest
     sparsity: Sparsity | None = None
 
-    def run(
-        self, config: Mapping[str, object], make_progress: Callable[[str, int, Direction], Progress]
-    ) -> SearchResult:
+    def run(self, config: Mapping[str, object], console: Console) -> SearchResult:
         """Run the search, or the part of it that is missing.
 
         Args:
             config: The composed configuration as plain data, which is recorded.
-            make_progress: Called with the monitored metric, the largest number of epochs and the
-                direction.
+            console: Where progress is shown.
 
         Raises:
             UserError: A mistake that the person can put right. Where possible it is found before
@@ -123,7 +112,7 @@ class Search:
         architecture = self._architecture(data)
         checked = self._check(architecture, data)
         job = replace(self, training=checked.training)
-        return job._search(data, architecture, checked, config, make_progress)
+        return job._search(data, architecture, checked, config, console)
 
     def _search(
         self,
@@ -131,27 +120,28 @@ class Search:
         architecture: Architecture,
         checked: _Checked,
         config: Mapping[str, object],
-        make_progress: Callable[[str, int, Direction], Progress],
+        console: Console,
     ) -> SearchResult:
         """Run the search. The direction of the monitored metric in `training` is known by now."""
-        trainer = self.trainer(settings=self.training, data=data, schedule=self.schedule)
-        progress = make_progress(self.training.monitor, self.training.epochs, self.training.goal)
+        settings = self.training
+        trainer = self.trainer(settings=settings, data=data, schedule=self.schedule)
+        progress = Progress(settings.monitor, settings.epochs, settings.goal, console)
         trainer.varies = checked.varies
         study, tracking, parent = self._open(data, config, checked.asked)
         trainer.remembered_proofs = study.remembered_proofs
         if checked.warning:
             progress.say(checked.warning)
         conclusion = Conclusion(
-            name=self.study["name"],
-            study=study,
-            tracking=tracking,
-            parent=parent,
-            space=self.space,
-            training=self.training,
-            costs=self.costs,
-            registration=self.registration,
-            uncertainty=self.uncertainty,
-            config=config,
+            self.study["name"],
+            study,
+            tracking,
+            parent,
+            self.space,
+            settings,
+            self.costs,
+            self.registration,
+            self.uncertainty,
+            config,
             shown=data.val.images[:256],
             makers=[self.arch.func, self.optimizer.func],
         )
@@ -172,7 +162,7 @@ class Search:
         )
         with leaving_on_signal(self.budget.grace_s), self._closing(conclusion, progress):
             if self.lr_test:
-                objective.space = self._tested_space(objective)
+                objective.space = tested_space(self.range_test, objective)
             self._run_trials(study, objective, progress)
             return self._conclude(conclusion, data, progress)
 
@@ -256,8 +246,7 @@ class Search:
                 budget=self.budget,
                 has_cost=second_objective is not None,
             )
-            check_same_settings(study, config, data.fingerprint, second_objective)
-            check_same_direction(study, self.training)
+            check_same_settings(study, config, data.fingerprint, self.training, second_objective)
             if warm_start is not None:
                 warm_start.begin(study, self.space, asked)
             source = self.data.path or data.name
@@ -289,18 +278,6 @@ class Search:
                     "MLflow is away; send what waits for it with: python -m hpsearch doctor sync"
                 )
 
-    def _tested_space(self, objective: Objective) -> Space:
-        """Return the space that the learning rate test has bounded."""
-        return tested_space(
-            self.range_test,
-            self.space,
-            study=objective.study,
-            parent=objective.parent,
-            trainer=objective.trainer,
-            make=objective.make,
-            seed=derive(self.seed, objective.study.optuna.study_name, "lr_test"),
-        )
-
     def _run_trials(self, study: SharedStudy, objective: Objective, progress: Progress) -> None:
         """Run trials until the budget is spent, and show the progress."""
         name = self.study["name"]
@@ -330,27 +307,17 @@ class Search:
         Raises:
             SearchError: No trial has finished.
         """
-        name = self.study["name"]
         best = conclusion.best()
         if best is None:
             raise SearchError(
-                f"No trial of study {name} finished; give it more with budget.n_trials="
+                f"No trial of study {conclusion.name} finished; give it more with budget.n_trials="
                 f"{self.budget.n_trials + 10}, or a narrower space.bounds.learning_rate."
             )
         version, cheapest, evaluation = self._registered(conclusion, best, data, progress)
-        trials = conclusion.study.trials()
-        self._show_best(trials, progress)
-        return SearchResult(
-            outcome=Outcome.of(trials, self.training.goal),
-            version=version,
-            cheapest=cheapest,
-            evaluation=evaluation,
-            parent_run_id=conclusion.parent.run_id,
-            tracking_uri=conclusion.tracking.uri,
-            study=name,
-            monitor=self.training.monitor,
-            space=self.space,
-        )
+        searched = conclusion.searched()
+        progress.console.print(searched.best_by_column().as_table())
+        run_id = conclusion.parent.run_id
+        return SearchResult(searched, searched.outcome, version, cheapest, evaluation, run_id)
 
     def _registered(
         self, conclusion: Conclusion, best: FrozenTrial, data: SearchData, progress: Progress
@@ -369,13 +336,6 @@ class Search:
         evaluated = EvaluatedModel(model, self.uncertainty, data.val, self.data.test())
         evaluation = conclusion.evaluate(evaluated, version, progress)
         return version, cheapest, evaluation
-
-    def _show_best(self, trials: list[FrozenTrial], progress: Progress) -> None:
-        """Print the best trials, a column for each, since there may be many hyperparameters."""
-        objectives = [self.training.monitor, *self.costs.objectives]
-        rows = best_rows(trials, self.space, objectives, self.training.goal)
-        by_column = list(zip(*rows, strict=True))
-        progress.console.print(terminal(by_column, f"The best {len(rows) - 1} trials"))
 
 
 class _StudySettings(TypedDict):
@@ -422,12 +382,8 @@ class _Checked:
 def _fixed_settings(config: Mapping[str, object], architecture: Architecture) -> dict[str, object]:
     """Return the settings that each trial's run shows, without those that are hyperparameters."""
     shown = settings_shown(config, ("arch", "optimizer", "training"))
-    fixed = {}
-    for key, value in shown.items():
-        _, _, name = key.partition(".")
-        if name not in architecture.drawn:
-            fixed[key] = value
-    return fixed
+    drawn = architecture.drawn
+    return {key: value for key, value in shown.items() if key.partition(".")[2] not in drawn}
 
 
 def _ends_run(study: SharedStudy, status: str) -> bool:

@@ -1,0 +1,166 @@
+"""The compare job: find the studies of several architectures and compare their best trials.
+
+A study that is missing is searched first where a person asks for that. `experiments.comparison`
+trains the trials again and compares them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rich.console import Console
+
+from hpsearch.errors import ConfigError
+from hpsearch.experiments.answers import Answer, Claim
+from hpsearch.experiments.arms import Arm
+from hpsearch.experiments.comparison import Compare
+from hpsearch.experiments.finished_study import FinishedStudy
+from hpsearch.experiments.session import PARTS, check_seeds
+
+
+@dataclass(frozen=True)
+class CompareStudies:
+    """Compare the studies that a configuration names.
+
+    Attributes:
+        config: The composed configuration as plain data.
+        parts: The parts of the job: data, storage, tracking and uncertainty.
+        typed: The overrides of the command line.
+        known_archs: The architectures that conf describes.
+        default_arch: The architecture of a search that names none.
+        compose: Returns the configuration of the search with some overrides.
+        build: Returns the parts that some settings describe.
+    """
+
+    config: Mapping[str, Any]
+    parts: Mapping[str, Any]
+    typed: Sequence[str]
+    known_archs: Collection[str]
+    default_arch: str
+    compose: Callable[[Sequence[str]], dict[str, Any]]
+    build: Callable[[Mapping[str, object]], Any]
+
+    def run(self, console: Console) -> Answer:
+        """Train what is missing, print the tables and return the answer.
+
+        Raises:
+            ConfigError: A study is missing, has no finished trial, or was searched on other data.
+        """
+        config = self.config
+        n_seeds = config["confirm"]["n_seeds"]
+        check_seeds("confirm.n_seeds", n_seeds)
+        studies = self._found_studies(console)
+        tracking = self.parts["tracking"]()
+        recorded = {study.name: study.config(tracking) for study in studies}
+        archs = self._archs(recorded)
+        arms = []
+        for study in studies:
+            arms += self._arms(study, archs[study.name], recorded[study.name])
+        compare = Compare(
+            studies=studies,
+            archs=archs,
+            arms=arms,
+            data=self.parts["data"],
+            tracking=tracking,
+            uncertainty=self.parts["uncertainty"],
+            seed=config["seed"],
+            n_seeds=n_seeds,
+            claims=[Claim(**claim) for claim in config["claims"]],
+        )
+        return compare.run(console)
+
+    def _name(self, arch: str) -> str:
+        """Return the name of the study of an architecture."""
+        return f"{self.config['data']['name']}-{arch}"
+
+    def _found_studies(self, console: Console) -> list[FinishedStudy]:
+        """Return the studies; with `missing=start` the searches of missing ones are run first.
+
+        Raises:
+            ConfigError: A study is missing or has no finished trial.
+        """
+        storage = self.parts["storage"]()
+        if self.config["studies"]:
+            return [FinishedStudy.find(name, storage) for name in self.config["studies"]]
+        found = []
+        for arch in self.config["archs"]:
+            name = self._name(arch)
+            try:
+                found.append(FinishedStudy.find(name, storage))
+            except ConfigError:
+                if self.config["missing"] != "start" or arch not in self.known_archs:
+                    raise
+                words = self._words_of_search(name, arch)
+                plain = self.compose(words)
+                search = self.build(plain)
+                search.run({**plain, "overrides": words}, console)
+                found.append(FinishedStudy.find(name, storage))
+        return found
+
+    def _words_of_search(self, study: str, arch: str) -> list[str]:
+        """Return the overrides of the search that makes a study of an architecture.
+
+        Data set, storage, tracking and the settings of MC Dropout are those of this comparison.
+        """
+        words = []
+        for word in self.typed:
+            group = word.partition("=")[0].split(".")[0]
+            if group in self.parts:
+                words.append(word)
+        return [*words, f"arch={arch}", f"study.name={study}"]
+
+    def _archs(self, recorded: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+        """Return the architecture of each study, by the name of the study.
+
+        Args:
+            recorded: The configuration that was recorded of each search, by the name of the study.
+        """
+        if not self.config["studies"]:
+            return {self._name(arch): arch for arch in self.config["archs"]}
+        archs = {}
+        for name, settings in recorded.items():
+            archs[name] = self.default_arch
+            for word in settings.get("overrides", []):
+                if word.startswith("arch="):
+                    archs[name] = word.removeprefix("arch=")
+        return archs
+
+    def _arms(self, study: FinishedStudy, arch: str, recorded: Mapping[str, Any]) -> list[Arm]:
+        """Return the best trials of a study, with the settings that they were searched with."""
+        plain = self._settings(study.name, arch, recorded)
+        parts = self.build(plain)
+        parts["training"] = replace(parts["training"], direction=study.direction)
+        top_k = self.config["confirm"]["top_k"]
+        arms = []
+        for rank, trial in enumerate(study.trials[:top_k]):
+            name = study.name
+            if top_k > 1:
+                name = f"{study.name} #{trial.number}"
+            values = study.hyperparameters(trial, recorded)
+            arms.append(Arm(name, parts, values, study.name, rank, plain))
+        return arms
+
+    def _settings(self, study: str, arch: str, recorded: Mapping[str, object]) -> dict[str, object]:
+        """Return the settings of an arm's parts, with the values that the study has recorded."""
+        if arch not in self.known_archs:
+            arch = "dense"  # the record holds all settings of an architecture that is gone
+        composed = self.compose(self._words_of_search(study, arch))
+        plain = {}
+        for key in PARTS:
+            if key in composed:
+                today = composed[key]
+                plain[key] = _as_recorded(today, recorded.get(key, today))
+        return plain
+
+
+def _as_recorded(today: object, recorded: object) -> object:
+    """Return today's settings with the values that a study has recorded, where they still exist."""
+    if not isinstance(recorded, dict):
+        return recorded
+    if not isinstance(today, dict):
+        return today
+    if today.get("_target_") != recorded.get("_target_"):
+        return recorded
+    return {key: _as_recorded(value, recorded.get(key, value)) for key, value in today.items()}
