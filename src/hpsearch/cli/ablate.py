@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hydra
-from hydra import compose
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from hpsearch.cli import entry
 from hpsearch.cli.command_line import CONF
@@ -18,17 +16,10 @@ def main(config: DictConfig) -> None:
     terminal = Terminal(width=180)
     with entry.ending():
         parts = ["data", "tracking", "storage", "uncertainty", "range_test", "ablation"]
-        job = entry.instantiate(OmegaConf.masked_copy(config, parts))
+        job = entry.experiment(config, parts, "ablate")
 
         # Importing this takes seconds, which a typo must not cost.
         from hpsearch.jobs.ablate import ablate  # noqa: PLC0415
 
-        answer = ablate(
-            entry.as_plain(config),
-            job,
-            HydraConfig.get().overrides.task,
-            terminal.console,
-            compose=lambda words: entry.as_plain(compose("ablate", list(words))),
-            build=entry.instantiate,
-        )
+        answer = ablate(job, terminal.console)
     terminal.result(answer.summary())

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hydra
-from hydra import compose
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from hpsearch.cli import entry
 from hpsearch.cli.command_line import CONF, choices, default_choice
@@ -29,20 +27,11 @@ def main(config: DictConfig) -> None:
     terminal = Terminal(width=180)
     with entry.ending():
         _check_settings(config)
-        parts = ["data", "tracking", "storage", "uncertainty"]
-        job = entry.instantiate(OmegaConf.masked_copy(config, parts))
+        job = entry.experiment(config, ["data", "tracking", "storage", "uncertainty"], "search")
 
         # Importing this takes seconds, which a typo must not cost.
         from hpsearch.jobs.compare import CompareStudies  # noqa: PLC0415
 
-        compare = CompareStudies(
-            config=entry.as_plain(config),
-            parts=job,
-            typed=HydraConfig.get().overrides.task,
-            known_archs=choices("arch"),
-            default_arch=default_choice("search", "arch"),
-            compose=lambda words: entry.as_plain(compose("search", list(words))),
-            build=entry.instantiate,
-        )
+        compare = CompareStudies(job, choices("arch"), default_choice("search", "arch"))
         answer = compare.run(terminal.console)
     terminal.result(answer.summary())

@@ -39,6 +39,7 @@ from hpsearch.cli.command_line import (
 from hpsearch.cli.terminal import Terminal, take_flags
 from hpsearch.errors import ConfigError, HpsearchError, Preempted, UserError
 from hpsearch.jobs import replacement
+from hpsearch.jobs.composed import Composed
 
 # Not empty once Ctrl-C has reached this process, which then starts no other job of its sweep.
 _was_interrupted: list[bool] = []
@@ -51,16 +52,20 @@ def prepare_environment() -> None:
     silenced. A process takes the GPU's memory as it needs it, so that several workers can share a
     GPU; by default JAX takes three quarters at its start and TensorFlow all of it.
     """
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # It is off on some CPUs; convolutions are 1.5 times as fast with it.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    # MLflow would print two lines for each trial.
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    defaults = {
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        # It is off on some CPUs; convolutions are 1.5 times as fast with it.
+        "TF_ENABLE_ONEDNN_OPTS": "1",
+        "GIT_PYTHON_REFRESH": "quiet",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        # MLflow would print two lines for each trial.
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", category=FutureWarning)
     # Optuna warns of its QMCSampler.
     warnings.filterwarnings("ignore", message=".* is experimental")
@@ -177,6 +182,17 @@ def instantiate(config: Mapping[str, object] | DictConfig) -> Any:
     else:
         _check_partials(vars(job))
     return job
+
+
+def experiment(config: DictConfig, parts: list[str], root: str) -> Composed:
+    """Return an experiment with its own parts, whose arms are composed from `conf/<root>.yaml`."""
+    own = instantiate(OmegaConf.masked_copy(config, parts))
+    typed = HydraConfig.get().overrides.task
+
+    def composed(words: list[str]) -> dict[str, Any]:
+        return as_plain(hydra.compose(root, words))
+
+    return Composed(as_plain(config), own, typed, composed, instantiate)
 
 
 def as_plain(config: DictConfig) -> dict[str, Any]:

@@ -6,7 +6,7 @@ trains the trials again and compares them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from hpsearch.experiments.arms import Arm
 from hpsearch.experiments.comparison import Compare
 from hpsearch.experiments.finished_study import FinishedStudy
 from hpsearch.experiments.session import PARTS, check_seeds
+from hpsearch.jobs.composed import Composed
 
 
 @dataclass(frozen=True)
@@ -25,22 +26,14 @@ class CompareStudies:
     """Compare the studies that a configuration names.
 
     Attributes:
-        config: The composed configuration as plain data.
-        parts: The parts of the job: data, storage, tracking and uncertainty.
-        typed: The overrides of the command line.
+        job: The comparison; its parts are data, storage, tracking and uncertainty.
         known_archs: The architectures that conf describes.
         default_arch: The architecture of a search that names none.
-        compose: Returns the configuration of the search with some overrides.
-        build: Returns the parts that some settings describe.
     """
 
-    config: Mapping[str, Any]
-    parts: Mapping[str, Any]
-    typed: Sequence[str]
+    job: Composed
     known_archs: Collection[str]
     default_arch: str
-    compose: Callable[[Sequence[str]], dict[str, Any]]
-    build: Callable[[Mapping[str, object]], Any]
 
     def run(self, console: Console) -> Answer:
         """Train what is missing, print the tables and return the answer.
@@ -48,32 +41,33 @@ class CompareStudies:
         Raises:
             ConfigError: A study is missing, has no finished trial, or was searched on other data.
         """
-        config = self.config
+        config = self.job.config
+        parts = self.job.parts
         n_seeds = config["confirm"]["n_seeds"]
         check_seeds("confirm.n_seeds", n_seeds)
         studies = self._found_studies(console)
-        tracking = self.parts["tracking"]()
+        tracking = parts["tracking"]()
         recorded = {study.name: study.config(tracking) for study in studies}
         archs = self._archs(recorded)
         arms = []
         for study in studies:
             arms += self._arms(study, archs[study.name], recorded[study.name])
         compare = Compare(
-            studies=studies,
-            archs=archs,
-            arms=arms,
-            data=self.parts["data"],
-            tracking=tracking,
-            uncertainty=self.parts["uncertainty"],
-            seed=config["seed"],
-            n_seeds=n_seeds,
-            claims=[Claim(**claim) for claim in config["claims"]],
+            studies,
+            archs,
+            arms,
+            parts["data"],
+            tracking,
+            parts["uncertainty"],
+            config["seed"],
+            n_seeds,
+            [Claim(**claim) for claim in config["claims"]],
         )
         return compare.run(console)
 
     def _name(self, arch: str) -> str:
         """Return the name of the study of an architecture."""
-        return f"{self.config['data']['name']}-{arch}"
+        return f"{self.job.config['data']['name']}-{arch}"
 
     def _found_studies(self, console: Console) -> list[FinishedStudy]:
         """Return the studies; with `missing=start` the searches of missing ones are run first.
@@ -81,23 +75,29 @@ class CompareStudies:
         Raises:
             ConfigError: A study is missing or has no finished trial.
         """
-        storage = self.parts["storage"]()
-        if self.config["studies"]:
-            return [FinishedStudy.find(name, storage) for name in self.config["studies"]]
+        config = self.job.config
+        storage = self.job.parts["storage"]()
+        if config["studies"]:
+            return [FinishedStudy.find(name, storage) for name in config["studies"]]
         found = []
-        for arch in self.config["archs"]:
+        for arch in config["archs"]:
             name = self._name(arch)
             try:
-                found.append(FinishedStudy.find(name, storage))
+                study = FinishedStudy.find(name, storage)
             except ConfigError:
-                if self.config["missing"] != "start" or arch not in self.known_archs:
+                if config["missing"] != "start" or arch not in self.known_archs:
                     raise
-                words = self._words_of_search(name, arch)
-                plain = self.compose(words)
-                search = self.build(plain)
-                search.run({**plain, "overrides": words}, console)
-                found.append(FinishedStudy.find(name, storage))
+                self._search(name, arch, console)
+                study = FinishedStudy.find(name, storage)
+            found.append(study)
         return found
+
+    def _search(self, study: str, arch: str, console: Console) -> None:
+        """Run the search that makes a study."""
+        words = self._words_of_search(study, arch)
+        plain = self.job.compose(words)
+        search = self.job.build(plain)
+        search.run({**plain, "overrides": words}, console)
 
     def _words_of_search(self, study: str, arch: str) -> list[str]:
         """Return the overrides of the search that makes a study of an architecture.
@@ -105,9 +105,9 @@ class CompareStudies:
         Data set, storage, tracking and the settings of MC Dropout are those of this comparison.
         """
         words = []
-        for word in self.typed:
+        for word in self.job.typed:
             group = word.partition("=")[0].split(".")[0]
-            if group in self.parts:
+            if group in self.job.parts:
                 words.append(word)
         return [*words, f"arch={arch}", f"study.name={study}"]
 
@@ -117,8 +117,8 @@ class CompareStudies:
         Args:
             recorded: The configuration that was recorded of each search, by the name of the study.
         """
-        if not self.config["studies"]:
-            return {self._name(arch): arch for arch in self.config["archs"]}
+        if not self.job.config["studies"]:
+            return {self._name(arch): arch for arch in self.job.config["archs"]}
         archs = {}
         for name, settings in recorded.items():
             archs[name] = self.default_arch
@@ -130,9 +130,9 @@ class CompareStudies:
     def _arms(self, study: FinishedStudy, arch: str, recorded: Mapping[str, Any]) -> list[Arm]:
         """Return the best trials of a study, with the settings that they were searched with."""
         plain = self._settings(study.name, arch, recorded)
-        parts = self.build(plain)
+        parts = self.job.build(plain)
         parts["training"] = replace(parts["training"], direction=study.direction)
-        top_k = self.config["confirm"]["top_k"]
+        top_k = self.job.config["confirm"]["top_k"]
         arms = []
         for rank, trial in enumerate(study.trials[:top_k]):
             name = study.name
@@ -146,7 +146,7 @@ class CompareStudies:
         """Return the settings of an arm's parts, with the values that the study has recorded."""
         if arch not in self.known_archs:
             arch = "dense"  # the record holds all settings of an architecture that is gone
-        composed = self.compose(self._words_of_search(study, arch))
+        composed = self.job.compose(self._words_of_search(study, arch))
         plain = {}
         for key in PARTS:
             if key in composed:

@@ -45,17 +45,9 @@ class SearchResult:
 
     def summary(self) -> dict[str, object]:
         """Return the result as plain data."""
-        outcome = self.outcome
-        found: dict[str, object] = {
-            "study": self.searched.name,
-            "n_finished": outcome.n_finished,
-            "n_pruned": outcome.n_pruned,
-            "n_diverged": outcome.n_diverged,
-            "n_infeasible": outcome.n_infeasible,
-            "n_failed": outcome.n_failed,
-            "n_epochs": outcome.n_epochs,
-        }
-        best = outcome.best
+        best = self.outcome.best
+        found = {"study": self.searched.name, **vars(self.outcome)}
+        del found["best"]
         if best is not None:
             found["best"] = {
                 "trial": number_of(best),
