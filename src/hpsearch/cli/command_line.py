@@ -6,7 +6,6 @@ The sentence says what would be right.
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -91,14 +90,14 @@ def check(root: str, words: Sequence[str]) -> None:
         ConfigError: An override names an option, a key, a choice or a file that does not exist, or
             a value of the wrong kind; or a value that must be given is missing.
     """
-    given = _parsed_options(words)
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]
+    given = parser.parse_args(words)
     try:
-        plain = []
-        for word in given.overrides:
-            if given.multirun:
-                plain.append(_first_choice(word))
-            else:
-                plain.append(_single(word))
+        read = _single
+        if given.multirun:
+            read = _first_choice
+        plain = [read(word) for word in given.overrides]
         has_hydra_keys = any(word.startswith("hydra") for word in plain)
         with initialize_config_dir(str(CONF), version_base="1.3", job_name=root):
             config = compose(root, plain, return_hydra_config=has_hydra_keys)
@@ -112,12 +111,6 @@ def check(root: str, words: Sequence[str]) -> None:
     _refuse_passwords(given.overrides)
     if missing:
         raise ConfigError(f"{missing[0]} must be given: {missing[0]}=VALUE.")
-
-
-def _parsed_options(words: Sequence[str]) -> argparse.Namespace:
-    parser = get_args_parser()
-    parser.error = _refuse  # type: ignore[method-assign]
-    return parser.parse_args(list(words))
 
 
 def _own_keys(config: DictConfig) -> list[str]:
@@ -245,12 +238,17 @@ def _refuse_wrong_kind(key: str, override: Override, default: object) -> None:
     raise ConfigError(f"{key} must be {kinds[kind]}, but is {text or 'empty'}.")
 
 
+def _parent_of(config: DictConfig, key: str) -> tuple[object, str]:
+    """Return what holds a key in a configuration, and the last part of the key."""
+    parent, _, last = key.rpartition(".")
+    if not parent:
+        return config, last
+    return OmegaConf.select(config, parent), last
+
+
 def _default(config: DictConfig, key: str) -> object:
     """Return the value of a key in conf; None where it follows from another key."""
-    parent, _, last = key.rpartition(".")
-    node = config
-    if parent:
-        node = OmegaConf.select(config, parent)
+    node, last = _parent_of(config, key)
     if not isinstance(node, DictConfig) or last not in node:
         return None
     if OmegaConf.is_missing(node, last) or OmegaConf.is_interpolation(node, last):
@@ -324,19 +322,13 @@ def _no_choice(group: str, received: str) -> str:
 
 
 def _unknown_key(path: str, root: str) -> str:
-    parent, _, last = path.rpartition(".")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose(root)
-    node = config
-    if parent:
-        node = OmegaConf.select(config, parent)
+    node, last = _parent_of(config, path)
     if not isinstance(node, DictConfig):
         return f"There is no key {path}; see --cfg job for all keys."
-    valid = []
-    for key in node:
-        if not str(key).startswith("_"):
-            valid.append(str(key))
-    hint = did_you_mean(last, valid)
+    keys = map(str, node)
+    hint = did_you_mean(last, [key for key in keys if not key.startswith("_")])
     return (
         f"There is no key {path}.{hint} "
         f"A setting that conf does not list is added with ++{path}=VALUE."

@@ -18,13 +18,10 @@ def take_flags(words: Sequence[str]) -> list[str]:
     The flag is remembered for this process and for the processes that it starts.
     """
     flags = {"--quiet": "quiet", "--json": "json"}
-    others = []
     for word in words:
         if word in flags:
             os.environ[Terminal.FORM] = flags[word]
-        else:
-            others.append(word)
-    return others
+    return [word for word in words if word not in flags]
 
 
 class Terminal:

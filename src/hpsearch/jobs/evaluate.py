@@ -231,11 +231,13 @@ def _log(run: TrackedRun, answers: Examination, page: str, config: Mapping[str, 
     for section in answers.sections:
         for figure in section.figures:
             run.file(f"figures/{figure.name}.png", figure.png)
-    certificate = json.dumps(asdict(answers.evaluation.certificate), indent=1)
-    composed = yaml.safe_dump(dict(config), sort_keys=False)
-    run.client.log_text(run.run_id, page, "evaluation.html")
-    run.client.log_text(run.run_id, certificate, "certificate.json")
-    run.client.log_text(run.run_id, composed, "config.yaml")
+    texts = {
+        "evaluation.html": page,
+        "certificate.json": json.dumps(asdict(answers.evaluation.certificate), indent=1),
+        "config.yaml": yaml.safe_dump(dict(config), sort_keys=False),
+    }
+    for name, text in texts.items():
+        run.client.log_text(run.run_id, text, name)
     paragraphs = [f"**{section.title}.** {section.text}" for section in answers.sections]
     run.tag({MLFLOW_RUN_NOTE: "\n\n".join(paragraphs)})
 
@@ -243,10 +245,7 @@ def _log(run: TrackedRun, answers: Examination, page: str, config: Mapping[str, 
 def _metric_rows(answers: Examination) -> list[Metric]:
     """Return the metrics of all sections, then the points of their curves."""
     now = now_ms()
-    rows = []
-    for section in answers.sections:
-        for key, value in section.metrics.items():
-            rows.append(Metric(key, value, now, 0))
+    rows = [Metric(key, value, now, 0) for key, value in answers.metrics().items()]
     for section in answers.sections:
         for key, curve in section.curves.items():
             for step, value in curve:

@@ -68,13 +68,13 @@ class Report:
             config = _recorded(tracking, parent_run_id, self.study)
             sampler = optuna.samplers.RandomSampler()
             searched = Searched(
-                name=self.study,
-                study=PausableStudy(self.study, storage, sampler, rebuild(config["pruner"])),
-                space=rebuild(config["space"]),
-                monitor=config["training"]["monitor"],
-                direction=Direction.of(study),
-                config=config,
-                tracking_uri=tracking.uri,
+                self.study,
+                PausableStudy(self.study, storage, sampler, rebuild(config["pruner"])),
+                rebuild(config["space"]),
+                config["training"]["monitor"],
+                Direction.of(study),
+                config,
+                tracking.uri,
             )
             parent = ParentRun(tracking.client, parent_run_id)
             advice, page = record(searched, tracking, parent)
@@ -100,15 +100,19 @@ class _Reported:
     path: str
     run_id: str
 
+    @property
+    def _uri(self) -> str:
+        """The MLflow store, without a password."""
+        return without_password(self.searched.tracking_uri)
+
     def show(self, console: Console) -> None:
         """Print the advice and the places of the page."""
-        uri = without_password(self.searched.tracking_uri)
         lines = (
             f"Study {self.searched.name}: {self.searched.outcome.counts()}.",
             self.advice.outlook.text,
             f"{self.advice.next_step}  {self.advice.command}",
             f"The page is {self.path}, and {PAGE} among the artifacts of run {self.run_id}.",
-            f"Look at it:  mlflow ui --backend-store-uri {uri}",
+            f"Look at it:  mlflow ui --backend-store-uri {self._uri}",
         )
         for line in lines:
             console.print(line, soft_wrap=True, markup=False)
@@ -122,7 +126,7 @@ class _Reported:
             "command": self.advice.command,
             "page": self.path,
             "run_id": self.run_id,
-            "tracking_uri": without_password(self.searched.tracking_uri),
+            "tracking_uri": self._uri,
         }
 
 

@@ -19,13 +19,12 @@ import keras
 import keras_tuner
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.trial import FrozenTrial
 from rich.console import Console
 
 from hpsearch.data.split import Data, SearchData
 from hpsearch.data.statistics import measure
 from hpsearch.errors import ModelError, Preempted, SearchError
-from hpsearch.evaluation.evaluated_model import EvaluatedModel, Evaluation
+from hpsearch.evaluation.evaluated_model import EvaluatedModel
 from hpsearch.experiments.learning_rate_test import RangeTest
 from hpsearch.jobs.conclusion import Conclusion
 from hpsearch.jobs.opening import check_same_settings, open_parent, tested_space
@@ -43,8 +42,7 @@ from hpsearch.study.storage import SharedStorage
 from hpsearch.study.study import SharedStudy
 from hpsearch.study.warm_start import Asked, WarmStart
 from hpsearch.study.worker_process import deadline, leaving_on_signal
-from hpsearch.tracking.registry import Version
-from hpsearch.tracking.runs import ParentRun, settings_shown
+from hpsearch.tracking.runs import settings_shown
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.training.checkpoints import Checkpoints
 from hpsearch.training.how_trained import known_structure
@@ -111,7 +109,10 @@ class Search:
         data = self.data.for_search()
         architecture = self._architecture(data)
         checked = self._check(architecture, data)
-        job = replace(self, training=checked.training)
+        pruner = self.pruner
+        if self.costs.second_objective:
+            pruner = optuna.pruners.NopPruner()
+        job = replace(self, training=checked.training, pruner=pruner)
         return job._search(data, architecture, checked, config, console)
 
     def _search(
@@ -127,31 +128,18 @@ class Search:
         trainer = self.trainer(settings=settings, data=data, schedule=self.schedule)
         progress = Progress(settings.monitor, settings.epochs, settings.goal, console)
         trainer.varies = checked.varies
-        study, tracking, parent = self._open(data, config, checked.asked)
+        conclusion = self._open(data, config, checked.asked)
+        study = conclusion.study
         trainer.remembered_proofs = study.remembered_proofs
         if checked.warning:
             progress.say(checked.warning)
-        conclusion = Conclusion(
-            self.study["name"],
-            study,
-            tracking,
-            parent,
-            self.space,
-            settings,
-            self.costs,
-            self.registration,
-            self.uncertainty,
-            config,
-            shown=data.val.images[:256],
-            makers=[self.arch.func, self.optimizer.func],
-        )
         objective = Objective(
             make=architecture.hypermodel,
             space=self.space,
             trainer=trainer,
             study=study,
-            tracking=tracking,
-            parent=parent,
+            tracking=conclusion.tracking,
+            parent=conclusion.parent,
             keep_model=conclusion.keep,
             costs=self.costs,
             checkpoints=self.checkpoints,
@@ -218,30 +206,26 @@ class Search:
                 raise _builds_too_long() from None
         return _DrawnModel(model, hp, hypermodel, probe.distributions)
 
-    def _open(
-        self, data: SearchData, config: Mapping[str, object], asked: Asked
-    ) -> tuple[SharedStudy, Tracking, ParentRun]:
-        """Open the study, the MLflow store and the parent run.
+    def _open(self, data: SearchData, config: Mapping[str, object], asked: Asked) -> Conclusion:
+        """Open the study, the MLflow store and the parent run, and return them with the rest.
 
         One worker does so at a time, so that workers which start at once make one study and one
         run.
         """
+        name = self.study["name"]
         storage = self.storage()
         warm_start = None
         earlier = self.study["warm_start"]
         if earlier:
             warm_start = WarmStart.of(earlier, storage, self.study["n_warm_trials"])
         second_objective = self.costs.second_objective
-        pruner = self.pruner
-        if second_objective:
-            pruner = optuna.pruners.NopPruner()
         with storage.exclusively():
             tracking = self.tracking()
             study = SharedStudy.open(
-                self.study["name"],
+                name,
                 storage=storage,
                 sampler=self.sampler(root_seed=self.seed),
-                pruner=pruner,
+                pruner=self.pruner,
                 direction=self.training.goal,
                 budget=self.budget,
                 has_cost=second_objective is not None,
@@ -249,9 +233,21 @@ class Search:
             check_same_settings(study, config, data.fingerprint, self.training, second_objective)
             if warm_start is not None:
                 warm_start.begin(study, self.space, asked)
-            source = self.data.path or data.name
-            parent = open_parent(study, tracking, data, source, config)
-        return study, tracking, parent
+            parent = open_parent(study, tracking, data, self.data.path or data.name, config)
+        return Conclusion(
+            name,
+            study,
+            tracking,
+            parent,
+            self.space,
+            self.training,
+            self.costs,
+            self.registration,
+            self.uncertainty,
+            config,
+            shown=data.val.images[:256],
+            makers=[self.arch.func, self.optimizer.func],
+        )
 
     @contextmanager
     def _closing(self, conclusion: Conclusion, progress: Progress) -> Iterator[None]:
@@ -294,7 +290,6 @@ class Search:
             )
         prunes = not isinstance(self.pruner, optuna.pruners.NopPruner)
         if self.costs.second_objective:
-            prunes = False
             progress.say("No trial is pruned: one that is worse than others may be the cheapest.")
         with progress.search(name, n_trials, study.trials, prunes=prunes):
             run_trials(objective)
@@ -313,29 +308,20 @@ class Search:
                 f"No trial of study {conclusion.name} finished; give it more with budget.n_trials="
                 f"{self.budget.n_trials + 10}, or a narrower space.bounds.learning_rate."
             )
-        version, cheapest, evaluation = self._registered(conclusion, best, data, progress)
-        searched = conclusion.searched()
-        progress.console.print(searched.best_by_column().as_table())
-        run_id = conclusion.parent.run_id
-        return SearchResult(searched, searched.outcome, version, cheapest, evaluation, run_id)
-
-    def _registered(
-        self, conclusion: Conclusion, best: FrozenTrial, data: SearchData, progress: Progress
-    ) -> tuple[Version | None, Version | None, Evaluation | None]:
-        """Return the best version, the cheapest one and the evaluation of the best.
-
-        All three are None where another worker concludes the study.
-        """
+        version = cheapest = evaluation = None
         if conclusion.study.is_running() or not conclusion.study.claim_conclusion():
             progress.say(
                 "Other workers go on with this study; the last of them registers its best model."
             )
-            return None, None, None
-        model, version = conclusion.register(best, data, progress)
-        cheapest = conclusion.register_cheapest(data, progress)
-        evaluated = EvaluatedModel(model, self.uncertainty, data.val, self.data.test())
-        evaluation = conclusion.evaluate(evaluated, version, progress)
-        return version, cheapest, evaluation
+        else:
+            model, version = conclusion.register(best, data, progress)
+            cheapest = conclusion.register_cheapest(data, progress)
+            evaluated = EvaluatedModel(model, self.uncertainty, data.val, self.data.test())
+            evaluation = conclusion.evaluate(evaluated, version, progress)
+        searched = conclusion.searched()
+        progress.console.print(searched.best_by_column().as_table())
+        run_id = conclusion.parent.run_id
+        return SearchResult(searched, searched.outcome, version, cheapest, evaluation, run_id)
 
 
 class _StudySettings(TypedDict):
