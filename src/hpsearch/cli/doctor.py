@@ -24,7 +24,7 @@ import hydra
 
 from hpsearch.cli import entry
 from hpsearch.cli.command_line import as_overrides, composed
-from hpsearch.cli.terminal import Terminal, take_flags
+from hpsearch.cli.terminal import Terminal
 from hpsearch.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def main() -> None:
     """Run one command and end with its exit status."""
     entry.prepare_environment()
     with entry.ending():
-        given = _parsed(take_flags(sys.argv[1:]))
+        given = _parsed(Terminal.take_flags(sys.argv[1:]))
         names = [word for word in given.words if "=" not in word] or ["compare"]
         settings = [word for word in given.words if "=" in word]
         commands = ("compare", "sync", "replay", "explain")

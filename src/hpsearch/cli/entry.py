@@ -36,7 +36,7 @@ from hpsearch.cli.command_line import (
     choices,
     default_choice,
 )
-from hpsearch.cli.terminal import Terminal, take_flags
+from hpsearch.cli.terminal import Terminal
 from hpsearch.errors import ConfigError, HpsearchError, Preempted, UserError
 from hpsearch.jobs import replacement
 from hpsearch.jobs.composed import Composed
@@ -99,7 +99,7 @@ def run(root: str, script: Callable[[], object]) -> None:
         script: The job's `main`, which Hydra has decorated.
     """
     prepare_environment()
-    sys.argv[1:] = as_overrides(take_flags(sys.argv[1:]))
+    sys.argv[1:] = as_overrides(Terminal.take_flags(sys.argv[1:]))
     words = set(sys.argv[1:])
     if not words.isdisjoint(MULTIRUN):
         # One run of `mlflow run` cannot be the parent of several studies.

@@ -7,8 +7,9 @@ settings and its direction are checked first.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import keras_tuner
 import yaml
@@ -26,54 +27,102 @@ from hpsearch.tracking.tracking import Tracking
 from hpsearch.training.settings import Training
 from hpsearch.trials.objective import Objective
 
-_SETTINGS_OF_A_STUDY = ("data", "arch", "optimizer", "training", "schedule", "sparsity", "seed")
 
+@dataclass(frozen=True)
+class Opening:
+    """A study that a search opens, new or known.
 
-def check_same_settings(
-    study: SharedStudy,
-    config: Mapping[str, object],
-    fingerprint: str,
-    training: Training,
-    second_objective: str | None,
-) -> None:
-    """Raise an error where a study was made with other settings, and record those of a new study.
-
-    Trials can be compared only where data, architecture and training are the same.
-
-    Args:
-        study: The study, which remembers the settings it was made with.
-        config: The composed configuration.
-        fingerprint: The fingerprint of the data.
-        training: The settings with the direction in effect, which need not be the one in `config`.
-        second_objective: The cost that is minimized beside the monitored metric, or None.
-
-    Raises:
-        ConfigError: The study was made with other settings or for other objectives.
+    Attributes:
+        study: The study, which remembers its run and the settings that it was made with.
+        config: The composed configuration of the search.
     """
-    of_data = "data.fingerprint"
-    mine = {of_data: fingerprint, **settings_shown(config, _SETTINGS_OF_A_STUDY)}
-    may_change = ("steps_per_call", "jit_compile", "direction")
-    for name in ("data.path", "data.load.path", *(f"training.{key}" for key in may_change)):
-        mine.pop(name, None)
-    if second_objective is not None:
-        mine["costs.second_objective"] = second_objective
-    theirs = with_current_names(study.optuna.user_attrs.get("settings"))
-    if theirs is None:
-        study.optuna.set_user_attr("settings", mine)
-        theirs = mine
-    different = [key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)]
-    if different:
-        # The fingerprint comes last, since other settings of the data change it too.
-        key = min(different, key=lambda name: (name == of_data, name))
-        back = f"{key}={_as_typed(theirs.get(key))}"
-        made = f"with {back}, not {_as_typed(mine.get(key))}"
-        if key == of_data:
-            back = "the same data"
-        raise _made_otherwise(study, made, back)
-    was = Direction.of(study.optuna)
-    if was != training.goal:
-        made = f"to {was} {training.monitor}, not to {training.goal}"
-        raise _made_otherwise(study, made, f"training.direction={was}")
+
+    study: SharedStudy
+    config: Mapping[str, object]
+    # Trials can be compared only where these groups of settings are the same.
+    _SETTINGS: ClassVar = ("data", "arch", "optimizer", "training", "schedule", "sparsity", "seed")
+
+    def check_same_settings(
+        self, fingerprint: str, training: Training, second_objective: str | None
+    ) -> None:
+        """Raise an error where the study has other settings, and record those of a new study.
+
+        Args:
+            fingerprint: The fingerprint of the data.
+            training: The settings with the direction in effect, which `config` need not have.
+            second_objective: The cost that is minimized beside the monitored metric, or None.
+
+        Raises:
+            ConfigError: The study was made with other settings or for other objectives.
+        """
+        of_data = "data.fingerprint"
+        mine = {of_data: fingerprint, **settings_shown(self.config, self._SETTINGS)}
+        may_change = ("steps_per_call", "jit_compile", "direction")
+        for name in ("data.path", "data.load.path", *(f"training.{key}" for key in may_change)):
+            mine.pop(name, None)
+        if second_objective is not None:
+            mine["costs.second_objective"] = second_objective
+        study = self.study.optuna
+        theirs = with_current_names(study.user_attrs.get("settings"))
+        if theirs is None:
+            study.set_user_attr("settings", mine)
+            theirs = mine
+        different = [key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)]
+        if different:
+            # The fingerprint comes last, since other settings of the data change it too.
+            key = min(different, key=lambda name: (name == of_data, name))
+            back = f"{key}={_as_typed(theirs.get(key))}"
+            made = f"with {back}, not {_as_typed(mine.get(key))}"
+            if key == of_data:
+                back = "the same data"
+            raise self._made_otherwise(made, back)
+        was = Direction.of(study)
+        if was != training.goal:
+            made = f"to {was} {training.monitor}, not to {training.goal}"
+            raise self._made_otherwise(made, f"training.direction={was}")
+
+    def _made_otherwise(self, made: str, back: str) -> ConfigError:
+        return ConfigError(
+            f"Study {self.study.optuna.study_name} was made {made}; give study.name=NAME to start "
+            f"another one, or {back} to go on with this one."
+        )
+
+    def parent(self, tracking: Tracking, data: SearchData, source: str) -> ParentRun:
+        """Return the MLflow run of the study, and make it where there is none.
+
+        The run keeps the configuration as `config.yaml`.
+
+        Args:
+            tracking: The MLflow store.
+            data: The data set, which becomes the input of the run.
+            source: The place that the data come from.
+        """
+        study = self.study.optuna
+        known = study.user_attrs.get("parent_run_id")
+        tags = {"hpsearch.study": study.study_name, "hpsearch.fingerprint": data.fingerprint}
+        begun = study.user_attrs.get(WARM_START)
+        if begun is not None:
+            numbers = ", ".join(f"#{number}" for number in begun["trials"])
+            tags[f"hpsearch.{WARM_START}"] = f"{begun['study']} {numbers}"
+        parent = tracking.open_parent(study.study_name, known, tags)
+        if parent.run_id != known:
+            study.set_user_attr("parent_run_id", parent.run_id)
+            self._log_settings(parent)
+            parent.data(data, source)
+        text = yaml.safe_dump(dict(self.config), sort_keys=False)
+        parent.client.log_text(parent.run_id, text, "config.yaml")
+        return parent
+
+    def _log_settings(self, parent: ParentRun) -> None:
+        """Log the settings of the search as parameters of its run.
+
+        `mlflow run` has logged the parameters of its command as they were typed, such as `false` or
+        `1e-3`. MLflow lets no parameter change, so these are left out.
+        """
+        typed = parent.client.get_run(parent.run_id).data.params
+        others = ("space", "costs", "sampler", "pruner", "uncertainty")
+        shown = settings_shown(self.config, (*self._SETTINGS, *others))
+        parent.params({key: value for key, value in shown.items() if key not in typed})
 
 
 def _as_typed(value: object) -> object:
@@ -83,15 +132,8 @@ def _as_typed(value: object) -> object:
     return value
 
 
-def _made_otherwise(study: SharedStudy, made: str, back: str) -> ConfigError:
-    return ConfigError(
-        f"Study {study.optuna.study_name} was made {made}; give study.name=NAME to start another "
-        f"one, or {back} to go on with this one."
-    )
-
-
 def recorded_config(tracking: Tracking, run_id: str) -> dict[str, Any]:
-    """Return the composed configuration that `open_parent` has written to the run of a study.
+    """Return the composed configuration that `Opening.parent` has written to the run of a study.
 
     Raises:
         MlflowException: MLflow has no record of it.
@@ -100,55 +142,6 @@ def recorded_config(tracking: Tracking, run_id: str) -> dict[str, Any]:
     path = tracking.client.download_artifacts(run_id, "config.yaml")
     found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     return dict(with_current_names(found))
-
-
-def open_parent(
-    study: SharedStudy,
-    tracking: Tracking,
-    data: SearchData,
-    source: str,
-    config: Mapping[str, object],
-) -> ParentRun:
-    """Return the MLflow run of a study, and make it where there is none.
-
-    Args:
-        study: The study, which remembers its run.
-        tracking: The MLflow store.
-        data: The data set, which becomes the input of the run.
-        source: The place that the data come from.
-        config: The composed configuration, which the run keeps as `config.yaml`.
-    """
-    known = study.optuna.user_attrs.get("parent_run_id")
-    tags = _tags_of(study, data)
-    parent = tracking.open_parent(study.optuna.study_name, known, tags)
-    if parent.run_id != known:
-        study.optuna.set_user_attr("parent_run_id", parent.run_id)
-        _log_settings(parent, config)
-        parent.data(data, source)
-    text = yaml.safe_dump(dict(config), sort_keys=False)
-    parent.client.log_text(parent.run_id, text, "config.yaml")
-    return parent
-
-
-def _tags_of(study: SharedStudy, data: SearchData) -> dict[str, str]:
-    tags = {"hpsearch.study": study.optuna.study_name, "hpsearch.fingerprint": data.fingerprint}
-    begun = study.optuna.user_attrs.get(WARM_START)
-    if begun is not None:
-        numbers = ", ".join(f"#{number}" for number in begun["trials"])
-        tags[f"hpsearch.{WARM_START}"] = f"{begun['study']} {numbers}"
-    return tags
-
-
-def _log_settings(parent: ParentRun, config: Mapping[str, object]) -> None:
-    """Log the settings of a search as parameters of its run.
-
-    `mlflow run` has logged the parameters of its command as they were typed, such as `false` or
-    `1e-3`. MLflow lets no parameter change, so these are left out.
-    """
-    typed = parent.client.get_run(parent.run_id).data.params
-    others = ("space", "costs", "sampler", "pruner", "uncertainty")
-    shown = settings_shown(config, (*_SETTINGS_OF_A_STUDY, *others))
-    parent.params({key: value for key, value in shown.items() if key not in typed})
 
 
 def tested_space(test: RangeTest, objective: Objective) -> Space:

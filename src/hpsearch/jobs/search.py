@@ -27,7 +27,7 @@ from hpsearch.errors import ModelError, Preempted, SearchError
 from hpsearch.evaluation.evaluated_model import EvaluatedModel
 from hpsearch.experiments.learning_rate_test import RangeTest
 from hpsearch.jobs.conclusion import Conclusion
-from hpsearch.jobs.opening import check_same_settings, open_parent, tested_space
+from hpsearch.jobs.opening import Opening, tested_space
 from hpsearch.jobs.search_result import SearchResult
 from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.models.architecture import Architecture, build_model
@@ -230,10 +230,11 @@ class Search:
                 budget=self.budget,
                 has_cost=second_objective is not None,
             )
-            check_same_settings(study, config, data.fingerprint, self.training, second_objective)
+            opening = Opening(study, config)
+            opening.check_same_settings(data.fingerprint, self.training, second_objective)
             if warm_start is not None:
                 warm_start.begin(study, self.space, asked)
-            parent = open_parent(study, tracking, data, self.data.path or data.name, config)
+            parent = opening.parent(tracking, data, self.data.path or data.name)
         return Conclusion(
             name,
             study,
