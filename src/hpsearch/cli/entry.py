@@ -39,7 +39,7 @@ from hpsearch.cli.command_line import (
 from hpsearch.cli.terminal import Terminal
 from hpsearch.errors import ConfigError, HpsearchError, Preempted, UserError
 from hpsearch.jobs import replacement
-from hpsearch.jobs.composed import Composed
+from hpsearch.jobs.composed import Composed, Plain
 
 # Not empty once Ctrl-C has reached this process, which then starts no other job of its sweep.
 _was_interrupted: list[bool] = []
@@ -153,7 +153,7 @@ def _native_noise_held_back() -> Iterator[None]:
             os.close(stderr)
 
 
-def instantiate(config: Mapping[str, object] | DictConfig) -> Any:
+def instantiate(config: Plain | DictConfig) -> Any:
     """Build the job or the parts that a configuration, or a part of it as plain data, describes.
 
     Raises:
@@ -189,15 +189,15 @@ def experiment(config: DictConfig, parts: list[str], root: str) -> Composed:
     own = instantiate(OmegaConf.masked_copy(config, parts))
     typed = HydraConfig.get().overrides.task
 
-    def composed(words: list[str]) -> dict[str, Any]:
+    def composed(words: list[str]) -> Plain:
         return as_plain(hydra.compose(root, words))
 
     return Composed(as_plain(config), own, typed, composed, instantiate)
 
 
-def as_plain(config: DictConfig) -> dict[str, Any]:
+def as_plain(config: DictConfig) -> Plain:
     """Return a configuration as plain data, with its interpolations resolved."""
-    return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
+    return cast("Plain", OmegaConf.to_container(config, resolve=True))
 
 
 def _raise_in_one_sentence(error: InstantiationException) -> NoReturn:
@@ -205,7 +205,10 @@ def _raise_in_one_sentence(error: InstantiationException) -> NoReturn:
     cause = _first_cause(error)
     if isinstance(cause, HpsearchError):
         raise cause from None
-    place = _place_of(error)
+    place = "The configuration"
+    key = re.search(r"full_key: (\S+)", str(error))
+    if key:
+        place = key[1]
     if isinstance(cause, ImportError | AttributeError):
         raise ConfigError(
             f"{place}._target_ cannot be imported: {cause}; a module of your own must lie in "
@@ -216,14 +219,6 @@ def _raise_in_one_sentence(error: InstantiationException) -> NoReturn:
     if lacking:
         raise ConfigError(f"{place} needs {lacking[1]}, which nothing sets.") from error
     raise ConfigError(f"{place} cannot be built: {cause or error}") from error
-
-
-def _place_of(error: InstantiationException) -> str:
-    """Return the key of the part that could not be built."""
-    key = re.search(r"full_key: (\S+)", str(error))
-    if key is None:
-        return "The configuration"
-    return key[1]
 
 
 def _first_cause(error: InstantiationException) -> BaseException | None:

@@ -6,10 +6,10 @@ trains the trials again and compares them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Any
 
+from optuna.storages import BaseStorage
 from rich.console import Console
 
 from hpsearch.errors import ConfigError
@@ -18,7 +18,7 @@ from hpsearch.experiments.arms import Arm
 from hpsearch.experiments.comparison import Compare
 from hpsearch.experiments.finished_study import FinishedStudy
 from hpsearch.experiments.session import PARTS, check_seeds
-from hpsearch.jobs.composed import Composed
+from hpsearch.jobs.composed import Composed, Plain
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,14 @@ class CompareStudies:
         parts = self.job.parts
         n_seeds = config["confirm"]["n_seeds"]
         check_seeds("confirm.n_seeds", n_seeds)
-        studies = self._found_studies(console)
+        storage = parts["storage"]()
+        if config["studies"]:
+            studies = [FinishedStudy.find(name, storage) for name in config["studies"]]
+        else:
+            studies = [self._found(arch, storage, console) for arch in config["archs"]]
         tracking = parts["tracking"]()
         recorded = {study.name: study.config(tracking) for study in studies}
-        archs = self._archs(recorded)
+        archs = {name: self._arch(name, settings) for name, settings in recorded.items()}
         arms = []
         for study in studies:
             arms += self._arms(study, archs[study.name], recorded[study.name])
@@ -65,32 +69,25 @@ class CompareStudies:
         )
         return compare.run(console)
 
-    def _name(self, arch: str) -> str:
-        """Return the name of the study of an architecture."""
-        return f"{self.job.config['data']['name']}-{arch}"
+    @property
+    def _prefix(self) -> str:
+        """What stands before the architecture in the name of a study."""
+        return f"{self.job.config['data']['name']}-"
 
-    def _found_studies(self, console: Console) -> list[FinishedStudy]:
-        """Return the studies; with `missing=start` the searches of missing ones are run first.
+    def _found(self, arch: str, storage: BaseStorage, console: Console) -> FinishedStudy:
+        """Return the study of an architecture; with `missing=start` run its search first.
 
         Raises:
-            ConfigError: A study is missing or has no finished trial.
+            ConfigError: The study is missing or has no finished trial.
         """
-        config = self.job.config
-        storage = self.job.parts["storage"]()
-        if config["studies"]:
-            return [FinishedStudy.find(name, storage) for name in config["studies"]]
-        found = []
-        for arch in config["archs"]:
-            name = self._name(arch)
-            try:
-                study = FinishedStudy.find(name, storage)
-            except ConfigError:
-                if config["missing"] != "start" or arch not in self.known_archs:
-                    raise
-                self._search(name, arch, console)
-                study = FinishedStudy.find(name, storage)
-            found.append(study)
-        return found
+        name = self._prefix + arch
+        try:
+            return FinishedStudy.find(name, storage)
+        except ConfigError:
+            if self.job.config["missing"] != "start" or arch not in self.known_archs:
+                raise
+        self._search(name, arch, console)
+        return FinishedStudy.find(name, storage)
 
     def _search(self, study: str, arch: str, console: Console) -> None:
         """Run the search that makes a study."""
@@ -111,23 +108,17 @@ class CompareStudies:
                 words.append(word)
         return [*words, f"arch={arch}", f"study.name={study}"]
 
-    def _archs(self, recorded: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-        """Return the architecture of each study, by the name of the study.
-
-        Args:
-            recorded: The configuration that was recorded of each search, by the name of the study.
-        """
+    def _arch(self, study: str, recorded: Plain) -> str:
+        """Return the architecture of a study, of whose search `recorded` is the configuration."""
         if not self.job.config["studies"]:
-            return {self._name(arch): arch for arch in self.job.config["archs"]}
-        archs = {}
-        for name, settings in recorded.items():
-            archs[name] = self.default_arch
-            for word in settings.get("overrides", []):
-                if word.startswith("arch="):
-                    archs[name] = word.removeprefix("arch=")
-        return archs
+            return study.removeprefix(self._prefix)
+        arch = self.default_arch
+        for word in recorded.get("overrides", []):
+            if word.startswith("arch="):
+                arch = word.removeprefix("arch=")
+        return arch
 
-    def _arms(self, study: FinishedStudy, arch: str, recorded: Mapping[str, Any]) -> list[Arm]:
+    def _arms(self, study: FinishedStudy, arch: str, recorded: Plain) -> list[Arm]:
         """Return the best trials of a study, with the settings that they were searched with."""
         plain = self._settings(study.name, arch, recorded)
         parts = self.job.build(plain)
@@ -142,7 +133,7 @@ class CompareStudies:
             arms.append(Arm(name, parts, values, study.name, rank, plain))
         return arms
 
-    def _settings(self, study: str, arch: str, recorded: Mapping[str, object]) -> dict[str, object]:
+    def _settings(self, study: str, arch: str, recorded: Plain) -> dict[str, object]:
         """Return the settings of an arm's parts, with the values that the study has recorded."""
         if arch not in self.known_archs:
             arch = "dense"  # the record holds all settings of an architecture that is gone

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+Plain = dict[str, Any]  # a configuration, or a part of it, as plain data
+
 
 @dataclass(frozen=True)
 class Composed:
@@ -22,8 +24,8 @@ class Composed:
         build: Returns the objects that such a configuration describes.
     """
 
-    config: dict[str, Any]
-    parts: dict[str, Any]
+    config: Plain
+    parts: Plain
     typed: Sequence[str]
-    compose: Callable[[list[str]], dict[str, Any]]
-    build: Callable[[dict[str, Any]], Any]
+    compose: Callable[[list[str]], Plain]
+    build: Callable[[Plain], Any]

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpsearch.data.split import SearchData
 from hpsearch.errors import ModelError, SearchError, TrackingError
 from hpsearch.evaluation.evaluated_model import EvaluatedModel, Evaluation, evaluate
+from hpsearch.jobs.composed import Plain
 from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.models.own_code import config_of, own_code
 from hpsearch.serving.fresh_process import first_line
@@ -50,7 +51,7 @@ class _Kept(NamedTuple):
     """
 
     model: keras.Model
-    config: Mapping[str, Any]
+    config: Plain
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Conclusion:
     costs: Costs
     registration: Registration
     uncertainty: McDropout
-    config: Mapping[str, object]
+    config: Plain
     shown: NDArray[np.generic] | None = None
     makers: Sequence[object] = ()
 

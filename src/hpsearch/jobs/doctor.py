@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 import optuna
 
 from hpsearch.errors import TrackingError, UserError
+from hpsearch.jobs.composed import Plain
 from hpsearch.jobs.diagnosis import Diagnosis
 from hpsearch.space.space import Space
 from hpsearch.study.direction import Direction
@@ -35,7 +36,7 @@ class Doctor:
         build: Returns the part that some settings describe.
     """
 
-    config: Mapping[str, Any]
+    config: Plain
     build: Callable[[object], Any]
 
     @property
@@ -43,14 +44,17 @@ class Doctor:
         """The name of the study."""
         return str(self.config["study"]["name"])
 
+    def _part(self, name: str) -> Any:
+        return self.build(self.config[name])
+
     @cached_property
     def _space(self) -> Space:
-        space: Space = self.build(self.config["space"])
+        space: Space = self._part("space")
         return space
 
     @cached_property
     def _tracking(self) -> Tracking:
-        tracking: Tracking = self.build(self.config["tracking"])()
+        tracking: Tracking = self._part("tracking")()
         return tracking
 
     @cached_property
@@ -65,7 +69,7 @@ class Doctor:
         # Opening a file that does not exist would make an empty storage.
         if path is not None and not Path(path).exists():
             raise self._is_missing([])
-        storage = self.build(self.config["storage"])()
+        storage = self._part("storage")()
         names = optuna.get_all_study_names(storage)
         if self.name not in names:
             raise self._is_missing(names)
@@ -73,10 +77,10 @@ class Doctor:
         return SharedStudy.open(
             self.name,
             storage=storage,
-            sampler=self.build(self.config["sampler"])(root_seed=self.config["seed"]),
-            pruner=self.build(self.config["pruner"]),
+            sampler=self._part("sampler")(root_seed=self.config["seed"]),
+            pruner=self._part("pruner"),
             direction=Direction.of(known),
-            budget=self.build(self.config["budget"]),
+            budget=self._part("budget"),
         )
 
     def _is_missing(self, names: list[str]) -> UserError:
@@ -118,7 +122,7 @@ class Doctor:
         tracking.close(tracking.patience_s)
 
     def _orphan_checkpoints(self, study: SharedStudy, remove: bool) -> Iterator[tuple[str, str]]:
-        checkpoints = self.build(self.config["checkpoints"])
+        checkpoints = self._part("checkpoints")
         orphans = checkpoints.orphans(self.name, study.numbers_that_go_on())
         if not orphans:
             return

@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import keras
 import yaml
@@ -24,6 +23,7 @@ from hpsearch.data.split import Data, SearchData
 from hpsearch.errors import ConfigError, ModelError
 from hpsearch.evaluation.evaluated_model import EvaluatedModel, evaluate
 from hpsearch.evaluation.examination import Examination, Part
+from hpsearch.jobs.composed import Plain
 from hpsearch.jobs.opening import recorded_config
 from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.study.storage import without_password
@@ -61,9 +61,7 @@ class Evaluate:
     seed: int
     tracking: Callable[[], Tracking]
 
-    def run(
-        self, config: Mapping[str, object], rebuild: Callable[[Mapping[str, object]], Data]
-    ) -> _Evaluated:
+    def run(self, config: Plain, rebuild: Callable[[Plain], Data]) -> _Evaluated:
         """Examine the model.
 
         Args:
@@ -104,7 +102,7 @@ class Evaluate:
             tracking.close(tracking.patience_s)
         return _Evaluated(name, run.run_id, without_password(tracking.uri), answers)
 
-    def _recorded_data(self, tracking: Tracking, found: ModelVersion) -> Mapping[str, object]:
+    def _recorded_data(self, tracking: Tracking, found: ModelVersion) -> Plain:
         """Return the settings of the data set on which a version was trained.
 
         They stand in the configuration that the search of the version has recorded.
@@ -122,7 +120,7 @@ class Evaluate:
                 f"Version {found.version} of {found.name} has no record of its data set: "
                 "give the one it was trained on, data=NAME."
             )
-        settings: dict[str, Any] = config["data"]
+        settings: Plain = config["data"]
         if self.data_path is not None:
             settings["path"] = self.data_path
             if "path" in settings["load"]:
@@ -223,7 +221,7 @@ def _key_values(
     return key_values
 
 
-def _log(run: TrackedRun, answers: Examination, page: str, config: Mapping[str, object]) -> None:
+def _log(run: TrackedRun, answers: Examination, page: str, config: Plain) -> None:
     """Log all that an evaluation has found to its run."""
     rows = _metric_rows(answers)
     for start in range(0, len(rows), 1000):  # the largest batch that MLflow takes

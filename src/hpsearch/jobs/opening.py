@@ -6,10 +6,9 @@ settings and its direction are checked first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import keras_tuner
 import yaml
@@ -17,6 +16,7 @@ import yaml
 from hpsearch.data.split import SearchData
 from hpsearch.errors import ConfigError
 from hpsearch.experiments.learning_rate_test import RangeTest, advice, below, figure, middles
+from hpsearch.jobs.composed import Plain
 from hpsearch.models.moved_names import with_current_names
 from hpsearch.space.space import Space
 from hpsearch.study.direction import Direction
@@ -38,7 +38,7 @@ class Opening:
     """
 
     study: SharedStudy
-    config: Mapping[str, object]
+    config: Plain
     # Trials can be compared only where these groups of settings are the same.
     _SETTINGS: ClassVar = ("data", "arch", "optimizer", "training", "schedule", "sparsity", "seed")
 
@@ -132,7 +132,7 @@ def _as_typed(value: object) -> object:
     return value
 
 
-def recorded_config(tracking: Tracking, run_id: str) -> dict[str, Any]:
+def recorded_config(tracking: Tracking, run_id: str) -> Plain:
     """Return the composed configuration that `Opening.parent` has written to the run of a study.
 
     Raises:

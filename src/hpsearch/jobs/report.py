@@ -5,7 +5,7 @@ The study and the recorded configuration of its search are read again; nothing i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 from rich.console import Console
 
 from hpsearch.errors import ConfigError, TrackingError
+from hpsearch.jobs.composed import Plain
 from hpsearch.jobs.opening import recorded_config
 from hpsearch.study.direction import Direction
 from hpsearch.study.pruners import PausableStudy
@@ -44,7 +45,7 @@ class Report:
     storage: Callable[[], SharedStorage]
     tracking: Callable[[], Tracking]
 
-    def run(self, rebuild: Callable[[Mapping[str, object]], Any]) -> _Reported:
+    def run(self, rebuild: Callable[[Plain], Any]) -> _Reported:
         """Write the page and the descriptions.
 
         Args:
@@ -130,7 +131,7 @@ class _Reported:
         }
 
 
-def _recorded(tracking: Tracking, parent_run_id: str, name: str) -> dict[str, Any]:
+def _recorded(tracking: Tracking, parent_run_id: str, name: str) -> Plain:
     """Return the composed configuration that the search has recorded.
 
     Raises:

@@ -26,6 +26,7 @@ from hpsearch.data.statistics import measure
 from hpsearch.errors import ModelError, Preempted, SearchError
 from hpsearch.evaluation.evaluated_model import EvaluatedModel
 from hpsearch.experiments.learning_rate_test import RangeTest
+from hpsearch.jobs.composed import Plain
 from hpsearch.jobs.conclusion import Conclusion
 from hpsearch.jobs.opening import Opening, tested_space
 from hpsearch.jobs.search_result import SearchResult
@@ -90,7 +91,7 @@ class Search:
     range_test: RangeTest
     sparsity: Sparsity | None = None
 
-    def run(self, config: Mapping[str, object], console: Console) -> SearchResult:
+    def run(self, config: Plain, console: Console) -> SearchResult:
         """Run the search, or the part of it that is missing.
 
         Args:
@@ -120,7 +121,7 @@ class Search:
         data: SearchData,
         architecture: Architecture,
         checked: _Checked,
-        config: Mapping[str, object],
+        config: Plain,
         console: Console,
     ) -> SearchResult:
         """Run the search. The direction of the monitored metric in `training` is known by now."""
@@ -206,7 +207,7 @@ class Search:
                 raise _builds_too_long() from None
         return _DrawnModel(model, hp, hypermodel, probe.distributions)
 
-    def _open(self, data: SearchData, config: Mapping[str, object], asked: Asked) -> Conclusion:
+    def _open(self, data: SearchData, config: Plain, asked: Asked) -> Conclusion:
         """Open the study, the MLflow store and the parent run, and return them with the rest.
 
         One worker does so at a time, so that workers which start at once make one study and one
@@ -366,7 +367,7 @@ class _Checked:
     warning: str | None
 
 
-def _fixed_settings(config: Mapping[str, object], architecture: Architecture) -> dict[str, object]:
+def _fixed_settings(config: Plain, architecture: Architecture) -> dict[str, object]:
     """Return the settings that each trial's run shows, without those that are hyperparameters."""
     shown = settings_shown(config, ("arch", "optimizer", "training"))
     drawn = architecture.drawn
