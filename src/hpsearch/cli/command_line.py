@@ -47,8 +47,7 @@ def as_overrides(arguments: Sequence[str]) -> list[str]:
     `++space.bounds.NAME=VALUE`, so that a bound may be set that conf does not list. The multirun
     option moves to the front, because Hydra accepts no option between its overrides.
     """
-    options = []
-    others = []
+    words = []
     remaining = list(arguments)
     while remaining:
         word = remaining.pop(0)
@@ -57,11 +56,9 @@ def as_overrides(arguments: Sequence[str]) -> list[str]:
             word = f"{word[2:]}={value}"
         if word.startswith("space.bounds."):
             word = f"++{word}"
-        if word in MULTIRUN:
-            options.append(word)
-        else:
-            others.append(word)
-    return options + others
+        words.append(word)
+    # The sort is stable, so that all other words stay in order.
+    return sorted(words, key=lambda word: word not in MULTIRUN)
 
 
 def _is_key_of_mlflow_run(word: str) -> bool:
@@ -102,19 +99,19 @@ def check(root: str, words: Sequence[str]) -> None:
         with initialize_config_dir(str(CONF), version_base="1.3", job_name=root):
             config = compose(root, plain, return_hydra_config=has_hydra_keys)
             _refuse_wrong_kinds(root, plain)
-        own = OmegaConf.masked_copy(config, _own_keys(config))
-        missing = list(_missing("", OmegaConf.to_container(own)))
+        missing = next(_missing("", OmegaConf.to_container(_own(config))), None)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_one_sentence(error, root)) from error
     finally:
         GlobalHydra.instance().clear()
     _refuse_passwords(given.overrides)
     if missing:
-        raise ConfigError(f"{missing[0]} must be given: {missing[0]}=VALUE.")
+        raise ConfigError(f"{missing} must be given: {missing}=VALUE.")
 
 
-def _own_keys(config: DictConfig) -> list[str]:
-    return [str(key) for key in config if key != "hydra"]
+def _own(config: DictConfig) -> DictConfig:
+    """Return a configuration without Hydra's own settings."""
+    return OmegaConf.masked_copy(config, [key for key in map(str, config) if key != "hydra"])
 
 
 def _refuse(message: str) -> NoReturn:
@@ -133,8 +130,7 @@ def _refuse(message: str) -> NoReturn:
 def _parsed(word: str) -> Override:
     """Return what Hydra reads in an override."""
     has_form = "=" in word or word.startswith("~")
-    has_spaces = re.match(r"[^=]* =|[^=]*= ", word) is not None
-    if not has_form or has_spaces:
+    if not has_form or re.match(r"[^=]* =|[^=]*= ", word):
         raise ConfigError(
             f"Expected KEY=VALUE without spaces, such as arch=selu; received {word!r}."
         )
@@ -148,17 +144,14 @@ def _parsed(word: str) -> Override:
             f"{shown} cannot be read ({cause}); a text must be in quotes: \"{key}='TEXT'\"."
         ) from error
     key = override.get_key_element()
-    if override.is_delete():
-        return override
-    if override.get_value_string() in ("", "''"):
+    if not override.is_delete() and override.get_value_string() in ("", "''"):
         raise ConfigError(f"{key} has no value: write {key}=VALUE, or {key}=null for none.")
     return override
 
 
 def _single(word: str) -> str:
     """Return an override; raise ConfigError where it gives several values, which needs `-m`."""
-    override = _parsed(word)
-    if override.is_sweep_override():
+    if _parsed(word).is_sweep_override():
         raise ConfigError(
             f"{word} gives several values: add -m to run one search for each, or [...] for a list."
         )
@@ -177,7 +170,7 @@ def composed(root: str, overrides: Sequence[str]) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3", job_name=root):
         config = compose(root, list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(config)
-    own = OmegaConf.masked_copy(config, _own_keys(config))
+    own = _own(config)
     OmegaConf.resolve(own)
     return own
 

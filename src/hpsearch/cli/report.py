@@ -17,5 +17,6 @@ def main(config: DictConfig) -> None:
     with entry.ending():
         job = entry.instantiate(config)
         reported = job.run(entry.instantiate)
-    reported.show(terminal.console)
+    for line in reported.lines():
+        terminal.say(line)
     terminal.result(reported.summary())

@@ -12,7 +12,6 @@ from typing import Any
 
 import optuna
 from mlflow.exceptions import MlflowException
-from rich.console import Console
 
 from hpsearch.errors import ConfigError, TrackingError
 from hpsearch.jobs.composed import Plain
@@ -106,17 +105,15 @@ class _Reported:
         """The MLflow store, without a password."""
         return without_password(self.searched.tracking_uri)
 
-    def show(self, console: Console) -> None:
-        """Print the advice and the places of the page."""
-        lines = (
+    def lines(self) -> list[str]:
+        """Return the advice and the places of the page as lines for a person."""
+        return [
             f"Study {self.searched.name}: {self.searched.outcome.counts()}.",
             self.advice.outlook.text,
             f"{self.advice.next_step}  {self.advice.command}",
             f"The page is {self.path}, and {PAGE} among the artifacts of run {self.run_id}.",
             f"Look at it:  mlflow ui --backend-store-uri {self._uri}",
-        )
-        for line in lines:
-            console.print(line, soft_wrap=True, markup=False)
+        ]
 
     def summary(self) -> dict[str, object]:
         """Return the result as plain data."""
