@@ -152,7 +152,7 @@ class Search:
         with leaving_on_signal(self.budget.grace_s), self._closing(conclusion, progress):
             if self.lr_test:
                 objective.space = tested_space(self.range_test, objective)
-            self._run_trials(study, objective, progress)
+            self._run_trials(objective)
             return self._conclude(conclusion, data, progress)
 
     def _architecture(self, data: SearchData) -> Architecture:
@@ -276,8 +276,10 @@ class Search:
                     "MLflow is away; send what waits for it with: python -m hpsearch doctor sync"
                 )
 
-    def _run_trials(self, study: SharedStudy, objective: Objective, progress: Progress) -> None:
+    def _run_trials(self, objective: Objective) -> None:
         """Run trials until the budget is spent, and show the progress."""
+        study = objective.study
+        progress = objective.progress
         name = self.study["name"]
         n_trials = self.budget.n_trials
         n_spent = study.n_spent()
@@ -285,7 +287,9 @@ class Search:
             n_done = min(n_spent, n_trials)
             progress.say(f"Study {name} goes on: {n_done} of {n_trials} trials done.")
         else:
-            trials = "trial" if n_trials == 1 else "trials"
+            trials = "trials"
+            if n_trials == 1:
+                trials = "trial"
             progress.say(
                 f"Study {name} begins: {n_trials} {trials} of at most {self.training.epochs} "
                 "epochs."
