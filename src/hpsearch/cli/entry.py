@@ -205,10 +205,7 @@ def _raise_in_one_sentence(error: InstantiationException) -> NoReturn:
     cause = _first_cause(error)
     if isinstance(cause, HpsearchError):
         raise cause from None
-    place = "The configuration"
-    key = re.search(r"full_key: (\S+)", str(error))
-    if key:
-        place = key[1]
+    place = _place_of(error)
     if isinstance(cause, ImportError | AttributeError):
         raise ConfigError(
             f"{place}._target_ cannot be imported: {cause}; a module of your own must lie in "
@@ -219,6 +216,14 @@ def _raise_in_one_sentence(error: InstantiationException) -> NoReturn:
     if lacking:
         raise ConfigError(f"{place} needs {lacking[1]}, which nothing sets.") from error
     raise ConfigError(f"{place} cannot be built: {cause or error}") from error
+
+
+def _place_of(error: InstantiationException) -> str:
+    """Return the key of the part that could not be built."""
+    key = re.search(r"full_key: (\S+)", str(error))
+    if key is None:
+        return "The configuration"
+    return key[1]
 
 
 def _first_cause(error: InstantiationException) -> BaseException | None:

@@ -68,11 +68,11 @@ class Doctor:
         path = self.config["storage"].get("path")
         # Opening a file that does not exist would make an empty storage.
         if path is not None and not Path(path).exists():
-            raise self._is_missing([])
+            raise UserError(self._missing([]))
         storage = self._part("storage")()
         names = optuna.get_all_study_names(storage)
         if self.name not in names:
-            raise self._is_missing(names)
+            raise UserError(self._missing(names))
         known = optuna.load_study(study_name=self.name, storage=storage)
         return SharedStudy.open(
             self.name,
@@ -83,9 +83,9 @@ class Doctor:
             budget=self._part("budget"),
         )
 
-    def _is_missing(self, names: list[str]) -> UserError:
+    def _missing(self, names: list[str]) -> str:
         shown = ", ".join(names) or "none"
-        return UserError(f"There is no study {self.name} in this storage; it has: {shown}.")
+        return f"There is no study {self.name} in this storage; it has: {shown}."
 
     def compare(self, repair: bool) -> Iterator[tuple[str, str]]:
         """Yield what disagrees between the study, its MLflow runs and SLURM's queue.

@@ -75,14 +75,14 @@ class Opening:
             made = f"with {back}, not {_as_typed(mine.get(key))}"
             if key == of_data:
                 back = "the same data"
-            raise self._made_otherwise(made, back)
+            raise ConfigError(self._otherwise(made, back))
         was = Direction.of(study)
         if was != training.goal:
             made = f"to {was} {training.monitor}, not to {training.goal}"
-            raise self._made_otherwise(made, f"training.direction={was}")
+            raise ConfigError(self._otherwise(made, f"training.direction={was}"))
 
-    def _made_otherwise(self, made: str, back: str) -> ConfigError:
-        return ConfigError(
+    def _otherwise(self, made: str, back: str) -> str:
+        return (
             f"Study {self.study.optuna.study_name} was made {made}; give study.name=NAME to start "
             f"another one, or {back} to go on with this one."
         )
