@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpsearch.data.split import SearchData
 from hpsearch.errors import ModelError, SearchError, TrackingError
 from hpsearch.evaluation.evaluated_model import EvaluatedModel, Evaluation, evaluate
+from hpsearch.jobs.composed import Plain
 from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.models.own_code import config_of, own_code
 from hpsearch.serving.fresh_process import first_line
@@ -50,7 +51,7 @@ class _Kept(NamedTuple):
     """
 
     model: keras.Model
-    config: Mapping[str, Any]
+    config: Plain
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Conclusion:
     costs: Costs
     registration: Registration
     uncertainty: McDropout
-    config: Mapping[str, object]
+    config: Plain
     shown: NDArray[np.generic] | None = None
     makers: Sequence[object] = ()
 
@@ -107,12 +108,11 @@ class Conclusion:
             values: The value of each objective.
         """
         mine = self._as_losses(values)
-        finished = []
-        for trial in self.study.trials():
-            if trial.state == TrialState.COMPLETE:
-                finished.append(self._as_losses(trial.values))
-        is_on_front = not any(_is_as_good(losses, mine) for losses in finished)
-        n_as_good = sum(losses[0] <= mine[0] for losses in finished)
+        trials = self.study.trials()
+        finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        others = [self._as_losses(trial.values) for trial in finished]
+        is_on_front = not any(_is_as_good(losses, mine) for losses in others)
+        n_as_good = sum(losses[0] <= mine[0] for losses in others)
         n_kept = 5
         if is_on_front or n_as_good < n_kept:
             self.registry.keep(model, run, self.shown)
@@ -171,13 +171,16 @@ class Conclusion:
         number = number_of(trial)
         run = self._arrived(number)
         kept = self._kept(trial, run.info.run_id)
-        tags: dict[str, object] = {}
-        for key, value in run.data.metrics.items():
-            if key.startswith(("best/val/", "model/")):
-                tags[key.removeprefix("best/")] = value
-        tags["hpsearch.trial"] = number
-        tags["hpsearch.study"] = self.name
-        tags["parent_run"] = self.parent.run_id
+        tags = {
+            key.removeprefix("best/"): value
+            for key, value in run.data.metrics.items()
+            if key.startswith(("best/val/", "model/"))
+        }
+        of_trial = {
+            "hpsearch.trial": number,
+            "hpsearch.study": self.name,
+            "parent_run": self.parent.run_id,
+        }
 
         def save(folder: Path) -> dict[str, object]:
             code = own_code(kept.config, self.makers)
@@ -187,7 +190,7 @@ class Conclusion:
             found = measure_again(folder, data.val, data.n_classes, expected)
             return {"hpsearch.measured_again": found}
 
-        return Candidate(kept.model, run.info.run_id, save, tags)
+        return Candidate(kept.model, run.info.run_id, save, {**tags, **of_trial})
 
     def _kept(self, trial: FrozenTrial, run_id: str) -> _Kept:
         """Return the model that a trial has kept.
@@ -219,13 +222,13 @@ class Conclusion:
             monitor = "val/loss"
             value = run.data.metrics.get("best/val/loss")
         return Expected(
-            trial=f"trial {number_of(trial)}",
-            monitor=monitor,
-            value=value,
-            compile_config=kept.config.get("compile_config"),
-            outputs=self.registry.kept_outputs(run.info.run_id),
-            precision=self.training.precision,
-            batch_size=VAL_BATCH_SIZE,
+            f"trial {number_of(trial)}",
+            monitor,
+            value,
+            kept.config.get("compile_config"),
+            self.registry.kept_outputs(run.info.run_id),
+            self.training.precision,
+            VAL_BATCH_SIZE,
         )
 
     def _arrived(self, number: int) -> Run:
@@ -255,21 +258,22 @@ class Conclusion:
         Returns:
             The evaluation; None where the model has no dropout layer.
         """
-        client = self.tracking.client
         try:
             evaluation = evaluate(evaluated)
         except ModelError as error:  # a person's HyperModel may have no dropout layer
             progress.say(f"No MC Dropout evaluation: {error}")
-            key = "hpsearch.not_evaluated_because"
-            client.set_model_version_tag(version.name, version.number, key, str(error))
+            self._tag(version, {"hpsearch.not_evaluated_because": str(error)})
             return None
         metrics = evaluation.metrics()
         self.parent.metrics(metrics)
         tags = {key: f"{value:.6g}" for key, value in metrics.items()}
         tags[CERTIFICATE] = evaluation.certificate.sentence()
-        for key, text in tags.items():
-            client.set_model_version_tag(version.name, version.number, key, text)
+        self._tag(version, tags)
         return evaluation
+
+    def _tag(self, version: Version, tags: Mapping[str, str]) -> None:
+        for key, text in tags.items():
+            self.tracking.client.set_model_version_tag(version.name, version.number, key, text)
 
     def describe(self) -> None:
         """Write the page, the figures and the descriptions, whichever way the search ended."""
@@ -282,13 +286,13 @@ class Conclusion:
     def searched(self) -> Searched:
         """Return the study as its reports see it."""
         return Searched(
-            name=self.name,
-            study=self.study.optuna,
-            space=self.space,
-            monitor=self.training.monitor,
-            direction=self.training.goal,
-            config=self.config,
-            tracking_uri=self.tracking.uri,
+            self.name,
+            self.study.optuna,
+            self.space,
+            self.training.monitor,
+            self.training.goal,
+            self.config,
+            self.tracking.uri,
         )
 
 

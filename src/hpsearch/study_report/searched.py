@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from hpsearch.html_report.section import Section
 from hpsearch.space.bounds import Value, as_read
 from hpsearch.space.space import Space
 from hpsearch.study.direction import Direction
@@ -108,6 +109,15 @@ class Searched:
         if not second:
             return [self.monitor]
         return [self.monitor, second]
+
+    def best_by_column(self) -> Section:
+        """Return a table with a column for each of the best trials.
+
+        There may be many hyperparameters, for which a terminal has no room beside each other.
+        """
+        rows = best_rows(self.trials, self.space, self.objectives, self.direction)
+        by_column = list(zip(*rows, strict=True))
+        return Section(f"The best {len(rows) - 1} trials", "", by_column)
 
     @property
     def label(self) -> str:
