@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keras
+import keras_tuner
 import numpy as np
 import pytest
 
@@ -10,6 +11,9 @@ from hpsearch.errors import ConfigError
 from hpsearch.training.programs.order import Order
 from hpsearch.training.programs.program import Program
 from hpsearch.training.schedules import Constant, Cosine, OneCycle, Place, ReduceOnPlateau
+from hpsearch.training.settings import Training
+from hpsearch.training.trainer import Trainer
+from small_training import SETTINGS, search_data, timeless
 
 
 @keras.saving.register_keras_serializable("test_schedules")
@@ -111,3 +115,48 @@ def test_a_program_takes_each_step_at_the_rate_of_its_table():
     program.model.fit(order, epochs=1, shuffle=False, verbose=0)
     # v is -0.1, -0.25, -0.425, -0.6125; the weight is their sum.
     np.testing.assert_allclose(program.state()[0], [[-1.3875]], rtol=1e-6)
+
+
+class Linear(keras_tuner.HyperModel):
+    """A linear classifier, trained by an optimizer with momentum."""
+
+    def __init__(self, optimizer):
+        super().__init__()
+        self.optimizer = optimizer
+
+    def build(self, hp):
+        layers = keras.layers
+        model = keras.Sequential(
+            [keras.Input((4, 4, 1)), layers.Flatten(), layers.Dense(3, activation="softmax")]
+        )
+        model.compile(self.optimizer(), "sparse_categorical_crossentropy", metrics=["accuracy"])
+        return model
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "name"),
+    [
+        (lambda: keras.optimizers.SGD(0.1, momentum=0.95), "momentum"),
+        (lambda: keras.optimizers.Adam(0.01, beta_1=0.95), "beta_1"),
+    ],
+    ids=["SGD", "Adam"],
+)
+def test_keras_own_fit_averages_weights_and_follows_the_momentum_of_a_schedule(optimizer, name):
+    schedule = OneCycle(warmup=0.3, start=0.04, end=0.001, low_momentum=0.5)
+    settings, hypermodel = Training(**SETTINGS), Linear(optimizer)
+    histories, models = [], []
+    for varies in (True, False):  # by Keras's fit, since its training is short; by a program
+        trainer = Trainer(settings, search_data(), schedule)
+        trainer.varies = varies
+        hp = keras_tuner.HyperParameters()
+        keras.utils.set_random_seed(5)
+        models.append(hypermodel.build(hp))
+        fitted = trainer.fit(hypermodel, hp, models[-1], 7, lambda *_: None)
+        histories.append(timeless(fitted.history))
+    last = schedule.rates(0.1, 0.95, Place(settings.epochs - 1, settings.epochs, 6, ()))[1][-1]
+    momentum = keras.ops.convert_to_numpy(getattr(models[0].optimizer, name))
+    assert momentum == pytest.approx(last)
+    for by_keras, by_program in zip(*histories, strict=True):
+        assert by_keras == pytest.approx(by_program, rel=1e-4)
+    for mine, theirs in zip(models[0].get_weights(), models[1].get_weights(), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-4)

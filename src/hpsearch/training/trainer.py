@@ -182,16 +182,20 @@ class Trainer:
         model = work.model
         optimizer = model.optimizer
         averaging = self._averaging_of(work, order.n_steps)
+        drawn = None
+        if structure is not None:
+            drawn = rates_of(optimizer)
+            if self.schedule != CONSTANT:
+                # `average_weights` changes the optimizer's class, in which no momentum is found.
+                momentum_input(optimizer)
         if averaging:
             average_weights(optimizer, averaging)
 
         def state() -> list[np.ndarray]:
             return kept_values(model, model.variables, averaging)
 
-        drawn = None
         continuation = None
         if structure is not None:
-            drawn = rates_of(optimizer)
             self._build_for_keras(model)
             continuation = self._continuation_by_keras(work, structure)
         epochs = Epochs(self.settings, work.listener, state, order, continuation)
@@ -209,8 +213,6 @@ class Trainer:
 
     def _build_for_keras(self, model: keras.Model) -> None:
         """Build the optimizer and the metrics of a model, whose variables a checkpoint holds."""
-        if self.schedule != CONSTANT:
-            momentum_input(model.optimizer)
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
         images, labels = self._train
