@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hpsearch.errors import ConfigError
+from hpsearch.training import how_trained
 from hpsearch.training.programs.order import Order
 from hpsearch.training.programs.program import Program
 from hpsearch.training.schedules import Constant, Cosine, OneCycle, Place, ReduceOnPlateau
@@ -141,22 +142,33 @@ class Linear(keras_tuner.HyperModel):
     ],
     ids=["SGD", "Adam"],
 )
-def test_keras_own_fit_averages_weights_and_follows_the_momentum_of_a_schedule(optimizer, name):
+@pytest.mark.parametrize("reason", ["its training is short", "its proof fails"])
+def test_keras_own_fit_averages_weights_and_follows_the_momentum_of_a_schedule(
+    optimizer, name, reason, monkeypatch
+):
     schedule = OneCycle(warmup=0.3, start=0.04, end=0.001, low_momentum=0.5)
     settings, hypermodel = Training(**SETTINGS), Linear(optimizer)
-    histories, models = [], []
-    for varies in (True, False):  # by Keras's fit, since its training is short; by a program
-        trainer = Trainer(settings, search_data(), schedule)
-        trainer.varies = varies
-        hp = keras_tuner.HyperParameters()
+    hp = keras_tuner.HyperParameters()
+
+    def trained(trainer):
         keras.utils.set_random_seed(5)
-        models.append(hypermodel.build(hp))
-        fitted = trainer.fit(hypermodel, hp, models[-1], 7, lambda *_: None)
-        histories.append(timeless(fitted.history))
+        model, said = hypermodel.build(hp), []
+        fitted = trainer.fit(hypermodel, hp, model, 7, lambda *_: None, told=said.append)
+        return timeless(fitted.history), model, said[0]
+
+    by_program = trained(Trainer(settings, search_data(), schedule))
+    assert by_program[2] == Trainer.BY_PROGRAM
+    other = Trainer(settings, search_data(), schedule)
+    other.varies = reason == "its training is short"
+    difference = how_trained.difference
+    monkeypatch.setattr(how_trained, "difference", lambda *given: difference(*given) or reason)
+    by_keras = trained(other)
+    assert by_keras[2].startswith(Trainer.BY_KERAS)
     last = schedule.rates(0.1, 0.95, Place(settings.epochs - 1, settings.epochs, 6, ()))[1][-1]
-    momentum = keras.ops.convert_to_numpy(getattr(models[0].optimizer, name))
+    momentum = keras.ops.convert_to_numpy(getattr(by_keras[1].optimizer, name))
     assert momentum == pytest.approx(last)
-    for by_keras, by_program in zip(*histories, strict=True):
-        assert by_keras == pytest.approx(by_program, rel=1e-4)
-    for mine, theirs in zip(models[0].get_weights(), models[1].get_weights(), strict=True):
+    for mine, theirs in zip(by_keras[0], by_program[0], strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4)
+    weights = zip(by_keras[1].get_weights(), by_program[1].get_weights(), strict=True)
+    for mine, theirs in weights:
         np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-4)
