@@ -50,7 +50,7 @@ from hpsearch.training.how_trained import known_structure
 from hpsearch.training.monitored_metric import directed
 from hpsearch.training.own_fit import owns_fit
 from hpsearch.training.schedules import Schedule
-from hpsearch.training.settings import BATCH_SIZE, Training, use_precision
+from hpsearch.training.settings import Training, use_precision
 from hpsearch.training.trainer import Trainer
 from hpsearch.trials.costs import Costs
 from hpsearch.trials.objective import Objective
@@ -162,7 +162,7 @@ class Search:
             optimizer=self.optimizer,
             sparsity=self.sparsity,
             space=self.space,
-            others=(BATCH_SIZE,),
+            others=("batch_size",),
         )
 
     def _check(self, architecture: Architecture, data: SearchData) -> _Checked:
