@@ -21,7 +21,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import people
 from beside_keras import FLOAT32_ALONE, by_keras, precision, searched, trained
-from hpsearch.training.trainer import BY_KERAS, BY_PROGRAM
+from hpsearch.training.trainer import Trainer
 
 HEADER = (
     "model",
@@ -52,7 +52,7 @@ def row(name: str) -> tuple[str, ...]:
         except Exception as error:  # whatever XLA cannot compile
             rounding = type(error).__name__
     ours = _losses(epochs)
-    kind = "program" if way == BY_PROGRAM else way.replace(BY_KERAS, "fit:")
+    kind = "program" if way == Trainer.BY_PROGRAM else way.replace(Trainer.BY_KERAS, "fit:")
     return (
         name,
         kind,

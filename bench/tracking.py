@@ -20,7 +20,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,6 @@ from hpsearch.tracking.registry import Registry
 from hpsearch.tracking.runs import ChildRun
 from hpsearch.tracking.spool import Spool
 from hpsearch.trials.objective import Objective
-from hpsearch.trials.progress import Progress
 from parts import CIFAR_CLASSES, CIFAR_SHAPE, composed
 from rows import Row, run
 
@@ -129,7 +127,7 @@ def measure(given: argparse.Namespace) -> Iterator[Row]:
             )
             config = composed(*words)
             plain = OmegaConf.to_container(config, resolve=True)
-            entry.instantiate(config).run(plain, partial(Progress, console=Console(quiet=True)))
+            entry.instantiate(config).run(plain, Console(quiet=True))
         share = 100 * (clock.own_s + clock.beside_s) / clock.trials_s
         note = f"{100 * clock.own_s / clock.trials_s:.2f} % in its thread; a trial takes "
         note += f"{clock.trials_s / given.trials:.0f} s, {epochs} epochs"

@@ -106,7 +106,7 @@ def wrap_product(watch: Stopwatch) -> None:
         (Tracking, "__init__"),
         (Tracking, "wait"),
         (Tracking, "close"),
-        (search, "open_parent"),
+        (search.Opening, "parent"),
     ):
         watch.wrap(owner, function, "tracking")
     for function in ("keep", "register"):

@@ -41,14 +41,14 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 
 from gpu_parts.nets import EPOCHS, configuration, hyperparameters, images, product_flops  # noqa: E402
-from hpsearch.models.loss_and_optimizer import labels_for  # noqa: E402
 from hpsearch.seeds import derive  # noqa: E402
+from hpsearch.training.epochs import Work  # noqa: E402
 from hpsearch.training.fused import FusedProgram, FusedTrainer  # noqa: E402
 from hpsearch.training.how_trained import structure_of  # noqa: E402
 from hpsearch.training.programs.order import Order  # noqa: E402
 from hpsearch.training.programs.program import jax_variables  # noqa: E402
 from hpsearch.training.settings import VAL_BATCH_SIZE  # noqa: E402
-from hpsearch.training.trainer import Trainer, Work  # noqa: E402
+from hpsearch.training.trainer import Trainer  # noqa: E402
 from parts import hypermodel, part  # noqa: E402
 
 KS, KS_SMALL = (8, 32, 64, 128), (2,)
@@ -112,20 +112,23 @@ class Arm:
             len(self.data.train), self.batch_size, 0, lambda epoch: derive(seed, "order", epoch)
         )
 
+    def work(self) -> Work:
+        """Return the work of a trial that nobody listens to."""
+        return Work(self.hypermodel, *self.build(), 0, self.order(0))
+
     def prove(self) -> None:
         """Make the program of a trial alone and prove it, as its first fit would; all trainers know
         the answer.
         """
-        hp, model = self.build()
-        tensors = self.trainer._on_device(labels_for(model))
-        work = Work(self.hypermodel, hp, model, 0, lambda *_: None, None, tensors)
-        self.trainer._load_program(work, structure_of(model, self.data.train.images), self.order(0))
+        work = self.work()
+        structure = structure_of(work.model, self.data.train.images)
+        self.trainer._load_program(work, structure)
 
     def model(self) -> keras.Model:
         """Return the model that the program of a trial alone trains."""
-        if self.trainer._held is None:
-            raise RuntimeError(f"The models of arch={self.arch} are not trained by a program.")
-        return self.trainer._held[0].model
+        for program in self.trainer._programs.values():
+            return program.model
+        raise RuntimeError(f"The models of arch={self.arch} are not trained by a program.")
 
     def arguments(self, k: int) -> tuple[Any, int, Any, Any, Any]:
         """Return what `FusedProgram.run` passes for an epoch of `k` trials.
@@ -155,12 +158,12 @@ class Arm:
             with patch.object(
                 FusedProgram, "differs", return_value=None
             ):  # it would compile, one after the other
-                fused = trainer._fused_for(self.hypermodel, *self.build(), self.order(0))
+                fused = trainer._fused_for(self.work())
             if fused is None:
                 proofs = dict(trainer.remembered_proofs)
                 raise RuntimeError(f"The models of arch={self.arch} cannot be fused: {proofs}")
             self.fused[k] = trainer
-        program: FusedProgram = self.fused[k]._fused
+        (program,) = self.fused[k]._fused.values()
         return program
 
     def prove_fusion(self, k: int) -> float:
@@ -256,7 +259,7 @@ def counted(arm: Arm) -> Row:
     rows are gathered from it.
     """
     model = arm.model()
-    tensors = arm.trainer._on_device("sparse")[:2]
+    tensors = arm.trainer._on_device(model)[:2]
 
     def one(state: Any, images: Any, labels: Any) -> Any:
         return model.train_step(state, (images, labels))[1]
@@ -294,7 +297,7 @@ def step(arm: Arm) -> Row:
 
     loop()
     loop_s = middle(lambda: seconds(loop))
-    val = arm.trainer._on_device("sparse")[2:]
+    val = arm.trainer._on_device(model)[2:]
     validation_s = seconds(lambda: model.evaluate(*val, batch_size=VAL_BATCH_SIZE, verbose=0))
     n = order.n_steps
     return {
@@ -357,10 +360,11 @@ def epoch_seconds(program: FusedProgram, orders: dict[int, Order], n_steps: int)
     """Return the seconds of an epoch of all seats of which only `n_steps` steps are made, and the
     smaller batch.
     """
+    elements = {seat: order.element_at(0) for seat, order in orders.items()}
     plain = program._epoch
     program._epoch = lambda state, rows, _, *rest: plain(state, rows, n_steps, *rest)
     try:
-        return seconds(lambda: (program.run(orders), jax.block_until_ready(program.state)))
+        return seconds(lambda: (program.run(elements), jax.block_until_ready(program.state)))
     finally:
         program._epoch = plain
 

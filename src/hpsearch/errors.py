@@ -14,12 +14,15 @@
         ├── InfeasibleError  its model costs more than a constraint allows
         └── TakenOverError   another worker took it over, as this worker gave no sign of life
 
+    Preempted                the cluster stops the worker: no Exception, so that nothing catches it
+
 A programmer's mistake raises a ValueError or TypeError instead, with the message
 `Expected <rule>. Received: name=value.`
 """
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -78,6 +81,15 @@ class InfeasibleError(TrialError):
 
 class TakenOverError(TrialError):
     """Another worker has ended the trial and runs it again; this worker's results are not used."""
+
+
+class Preempted(BaseException):
+    """The cluster has asked this process to leave by a signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"{signal.Signals(number).name} asked this worker to go")
+        # A shell reports so a process that the signal ended.
+        self.exit_status = 128 + number
 
 
 def did_you_mean(received: str, valid: Iterable[str]) -> str:

@@ -8,7 +8,6 @@ import threading
 # Keras's layers draw their seeds from one global generator. A thread holds this lock while it seeds
 # the generator and builds or clones a model, so that no other thread draws from its seed.
 GLOBAL_GENERATOR = threading.Lock()
-_SEED_BITS = 31  # Keras, JAX and TensorFlow all accept a non-negative int32.
 
 
 def derive(root: int, *path: str | int) -> int:
@@ -26,5 +25,5 @@ def derive(root: int, *path: str | int) -> int:
     """
     text = repr((int(root), *path))
     digest = hashlib.sha256(text.encode()).digest()
-    number = int.from_bytes(digest[:8], "big")
-    return number >> (64 - _SEED_BITS)
+    # Keras, JAX and TensorFlow all accept a non-negative int32.
+    return int.from_bytes(digest[:4], "big") >> 1

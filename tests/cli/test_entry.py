@@ -80,7 +80,9 @@ def test_each_choice_of_a_sweep_may_be_first_but_must_exist():
     ],
 )
 def test_the_exit_status_says_whose_fault_it_was(error, status, said, capsys):
-    assert entry.ending(error).code == status
+    with pytest.raises(SystemExit) as ended, entry.ending():
+        raise error
+    assert ended.value.code == status
     assert capsys.readouterr() == ("", said)
 
 

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from hpsearch.cli.terminal import Terminal, take_flags
+from hpsearch.cli.terminal import Terminal
 
 TINY = (
     "data=digits",
@@ -22,9 +22,9 @@ TINY = (
 def test_flags_are_taken_from_any_place_and_remembered_for_processes_that_are_started():
     assert Terminal.FORM not in os.environ
     assert not Terminal().console.quiet
-    assert take_flags(["arch=selu", "--json", "-m"]) == ["arch=selu", "-m"]
+    assert Terminal.take_flags(["arch=selu", "--json", "-m"]) == ["arch=selu", "-m"]
     assert os.environ.pop(Terminal.FORM) == "json"
-    assert take_flags(["--quiet", "arch=elu"]) == ["arch=elu"]
+    assert Terminal.take_flags(["--quiet", "arch=elu"]) == ["arch=elu"]
     assert os.environ[Terminal.FORM] == "quiet"
 
 

@@ -301,7 +301,7 @@ def test_each_conf_file_builds_its_data_set_and_hands_the_path_on(name, tmp_path
     conf.path = str(tmp_path / "absent")
     built = instantiate(OmegaConf.create({"data": conf}).data)
     assert built.name == conf.name == name
-    assert built._load.func is getattr(datasets, name)
+    assert built.load.func is getattr(datasets, name)
     if name == "digits":
         assert built.for_search().image_shape == (8, 8, 1)
     else:

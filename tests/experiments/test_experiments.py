@@ -6,6 +6,8 @@ The numbers are worked out by hand. The slow tests run the commands `ablate` and
 from __future__ import annotations
 
 import json
+import math
+import shutil
 from pathlib import Path
 
 import keras
@@ -14,11 +16,12 @@ import pytest
 from hydra.utils import instantiate
 
 from hpsearch.cli.command_line import composed
-from hpsearch.experiments import answers, arms
 from hpsearch.experiments.ablation import Ablation
-from hpsearch.experiments.answers import Claim, Table, difference, holm_of, interval
+from hpsearch.experiments.answers import Claim, Interval, Results, Table
 from hpsearch.experiments.arms import Arm, Measured, Workbench
+from hpsearch.experiments.session import Session
 from hpsearch.html_report.section import markdown
+from hpsearch.tracking.tracking import Tracking
 from small_training import search_data
 
 ROOT = Path(__file__).parents[2]
@@ -46,10 +49,16 @@ ABLATIONS = {
 }
 
 
-def test_overshoot_is_the_highest_loss_after_the_first_descent():
-    assert arms.overshoot([3, 2, 1]) == 0
-    assert arms.overshoot([3, 1, 2, 4, 1]) == 3
-    assert arms.oscillation([3, 1, 2, 4, 1]) == 3
+@pytest.mark.parametrize(
+    ("losses", "overshoot", "oscillation"), [([3, 2, 1], 0, 0), ([3, 1, 2, 4, 1], 3, 3)]
+)
+def test_overshoot_is_the_highest_loss_after_the_first_descent(losses, overshoot, oscillation):
+    training = composed("search", ["data=digits"]).training
+    found = Measured(curves={"train/loss": losses, "time/epoch_s": losses, "val/loss": losses})
+    found.add_scores(instantiate(training, monitor="val/loss", direction="minimize"), 0)
+    assert found.scalars["overshoot"] == overshoot
+    assert found.scalars["oscillation"] == oscillation
+    assert found.scalars["best/epoch"] == losses.index(1) + 1
 
 
 def test_a_race_counts_epochs_and_seconds_and_is_empty_where_the_target_is_not_reached():
@@ -57,31 +66,28 @@ def test_a_race_counts_epochs_and_seconds_and_is_empty_where_the_target_is_not_r
     slow = Measured(curves={"val/loss": [3, 2.5], "time/epoch_s": [5, 7]})
     assert quick.race(2) == {"race/epochs": 2, "race/seconds": 12}
     assert slow.race(2) == {}
-    assert arms.common_target([[1], [2, 0.5], [3], [4], [5]]) == 4
-    assert arms.common_target([[1], [2, 0.5], [3], [4], [5]], 1.0) == 5
-    assert arms.common_target([]) is None
+
+
+def test_three_quarters_of_all_trainings_reach_the_loss_of_a_race():
+    curves = [[1], [2, 0.5], [3], [4], [5]]
+    trainings = [Measured({}, {"val/loss": curve, "time/epoch_s": [1, 1]}) for curve in curves]
+    assert Results(arm=dict(enumerate(trainings))).add_race() == 4
+    assert Results(arm={0: Measured()}).add_race() is None
 
 
 def test_the_interval_is_students():
-    found = interval([1.0, 2.0, 3.0])
+    found = Interval.of([1.0, 2.0, 3.0])
     assert found.mean == 2
     assert found.half == pytest.approx(4.3027 * 1 / np.sqrt(3), rel=1e-4)
-    assert interval([5.0]).n == 1
-    assert np.isnan(interval([5.0]).p)
-    assert interval([2.0, 2.0]).excludes_zero
+    assert Interval.of([5.0]).n == 1
+    assert np.isnan(Interval.of([5.0]).p)
+    assert Interval.of([2.0, 2.0]).low == 2
 
 
 def test_differences_are_paired_by_seed():
-    found = difference({0: 1.0, 1: 10.0, 2: 5.0}, {0: 2.0, 1: 11.0})
+    found = Interval.of_difference({0: 1.0, 1: 10.0, 2: 5.0}, {0: 2.0, 1: 11.0})
     assert (found.mean, found.n) == (-1.0, 2)
-    assert found.excludes_zero  # the differences between seeds cancel
-
-
-def test_holm_leaves_out_nan():
-    found = holm_of({"a": 0.01, "b": 0.04, "c": float("nan")})
-    assert found["a"] == pytest.approx(0.02)
-    assert found["b"] == pytest.approx(0.04)
-    assert np.isnan(found["c"])
+    assert found.high < 0  # the differences between seeds cancel
 
 
 def measured(loss):
@@ -92,11 +98,11 @@ def measured(loss):
 
 
 ARMS = [Arm(name, {}, {}, level=name) for name in ("base", "good", "same")]
-RESULTS = {
-    "base": {0: measured(1.0), 1: measured(1.1), 2: measured(1.2)},
-    "good": {0: measured(0.5), 1: measured(0.61), 2: measured(0.7)},
-    "same": {0: measured(1.2), 1: measured(1.1), 2: measured(1.0)},
-}
+RESULTS = Results(
+    base={0: measured(1.0), 1: measured(1.1), 2: measured(1.2)},
+    good={0: measured(0.5), 1: measured(0.61), 2: measured(0.7)},
+    same={0: measured(1.2), 1: measured(1.1), 2: measured(1.0)},
+)
 
 
 def test_the_verdict_names_the_best_arm_and_only_certain_differences():
@@ -117,16 +123,13 @@ def test_the_verdict_names_the_best_arm_and_only_certain_differences():
 )
 def test_claims_of_textbooks_are_judged_with_their_interval(lower, than, word):
     by_level = {arm.level: arm.name for arm in ARMS}
-    found = answers.judged([Claim("It is so", lower, than, "best/val/loss")], RESULTS, by_level)
+    found = RESULTS.judged([Claim("It is so", lower, than, "best/val/loss")], by_level)
     assert found[0].startswith(f'{word}: "It is so" (best/val/loss of {lower} minus {than}: ')
-    assert (
-        answers.judged([Claim("No such arm", "other", "base", "best/val/loss")], RESULTS, by_level)
-        == []
-    )
+    assert RESULTS.judged([Claim("No arm", "other", "base", "best/val/loss")], by_level) == []
 
 
 def test_censored_races_are_shown_as_such():
-    target = answers.add_race(RESULTS)
+    target = RESULTS.add_race()
     assert target == pytest.approx(1.1)
     shown = Table.of(ARMS, RESULTS, ["race/epochs"], "base").cells()
     assert [row[1] for row in shown[1:]] == ["2 ± 0 (1 never)", "2 ± 0", "2 ± 0 (1 never)"]
@@ -137,17 +140,17 @@ def test_a_claim_on_a_race_is_judged_by_the_loss_that_all_of_both_arms_reach():
     def trained(losses):
         return Measured({}, {"val/loss": losses, "time/epoch_s": [1.0] * len(losses)})
 
-    results = {
-        "slow": {seed: trained([2.0, 1.5, 1.2 + seed / 100]) for seed in range(3)},
-        "quick": {seed: trained([1.3, 1.0]) for seed in range(3)},
-    }
+    results = Results(
+        slow={seed: trained([2.0, 1.5, 1.2 + seed / 100]) for seed in range(3)},
+        quick={seed: trained([1.3, 1.0]) for seed in range(3)},
+    )
     results["quick"][3] = Measured({}, {"val/loss": [9.0], "time/epoch_s": [1.0]}, diverged="later")
     results["slow"][3] = results["slow"][0]
     results["quick"][4] = Measured(diverged="at once")
     claims = [Claim("It is so", "quick", "slow", "race/epochs")]
-    (judged,) = answers.judged(claims, results, {name: name for name in results})
+    (judged,) = results.judged(claims, {name: name for name in results})
     # A training that diverged before the end of its first epoch has no curves.
-    assert answers.add_race(results) is not None
+    assert results.add_race() is not None
     assert judged == (
         'Confirmed: "It is so" (race/epochs of quick minus slow to val/loss 1.2200: -1 [-1, -1] '
         "over 3 seeds; 2 of quick have none)."
@@ -156,8 +159,29 @@ def test_a_claim_on_a_race_is_judged_by_the_loss_that_all_of_both_arms_reach():
 
 def test_the_best_of_a_second_factor_stands_for_its_level():
     arms = [Arm("x at 1", {}, {}, "x", 1), Arm("x at 2", {}, {}, "x", 2)]
-    results = {"x at 1": RESULTS["base"], "x at 2": RESULTS["good"]}
-    assert answers.best_across(arms, results, "best/val/loss") == [arms[1]]
+    results = Results({"x at 1": RESULTS["base"], "x at 2": RESULTS["good"]})
+    assert results.best_across(arms, "best/val/loss") == [arms[1]]
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+@pytest.mark.parametrize("measure", ["best/val/loss", "best/val/accuracy"])
+def test_an_arm_whose_measure_is_never_finite_is_not_the_best_of_its_level(measure, loss):
+    arms = [Arm("x at 1", {}, {}, "x", 1), Arm("x at 2", {}, {}, "x", 2)]
+    never = {0: Measured({measure: loss}), 1: Measured({measure: loss})}
+    results = Results({"x at 1": never, "x at 2": {0: Measured({measure: 0.5})}})
+    assert results.best_across(arms, measure) == [arms[1]]
+    assert results.loss(arms[0], measure) == math.inf
+
+
+def test_the_p_values_of_a_table_are_corrected_by_holm_and_leave_out_arms_without_a_test():
+    lone = Results(RESULTS, lone={0: measured(1.0)})
+    arms = [*ARMS, Arm("lone", {}, {}, "lone")]
+    without = [row.p for row in Table.of(ARMS, RESULTS, ["best/val/loss"], "base").rows]
+    found = [row.p for row in Table.of(arms, lone, ["best/val/loss"], "base").rows]
+    assert found == pytest.approx([*without, math.nan], nan_ok=True)
+    assert np.isnan(found).tolist() == [True, False, False, True]
+    p = Interval.of([1.0 - 0.5, 1.1 - 0.61, 1.2 - 0.7]).p
+    assert found[1] == pytest.approx(2 * p)
 
 
 @pytest.mark.parametrize(
@@ -171,9 +195,8 @@ def test_groups_are_the_arms_of_one_second_factor_or_the_best_arm_of_each_level(
         "x", "Why?", levels, "a", across, ["best/val/loss"], [], inspect=False, claims=[]
     )
     arms = [Arm(name, {}, {}, level, value) for name, level, value, _ in ablation.cells(None)]
-    results = {
-        arm.name: {0: measured(loss)} for arm, loss in zip(arms, (3.0, 1.0, 1.0, 2.0), strict=True)
-    }
+    losses = zip(arms, (3.0, 1.0, 1.0, 2.0), strict=True)
+    results = Results({arm.name: {0: measured(loss)} for arm, loss in losses})
     assert [[arm.name for arm in group] for group in ablation.groups(arms, results)] == groups
 
 
@@ -185,6 +208,42 @@ def test_an_arm_is_built_with_the_settings_that_a_study_drew():
     _, _, model = Workbench(search_data()).build(arm, seed=1)
     assert sum(isinstance(layer, keras.layers.Dense) for layer in model.layers) == 3
     assert model.optimizer.weight_decay == 1e-4
+
+
+@pytest.mark.parametrize(
+    "earlier",
+    [
+        {"hpsearch.experiments": "hpsearch.questions", "hpsearch.models": "hpsearch.architectures"},
+        {"hpsearch.experiments": "hpsearch.questions"},
+    ],
+)
+def test_an_ablation_that_was_begun_before_modules_were_moved_goes_on(
+    tmp_path, monkeypatch, mlflow_tables, earlier
+):
+    shutil.copy(mlflow_tables, tmp_path)
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_ID", raising=False)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    tracking = Tracking(uri, None, str(tmp_path / "spool"), flush_every_s=1.0, patience_s=60)
+    bench = Workbench(search_data())
+
+    def begun(identity):
+        return Session(tracking, bench, "made-bias", identity, {}).parent.run_id
+
+    identity = {
+        "arch": {"_target_": "hpsearch.models.dense.DenseModel"},
+        "ablation": {
+            "_target_": "hpsearch.experiments.ablation.Ablation",
+            "levels": {"small": ["arch.bias={_target_: hpsearch.models.initializers.Small}"]},
+        },
+    }
+    text = json.dumps(identity)
+    for current, before in earlier.items():
+        text = text.replace(current, before)
+    known = begun([json.loads(text), 0])
+    assert begun([identity, 0]) == known
+    assert begun([identity, 0]) == known  # its digest is the present one now
+    assert begun([identity, 1]) != known
+    tracking.close(1)
 
 
 @pytest.mark.slow

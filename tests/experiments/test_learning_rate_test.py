@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hpsearch.errors import ConfigError
-from hpsearch.experiments.learning_rate_test import Curve, RangeTest, advice, below, middles
+from hpsearch.experiments.learning_rate_test import Curve, RangeTest, below, middles
 from hpsearch.space.space import Space
 
 SETTINGS = RangeTest(low=1e-6, high=1.0, n_points=80, steps_per_point=5, margin=1.0)
@@ -52,7 +52,7 @@ def test_the_first_trial_has_the_proposed_rate_and_the_middle_of_all_other_bound
         {"learning_rate": 10**-2.5, "momentum": 0.99, "dropout_rate": 0.2}
     )
     curve = valley()
-    found = advice(SETTINGS, space, curve)
+    found = SETTINGS.advice(space, curve)
     assert found["first"] == pytest.approx(
         {"learning_rate": curve.proposal, "one_minus_momentum": 0.01}
     )
@@ -60,7 +60,7 @@ def test_the_first_trial_has_the_proposed_rate_and_the_middle_of_all_other_bound
 
 
 def test_a_fixed_rate_is_left_alone():
-    assert advice(SETTINGS, Space({"learning_rate": 1e-3}), valley())["first"] == {}
+    assert SETTINGS.advice(Space({"learning_rate": 1e-3}), valley())["first"] == {}
 
 
 def test_impossible_settings_name_their_key():

@@ -12,7 +12,6 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
-from hpsearch.space.bounds import COMPLEMENT
 from hpsearch.study.study import number_of
 from workplace import SMALL, Workplace
 
@@ -57,7 +56,7 @@ def test_one_parent_and_a_child_for_each_trial_with_the_status_of_its_end(search
         assert (run.info.status, run.data.tags["hpsearch.end"]) == ("FINISHED", end)
         assert float(run.data.params["learning_rate"]) == trial.params["learning_rate"]
         assert float(run.data.params["momentum"]) == pytest.approx(
-            1 - trial.params[f"{COMPLEMENT}momentum"]
+            1 - trial.params["one_minus_momentum"]
         )
         reason = {"finished": "", "pruned": "pruned "}[end]
         assert run.info.run_name.startswith(f"#{number_of(trial)} {reason}lr=")

@@ -20,10 +20,8 @@ from hpsearch.models.sparse import (
     GroupLassoDense,
     Magnitude,
     MaskedDense,
+    Weights,
     export,
-    mask,
-    n_weights,
-    zero_shares,
 )
 from hpsearch.training.settings import Training
 from hpsearch.training.trainer import Trainer
@@ -91,9 +89,11 @@ def test_the_pruned_share_follows_a_cubic(epoch, share):
 
 def test_masks_take_the_smallest_weights_or_units():
     kernel = np.array([[1.0, -2.0, 3.0], [4.0, 0.5, 0.1]])
-    np.testing.assert_array_equal(mask(kernel, 0.5, "weight"), [[0, 1, 1], [1, 0, 0]])
-    np.testing.assert_array_equal(mask(kernel, 0.4, "unit"), [[1, 0, 1], [1, 0, 1]])
-    assert mask(kernel, 0.99, "unit").sum() == 2  # one unit always remains
+    of_weights = Magnitude(0.9, 0.1, 0.6, "weight")
+    np.testing.assert_array_equal(of_weights.mask(kernel, 0.5), [[0, 1, 1], [1, 0, 0]])
+    of_units = Magnitude(0.9, 0.1, 0.6, "unit")
+    np.testing.assert_array_equal(of_units.mask(kernel, 0.4), [[1, 0, 1], [1, 0, 1]])
+    assert of_units.mask(kernel, 0.99).sum() == 2  # one unit always remains
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_pruned_and_exported_nets_give_the_same_probabilities(scope, normalizati
     assert fitted.best_epoch > 3  # no epoch of the ramp is the best
     exported = export(model)
     np.testing.assert_allclose(probs(exported), probs(model), atol=2e-6)
-    assert zero_shares(model)[:2] == [0.5, 0.5]
+    assert Weights.of(model).zero_shares[:2] == [0.5, 0.5]
     assert not any(isinstance(layer, MaskedDense) for layer in exported.layers)
     assert not any(np.signbit(weights[weights == 0]).any() for weights in exported.get_weights())
     smaller = exported.count_params() < model.count_params() - 25 * 12 - 12 * 12
@@ -138,7 +138,7 @@ def test_l1_makes_more_zeros_where_it_is_stronger():
         hypermodel, model, _ = trained(L1(1e-7, 1e-1, threshold=0.1), strength=strength)
         exported = hypermodel.finished(model)
         np.testing.assert_allclose(probs(exported), probs(model), atol=2e-6)
-        shares.append(1 - n_weights(exported).n_used / n_weights(model).n_all)
+        shares.append(1 - Weights.of(exported).n_used / Weights.of(model).n_all)
     assert shares[0] < 0.2
     assert shares[1] > shares[0] + 0.2
 
@@ -147,7 +147,7 @@ def test_group_lasso_makes_units_exactly_zero_and_the_exported_net_lacks_them():
     hypermodel, model, _ = trained(GroupLasso(1e-3, 1.0), strength=0.5)
     exported = hypermodel.finished(model)
     np.testing.assert_allclose(probs(exported), probs(model), atol=2e-6)
-    assert n_weights(exported).n_units < n_weights(model).n_units
+    assert Weights.of(exported).n_units < Weights.of(model).n_units
 
 
 def test_a_proximal_step_shortens_each_unit_by_the_step_and_no_further_than_nothing():

@@ -15,13 +15,13 @@ import pytest
 from optuna.trial import TrialState
 
 from conftest import SRC
-from hpsearch.errors import SearchError, TakenOverError, UserError
+from hpsearch.errors import Preempted, SearchError, TakenOverError, UserError
 from hpsearch.jobs.diagnosis import Diagnosis
 from hpsearch.study import worker_process
 from hpsearch.study.leases import Worker
 from hpsearch.study.replay import explain, replay
 from hpsearch.study.trial_end import TrialEnd
-from hpsearch.study.worker_process import Preempted, leave_if_asked, leaving_on_signal
+from hpsearch.study.worker_process import leave_if_asked, leaving_on_signal
 from hpsearch.trials.attempt import Attempt, GivenBackError, end_of_error
 from short_trials import SPACE, ShortTrials
 from small_study import study_in, suggested

@@ -32,7 +32,7 @@ from hpsearch.training.checkpoints import CheckpointFile
 from hpsearch.training.programs.fingerprint import UnknownStateError, fingerprint
 from hpsearch.training.programs.proof import untouched_randomness
 from hpsearch.training.settings import VAL_BATCH_SIZE, Training
-from hpsearch.training.trainer import BY_PROGRAM, Trainer
+from hpsearch.training.trainer import Trainer
 
 BY_FIT = {"own_compute_loss", "own_test_step", "run_eagerly"}
 BY_FIT_ON_JAX = {"random_preprocessing"}
@@ -71,7 +71,7 @@ def test_a_search_trains_what_keras_trains(name: str, floatx: str, data: SearchD
             assert way.startswith("by Keras's own fit: ")
             assert ours == theirs
             return
-        assert way == BY_PROGRAM or name in EITHER
+        assert way == Trainer.BY_PROGRAM or name in EITHER
         rounding = 1e-4
         if floatx == "float32" and not np.allclose(ours, theirs, rtol=rounding, atol=rounding):
             compiled = by_keras(build, data, jit=True)["val_loss"]
@@ -81,7 +81,7 @@ def test_a_search_trains_what_keras_trains(name: str, floatx: str, data: SearchD
 
 def test_each_number_of_a_metric_is_reported(data: SearchData) -> None:
     epochs, _, way = trained(people.BUILDS["metrics_of_several_numbers"], data)
-    assert way == BY_PROGRAM
+    assert way == Trainer.BY_PROGRAM
     theirs = by_keras(people.BUILDS["metrics_of_several_numbers"], data)
     for place in range(people.N_CLASSES):
         ours = [epoch[f"val/f1_score/{place}"] for epoch in epochs]

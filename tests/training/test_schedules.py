@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import keras
+import keras_tuner
 import numpy as np
 import pytest
 
 from hpsearch.errors import ConfigError
+from hpsearch.training import how_trained
 from hpsearch.training.programs.order import Order
 from hpsearch.training.programs.program import Program
 from hpsearch.training.schedules import Constant, Cosine, OneCycle, Place, ReduceOnPlateau
+from hpsearch.training.settings import Training
+from hpsearch.training.trainer import Trainer
+from small_training import SETTINGS, search_data, timeless
 
 
 @keras.saving.register_keras_serializable("test_schedules")
@@ -111,3 +116,59 @@ def test_a_program_takes_each_step_at_the_rate_of_its_table():
     program.model.fit(order, epochs=1, shuffle=False, verbose=0)
     # v is -0.1, -0.25, -0.425, -0.6125; the weight is their sum.
     np.testing.assert_allclose(program.state()[0], [[-1.3875]], rtol=1e-6)
+
+
+class Linear(keras_tuner.HyperModel):
+    """A linear classifier, trained by an optimizer with momentum."""
+
+    def __init__(self, optimizer):
+        super().__init__()
+        self.optimizer = optimizer
+
+    def build(self, hp):
+        layers = keras.layers
+        model = keras.Sequential(
+            [keras.Input((4, 4, 1)), layers.Flatten(), layers.Dense(3, activation="softmax")]
+        )
+        model.compile(self.optimizer(), "sparse_categorical_crossentropy", metrics=["accuracy"])
+        return model
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "name"),
+    [
+        (lambda: keras.optimizers.SGD(0.1, momentum=0.95), "momentum"),
+        (lambda: keras.optimizers.Adam(0.01, beta_1=0.95), "beta_1"),
+    ],
+    ids=["SGD", "Adam"],
+)
+@pytest.mark.parametrize("reason", ["its training is short", "its proof fails"])
+def test_keras_own_fit_averages_weights_and_follows_the_momentum_of_a_schedule(
+    optimizer, name, reason, monkeypatch
+):
+    schedule = OneCycle(warmup=0.3, start=0.04, end=0.001, low_momentum=0.5)
+    settings, hypermodel = Training(**SETTINGS), Linear(optimizer)
+    hp = keras_tuner.HyperParameters()
+
+    def trained(trainer):
+        keras.utils.set_random_seed(5)
+        model, said = hypermodel.build(hp), []
+        fitted = trainer.fit(hypermodel, hp, model, 7, lambda *_: None, told=said.append)
+        return timeless(fitted.history), model, said[0]
+
+    by_program = trained(Trainer(settings, search_data(), schedule))
+    assert by_program[2] == Trainer.BY_PROGRAM
+    other = Trainer(settings, search_data(), schedule)
+    other.varies = reason == "its training is short"
+    difference = how_trained.difference
+    monkeypatch.setattr(how_trained, "difference", lambda *given: difference(*given) or reason)
+    by_keras = trained(other)
+    assert by_keras[2].startswith(Trainer.BY_KERAS)
+    last = schedule.rates(0.1, 0.95, Place(settings.epochs - 1, settings.epochs, 6, ()))[1][-1]
+    momentum = keras.ops.convert_to_numpy(getattr(by_keras[1].optimizer, name))
+    assert momentum == pytest.approx(last)
+    for mine, theirs in zip(by_keras[0], by_program[0], strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4)
+    weights = zip(by_keras[1].get_weights(), by_program[1].get_weights(), strict=True)
+    for mine, theirs in weights:
+        np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-4)

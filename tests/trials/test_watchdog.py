@@ -12,9 +12,10 @@ import pytest
 from optuna.trial import TrialState
 
 from conftest import SRC
+from hpsearch.errors import Preempted
 from hpsearch.study import worker_process
 from hpsearch.study.leases import Worker
-from hpsearch.study.worker_process import Preempted, leaving_on_signal
+from hpsearch.study.worker_process import leaving_on_signal
 from hpsearch.trials.watchdog import TrialTimedOutError, Watch
 
 

@@ -6,14 +6,13 @@ A search is composed from the same parts as on the command line.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 from rich.console import Console
 
 from hpsearch.cli import entry
-from hpsearch.cli.command_line import composed
+from hpsearch.cli.command_line import as_overrides, composed
 
 if TYPE_CHECKING:
     # This module imports Keras, and a typo must be answered before that.
@@ -40,7 +39,7 @@ class Search:
             ConfigError: An override names a key, a choice or a file that does not exist.
         """
         entry.prepare_environment()
-        words = entry.as_overrides(overrides)
+        words = as_overrides(overrides)
         return cls(composed("search", words), words)
 
     def run(self, console: Console | None = None) -> SearchResult:
@@ -56,13 +55,7 @@ class Search:
                 again.
         """
         job = entry.instantiate(self.config)
-
-        # Importing this takes seconds, which a typo must not cost.
-        from hpsearch.trials.progress import Progress  # noqa: PLC0415
-
         plain = entry.as_plain(self.config)
         plain["overrides"] = list(self.overrides)
-        shown_on = console or Console(highlight=False)
-        progress = partial(Progress, console=shown_on)
-        result: SearchResult = job.run(plain, progress)
+        result: SearchResult = job.run(plain, console or Console(highlight=False))
         return result

@@ -6,7 +6,6 @@ The sentence says what would be right.
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,6 +27,19 @@ CONF = Path(__file__).resolve().parents[3] / "conf"
 MULTIRUN = ("-m", "--multirun")
 
 
+def choices(group: str) -> list[str]:
+    """Return the names of the files of a group."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def default_choice(root: str, group: str) -> str:
+    """Return the file of a group that `conf/<root>.yaml` takes by default."""
+    for item in OmegaConf.load(CONF / f"{root}.yaml").defaults:
+        if isinstance(item, DictConfig) and group in item:
+            return str(item[group])
+    raise ValueError(f"Expected a group with a default. Received: group={group!r}")
+
+
 def as_overrides(arguments: Sequence[str]) -> list[str]:
     """Return a command line in the form that Hydra reads.
 
@@ -35,8 +47,7 @@ def as_overrides(arguments: Sequence[str]) -> list[str]:
     `++space.bounds.NAME=VALUE`, so that a bound may be set that conf does not list. The multirun
     option moves to the front, because Hydra accepts no option between its overrides.
     """
-    options = []
-    others = []
+    words = []
     remaining = list(arguments)
     while remaining:
         word = remaining.pop(0)
@@ -45,11 +56,9 @@ def as_overrides(arguments: Sequence[str]) -> list[str]:
             word = f"{word[2:]}={value}"
         if word.startswith("space.bounds."):
             word = f"++{word}"
-        if word in MULTIRUN:
-            options.append(word)
-        else:
-            others.append(word)
-    return options + others
+        words.append(word)
+    # The sort is stable, so that all other words stay in order.
+    return sorted(words, key=lambda word: word not in MULTIRUN)
 
 
 def _is_key_of_mlflow_run(word: str) -> bool:
@@ -78,37 +87,31 @@ def check(root: str, words: Sequence[str]) -> None:
         ConfigError: An override names an option, a key, a choice or a file that does not exist, or
             a value of the wrong kind; or a value that must be given is missing.
     """
-    given = _parsed_options(words)
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]
+    given = parser.parse_args(words)
     try:
-        plain = []
-        for word in given.overrides:
-            if given.multirun:
-                plain.append(_first_choice(word))
-            else:
-                plain.append(_single(word))
+        read = _single
+        if given.multirun:
+            read = _first_choice
+        plain = [read(word) for word in given.overrides]
         has_hydra_keys = any(word.startswith("hydra") for word in plain)
         with initialize_config_dir(str(CONF), version_base="1.3", job_name=root):
             config = compose(root, plain, return_hydra_config=has_hydra_keys)
             _refuse_wrong_kinds(root, plain)
-        own = OmegaConf.masked_copy(config, _own_keys(config))
-        missing = list(_missing("", OmegaConf.to_container(own)))
+        missing = next(_missing("", OmegaConf.to_container(_own(config))), None)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_one_sentence(error, root)) from error
     finally:
         GlobalHydra.instance().clear()
     _refuse_passwords(given.overrides)
     if missing:
-        raise ConfigError(f"{missing[0]} must be given: {missing[0]}=VALUE.")
+        raise ConfigError(f"{missing} must be given: {missing}=VALUE.")
 
 
-def _parsed_options(words: Sequence[str]) -> argparse.Namespace:
-    parser = get_args_parser()
-    parser.error = _refuse  # type: ignore[method-assign]
-    return parser.parse_args(list(words))
-
-
-def _own_keys(config: DictConfig) -> list[str]:
-    return [str(key) for key in config if key != "hydra"]
+def _own(config: DictConfig) -> DictConfig:
+    """Return a configuration without Hydra's own settings."""
+    return OmegaConf.masked_copy(config, [key for key in map(str, config) if key != "hydra"])
 
 
 def _refuse(message: str) -> NoReturn:
@@ -127,8 +130,7 @@ def _refuse(message: str) -> NoReturn:
 def _parsed(word: str) -> Override:
     """Return what Hydra reads in an override."""
     has_form = "=" in word or word.startswith("~")
-    has_spaces = re.match(r"[^=]* =|[^=]*= ", word) is not None
-    if not has_form or has_spaces:
+    if not has_form or re.match(r"[^=]* =|[^=]*= ", word):
         raise ConfigError(
             f"Expected KEY=VALUE without spaces, such as arch=selu; received {word!r}."
         )
@@ -142,17 +144,14 @@ def _parsed(word: str) -> Override:
             f"{shown} cannot be read ({cause}); a text must be in quotes: \"{key}='TEXT'\"."
         ) from error
     key = override.get_key_element()
-    if override.is_delete():
-        return override
-    if override.get_value_string() in ("", "''"):
+    if not override.is_delete() and override.get_value_string() in ("", "''"):
         raise ConfigError(f"{key} has no value: write {key}=VALUE, or {key}=null for none.")
     return override
 
 
 def _single(word: str) -> str:
     """Return an override; raise ConfigError where it gives several values, which needs `-m`."""
-    override = _parsed(word)
-    if override.is_sweep_override():
+    if _parsed(word).is_sweep_override():
         raise ConfigError(
             f"{word} gives several values: add -m to run one search for each, or [...] for a list."
         )
@@ -171,7 +170,7 @@ def composed(root: str, overrides: Sequence[str]) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3", job_name=root):
         config = compose(root, list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(config)
-    own = OmegaConf.masked_copy(config, _own_keys(config))
+    own = _own(config)
     OmegaConf.resolve(own)
     return own
 
@@ -232,12 +231,17 @@ def _refuse_wrong_kind(key: str, override: Override, default: object) -> None:
     raise ConfigError(f"{key} must be {kinds[kind]}, but is {text or 'empty'}.")
 
 
+def _parent_of(config: DictConfig, key: str) -> tuple[object, str]:
+    """Return what holds a key in a configuration, and the last part of the key."""
+    parent, _, last = key.rpartition(".")
+    if not parent:
+        return config, last
+    return OmegaConf.select(config, parent), last
+
+
 def _default(config: DictConfig, key: str) -> object:
     """Return the value of a key in conf; None where it follows from another key."""
-    parent, _, last = key.rpartition(".")
-    node = config
-    if parent:
-        node = OmegaConf.select(config, parent)
+    node, last = _parent_of(config, key)
     if not isinstance(node, DictConfig) or last not in node:
         return None
     if OmegaConf.is_missing(node, last) or OmegaConf.is_interpolation(node, last):
@@ -298,36 +302,26 @@ def _one_sentence(error: Exception, root: str) -> str:
     required = re.search(r"You must specify '(\w+)'", text)
     if required:
         name = required[1]
-        hint = did_you_mean("", _choices(name))
+        hint = did_you_mean("", choices(name))
         return f"{name} must be given: {name}=NAME.{hint}"
     without_link = text.split("See https://")[0]
     without_hint = without_link.split("Set the environment")[0]
     return re.sub(r"\s+", " ", without_hint).strip()
 
 
-def _choices(group: str) -> list[str]:
-    return [path.stem for path in (CONF / group).glob("*.yaml")]
-
-
 def _no_choice(group: str, received: str) -> str:
-    hint = did_you_mean(received, _choices(group))
+    hint = did_you_mean(received, choices(group))
     return f"There is no {group}={received}.{hint}"
 
 
 def _unknown_key(path: str, root: str) -> str:
-    parent, _, last = path.rpartition(".")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose(root)
-    node = config
-    if parent:
-        node = OmegaConf.select(config, parent)
+    node, last = _parent_of(config, path)
     if not isinstance(node, DictConfig):
         return f"There is no key {path}; see --cfg job for all keys."
-    valid = []
-    for key in node:
-        if not str(key).startswith("_"):
-            valid.append(str(key))
-    hint = did_you_mean(last, valid)
+    keys = map(str, node)
+    hint = did_you_mean(last, [key for key in keys if not key.startswith("_")])
     return (
         f"There is no key {path}.{hint} "
         f"A setting that conf does not list is added with ++{path}=VALUE."

@@ -28,23 +28,19 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hpsearch.cli.command_line import CONF, MULTIRUN, as_overrides, check
-from hpsearch.cli.terminal import Terminal, take_flags
-from hpsearch.errors import ConfigError, HpsearchError, UserError
-from hpsearch.study import worker_process
-from hpsearch.study.worker_process import Preempted
+from hpsearch.cli.command_line import (
+    CONF,
+    MULTIRUN,
+    as_overrides,
+    check,
+    choices,
+    default_choice,
+)
+from hpsearch.cli.terminal import Terminal
+from hpsearch.errors import ConfigError, HpsearchError, Preempted, UserError
+from hpsearch.jobs import replacement
+from hpsearch.jobs.composed import Composed, Plain
 
-__all__ = [
-    "CONF",
-    "as_overrides",
-    "as_plain",
-    "check",
-    "ending",
-    "instantiate",
-    "instantiate_plain",
-    "prepare_environment",
-    "run",
-]
 # Not empty once Ctrl-C has reached this process, which then starts no other job of its sweep.
 _was_interrupted: list[bool] = []
 
@@ -56,16 +52,20 @@ def prepare_environment() -> None:
     silenced. A process takes the GPU's memory as it needs it, so that several workers can share a
     GPU; by default JAX takes three quarters at its start and TensorFlow all of it.
     """
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # It is off on some CPUs; convolutions are 1.5 times as fast with it.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    # MLflow would print two lines for each trial.
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    defaults = {
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        # It is off on some CPUs; convolutions are 1.5 times as fast with it.
+        "TF_ENABLE_ONEDNN_OPTS": "1",
+        "GIT_PYTHON_REFRESH": "quiet",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        # MLflow would print two lines for each trial.
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", category=FutureWarning)
     # Optuna warns of its QMCSampler.
     warnings.filterwarnings("ignore", message=".* is experimental")
@@ -80,19 +80,14 @@ def _usage(root: str) -> str:
 
     Hydra's own help copies the whole configuration for each group, which takes a second in all.
     """
-    config = OmegaConf.load(CONF / f"{root}.yaml")
-    name = ""
-    for item in config.defaults:
-        if isinstance(item, DictConfig) and "override hydra/help" in item:
-            name = item["override hydra/help"]
+    name = default_choice(root, "override hydra/help")
     given = OmegaConf.load(CONF / "hydra" / "help" / f"{name}.yaml")
     # The template refers to keys of hydra.help.
     text = str(OmegaConf.create({"hydra": {"help": given}}).hydra.help.template)
     groups = []
     for path in sorted(CONF.iterdir()):
         if path.is_dir() and path.name != "hydra":
-            names = sorted(file.stem for file in path.glob("*.yaml"))
-            groups.append(f"  {path.name}: {', '.join(names)}")
+            groups.append(f"  {path.name}: {', '.join(choices(path.name))}")
     return text.replace("$APP_CONFIG_GROUPS", "\n".join(groups) + "\n")
 
 
@@ -104,7 +99,7 @@ def run(root: str, script: Callable[[], object]) -> None:
         script: The job's `main`, which Hydra has decorated.
     """
     prepare_environment()
-    sys.argv[1:] = as_overrides(take_flags(sys.argv[1:]))
+    sys.argv[1:] = as_overrides(Terminal.take_flags(sys.argv[1:]))
     words = set(sys.argv[1:])
     if not words.isdisjoint(MULTIRUN):
         # One run of `mlflow run` cannot be the parent of several studies.
@@ -158,8 +153,8 @@ def _native_noise_held_back() -> Iterator[None]:
             os.close(stderr)
 
 
-def instantiate(config: DictConfig) -> Any:
-    """Build the job or the parts that a configuration describes.
+def instantiate(config: Plain | DictConfig) -> Any:
+    """Build the job or the parts that a configuration, or a part of it as plain data, describes.
 
     Raises:
         ConfigError: A part does not take a key, or refuses a value. The message is one sentence.
@@ -167,7 +162,10 @@ def instantiate(config: DictConfig) -> Any:
     prepare_environment()  # a launcher's processes have not come through `run`
     if _was_interrupted:
         raise KeyboardInterrupt
-    _prepare_restart()
+    folder = None
+    if _is_single_job():
+        folder = HydraConfig.get().runtime.output_dir
+    replacement.writes_to(folder)
     try:
         with _native_noise_held_back():
             # Importing this takes seconds, which a typo must not cost. TensorFlow's libraries write
@@ -186,14 +184,20 @@ def instantiate(config: DictConfig) -> Any:
     return job
 
 
-def instantiate_plain(settings: Mapping[str, object]) -> Any:
-    """Build the part that recorded settings describe, as `instantiate` does."""
-    return instantiate(OmegaConf.create(dict(settings)))
+def experiment(config: DictConfig, parts: list[str], root: str) -> Composed:
+    """Return an experiment with its own parts, whose arms are composed from `conf/<root>.yaml`."""
+    own = instantiate(OmegaConf.masked_copy(config, parts))
+    typed = HydraConfig.get().overrides.task
+
+    def composed(words: list[str]) -> Plain:
+        return as_plain(hydra.compose(root, words))
+
+    return Composed(as_plain(config), own, typed, composed, instantiate)
 
 
-def as_plain(config: DictConfig) -> dict[str, Any]:
+def as_plain(config: DictConfig) -> Plain:
     """Return a configuration as plain data, with its interpolations resolved."""
-    return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
+    return cast("Plain", OmegaConf.to_container(config, resolve=True))
 
 
 def _raise_in_one_sentence(error: InstantiationException) -> NoReturn:
@@ -232,19 +236,6 @@ def _first_cause(error: InstantiationException) -> BaseException | None:
     return cause
 
 
-def _prepare_restart() -> None:
-    """Let a process that replaces this one write to the same folder.
-
-    A process that runs a job of a sweep cannot be replaced.
-    """
-    if not _is_single_job():
-        worker_process.forget()
-        return
-    folder = HydraConfig.get().runtime.output_dir
-    if "'" not in folder:
-        worker_process.keep(f"hydra.run.dir='{folder}'")
-
-
 def _is_single_job() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.RUN
 
@@ -280,11 +271,20 @@ class _JobEnded(CompactHydraException):
     """
 
 
-def ending(error: BaseException) -> BaseException:
-    """Print why a job ends, and return the exception that the caller must raise.
+@contextmanager
+def ending() -> Iterator[None]:
+    """Print why a job ends early in the block, and exit.
 
-    It is an exit, or in a local sweep an exception that lets the other jobs continue.
+    A job of a local sweep raises an exception instead that lets the other jobs continue.
     """
+    try:
+        yield
+    except (HpsearchError, KeyboardInterrupt, Preempted) as error:
+        raise _end(error) from None
+
+
+def _end(error: BaseException) -> BaseException:
+    """Print why a job ends, and return the exception that ends it."""
     end = _exit(error)
     if not HydraConfig.initialized():
         return end

@@ -6,19 +6,17 @@ import hydra
 from omegaconf import DictConfig
 
 from hpsearch.cli import entry
+from hpsearch.cli.command_line import CONF
 from hpsearch.cli.terminal import Terminal
-from hpsearch.errors import HpsearchError
 
 
-@hydra.main(config_path=str(entry.CONF), config_name="evaluate", version_base="1.3")
+@hydra.main(config_path=str(CONF), config_name="evaluate", version_base="1.3")
 def main(config: DictConfig) -> float:
     """Evaluate one registered model; return the NLL of MC Dropout on test for Hydra."""
     terminal = Terminal(width=140)
-    try:
+    with entry.ending():
         job = entry.instantiate(config)
-        result = job.run(entry.as_plain(config), entry.instantiate_plain)
-    except (HpsearchError, KeyboardInterrupt) as error:
-        raise entry.ending(error) from None
+        result = job.run(entry.as_plain(config), entry.instantiate)
     result.show(terminal.console)
     terminal.result(result.summary())
-    return float(result.evaluation.mc["nll"])
+    return float(result.nll)

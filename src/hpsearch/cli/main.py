@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Mapping
 
 from hpsearch.cli import entry
 from hpsearch.cli.command_line import MULTIRUN
 from hpsearch.cli.terminal import Terminal
 from hpsearch.errors import ConfigError, did_you_mean
-from hpsearch.study import worker_process
-
-_JOBS = {
-    "search": "Search the hyperparameters of an architecture and register the best model.",
-    "evaluate": "Measure how far a registered model can be trusted.",
-    "report": "Describe a study on one page.",
-    "ablate": "Train variants of one architecture and compare them.",
-    "compare": "Compare the best trials of several studies.",
-    "doctor": "Check that a study and its MLflow runs agree, and repair them.",
-}
+from hpsearch.jobs import replacement
 
 
-def _help(usage: str) -> str:
+def _help(usage: str, jobs: Mapping[str, str]) -> str:
     """Return what `python -m hpsearch --help` prints."""
-    width = max(len(name) for name in _JOBS)
+    width = max(map(len, jobs))
     lines = [usage, "", "Jobs:"]
-    for name, description in _JOBS.items():
+    for name, description in jobs.items():
         lines.append(f"  {name:<{width}}  {description}")
     lines.append("")
     lines.append("python -m hpsearch JOB --help tells more of a job.")
@@ -34,19 +26,26 @@ def _help(usage: str) -> str:
 
 def main() -> None:
     """Start the job that the first word of the command line names."""
+    jobs = {
+        "search": "Search the hyperparameters of an architecture and register the best model.",
+        "evaluate": "Measure how far a registered model can be trusted.",
+        "report": "Describe a study on one page.",
+        "ablate": "Train variants of one architecture and compare them.",
+        "compare": "Compare the best trials of several studies.",
+        "doctor": "Check that a study and its MLflow runs agree, and repair them.",
+    }
     usage = "Usage: python -m hpsearch JOB [KEY=VALUE ...]"
     words = sys.argv[1:]
     if not words or words[0] in {"-h", "--help"}:
-        print(_help(usage))
+        print(_help(usage, jobs))
         return
     job = words[0]
-    if job not in _JOBS:
-        hint = did_you_mean(job, _JOBS)
+    if job not in jobs:
+        hint = did_you_mean(job, jobs)
         error = ConfigError(f"There is no job {job!r}.{hint} {usage}.")
         raise Terminal().end(f"Error: {error}", error.exit_status)
-    is_sweep = any(word in MULTIRUN for word in words)
-    if not is_sweep:
-        worker_process.remember()
+    if not any(word in MULTIRUN for word in words):
+        replacement.allow()
     sys.argv[1:] = words[1:]
     module = importlib.import_module(f"hpsearch.cli.{job}")
     if job == "doctor":

@@ -6,18 +6,17 @@ import hydra
 from omegaconf import DictConfig
 
 from hpsearch.cli import entry
+from hpsearch.cli.command_line import CONF
 from hpsearch.cli.terminal import Terminal
-from hpsearch.errors import HpsearchError
 
 
-@hydra.main(config_path=str(entry.CONF), config_name="report", version_base="1.3")
+@hydra.main(config_path=str(CONF), config_name="report", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Write the report of one study."""
     terminal = Terminal()
-    try:
+    with entry.ending():
         job = entry.instantiate(config)
-        reported = job.run(entry.instantiate_plain)
-    except (HpsearchError, KeyboardInterrupt) as error:
-        raise entry.ending(error) from None
-    reported.show(terminal.console)
+        reported = job.run(entry.instantiate)
+    for line in reported.lines():
+        terminal.say(line)
     terminal.result(reported.summary())

@@ -8,20 +8,17 @@ from omegaconf import DictConfig
 
 from hpsearch.cli import entry
 from hpsearch.cli.api import Search
+from hpsearch.cli.command_line import CONF
 from hpsearch.cli.terminal import Terminal
-from hpsearch.errors import HpsearchError
-from hpsearch.study.worker_process import Preempted
 
 
-@hydra.main(config_path=str(entry.CONF), config_name="search", version_base="1.3")
+@hydra.main(config_path=str(CONF), config_name="search", version_base="1.3")
 def main(config: DictConfig) -> float:
     """Run one search; return the best value for Hydra."""
     terminal = Terminal()
     overrides = HydraConfig.get().overrides.task
-    try:
+    with entry.ending():
         result = Search(config, overrides).run(terminal.console)
-    except (HpsearchError, KeyboardInterrupt, Preempted) as error:
-        raise entry.ending(error) from None
     result.show(terminal.console)
     terminal.result(result.summary())
     return result.value

@@ -12,21 +12,6 @@ from typing import ClassVar
 from rich.console import Console
 
 
-def take_flags(words: Sequence[str]) -> list[str]:
-    """Return the words without `--quiet` and `--json`.
-
-    The flag is remembered for this process and for the processes that it starts.
-    """
-    flags = {"--quiet": "quiet", "--json": "json"}
-    others = []
-    for word in words:
-        if word in flags:
-            os.environ[Terminal.FORM] = flags[word]
-        else:
-            others.append(word)
-    return others
-
-
 class Terminal:
     """Prints the output of a command on stdout and its mistakes on stderr.
 
@@ -47,6 +32,18 @@ class Terminal:
             width = None
         self.console = Console(highlight=False, quiet=bool(self._form), width=width)
         self._errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+    @classmethod
+    def take_flags(cls, words: Sequence[str]) -> list[str]:
+        """Return the words without `--quiet` and `--json`.
+
+        The flag is remembered for this process and for the processes that it starts.
+        """
+        flags = {"--quiet": "quiet", "--json": "json"}
+        for word in words:
+            if word in flags:
+                os.environ[cls.FORM] = flags[word]
+        return [word for word in words if word not in flags]
 
     def say(self, sentence: str) -> None:
         """Print a line for people."""

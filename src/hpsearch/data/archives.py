@@ -7,37 +7,44 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import pickle
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hpsearch.errors import DataError, first_line
 
-_N_BYTES = 3 * 32 * 32  # of a CIFAR image: 32 x 32 red, then green, then blue
-_DAMAGE = (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile, tarfile.TarError)
+
+@contextmanager
+def _whole(expected: str) -> Iterator[None]:
+    """Raise DataError, with what was expected, where the block finds damage."""
+    try:
+        yield
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        zlib.error,
+        zipfile.BadZipFile,
+        tarfile.TarError,
+    ) as error:
+        raise DataError(f"Expected {expected} ({first_line(error)}).") from error
 
 
-def read_npz(
-    path: Path, required: tuple[str, ...], optional: tuple[str, ...] = ()
-) -> dict[str, np.ndarray]:
-    """Return the named arrays of an .npz file.
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays x_train, y_train, x_test, y_test and class_names of an .npz file.
 
-    Arrays of objects are refused, as they hold pickles.
-
-    Args:
-        path: The file.
-        required: The names of arrays that the file must hold.
-        optional: The names of arrays that the file may hold.
+    Arrays of objects are refused, as they hold pickles. class_names may be missing.
 
     Raises:
-        DataError: The file is missing, damaged or not an .npz, or lacks a required array.
+        DataError: The file is missing, damaged or not an .npz, or lacks an array.
     """
     if not path.is_file():
         raise DataError(f"Expected an .npz file at {path}, received {_what_is_at(path)}.")
@@ -46,43 +53,35 @@ def read_npz(
             f"Expected {path} to be an .npz file (numpy.savez writes one), received another kind "
             f"of file."
         )
+    required = ("x_train", "y_train", "x_test", "y_test")
     arrays = {}
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            missing = [key for key in required if key not in file.files]
-            if missing:
-                found = ", ".join(file.files) or "none"
-                raise DataError(
-                    f"Expected {path} to hold the arrays {', '.join(required)}, received {found}: "
-                    f"{', '.join(missing)} must be added."
-                )
-            for key in required + optional:
-                if key in file.files:
-                    arrays[key] = _member(file, key, path)
-    except _DAMAGE as error:
-        raise DataError(
-            f"Expected {path} to be a whole .npz file, received a damaged one "
-            f"({first_line(error)})."
-        ) from error
+    with (
+        _whole(f"{path} to be a whole .npz file, received a damaged one"),
+        np.load(path, allow_pickle=False) as file,
+    ):
+        missing = [key for key in required if key not in file.files]
+        if missing:
+            found = ", ".join(file.files) or "none"
+            raise DataError(
+                f"Expected {path} to hold the arrays {', '.join(required)}, received {found}: "
+                f"{', '.join(missing)} must be added."
+            )
+        for key in (*required, "class_names"):
+            if key in file.files:
+                arrays[key] = _member(file, key, path)
     return arrays
 
 
 def _member(file: Mapping[str, object], key: str, path: Path) -> np.ndarray:
-    try:
+    where = f"{key} in {path}"
+    with _whole(f"{where} to be a whole array of numbers, received one that cannot be read"):
         array = file[key]
-    except _DAMAGE as error:
-        raise DataError(
-            f"Expected {key} in {path} to be a whole array of numbers, received one that cannot be "
-            f"read ({first_line(error)})."
-        ) from error
     if not isinstance(array, np.ndarray):  # numpy returns the bytes of a member that is no .npy
-        raise DataError(
-            f"Expected {key} in {path} to be an array, received a file of another kind."
-        )
+        raise DataError(f"Expected {where} to be an array, received a file of another kind.")
     return array
 
 
-def read_idx(path: Path, ndim: int) -> NDArray[np.uint8]:
+def read_idx(path: Path, ndim: int) -> np.ndarray:
     """Return the uint8 array in a gzipped idx file, which is the format of MNIST.
 
     Args:
@@ -94,23 +93,16 @@ def read_idx(path: Path, ndim: int) -> NDArray[np.uint8]:
     """
     if not path.is_file():
         raise DataError(f"Expected a gzipped idx file at {path}, received {_what_is_at(path)}.")
-    try:
+    with _whole(f"{path} to be a whole gzip file, received a damaged one"):
         data = gzip.decompress(path.read_bytes())
-    except _DAMAGE as error:
-        raise DataError(
-            f"Expected {path} to be a whole gzip file, received a damaged one "
-            f"({first_line(error)})."
-        ) from error
     # The header is two zero bytes, 8 for uint8, the number of axes, and the length of each axis as
     # a big-endian int32.
     start = 4 + 4 * ndim
-    shape: tuple[int, ...] = ()
+    shape: list[int] = []
     if len(data) >= start:
-        lengths = np.frombuffer(data[4:start], ">u4")
-        shape = tuple(int(length) for length in lengths)
-    n_bytes = int(np.prod(shape, dtype=object))
+        shape = np.frombuffer(data[4:start], ">u4").tolist()
     is_uint8 = data[:4] == bytes((0, 0, 8, ndim))
-    if not is_uint8 or len(data) != start + n_bytes:
+    if not is_uint8 or len(data) != start + math.prod(shape):
         raise DataError(
             f"Expected {path} to hold a uint8 idx array of {ndim} axes, received {len(data):,} "
             f"other bytes."
@@ -143,7 +135,7 @@ def read_cifar(
     """
     limits = {}
     for name, n in sizes.items():
-        limits[name] = 2 * _N_BYTES * n + 2**20
+        limits[name] = 2 * 3072 * n + 2**20  # an image has 3,072 bytes
     if path.is_dir():
         files = _in_folder(path, limits)
     else:
@@ -169,26 +161,21 @@ def _in_folder(path: Path, limits: Mapping[str, int]) -> Iterator[_File]:
 
 
 def _in_archive(path: Path, limits: Mapping[str, int]) -> Iterator[_File]:
-    try:
-        with gzip.open(path) as whole:
-            with tarfile.open(fileobj=whole, mode="r|") as tar:
-                for member in tar:
-                    name = Path(member.name).name
-                    if not member.isfile() or name not in limits:
-                        continue
-                    file = tar.extractfile(member)
-                    if file is not None:
-                        where = f"{member.name} in {path}"
-                        _refuse_large(where, member.size, limits[name])
-                        yield _File(name, where, file.read())
-            # gzip compares its checksum at the very end, which tar does not read.
-            while whole.read(2**20):
-                pass
-    except _DAMAGE as error:
-        raise DataError(
-            f"Expected {path} to be a whole tar.gz archive, received a truncated or altered one "
-            f"({first_line(error)})."
-        ) from error
+    expected = f"{path} to be a whole tar.gz archive, received a truncated or altered one"
+    with _whole(expected), gzip.open(path) as whole:
+        with tarfile.open(fileobj=whole, mode="r|") as tar:
+            for member in tar:
+                name = Path(member.name).name
+                if not member.isfile() or name not in limits:
+                    continue
+                file = tar.extractfile(member)
+                if file is not None:
+                    where = f"{member.name} in {path}"
+                    _refuse_large(where, member.size, limits[name])
+                    yield _File(name, where, file.read())
+        # gzip compares its checksum at the very end, which tar does not read.
+        while whole.read(2**20):
+            pass
 
 
 def _refuse_large(where: str, size: int, limit: int) -> None:
@@ -199,10 +186,11 @@ def _refuse_large(where: str, size: int, limit: int) -> None:
         )
 
 
-def _batch(file: _File, n: int, label_key: str) -> tuple[NDArray[np.uint8], np.ndarray]:
+def _batch(file: _File, n: int, label_key: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the images and the labels in a batch of `n` images."""
+    n_bytes = 3 * 32 * 32  # of an image: 32 x 32 red, then green, then blue
     expected = (
-        f"Expected {file.where} to be a CIFAR batch of {n:,} images of {_N_BYTES} bytes with "
+        f"Expected {file.where} to be a CIFAR batch of {n:,} images of {n_bytes} bytes with "
         f"{label_key}"
     )
     try:
@@ -216,7 +204,7 @@ def _batch(file: _File, n: int, label_key: str) -> tuple[NDArray[np.uint8], np.n
         raise DataError(
             f"{expected}, received a file that cannot be read ({first_line(error)})."
         ) from error
-    if pixels.dtype != np.uint8 or pixels.shape != (n, _N_BYTES):
+    if pixels.dtype != np.uint8 or pixels.shape != (n, n_bytes):
         raise DataError(f"{expected}, received {pixels.dtype} data of shape {pixels.shape}.")
     if labels.shape != (n,) or labels.dtype.kind not in "iu":
         raise DataError(f"{expected}, received {labels.dtype} labels of shape {labels.shape}.")
@@ -244,7 +232,7 @@ class _PickledArray:
         array = np.frombuffer(raw, dtype.code)
         if is_column_major:
             return array.reshape(shape, order="F")
-        return array.reshape(shape, order="C")
+        return array.reshape(shape)
 
 
 class _PickledDtype:

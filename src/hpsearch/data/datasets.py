@@ -9,41 +9,14 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hpsearch.data import archives
+from hpsearch.data.archives import read_cifar, read_idx, read_npz
 from hpsearch.errors import DataError, first_line
-
-_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
-_DIGITS = tuple("0123456789")
-CIFAR10_NAMES = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-)
-CIFAR100_NAMES = tuple(
-    """
-    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly
-    camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile
-    cup dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard lamp
-    lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain mouse mushroom
-    oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
-    possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake
-    spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor
-    train trout tulip turtle wardrobe whale willow_tree wolf woman worm
-    """.split()  # noqa: SIM905 (a hundred quoted names are harder to read)
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,12 +48,24 @@ def cifar10(path: str | None) -> Arrays:
     Raises:
         DataError: There is no network, or a file is missing, truncated, altered or not CIFAR.
     """
+    names = (
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    )
     if path is None:
-        return _download("CIFAR-10", "cifar10", CIFAR10_NAMES)
+        return _download("CIFAR-10", "cifar10", names)
     where = _find(path, "cifar-10-batches-py", "cifar-10-python.tar.gz")
     sizes = {f"data_batch_{i}": 10_000 for i in range(1, 6)}
     sizes["test_batch"] = 10_000
-    return _cifar(where, sizes, "labels", CIFAR10_NAMES)
+    return _cifar(where, sizes, "labels", names)
 
 
 def cifar100(path: str | None) -> Arrays:
@@ -95,11 +80,23 @@ def cifar100(path: str | None) -> Arrays:
     Raises:
         DataError: As for `cifar10`.
     """
+    names = tuple(
+        """
+        apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus
+        butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch
+        crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo
+        keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain
+        mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain
+        plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk
+        skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone
+        television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+        """.split()  # noqa: SIM905 (a hundred quoted names are harder to read)
+    )
     if path is None:
-        return _download("CIFAR-100", "cifar100", CIFAR100_NAMES)
+        return _download("CIFAR-100", "cifar100", names)
     where = _find(path, "cifar-100-python", "cifar-100-python.tar.gz")
     sizes = {"train": 50_000, "test": 10_000}
-    return _cifar(where, sizes, "fine_labels", CIFAR100_NAMES)
+    return _cifar(where, sizes, "fine_labels", names)
 
 
 def mnist(path: str | None) -> Arrays:
@@ -111,13 +108,13 @@ def mnist(path: str | None) -> Arrays:
     Raises:
         DataError: There is no network, or a file is missing or damaged.
     """
+    names = tuple("0123456789")
     if path is None:
-        return _download("MNIST", "mnist", _DIGITS)
+        return _download("MNIST", "mnist", names)
     file = Path(path).expanduser()
     if file.is_dir():
         file = file / "mnist.npz"
-    arrays = archives.read_npz(file, _ARRAYS)
-    return Arrays(**arrays, class_names=_DIGITS)
+    return replace(npz(str(file)), class_names=names)
 
 
 def fashion_mnist(path: str | None) -> Arrays:
@@ -148,10 +145,10 @@ def fashion_mnist(path: str | None) -> Arrays:
         return _download("Fashion-MNIST", "fashion_mnist", names)
     folder = Path(path).expanduser()
     return Arrays(
-        x_train=archives.read_idx(folder / "train-images-idx3-ubyte.gz", 3),
-        y_train=archives.read_idx(folder / "train-labels-idx1-ubyte.gz", 1),
-        x_test=archives.read_idx(folder / "t10k-images-idx3-ubyte.gz", 3),
-        y_test=archives.read_idx(folder / "t10k-labels-idx1-ubyte.gz", 1),
+        x_train=read_idx(folder / "train-images-idx3-ubyte.gz", 3),
+        y_train=read_idx(folder / "train-labels-idx1-ubyte.gz", 1),
+        x_test=read_idx(folder / "t10k-images-idx3-ubyte.gz", 3),
+        y_test=read_idx(folder / "t10k-labels-idx1-ubyte.gz", 1),
         class_names=names,
     )
 
@@ -176,7 +173,7 @@ def digits() -> Arrays:
         y_train=labels[~is_test],
         x_test=images[is_test],
         y_test=labels[is_test],
-        class_names=_DIGITS,
+        class_names=tuple("0123456789"),
     )
 
 
@@ -190,7 +187,7 @@ def npz(path: str) -> Arrays:
             class_names are not text.
     """
     file = Path(path).expanduser()
-    arrays = archives.read_npz(file, _ARRAYS, optional=("class_names",))
+    arrays = read_npz(file)
     names = arrays.pop("class_names", None)
     if names is None:
         return Arrays(**arrays, class_names=None)
@@ -224,7 +221,7 @@ def _find(path: str, folder: str, archive: str) -> Path:
 
 def _cifar(path: Path, sizes: Mapping[str, int], label_key: str, names: tuple[str, ...]) -> Arrays:
     """Join the batches of a folder or an archive; the last of `sizes` is the test batch."""
-    batches = archives.read_cifar(path, sizes, label_key)
+    batches = read_cifar(path, sizes, label_key)
     *train, test = sizes
     x_train = [batches[name][0] for name in train]
     y_train = [batches[name][1] for name in train]

@@ -68,10 +68,11 @@ class SearchData:
         return len(self.class_names)
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Data:
     """A data set that is loaded when it is first needed, and then kept.
 
-    Args:
+    Attributes:
         name: The name of the data set.
         load: Returns the arrays, such as `functools.partial(datasets.cifar10, path=None)`.
         path: The path of the files, or None for a source without files. `load` already has it.
@@ -85,22 +86,12 @@ class Data:
             for its parts.
     """
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        load: Callable[[], Arrays],
-        path: str | None,
-        n_train: int | None,
-        n_val: int,
-        split_seed: int,
-    ) -> None:
-        self.name = name
-        self.path = path
-        self._load = load
-        self._n_train = n_train
-        self._n_val = n_val
-        self._split_seed = split_seed
+    name: str
+    load: Callable[[], Arrays]
+    path: str | None
+    n_train: int | None
+    n_val: int
+    split_seed: int
 
     def for_search(self) -> SearchData:
         """Return train, val and their description."""
@@ -112,8 +103,8 @@ class Data:
 
     @cached_property
     def _parts(self) -> tuple[SearchData, Examples]:
-        whole, test, class_names = checked(self._load(), self.name)
-        in_train, in_val = split(whole.labels, self._n_train, self._n_val, self._split_seed)
+        whole, test, class_names = checked(self.load(), self.name)
+        in_train, in_val = split(whole.labels, self.n_train, self.n_val, self.split_seed)
         train = Examples(whole.images[in_train], whole.labels[in_train])
         val = Examples(whole.images[in_val], whole.labels[in_val])
         digits = fingerprint(train, val, test)
@@ -133,11 +124,17 @@ def checked(arrays: Arrays, name: str) -> tuple[Examples, Examples, tuple[str, .
     Raises:
         DataError: No classifier could use a shape, dtype, number of labels, label or value.
     """
-    train = _examples(arrays.x_train, arrays.y_train, name, "train")
-    test = _examples(arrays.x_test, arrays.y_test, name, "test")
+    train = Examples(
+        _images(arrays.x_train, name, "x_train"),
+        _labels(arrays.y_train, name, "y_train"),
+    )
+    test = Examples(
+        _images(arrays.x_test, name, "x_test"),
+        _labels(arrays.y_test, name, "y_test"),
+    )
     for part, examples in (("train", train), ("test", test)):
         n_images = len(examples.images)
-        n_labels = len(examples.labels)
+        n_labels = len(examples)
         if n_images != n_labels:
             raise DataError(
                 f"Expected as many labels in y_{part} as images in x_{part} of {name}, "
@@ -152,12 +149,6 @@ def checked(arrays: Arrays, name: str) -> tuple[Examples, Examples, tuple[str, .
         )
     class_names = _class_names(arrays.class_names, train.labels, test.labels, name)
     return train, test, class_names
-
-
-def _examples(images: np.ndarray, labels: np.ndarray, name: str, part: str) -> Examples:
-    checked_images = _images(images, name, f"x_{part}")
-    checked_labels = _labels(labels, name, f"y_{part}")
-    return Examples(checked_images, checked_labels)
 
 
 def _images(images: np.ndarray, name: str, key: str) -> Images:
@@ -179,8 +170,7 @@ def _images(images: np.ndarray, name: str, key: str) -> Images:
     # A value beyond the range of float32 becomes infinite, which is an error below.
     with np.errstate(over="ignore"):
         images = images.astype(np.float32, copy=False)
-    is_finite = np.isfinite(images)
-    n_bad = images.size - int(np.count_nonzero(is_finite))
+    n_bad = np.count_nonzero(~np.isfinite(images))
     if n_bad > 0:
         raise DataError(
             f"Expected finite values in {key} of {name}, received {n_bad:,} that are NaN or "

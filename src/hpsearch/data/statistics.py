@@ -9,11 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-
-from hpsearch.metrics import Floats
-
-CHUNK = 1024  # images converted to float64 at a time: 25 MB of 32x32x3
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value
@@ -30,15 +25,15 @@ class DataStatistics:
 
     image_shape: tuple[int, int, int]
     n_classes: int
-    mean: Floats
-    variance: Floats
+    mean: np.ndarray
+    variance: np.ndarray
     largest: float
 
-    def channel_mean(self) -> Floats:
+    def channel_mean(self) -> np.ndarray:
         """Return the mean of each channel over images and positions, (C,)."""
         return np.asarray(self.mean.mean(axis=(0, 1)))
 
-    def channel_variance(self) -> Floats:
+    def channel_variance(self) -> np.ndarray:
         """Return the variance of each channel over images and positions, (C,).
 
         It is the variance within pixels plus the variance between them.
@@ -48,7 +43,7 @@ class DataStatistics:
         return np.asarray(within + between)
 
 
-def measure(train_images: NDArray[np.generic], n_classes: int) -> DataStatistics:
+def measure(train_images: np.ndarray, n_classes: int) -> DataStatistics:
     """Return the statistics of a data set, measured on its train images.
 
     The images are read in chunks, so that no float copy of them all is made. Means and sums of
@@ -68,12 +63,13 @@ def measure(train_images: NDArray[np.generic], n_classes: int) -> DataStatistics
         raise ValueError(
             f"Expected images of shape (N, H, W, C). Received: train_images.shape={shape}."
         )
+    chunk_size = 1024  # images converted to float64 at a time: 25 MB of 32x32x3
     count = 0
     largest = 0.0
     mean = np.zeros(shape[1:])
     squares = np.zeros_like(mean)
-    for start in range(0, len(train_images), CHUNK):
-        chunk = train_images[start : start + CHUNK].astype(np.float64)
+    for start in range(0, len(train_images), chunk_size):
+        chunk = train_images[start : start + chunk_size].astype(np.float64)
         total = count + len(chunk)
         chunk_mean = chunk.mean(axis=0)
         chunk_squares = np.square(chunk - chunk_mean).sum(axis=0)

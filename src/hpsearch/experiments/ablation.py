@@ -6,19 +6,18 @@ prints a table with a verdict, and writes table, verdict and figure to the paren
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, TypedDict, cast
 
-from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from rich.console import Console
 
 from hpsearch.data.split import Data
 from hpsearch.errors import ConfigError, did_you_mean
-from hpsearch.experiments import answers, figures
 from hpsearch.experiments.answers import Answer, Claim, Results, Table
-from hpsearch.experiments.arms import Arm, Probe, Workbench
-from hpsearch.experiments.session import PARTS, Records, Session, seeds_of
+from hpsearch.experiments.arms import Arm, Trained, Workbench
+from hpsearch.experiments.figures import draw
+from hpsearch.experiments.session import Session
 from hpsearch.html_report.section import markdown, terminal
 from hpsearch.tracking.tracking import Tracking
 
@@ -80,23 +79,7 @@ class Ablation:
     panels: Sequence[str]
     inspect: bool
     claims: Sequence[Mapping[str, str]]
-    probes: Sequence[Probe] = field(default_factory=tuple)
-
-    def _chosen(self, wanted: Sequence[str] | None) -> Mapping[str, Sequence[str]]:
-        """Return the wanted levels with their overrides; all levels where `wanted` is None.
-
-        Raises:
-            ConfigError: `wanted` is no list, or names a level that does not exist.
-        """
-        if wanted is None:
-            return self.levels
-        if isinstance(wanted, str):
-            raise ConfigError(f"levels must be a list, such as [{wanted}], but is {wanted}.")
-        for name in wanted:
-            if name not in self.levels:
-                hint = did_you_mean(str(name), self.levels)
-                raise ConfigError(f"Ablation {self.name} has no level {name}.{hint}")
-        return {name: self.levels[name] for name in self.levels if name in wanted}
+    probes: Sequence[Callable[[Workbench, Trained], Mapping[str, float]]] = ()
 
     def cells(self, wanted: Sequence[str] | None) -> list[_Cell]:
         """Return name, level, value of the second factor, and overrides of each arm.
@@ -107,16 +90,28 @@ class Ablation:
         Raises:
             ConfigError: `wanted` is no list, or names a level that does not exist.
         """
-        found: list[_Cell] = []
-        for level, overrides in self._chosen(wanted).items():
-            if self.across is None:
-                found.append(_Cell(level, level, None, list(overrides)))
-                continue
-            setting = self.across["setting"]
-            short = setting.rpartition(".")[2]
-            for value in self.across["values"]:
-                name = f"{level}, {short} {value}"
-                found.append(_Cell(name, level, value, [*overrides, f"{setting}={value}"]))
+        if isinstance(wanted, str):
+            raise ConfigError(f"levels must be a list, such as [{wanted}], but is {wanted}.")
+        for name in wanted or ():
+            if name not in self.levels:
+                hint = did_you_mean(str(name), self.levels)
+                raise ConfigError(f"Ablation {self.name} has no level {name}.{hint}")
+        found = []
+        for level, overrides in self.levels.items():
+            if wanted is None or level in wanted:
+                found.extend(self._cells_of(level, overrides))
+        return found
+
+    def _cells_of(self, level: str, overrides: Sequence[str]) -> list[_Cell]:
+        if self.across is None:
+            return [_Cell(level, level, None, list(overrides))]
+        setting = self.across["setting"]
+        short = setting.rpartition(".")[2]
+        found = []
+        for value in self.across["values"]:
+            name = f"{level}, {short} {value}"
+            cell = _Cell(name, level, value, [*overrides, f"{setting}={value}"])
+            found.append(cell)
         return found
 
     def groups(self, arms: Sequence[Arm], results: Results) -> list[list[Arm]]:
@@ -127,38 +122,11 @@ class Ablation:
         if self.across is None:
             return [list(arms)]
         if self.across["best"]:
-            return [answers.best_across(arms, results, self.measures[0])]
+            return [results.best_across(arms, self.measures[0])]
         groups: dict[object, list[Arm]] = {}
         for arm in arms:
             groups.setdefault(arm.across, []).append(arm)
         return list(groups.values())
-
-
-@dataclass(frozen=True)
-class _Part:
-    """The answer for one group of arms that are compared with each other.
-
-    Attributes:
-        table: The table of the arms.
-        race: A sentence on the loss of the race; empty where no measure is a race.
-        claims: A sentence for each claim.
-    """
-
-    table: Table
-    race: str
-    claims: list[str]
-
-    def as_text(self) -> str:
-        """Return table and sentences in Markdown."""
-        cells = markdown(self.table.cells())
-        paragraphs = [cells, self.race, f"**{self.table.verdict()}**", *self.claims]
-        return "\n\n".join(filter(None, paragraphs))
-
-    def print(self, console: Console, title: str) -> None:
-        """Print table and sentences."""
-        console.print(terminal(self.table.cells(), title))
-        for line in filter(None, (self.race, self.table.verdict(), *self.claims)):
-            console.print(line, soft_wrap=True, markup=False)
 
 
 @dataclass(frozen=True)
@@ -192,27 +160,25 @@ class Ablate:
         """
         ablation = self.ablation
         data = self.data.for_search()
-        bench = Workbench(data)
+        bench = Workbench(data, inspect=ablation.inspect, probes=ablation.probes)
         arms = [bench.directed(arm) for arm in self.arms]
         identity = self._identity(config, data.fingerprint)
         tags = {
+            "hpsearch.kind": "ablation",
             "hpsearch.ablation": ablation.name,
-            "hpsearch.fingerprint": data.fingerprint,
             "hpsearch.command": command,
             "hpsearch.data": data.name,
         }
         name = f"{data.name}-{ablation.name}"
-        records = Records(self.tracking, name, "ablation", identity, tags)
-        with records.parent.ending():
-            records.parent.data(data, self.data.path or data.name)
-            seeds = seeds_of(self.seed, "ablation", self.n_seeds)
-            session = Session(arms, seeds, records, bench, ablation.inspect, ablation.probes)
-            results = session.measure(console)
-            return self._answer(results, records, console)
+        session = Session(self.tracking, bench, name, identity, tags)
+        with session.parent.ending():
+            session.parent.data(data, self.data.path or data.name)
+            results = session.measure(arms, self.seed, "ablation", self.n_seeds, console)
+            return self._answer(results, session, console)
 
     def _identity(self, config: Mapping[str, object], fingerprint: str) -> Sequence[object]:
         """Return all that is equal in two sessions of the same ablation."""
-        keys = (*PARTS, "hyperparameters", "ablation")
+        keys = (*Arm.PARTS, "hyperparameters", "ablation")
         base = {key: config[key] for key in keys if key in config}
         training = dict(cast("Mapping[str, object]", config["training"]))
         if training.get("direction") is None:
@@ -220,50 +186,38 @@ class Ablate:
         base["training"] = training
         return base, fingerprint, self.seed
 
-    def _answer(self, results: Results, records: Records, console: Console) -> Answer:
-        """Write and print what was found, and return the answer."""
+    def _answer(self, results: Results, session: Session, console: Console) -> Answer:
+        """Print and write what was found, and return the answer."""
         ablation = self.ablation
-        groups = ablation.groups(self.arms, results)
-        parts = [self._part(group, results) for group in groups]
-        verdict = " ".join(part.table.verdict() for part in parts)
-        picture = figures.draw(ablation.name, ablation.panels, self.arms, results)
-        records.parent.file(f"figures/{picture.name}.png", picture.png)
-        self._write(parts, verdict, records)
+        paragraphs = [f"## {ablation.question}"]
+        tables = []
         claims = []
-        for part in parts:
-            part.print(console, ablation.question)
-            claims.extend(part.claims)
-        console.print(records.where_to_look(), soft_wrap=True, markup=False)
-        return Answer(
-            name=records.name,
-            verdict=verdict,
-            tables=[part.table for part in parts],
-            claims=claims,
-            run_id=records.parent.run_id,
-            tracking_uri=records.tracking_uri,
-        )
+        for group in ablation.groups(self.arms, results):
+            of_group = results.of(group)
+            race = self._race(of_group)
+            by_level = {arm.level: arm.name for arm in group}
+            baseline = by_level.get(ablation.baseline, group[0].name)
+            table = Table.of(group, of_group, ablation.measures, baseline)
+            verdict = table.verdict()
+            judged = of_group.judged([Claim(**claim) for claim in ablation.claims], by_level)
+            console.print(terminal(table.cells(), ablation.question))
+            for line in (*race, verdict, *judged):
+                console.print(line, soft_wrap=True, markup=False)
+            paragraphs += [markdown(table.cells()), *race, f"**{verdict}**", *judged]
+            tables.append(table)
+            claims.extend(judged)
+        parent = session.parent
+        cells = [markdown(table.cells()) for table in tables]
+        parent.client.log_text(parent.run_id, "\n\n".join(cells), "table.md")
+        picture = draw(ablation.name, ablation.panels, self.arms, results)
+        parent.file(f"figures/{picture.name}.png", picture.png)
+        verdicts = [table.verdict() for table in tables]
+        return session.answer("\n\n".join(paragraphs), " ".join(verdicts), tables, claims, console)
 
-    def _write(self, parts: Sequence[_Part], verdict: str, records: Records) -> None:
-        """Write texts and tags to the parent run."""
-        paragraphs = [f"## {self.ablation.question}"]
-        paragraphs.extend(part.as_text() for part in parts)
-        text = "\n\n".join(paragraphs)
-        tables = "\n\n".join(markdown(part.table.cells()) for part in parts)
-        parent = records.parent
-        parent.client.log_text(parent.run_id, text, "answer.md")
-        parent.client.log_text(parent.run_id, tables, "table.md")
-        parent.tag({MLFLOW_RUN_NOTE: text[:5000], "hpsearch.verdict": verdict[:5000]})
-
-    def _part(self, group: Sequence[Arm], results: Results) -> _Part:
-        """Return the answer for one group of arms."""
-        measures = self.ablation.measures
-        by_level = {arm.level: arm.name for arm in group}
-        baseline = by_level.get(self.ablation.baseline, group[0].name)
-        of_group = {arm.name: results[arm.name] for arm in group}
-        target = answers.add_race(of_group)
-        race = ""
-        if target is not None and any(measure.startswith("race/") for measure in measures):
-            race = f"The race is to val/loss {target:.4f}."
-        table = Table.of(group, of_group, measures, baseline)
-        claims = [Claim(**claim) for claim in self.ablation.claims]
-        return _Part(table, race, answers.judged(claims, of_group, by_level))
+    def _race(self, results: Results) -> list[str]:
+        """Add the measures of the race, and return a sentence on its loss; none without a race."""
+        target = results.add_race()
+        has_race = any(measure.startswith("race/") for measure in self.ablation.measures)
+        if target is None or not has_race:
+            return []
+        return [f"The race is to val/loss {target:.4f}."]

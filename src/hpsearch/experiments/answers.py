@@ -15,29 +15,51 @@ import numpy as np
 from scipy import stats
 
 from hpsearch.evaluation.differences import holm
-from hpsearch.experiments.arms import Arm, Measured, common_target
+from hpsearch.experiments.arms import Arm, Measured
 from hpsearch.study.direction import Direction
-
-Results = Mapping[str, Mapping[int, Measured]]  # what was measured, by arm and seed
 
 
 @dataclass(frozen=True)
-class _Interval:
+class Interval:
     """A mean over seeds with its 95 % interval.
 
     Attributes:
+        n: The number of seeds.
         mean: The mean; NaN where n is 0.
         low: The lower end; NaN where n is below 2.
         high: The upper end; NaN where n is below 2.
         p: The two-sided p value of the hypothesis that the mean is 0; NaN where n is below 2.
-        n: The number of seeds.
     """
 
-    mean: float
-    low: float
-    high: float
-    p: float
     n: int
+    mean: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    p: float = math.nan
+
+    @classmethod
+    def of(cls, numbers: Iterable[float]) -> Interval:
+        """Return the mean of the finite numbers with Student's interval (n - 1 degrees)."""
+        x = np.array([number for number in numbers if math.isfinite(number)])
+        n = len(x)
+        if n == 0:
+            return cls(n)
+        mean = float(x.mean())
+        if n == 1:
+            return cls(n, mean)
+        error = float(x.std(ddof=1)) / n**0.5
+        if error == 0:
+            return cls(n, mean, mean, mean, float(mean == 0))
+        student = stats.t(n - 1)
+        half = float(student.ppf(0.975)) * error
+        p = float(2 * student.sf(abs(mean) / error))
+        return cls(n, mean, mean - half, mean + half, p)
+
+    @classmethod
+    def of_difference(cls, mine: Mapping[int, float], theirs: Mapping[int, float]) -> Interval:
+        """Return mine minus theirs, paired by seed, over the seeds that both have."""
+        common = sorted(mine.keys() & theirs.keys())
+        return cls.of(mine[seed] - theirs[seed] for seed in common)
 
     def __str__(self) -> str:
         if self.n <= 1:
@@ -49,14 +71,100 @@ class _Interval:
         """Half the width of the interval."""
         return (self.high - self.low) / 2
 
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether 0 lies outside the interval."""
-        return self.low > 0 or self.high < 0
 
-    def summary(self) -> dict[str, float]:
-        """Return mean, interval and number of seeds as plain data."""
-        return {"mean": self.mean, "low": self.low, "high": self.high, "n": self.n}
+class Results(dict[str, dict[int, Measured]]):
+    """What was measured, by the name of the arm and the place of the seed."""
+
+    def of(self, arms: Iterable[Arm]) -> Results:
+        """Return the results of some arms."""
+        return Results({arm.name: self[arm.name] for arm in arms})
+
+    def by_seed(self, arm: str, measure: str, target: float | None = None) -> dict[int, float]:
+        """Return a measure of an arm, of the trainings that have it.
+
+        Args:
+            arm: The name of the arm.
+            measure: The name of the measure.
+            target: The loss of a race whose measure is returned; None takes the recorded measure.
+        """
+        found = {}
+        for seed, measured in self[arm].items():
+            scalars = measured.scalars
+            if target is not None:
+                scalars = measured.race(target)
+            if measure in scalars:
+                found[seed] = scalars[measure]
+        return found
+
+    def interval(self, arm: str, measure: str) -> Interval:
+        """Return the mean of a measure of an arm over seeds, with its interval."""
+        found = self.by_seed(arm, measure)
+        return Interval.of(found.values())
+
+    def loss(self, arm: Arm, measure: str) -> float:
+        """Return the mean of a measure over seeds, negated where more of it is better.
+
+        The arm with the lowest result is therefore the best one. The result is infinite where no
+        seed has a finite value, so that such an arm is never the best of several.
+        """
+        found = self.interval(arm.name, measure)
+        if not found.n:
+            return math.inf
+        return _goal_of(measure).as_loss(found.mean)
+
+    def best_across(self, arms: Sequence[Arm], measure: str) -> list[Arm]:
+        """Return for each level the arm with the best mean of the measure."""
+        chosen: dict[str, Arm] = {}
+        for arm in arms:
+            best = chosen.setdefault(arm.level, arm)
+            if self.loss(arm, measure) < self.loss(best, measure):
+                chosen[arm.level] = arm
+        return list(chosen.values())
+
+    def add_race(self) -> float | None:
+        """Add to each measurement the epochs and seconds to a loss that three quarters reach.
+
+        A training that does not reach the loss gets no such values.
+
+        Returns:
+            The loss; None where no training has a curve.
+        """
+        trainings: list[Measured] = []
+        for seeds in self.values():
+            trainings.extend(seeds.values())
+        lowest = [min(measured.losses) for measured in trainings if measured.losses]
+        if not lowest:
+            return None
+        target = float(np.quantile(lowest, 0.75))
+        for measured in trainings:
+            measured.scalars.update(measured.race(target))
+        return target
+
+    def reached_by_all(self, *arms: str) -> float | None:
+        """Return the loss that all trainings of some arms reach, those that diverged left out."""
+        lowest = []
+        for arm in arms:
+            for measured in self[arm].values():
+                if measured.losses and not measured.diverged:
+                    lowest.append(min(measured.losses))
+        return max(lowest, default=None)
+
+    def judged(self, claims: Sequence[Claim], by_level: Mapping[str, str]) -> list[str]:
+        """Return one sentence for each claim: whether it is confirmed, with the interval.
+
+        A claim on a level that was not measured is left out.
+
+        Args:
+            claims: The claims of textbooks.
+            by_level: The name of the arm that stands for each level.
+        """
+        sentences = []
+        for claim in claims:
+            lower = by_level.get(claim.lower, "")
+            than = by_level.get(claim.than, "")
+            if lower in self and than in self:
+                sentences.append(claim.judge(self, lower, than))
+        return sentences
 
 
 @dataclass(frozen=True)
@@ -75,6 +183,35 @@ class Claim:
     than: str
     measure: str
 
+    def judge(self, results: Results, lower: str, than: str) -> str:
+        """Return the sentence on this claim, with the names of the two arms that it is about.
+
+        Two arms race to the loss that all their trainings reach.
+        """
+        target = None
+        goal = ""
+        if _is_race(self.measure):
+            target = results.reached_by_all(lower, than)
+        if target is not None:
+            goal = f" to val/loss {target:.4f}"
+        mine = results.by_seed(lower, self.measure, target)
+        theirs = results.by_seed(than, self.measure, target)
+        found = Interval.of_difference(mine, theirs)
+        word = "Undecided"
+        if found.low > 0:
+            word = "**Contradicted**"
+        elif found.high < 0:
+            word = "Confirmed"
+        told = "no seed has both"
+        if found.n:
+            told = f"{found} over {found.n} seed{'s' * (found.n != 1)}"
+        for name, measured in ((lower, mine), (than, theirs)):
+            n_lacking = len(results[name]) - len(measured)
+            if n_lacking:
+                told += f"; {n_lacking} of {name} have none"
+        comparison = f"{self.measure} of {lower} minus {than}{goal}"
+        return f'{word}: "{self.says}" ({comparison}: {told}).'
+
 
 @dataclass(frozen=True)
 class _Row:
@@ -90,11 +227,36 @@ class _Row:
     """
 
     arm: Arm
-    measures: dict[str, _Interval]
-    against: _Interval
+    measures: dict[str, Interval]
+    against: Interval
     p: float
     n_diverged: int
     n_censored: int
+
+    def cells(self) -> list[str]:
+        """Return the cells of the row, as `Table.cells` describes them."""
+        against = ""
+        if self.against.n:
+            against = str(self.against)
+        p = ""
+        if not math.isnan(self.p):
+            p = f"{self.p:.3f}"
+        diverged = ""
+        if self.n_diverged:
+            n = max(found.n for found in self.measures.values())
+            diverged = f"{self.n_diverged} of {n or 1}"
+        return [self.arm.name, *map(self._cell, self.measures), against, p, diverged]
+
+    def _cell(self, measure: str) -> str:
+        found = self.measures[measure]
+        text = ""
+        if found.n:
+            text = f"{found.mean:.4g}"
+        if found.n > 1:
+            text += f" ± {found.half:.2g}"
+        if _is_race(measure) and self.n_censored:
+            text = f"{text or 'never'} ({self.n_censored} never)"
+        return text
 
 
 @dataclass(frozen=True)
@@ -123,23 +285,24 @@ class Table:
             measures: The columns; differences to the baseline are those of the first measure.
             baseline: The name of the arm that the others are compared with.
         """
-        first = measures[0]
-        theirs = values(results.get(baseline, {}), first)
+        theirs = results.by_seed(baseline, measures[0])
         against = {}
         for arm in arms:
-            if arm.name != baseline:
-                mine = values(results[arm.name], first)
-                against[arm.name] = difference(mine, theirs)
-        adjusted = holm_of({name: found.p for name, found in against.items()})
+            mine = results.by_seed(arm.name, measures[0])
+            against[arm.name] = Interval.of_difference(mine, theirs)
+        against[baseline] = Interval(0)
+        tests = {name: found.p for name, found in against.items() if found.n > 1}
+        corrected = holm(list(tests.values()))
+        adjusted = dict(zip(tests, corrected, strict=True))
         rows = []
         for arm in arms:
-            seeds = results[arm.name]
-            trainings = seeds.values()
+            name = arm.name
+            trainings = results[name].values()
             row = _Row(
-                arm=arm,
-                measures={key: interval(values(seeds, key).values()) for key in measures},
-                against=against.get(arm.name, interval([])),
-                p=adjusted.get(arm.name, math.nan),
+                arm,
+                {key: results.interval(name, key) for key in measures},
+                against[name],
+                adjusted.get(name, math.nan),
                 n_diverged=sum(bool(measured.diverged) for measured in trainings),
                 n_censored=sum("race/epochs" not in measured.scalars for measured in trainings),
             )
@@ -153,48 +316,45 @@ class Table:
         of the first measure to the baseline, its p value by Holm, and the number of diverged seeds.
         """
         against = f"{self.measures[0]} minus {self.baseline}'s"
-        lines = [["arm", *self.measures, against, "p (Holm)", "diverged"]]
-        for row in self.rows:
-            shown = [_measure_cell(row, key) for key in self.measures]
-            lines.append([row.arm.name, *shown, *_difference_cells(row)])
-        return lines
+        head = ["arm", *self.measures, against, "p (Holm)", "diverged"]
+        return [head, *(row.cells() for row in self.rows)]
 
     def verdict(self) -> str:
         """Return one sentence: the best arm, and the certain differences to the baseline."""
         measure = self.measures[0]
         goal = _goal_of(measure)
-        finite = [row for row in self.rows if row.measures[measure].n]
-        if not finite:
+        means = {}
+        for row in self.rows:
+            if row.measures[measure].n:
+                means[row.arm.name] = row.measures[measure].mean
+        if not means:
             return f"No arm reached a finite {measure}."
-        best = min(finite, key=lambda row: goal.as_loss(row.measures[measure].mean))
-        parts = [f"{best.arm.name} has the best {measure}, {best.measures[measure].mean:.4g}"]
-        better, worse, undecided = self._compared(goal)
-        groups = {
-            f"better than {self.baseline} beyond doubt": better,
-            "worse": worse,
-            f"not told apart from {self.baseline} by these seeds": undecided,
-            "diverged at least once": [row.arm.name for row in self.rows if row.n_diverged],
-        }
-        for words, names in groups.items():
+        best = min(means, key=lambda name: goal.as_loss(means[name]))
+        parts = [f"{best} has the best {measure}, {means[best]:.4g}"]
+        for words, names in self._groups(goal).items():
             if names:
                 parts.append(f"{words}: {', '.join(names)}")
         return "; ".join(parts) + "."
 
-    def _compared(self, goal: Direction) -> tuple[list[str], list[str], list[str]]:
-        """Return the arms that are better than the baseline, those that are worse, and others."""
+    def _groups(self, goal: Direction) -> dict[str, list[str]]:
+        """Return the arms that a verdict names, by the words that it has for them."""
         better = []
         worse = []
         undecided = []
         for row in self.rows:
             name = row.arm.name
-            loss = goal.as_loss(row.against.mean)
-            if row.p < 0.05 and loss < 0:
+            if row.p < 0.05 and goal.as_loss(row.against.mean) < 0:
                 better.append(f"{name} ({row.against})")
             elif row.p < 0.05:
                 worse.append(f"{name} ({row.against})")
             elif name != self.baseline:
                 undecided.append(name)
-        return better, worse, undecided
+        return {
+            f"better than {self.baseline} beyond doubt": better,
+            "worse": worse,
+            f"not told apart from {self.baseline} by these seeds": undecided,
+            "diverged at least once": [row.arm.name for row in self.rows if row.n_diverged],
+        }
 
 
 @dataclass(frozen=True)
@@ -219,74 +379,34 @@ class Answer:
 
     def summary(self) -> dict[str, object]:
         """Return the answer as plain data."""
-        of_arms: dict[str, object] = {}
+        arms: dict[str, object] = {}
         measures: dict[str, dict[str, object]] = {}
         for table in self.tables:
             for row in table.rows:
                 arm = row.arm
                 of_arm = measures.setdefault(arm.name, {})
                 for key, found in row.measures.items():
-                    of_arm[key] = found.summary()
+                    of_arm[key] = {
+                        "mean": found.mean,
+                        "low": found.low,
+                        "high": found.high,
+                        "n": found.n,
+                    }
                 first = {
                     "level": arm.level,
                     "hyperparameters": arm.hyperparameters,
                     "n_diverged": row.n_diverged,
                     "measures": of_arm,
                 }
-                of_arms.setdefault(arm.name, first)
+                arms.setdefault(arm.name, first)
         return {
             "name": self.name,
             "verdict": self.verdict,
-            "arms": of_arms,
-            "claims": list(self.claims),
+            "arms": arms,
+            "claims": self.claims,
             "run_id": self.run_id,
             "tracking_uri": self.tracking_uri,
         }
-
-
-def interval(numbers: Iterable[float]) -> _Interval:
-    """Return the mean of the finite numbers with Student's interval (n - 1 degrees of freedom)."""
-    confidence = 0.95
-    finite = [number for number in numbers if np.isfinite(number)]
-    x = np.asarray(finite, np.float64)
-    n = len(x)
-    if n == 0:
-        return _Interval(math.nan, math.nan, math.nan, math.nan, 0)
-    mean = float(x.mean())
-    if n == 1:
-        return _Interval(mean, math.nan, math.nan, math.nan, 1)
-    error = float(x.std(ddof=1)) / n**0.5
-    if error == 0:
-        p = float(mean == 0)
-        return _Interval(mean, mean, mean, p, n)
-    student = stats.t(n - 1)
-    half = float(student.ppf((1 + confidence) / 2)) * error
-    p = float(2 * student.sf(abs(mean) / error))
-    return _Interval(mean, mean - half, mean + half, p, n)
-
-
-def difference(mine: Mapping[int, float], theirs: Mapping[int, float]) -> _Interval:
-    """Return mine minus theirs, paired by seed, over the seeds that both have."""
-    common = sorted(mine.keys() & theirs.keys())
-    return interval([mine[seed] - theirs[seed] for seed in common])
-
-
-def holm_of(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Return the p values corrected by Holm's method; NaN values are no tests and stay NaN."""
-    tests = {name: p for name, p in p_values.items() if not math.isnan(p)}
-    corrected = holm(list(tests.values()))
-    adjusted = dict.fromkeys(p_values, math.nan)
-    adjusted.update(zip(tests, corrected, strict=True))
-    return adjusted
-
-
-def values(seeds: Mapping[int, Measured], measure: str) -> dict[int, float]:
-    """Return a measure by seed, of the trainings that have it."""
-    found = {}
-    for seed, measured in seeds.items():
-        if measure in measured.scalars:
-            found[seed] = measured.scalars[measure]
-    return found
 
 
 def _goal_of(measure: str) -> Direction:
@@ -304,141 +424,5 @@ def _goal_of(measure: str) -> Direction:
     return Direction.MINIMIZE
 
 
-def mean(results: Results, arm: Arm, measure: str) -> float:
-    """Return the mean of a measure over seeds, negated where more of it is better.
-
-    The arm with the lowest result is therefore the best one. The result is infinite where no seed
-    has the measure.
-    """
-    found = values(results[arm.name], measure)
-    if not found:
-        return math.inf
-    return _goal_of(measure).as_loss(interval(found.values()).mean)
-
-
-def best_across(arms: Sequence[Arm], results: Results, measure: str) -> list[Arm]:
-    """Return for each level the arm with the best mean of the measure."""
-    chosen: dict[str, Arm] = {}
-    for arm in arms:
-        best = chosen.setdefault(arm.level, arm)
-        if mean(results, arm, measure) < mean(results, best, measure):
-            chosen[arm.level] = arm
-    return list(chosen.values())
-
-
-def add_race(results: Results) -> float | None:
-    """Add to each measurement the epochs and seconds to a loss that three quarters of them reach.
-
-    A training that does not reach the loss gets no such values.
-
-    Returns:
-        The loss; None where no training has a curve.
-    """
-    trainings: list[Measured] = []
-    for seeds in results.values():
-        trainings.extend(seeds.values())
-    target = common_target([measured.losses for measured in trainings])
-    if target is not None:
-        for measured in trainings:
-            measured.scalars.update(measured.race(target))
-    return target
-
-
 def _is_race(measure: str) -> bool:
     return measure in ("race/epochs", "race/seconds")
-
-
-def _measure_cell(row: _Row, key: str) -> str:
-    found = row.measures[key]
-    late = ""
-    if _is_race(key) and row.n_censored:
-        late = f" ({row.n_censored} never)"
-    if found.n == 0 and late:
-        return f"never{late}"
-    if found.n == 0:
-        return ""
-    if found.n == 1:
-        return f"{found.mean:.4g}{late}"
-    return f"{found.mean:.4g} ± {found.half:.2g}{late}"
-
-
-def _difference_cells(row: _Row) -> list[str]:
-    against = ""
-    if row.against.n:
-        against = str(row.against)
-    p = ""
-    if not math.isnan(row.p):
-        p = f"{row.p:.3f}"
-    diverged = ""
-    if row.n_diverged:
-        n = max((found.n for found in row.measures.values()), default=0)
-        diverged = f"{row.n_diverged} of {n or 1}"
-    return [against, p, diverged]
-
-
-def judged(claims: Sequence[Claim], results: Results, by_level: Mapping[str, str]) -> list[str]:
-    """Return one sentence for each claim: whether the measurements confirm it, with the interval.
-
-    A claim on a level that was not measured is left out.
-
-    Args:
-        claims: The claims of textbooks.
-        results: What was measured.
-        by_level: The name of the arm that stands for each level.
-    """
-    sentences = []
-    for claim in claims:
-        lower = by_level.get(claim.lower, "")
-        than = by_level.get(claim.than, "")
-        if lower in results and than in results:
-            sentences.append(_judged(claim, results, lower, than))
-    return sentences
-
-
-def _judged(claim: Claim, results: Results, lower: str, than: str) -> str:
-    """Return the sentence on one claim, with the two arms that it is about."""
-    mine, theirs, goal = _of_pair(results[lower], results[than], claim.measure)
-    found = difference(mine, theirs)
-    word = "Undecided"
-    if found.excludes_zero:
-        word = "**Contradicted**"
-        if found.mean < 0:
-            word = "Confirmed"
-    told = "no seed has both"
-    if found.n:
-        told = f"{found} over {found.n} seed{'s' * (found.n != 1)}"
-    for name, measured in ((lower, mine), (than, theirs)):
-        n_lacking = len(results[name]) - len(measured)
-        if n_lacking:
-            told += f"; {n_lacking} of {name} have none"
-    comparison = f"{claim.measure} of {lower} minus {than}{goal}"
-    return f'{word}: "{claim.says}" ({comparison}: {told}).'
-
-
-def _of_pair(
-    first: Mapping[int, Measured], second: Mapping[int, Measured], measure: str
-) -> tuple[dict[int, float], dict[int, float], str]:
-    """Return a measure of two arms by seed, and words that name the goal of a race.
-
-    Two arms race to the loss that all their trainings reach, those that diverged left out.
-    """
-    if _is_race(measure):
-        curves = []
-        for measured in (*first.values(), *second.values()):
-            if not measured.diverged:
-                curves.append(measured.losses)
-        target = common_target(curves, 1.0)
-        if target is not None:
-            goal = f" to val/loss {target:.4f}"
-            return _raced(first, measure, target), _raced(second, measure, target), goal
-    return values(first, measure), values(second, measure), ""
-
-
-def _raced(seeds: Mapping[int, Measured], measure: str, target: float) -> dict[int, float]:
-    """Return epochs or seconds to a loss by seed, of the trainings that reach it."""
-    found = {}
-    for seed, measured in seeds.items():
-        raced = measured.race(target)
-        if raced:
-            found[seed] = raced[measure]
-    return found

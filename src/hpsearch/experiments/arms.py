@@ -1,8 +1,8 @@
 """An arm of an experiment: one complete setting, which is trained from several seeds.
 
 A `Workbench` trains arms on one data set. Each training yields a `Measured`: scalars, curves over
-epochs, and measures of the hidden layers. The functions at the end compute the scalars from the
-curves. A curve has one value for each epoch, the first epoch first.
+epochs, and measures of the hidden layers. A curve has one value for each epoch, the first epoch
+first.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import TypedDict
+from typing import ClassVar, TypedDict
 
 import keras
 import keras_tuner
@@ -22,7 +22,7 @@ from hpsearch.data.statistics import DataStatistics, measure
 from hpsearch.errors import DivergedError
 from hpsearch.experiments.layers import inspect_layers
 from hpsearch.models.architecture import Architecture, build_model
-from hpsearch.models.sparse import Sparsity, n_weights, zero_shares
+from hpsearch.models.sparse import Sparsity, Weights
 from hpsearch.seeds import derive
 from hpsearch.space.bounds import Value
 from hpsearch.space.space import Space
@@ -50,13 +50,15 @@ class Arm:
 
     Attributes:
         name: The name in tables; unique in an experiment.
-        parts: The objects made from the groups `arch`, `optimizer`, `training`, `schedule` and,
-            where the configuration has one, `sparsity`.
+        parts: The objects made from the groups in `PARTS` that the configuration has.
         hyperparameters: The values that a search would draw.
         level: The level of the factor that varies.
         across: The value of the second factor; None where there is no second factor.
         config: The composed configuration as plain data, for the record.
+        PARTS: The groups of the configuration that an arm is made of.
     """
+
+    PARTS: ClassVar[tuple[str, ...]] = ("arch", "optimizer", "training", "schedule", "sparsity")
 
     name: str
     parts: _Parts
@@ -102,25 +104,89 @@ class Measured:
             The two numbers by name; empty where the target is never reached and the training is
             therefore censored.
         """
-        epoch_s = self.curves.get("time/epoch_s", [])
         for epochs, loss in enumerate(self.losses, 1):
             if loss <= target:
-                seconds = sum(epoch_s[:epochs])
+                seconds = sum(self.curves["time/epoch_s"][:epochs])
                 return {"race/epochs": float(epochs), "race/seconds": float(seconds)}
         return {}
+
+    def add_scores(self, training: Training, best_epoch: int) -> None:
+        """Add the metrics of the best epoch, and its number.
+
+        Args:
+            training: The settings; they name the metric that decides and its direction.
+            best_epoch: The best epoch that the fit reports, counted from 1; the fit may leave out
+                the first epochs. 0 where the fit did not come to its end.
+        """
+        monitored = self.curves.get(training.monitor)
+        if not monitored:
+            return
+        if not best_epoch:
+            losses = [training.goal.as_loss(value) for value in monitored]
+            best_epoch = int(np.argmin(losses)) + 1
+        for key, values in self.curves.items():
+            if not key.startswith("time/"):
+                self.scalars[f"best/{key}"] = values[best_epoch - 1]
+        self.scalars["best/epoch"] = float(best_epoch)
+        self._add_curve_scalars()
+
+    def _add_curve_scalars(self) -> None:
+        """Add the scalars that every training has: its last loss, its rises and its time.
+
+        `overshoot` is how far the loss rises above its first low, and 0 where it never rises.
+        `oscillation` is the sum of all rises from one epoch to the next.
+        """
+        losses = self.curves.get("train/loss")
+        if not losses:
+            return
+        steps = np.diff(losses)
+        overshoot = 0.0
+        if (steps > 0).any():
+            low = int(np.argmax(steps > 0))
+            overshoot = float(max(losses[low:]) - losses[low])
+        times = self.curves["time/epoch_s"]
+        after_compiling = times[1:] or times  # the first epoch compiles
+        self.scalars["overshoot"] = overshoot
+        self.scalars["oscillation"] = float(steps[steps > 0].sum())
+        self.scalars["final/train/loss"] = losses[-1]
+        self.scalars["time/epoch_s"] = float(np.median(after_compiling))
+        self.scalars["n_epochs"] = float(len(losses))
+
+    def add_layer_scalars(self) -> None:
+        """Add one finite number for each measure of the hidden layers."""
+        over_layers: dict[str, Callable[[list[float]], float]] = {
+            "mean": lambda values: max(values, key=abs),
+            "std": lambda values: values[-1],
+            "dead": lambda values: sum(values) / len(values),
+            "saturated": lambda values: sum(values) / len(values),
+            "rank": min,
+            "distinct": min,
+            "gradient_norm": _first_to_last,
+        }
+        for key, values in self.layers.items():
+            summarize = over_layers[key.partition("/")[2]]
+            value = float(summarize(values))
+            if math.isfinite(value):
+                self.scalars[key] = value
+
+
+def _first_to_last(norms: list[float]) -> float:
+    """Return the gradient norm of the first hidden layer divided by that of the last hidden layer.
+
+    The ratio is 1 where all layers learn alike. The last norm is that of the output layer.
+    """
+    if len(norms) < 2 or not norms[-2]:
+        return math.nan
+    return norms[0] / norms[-2]
 
 
 @dataclass
 class Trained:
-    """A trained model with its arm, its seed and its measurements, as a probe receives it."""
+    """A trained model with its arm and its seed, as a probe receives it."""
 
     model: keras.Model
     arm: Arm
     seed: int
-    measured: Measured
-
-
-Probe = Callable[["Workbench", Trained], Mapping[str, float]]
 
 
 class Workbench:
@@ -131,10 +197,20 @@ class Workbench:
 
     Args:
         data: The data set.
+        inspect: Whether the hidden layers are measured before and after training.
+        probes: Further measurements of each trained model, which return numbers by name.
     """
 
-    def __init__(self, data: SearchData) -> None:
+    def __init__(
+        self,
+        data: SearchData,
+        *,
+        inspect: bool = False,
+        probes: Sequence[Callable[[Workbench, Trained], Mapping[str, float]]] = (),
+    ) -> None:
         self.data = data
+        self._inspect = inspect
+        self._probes = probes
         self._trainer: Trainer | None = None
 
     @cached_property
@@ -142,13 +218,11 @@ class Workbench:
         """The shape, classes and statistics of the data that architectures need."""
         return measure(self.data.train.images, self.data.n_classes)
 
-    def hypermodel(self, arm: Arm) -> keras_tuner.HyperModel:
-        """Return the HyperModel of an arm, with the settings that are hyperparameters here."""
-        hypermodel, _ = self._drawn(arm)
-        return hypermodel
+    def drawn(self, arm: Arm) -> tuple[keras_tuner.HyperModel, keras_tuner.HyperParameters]:
+        """Return the HyperModel of an arm and the hyperparameters that it builds from.
 
-    def _drawn(self, arm: Arm) -> tuple[keras_tuner.HyperModel, keras_tuner.HyperParameters]:
-        """Return the HyperModel of an arm and the hyperparameters that it builds from."""
+        Settings that are hyperparameters here are those of the HyperModel.
+        """
         hp = keras_tuner.HyperParameters()
         hp.values.update(arm.hyperparameters)
         architecture = Architecture(
@@ -165,9 +239,8 @@ class Workbench:
     ) -> tuple[keras_tuner.HyperModel, keras_tuner.HyperParameters, keras.Model]:
         """Return HyperModel, hyperparameters and a new model; equal seeds give equal models."""
         keras.utils.set_random_seed(derive(seed, "weights"))
-        hypermodel, hp = self._drawn(arm)
-        model = build_model(hypermodel, hp)
-        return hypermodel, hp, model
+        hypermodel, hp = self.drawn(arm)
+        return hypermodel, hp, build_model(hypermodel, hp)
 
     def directed(self, arm: Arm) -> Arm:
         """Return the arm with training settings that say whether to minimize or to maximize.
@@ -193,15 +266,8 @@ class Workbench:
             self._trainer = trainer
         return trainer
 
-    def train(
-        self,
-        arm: Arm,
-        seed: int,
-        listener: Listener,
-        *,
-        inspect: bool,
-    ) -> Trained:
-        """Train an arm from one seed, and return the model with its measurements.
+    def train(self, arm: Arm, seed: int, listener: Listener) -> Measured:
+        """Train an arm from one seed, and return the measurements.
 
         Where the training diverges, the measurements cover the epochs before.
 
@@ -209,7 +275,6 @@ class Workbench:
             arm: The setting to train.
             seed: The seed of weights, order of examples and dropout masks.
             listener: Called after each epoch with its number and metrics.
-            inspect: Whether to measure the hidden layers before and after training.
         """
         hypermodel, hp, model = self.build(arm, seed)
         measured = Measured()
@@ -220,32 +285,38 @@ class Workbench:
                 measured.curves.setdefault(key, []).append(value)
             listener(epoch, metrics)
 
-        if inspect:
-            self._inspect("start", model, measured)
+        self._add_layers("start", model, measured)
         try:
             trainer = self.trainer(arm)
             fitted = trainer.fit(hypermodel, hp, model, derive(seed, "fit"), listen)
             best_epoch = fitted.best_epoch
-            if inspect:
-                self._inspect("end", model, measured)
+            self._add_layers("end", model, measured)
         except DivergedError as error:
             measured.diverged = str(error)
+        measured.add_scores(arm.training, best_epoch)
+        measured.add_layer_scalars()
         scalars = measured.scalars
-        scalars.update(_scores(measured.curves, arm.training, best_epoch))
-        scalars.update(_layer_scalars(measured.layers))
         scalars["diverged"] = float(bool(measured.diverged))
         self._add_speed(scalars, arm.training.batch_size)
         kept = kept_model(hypermodel, model)
         if kept is not model:
-            scalars.update(_sparse_scalars(model, kept))
-            measured.layers["end/zero_share"] = zero_shares(model)
-        return Trained(kept, arm, seed, measured)
+            dense = Weights.of(model)
+            left = Weights.of(kept)
+            scalars["sparsity"] = 1 - left.n_used / dense.n_all
+            scalars["units_gone"] = 1 - left.n_units / dense.n_units
+            measured.layers["end/zero_share"] = Weights.of(model).zero_shares
+        if not measured.diverged:
+            for probe in self._probes:
+                scalars.update(probe(self, Trained(kept, arm, seed)))
+        return measured
 
-    def _inspect(self, when: str, model: keras.Model, measured: Measured) -> None:
+    def _add_layers(self, when: str, model: keras.Model, measured: Measured) -> None:
         """Add the measures of the hidden layers, under names that begin with `when`.
 
         They are measured on the first 1000 validation images.
         """
+        if not self._inspect:
+            return
         val = self.data.val
         layers = inspect_layers(model, val.images[:1000], val.labels[:1000])
         for name, values in layers.items():
@@ -258,124 +329,8 @@ class Workbench:
         """
         if "time/epoch_s" not in scalars:
             return
-        n = len(self.data.train.labels)
+        n = len(self.data.train)
         seconds = scalars["time/epoch_s"]
         n_steps = n // min(batch_size, n)
         scalars["time/step_ms"] = 1000 * seconds / n_steps
         scalars["time/examples_per_s"] = n / seconds
-
-
-def _scores(
-    by_epoch: dict[str, list[float]], training: Training, best_epoch: int
-) -> dict[str, float]:
-    """Return the metrics of the best epoch, its number, and the scalars of the training curve.
-
-    Args:
-        by_epoch: One value for each epoch, by metric.
-        training: The settings; they name the metric that decides and its direction.
-        best_epoch: The best epoch that the fit reports, counted from 1; the fit may leave out the
-            first epochs. 0 where the fit did not come to its end.
-    """
-    monitored = by_epoch.get(training.monitor, [])
-    if not monitored:
-        return {}
-    if best_epoch:
-        best = best_epoch - 1
-    else:
-        best = int(np.argmin([training.goal.as_loss(value) for value in monitored]))
-    found = {}
-    for key, values in by_epoch.items():
-        if not key.startswith("time/"):
-            found[f"best/{key}"] = values[best]
-    found["best/epoch"] = best + 1.0
-    found.update(_curve_scalars(by_epoch))
-    return found
-
-
-def _curve_scalars(by_epoch: dict[str, list[float]]) -> dict[str, float]:
-    """Return the scalars that every training has: its last loss, its rises and its time."""
-    losses = by_epoch.get("train/loss", [])
-    if not losses:
-        return {}
-    times = by_epoch["time/epoch_s"]
-    after_compiling = times[1:] or times  # the first epoch compiles
-    return {
-        "overshoot": overshoot(losses),
-        "oscillation": oscillation(losses),
-        "final/train/loss": losses[-1],
-        "time/epoch_s": float(np.median(after_compiling)),
-        "n_epochs": float(len(losses)),
-    }
-
-
-def _sparse_scalars(trained: keras.Model, kept: keras.Model) -> dict[str, float]:
-    """Return the shares of weights and of units that the kept model lacks or has at zero.
-
-    Args:
-        trained: The dense model.
-        kept: The model that its HyperModel keeps of it.
-    """
-    dense = n_weights(trained)
-    left = n_weights(kept)
-    return {
-        "sparsity": 1 - left.n_used / dense.n_all,
-        "units_gone": 1 - left.n_units / dense.n_units,
-    }
-
-
-def _layer_scalars(layers: dict[str, list[float]]) -> dict[str, float]:
-    """Return one finite number for each measure of the hidden layers."""
-    over_layers: dict[str, Callable[[list[float]], float]] = {
-        "mean": lambda values: max(values, key=abs),
-        "std": lambda values: values[-1],
-        "dead": _mean,
-        "saturated": _mean,
-        "rank": min,
-        "distinct": min,
-        "gradient_norm": _first_to_last,
-    }
-    found = {}
-    for key, values in layers.items():
-        summarize = over_layers[key.partition("/")[2]]
-        value = float(summarize(values))
-        if math.isfinite(value):
-            found[key] = value
-    return found
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _first_to_last(norms: list[float]) -> float:
-    """Return the gradient norm of the first hidden layer divided by that of the last hidden layer.
-
-    The ratio is 1 where all layers learn alike. The last norm is that of the output layer.
-    """
-    if len(norms) < 2 or not norms[-2]:
-        return float("nan")
-    return norms[0] / norms[-2]
-
-
-def overshoot(losses: Sequence[float]) -> float:
-    """Return how far the loss rises above its first low; 0 where it never rises."""
-    for place in range(len(losses) - 1):
-        low = losses[place]
-        if losses[place + 1] > low:
-            highest = max(losses[place + 1 :])
-            return float(highest - low)
-    return 0.0
-
-
-def oscillation(losses: Sequence[float]) -> float:
-    """Return the sum of all rises from one epoch to the next."""
-    steps = np.diff(np.asarray(losses, np.float64))
-    return float(steps[steps > 0].sum())
-
-
-def common_target(curves: Sequence[Sequence[float]], share: float = 0.75) -> float | None:
-    """Return the loss that this share of the curves reaches; None where all curves are empty."""
-    lowest = [min(curve) for curve in curves if curve]
-    if not lowest:
-        return None
-    return float(np.quantile(lowest, share))

@@ -10,17 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from rich.console import Console
 
 from hpsearch.data.split import Data
 from hpsearch.errors import ConfigError
-from hpsearch.experiments import answers, figures
 from hpsearch.experiments.answers import Answer, Claim, Results, Table
 from hpsearch.experiments.arms import Arm, Workbench
+from hpsearch.experiments.figures import draw
 from hpsearch.experiments.finished_study import FinishedStudy
 from hpsearch.experiments.probes import Latency, OnTest
-from hpsearch.experiments.session import Records, Session, seeds_of
+from hpsearch.experiments.session import Session
 from hpsearch.html_report.page import html
 from hpsearch.html_report.section import Figure, Section, markdown
 from hpsearch.mc_dropout.prediction import McDropout
@@ -83,36 +82,41 @@ class Compare:
             ConfigError: A study was searched on other data.
         """
         data = self.data.for_search()
-        _check_data(self.studies, data.fingerprint, data.name)
-        bench = Workbench(data)
+        for study in self.studies:
+            theirs = study.settings.get("data.fingerprint")
+            if theirs != data.fingerprint:
+                raise ConfigError(
+                    f"Study {study.name} was searched on data {theirs}, but data={data.name} with "
+                    f"these settings is {data.fingerprint}; a comparison needs one data set with "
+                    "one split."
+                )
+        on_test = OnTest(self.data.test(), self.uncertainty)
+        latency = Latency(256, (1, 100), 3, self.uncertainty)
+        bench = Workbench(data, probes=(on_test, latency))
         arms = [bench.directed(arm) for arm in self.arms]
         names = [study.name for study in self.studies]
         hyperparameters = [arm.hyperparameters for arm in self.arms]
         identity = ("comparison", names, hyperparameters, self.seed)
-        tags = {f"hpsearch.study.{study.name}": study.parent_run_id for study in self.studies}
-        tags["hpsearch.fingerprint"] = data.fingerprint
+        tags = {"hpsearch.kind": "comparison"}
+        for study in self.studies:
+            tags[f"hpsearch.study.{study.name}"] = study.parent_run_id
         name = f"{data.name}: {', '.join(names)}"
-        records = Records(self.tracking, name, "comparison", identity, tags)
-        with records.parent.ending():
-            records.parent.data(data, self.data.path or data.name)
-            latency = Latency(256, (1, 100), 3, self.uncertainty)
-            on_test = OnTest(self.data.test(), self.uncertainty)
-            probes = (on_test, latency)
-            seeds = seeds_of(self.seed, "confirm", self.n_seeds)
-            session = Session(arms, seeds, records, bench, inspect=False, probes=probes)
-            results = session.measure(console)
-            return self._answer(results, records, console)
+        session = Session(self.tracking, bench, name, identity, tags)
+        with session.parent.ending():
+            session.parent.data(data, self.data.path or data.name)
+            results = session.measure(arms, self.seed, "confirm", self.n_seeds, console)
+            return self._answer(results, session, console)
 
-    def _answer(self, results: Results, records: Records, console: Console) -> Answer:
+    def _answer(self, results: Results, session: Session, console: Console) -> Answer:
         """Print and write what was found, and return the answer."""
         selected_by = "best/val/loss"  # the test set must not select
-        shown = answers.best_across(self.arms, results, selected_by)
-        results = {arm.name: results[arm.name] for arm in shown}
-        target = answers.add_race(results)
+        shown = results.best_across(self.arms, selected_by)
+        results = results.of(shown)
+        target = results.add_race()
         race = ""
         if target is not None:
             race = f"The race is to val/loss {target:.4f}; {self.n_seeds} fresh seeds each."
-        best = min(shown, key=lambda arm: answers.mean(results, arm, selected_by))
+        best = min(shown, key=lambda arm: results.loss(arm, selected_by))
         tables = []
         sections = []
         for question, measures in self._questions.items():
@@ -122,60 +126,36 @@ class Compare:
         by_arch: dict[str, str] = {}
         for arm in shown:
             by_arch.setdefault(self.archs[arm.level], arm.name)
-        judged = answers.judged(self.claims, results, by_arch)
+        judged = results.judged(self.claims, by_arch)
         for section in sections:
             console.print(section.as_table())
             console.print(section.text, soft_wrap=True)
         for sentence in judged:
             console.print(sentence, soft_wrap=True, markup=False)
         panels = ("curve:val/loss", "clock:val/loss", "curve:val/accuracy")
-        picture = figures.draw("comparison", panels, shown, results)
-        self._write(records, race, sections, judged, picture)
-        console.print(records.where_to_look(), soft_wrap=True, markup=False)
-        return Answer(
-            name=records.name,
-            verdict=sections[0].text,
-            tables=tables,
-            claims=judged,
-            run_id=records.parent.run_id,
-            tracking_uri=records.tracking_uri,
-        )
+        picture = draw("comparison", panels, shown, results)
+        session.parent.file(f"figures/{picture.name}.png", picture.png)
+        self._write_page(session, race, sections, judged, picture)
+        paragraphs = [race]
+        for section in sections:
+            cells = markdown(section.table)
+            paragraphs.append(f"## {section.title}\n\n{cells}\n\n**{section.text}**")
+        text = "\n\n".join([*paragraphs, *judged])
+        return session.answer(text, sections[0].text, tables, judged, console)
 
-    def _write(
+    def _write_page(
         self,
-        records: Records,
+        session: Session,
         race: str,
         sections: Sequence[Section],
         judged: Sequence[str],
         picture: Figure,
     ) -> None:
-        """Write text, page, figure and tags to the parent run."""
-        parent = records.parent
-        paragraphs = [race]
-        for section in sections:
-            table = markdown(section.table)
-            paragraphs.append(f"## {section.title}\n\n{table}\n\n**{section.text}**")
-        paragraphs.extend(judged)
-        text = "\n\n".join(paragraphs)
-        parent.client.log_text(parent.run_id, text, "answer.md")
+        """Write the HTML page to the parent run."""
         shown = list(sections)
         if judged:
             shown.append(Section("What textbooks say", "\n\n".join(judged)))
         shown.append(Section("Learning curves", race, figures=[picture]))
         key_values = [(study.name, f"run {study.parent_run_id}") for study in self.studies]
         page = html("Comparison of studies", key_values, shown)
-        parent.client.log_text(parent.run_id, page, "comparison.html")
-        parent.file(f"figures/{picture.name}.png", picture.png)
-        verdict = sections[0].text
-        parent.tag({MLFLOW_RUN_NOTE: text[:5000], "hpsearch.verdict": verdict[:5000]})
-
-
-def _check_data(studies: Sequence[FinishedStudy], fingerprint: str, name: str) -> None:
-    """Raise ConfigError unless all studies were searched on the data set with this fingerprint."""
-    for study in studies:
-        theirs = study.settings.get("data.fingerprint")
-        if theirs != fingerprint:
-            raise ConfigError(
-                f"Study {study.name} was searched on data {theirs}, but data={name} with these "
-                f"settings is {fingerprint}; a comparison needs one data set with one split."
-            )
+        session.parent.client.log_text(session.parent.run_id, page, "comparison.html")

@@ -6,25 +6,17 @@ lowest seed to the highest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypedDict
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
 
-from hpsearch.experiments.answers import Results, values
+from hpsearch.experiments.answers import Results
 from hpsearch.experiments.arms import Arm, Measured
 from hpsearch.html_report.section import Figure, drawn
-from hpsearch.metrics import Floats
-
-
-class _Look(TypedDict):
-    """The colour and the dashes of a line, as Matplotlib names them."""
-
-    color: str
-    linestyle: str
 
 
 def draw(name: str, panels: Sequence[str], arms: Sequence[Arm], results: Results) -> Figure:
@@ -37,10 +29,6 @@ def draw(name: str, panels: Sequence[str], arms: Sequence[Arm], results: Results
         arms: The arms to show.
         results: What was measured.
     """
-    n_panels = len(panels)
-    figure, axes = plt.subplots(
-        1, n_panels, figsize=(5.5 * n_panels, 4.0), layout="constrained", squeeze=False
-    )
     kinds = {
         "curve": _Panel.curve,
         "clock": _Panel.clock,
@@ -48,10 +36,13 @@ def draw(name: str, panels: Sequence[str], arms: Sequence[Arm], results: Results
         "across": _Panel.across,
         "scatter": _Panel.scatter,
     }
-    looks = _looks(arms)
+    size = (5.5 * len(panels), 4.0)
+    figure, axes = plt.subplots(
+        ncols=len(panels), figsize=size, layout="constrained", squeeze=False
+    )
     for axis, description in zip(axes[0], panels, strict=True):
         kind, _, key = description.partition(":")
-        panel = _Panel(axis, key, arms, results, looks)
+        panel = _Panel(axis, key, arms, results)
         kinds[kind](panel)
         axis.grid(alpha=0.3)
     handles, labels = axes[0][0].get_legend_handles_labels()
@@ -61,42 +52,28 @@ def draw(name: str, panels: Sequence[str], arms: Sequence[Arm], results: Results
     return drawn(name, figure, caption)
 
 
-def _looks(arms: Sequence[Arm]) -> dict[str, _Look]:
-    """Return the look of each arm: a colour for its level, dashes for its second factor."""
-    dashes = ("-", "--", ":", "-.")
-    levels = list(dict.fromkeys(arm.level for arm in arms))
-    factors = list(dict.fromkeys(arm.across for arm in arms))
-    looks: dict[str, _Look] = {}
-    for arm in arms:
-        color = levels.index(arm.level)
-        dash = factors.index(arm.across) % len(dashes)
-        looks[arm.name] = {"color": f"C{color}", "linestyle": dashes[dash]}
-    return looks
-
-
 @dataclass(frozen=True)
 class _Panel:
-    """One panel of a figure; each method without arguments draws one kind of panel.
+    """One panel of a figure; each public method draws one kind of panel.
 
     Attributes:
         axis: Where it is drawn.
         key: The metric or measure that it shows.
         arms: The arms to show.
         results: What was measured.
-        looks: The look of each arm, by name.
     """
 
     axis: Axes
     key: str
     arms: Sequence[Arm]
     results: Results
-    looks: Mapping[str, _Look]
 
     def curve(self) -> None:
         """Draw a metric over epochs."""
         for arm in self.arms:
-            curves = [measured.curves[self.key] for measured in self._with_curve(arm)]
-            self._band(arm, curves)
+            trainings = self._with_curve(arm)
+            curves = [measured.curves[self.key] for measured in trainings]
+            self._line(arm, curves)
         self._finish("epoch")
 
     def clock(self) -> None:
@@ -108,88 +85,91 @@ class _Panel:
             curves = [measured.curves[self.key] for measured in trainings]
             n = min(map(len, curves))
             clocks = [np.cumsum(measured.curves["time/epoch_s"][:n]) for measured in trainings]
-            self._band(arm, curves, np.mean(clocks, axis=0))
+            self._line(arm, curves, np.mean(clocks, axis=0))
         self._finish("seconds")
 
     def layers(self) -> None:
         """Draw a measure over the hidden layers."""
         for arm in self.arms:
-            lines = []
-            for measured in self.results[arm.name].values():
-                if measured.layers.get(self.key):
-                    lines.append(measured.layers[self.key])
-            self._band(arm, lines)
+            trainings = self.results[arm.name].values()
+            lines = [measured.layers.get(self.key, []) for measured in trainings]
+            self._line(arm, list(filter(None, lines)))
         self.axis.set(xlabel="hidden layer", ylabel=self.key)
         if self.key.endswith(("gradient_norm", "std")):
             self.axis.set_yscale("log")
 
     def across(self) -> None:
         """Draw a measure over the second factor, with a line for each level."""
-        by_level: dict[str, list[Arm]] = {}
+        by_level: dict[str, dict[float | str, Sequence[float]]] = {}
         for arm in self.arms:
-            by_level.setdefault(arm.level, []).append(arm)
-        for level, arms in by_level.items():
-            self._across_of(level, arms)
+            found = self.results.by_seed(arm.name, self.key)
+            if found and arm.across is not None:
+                points = by_level.setdefault(arm.level, {})
+                points[arm.across] = list(found.values())
+        for level, points in by_level.items():
+            x = list(points)
+            means = [np.mean(numbers) for numbers in points.values()]
+            color = self._color(level)
+            self.axis.plot(x, means, "o-", label=level, color=color)
+            low = list(map(min, points.values()))
+            high = list(map(max, points.values()))
+            self.axis.fill_between(x, low, high, color=color, alpha=0.15)
         numbers = [arm.across for arm in self.arms if isinstance(arm.across, int | float)]
         if _needs_log(numbers):
             self.axis.set_xscale("log")
         self._finish("second factor")
 
-    def _across_of(self, level: str, arms: Sequence[Arm]) -> None:
-        x: list[float | str] = []
-        means = []
-        low = []
-        high = []
-        for arm in arms:
-            found = list(self._values(arm, self.key).values())
-            if found and arm.across is not None:
-                x.append(arm.across)
-                means.append(np.mean(found))
-                low.append(min(found))
-                high.append(max(found))
-        if x:
-            color = self.looks[arms[0].name]["color"]
-            self.axis.plot(x, means, "o-", label=level, color=color)
-            self.axis.fill_between(x, low, high, color=color, alpha=0.15)
-
     def scatter(self) -> None:
         """Draw a measure over another, with a point for each training."""
         first, second = self.key.split(",")
         for arm in self.arms:
-            x = self._values(arm, first)
-            y = self._values(arm, second)
+            x = self.results.by_seed(arm.name, first)
+            y = self.results.by_seed(arm.name, second)
             paired = [x.get(seed, 0.0) for seed in y]
-            color = self.looks[arm.name]["color"]
+            color = self._color(arm.level)
             self.axis.plot(paired, list(y.values()), "o", label=arm.name, color=color)
         self.axis.set(xlabel=first, ylabel=second)
-
-    def _values(self, arm: Arm, measure: str) -> dict[int, float]:
-        """Return a measure of an arm by seed."""
-        return values(self.results[arm.name], measure)
 
     def _with_curve(self, arm: Arm) -> list[Measured]:
         """Return the trainings of an arm that have a curve of the metric."""
         trainings = self.results[arm.name].values()
         return [measured for measured in trainings if measured.curves.get(self.key)]
 
-    def _band(self, arm: Arm, lines: Sequence[list[float]], x: Floats | None = None) -> None:
+    def _color(self, level: str) -> str:
+        """Return the colour of a level, which is the same in all panels."""
+        levels = list(dict.fromkeys(arm.level for arm in self.arms))
+        return f"C{levels.index(level)}"
+
+    def _dashes(self, arm: Arm) -> str:
+        """Return the dashes for the second factor of an arm."""
+        dashes = ("-", "--", ":", "-.")
+        factors = list(dict.fromkeys(arm.across for arm in self.arms))
+        place = factors.index(arm.across)
+        return dashes[place % len(dashes)]
+
+    def _line(self, arm: Arm, lines: Sequence[list[float]], x: ArrayLike | None = None) -> None:
         """Draw the mean of lines with a band around it, as far as the shortest line reaches."""
         if not lines:
             return
         n = min(map(len, lines))
-        stacked = np.array([line[:n] for line in lines], np.float64)
+        stacked = np.array([line[:n] for line in lines])
         if x is None:
-            x = np.arange(1, n + 1, dtype=np.float64)
-        x = x[:n]
+            x = np.arange(1, n + 1)
         marker = None
         if n < 3:
             marker = "o"
-        mean = stacked.mean(axis=0)
-        look = self.looks[arm.name]
-        self.axis.plot(x, mean, label=arm.name, marker=marker, **look)
+        color = self._color(arm.level)
+        self.axis.plot(
+            x,
+            stacked.mean(axis=0),
+            label=arm.name,
+            marker=marker,
+            color=color,
+            linestyle=self._dashes(arm),
+        )
         low = stacked.min(axis=0)
         high = stacked.max(axis=0)
-        self.axis.fill_between(x, low, high, color=look["color"], alpha=0.15)
+        self.axis.fill_between(x, low, high, color=color, alpha=0.15)
 
     def _finish(self, xlabel: str) -> None:
         """Label the axes; give losses a log scale where those of one arm would hide all others."""
@@ -207,7 +187,5 @@ class _Panel:
 
 def _needs_log(numbers: Sequence[float]) -> bool:
     """Return whether the numbers are positive and differ by a factor of more than 20."""
-    if not numbers:
-        return False
-    low = min(numbers)
+    low = min(numbers, default=0)
     return low > 0 and max(numbers) > 20 * low

@@ -10,11 +10,9 @@ import math
 import keras
 import numpy as np
 from keras import layers, ops
-from numpy.typing import NDArray
 
 from hpsearch.data.split import Images, Labels
 from hpsearch.mc_dropout.mc_layers import Tensor
-from hpsearch.metrics import Floats
 from hpsearch.models.loss_and_optimizer import labels_for
 
 
@@ -36,15 +34,18 @@ def inspect_layers(model: keras.Model, images: Images, labels: Labels) -> dict[s
         - `distinct`: the number of units that differ from each other;
         - `gradient_norm`: the norm of the gradient in each kernel, the output layer's last.
     """
-    twin = without_dropout(model)
+    twin = _without_dropout(model)
     measured = _activations(twin, images)
+    norms = []
     with np.errstate(over="ignore", invalid="ignore"):
-        found = gradients(twin, model, images, labels)
-        measured["gradient_norm"] = [_norm(gradient) for gradient in found]
+        for gradient in gradients(twin, model, images, labels):
+            squares = np.square(gradient, dtype=np.float64)
+            norms.append(float(np.sqrt(squares.sum())))
+    measured["gradient_norm"] = norms
     return measured
 
 
-def without_dropout(model: keras.Model) -> keras.Model:
+def _without_dropout(model: keras.Model) -> keras.Model:
     """Return a copy of `model`, with weights of its own, whose dropout layers do nothing."""
 
     def copied(layer: layers.Layer) -> layers.Layer:
@@ -68,87 +69,62 @@ def _activations(twin: keras.Model, images: Images) -> dict[str, list[float]]:
     )
     hidden = [layer for layer in twin.layers if isinstance(layer, activations)]
     to_hidden = keras.Model(twin.inputs[0], [layer.input for layer in hidden])
-    inputs = to_hidden(images, training=True)
-    if not isinstance(inputs, list):
-        inputs = [inputs]
-    names = ("mean", "std", "dead", "saturated", "rank", "distinct")
-    measured: dict[str, list[float]] = {name: [] for name in names}
+    inputs = keras.tree.flatten(to_hidden(images, training=True))
+    measured: dict[str, list[float]] = {}
     for layer, z in zip(hidden, inputs, strict=True):
         for name, value in _of_layer(layer, z).items():
-            measured[name].append(value)
+            values = measured.setdefault(name, [])
+            values.append(float(value))
     return measured
 
 
 def _of_layer(layer: layers.Layer, z: Tensor) -> dict[str, float]:
-    """Return the measures of one activation layer at its inputs `z`."""
-    outputs = _by_unit(layer(z))
-    slopes = np.abs(_by_unit(_slope(layer, z)))
+    """Return the measures of one activation layer at its inputs `z`.
+
+    A unit is dead where its slope, by central differences, is flat for every example. An
+    activation is saturated where the slope lets almost no gradient through.
+    """
+    step = 0.01 * ops.maximum(1.0, ops.abs(z))
+    rise = layer(z + step) - layer(z - step)
+    slopes = np.abs(_by_unit(rise / (2 * step)))
+    is_flat = slopes < 0.05
     is_dead = slopes.max(axis=0) < 1e-3
-    is_flat = slopes < 0.05  # such a slope lets almost no gradient through
+    outputs = _by_unit(layer(z))
     measured = {
-        "mean": float(outputs.mean()),
-        "std": float(outputs.std()),
-        "dead": float(is_dead.mean()),
-        "saturated": float(is_flat.mean()),
+        "mean": outputs.mean(),
+        "std": outputs.std(),
+        "dead": is_dead.mean(),
+        "saturated": is_flat.mean(),
         "rank": math.nan,
         "distinct": math.nan,
     }
     if np.isfinite(outputs).all():
-        measured["rank"] = float(rank(outputs))
-        measured["distinct"] = float(n_distinct(outputs))
+        # float32 sums of 100 products agree to 1e-5
+        measured["rank"] = np.linalg.matrix_rank(outputs[:2000], rtol=1e-3)
+        measured["distinct"] = _n_distinct(outputs)
     return measured
 
 
-def _by_unit(tensor: Tensor) -> Floats:
+def _by_unit(tensor: Tensor) -> np.ndarray:
     """Return a tensor as an array with one column for each unit."""
     values = np.asarray(ops.convert_to_numpy(tensor), np.float64)
-    n_units = values.shape[-1]
-    return values.reshape(-1, n_units)
+    return values.reshape(-1, values.shape[-1])
 
 
-def _slope(layer: layers.Layer, z: Tensor) -> Tensor:
-    """Return the slope of an activation at its inputs `z`, by central differences."""
-    step = 0.01 * ops.maximum(1.0, ops.abs(z))
-    rise = layer(z + step) - layer(z - step)
-    return rise / (2 * step)
-
-
-def rank(outputs: Floats) -> int:
-    """Return the number of linearly independent units.
-
-    It is the number of singular values above rounding, from at most 2000 examples.
-
-    Args:
-        outputs: Activations, (N, units).
-    """
-    scale = np.abs(outputs).max()
-    if not scale:
-        return 0
-    values = np.linalg.svd(outputs[:2000] / scale, compute_uv=False)
-    is_large = values > 1e-3 * values[0]  # float32 sums of 100 products agree to 1e-5
-    return int(is_large.sum())
-
-
-def n_distinct(outputs: Floats) -> int:
+def _n_distinct(outputs: np.ndarray) -> int:
     """Return the number of units that differ from each other by more than rounding.
 
     Args:
         outputs: Activations, (N, units).
     """
-    scale = np.abs(outputs).max()
-    if not scale:
-        scale = 1.0
-    left = list((outputs / scale).T)
+    largest = np.abs(outputs).max()
+    left = outputs.T / (largest or 1.0)
     n_groups = 0
-    while left:
-        first = left[0]
-        left = [column for column in left[1:] if _differ(column, first)]
+    while len(left):
+        gaps = np.abs(left - left[0]).max(axis=1)
+        left = left[gaps > 1e-3]
         n_groups += 1
     return n_groups
-
-
-def _differ(column: Floats, other: Floats) -> bool:
-    return bool(np.abs(column - other).max() > 1e-3)
 
 
 class _Recorder(keras.optimizers.Optimizer):  # type: ignore[misc]
@@ -166,7 +142,7 @@ class _Recorder(keras.optimizers.Optimizer):  # type: ignore[misc]
 
 def gradients(
     twin: keras.Model, model: keras.Model, images: Images, labels: Labels
-) -> list[NDArray[np.float32]]:
+) -> list[np.ndarray]:
     """Return the gradient of the loss of `model` in each kernel, first to last.
 
     Args:
@@ -186,8 +162,3 @@ def gradients(
         if isinstance(layer, layers.Dense | layers.Conv2D):
             found.append(ops.convert_to_numpy(layer.kernel))
     return found
-
-
-def _norm(gradient: NDArray[np.float32]) -> float:
-    squares = np.square(gradient.astype(np.float64))
-    return float(np.sqrt(squares.sum()))

@@ -1,8 +1,8 @@
 """The learning rate test: a few hundred training steps at larger and larger learning rates.
 
 `RangeTest` runs the test (Smith 2017, "Cyclical learning rates") and returns a `Curve` of the
-training loss over the learning rate. From the curve, `advice` derives a first trial and an upper
-bound for a search; `below` applies the bound; `figure` draws the curve.
+training loss over the learning rate. From the curve, `RangeTest.advice` derives a first trial and
+an upper bound for a search; `below` applies the bound.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hpsearch.html_report.section import Figure, drawn
 from hpsearch.metrics import Floats
 from hpsearch.models.architecture import build_model
 from hpsearch.seeds import derive
-from hpsearch.space.bounds import COMPLEMENT, Fixed, Range, Value, is_number
+from hpsearch.space.bounds import Fixed, Range, Value, as_read, is_number
 from hpsearch.space.space import Space
 from hpsearch.training.trainer import Trainer
 
@@ -40,7 +40,7 @@ class Curve:
 
     def smooth(self) -> Floats:
         """Return the running mean of the losses, (n,), corrected for the bias of its start."""
-        kept = 0.7  # the share of the running mean that is kept at each step
+        kept = 0.7  # the share of the mean that is kept at each step
         mean = 0.0
         smooth = []
         for n, loss in enumerate(self.losses, 1):
@@ -58,6 +58,17 @@ class Curve:
     def proposal(self) -> float:
         """The learning rate to begin with: a quarter of the largest stable one (Smith 2017)."""
         return self.largest_stable / 4
+
+    def figure(self) -> Figure:
+        """Return a picture of the curve."""
+        plot, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+        axis.semilogx(self.learning_rates, self.losses, color="0.7", label="training loss")
+        axis.semilogx(self.learning_rates, self.smooth(), color="black", label="smoothed")
+        axis.axvline(self.largest_stable, color="C3", linestyle="--", label="largest stable")
+        axis.axvline(self.proposal, color="C2", linestyle=":", label="proposed")
+        axis.set(xlabel="learning_rate", ylabel="train/loss (nats)")
+        axis.legend()
+        return drawn("lr_test", plot, "Training loss while the learning rate rises.")
 
 
 @dataclass(frozen=True)
@@ -88,12 +99,6 @@ class RangeTest:
                 f"{self.low}."
             )
 
-    def measure(
-        self, trainer: Trainer, hypermodel: keras_tuner.HyperModel, space: Space, seed: int
-    ) -> Curve:
-        """Run the test with the other hyperparameters in the middle of their bounds."""
-        return self.curve(trainer, hypermodel, middles(space), seed)
-
     def curve(
         self,
         trainer: Trainer,
@@ -120,12 +125,35 @@ class RangeTest:
         model = build_model(hypermodel, hp)
         fit_seed = derive(seed, "fit")
         losses = trainer.sweep(hypermodel, hp, model, fit_seed, rates, self.steps_per_point)
-        n_losses = len(losses)
-        if n_losses < 3:
+        if len(losses) < 3:
             raise ModelError(
                 f"The learning rate test diverged at {self.low:g}; give a smaller range_test.low."
             )
-        return Curve(rates[:n_losses], losses)
+        return Curve(rates[: len(losses)], losses)
+
+    def advice(self, space: Space, curve: Curve) -> _Advice:
+        """Return the bounds and the first trial that follow from a test.
+
+        The first trial is empty where the learning rate is not drawn from a range.
+
+        Args:
+            space: The bounds of the search.
+            curve: The result of the test.
+        """
+        high = self.margin * curve.largest_stable
+        first: dict[str, Value] = {}
+        narrow = below(space, high)
+        rule = narrow.rules["learning_rate"]
+        if isinstance(rule, Range):
+            drawn = middles(space)
+            drawn["learning_rate"] = min(max(curve.proposal, rule.low), rule.high)
+            first = narrow.params(drawn)
+        bounds = {
+            "largest_stable": curve.largest_stable,
+            "proposal": curve.proposal,
+            "high": high,
+        }
+        return {"bounds": bounds, "first": first}
 
 
 class _Advice(TypedDict):
@@ -138,34 +166,6 @@ class _Advice(TypedDict):
 
     bounds: dict[str, float]
     first: dict[str, Value]
-
-
-def advice(settings: RangeTest, space: Space, curve: Curve) -> _Advice:
-    """Return the bounds and the first trial that follow from a test.
-
-    The first trial is empty where the learning rate is not drawn from a range.
-
-    Args:
-        settings: The settings of the test.
-        space: The bounds of the search.
-        curve: The result of the test.
-    """
-    high = settings.margin * curve.largest_stable
-    bounds = {
-        "largest_stable": curve.largest_stable,
-        "proposal": curve.proposal,
-        "high": high,
-    }
-    narrow = below(space, high)
-    rule = narrow.rules["learning_rate"]
-    if not isinstance(rule, Range):
-        return {"bounds": bounds, "first": {}}
-    drawn = {}
-    for name, value in middles(space).items():
-        if not isinstance(space.rules[name], Fixed):
-            drawn[name] = value
-    drawn["learning_rate"] = min(max(curve.proposal, rule.low), rule.high)
-    return {"bounds": bounds, "first": narrow.params(drawn)}
 
 
 def below(space: Space, high: float) -> Space:
@@ -193,25 +193,7 @@ def middles(space: Space) -> dict[str, float]:
         if isinstance(rule, Fixed) and is_number(rule.value):
             found[name] = rule.value
     for stored, points in space.grid(1).items():
-        middle = points[0]
-        if not is_number(middle):
-            continue
-        if stored.startswith(COMPLEMENT):
-            name = stored.removeprefix(COMPLEMENT)
-            found[name] = 1 - middle
-        else:
-            found[stored] = middle
+        name, middle = as_read(stored, points[0])
+        if is_number(middle):
+            found[name] = middle
     return found
-
-
-def figure(curve: Curve) -> Figure:
-    """Return a picture of a learning rate test."""
-    plot, axis = plt.subplots(figsize=(7, 4), layout="constrained")
-    rates = curve.learning_rates
-    axis.semilogx(rates, curve.losses, color="0.7", label="training loss")
-    axis.semilogx(rates, curve.smooth(), color="black", label="smoothed")
-    axis.axvline(curve.largest_stable, color="C3", linestyle="--", label="largest stable")
-    axis.axvline(curve.proposal, color="C2", linestyle=":", label="proposed")
-    axis.set(xlabel="learning_rate", ylabel="train/loss (nats)")
-    axis.legend()
-    return drawn("lr_test", plot, "Training loss while the learning rate rises.")

@@ -7,15 +7,14 @@ in conf/ablation name the probes of an ablation.
 from __future__ import annotations
 
 import lzma
+import statistics
 import tempfile
-import time
+import timeit
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import keras
-import numpy as np
 from keras import ops
 
 from hpsearch import metrics
@@ -47,14 +46,14 @@ class Latency:
     def __call__(self, bench: Workbench, trained: Trained) -> dict[str, float]:
         """Return the latencies; a model without active dropout has none of MC Dropout."""
         images = bench.data.val.images[: self.n_images]
-        per_image = 1000 / len(images)
         # `predict` costs more than a small net does.
         model = compiled(lambda batch: trained.model(batch, training=False))
 
         def predict() -> object:
             return ops.convert_to_numpy(model(ops.convert_to_tensor(images)))
 
-        found = {"latency/plain_ms": _median_s(predict, self.n_repeats) * per_image}
+        per_image = 1000 / len(images)
+        found = {"latency/plain_ms": self._median_s(predict) * per_image}
         settings = replace(self.uncertainty, batch_size=len(images))
         try:
             sampler = Sampler(trained.model, settings)
@@ -62,19 +61,13 @@ class Latency:
             return found
         for n in self.n_samples:
             sample = partial(sampler.predict, images, n_samples=n)
-            found[f"latency/mc_{n}_ms"] = _median_s(sample, self.n_repeats) * per_image
+            found[f"latency/mc_{n}_ms"] = self._median_s(sample) * per_image
         return found
 
-
-def _median_s(call: Callable[[], object], n_repeats: int) -> float:
-    """Return the median seconds of a call, after a first call that may compile."""
-    call()
-    times = []
-    for _ in range(n_repeats):
-        begin = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - begin)
-    return float(np.median(times))
+    def _median_s(self, call: Callable[[], object]) -> float:
+        """Return the median seconds of a call, after a first call that may compile."""
+        times = timeit.repeat(call, repeat=self.n_repeats + 1, number=1)
+        return statistics.median(times[1:])
 
 
 @dataclass(frozen=True)
@@ -99,38 +92,28 @@ class OnTest:
             found.update(evaluated.evaluate().metrics())
         except ModelError:
             probs = evaluated.plain(self.test.images)
-            summary = metrics.summary(probs, self.test.labels)
-            for key, value in summary.items():
+            for key, value in metrics.summary(probs, self.test.labels).items():
                 found[f"test/plain/{key}"] = value
         return found
 
 
 def size(bench: Workbench, trained: Trained) -> dict[str, float]:
-    """Return the number of parameters and the sizes of a trained model, in megabytes."""
+    """Return the number of parameters and the sizes of a trained model, in units of 10**6 bytes.
+
+    The file is that of the model without the optimizer's state. The compressed weights are those
+    after xz; weights that are zero cost almost nothing there.
+    """
     model = trained.model
-    return {
-        "parameters": float(model.count_params()),
-        "file_mb": _file_mb(model),
-        "compressed_mb": _compressed_mb(model),
-    }
-
-
-def _file_mb(model: keras.Model) -> float:
-    """Return the size of the saved model without the optimizer's state, in units of 10**6 bytes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
         model.save(path, include_optimizer=False)
-        return path.stat().st_size / 1e6
-
-
-def _compressed_mb(model: keras.Model) -> float:
-    """Return the size of the weights after compression by xz, in units of 10**6 bytes.
-
-    Weights that are zero cost almost nothing there.
-    """
-    arrays = [np.ascontiguousarray(weights) for weights in model.get_weights()]
-    content = b"".join(array.tobytes() for array in arrays)
-    return len(lzma.compress(content)) / 1e6
+        n_bytes = path.stat().st_size
+    content = b"".join(weights.tobytes() for weights in model.get_weights())
+    return {
+        "parameters": float(model.count_params()),
+        "file_mb": n_bytes / 1e6,
+        "compressed_mb": len(lzma.compress(content)) / 1e6,
+    }
 
 
 def on_validation(bench: Workbench, trained: Trained) -> dict[str, float]:
@@ -163,7 +146,7 @@ class StableRate:
         arm = trained.arm
         try:
             trainer = bench.trainer(arm)
-            hypermodel = bench.hypermodel(arm)
+            hypermodel, _ = bench.drawn(arm)
             curve = self.range_test.curve(trainer, hypermodel, arm.hyperparameters, trained.seed)
         except ModelError:
             return {}

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -22,11 +22,11 @@ from optuna.trial import FrozenTrial, TrialState
 from hpsearch.data.split import SearchData
 from hpsearch.errors import ModelError, SearchError, TrackingError
 from hpsearch.evaluation.evaluated_model import EvaluatedModel, Evaluation
+from hpsearch.jobs.composed import Plain
 from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.models.own_code import config_of, import_own_code, own_code
-from hpsearch.seeds import derive
 from hpsearch.serving.fresh_process import first_line
-from hpsearch.serving.measured_again import CURE, Expected, measure_again, noise_of
+from hpsearch.serving.measured_again import Expected, cure, measure_again
 from hpsearch.serving.registration import Registration
 from hpsearch.space.space import Space
 from hpsearch.study.storage import without_password
@@ -37,7 +37,7 @@ from hpsearch.study_report.version_page import CERTIFICATE
 from hpsearch.tracking.registry import Candidate, Registry, Version
 from hpsearch.tracking.runs import ChildRun, ParentRun
 from hpsearch.tracking.tracking import Tracking
-from hpsearch.training.settings import Training
+from hpsearch.training.settings import VAL_BATCH_SIZE, Training
 from hpsearch.trials.costs import Costs
 from hpsearch.trials.progress import Progress
 
@@ -51,7 +51,7 @@ class _Kept(NamedTuple):
     """
 
     model: keras.Model
-    config: Mapping[str, Any]
+    config: Plain
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Conclusion:
     costs: Costs
     registration: Registration
     uncertainty: McDropout
-    config: Mapping[str, object]
+    config: Plain
     shown: NDArray[np.generic] | None = None
     makers: Sequence[object] = ()
 
@@ -108,12 +108,11 @@ class Conclusion:
             values: The value of each objective.
         """
         mine = self._as_losses(values)
-        finished = []
-        for trial in self.study.trials():
-            if trial.state == TrialState.COMPLETE:
-                finished.append(self._as_losses(trial.values))
-        is_on_front = not any(_is_as_good(losses, mine) for losses in finished)
-        n_as_good = sum(losses[0] <= mine[0] for losses in finished)
+        trials = self.study.trials()
+        finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        others = [self._as_losses(trial.values) for trial in finished]
+        is_on_front = not any(_is_as_good(losses, mine) for losses in others)
+        n_as_good = sum(losses[0] <= mine[0] for losses in others)
         n_kept = 5
         if is_on_front or n_as_good < n_kept:
             self.registry.keep(model, run, self.shown)
@@ -172,13 +171,16 @@ class Conclusion:
         number = number_of(trial)
         run = self._arrived(number)
         kept = self._kept(trial, run.info.run_id)
-        tags: dict[str, object] = {}
-        for key, value in run.data.metrics.items():
-            if key.startswith(("best/val/", "model/")):
-                tags[key.removeprefix("best/")] = value
-        tags["hpsearch.trial"] = number
-        tags["hpsearch.study"] = self.name
-        tags["parent_run"] = self.parent.run_id
+        tags = {
+            key.removeprefix("best/"): value
+            for key, value in run.data.metrics.items()
+            if key.startswith(("best/val/", "model/"))
+        }
+        of_trial = {
+            "hpsearch.trial": number,
+            "hpsearch.study": self.name,
+            "parent_run": self.parent.run_id,
+        }
 
         def save(folder: Path) -> dict[str, object]:
             code = own_code(kept.config, self.makers)
@@ -188,7 +190,7 @@ class Conclusion:
             found = measure_again(folder, data.val, data.n_classes, expected)
             return {"hpsearch.measured_again": found}
 
-        return Candidate(kept.model, run.info.run_id, save, tags)
+        return Candidate(kept.model, run.info.run_id, save, {**tags, **of_trial})
 
     def _kept(self, trial: FrozenTrial, run_id: str) -> _Kept:
         """Return the model that a trial has kept.
@@ -202,9 +204,10 @@ class Conclusion:
                 model = keras.models.load_model(file, compile=False)
                 return _Kept(model, config_of(file))
             except Exception as error:  # Keras or a person's class may raise any error
+                said = first_line(error)
                 raise SearchError(
                     f"The model of trial {number_of(trial)} is not registered: Keras cannot load "
-                    f"what it has saved of it ({first_line(error)}); {CURE}."
+                    f"what it has saved of it ({said}); {cure(said)}."
                 ) from error
 
     def _expected(self, trial: FrozenTrial, run: Run, kept: _Kept) -> Expected:
@@ -219,12 +222,13 @@ class Conclusion:
             monitor = "val/loss"
             value = run.data.metrics.get("best/val/loss")
         return Expected(
-            trial=f"trial {number_of(trial)}",
-            monitor=monitor,
-            value=value,
-            compile_config=kept.config.get("compile_config"),
-            outputs=self.registry.kept_outputs(run.info.run_id),
-            noise=noise_of(self.training.precision),
+            f"trial {number_of(trial)}",
+            monitor,
+            value,
+            kept.config.get("compile_config"),
+            self.registry.kept_outputs(run.info.run_id),
+            self.training.precision,
+            VAL_BATCH_SIZE,
         )
 
     def _arrived(self, number: int) -> Run:
@@ -254,21 +258,22 @@ class Conclusion:
         Returns:
             The evaluation; None where the model has no dropout layer.
         """
-        client = self.tracking.client
         try:
             evaluation = evaluated.evaluate()
         except ModelError as error:  # a person's HyperModel may have no dropout layer
             progress.say(f"No MC Dropout evaluation: {error}")
-            key = "hpsearch.not_evaluated_because"
-            client.set_model_version_tag(version.name, version.number, key, str(error))
+            self._tag(version, {"hpsearch.not_evaluated_because": str(error)})
             return None
         metrics = evaluation.metrics()
         self.parent.metrics(metrics)
         tags = {key: f"{value:.6g}" for key, value in metrics.items()}
         tags[CERTIFICATE] = evaluation.certificate.sentence()
-        for key, text in tags.items():
-            client.set_model_version_tag(version.name, version.number, key, text)
+        self._tag(version, tags)
         return evaluation
+
+    def _tag(self, version: Version, tags: Mapping[str, str]) -> None:
+        for key, text in tags.items():
+            self.tracking.client.set_model_version_tag(version.name, version.number, key, text)
 
     def describe(self) -> None:
         """Write the page, the figures and the descriptions, whichever way the search ended."""
@@ -288,7 +293,6 @@ class Conclusion:
             direction=self.training.goal,
             config=self.config,
             tracking_uri=self.tracking.uri,
-            seed=derive(0, self.name, "prospects"),
         )
 
 

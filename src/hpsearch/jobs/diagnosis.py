@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
+from mlflow import MlflowClient
 from mlflow.entities import Metric, Run
 from optuna.trial import FrozenTrial, TrialState
 
@@ -22,8 +24,7 @@ from hpsearch.tracking.runs import END, ParentRun, TrialName, now_ms
 from hpsearch.tracking.tracking import Tracking
 
 
-@dataclass(frozen=True)
-class _Finding:
+class _Finding(NamedTuple):
     """A disagreement between the study, its runs and SLURM's queue.
 
     Attributes:
@@ -61,39 +62,37 @@ class Diagnosis:
         """
         trials = self.study.trials()
         runs = self._runs()
-        found: list[_Finding] = []
-        found += self._of_workers(trials)
-        found += self._of_budget(trials)
+        found = [*self._of_workers(trials), *self._of_budget(trials)]
         tries = _last_tries(trials)
         for number, trial in sorted(tries.items()):
-            found += self._of_trial(number, trial, runs.get(number, []))
-        for number in sorted(runs.keys() - tries.keys()):
+            found += self._of_trial(number, trial, runs.pop(number, []))
+        for number in sorted(runs):
             for run in runs[number]:
-                text = f"MLflow run {run.info.run_id} is of no trial."
-                found.append(_Finding(text, self._delete(run)))
-        found += self._of_parent(trials)
-        return found
+                found.append(self._surplus(run, f"MLflow run {run.info.run_id} is of no trial."))
+        return [*found, *self._of_parent(trials)]
 
     def _runs(self) -> dict[int, list[Run]]:
         """Return the runs of the trials by the trial's number, the earliest first."""
-        runs: dict[int, list[Run]] = defaultdict(list)
+        runs = defaultdict(list)
         children = self.tracking.children(self.parent)
         for run in sorted(children, key=lambda child: child.info.start_time):
             number = int(run.data.tags.get(TRIAL, -1))
             runs[number].append(run)
         return runs
 
+    def _surplus(self, run: Run, text: str) -> _Finding:
+        """Return a finding that the deletion of a run puts right."""
+        return _Finding(text, partial(self._client.delete_run, run.info.run_id))
+
     def _of_workers(self, trials: list[FrozenTrial]) -> Iterator[_Finding]:
         """Return a finding for each trial that runs in the study, but whose worker has ended."""
         for trial in trials:
-            if trial.state != TrialState.RUNNING:
-                continue
-            why = self._why_over(trial)
-            if why is not None:
-                worker = trial.user_attrs.get(WORKER)
-                text = f"Trial {number_of(trial)} runs in the study, but {why} ({worker})."
-                repair = partial(self.study.fail, trial, TrialEnd.KILLED, why)
-                yield _Finding(text, repair)
+            if trial.state == TrialState.RUNNING:
+                why = self._why_over(trial)
+                if why is not None:
+                    worker = trial.user_attrs.get(WORKER)
+                    text = f"Trial {number_of(trial)} runs in the study, but {why} ({worker})."
+                    yield _Finding(text, partial(self.study.fail, trial, TrialEnd.KILLED, why))
 
     def _why_over(self, trial: FrozenTrial) -> str | None:
         """Return the reason why nothing runs a trial; None where its worker may be alive."""
@@ -112,49 +111,46 @@ class Diagnosis:
         why = "the budget is spent"
         for trial in waiting:
             text = f"Trial {number_of(trial)} waits to be tried again, but {why}."
-            repair = partial(self.study.fail, trial, TrialEnd.SURPLUS, why)
-            yield _Finding(text, repair)
+            yield _Finding(text, partial(self.study.fail, trial, TrialEnd.SURPLUS, why))
 
     def _of_trial(self, number: int, trial: FrozenTrial, runs: list[Run]) -> Iterator[_Finding]:
         """Return the disagreements of a trial and its runs, the earliest of which counts."""
         for double in runs[1:]:
             text = f"Trial {number} has a second MLflow run {double.info.run_id}."
-            yield _Finding(text, self._delete(double))
+            yield self._surplus(double, text)
         if not runs:
             if trial.state != TrialState.RUNNING:
                 text = f"Trial {number} has no MLflow run."
                 yield _Finding(text, partial(self._write, number, trial))
             return
-        run = runs[0]
-        status = run.info.status
+        run_id = runs[0].info.run_id
+        status = runs[0].info.status
         end = TrialEnd.of(trial)
         if not _agrees(status, end):
             text = f"Trial {number} is {trial.state.name} in the study, its MLflow run {status}."
-            yield _Finding(text, partial(self._end, run.info.run_id, end))
+            yield _Finding(text, partial(self._end, run_id, end))
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
-            yield from self._of_values(number, trial, run)
+            yield from self._of_values(number, trial.intermediate_values, run_id)
 
-    def _of_values(self, number: int, trial: FrozenTrial, run: Run) -> Iterator[_Finding]:
+    def _of_values(
+        self, number: int, values: Mapping[int, float], run_id: str
+    ) -> Iterator[_Finding]:
         """Return the disagreements of the values that a trial and its run have for each epoch."""
-        monitor = self._monitor()
-        history = self.tracking.client.get_metric_history(run.info.run_id, monitor)
+        monitor = self._monitor
+        history = self._client.get_metric_history(run_id, monitor)
         counts = Counter(metric.step for metric in history)
         doubled = sorted(epoch for epoch, count in counts.items() if count > 1)
         if doubled:
             text = f"Trial {number} has {monitor} of epochs {doubled} more than once in MLflow."
             yield _Finding(text)
-        missing = {}
-        for epoch, value in trial.intermediate_values.items():
-            if epoch not in counts:
-                missing[epoch] = value
+        missing = {epoch: value for epoch, value in values.items() if epoch not in counts}
         if missing:
             text = f"Trial {number} lacks {monitor} of epochs {sorted(missing)} in MLflow."
-            repair = partial(self._write_values, run.info.run_id, missing)
-            yield _Finding(text, repair)
+            yield _Finding(text, partial(self._write_values, run_id, missing))
 
     def _of_parent(self, trials: list[FrozenTrial]) -> Iterator[_Finding]:
         """Return a finding where the run of the study is open, but no trial runs."""
-        run = self.tracking.client.get_run(self.parent.run_id)
+        run = self._client.get_run(self.parent.run_id)
         runs = any(trial.state == TrialState.RUNNING for trial in trials)
         if run.info.status != "RUNNING" or runs:
             return
@@ -164,21 +160,22 @@ class Diagnosis:
         text = "No trial runs, but the study's MLflow run does."
         yield _Finding(text, partial(self.parent.end, over))
 
+    @property
+    def _client(self) -> MlflowClient:
+        return self.tracking.client
+
+    @property
     def _monitor(self) -> str:
         return str(self.study.optuna.user_attrs["settings"]["training.monitor"])
 
-    def _delete(self, run: Run) -> Callable[[], object]:
-        return partial(self.tracking.client.delete_run, run.info.run_id)
-
     def _end(self, run_id: str, end: TrialEnd | None) -> None:
         """Give a run the tag and the status that fit the end of its trial, or a running trial."""
-        client = self.tracking.client
         status = _expected_status(end)
         if end is None:
-            client.update_run(run_id, status=status)
+            self._client.update_run(run_id, status=status)
         else:
-            client.set_tag(run_id, END, end.word)
-            client.set_terminated(run_id, status)
+            self._client.set_tag(run_id, END, end.word)
+            self._client.set_terminated(run_id, status)
 
     def _write(self, number: int, trial: FrozenTrial) -> None:
         """Write the run of a trial that has none."""
@@ -186,25 +183,25 @@ class Diagnosis:
         run = self.tracking.open_child(self.parent, number, is_retry=True)
         end = TrialEnd.of(trial)
         tags: dict[str, object] = {"hpsearch.written_by": "hpsearch.doctor"}
-        name = TrialName(number, values)
+        shown = ""
         if end is not None:
             tags[END] = end.word
             if end != TrialEnd.FINISHED:
-                name = TrialName(number, values, end.word)
-        run.tag({**tags, "mlflow.runName": name})
+                shown = end.word
+        tags["mlflow.runName"] = TrialName(number, values, shown)
+        run.tag(tags)
         run.params(values)
         for step, value in trial.intermediate_values.items():
-            run.metrics({self._monitor(): value}, step)
+            run.metrics({self._monitor: value}, step)
         run.end(_expected_status(end))
         self.tracking.spool.drain(self.tracking.patience_s)
 
     def _write_values(self, run_id: str, values: dict[int, float]) -> None:
         """Write the values of epochs that a run lacks."""
-        monitor = self._monitor()
-        metrics = []
-        for epoch, value in values.items():
-            metrics.append(Metric(monitor, value, now_ms(), epoch))
-        self.tracking.client.log_batch(run_id, metrics=metrics)
+        monitor = self._monitor
+        now = now_ms()
+        metrics = [Metric(monitor, value, now, epoch) for epoch, value in values.items()]
+        self._client.log_batch(run_id, metrics=metrics)
 
 
 def _expected_status(end: TrialEnd | None) -> str:

@@ -5,19 +5,17 @@ The study and the recorded configuration of its search are read again; nothing i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
-import yaml
 from mlflow.exceptions import MlflowException
-from rich.console import Console
 
 from hpsearch.errors import ConfigError, TrackingError
-from hpsearch.models.moved_names import with_current_names
-from hpsearch.seeds import derive
+from hpsearch.jobs.composed import Plain
+from hpsearch.jobs.opening import recorded_config
 from hpsearch.study.direction import Direction
 from hpsearch.study.pruners import PausableStudy
 from hpsearch.study.storage import SharedStorage, without_password
@@ -46,7 +44,7 @@ class Report:
     storage: Callable[[], SharedStorage]
     tracking: Callable[[], Tracking]
 
-    def run(self, rebuild: Callable[[Mapping[str, object]], Any]) -> _Reported:
+    def run(self, rebuild: Callable[[Plain], Any]) -> _Reported:
         """Write the page and the descriptions.
 
         Args:
@@ -77,7 +75,6 @@ class Report:
                 direction=Direction.of(study),
                 config=config,
                 tracking_uri=tracking.uri,
-                seed=derive(0, self.study, "prospects"),
             )
             parent = ParentRun(tracking.client, parent_run_id)
             advice, page = record(searched, tracking, parent)
@@ -103,19 +100,21 @@ class _Reported:
     path: str
     run_id: str
 
-    def show(self, console: Console) -> None:
-        """Print the advice and the places of the page."""
-        uri = without_password(self.searched.tracking_uri)
-        lines = (
+    @property
+    def _uri(self) -> str:
+        """The MLflow store, without a password."""
+        return without_password(self.searched.tracking_uri)
+
+    def lines(self) -> list[str]:
+        """Return the advice and the places of the page as lines for a person."""
+        return [
             f"Study {self.searched.name}: {self.searched.outcome.counts()}.",
             self.advice.outlook.text,
             f"{self.advice.next_step}  {self.advice.command}",
             f"The page is {self.path}, and {Descriptions.PAGE} among the artifacts of run "
             f"{self.run_id}.",
-            f"Look at it:  mlflow ui --backend-store-uri {uri}",
-        )
-        for line in lines:
-            console.print(line, soft_wrap=True, markup=False)
+            f"Look at it:  mlflow ui --backend-store-uri {self._uri}",
+        ]
 
     def summary(self) -> dict[str, object]:
         """Return the result as plain data."""
@@ -126,24 +125,21 @@ class _Reported:
             "command": self.advice.command,
             "page": self.path,
             "run_id": self.run_id,
-            "tracking_uri": without_password(self.searched.tracking_uri),
+            "tracking_uri": self._uri,
         }
 
 
-def _recorded(tracking: Tracking, parent_run_id: str, name: str) -> dict[str, Any]:
+def _recorded(tracking: Tracking, parent_run_id: str, name: str) -> Plain:
     """Return the composed configuration that the search has recorded.
 
     Raises:
         TrackingError: The MLflow store has no record of it.
     """
     try:
-        path = tracking.client.download_artifacts(parent_run_id, "config.yaml")
+        return recorded_config(tracking, parent_run_id)
     except (MlflowException, OSError) as error:
         raise TrackingError(
             f"The MLflow store {without_password(tracking.uri)} has no record of study {name} (run "
             f"{parent_run_id}); give the store in which it was searched, tracking.uri=URI or "
             "MLFLOW_TRACKING_URI."
         ) from error
-    text = Path(path).read_text(encoding="utf-8")
-    found: dict[str, Any] = with_current_names(yaml.safe_load(text))
-    return found

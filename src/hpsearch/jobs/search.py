@@ -19,47 +19,38 @@ import keras
 import keras_tuner
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.trial import FrozenTrial
+from rich.console import Console
 
 from hpsearch.data.split import Data, SearchData
 from hpsearch.data.statistics import measure
 from hpsearch.errors import ModelError, SearchError
-from hpsearch.evaluation.evaluated_model import EvaluatedModel, Evaluation
+from hpsearch.evaluation.evaluated_model import EvaluatedModel
 from hpsearch.experiments.learning_rate_test import RangeTest
-from hpsearch.html_report.section import terminal
+from hpsearch.jobs.composed import Plain
 from hpsearch.jobs.conclusion import Conclusion
-from hpsearch.jobs.opening import (
-    check_same_direction,
-    check_same_settings,
-    open_parent,
-    tested_space,
-)
+from hpsearch.jobs.opening import Opening, tested_space
 from hpsearch.jobs.search_result import SearchResult
 from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.models.architecture import Architecture, build_model
 from hpsearch.models.sparse import Sparsity
-from hpsearch.seeds import derive
-from hpsearch.serving.measured_again import check_before, noise_of
+from hpsearch.serving.measured_again import check_before
 from hpsearch.serving.registration import Registration
 from hpsearch.space.hyperparameters import OptunaHyperParameters
 from hpsearch.space.space import Space
 from hpsearch.study.budget import Budget
-from hpsearch.study.direction import Direction
 from hpsearch.study.sampling import SeededSampler
 from hpsearch.study.storage import SharedStorage
 from hpsearch.study.study import SharedStudy
 from hpsearch.study.warm_start import Asked, WarmStart
 from hpsearch.study.worker_process import deadline, leaving_on_signal
-from hpsearch.study_report.searched import Searched
-from hpsearch.tracking.registry import Version
-from hpsearch.tracking.runs import ParentRun, settings_shown
+from hpsearch.tracking.runs import settings_shown
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.training.checkpoints import Checkpoints
 from hpsearch.training.how_trained import known_structure
 from hpsearch.training.monitored_metric import directed
 from hpsearch.training.own_fit import owns_fit
 from hpsearch.training.schedules import Schedule
-from hpsearch.training.settings import BATCH_SIZE, Training, use_precision
+from hpsearch.training.settings import Training, use_precision
 from hpsearch.training.trainer import Trainer
 from hpsearch.trials.costs import Costs
 from hpsearch.trials.objective import Objective
@@ -100,15 +91,12 @@ class Search:
     range_test: RangeTest
     sparsity: Sparsity | None = None
 
-    def run(
-        self, config: Mapping[str, object], make_progress: Callable[[str, int, Direction], Progress]
-    ) -> SearchResult:
+    def run(self, config: Plain, console: Console) -> SearchResult:
         """Run the search, or the part of it that is missing.
 
         Args:
             config: The composed configuration as plain data, which is recorded.
-            make_progress: Called with the monitored metric, the largest number of epochs and the
-                direction.
+            console: Where progress is shown.
 
         Raises:
             UserError: A mistake that the person can put right. Where possible it is found before
@@ -122,46 +110,37 @@ class Search:
         data = self.data.for_search()
         architecture = self._architecture(data)
         checked = self._check(architecture, data)
-        job = replace(self, training=checked.training)
-        return job._search(data, architecture, checked, config, make_progress)
+        pruner = self.pruner
+        if self.costs.second_objective:
+            pruner = optuna.pruners.NopPruner()
+        job = replace(self, training=checked.training, pruner=pruner)
+        return job._search(data, architecture, checked, config, console)
 
     def _search(
         self,
         data: SearchData,
         architecture: Architecture,
         checked: _Checked,
-        config: Mapping[str, object],
-        make_progress: Callable[[str, int, Direction], Progress],
+        config: Plain,
+        console: Console,
     ) -> SearchResult:
         """Run the search. The direction of the monitored metric in `training` is known by now."""
-        trainer = self.trainer(settings=self.training, data=data, schedule=self.schedule)
-        progress = make_progress(self.training.monitor, self.training.epochs, self.training.goal)
+        settings = self.training
+        trainer = self.trainer(settings=settings, data=data, schedule=self.schedule)
+        progress = Progress(settings.monitor, settings.epochs, settings.goal, console)
         trainer.varies = checked.varies
-        study, tracking, parent = self._open(data, config, checked.asked)
+        conclusion = self._open(data, config, checked.asked)
+        study = conclusion.study
         trainer.remembered_proofs = study.remembered_proofs
         if checked.warning:
             progress.say(checked.warning)
-        conclusion = Conclusion(
-            name=self.study["name"],
-            study=study,
-            tracking=tracking,
-            parent=parent,
-            space=self.space,
-            training=self.training,
-            costs=self.costs,
-            registration=self.registration,
-            uncertainty=self.uncertainty,
-            config=config,
-            shown=data.val.images[:256],
-            makers=[self.arch.func, self.optimizer.func],
-        )
         objective = Objective(
             make=architecture.hypermodel,
             space=self.space,
             trainer=trainer,
             study=study,
-            tracking=tracking,
-            parent=parent,
+            tracking=conclusion.tracking,
+            parent=conclusion.parent,
             keep_model=conclusion.keep,
             costs=self.costs,
             checkpoints=self.checkpoints,
@@ -172,8 +151,8 @@ class Search:
         )
         with leaving_on_signal(self.budget.grace_s), self._closing(conclusion, progress):
             if self.lr_test:
-                objective.space = self._tested_space(objective)
-            self._run_trials(study, objective, progress)
+                objective.space = tested_space(self.range_test, objective)
+            self._run_trials(objective)
             return self._conclude(conclusion, data, progress)
 
     def _architecture(self, data: SearchData) -> Architecture:
@@ -183,7 +162,7 @@ class Search:
             optimizer=self.optimizer,
             sparsity=self.sparsity,
             space=self.space,
-            others=(BATCH_SIZE,),
+            others=("batch_size",),
         )
 
     def _check(self, architecture: Architecture, data: SearchData) -> _Checked:
@@ -203,11 +182,10 @@ class Search:
             for seed in (1, 2):
                 other = self._drawn(architecture, seed)
                 structures.add(known_structure(other.model, images))
-        noise = noise_of(self.training.precision)
         # These are as many images as metrics are built with, so that JAX compiles no operation for
         # another size.
         shown = data.val.images[:2]
-        warning = check_before(drawn.model, shown, self.uncertainty, noise)
+        warning = check_before(drawn.model, shown, self.uncertainty, self.training.precision)
         asked = Asked(frozenset(drawn.hp.asked), drawn.distributions)
         return _Checked(asked, training, varies=len(structures) > 1, warning=warning)
 
@@ -228,41 +206,49 @@ class Search:
                 raise _builds_too_long() from None
         return _DrawnModel(model, hp, hypermodel, probe.distributions)
 
-    def _open(
-        self, data: SearchData, config: Mapping[str, object], asked: Asked
-    ) -> tuple[SharedStudy, Tracking, ParentRun]:
-        """Open the study, the MLflow store and the parent run.
+    def _open(self, data: SearchData, config: Plain, asked: Asked) -> Conclusion:
+        """Open the study, the MLflow store and the parent run, and return them with the rest.
 
         One worker does so at a time, so that workers which start at once make one study and one
         run.
         """
+        name = self.study["name"]
         storage = self.storage()
         warm_start = None
         earlier = self.study["warm_start"]
         if earlier:
             warm_start = WarmStart.of(earlier, storage, self.study["n_warm_trials"])
         second_objective = self.costs.second_objective
-        pruner = self.pruner
-        if second_objective:
-            pruner = optuna.pruners.NopPruner()
         with storage.exclusively():
             tracking = self.tracking()
             study = SharedStudy.open(
-                self.study["name"],
+                name,
                 storage=storage,
                 sampler=self.sampler(root_seed=self.seed),
-                pruner=pruner,
+                pruner=self.pruner,
                 direction=self.training.goal,
                 budget=self.budget,
                 has_cost=second_objective is not None,
             )
-            check_same_settings(study, config, data.fingerprint, second_objective)
-            check_same_direction(study, self.training)
+            opening = Opening(study, config)
+            opening.check_same_settings(data.fingerprint, self.training, second_objective)
             if warm_start is not None:
                 warm_start.begin(study, self.space, asked)
-            source = self.data.path or data.name
-            parent = open_parent(study, tracking, data, source, config)
-        return study, tracking, parent
+            parent = opening.parent(tracking, data, self.data.path or data.name)
+        return Conclusion(
+            name,
+            study,
+            tracking,
+            parent,
+            self.space,
+            self.training,
+            self.costs,
+            self.registration,
+            self.uncertainty,
+            config,
+            shown=data.val.images[:256],
+            makers=[self.arch.func, self.optimizer.func],
+        )
 
     @contextmanager
     def _closing(self, conclusion: Conclusion, progress: Progress) -> Iterator[None]:
@@ -284,20 +270,10 @@ class Search:
         with conclusion.parent.ending(end):
             yield
 
-    def _tested_space(self, objective: Objective) -> Space:
-        """Return the space that the learning rate test has bounded."""
-        return tested_space(
-            self.range_test,
-            self.space,
-            study=objective.study,
-            parent=objective.parent,
-            trainer=objective.trainer,
-            make=objective.make,
-            seed=derive(self.seed, objective.study.optuna.study_name, "lr_test"),
-        )
-
-    def _run_trials(self, study: SharedStudy, objective: Objective, progress: Progress) -> None:
+    def _run_trials(self, objective: Objective) -> None:
         """Run trials until the budget is spent, and show the progress."""
+        study = objective.study
+        progress = objective.progress
         name = self.study["name"]
         n_trials = self.budget.n_trials
         n_spent = study.n_spent()
@@ -305,14 +281,15 @@ class Search:
             n_done = min(n_spent, n_trials)
             progress.say(f"Study {name} goes on: {n_done} of {n_trials} trials done.")
         else:
-            trials = "trial" if n_trials == 1 else "trials"
+            trials = "trials"
+            if n_trials == 1:
+                trials = "trial"
             progress.say(
                 f"Study {name} begins: {n_trials} {trials} of at most {self.training.epochs} "
                 "epochs."
             )
         prunes = not isinstance(self.pruner, optuna.pruners.NopPruner)
         if self.costs.second_objective:
-            prunes = False
             progress.say("No trial is pruned: one that is worse than others may be the cheapest.")
         with progress.search(name, n_trials, study.trials, prunes=prunes):
             run_trials(objective)
@@ -325,51 +302,26 @@ class Search:
         Raises:
             SearchError: No trial has finished.
         """
-        name = self.study["name"]
         best = conclusion.best()
         if best is None:
             raise SearchError(
-                f"No trial of study {name} finished; give it more with budget.n_trials="
+                f"No trial of study {conclusion.name} finished; give it more with budget.n_trials="
                 f"{self.budget.n_trials + 10}, or a narrower space.bounds.learning_rate."
             )
-        version, cheapest, evaluation = self._registered(conclusion, best, data, progress)
-        searched = conclusion.searched()
-        self._show_best(searched, progress)
-        return SearchResult(
-            outcome=searched.outcome,
-            version=version,
-            cheapest=cheapest,
-            evaluation=evaluation,
-            parent_run_id=conclusion.parent.run_id,
-            tracking_uri=conclusion.tracking.uri,
-            study=name,
-            monitor=self.training.monitor,
-            space=self.space,
-        )
-
-    def _registered(
-        self, conclusion: Conclusion, best: FrozenTrial, data: SearchData, progress: Progress
-    ) -> tuple[Version | None, Version | None, Evaluation | None]:
-        """Return the best version, the cheapest one and the evaluation of the best.
-
-        All three are None where another worker concludes the study.
-        """
+        version = cheapest = evaluation = None
         if conclusion.study.is_running() or not conclusion.study.claim_conclusion():
             progress.say(
                 "Other workers go on with this study; the last of them registers its best model."
             )
-            return None, None, None
-        model, version = conclusion.register(best, data, progress)
-        cheapest = conclusion.register_cheapest(data, progress)
-        evaluated = EvaluatedModel(model, self.uncertainty, data.val, self.data.test())
-        evaluation = conclusion.evaluate(evaluated, version, progress)
-        return version, cheapest, evaluation
-
-    def _show_best(self, searched: Searched, progress: Progress) -> None:
-        """Print the best trials, a column for each, since there may be many hyperparameters."""
-        rows = searched.best_rows(5)
-        by_column = list(zip(*rows, strict=True))
-        progress.console.print(terminal(by_column, f"The best {len(rows) - 1} trials"))
+        else:
+            model, version = conclusion.register(best, data, progress)
+            cheapest = conclusion.register_cheapest(data, progress)
+            evaluated = EvaluatedModel(model, self.uncertainty, data.val, self.data.test())
+            evaluation = conclusion.evaluate(evaluated, version, progress)
+        searched = conclusion.searched()
+        progress.console.print(searched.best_by_column().as_table())
+        run_id = conclusion.parent.run_id
+        return SearchResult(searched, searched.outcome, version, cheapest, evaluation, run_id)
 
 
 class _StudySettings(TypedDict):
@@ -413,15 +365,11 @@ class _Checked:
     warning: str | None
 
 
-def _fixed_settings(config: Mapping[str, object], architecture: Architecture) -> dict[str, object]:
+def _fixed_settings(config: Plain, architecture: Architecture) -> dict[str, object]:
     """Return the settings that each trial's run shows, without those that are hyperparameters."""
     shown = settings_shown(config, ("arch", "optimizer", "training"))
-    fixed = {}
-    for key, value in shown.items():
-        _, _, name = key.partition(".")
-        if name not in architecture.drawn:
-            fixed[key] = value
-    return fixed
+    drawn = architecture.drawn
+    return {key: value for key, value in shown.items() if key.partition(".")[2] not in drawn}
 
 
 def _ends_run(study: SharedStudy, status: str) -> bool:

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from hpsearch.evaluation.evaluated_model import Evaluation
-from hpsearch.space.space import Space
 from hpsearch.study.storage import without_password
 from hpsearch.study.study import number_of, value_of
-from hpsearch.study_report.searched import Outcome
+from hpsearch.study_report.searched import Outcome, Searched
 from hpsearch.tracking.registry import Version
 
 
@@ -23,46 +22,38 @@ class SearchResult:
     """The result of a search.
 
     Attributes:
+        searched: The study as its reports see it.
         outcome: How many trials ended in which way, and the best one.
         version: The version of the best model; None where another worker concludes the study.
         cheapest: The version of the cheapest model; None where there is one objective.
         evaluation: The evaluation of the best model; None where another worker concludes the
             study, or the model has no dropout layer.
         parent_run_id: The MLflow run of the study.
-        tracking_uri: The MLflow store.
-        study: The name of the study.
-        monitor: The monitored metric.
-        space: Converts hyperparameters to the values that people see.
     """
 
+    searched: Searched
     outcome: Outcome
     version: Version | None
     cheapest: Version | None
     evaluation: Evaluation | None
     parent_run_id: str
-    tracking_uri: str
-    study: str
-    monitor: str
-    space: Space
+
+    @property
+    def _uri(self) -> str:
+        """The MLflow store, without a password."""
+        return without_password(self.searched.tracking_uri)
 
     def summary(self) -> dict[str, object]:
         """Return the result as plain data."""
-        outcome = self.outcome
-        found: dict[str, object] = {
-            "study": self.study,
-            "n_finished": outcome.n_finished,
-            "n_pruned": outcome.n_pruned,
-            "n_diverged": outcome.n_diverged,
-            "n_infeasible": outcome.n_infeasible,
-            "n_failed": outcome.n_failed,
-            "n_epochs": outcome.n_epochs,
-        }
-        if outcome.best is not None:
+        best = self.outcome.best
+        found = {"study": self.searched.name, **vars(self.outcome)}
+        del found["best"]
+        if best is not None:
             found["best"] = {
-                "trial": number_of(outcome.best),
-                "monitor": self.monitor,
-                "value": value_of(outcome.best),
-                "hyperparameters": self.space.values(outcome.best),
+                "trial": number_of(best),
+                "monitor": self.searched.monitor,
+                "value": value_of(best),
+                "hyperparameters": self.searched.values(best),
             }
         version = self.version
         if version is not None:
@@ -76,22 +67,15 @@ class SearchResult:
         if self.evaluation is not None:
             found["test"] = self.evaluation.metrics()
         found["run_id"] = self.parent_run_id
-        found["tracking_uri"] = without_password(self.tracking_uri)
+        found["tracking_uri"] = self._uri
         return found
-
-    @property
-    def versions(self) -> list[Version]:
-        """The versions that were made or given an alias."""
-        return [version for version in (self.version, self.cheapest) if version is not None]
 
     @property
     def value(self) -> float:
         """The best trial's monitored value; NaN where none has finished."""
-        best = self.outcome.best
-        if best is None:
+        if self.outcome.best is None:
             return math.nan
-        value: float = best.values[0]
-        return value
+        return float(self.outcome.best.values[0])
 
     def show(self, console: Console) -> None:
         """Print the evaluation, the versions and the commands that a person may give next."""
@@ -99,20 +83,19 @@ class SearchResult:
             section = self.evaluation.section()
             console.print(section.as_table())
             console.print(section.text, soft_wrap=True, markup=False)
-        for version in self.versions:
-            console.print(version.sentence(), soft_wrap=True, markup=False)
-        for line in self.next_steps():
+        made = [version for version in (self.version, self.cheapest) if version is not None]
+        for line in [*map(Version.sentence, made), *self._next_steps()]:
             console.print(line, soft_wrap=True, markup=False)
 
-    def next_steps(self) -> list[str]:
+    def _next_steps(self) -> list[str]:
         """Return the commands that a person may give next, one a line."""
         outcome = self.outcome
         n_more = 2 * (outcome.n_finished + outcome.n_pruned + outcome.n_diverged)
-        uri = without_password(self.tracking_uri)
+        uri = self._uri
         lines = [
             f"Look at it:    mlflow ui --backend-store-uri {uri}",
             f"Search on:     the same command with budget.n_trials={n_more}",
-            f"Understand it: python -m hpsearch report study={self.study}",
+            f"Understand it: python -m hpsearch report study={self.searched.name}",
         ]
         version = self.version
         if version is not None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import keras
 import keras_tuner
@@ -20,7 +22,6 @@ from hpsearch.errors import ModelError
 from hpsearch.models.loss_and_optimizer import MOMENTUMS, OptimizerFactory
 from hpsearch.models.sparse import Sparsity
 from hpsearch.space.bounds import Value
-from hpsearch.space.hyperparameters import ask
 from hpsearch.space.space import Space
 
 
@@ -59,8 +60,11 @@ def build_hypermodel(
             f"Expected an architecture of dense layers with sparsity=; {name} knows no sparse "
             f"layers."
         )
-    given: dict[str, object] = {}
-    for key, value in _known_arguments(statistics, optimizer, sparsity).items():
+    known = _known_arguments(statistics, optimizer)
+    if sparsity is not None:
+        known["sparsity"] = sparsity
+    given = {}
+    for key, value in known.items():
         if key in accepted and key not in factory.keywords:
             given[key] = value
     _check_complete(name, accepted, given)
@@ -73,10 +77,8 @@ def build_hypermodel(
     return hypermodel
 
 
-def _known_arguments(
-    statistics: DataStatistics, optimizer: OptimizerFactory, sparsity: Sparsity | None
-) -> dict[str, object]:
-    known: dict[str, object] = {
+def _known_arguments(statistics: DataStatistics, optimizer: OptimizerFactory) -> dict[str, object]:
+    return {
         "statistics": statistics,
         "optimizer": optimizer,
         "image_shape": statistics.image_shape,
@@ -85,9 +87,6 @@ def _known_arguments(
         "classes": statistics.n_classes,
         "num_classes": statistics.n_classes,
     }
-    if sparsity is not None:
-        known["sparsity"] = sparsity
-    return known
 
 
 def _check_complete(
@@ -152,6 +151,7 @@ def _default_name(metric: keras.metrics.Metric) -> str | None:
     return str(name)
 
 
+@dataclass(frozen=True, eq=False)
 class Architecture:
     """Make HyperModels whose constructor arguments the bounds of a search may draw.
 
@@ -160,42 +160,44 @@ class Architecture:
     (`weight_decay`), and the names in `others` (`batch_size`). A setting in `others` is drawn
     here, and another part of the program reads it from the trial.
 
-    Args:
+    Attributes:
         factory: As `build_hypermodel`.
         statistics: As `build_hypermodel`.
         optimizer: As `build_hypermodel`.
-        sparsity: As `build_hypermodel`.
         space: The bounds of the search.
+        sparsity: As `build_hypermodel`.
         others: Further names that a bound may have.
     """
 
-    def __init__(
-        self,
-        factory: functools.partial[keras_tuner.HyperModel],
-        *,
-        statistics: DataStatistics,
-        optimizer: OptimizerFactory,
-        space: Space,
-        sparsity: Sparsity | None = None,
-        others: Iterable[str] = (),
-    ) -> None:
-        self._factory = factory
-        self._statistics = statistics
-        self._optimizer = optimizer
-        self._sparsity = sparsity
-        self._rules = space.rules
-        model_settings = _settings(factory)
-        optimizer_settings: set[str] = set()
-        if "optimizer" in _keywords(factory):
-            optimizer_settings = _settings(optimizer) - model_settings
-        self._of_model = [name for name in space.rules if name in model_settings]
-        self._of_optimizer = [name for name in space.rules if name in optimizer_settings]
-        self._others = [name for name in others if name in space.rules]
+    factory: functools.partial[keras_tuner.HyperModel]
+    statistics: DataStatistics
+    optimizer: OptimizerFactory
+    space: Space
+    sparsity: Sparsity | None = None
+    others: Sequence[str] = ()
 
     @property
     def drawn(self) -> list[str]:
         """Names of the settings that the bounds draw."""
-        return self._of_model + self._of_optimizer + self._others
+        of_model, of_optimizer, others = self._settings
+        return of_model + of_optimizer + others
+
+    @cached_property
+    def _settings(self) -> tuple[list[str], list[str], list[str]]:
+        """Names of the drawn settings of the HyperModel, of the optimizer, and of others."""
+        # The job gives these arguments, or the HyperModel draws them itself.
+        not_bounded = {"statistics", "optimizer", "sparsity", "learning_rate", *MOMENTUMS}
+        accepted = _arguments(self.factory)
+        of_model = accepted - not_bounded
+        of_optimizer: set[str] = set()
+        if "optimizer" in accepted:
+            of_optimizer = _arguments(self.optimizer) - not_bounded - of_model
+        bounds = self.space.rules
+        return (
+            [name for name in bounds if name in of_model],
+            [name for name in bounds if name in of_optimizer],
+            [name for name in self.others if name in bounds],
+        )
 
     def hypermodel(self, hp: keras_tuner.HyperParameters) -> keras_tuner.HyperModel:
         """Return the HyperModel of a trial, with the settings that `hp` holds or draws.
@@ -203,31 +205,21 @@ class Architecture:
         Raises:
             ModelError: As `build_hypermodel`.
         """
-        self._ask(hp, self._others)
-        factory = self._factory
-        if self._of_model:
-            model_settings = self._ask(hp, self._of_model)
-            factory = functools.partial(factory, **model_settings)
-        optimizer = self._optimizer
-        if self._of_optimizer:
-            optimizer_settings = self._ask(hp, self._of_optimizer)
-            optimizer = functools.partial(optimizer, **optimizer_settings)
-        return build_hypermodel(factory, self._statistics, optimizer, self._sparsity)
+        of_model, of_optimizer, others = self._settings
+        self._ask(hp, others)
+        factory = self.factory
+        if of_model:
+            factory = functools.partial(factory, **self._ask(hp, of_model))
+        optimizer = self.optimizer
+        if of_optimizer:
+            optimizer = functools.partial(optimizer, **self._ask(hp, of_optimizer))
+        return build_hypermodel(factory, self.statistics, optimizer, self.sparsity)
 
     def _ask(self, hp: keras_tuner.HyperParameters, names: list[str]) -> dict[str, Value]:
-        return {name: ask(hp, name, self._rules[name]) for name in names}
+        return {name: self.space.rules[name].ask(hp, name) for name in names}
 
 
-def _keywords(factory: object) -> set[str]:
+def _arguments(factory: object) -> set[str]:
     if not callable(factory):
         return set()
     return set(inspect.signature(factory).parameters)
-
-
-def _settings(factory: object) -> set[str]:
-    """Return the arguments of a factory that a bound may draw.
-
-    The job gives the other arguments, or the HyperModel draws them itself.
-    """
-    not_bounded = {"statistics", "optimizer", "sparsity", "learning_rate"}.union(MOMENTUMS)
-    return _keywords(factory) - not_bounded

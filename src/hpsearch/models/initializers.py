@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import keras
 from keras import ops
 from keras.saving import register_keras_serializable
 
 from hpsearch.models.dropout_masks import Tensor
-
-InitializerSetting = str | Callable[..., Tensor]
 
 
 @register_keras_serializable("hpsearch")

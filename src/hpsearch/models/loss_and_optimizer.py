@@ -1,41 +1,18 @@
-"""Compile a model: draw its hyperparameters, make its optimizer, and tell its form of labels.
-
-The architectures `DenseNet` and `ConvNet` use these functions. `labels_for` also serves models of
-other architectures.
-"""
+"""Make the optimizer of a model, tell which form of labels its loss takes, and read its logs."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import keras
-import keras_tuner
+import numpy as np
 
 from hpsearch.errors import ConfigError, ModelError
 
 OptimizerFactory = Callable[..., keras.Optimizer]
 MOMENTUMS = ("beta_1", "momentum")  # the argument that holds an optimizer's momentum
-
-
-def draw_dropout_rate(hp: keras_tuner.HyperParameters) -> float:
-    """Draw the share of inputs that a dropout layer sets to zero, in [0, 1)."""
-    return float(hp.Float("dropout_rate", 0.0, 0.5, default=0.1))
-
-
-def compile_classifier(
-    model: keras.Model, hp: keras_tuner.HyperParameters, optimizer: OptimizerFactory
-) -> keras.Model:
-    """Draw learning rate and momentum, compile the model for integer labels, and return it."""
-    learning_rate = hp.Float("learning_rate", 1e-5, 1e-1, sampling="log", default=1e-3)
-    momentum = hp.Float("momentum", 0.5, 0.999, default=0.9)
-    model.compile(
-        optimizer=make_optimizer(optimizer, learning_rate, momentum),
-        loss="sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-    )
-    return model
 
 
 def make_optimizer(
@@ -105,6 +82,22 @@ def labels_for(model: keras.Model) -> Literal["sparse", "onehot"]:
         "sparse_categorical_crossentropy or "
         f"categorical_crossentropy; received {loss!r}."
     )
+
+
+def numbers_of(logs: Mapping[str, object]) -> dict[str, float]:
+    """Return each number of Keras's logs.
+
+    A metric of several numbers, such as one for each class, gives NAME/0, NAME/1 and so on.
+    """
+    found = {}
+    for name, value in logs.items():
+        numbers = np.asarray(value, np.float64)
+        if numbers.ndim == 0:
+            found[name] = float(numbers)
+            continue
+        for place, number in enumerate(numbers.ravel()):
+            found[f"{name}/{place}"] = float(number)
+    return found
 
 
 def _single(loss: object) -> object:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -19,9 +18,10 @@ import site
 import sys
 import sysconfig
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import Distribution, packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,9 @@ class OwnCode:
             from, as `name==version`.
     """
 
-    modules: Sequence[str] = ()
-    places: dict[str, list[Path]] = field(default_factory=dict)
-    requirements: Sequence[str] = ()
+    modules: list[str]
+    places: dict[str, list[Path]]
+    requirements: list[str]
 
     def copy(self, folder: Path) -> list[str]:
         """Copy the code to `folder`, and return the path of each file or package there.
@@ -69,46 +69,52 @@ def own_code(config: object, makers: Iterable[object] = ()) -> OwnCode:
         makers: Classes or functions that made the model. If they are the user's own, importing
             their modules registers the model's classes.
     """
-    named = _modules_to_import(config, makers)
-    files = _needed_files(named)
-    own_files = [file for file in files.values() if file is not None]
-    own = {_top(name) for name, file in files.items() if file is not None}
-    others = {_top(name) for name in files} - own
-    places = {top: _holding(_places(top), own_files) for top in sorted(own)}
-    requirements: list[str] = []
-    for top in sorted(others):
-        requirements += _distributions(top)
-    modules = [name for name in named if name != "__main__"]
-    return OwnCode(modules, places, requirements)
-
-
-def _modules_to_import(config: object, makers: Iterable[object]) -> list[str]:
     modules = sorted(set(_named_modules(config)))
     for maker in makers:
         name = str(getattr(maker, "__module__", ""))
-        if not name or name in modules:
-            continue
-        if _is_own(name):
+        if name not in modules and _is_own(name):
             modules.append(name)
-    return modules
+    places = {}
+    requirements = []
+    for top, files in sorted(_needed_files(modules).items()):
+        if files:
+            # A namespace package has several folders, of which those with a needed file are kept.
+            places[top] = [
+                place for place in _places(top) if any(file.is_relative_to(place) for file in files)
+            ]
+        else:
+            requirements += _requirements(top)
+    if "__main__" in modules:
+        modules.remove("__main__")
+    return OwnCode(modules, places, requirements)
 
 
-def _needed_files(modules: Iterable[str]) -> dict[str, Path | None]:
-    """Return modules and all that they import: the files of own modules, None for other modules."""
-    files: dict[str, Path | None] = {}
-    waiting = list(modules)
+def _needed_files(modules: list[str]) -> dict[str, list[Path]]:
+    """Return the own files of modules and of all that they import, by the first part of the name.
+
+    A module that is not the user's own has no files.
+    """
+    files: dict[str, list[Path]] = {}
+    seen = set()
+    waiting = modules.copy()
     while waiting:
         name = waiting.pop()
-        if name in files:
+        if name in seen:
             continue
-        files[name] = None
-        if not _is_own(name):
-            continue
-        file = _source(name)
+        seen.add(name)
+        found = files.setdefault(_top(name), [])
+        file = _own_file(name)
         if file is not None:
-            files[name] = file
+            found.append(file)
             waiting += _imports(name, file)
     return files
+
+
+def _requirements(top: str) -> list[str]:
+    if top in ("__main__", "hpsearch") or top in sys.stdlib_module_names:
+        return []
+    found = _distributions(top)
+    return [f"{distribution.metadata['Name']}=={distribution.version}" for distribution in found]
 
 
 def config_of(file: Path) -> dict[str, object]:
@@ -178,7 +184,7 @@ def _is_own(name: str) -> bool:
         return False
     if not all(_is_installed(place) for place in places):
         return True
-    return any(_is_of_a_folder(distribution) for distribution in _distributions_of(top))
+    return any(_is_of_a_folder(distribution) for distribution in _distributions(top))
 
 
 def _places(top: str) -> list[Path]:
@@ -211,18 +217,17 @@ def _is_installed(place: Path) -> bool:
 
 
 @cache
-def _names_of_distributions() -> dict[str, list[str]]:
+def _names_of_distributions() -> Mapping[str, list[str]]:
     """Return the names of the installed distributions by the top-level module that they provide."""
-    distributions = importlib.metadata.packages_distributions()
-    return {top: sorted(set(names)) for top, names in distributions.items()}
+    return packages_distributions()
 
 
-def _distributions_of(top: str) -> list[importlib.metadata.Distribution]:
+def _distributions(top: str) -> list[Distribution]:
     names = _names_of_distributions().get(top, [])
-    return [importlib.metadata.distribution(name) for name in names]
+    return [Distribution.from_name(name) for name in sorted(set(names))]
 
 
-def _is_of_a_folder(distribution: importlib.metadata.Distribution) -> bool:
+def _is_of_a_folder(distribution: Distribution) -> bool:
     """Return whether it was installed from a folder, which another machine does not have."""
     origin = distribution.read_text("direct_url.json")
     if origin is None:
@@ -231,27 +236,13 @@ def _is_of_a_folder(distribution: importlib.metadata.Distribution) -> bool:
     return str(url).startswith("file:")
 
 
-def _distributions(top: str) -> list[str]:
-    if top in sys.stdlib_module_names or top in ("__main__", "hpsearch"):
-        return []
-    found = _distributions_of(top)
-    return [f"{distribution.metadata['Name']}=={distribution.version}" for distribution in found]
+def _own_file(name: str) -> Path | None:
+    """Return the file of an own module without importing it, or None for any other module.
 
-
-def _holding(places: list[Path], files: list[Path]) -> list[Path]:
-    """Return the folders of a namespace package that hold a needed file.
-
-    Other packages have one folder, which is returned in any case.
+    A namespace package has no file of its own; its folder is returned.
     """
-    held = []
-    for place in places:
-        if any(file.is_relative_to(place) for file in files):
-            held.append(place)
-    return held or places
-
-
-def _source(name: str) -> Path | None:
-    """Return the file of a module without importing it, or the folder of a namespace package."""
+    if not _is_own(name):
+        return None
     top, *parts = name.split(".")
     for place in _places(top):
         if place.is_file():
@@ -262,7 +253,7 @@ def _source(name: str) -> Path | None:
         for file in (path / "__init__.py", path.with_name(f"{path.name}.py")):
             if file.is_file():
                 return file
-        if path.is_dir():  # a namespace package has no file of its own
+        if path.is_dir():
             return path
     return None
 
@@ -331,7 +322,7 @@ def _is_copied(path: Path) -> bool:
 @cache
 def is_library(module: str | None) -> bool:
     """Return whether a module is part of Python, of an installed library or of this package."""
-    root = (module or "").partition(".")[0]
+    root = _top(module or "")
     if root in sys.stdlib_module_names or root == "hpsearch":
         return True
     file = getattr(sys.modules.get(root), "__file__", None) or ""

@@ -8,22 +8,22 @@ units that have no weights.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import keras
-import keras_tuner
 import numpy as np
 from keras import ops
 from keras.saving import register_keras_serializable
-from numpy.typing import NDArray
+from keras_tuner import HyperParameters
 
 from hpsearch.errors import ConfigError, did_you_mean
 from hpsearch.models.dropout_masks import Tensor
 
 
-class SparseDense(keras.layers.Dense):  # type: ignore[misc]
+class _SparseDense(keras.layers.Dense):  # type: ignore[misc]
     """A dense layer that computes its outputs with a part of its kernel.
 
     Variables that are not trainable tell which part. One compiled program serves all trials, so
@@ -48,7 +48,7 @@ class SparseDense(keras.layers.Dense):  # type: ignore[misc]
 
 
 @register_keras_serializable("hpsearch")
-class L1Dense(SparseDense):
+class L1Dense(_SparseDense):
     """A dense layer with the lasso (Tibshirani 1996).
 
     The sum of the absolute weights is added to the loss. Outside training, small weights are zero.
@@ -104,7 +104,7 @@ class _Shrink:
 
 
 @register_keras_serializable("hpsearch")
-class GroupLassoDense(SparseDense):
+class GroupLassoDense(_SparseDense):
     """A dense layer with the group lasso over the weights of each unit (Yuan and Lin 2006).
 
     A proximal step follows each training step.
@@ -140,7 +140,7 @@ class GroupLassoDense(SparseDense):
 
 
 @register_keras_serializable("hpsearch")
-class MaskedDense(SparseDense):
+class MaskedDense(_SparseDense):
     """A dense layer whose masked weights count as zero, whatever values training gives them."""
 
     def build(self, input_shape: tuple[int, ...]) -> None:
@@ -153,10 +153,11 @@ class MaskedDense(SparseDense):
         return self.kernel * self.mask
 
 
-class Sparsity(Protocol):
+class Sparsity(ABC):
     """What an architecture needs to make its layers sparse."""
 
-    def dense(self, units: int, hp: keras_tuner.HyperParameters, **settings: object) -> keras.Layer:
+    @abstractmethod
+    def dense(self, units: int, hp: HyperParameters, **settings: object) -> keras.Layer:
         """Return the layer that replaces a dense layer, with the hyperparameters that it draws."""
 
     def callbacks(self) -> Sequence[keras.callbacks.Callback]:
@@ -164,40 +165,12 @@ class Sparsity(Protocol):
 
         A callback with the method `ramp_is_over` keeps earlier epochs from being the best.
         """
-
-
-def _strength(hp: keras_tuner.HyperParameters, low: float, high: float) -> float:
-    middle = (low * high) ** 0.5
-    return float(hp.Float("sparsity_strength", low, high, sampling="log", default=middle))
-
-
-@dataclass(frozen=True)
-class L1:
-    """The lasso: each weight of a hidden layer adds to the loss.
-
-    Attributes:
-        low: The lower bound of the drawn strength.
-        high: Its upper bound.
-        threshold: As in `L1Dense`.
-    """
-
-    low: float
-    high: float
-    threshold: float
-
-    def dense(self, units: int, hp: keras_tuner.HyperParameters, **settings: object) -> keras.Layer:
-        """Return a dense layer that penalizes each weight."""
-        strength = _strength(hp, self.low, self.high)
-        return L1Dense(units, threshold=self.threshold, strength=strength, **settings)
-
-    def callbacks(self) -> Sequence[keras.callbacks.Callback]:
-        """Return no callback."""
         return ()
 
 
 @dataclass(frozen=True)
-class GroupLasso:
-    """The group lasso over units: each training step shortens the weights of each unit.
+class _Lasso(Sparsity):
+    """A penalty on weights, whose strength is drawn.
 
     Attributes:
         low: The lower bound of the drawn strength.
@@ -207,24 +180,45 @@ class GroupLasso:
     low: float
     high: float
 
-    def dense(self, units: int, hp: keras_tuner.HyperParameters, **settings: object) -> keras.Layer:
+    def _strength(self, hp: HyperParameters) -> float:
+        middle = (self.low * self.high) ** 0.5
+        drawn = hp.Float("sparsity_strength", self.low, self.high, sampling="log", default=middle)
+        return float(drawn)
+
+
+@dataclass(frozen=True)
+class L1(_Lasso):
+    """The lasso: each weight of a hidden layer adds to the loss.
+
+    Attributes:
+        threshold: As in `L1Dense`.
+    """
+
+    threshold: float
+
+    def dense(self, units: int, hp: HyperParameters, **settings: object) -> keras.Layer:
+        """Return a dense layer that penalizes each weight."""
+        strength = self._strength(hp)
+        return L1Dense(units, threshold=self.threshold, strength=strength, **settings)
+
+
+class GroupLasso(_Lasso):
+    """The group lasso over units: each training step shortens the weights of each unit."""
+
+    def dense(self, units: int, hp: HyperParameters, **settings: object) -> keras.Layer:
         """Return a dense layer that penalizes each unit."""
         if keras.backend.backend() != "tensorflow":
             raise ConfigError(
                 "sparsity=group_lasso needs KERAS_BACKEND=tensorflow: on JAX choose l1 or "
                 "magnitude."
             )
-        strength = _strength(hp, self.low, self.high)
+        strength = self._strength(hp)
         learning_rate = float(hp.Float("learning_rate", 1e-5, 1e-1, sampling="log", default=1e-3))
         return GroupLassoDense(units, step=strength * learning_rate, **settings)
 
-    def callbacks(self) -> Sequence[keras.callbacks.Callback]:
-        """Return no callback, as the proximal step is part of each training step."""
-        return ()
-
 
 @dataclass(frozen=True)
-class Magnitude:
+class Magnitude(Sparsity):
     """Gradual pruning of the smallest weights, or of the units with the smallest weights.
 
     The schedule is that of Zhu and Gupta (2017).
@@ -259,7 +253,7 @@ class Magnitude:
                 f"{self.end}."
             )
 
-    def dense(self, units: int, hp: keras_tuner.HyperParameters, **settings: object) -> keras.Layer:
+    def dense(self, units: int, hp: HyperParameters, **settings: object) -> keras.Layer:
         """Return a dense layer with a mask."""
         return MaskedDense(units, **settings)
 
@@ -279,6 +273,27 @@ class Magnitude:
             return self.target
         ramp = (progress - self.begin) / (self.end - self.begin)
         return self.target * (1 - (1 - ramp) ** 3)
+
+    def mask(self, kernel: np.ndarray, share: float) -> np.ndarray:
+        """Return a mask of a kernel: zeros for its smallest weights or units, ones for the rest.
+
+        Args:
+            kernel: The weights, (inputs, units).
+            share: The share of weights or units to mask, in (0, 1). At least one remains. The size
+                of a unit is the length of its weights.
+
+        Returns:
+            The mask, (inputs, units) float32.
+        """
+        if self.scope == "weight":
+            size = np.abs(kernel)
+        else:
+            size = np.sqrt(np.square(kernel).sum(axis=0))
+        n_masked = min(round(share * size.size), size.size - 1)
+        smallest = np.argsort(size, axis=None, kind="stable")[:n_masked]
+        kept = np.ones(size.shape, np.float32)
+        kept.flat[smallest] = 0.0
+        return np.ascontiguousarray(np.broadcast_to(kept, kernel.shape))
 
 
 class _Pruning(keras.callbacks.Callback):  # type: ignore[misc]
@@ -300,30 +315,7 @@ class _Pruning(keras.callbacks.Callback):  # type: ignore[misc]
         for layer in self.model.layers:
             if isinstance(layer, MaskedDense):
                 kernel = ops.convert_to_numpy(layer.kernel * layer.mask)
-                layer.mask.assign(mask(kernel, share, self.settings.scope))
-
-
-def mask(kernel: np.ndarray, share: float, scope: str) -> np.ndarray:
-    """Return a mask of a kernel: zeros for its smallest weights or units, ones for the rest.
-
-    Args:
-        kernel: The weights, (inputs, units).
-        share: The share of weights or units to mask, in (0, 1). At least one remains.
-        scope: `weight` or `unit`. The size of a unit is the length of its weights.
-
-    Returns:
-        The mask, (inputs, units) float32.
-    """
-    if scope == "weight":
-        size = np.abs(kernel)
-    else:
-        size = np.sqrt(np.square(kernel).sum(axis=0))
-    n_masked = min(round(share * size.size), size.size - 1)
-    smallest = np.argsort(size, axis=None, kind="stable")[:n_masked]
-    kept = np.ones(size.size, np.float32)
-    kept[smallest] = 0.0
-    kept = kept.reshape(size.shape)
-    return np.ascontiguousarray(np.broadcast_to(kept, kernel.shape))
+                layer.mask.assign(self.settings.mask(kernel, share))
 
 
 def export(model: keras.Model) -> keras.Model:
@@ -333,15 +325,13 @@ def export(model: keras.Model) -> keras.Model:
     output times its outgoing weights is added to the biases of the next layer. LayerNormalization
     computes with every unit, so a model that has it keeps all units.
     """
-    has_layer_norm = any(
-        isinstance(layer, keras.layers.LayerNormalization) for layer in model.layers
-    )
-    dense = _dense_layers(model)
+    kinds = {type(layer) for layer in model.layers}
+    has_layer_norm = keras.layers.LayerNormalization in kinds
+    output = _dense_layers(model)[-1]
     exported = _Export()
     for layer in model.layers:
         if isinstance(layer, keras.layers.Dense):
-            is_output = layer is dense[-1]
-            exported.add_dense(layer, keep_all=is_output or has_layer_norm)
+            exported.add_dense(layer, keep_all=has_layer_norm or layer is output)
         else:
             exported.add_other(layer)
     image = keras.Input(model.input_shape[1:])
@@ -359,28 +349,28 @@ class _Export:
         self.layers: list[keras.Layer] = []
         self.weights: list[list[np.ndarray]] = []
         # The units of the last dense layer that stay; None before the first dense layer.
-        self._alive: NDArray[np.bool_] | None = None
+        self._alive: np.ndarray | None = None
         # The outputs of these units for an example that reaches none of them, (1, units).
         self._values: Tensor = None
 
     def add_dense(self, layer: keras.layers.Dense, keep_all: bool) -> None:
         """Add a dense layer, without the units that have no weights unless `keep_all` is true."""
-        kernel, bias = _kernel_and_bias(layer)
+        kernel = _kernel(layer)
+        bias = np.zeros(layer.units, np.float32)
+        if layer.use_bias:
+            bias = ops.convert_to_numpy(layer.bias)
         if self._alive is not None:
             removed = ~self._alive
-            values = np.asarray(ops.convert_to_numpy(self._values))[0]
+            values = ops.convert_to_numpy(self._values)[0]
             bias = bias + values[removed] @ kernel[removed]
             kernel = kernel[self._alive]
-        alive = np.ones(len(bias), bool)
-        if not keep_all:
-            alive = _reached(kernel)
-        config = {
-            "name": layer.name,
-            "activation": layer.get_config()["activation"],
-            "use_bias": True,
-            "units": int(alive.sum()),
-        }
-        self.layers.append(keras.layers.Dense.from_config(config))
+        alive = (kernel != 0).any(axis=0)
+        if keep_all:
+            alive[:] = True
+        elif not alive.any():
+            alive[0] = True  # a layer needs a unit
+        dense = keras.layers.Dense(int(alive.sum()), layer.activation, name=layer.name)
+        self.layers.append(dense)
         self.weights.append([kernel[:, alive], bias[alive]])
         self._alive = alive
         self._values = ops.convert_to_tensor(bias[None])
@@ -389,70 +379,49 @@ class _Export:
         """Add a layer of another kind, with its weights for the units that stay."""
         self.layers.append(type(layer).from_config(layer.get_config()))
         weights = layer.get_weights()
-        if self._alive is None:
-            self.weights.append([np.asarray(array) for array in weights])
-            return
-        self.weights.append([array[..., self._alive] for array in weights])
-        self._values = layer(self._values, training=False)
+        if self._alive is not None:
+            weights = [array[..., self._alive] for array in weights]
+            self._values = layer(self._values, training=False)
+        self.weights.append(weights)
 
 
 def _dense_layers(model: keras.Model) -> list[keras.layers.Dense]:
     return [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
 
 
-def _kernel_and_bias(layer: keras.layers.Dense) -> tuple[np.ndarray, np.ndarray]:
-    """Return the kernel that a dense layer uses outside training, and its bias or zeros."""
+def _kernel(layer: keras.layers.Dense) -> np.ndarray:
+    """Return the kernel that a dense layer uses outside training."""
     used = layer.kernel
-    if isinstance(layer, SparseDense):
+    if isinstance(layer, _SparseDense):
         used = layer.used(training=False)
-    bias = np.zeros(layer.units, np.float32)
-    if layer.use_bias:
-        bias = np.asarray(ops.convert_to_numpy(layer.bias))
-    kernel = np.asarray(ops.convert_to_numpy(used))
     # A mask leaves -0.0 where a weight was negative. Adding 0.0 makes it 0.0: a compressor cannot
     # predict the signs of zeros.
-    return kernel + np.float32(0.0), bias
+    kernel: np.ndarray = ops.convert_to_numpy(used)
+    return kernel + np.float32(0.0)
 
 
-def _reached(kernel: np.ndarray) -> NDArray[np.bool_]:
-    """Return which units have a weight that is not zero; if no unit has one, keep the first."""
-    reached = (kernel != 0).any(axis=0)
-    if not reached.any():
-        reached[0] = True
-    return np.asarray(reached)
-
-
-def zero_shares(model: keras.Model) -> list[float]:
-    """Return the share of zeros in the kernel of each dense layer, from the first to the last."""
-    shares = []
-    for layer in _dense_layers(model):
-        kernel, _ = _kernel_and_bias(layer)
-        shares.append(float((kernel == 0).mean()))
-    return shares
-
-
-class _Weights(NamedTuple):
-    """The sizes of a model of dense layers.
+class Weights(NamedTuple):
+    """The weights of a model of dense layers, as counts.
 
     Attributes:
         n_all: Weights in the kernels of the dense layers.
         n_used: Those of them that are not zero.
         n_units: Hidden units.
+        zero_shares: The share of zeros in each kernel, from the first layer to the last.
     """
 
     n_all: int
     n_used: int
     n_units: int
+    zero_shares: list[float]
 
-
-def n_weights(model: keras.Model) -> _Weights:
-    """Count the weights and the hidden units of a model of dense layers."""
-    layers = _dense_layers(model)
-    n_all = 0
-    n_used = 0
-    for layer in layers:
-        kernel, _ = _kernel_and_bias(layer)
-        n_all += kernel.size
-        n_used += int(np.count_nonzero(kernel))
-    n_units = sum(layer.units for layer in layers[:-1])
-    return _Weights(n_all, n_used, n_units)
+    @classmethod
+    def of(cls, model: keras.Model) -> Weights:
+        """Count the weights and the hidden units of a model."""
+        layers = _dense_layers(model)
+        kernels = [_kernel(layer) for layer in layers]
+        n_all = sum(kernel.size for kernel in kernels)
+        n_used = sum(int(np.count_nonzero(kernel)) for kernel in kernels)
+        n_units = sum(layer.units for layer in layers[:-1])
+        zero_shares = [float((kernel == 0).mean()) for kernel in kernels]
+        return cls(n_all, n_used, n_units, zero_shares)

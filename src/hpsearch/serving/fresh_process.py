@@ -111,8 +111,8 @@ def _evaluated(
     """Return the metrics of the validation data, measured by the compiled model."""
     import keras  # noqa: PLC0415
 
-    from hpsearch.models.loss_and_optimizer import labels_for  # noqa: PLC0415 (the version's own)
-    from hpsearch.training.programs.program import numbers_of  # noqa: PLC0415
+    # The version's own code.
+    from hpsearch.models.loss_and_optimizer import labels_for, numbers_of  # noqa: PLC0415
 
     if question["compile_config"] is None:
         raise ValueError("the trial has kept a model without a loss")

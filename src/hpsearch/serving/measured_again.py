@@ -19,20 +19,12 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from numpy.typing import NDArray
 
-from hpsearch.data.split import Examples
+from hpsearch.data.split import Examples, Images
 from hpsearch.errors import ModelError, SearchError
 from hpsearch.mc_dropout.passes import check_distributions
 from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.serving.fresh_process import Answer, Question, first_line
-from hpsearch.training.settings import VAL_BATCH_SIZE
-
-CURE = (
-    "register its classes with @keras.saving.register_keras_serializable(), give each a "
-    "get_config() that names all arguments of its constructor, and put them in the module of "
-    "arch._target_ or in one that it imports"
-)
 
 
 @dataclass(frozen=True)
@@ -45,30 +37,21 @@ class Expected:
         value: Value of this metric that the study reports, or None.
         compile_config: How the model was compiled, as Keras writes it; None if it was not.
         outputs: Outputs of the trained model for the first validation images, (N, C), or None.
-        noise: Relative difference that counts as numerical noise.
+        precision: Keras's dtype policy, such as `float32` or `mixed_float16`.
+        batch_size: Batch size of the evaluation.
     """
 
     trial: str
     monitor: str
     value: float | None
     compile_config: Mapping[str, object] | None
-    outputs: NDArray[np.float32] | None
-    noise: float
-
-
-def noise_of(precision: str) -> float:
-    """Return the relative difference of two outputs that counts as numerical noise.
-
-    Args:
-        precision: Keras's dtype policy, such as `float32` or `mixed_float16`.
-    """
-    if precision.startswith("mixed"):
-        return 1e-2
-    return 1e-3
+    outputs: np.ndarray | None
+    precision: str
+    batch_size: int
 
 
 def check_before(
-    model: keras.Model, images: NDArray[np.generic], settings: McDropout, noise: float
+    model: keras.Model, images: Images, settings: McDropout, precision: str
 ) -> str | None:
     """Raise ModelError before a search if its models could never be registered.
 
@@ -76,7 +59,7 @@ def check_before(
         model: A built model, as a trial would train it.
         images: A few images of the validation data, (N, *image_shape).
         settings: `from_logits` tells whether the model returns logits.
-        noise: Relative difference of two outputs that counts as numerical noise.
+        precision: Keras's dtype policy, such as `float32` or `mixed_float16`.
 
     Returns:
         A warning if the loaded model gives other outputs, which training may change; else None.
@@ -95,9 +78,9 @@ def check_before(
             probs = keras.ops.convert_to_numpy(keras.ops.softmax(probs))
         if np.isfinite(probs).all():  # a model that has not been trained may overflow
             check_distributions(np.asarray(probs, np.float64), settings.from_logits)
-    if _are_close(outputs, _outputs(loaded, images), noise):
+    if _are_close(outputs, _outputs(loaded, images), precision):
         return None
-    is_repeatable = _are_close(outputs, _outputs(model, images), noise)
+    is_repeatable = _are_close(outputs, _outputs(model, images), precision)
     return (
         "A model was saved and loaded before the search, and the loaded one gives other outputs: "
         f"{_reason(is_repeatable)}. A model that still differs after training will not be "
@@ -121,7 +104,7 @@ def _saved_and_loaded(model: keras.Model) -> keras.Model:
             ) from error
 
 
-def _outputs(model: keras.Model, images: NDArray[np.generic]) -> list[NDArray[np.float32]] | None:
+def _outputs(model: keras.Model, images: Images) -> list[np.ndarray] | None:
     """Return all outputs of a model in inference mode, or None if it cannot be called directly."""
     try:
         outputs = model(keras.ops.convert_to_tensor(images), training=False)
@@ -134,19 +117,25 @@ def _outputs(model: keras.Model, images: NDArray[np.generic]) -> list[NDArray[np
     return arrays
 
 
-def _are_close(
-    some: list[NDArray[np.float32]], others: list[NDArray[np.float32]] | None, noise: float
-) -> bool:
+def _are_close(some: list[np.ndarray], others: list[np.ndarray] | None, precision: str) -> bool:
     if others is None or len(some) != len(others):
         return False
     for first, second in zip(some, others, strict=True):
-        if first.shape != second.shape or not _is_close(first, second, noise):
+        if first.shape != second.shape or not _is_close(first, second, precision):
             return False
     return True
 
 
-def _is_close(some: NDArray[np.float32], others: NDArray[np.float32], noise: float) -> bool:
+def _is_close(some: np.ndarray, others: np.ndarray, precision: str) -> bool:
+    noise = _noise_of(precision)
     return bool(np.allclose(some, others, atol=noise, rtol=noise, equal_nan=True))
+
+
+def _noise_of(precision: str) -> float:
+    """Return the relative difference that counts as numerical noise."""
+    if precision.startswith("mixed"):
+        return 1e-2
+    return 1e-3
 
 
 def _reason(is_repeatable: bool) -> str:
@@ -186,7 +175,7 @@ def measure_again(folder: Path, val: Examples, n_classes: int, expected: Expecte
             again=str(place / "again.npy"),
             n_outputs=n_outputs,
             n_classes=n_classes,
-            batch_size=VAL_BATCH_SIZE,
+            batch_size=expected.batch_size,
             compile_config=expected.compile_config,
         )
         answer = _answer(place, question)
@@ -218,7 +207,11 @@ def cure(failed: str) -> str:
             "Keras does not load Python lambdas: put a named function in its place, with "
             "@keras.saving.register_keras_serializable()"
         )
-    return CURE
+    return (
+        "register its classes with @keras.saving.register_keras_serializable(), give each a "
+        "get_config() that names all arguments of its constructor, and put them in the module of "
+        "arch._target_ or in one that it imports"
+    )
 
 
 def _answer(place: Path, question: Question) -> Answer:
@@ -275,7 +268,7 @@ def _check_value(expected: Expected, value: float | None, n_val: int) -> float |
     """Return the value if it could be compared; raise SearchError if it is beyond noise."""
     if value is None or expected.value is None:
         return None
-    allowed = expected.noise * max(abs(expected.value), 1e-3)
+    allowed = _noise_of(expected.precision) * max(abs(expected.value), 1e-3)
     # One example moves these metrics by 1 / n, and noise may move two examples.
     if re.search(r"acc|precision|recall|f1|auc|/error", expected.monitor):
         allowed = max(allowed, 2 / n_val)
@@ -289,9 +282,7 @@ def _check_value(expected: Expected, value: float | None, n_val: int) -> float |
     return value
 
 
-def _check_outputs(
-    expected: Expected, outputs: NDArray[np.float32], again: NDArray[np.float32]
-) -> None:
+def _check_outputs(expected: Expected, outputs: np.ndarray, again: np.ndarray) -> None:
     """Raise SearchError if the outputs are not those of the trained model."""
     trained = expected.outputs
     if trained is None:
@@ -302,11 +293,11 @@ def _check_outputs(
             f"{trained.shape}, but loaded in a fresh process it returned {outputs.shape}; its "
             "get_config() does not name all arguments of its constructor."
         )
-    if _is_close(outputs, trained, expected.noise):
+    if _is_close(outputs, trained, expected.precision):
         return
     gaps = np.abs(outputs - trained)
     worst = np.unravel_index(np.nanargmax(gaps), trained.shape)
-    reason = _reason(_is_close(outputs, again, expected.noise))
+    reason = _reason(_is_close(outputs, again, expected.precision))
     raise SearchError(
         f"The model of {expected.trial} is not registered: for a validation image the trained "
         f"model returned {trained[worst]:.6g}, but loaded in a fresh process it returned "

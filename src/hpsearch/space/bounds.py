@@ -13,16 +13,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, ClassVar, TypeGuard
 
 from hpsearch.errors import SpaceError
 
 if TYPE_CHECKING:
+    from keras_tuner import HyperParameters
     from optuna.trial import BaseTrial
 
 Value = bool | int | float | str
-
-COMPLEMENT = "one_minus_"
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,11 @@ class Fixed:
     def draw(self, trial: BaseTrial, name: str) -> Value:
         """Return the value; the trial draws nothing."""
         return self.value
+
+    def ask(self, hp: HyperParameters, name: str) -> Value:
+        """Ask `hp` for a hyperparameter that only this bound proposes, and return its value."""
+        value: Value = hp.Fixed(name, self.value)
+        return value
 
     def stored(self, name: str, value: Value) -> dict[str, Value]:
         """Return nothing: a study does not store a value that it does not draw."""
@@ -55,6 +59,11 @@ class Choices:
         choice: Value = trial.suggest_categorical(name, self.values)  # type: ignore[assignment]
         return choice
 
+    def ask(self, hp: HyperParameters, name: str) -> Value:
+        """Ask `hp` for a hyperparameter that only this bound proposes, and return its value."""
+        value: Value = hp.Choice(name, list(self.values))
+        return value
+
     def stored(self, name: str, value: Value) -> dict[str, Value]:
         """Return the name and the value that Optuna stores.
 
@@ -62,8 +71,9 @@ class Choices:
             SpaceError: The value is not one of the choices.
         """
         if value not in self.values:
-            choices = list(self.values)
-            raise SpaceError(f"Expected {name} to be one of {choices}; received {value!r}.")
+            raise SpaceError(
+                f"Expected {name} to be one of {list(self.values)}; received {value!r}."
+            )
         return {name: value}
 
     def points(self, name: str, n: int) -> dict[str, list[Value]]:
@@ -83,6 +93,8 @@ class Range:
         integer: Whether whole numbers are drawn.
     """
 
+    COMPLEMENT: ClassVar[str] = "one_minus_"  # how names begin that store one minus the value
+
     low: float
     high: float
     scale: str = "linear"
@@ -90,29 +102,25 @@ class Range:
     integer: bool = False
 
     @property
-    def complement(self) -> bool:
-        """Whether a study stores one minus the value."""
+    def _is_complement(self) -> bool:
         return self.scale == "log_complement"
 
-    @property
-    def store_low(self) -> float:
-        """The smallest value that a study stores."""
-        if self.complement:
-            return 1 - self.high
-        return self.low
+    def _stored_name(self, name: str) -> str:
+        if self._is_complement:
+            return self.COMPLEMENT + name
+        return name
 
-    @property
-    def store_high(self) -> float:
-        """The largest value that a study stores.
+    def _stored_ends(self) -> tuple[float, float]:
+        """Return the smallest and the largest value that a study stores.
 
-        With a step it is the last value at or below `high`, as Optuna warns of any other.
+        With a step the largest is the last value at or below `high`, as Optuna warns of any other.
         """
-        if self.complement:
-            return 1 - self.low
+        if self._is_complement:
+            return 1 - self.high, 1 - self.low
         if self.step is None:
-            return self.high
+            return self.low, self.high
         width = _decimal(self.high) - _decimal(self.low)
-        return self._after(int(width // _decimal(self.step)))
+        return self.low, self._after(int(width // _decimal(self.step)))
 
     def _after(self, n_steps: int) -> float:
         """Return the value that lies `n_steps` above `low`.
@@ -124,26 +132,28 @@ class Range:
             return int(value)
         return float(value)
 
-    def _stored_name(self, name: str) -> str:
-        if self.complement:
-            return COMPLEMENT + name
-        return name
-
     def draw(self, trial: BaseTrial, name: str) -> Value:
         """Return the number that the trial draws, as users read it."""
-        low = self.store_low
-        high = self.store_high
+        low, high = self._stored_ends()
         log = self.scale != "linear"
         if self.integer:
-            step = 1
-            if self.step is not None:
-                step = int(self.step)
-            return trial.suggest_int(name, int(self.low), int(high), step=step, log=log)
-        stored_name = self._stored_name(name)
-        drawn = trial.suggest_float(stored_name, low, high, step=self.step, log=log)
-        if self.complement:
+            step = int(self.step or 1)
+            return trial.suggest_int(name, int(low), int(high), step=step, log=log)
+        drawn = trial.suggest_float(self._stored_name(name), low, high, step=self.step, log=log)
+        if self._is_complement:
             return _clipped(1 - drawn, self.low, self.high)
         return drawn
+
+    def ask(self, hp: HyperParameters, name: str) -> Value:
+        """Ask `hp` for a hyperparameter that only this bound proposes, and return its value."""
+        draw = hp.Float
+        if self.integer:
+            draw = hp.Int
+        sampling = "linear"
+        if self.scale == "log":
+            sampling = "log"
+        value: Value = draw(name, self.low, self.high, step=self.step, sampling=sampling)
+        return value
 
     def stored(self, name: str, value: Value) -> dict[str, Value]:
         """Return the name and the value that Optuna stores for a value as users read it.
@@ -151,32 +161,27 @@ class Range:
         Raises:
             SpaceError: The value is not a number between `low` and `high`.
         """
-        if not is_number(value) or not self.low <= float(value) <= self.high:
+        if not is_number(value) or not self.low <= value <= self.high:
             raise SpaceError(
                 f"Expected {name} to lie between {self.low} and {self.high}; received {value!r}."
             )
-        if not self.complement:
-            return {name: value}
-        stored = _clipped(1 - float(value), self.store_low, self.store_high)
-        return {self._stored_name(name): stored}
+        if self._is_complement:
+            value = _clipped(1 - float(value), *self._stored_ends())
+        return {self._stored_name(name): value}
 
     def points(self, name: str, n: int) -> dict[str, list[Value]]:
         """Return at most `n` distinct points from end to end, evenly spaced on the scale.
 
         A single point is the middle.
         """
-        if n <= 1:
-            return {self._stored_name(name): [self._point(0.5)]}
-        points: list[Value] = []
-        for i in range(n):
-            point = self._point(i / (n - 1))
-            if point not in points:
-                points.append(point)
-        return {self._stored_name(name): points}
+        fractions = [0.5]
+        if n > 1:
+            fractions = [i / (n - 1) for i in range(n)]
+        points = dict.fromkeys(self._point(fraction) for fraction in fractions)
+        return {self._stored_name(name): list(points)}
 
     def _point(self, fraction: float) -> float:
-        low = self.store_low
-        high = self.store_high
+        low, high = self._stored_ends()
         if self.step is not None:
             n_steps = round((high - low) / self.step)
             return self._after(round(fraction * n_steps))
@@ -190,6 +195,13 @@ class Range:
 
 
 Rule = Fixed | Choices | Range
+
+
+def as_read(stored: str, value: Value) -> tuple[str, Value]:
+    """Return a hyperparameter's name and value as users read them, from what a study stores."""
+    if not stored.startswith(Range.COMPLEMENT):
+        return stored, value
+    return stored.removeprefix(Range.COMPLEMENT), 1 - float(value)
 
 
 def is_number(value: object) -> TypeGuard[int | float]:

@@ -15,7 +15,7 @@ import keras_tuner
 from keras_tuner.engine import hyperparameters as kinds
 
 from hpsearch.errors import SpaceError
-from hpsearch.space.bounds import COMPLEMENT, Choices, Fixed, Range, Rule, Value, is_number
+from hpsearch.space.bounds import Choices, Fixed, Range, Rule, Value, is_number
 from hpsearch.space.space import Space
 
 if TYPE_CHECKING:
@@ -58,32 +58,15 @@ class OptunaHyperParameters(keras_tuner.HyperParameters):  # type: ignore[misc]
         return value
 
     def _rule(self, hp: kinds.HyperParameter) -> Rule:
-        if hp.name.startswith(COMPLEMENT):
+        prefix = Range.COMPLEMENT
+        if hp.name.startswith(prefix):
             raise SpaceError(
-                f"Expected no hyperparameter named {COMPLEMENT}...; the architecture has "
-                f"{hp.name!r}."
+                f"Expected no hyperparameter named {prefix}...; the architecture has {hp.name!r}."
             )
         bound = self._bounds.rules.get(hp.name)
         if bound is None:
             return _proposal(hp)
         return _fitted(bound, hp)
-
-
-def ask(hp: keras_tuner.HyperParameters, name: str, rule: Rule) -> Value:
-    """Ask for a hyperparameter that only a bound proposes, and return its value."""
-    if isinstance(rule, Fixed):
-        value: Value = hp.Fixed(name, rule.value)
-    elif isinstance(rule, Choices):
-        value = hp.Choice(name, list(rule.values))
-    else:
-        sampling = "linear"
-        if rule.scale == "log":
-            sampling = "log"
-        draw = hp.Float
-        if rule.integer:
-            draw = hp.Int
-        value = draw(name, rule.low, rule.high, step=rule.step, sampling=sampling)
-    return value
 
 
 def _proposal(hp: kinds.HyperParameter) -> Rule:
@@ -119,15 +102,13 @@ def _fitted(bound: Rule, hp: kinds.HyperParameter) -> Rule:
     if isinstance(bound, Fixed):
         return Fixed(_fitted_value(bound.value, hp))
     if isinstance(bound, Choices):
-        values = [_fitted_value(value, hp) for value in bound.values]
-        return Choices(tuple(values))
+        return Choices(tuple(_fitted_value(value, hp) for value in bound.values))
     kind = _kind(hp)
     if kind is int and bound.integer:
         return bound
     if kind is float:
         return replace(bound, low=float(bound.low), high=float(bound.high), integer=False)
-    received = f"low={bound.low}, high={bound.high}"
-    raise SpaceError(f"Expected space.bounds.{hp.name} to hold {_wanted(hp)}; received {received}.")
+    raise _unusable(hp, f"low={bound.low}, high={bound.high}")
 
 
 def _fitted_value(value: Value, hp: kinds.HyperParameter) -> Value:
@@ -135,36 +116,31 @@ def _fitted_value(value: Value, hp: kinds.HyperParameter) -> Value:
     if is_number(value):
         if kind is float:
             return float(value)
-        if kind is int and math.floor(float(value)) == value:
+        if kind is int and math.floor(value) == value:
             return int(value)
     # A number outside the HyperModel's own list works as well as a number of the list. Another
     # word does not work.
-    if isinstance(value, kind) and (kind is bool or value in getattr(hp, "values", ())):
+    if isinstance(value, kind) and (kind is bool or value in hp.values):
         return value
-    raise SpaceError(f"Expected space.bounds.{hp.name} to hold {_wanted(hp)}; received {value!r}.")
+    raise _unusable(hp, repr(value))
 
 
 def _kind(hp: kinds.HyperParameter) -> type[Value]:
     """Return the type of a hyperparameter's values."""
-    if isinstance(hp, kinds.Float):
-        return float
     if isinstance(hp, kinds.Int):
         return int
-    values = tuple(hp.values)
-    for kind in (bool, int, str):
-        if all(type(value) is kind for value in values):
-            return kind
+    if not isinstance(hp, kinds.Float):
+        first = next(iter(hp.values))  # all of them have one type
+        for kind in (bool, int, str):
+            if isinstance(first, kind):
+                return kind
     return float
 
 
-def _wanted(hp: kinds.HyperParameter) -> str:
-    """Return in words which values a hyperparameter can have."""
-    kind = _kind(hp)
-    if kind is bool:
-        return "true or false"
-    if kind is int:
-        return "whole numbers"
-    if kind is float:
-        return "numbers"
-    words = ", ".join(map(str, hp.values))
-    return f"one of {words}"
+def _unusable(hp: kinds.HyperParameter, received: str) -> SpaceError:
+    """Return the error of a bound that holds values that a hyperparameter cannot have."""
+    words = {bool: "true or false", int: "whole numbers", float: "numbers"}
+    wanted = words.get(_kind(hp))
+    if wanted is None:
+        wanted = f"one of {', '.join(map(str, hp.values))}"
+    return SpaceError(f"Expected space.bounds.{hp.name} to hold {wanted}; received {received}.")

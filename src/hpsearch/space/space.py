@@ -13,37 +13,30 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from hpsearch.errors import SpaceError, did_you_mean
-from hpsearch.space.bounds import COMPLEMENT, Choices, Fixed, Range, Rule, Value, is_number
+from hpsearch.space.bounds import Choices, Fixed, Range, Rule, Value, as_read, is_number
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial, FrozenTrial
 
 
-class _Limit(NamedTuple):
-    """The values that hyperparameters of some names may have, whatever their bounds are."""
+def broken_limit(name: str, value: Value) -> str | None:
+    """Return the limit that a value breaks, in words, or None.
 
-    names: re.Pattern[str]
-    holds: Callable[[float], bool]
-    rule: str
-
-
-def _is_share(value: float) -> bool:
-    return 0 <= value < 1
-
-
-def _is_positive(value: float) -> bool:
-    return value > 0
-
-
-LIMITS = (
-    _Limit(re.compile(r"(^|[/_])dropout(_rate)?(_?\d+)?$"), _is_share, "a rate in [0, 1)"),
-    _Limit(re.compile(r"(^|[/_])momentum$"), _is_share, "a number in [0, 1)"),
-    _Limit(re.compile(r"(^|[/_])learning_rate$"), _is_positive, "a number above 0"),
-)
+    Such a limit holds for all hyperparameters of some names, whatever their bounds are.
+    """
+    is_share = is_number(value) and 0 <= value < 1
+    is_positive = is_number(value) and value > 0
+    if re.search(r"(^|[/_])dropout(_rate)?(_?\d+)?$", name) and not is_share:
+        return "a rate in [0, 1)"
+    if re.search(r"(^|[/_])momentum$", name) and not is_share:
+        return "a number in [0, 1)"
+    if re.search(r"(^|[/_])learning_rate$", name) and not is_positive:
+        return "a number above 0"
+    return None
 
 
 class Space:
@@ -59,9 +52,7 @@ class Space:
     """
 
     def __init__(self, bounds: Mapping[str, object]) -> None:
-        self.rules: dict[str, Rule] = {}
-        for name, bound in bounds.items():
-            self.rules[name] = _rule(name, bound)
+        self.rules = {name: _rule(name, bound) for name, bound in bounds.items()}
 
     def values(self, trial: FrozenTrial | BaseTrial) -> dict[str, Value]:
         """Return a trial's hyperparameters as users read them.
@@ -73,11 +64,9 @@ class Space:
         for name, rule in self.rules.items():
             if isinstance(rule, Fixed):
                 values[name] = rule.value
-        for name, value in trial.params.items():
-            if name.startswith(COMPLEMENT):
-                values[name.removeprefix(COMPLEMENT)] = 1 - value
-            else:
-                values[name] = value
+        for stored, drawn in trial.params.items():
+            name, value = as_read(stored, drawn)
+            values[name] = value
         return values
 
     def params(self, values: Mapping[str, Value]) -> dict[str, Value]:
@@ -117,7 +106,7 @@ class Space:
             grid.update(rule.points(name, n))
         return grid
 
-    def check_used(self, asked: Iterable[str]) -> None:
+    def check_used(self, asked: Collection[str]) -> None:
         """Raise SpaceError if the HyperModel did not ask for a hyperparameter that has a bound.
 
         Such a bound would have no effect.
@@ -125,7 +114,6 @@ class Space:
         Args:
             asked: The names of all hyperparameters of the HyperModel, including inactive ones.
         """
-        asked = list(asked)
         for name in self.rules:
             if name not in asked:
                 raise SpaceError(
@@ -137,7 +125,7 @@ class Space:
 def _rule(name: str, bound: object) -> Rule:
     key = f"space.bounds.{name}"
     if not isinstance(bound, Mapping):
-        return Fixed(_value(key, name, bound))
+        return Fixed(_value(name, key, bound))
     parts = ("low", "high", "scale", "step", "choices")
     for part in bound:
         if part not in parts:
@@ -146,31 +134,39 @@ def _rule(name: str, bound: object) -> Rule:
                 f"Expected {key} to have low and high, or choices; received {part!r}.{valid}"
             )
     if "choices" in bound:
-        return _choices(f"{key}.choices", name, bound["choices"])
-    return _range(key, name, bound)
+        return _choices(name, f"{key}.choices", bound["choices"])
+    return _range(name, key, bound)
 
 
-def _choices(key: str, name: str, values: object) -> Choices:
+def _choices(name: str, key: str, values: object) -> Choices:
     if not isinstance(values, Sequence) or isinstance(values, str) or not values:
         raise SpaceError(
             f"Expected {key} to be a list of values, such as [0.9, 0.99]; received {values!r}."
         )
-    choices = [_value(key, name, value) for value in values]
+    choices = [_value(name, key, value) for value in values]
     if len(set(choices)) < len(choices):
         raise SpaceError(f"Expected {key} to differ from each other; received {choices}.")
     return Choices(tuple(choices))
 
 
-def _range(key: str, name: str, bound: Mapping[str, object]) -> Range:
-    low = _number(f"{key}.low", name, bound.get("low"))
-    high = _number(f"{key}.high", name, bound.get("high"))
+def _range(name: str, key: str, bound: Mapping[str, object]) -> Range:
+    low = _number(name, f"{key}.low", bound.get("low"))
+    high = _number(name, f"{key}.high", bound.get("high"))
     if low > high:
         raise SpaceError(
             f"Expected {key}.low to be at most {key}.high; received low={low}, high={high}: swap "
             f"them."
         )
     scale = _scale(key, low, high, bound.get("scale", "linear"))
-    step = _step(key, scale, bound.get("step"))
+    step = bound.get("step")
+    if step is not None:
+        if not is_number(step) or not 0 < step < math.inf:
+            raise SpaceError(f"Expected {key}.step to be a number above 0; received {step!r}.")
+        if scale != "linear":
+            raise SpaceError(
+                f"Expected {key}.step to go with scale linear; received scale {scale}: list "
+                f"choices instead."
+            )
     integer = isinstance(low, int) and isinstance(high, int)
     if scale == "log_complement" or isinstance(step, float):
         integer = False
@@ -190,44 +186,28 @@ def _scale(key: str, low: float, high: float, scale: object) -> str:
             f"Expected {key} to lie in [0, 1) on scale log_complement; received low={low}, "
             f"high={high}."
         )
-    return str(scale)
+    return scale
 
 
-def _step(key: str, scale: str, step: object) -> float | None:
-    """Return a step that suits a scale."""
-    if step is None:
-        return None
-    if not is_number(step) or not 0 < step < math.inf:
-        raise SpaceError(f"Expected {key}.step to be a number above 0; received {step!r}.")
-    if scale != "linear":
-        raise SpaceError(
-            f"Expected {key}.step to go with scale linear; received scale {scale}: list choices "
-            f"instead."
-        )
-    return step
-
-
-def _number(key: str, name: str, value: object) -> float:
-    number = _value(key, name, value)
+def _number(name: str, key: str, value: object) -> float:
+    number = _value(name, key, value)
     if not is_number(number):
         raise SpaceError(f"Expected {key} to be a number; received {value!r}.")
     return number
 
 
-def _value(key: str, name: str, value: object) -> Value:
+def _value(name: str, key: str, value: object) -> Value:
     """Return a value that a hyperparameter of this name may have."""
-    if not isinstance(value, bool | int | float | str):
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, int | float | str):
         raise SpaceError(
             f"Expected {key} to be a number, a word, or a mapping with low and high; received "
             f"{value!r}."
         )
-    if isinstance(value, bool):
-        return value
     if is_number(value) and not math.isfinite(value):
         raise SpaceError(f"Expected {key} to be a finite number; received {value}.")
-    for limit in LIMITS:
-        if not limit.names.search(name):
-            continue
-        if not is_number(value) or not limit.holds(value):
-            raise SpaceError(f"Expected {key} to be {limit.rule}; received {value!r}.")
+    limit = broken_limit(name, value)
+    if limit is not None:
+        raise SpaceError(f"Expected {key} to be {limit}; received {value!r}.")
     return value

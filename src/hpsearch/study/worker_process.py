@@ -24,6 +24,8 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import NoReturn
 
+from hpsearch.errors import Preempted
+
 # This environment variable holds `PID RESTARTS DEADLINE`. The process id tells the restarted
 # process from its children, which inherit the variable.
 RESTARTED = "HPSEARCH_RESTARTED"
@@ -83,19 +85,6 @@ def job_id() -> str | None:
     if array and task:
         return f"{array}_{task}"
     return os.environ.get("SLURM_JOB_ID")
-
-
-class Preempted(BaseException):
-    """The cluster has asked this process to leave."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"{signal.Signals(number).name} asked this worker to go")
-        self.number = number
-
-    @property
-    def exit_status(self) -> int:
-        """The status by which a shell reports a process that this signal ended."""
-        return 128 + self.number
 
 
 @contextmanager

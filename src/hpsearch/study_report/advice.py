@@ -32,8 +32,9 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from threadpoolctl import threadpool_limits
 
+from hpsearch.seeds import derive
 from hpsearch.space.bounds import Range, Value
-from hpsearch.space.space import LIMITS, Space
+from hpsearch.space.space import Space, broken_limit
 from hpsearch.study_report.commands import Commands
 from hpsearch.study_report.figures import Clock
 from hpsearch.study_report.searched import Dimension, Floats, Searched, end_of
@@ -126,11 +127,8 @@ class Edge:
         if position < cls.NEAR:
             bound = "low"
         at_bound = replace(edge, bound=bound)
-        wider = at_bound.wider
-        for limit in LIMITS:  # a rate cannot be negative, and a momentum cannot be 1
-            is_limited = limit.names.search(dimension.name)
-            if is_limited and not limit.holds(wider):
-                return edge
+        if broken_limit(dimension.name, at_bound.wider):  # a rate below 0, or a momentum of 1
+            return edge
         column = searched.dimensions.index(dimension)
         best = searched.ranked[: cls.N_BEST]
         others = searched.positions(best)[:, column]
@@ -204,7 +202,7 @@ class _Outlook:
         n_hourly = 1
         if trial_s:
             n_hourly = max(1, int(3600 / trial_s))
-        prospects = Prospects(searched, searched.seed)
+        prospects = Prospects(searched, derive(0, searched.name, "prospects"))
         gains = [prospects.gain(n_spent), prospects.gain(n_hourly)]
         worth = gains[-1].worth
         if worth > 0.5:

@@ -20,7 +20,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpsearch.space.bounds import COMPLEMENT, Value
+from hpsearch.html_report.section import Section
+from hpsearch.space.bounds import Value, as_read
 from hpsearch.space.space import Space
 from hpsearch.study.direction import Direction
 from hpsearch.study.study import best_trial, number_of, ranked, value_of
@@ -42,7 +43,6 @@ class Searched:
         direction: Says which values of the metric are better.
         config: The composed configuration of the search, as plain data.
         tracking_uri: The address of the MLflow store that holds the runs of the study.
-        seed: The seed of the forecast of further trials.
     """
 
     name: str
@@ -52,7 +52,6 @@ class Searched:
     direction: Direction
     config: Mapping[str, Any]
     tracking_uri: str
-    seed: int = 0
 
     @cached_property
     def tries(self) -> list[FrozenTrial]:
@@ -134,6 +133,15 @@ class Searched:
         """The metric, followed by the second objective if the study has one."""
         second = self.config.get("costs", {}).get("second_objective")
         return [name for name in (self.monitor, second) if name]
+
+    def best_by_column(self) -> Section:
+        """Return a table with a column for each of the best trials.
+
+        There may be many hyperparameters, for which a terminal has no room beside each other.
+        """
+        rows = self.best_rows(5)
+        by_column = list(zip(*rows, strict=True))
+        return Section(f"The best {len(rows) - 1} trials", "", by_column)
 
     @property
     def label(self) -> str:
@@ -245,9 +253,10 @@ class Dimension:
             return cls(stored, 0, len(choices) - 1, choices=choices)  # type: ignore[arg-type]
         low = drawn_from.low  # type: ignore[attr-defined]
         high = drawn_from.high  # type: ignore[attr-defined]
-        if stored.startswith(COMPLEMENT):
-            name = stored.removeprefix(COMPLEMENT)
-            return cls(name, 1 - high, 1 - low, "log_complement")
+        name, highest = as_read(stored, low)
+        if name != stored:
+            _, lowest = as_read(stored, high)
+            return cls(name, float(lowest), float(highest), "log_complement")
         if drawn_from.log:  # type: ignore[attr-defined]
             return cls(stored, low, high, "log")
         return cls(stored, low, high)

@@ -18,8 +18,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
 from hpsearch.data.split import SearchData
-from hpsearch.errors import TrackingError
-from hpsearch.study.worker_process import Preempted
+from hpsearch.errors import Preempted, TrackingError
 from hpsearch.tracking.spool import Spool
 from hpsearch.tracking.spool_file import Entry
 

@@ -149,12 +149,8 @@ class Checkpoints:
 
     def orphans(self, study: str, numbers: Collection[int]) -> list[Path]:
         """Return the files of a study whose trial numbers are not among `numbers`."""
-        found = []
-        for path in sorted(self._folder(study).glob("*")):
-            number = int(path.name.split(".")[0])
-            if number not in numbers:
-                found.append(path)
-        return found
+        paths = sorted(self._folder(study).glob("*"))
+        return [path for path in paths if int(path.name.split(".")[0]) not in numbers]
 
     def clear(self, study: str) -> None:
         """Remove all checkpoints of a study."""

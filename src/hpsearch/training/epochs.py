@@ -1,7 +1,8 @@
 """Does what has to be done between the epochs of a fit.
 
-After each epoch, `Epochs` names and checks the metrics, keeps the weights if they are the best so
-far, tells the listener, leaves a checkpoint now and then, and stops the fit early.
+`Work` holds what a caller gives to a fit, and `Fitted` what it gets. After each epoch, `Epochs`
+names and checks the metrics, keeps the weights if they are the best so far, tells the listener,
+leaves a checkpoint now and then, and stops the fit early.
 """
 
 from __future__ import annotations
@@ -12,16 +13,39 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import keras
+import keras_tuner
 import numpy as np
 
 from hpsearch.errors import ConfigError, DivergedError, did_you_mean
+from hpsearch.models.loss_and_optimizer import numbers_of
+from hpsearch.seeds import derive
 from hpsearch.study.direction import Direction
 from hpsearch.training.checkpoints import Checkpoint, CheckpointFile
 from hpsearch.training.programs.order import Order
-from hpsearch.training.programs.program import numbers_of
-from hpsearch.training.settings import LOSS, Training
+from hpsearch.training.settings import Training
 
 Listener = Callable[[int, Mapping[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Work:
+    """The arguments of one call of `Trainer.fit`, and the order of the examples.
+
+    Attributes:
+        order: The order of the examples and the rates of each step; it is told which epoch begins.
+    """
+
+    hypermodel: keras_tuner.HyperModel
+    hp: keras_tuner.HyperParameters
+    model: keras.Model
+    seed: int
+    order: Order
+    listener: Listener = lambda n_epochs, metrics: None
+    checkpoint_file: CheckpointFile | None = None
+
+    def seed_of_layer(self, layer: int) -> int:
+        """Return the seed of the masks of a dropout layer, counted from 0."""
+        return derive(self.seed, "dropout", layer)
 
 
 @dataclass
@@ -65,22 +89,18 @@ class Fitted:
             valid = [name for name in metrics if not name.startswith("time/")]
             hint = did_you_mean(monitor, valid)
             raise ConfigError(f"training.monitor={monitor} is no metric of this fit.{hint}")
-        self._delete_undefined(metrics, monitor)
-        value = metrics[monitor]
-        best = self.metrics.get(monitor)
-        self.history.append(metrics)
-        if best is not None and not direction.is_better(value, best):
-            return False
-        self.best_epoch = self.n_epochs
-        return True
-
-    def _delete_undefined(self, metrics: dict[str, float], monitor: str) -> None:
         for name, value in list(metrics.items()):
             if math.isfinite(value):
                 continue
-            if name.endswith(f"/{LOSS}") or name == monitor:
+            if name == monitor or name.endswith("/loss"):
                 raise DivergedError(f"{name} is {value} after epoch {self.n_epochs + 1}.")
             del metrics[name]
+        best = self.metrics.get(monitor)
+        self.history.append(metrics)
+        if best is not None and not direction.is_better(metrics[monitor], best):
+            return False
+        self.best_epoch = self.n_epochs
+        return True
 
 
 @dataclass
@@ -109,14 +129,8 @@ class Continuation:
 
     def save(self, fitted: Fitted, best: list[np.ndarray]) -> None:
         """Save the fit as it is at the end of an epoch."""
-        checkpoint = Checkpoint(
-            identity=self.identity,
-            history=fitted.history,
-            best_epoch=fitted.best_epoch,
-            best=best,
-            running=self.snapshot(),
-        )
-        self.file.save(checkpoint)
+        running = self.snapshot()
+        self.file.save(Checkpoint(self.identity, fitted.history, fitted.best_epoch, best, running))
 
 
 class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
@@ -125,32 +139,29 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
     Args:
         settings: The settings of the fit. Their monitored metric decides which epoch is the best,
             and their patience when the fit stops.
-        listener: Called with the number of each epoch, from 1, and its metrics.
+        work: Its listener is told of each epoch.
         state: Returns the weights that the metrics of an epoch were measured with.
-        order: The order of the examples and the rates of each step; it is told which epoch begins.
         continuation: The checkpoints that the fit goes on from and leaves.
     """
 
     def __init__(
         self,
         settings: Training,
-        listener: Listener,
+        work: Work,
         state: Callable[[], list[np.ndarray]],
-        order: Order | None = None,
         continuation: Continuation | None = None,
     ) -> None:
         super().__init__()
         self.settings = settings
         self.direction = settings.goal
-        self.listener = listener
+        self.work = work
         self.state = state
-        self.order = order
         self.continuation = continuation
         self.fitted = Fitted()
         self.best_state: list[np.ndarray] = []
-        if continuation is not None:
+        if continuation:
             found = continuation.load()
-            if found is not None:
+            if found:
                 self.fitted = Fitted(found.history, found.best_epoch)
                 self.best_state = found.best
 
@@ -160,38 +171,38 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         n_epochs_since = self.fitted.n_epochs - self.fitted.best_epoch
         return n_epochs_since >= self.settings.patience_epochs
 
+    def tell_earlier_epochs(self) -> None:
+        """Tell the listener of the epochs that were trained before the checkpoint."""
+        for n_epochs, metrics in enumerate(self.fitted.history, start=1):
+            self.work.listener(n_epochs, metrics)
+
     def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
         """Take the time, and tell the order which epoch begins."""
         self._begin = time.perf_counter()
-        if self.order is not None:
-            self.order.epoch = epoch
+        self.work.order.epoch = epoch
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, object]) -> None:
         """Keep the best weights, tell the listener, leave a checkpoint, and stop early."""
         metrics = {}
-        for name, value in numbers_of(logs).items():
-            metrics[_metric_key(name)] = value
+        for name, value in numbers_of(logs).items():  # `val_loss` is `val/loss` in MLflow
+            key = f"train/{name}"
+            if name.startswith("val_"):
+                key = name.replace("_", "/", 1)
+            metrics[key] = value
         metrics["time/epoch_s"] = time.perf_counter() - self._begin
         if self.fitted.add(metrics, self.settings.monitor, self.direction):
             self.best_state = self.state()
         try:
-            self.listener(self.fitted.n_epochs, metrics)
+            self.work.listener(self.fitted.n_epochs, metrics)
         except BaseException:
             # The trial may go on later, whatever the error is. No epoch shall be trained twice.
             self._save()
             raise
-        if self.continuation is not None and self.continuation.file.is_due():
+        if self.continuation and self.continuation.file.is_due():
             self._save()
         if self.patience_is_over:
             self.model.stop_training = True
 
     def _save(self) -> None:
-        if self.continuation is not None:
+        if self.continuation:
             self.continuation.save(self.fitted, self.best_state)
-
-
-def _metric_key(keras_name: str) -> str:
-    """Return MLflow's key of a Keras log: `val_loss` is `val/loss`, `loss` is `train/loss`."""
-    if keras_name.startswith("val_"):
-        return f"val/{keras_name[4:]}"
-    return f"train/{keras_name}"

@@ -14,28 +14,29 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import keras
-import keras_tuner
 import numpy as np
+from jax import Array
 
 from hpsearch.data.split import SearchData
 from hpsearch.errors import ConfigError
-from hpsearch.models.loss_and_optimizer import labels_for
-from hpsearch.training.checkpoints import CheckpointFile
-from hpsearch.training.epochs import Epochs, Fitted, Listener
+from hpsearch.models.loss_and_optimizer import numbers_of
+from hpsearch.training.epochs import Epochs, Fitted, Work
 from hpsearch.training.how_trained import NoProgramError, Tensors, question, structure_of
 from hpsearch.training.own_fit import may_change_form, owns_fit
 from hpsearch.training.programs.averages import averages_of
 from hpsearch.training.programs.on_jax import State, metrics_of, steps_of
 from hpsearch.training.programs.order import Element, Order
-from hpsearch.training.programs.program import Program, jax_variables, numbers_of, set_jax_state
+from hpsearch.training.programs.program import Program, jax_variables, set_jax_state
 from hpsearch.training.programs.proof import compiled_tolerance
-from hpsearch.training.schedules import CONSTANT, Schedule, Scheduling
+from hpsearch.training.schedules import Schedule, Scheduling
 from hpsearch.training.settings import VAL_BATCH_SIZE, Training
-from hpsearch.training.trainer import BY_PROGRAM, Trainer, Work
+from hpsearch.training.trainer import Trainer
 
 
 class FusedProgram:
@@ -73,31 +74,22 @@ class FusedProgram:
         set_jax_state(self.program.model, self._read(self.state, seat))
         return self.program
 
-    def run(self, orders: Mapping[int, Order]) -> dict[int, dict[str, float]]:
-        """Train an epoch in the seats of `orders`, and return the metrics of each of them.
+    def run(self, elements: Mapping[int, Element]) -> dict[int, dict[str, float]]:
+        """Train one element of an `Order` in each seat, validate, and return the metrics.
 
-        The other seats are trained on arbitrary examples, and their contents are lost.
-        """
-        elements = {seat: order.element_at(0) for seat, order in orders.items()}
-        return self.run_elements(elements)
-
-    def run_elements(self, elements: Mapping[int, Element]) -> dict[int, dict[str, float]]:
-        """Train the steps of one element of an `Order` in each seat, and return the metrics.
-
-        All elements must have the same number of steps.
+        All elements must have the same number of steps. The seats without one are trained on
+        arbitrary examples, and their contents are lost.
         """
         any_element = next(iter(elements.values()))
         of_seats = [elements.get(seat, any_element) for seat in range(self.n_seats)]
-        parts = [np.stack(part) for part in zip(*of_seats, strict=True)]
-        rows, n_steps, tables, last, _, last_rates = parts
+        rows, n_steps, tables, last, _, last_rates = map(np.stack, zip(*of_seats, strict=True))
         n_steps_of_all = int(n_steps[0, 0])
         logs, state = self._epoch(self.state, rows, n_steps_of_all, tables, last, last_rates)
-        self.state = [list(values) for values in state]
-        arrays = {name: np.asarray(values) for name, values in logs.items()}
+        self.state = list(map(list, state))
+        logs = jax.device_get(logs)
         found = {}
         for seat in elements:
-            of_seat = {name: values[seat] for name, values in arrays.items()}
-            found[seat] = numbers_of(of_seat)
+            found[seat] = numbers_of({name: values[seat] for name, values in logs.items()})
         return found
 
     def differs(self, source: keras.Model, order: Order) -> str | None:
@@ -110,7 +102,9 @@ class FusedProgram:
             order: Gives the batch of the step.
         """
         rows, _, _, last, comes, _ = order.element_at(0)
-        rest = last if comes[0] else None
+        rest = None
+        if comes[0]:
+            rest = last
         element = order.element(rows[:1], None, rest)
         self.program.load(source, lambda layer: layer)
         before = self.program.snapshot()
@@ -119,8 +113,7 @@ class FusedProgram:
         self.program.model.reset_metrics()
         alone = self.program.run(element)
         self.program.restore(before)
-        elements = dict.fromkeys(range(self.n_seats), element)
-        seats = self.run_elements(elements)
+        seats = self.run(dict.fromkeys(range(self.n_seats), element))
         tolerance = compiled_tolerance(self.program.model)
         for name, value in alone.items():
             # Up to two steps are made, and the rounding of the first one changes the second one.
@@ -128,8 +121,7 @@ class FusedProgram:
             if name != "loss":
                 rounding += 2 / order.batch_size  # examples on the border of two classes
             found = [seats[seat][name] for seat in range(self.n_seats)]
-            distances = [abs(other - value) for other in found]
-            worst = found[int(np.argmax(distances))]
+            worst = found[int(np.argmax(np.abs(np.subtract(found, value))))]
             if not abs(worst - value) <= rounding:  # also where one of them is NaN
                 return f"with others, its {name} is {worst:.6g} after a step, alone {value:.6g}"
         return None
@@ -147,53 +139,42 @@ def _read(state: State, seat: int) -> State:
     return found
 
 
-def _epoch_of(
-    program: Program, tensors: Tensors
-) -> Callable[..., tuple[dict[str, jax.Array], State]]:
+def _epoch_of(program: Program, tensors: Tensors) -> Callable[..., tuple[dict[str, Array], State]]:
     """Return the epoch of one trial: training steps, then validation with the averaged weights."""
     model = program.model
     images, labels, val_images, val_labels = tensors
     steps, last_step = steps_of(model, images, labels)
     validate = _validation_of(model, val_images, val_labels)
-    places = []
+    places = []  # of the averaged weights among the variables of the optimizer
     if program.averaging:
-        places = _places_of_averages(model.optimizer)
+        ids = [id(v) for v in model.optimizer.variables]
+        places = [ids.index(id(average)) for average in averages_of(model.optimizer)]
 
     def epoch(  # noqa: PLR0917
         state: State,
-        rows: jax.Array,
-        n_steps: jax.Array,
-        table: jax.Array,
-        last: jax.Array,
-        last_rates: jax.Array,
-    ) -> tuple[dict[str, jax.Array], State]:
+        rows: Array,
+        n_steps: Array,
+        table: Array,
+        last: Array,
+        last_rates: Array,
+    ) -> tuple[dict[str, Array], State]:
         trainable, non_trainable, optimizer, metrics = state
         fresh = [jnp.zeros_like(v) for v in metrics]
-        state = (trainable, non_trainable, optimizer, fresh)
-        logs, state = steps(state, rows, n_steps, table)
+        logs, state = steps((trainable, non_trainable, optimizer, fresh), rows, n_steps, table)
         if last.shape[0]:
             logs, state = last_step(state, last, last_rates)
         trainable, non_trainable, optimizer, _ = state
         if places:
             trainable = [optimizer[place] for place in places]
-        logs = dict(logs)
         val_logs = validate((trainable, non_trainable, fresh))
-        for name, value in val_logs.items():
-            logs[f"val_{name}"] = value
-        return logs, state
+        return {**logs, **{f"val_{name}": value for name, value in val_logs.items()}}, state
 
     return epoch
 
 
-def _places_of_averages(optimizer: keras.Optimizer) -> list[int]:
-    """Return the places of the averaged weights among the variables of the optimizer."""
-    ids = [id(v) for v in optimizer.variables]
-    return [ids.index(id(average)) for average in averages_of(optimizer)]
-
-
 def _validation_of(
-    model: keras.Model, images: jax.Array, labels: jax.Array
-) -> Callable[[State], dict[str, jax.Array]]:
+    model: keras.Model, images: Array, labels: Array
+) -> Callable[[State], dict[str, Array]]:
     """Return the function from (weights, other variables, fresh metrics) to the val metrics."""
     n_examples = len(labels)
     batch_size = min(VAL_BATCH_SIZE, n_examples)
@@ -208,12 +189,12 @@ def _validation_of(
     def test_batch(i: int, state: State) -> State:
         return test(i * batch_size, batch_size, state)
 
-    def validate(state: State) -> dict[str, jax.Array]:
+    def validate(state: State) -> dict[str, Array]:
         state = jax.lax.fori_loop(0, n_batches, test_batch, state)
         if n_rest:
             state = test(n_examples - n_rest, n_rest, state)
         _, _, metrics = state
-        found: dict[str, jax.Array] = metrics_of(model, metrics)
+        found: dict[str, Array] = metrics_of(model, metrics)
         return found
 
     return validate
@@ -236,7 +217,11 @@ class FusedTrainer(Trainer):
     """
 
     def __init__(
-        self, settings: Training, data: SearchData, n_slots: int, schedule: Schedule = CONSTANT
+        self,
+        settings: Training,
+        data: SearchData,
+        n_slots: int,
+        schedule: Schedule | None = None,
     ) -> None:
         backend = keras.backend.backend()
         if backend != "jax":
@@ -247,8 +232,8 @@ class FusedTrainer(Trainer):
         super().__init__(settings, data, schedule)
         self.n_slots = n_slots
         self._meeting = threading.Condition()
-        self._fused: FusedProgram | None = None
-        self._kind: tuple[object, ...] = ()
+        # One program with all that its making depends on.
+        self._fused: dict[tuple[object, ...], FusedProgram] = {}
         self._seated: dict[int, Order] = {}
         self._asked: set[int] = set()
         self._logs: dict[int, dict[str, float]] = {}
@@ -260,72 +245,41 @@ class FusedTrainer(Trainer):
             self._stop = error
             self._meeting.notify_all()
 
-    def fit(
-        self,
-        hypermodel: keras_tuner.HyperModel,
-        hp: keras_tuner.HyperParameters,
-        model: keras.Model,
-        seed: int,
-        listener: Listener,
-        *,
-        checkpoint_file: CheckpointFile | None = None,
-        told: Callable[[str], None] = lambda way: None,
-    ) -> Fitted:
-        """Fit `model` as `Trainer.fit` does, if possible together with other trials."""
-        work = Work(hypermodel, hp, model, seed, listener, checkpoint_file, ())
-        order = Order(len(self.data.train), self.batch_size(hp), 0, work.seed_of_epoch)
+    def _fit(self, work: Work, told: Callable[[str], None]) -> Fitted:
+        """Fit a model as a `Trainer` does, if possible together with other trials."""
+        together = replace(work, order=self._order(work.hp, work.seed, 0))
         with self._meeting:
             if self._stop is not None:
                 raise self._stop
-            fused = self._fused_for(hypermodel, hp, model, order)
+            fused = self._fused_for(together)
             if fused is None:
-                return super().fit(
-                    hypermodel,
-                    hp,
-                    model,
-                    seed,
-                    listener,
-                    checkpoint_file=checkpoint_file,
-                    told=told,
-                )
-        told(f"{BY_PROGRAM}, together with other trials")
-        with self._seat(order) as seat:
-            epochs, scheduling = self._sit(fused, seat, work)
-            work.tell_earlier_epochs(epochs.fitted)
+                return super()._fit(work, told)
+        told(f"{self.BY_PROGRAM}, together with other trials")
+        with self._seat(together.order) as seat:
+            epochs, scheduling = self._sit(fused, seat, together)
+            epochs.tell_earlier_epochs()
             while not epochs.patience_is_over and epochs.fitted.n_epochs < self.settings.epochs:
                 epoch = epochs.fitted.n_epochs
                 epochs.on_epoch_begin(epoch)
                 scheduling.on_epoch_begin(epoch)
                 epochs.on_epoch_end(epoch, self._next_epoch(fused, seat))
-        fused.program.unload(model, epochs.best_state)
+        fused.program.unload(work.model, epochs.best_state)
         return epochs.fitted
 
-    def _fused_for(
-        self,
-        hypermodel: keras_tuner.HyperModel,
-        hp: keras_tuner.HyperParameters,
-        model: keras.Model,
-        order: Order,
-    ) -> FusedProgram | None:
-        """Return the program that can train `model`, None where it must be trained alone."""
-        if owns_fit(hypermodel) or may_change_form(hypermodel):
+    def _fused_for(self, work: Work) -> FusedProgram | None:
+        """Return the program that can train a model, None where it must be trained alone."""
+        if owns_fit(work.hypermodel) or may_change_form(work.hypermodel):
             return None
-        tensors = self._on_device(labels_for(model))
-        work = Work(hypermodel, hp, model, 0, lambda *_: None, None, tensors)
         try:
-            structure = structure_of(model, self.data.train.images)
-            averaging = self._averaging_of(work, order.n_steps)
-            kind = (structure, order.batch_size, averaging)
-            if self._fused is None:
-                self._fused = self._fuse(structure, work, order)
-                self._kind = kind
+            structure = structure_of(work.model, self.data.train.images)
+            kind = (structure, work.order.batch_size, self._averaging_of(work))
+            if not self._fused:
+                self._fused[kind] = self._fuse(structure, work)
         except NoProgramError:
             return None
-        if self._kind != kind:
-            return None
-        return self._fused
+        return self._fused.get(kind)
 
-    def _fuse(self, structure: str, work: Work, order: Order) -> FusedProgram:
+    def _fuse(self, structure: str, work: Work) -> FusedProgram:
         """Return a program that trains models of a structure together as it trains them alone.
 
         Raises:
@@ -335,12 +289,12 @@ class FusedTrainer(Trainer):
         reason = self.remembered_proofs.get(key)
         if reason:
             raise NoProgramError(reason)
-        program = self._load_program(work, structure, order)
-        fused = FusedProgram(program, work.tensors, self.n_slots)
+        program = self._load_program(work, structure)
+        fused = FusedProgram(program, self._on_device(work.model), self.n_slots)
         self.let_go()  # a trial that is trained alone gets another program
-        if key not in self.remembered_proofs:
-            self.remembered_proofs[key] = fused.differs(work.model, order) or ""
-        reason = self.remembered_proofs[key]
+        if reason is None:
+            reason = fused.differs(work.model, work.order) or ""
+            self.remembered_proofs[key] = reason
         if reason:
             raise NoProgramError(reason)
         return fused
@@ -362,22 +316,18 @@ class FusedTrainer(Trainer):
     def _sit(self, fused: FusedProgram, seat: int, work: Work) -> tuple[Epochs, Scheduling]:
         """Put a trial into its seat, freshly built or as its checkpoint has it."""
 
-        def state() -> list[np.ndarray]:
+        def read(kind: Callable[[Program], list[np.ndarray]]) -> list[np.ndarray]:
             with self._meeting:
-                return fused.get(seat).state()
-
-        def snapshot() -> list[np.ndarray]:
-            with self._meeting:
-                return fused.get(seat).snapshot()
+                return kind(fused.get(seat))
 
         with self._meeting:
             program = fused.program
             program.load(work.model, work.seed_of_layer)
-            order = self._seated[seat]
+            snapshot = partial(read, Program.snapshot)
             continuation = self._continuation(work, program.name, snapshot, program.restore)
-            epochs = Epochs(self.settings, work.listener, state, order, continuation)
+            epochs = Epochs(self.settings, work, partial(read, Program.state), continuation)
             epochs.set_model(program.model)
-            scheduling = Scheduling(self.schedule, order, program.drawn, epochs)
+            scheduling = Scheduling(self.schedule, program.drawn, epochs)
             fused.put(seat)
         return epochs, scheduling
 
@@ -392,7 +342,8 @@ class FusedTrainer(Trainer):
                 if self._stop is not None:
                     raise self._stop
                 if self._asked == self._seated.keys():
-                    self._logs = fused.run(self._seated)
+                    elements = {s: order.element_at(0) for s, order in self._seated.items()}
+                    self._logs = fused.run(elements)
                     self._asked.clear()
                     self._meeting.notify_all()
                 else:

@@ -7,7 +7,7 @@ must train the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import MutableMapping
 from functools import cache
 from importlib.metadata import version
 from types import FunctionType
@@ -17,12 +17,13 @@ from keras.src.backend import compute_output_spec
 from keras.src.trainers.trainer import Trainer as KerasTrainer
 
 from hpsearch.errors import first_line
+from hpsearch.models.architecture import build_model
 from hpsearch.models.dropout_masks import Tensor
 from hpsearch.models.own_code import is_library
 from hpsearch.seeds import GLOBAL_GENERATOR
+from hpsearch.training.epochs import Work
 from hpsearch.training.programs.fingerprint import UnknownStateError, fingerprint
 from hpsearch.training.programs.inputs import dropouts
-from hpsearch.training.programs.order import Order
 from hpsearch.training.programs.program import Program, has_gpu
 from hpsearch.training.programs.proof import difference, untouched_randomness
 
@@ -95,12 +96,12 @@ def _keras_steps() -> frozenset[str]:
 
 def _own_step(model: keras.Model) -> str | None:
     """Return the name of a training step that a model or its class replaces, None for none."""
+    steps = _keras_steps()
     for cls in type(model).__mro__:
-        if not _is_of_keras(cls):
-            changed = _keras_steps() & vars(cls).keys()
-            if changed:
-                return min(changed)
-    replaced: list[str] = sorted(_keras_steps() & vars(model).keys())
+        changed = steps & vars(cls).keys()
+        if changed and not _is_of_keras(cls):
+            return min(changed)
+    replaced: list[str] = sorted(steps & vars(model).keys())
     for name in replaced:
         if isinstance(getattr(keras.Model, name), FunctionType):
             return name
@@ -114,25 +115,21 @@ def _is_of_keras(cls: type) -> bool:
     return is_library(cls.__module__) and not issubclass(cls, keras.Model)
 
 
-def proved_program(  # noqa: PLR0917
+def proved_program(
+    work: Work,
     structure: str,
-    source: keras.Model,
-    build: Callable[[], keras.Model],
     tensors: Tensors,
-    order: Order,
     remembered_proofs: MutableMapping[str, str],
     *,
     averaging: float,
     jit: bool | None,
 ) -> Program:
-    """Return a program that trains models of `structure` as Keras does.
+    """Return a program that trains models of a structure as Keras does.
 
     Args:
-        structure: The fingerprint of `source`.
-        source: The model of the trial that is about to begin.
-        build: Builds another model with the same structure.
+        work: The trial that is about to begin. Its order gives the batch of the proof.
+        structure: The fingerprint of its model.
         tensors: Images and labels of train, then of val.
-        order: Gives the batch of the proof.
         remembered_proofs: What earlier proofs have found, by `question`: an empty text where a
             program may train, otherwise the reason against it. The result of a new proof is added.
         averaging: As for `Program`.
@@ -145,41 +142,34 @@ def proved_program(  # noqa: PLR0917
     reason: str | None = remembered_proofs.get(key)
     if reason:
         raise NoProgramError(reason)
-    images, labels = tensors[:2]
+    images, labels, *_ = tensors
     try:
         with GLOBAL_GENERATOR, untouched_randomness():
-            program = _make_program(structure, build, tensors, averaging, jit)
+            model = build_model(work.hypermodel, work.hp)
+            _check_copy(model, structure, images)
+            if jit is None:
+                jit = _is_compiled_faster(model)
+            program = Program(structure, model, images, labels, averaging=averaging, jit=jit)
             if key not in remembered_proofs:
-                reason = difference(source, program, images, labels, order)
+                reason = difference(work.model, program, images, labels, work.order)
     except NoProgramError as error:
         reason = str(error)
     except Exception as error:  # a model may fail in a program, though it does not in `fit`
         name = type(error).__name__
         reason = f"in a compiled program it raises {name}: {first_line(error):.200}"
-    if key not in remembered_proofs:
-        remembered_proofs[key] = reason or ""
+    remembered_proofs.setdefault(key, reason or "")
     if reason:
         raise NoProgramError(reason)
     return program
 
 
-def _make_program(
-    structure: str,
-    build: Callable[[], keras.Model],
-    tensors: Tensors,
-    averaging: float,
-    jit: bool | None,
-) -> Program:
-    model = build()
-    images, labels = tensors[:2]
+def _check_copy(model: keras.Model, structure: str, images: Tensor) -> None:
+    """Raise NoProgramError where a second model of a trial cannot become a program."""
     if structure_of(model, images) != structure:
         raise NoProgramError("building it twice makes two different models")
     is_on_jax = keras.backend.backend() == "jax"
     if is_on_jax and not all(layer.supports_jit for layer in model._flatten_layers()):
         raise NoProgramError("it holds a layer that XLA cannot compile")
-    if jit is None:
-        jit = _is_compiled_faster(model)
-    return Program(structure, model, images, labels, averaging=averaging, jit=jit)
 
 
 def question(structure: str) -> str:

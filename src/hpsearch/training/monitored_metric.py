@@ -6,22 +6,18 @@ The name of a metric never decides, except that less loss is better.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 
 import keras
 import keras_tuner
 
 from hpsearch.data.split import SearchData
 from hpsearch.errors import ConfigError, ModelError, did_you_mean, first_line
-from hpsearch.models.loss_and_optimizer import labels_for
+from hpsearch.models.loss_and_optimizer import labels_for, numbers_of
 from hpsearch.study.direction import Direction
 from hpsearch.training.own_fit import owns_fit
-from hpsearch.training.programs.program import numbers_of
-from hpsearch.training.settings import LOSS, Training
-
-_PARTS = ("train", "val")
+from hpsearch.training.settings import Training
 
 
 def directed(
@@ -43,19 +39,23 @@ def directed(
         ModelError: The metrics do not fit the model and the labels.
     """
     form = labels_for(model)
-    part, _, name = training.monitor.partition("/")
-    if part in _PARTS and name == LOSS:
+    monitor = training.monitor
+    part, _, name = monitor.partition("/")
+    is_of_part = part in ("train", "val")
+    if is_of_part and name == "loss":
         return replace(training, direction=training.direction or Direction.MINIMIZE)
     reports_more = owns_fit(hypermodel) or _has_own_step(model)
     known = _known(model, data, form, reports_more=reports_more)
-    hint = _hint(training.monitor, known)
-    may_come = reports_more and part in _PARTS
-    if hint and not may_come:
-        raise ConfigError(f"training.monitor={training.monitor} is no metric of this model.{hint}")
+    valid = [f"{which}/{reported}" for which in ("train", "val") for reported in known]
+    hint = ""
+    if monitor not in valid:
+        hint = did_you_mean(monitor, valid)
+    if hint and not (reports_more and is_of_part):
+        raise ConfigError(f"training.monitor={monitor} is no metric of this model.{hint}")
     direction = training.direction or known.get(name)
     if direction is None:
         raise ConfigError(
-            f"Nothing says whether more or less of training.monitor={training.monitor} is better: "
+            f"Nothing says whether more or less of training.monitor={monitor} is better: "
             f"give training.direction={Direction.MINIMIZE} or "
             f"training.direction={Direction.MAXIMIZE}.{hint}"
         )
@@ -76,14 +76,6 @@ def _has_own_step(model: keras.Model) -> bool:
     return False
 
 
-def _hint(monitor: str, known: Collection[str]) -> str:
-    """Return a sentence with the metrics that exist, or nothing if `monitor` is one of them."""
-    valid = [f"{part}/{name}" for part in _PARTS for name in known]
-    if monitor in valid:
-        return ""
-    return did_you_mean(monitor, valid)
-
-
 def _known(
     model: keras.Model, data: SearchData, form: str, *, reports_more: bool
 ) -> Mapping[str, Direction | None]:
@@ -92,7 +84,7 @@ def _known(
         return _reported(model, data, form)
     except Exception as error:  # Keras or a metric may raise any error.
         if reports_more:
-            return {LOSS: Direction.MINIMIZE}
+            return {"loss": Direction.MINIMIZE}
         raise ModelError(
             f"The metrics of the model cannot be computed: {first_line(error)}."
         ) from error
@@ -122,31 +114,23 @@ def _reported(model: keras.Model, data: SearchData, form: str) -> Mapping[str, D
     finally:
         model.reset_metrics()
 
-    found: dict[str, Direction | None] = {}
-    for name in (*logs, *metrics):
-        found[name] = _direction(metrics.get(name))
+    found = {name: _direction(metrics.get(name)) for name in (*logs, *metrics)}
     for name, value in logs.items():
         # A metric of several numbers, such as one for each class, is reported under several names.
         several = numbers_of({name: value}).keys() - {name}
         if several:
             direction = found.pop(name)
             found.update(dict.fromkeys(several, direction))
-    for name in losses & found.keys():  # the losses of single outputs
+    for name in ("loss", *losses & found.keys()):  # the losses of single outputs too
         found[name] = Direction.MINIMIZE
-    found[LOSS] = Direction.MINIMIZE
     return found
 
 
 def _direction(metric: keras.metrics.Metric | None) -> Direction | None:
-    found = _own_direction(metric)
-    if found is None:
-        found = _own_direction(_class_of(metric))
-    return found
-
-
-def _own_direction(metric: keras.metrics.Metric | None) -> Direction | None:
-    directions = {"up": Direction.MAXIMIZE, "down": Direction.MINIMIZE}
-    return directions.get(getattr(metric, "_direction", None) or "")
+    """Return the direction that a metric itself says, or else the metric of its function."""
+    own = getattr(metric, "_direction", None)
+    said = own or getattr(_class_of(metric), "_direction", None)
+    return {"up": Direction.MAXIMIZE, "down": Direction.MINIMIZE}.get(said or "")
 
 
 def _class_of(metric: keras.metrics.Metric | None) -> keras.metrics.Metric | None:
@@ -178,14 +162,10 @@ def _metrics_by_log(model: keras.Model) -> dict[str, keras.metrics.Metric]:
         if metric is not compiled:
             metrics[id(metric)] = metric
     for metric in metrics.values():
-        object.__setattr__(metric, "result", partial(_itself, metric))
+        object.__setattr__(metric, "result", lambda metric=metric: metric)
     try:
         found: dict[str, keras.metrics.Metric] = keras.Model.get_metrics_result(model)
     finally:
         for metric in metrics.values():
             object.__delattr__(metric, "result")
     return found
-
-
-def _itself(metric: keras.metrics.Metric) -> keras.metrics.Metric:
-    return metric

@@ -4,7 +4,7 @@ A schedule computes the rates of an epoch from the learning rate and the momentu
 drew. It is a pure function of the place in the training and of the losses so far, so a training
 that was stopped continues as if it had never stopped. A compiled program reads the rates from a
 table, so a schedule costs no compilation. `Scheduling` fills this table at the start of each
-epoch, and `RatesOfSteps` assigns its values to a model that Keras's own `fit` trains.
+epoch, and assigns its values to a model that Keras's own `fit` trains.
 
 A sweep trains a few steps at each of several learning rates in turn, for the learning rate test.
 `sweep_by_program` does this with a compiled program, `sweep_by_keras` does it without one.
@@ -13,19 +13,21 @@ A sweep trains a few steps at each of several learning rates in turn, for the le
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count, islice
 from typing import Protocol
 
 import keras
 import numpy as np
 
 from hpsearch.errors import ConfigError
-from hpsearch.metrics import Floats
 from hpsearch.training.epochs import Epochs
 from hpsearch.training.programs.inputs import rate_variables
-from hpsearch.training.programs.order import Element, Order
+from hpsearch.training.programs.order import Order
 from hpsearch.training.programs.program import Program
+
+_Rates = tuple[np.ndarray, np.ndarray]  # learning rate and momentum of each step, (n_steps,) each
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Place:
     n_steps: int
     losses: Sequence[float]
 
-    def progress(self) -> Floats:
+    def progress(self) -> np.ndarray:
         """Return the share of the training before each step of the epoch, in [0, 1), (n_steps,)."""
         share_of_epoch = np.arange(self.n_steps) / self.n_steps
         return (self.epoch + share_of_epoch) / self.n_epochs
@@ -53,7 +55,7 @@ class Place:
 class Schedule(Protocol):
     """The interface of all schedules."""
 
-    def rates(self, learning_rate: float, momentum: float, place: Place) -> tuple[Floats, Floats]:
+    def rates(self, learning_rate: float, momentum: float, place: Place) -> _Rates:
         """Return the learning rate and the momentum of each step of an epoch, (n_steps,) each.
 
         Args:
@@ -67,14 +69,9 @@ class Schedule(Protocol):
 class Constant:
     """The learning rate and the momentum that the trial drew, at every step."""
 
-    def rates(self, learning_rate: float, momentum: float, place: Place) -> tuple[Floats, Floats]:
+    def rates(self, learning_rate: float, momentum: float, place: Place) -> _Rates:
         """Return the drawn rates for each step."""
-        learning_rates = np.full(place.n_steps, learning_rate)
-        momentums = np.full(place.n_steps, momentum)
-        return learning_rates, momentums
-
-
-CONSTANT = Constant()
+        return np.full(place.n_steps, learning_rate), np.full(place.n_steps, momentum)
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,7 @@ class OneCycle:
         if not 0 < self.warmup < 1:
             raise ConfigError(f"schedule.warmup must lie between 0 and 1, but is {self.warmup}.")
 
-    def rates(self, learning_rate: float, momentum: float, place: Place) -> tuple[Floats, Floats]:
+    def rates(self, learning_rate: float, momentum: float, place: Place) -> _Rates:
         """Return rates that follow a rising and then a falling half cosine."""
         progress = place.progress()
         is_rising = progress < self.warmup
@@ -123,12 +120,11 @@ class Cosine:
 
     end: float
 
-    def rates(self, learning_rate: float, momentum: float, place: Place) -> tuple[Floats, Floats]:
+    def rates(self, learning_rate: float, momentum: float, place: Place) -> _Rates:
         """Return falling learning rates and the drawn momentum."""
         height = _half_cosine(1 - place.progress())
         share = self.end + (1 - self.end) * height
-        momentums = np.full(place.n_steps, momentum)
-        return learning_rate * share, momentums
+        return learning_rate * share, np.full(place.n_steps, momentum)
 
 
 @dataclass(frozen=True)
@@ -149,7 +145,7 @@ class ReduceOnPlateau:
         if not 0 < self.factor < 1:
             raise ConfigError(f"schedule.factor must lie between 0 and 1, but is {self.factor}.")
 
-    def rates(self, learning_rate: float, momentum: float, place: Place) -> tuple[Floats, Floats]:
+    def rates(self, learning_rate: float, momentum: float, place: Place) -> _Rates:
         """Return the same rates for all steps of the epoch."""
         share = 1.0
         best = math.inf
@@ -163,12 +159,10 @@ class ReduceOnPlateau:
             if n_waited >= self.patience_epochs:
                 share = max(share * self.factor, self.least)
                 n_waited = 0
-        learning_rates = np.full(place.n_steps, learning_rate * share)
-        momentums = np.full(place.n_steps, momentum)
-        return learning_rates, momentums
+        return np.full(place.n_steps, learning_rate * share), np.full(place.n_steps, momentum)
 
 
-def _half_cosine(x: Floats) -> Floats:
+def _half_cosine(x: np.ndarray) -> np.ndarray:
     """Return the values of a half cosine that rises from 0 at x = 0 to 1 at x = 1."""
     angle = np.pi * np.clip(x, 0, 1)
     return np.asarray((1 - np.cos(angle)) / 2)
@@ -179,52 +173,42 @@ class Scheduling(keras.callbacks.Callback):  # type: ignore[misc]
 
     Args:
         schedule: Computes the rates.
-        order: The order of the examples, which takes the rates of each step.
         drawn: The trial's learning rate and momentum. The learning rate is None where the model
             brings a Keras schedule; no rates are written then.
-        epochs: Has the number of epochs of the whole training and the losses so far, including
-            those of epochs before a checkpoint.
+        epochs: Has the order, the number of epochs of the whole training and the losses so far,
+            including those of epochs before a checkpoint.
+        each_step: Whether to assign the rates to the optimizer at each step, as Keras's own `fit`
+            needs it. A compiled program reads them from the order.
     """
 
     def __init__(
         self,
         schedule: Schedule,
-        order: Order,
         drawn: tuple[float | None, float],
         epochs: Epochs,
+        *,
+        each_step: bool = False,
     ) -> None:
         super().__init__()
         self.schedule = schedule
-        self.order = order
         self.drawn = drawn
         self.epochs = epochs
+        self.each_step = each_step
 
     def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
         """Write the rates of an epoch."""
         learning_rate, momentum = self.drawn
         if learning_rate is None:
             return
+        order = self.epochs.work.order
         losses = [metrics["val/loss"] for metrics in self.epochs.fitted.history]
-        place = Place(epoch, self.epochs.settings.epochs, self.order.n_steps, losses)
-        rates = self.schedule.rates(learning_rate, momentum, place)
-        self.order.rates = np.stack(rates, axis=1)
-
-
-class RatesOfSteps(keras.callbacks.Callback):  # type: ignore[misc]
-    """A Keras callback that assigns the rates of each step where Keras's own `fit` trains.
-
-    Args:
-        order: Has the rates of each step of the epoch.
-    """
-
-    def __init__(self, order: Order) -> None:
-        super().__init__()
-        self.order = order
+        place = Place(epoch, self.epochs.settings.epochs, order.n_steps, losses)
+        order.rates = np.stack(self.schedule.rates(learning_rate, momentum, place), axis=1)
 
     def on_train_batch_begin(self, batch: int, logs: object = None) -> None:
-        """Assign the learning rate and the momentum of a step."""
-        rates = self.order.rates
-        if rates is None:
+        """Assign the learning rate and the momentum of a step, if that is wanted."""
+        rates = self.epochs.work.order.rates
+        if rates is None or not self.each_step:
             return
         if hasattr(self.model, "jax_state_sync"):
             self.model.jax_state_sync()
@@ -232,66 +216,6 @@ class RatesOfSteps(keras.callbacks.Callback):  # type: ignore[misc]
         for variable, value in zip(variables, rates[batch], strict=True):
             if variable is not None:
                 variable.assign(value)
-
-
-class _Sweep(keras.utils.PyDataset):  # type: ignore[misc]
-    """The elements that a compiled program trains in a sweep, one for each learning rate.
-
-    Args:
-        order: The order of the examples; a sweep begins again where they end.
-        learning_rates: The learning rate of each element, (n,).
-        momentum: The momentum of all steps.
-        n_steps: Steps of each element; no more than `order` has in one element.
-    """
-
-    def __init__(
-        self, order: Order, learning_rates: np.ndarray, momentum: float, n_steps: int
-    ) -> None:
-        super().__init__()
-        self.order = order
-        self.learning_rates = learning_rates
-        self.momentum = momentum
-        self.n_steps = min(n_steps, order.steps_per_call)
-
-    def __len__(self) -> int:
-        return len(self.learning_rates)
-
-    def __getitem__(self, index: int) -> tuple[Element]:
-        n_examples = self.order.n_examples
-        batch_size = self.order.batch_size
-        n_rows = self.n_steps * batch_size
-        first = index * n_rows
-        places = np.arange(first, first + n_rows) % n_examples
-        generator = np.random.default_rng(self.order.seed_of_epoch(0))
-        shuffled = generator.permutation(n_examples)
-        rows = shuffled[places].reshape(self.n_steps, batch_size)
-        rates_of_step = [self.learning_rates[index], self.momentum]
-        rates = np.tile(rates_of_step, (self.n_steps, 1))
-        return (self.order.element(rows, rates),)
-
-
-class _LossOfEach(keras.callbacks.Callback):  # type: ignore[misc]
-    """A Keras callback that collects the loss of each element and stops where it explodes.
-
-    Keras reports the mean loss of all elements so far, from which the loss of the last one is
-    computed.
-
-    Attributes:
-        found: The losses before the explosion.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[float] = []
-
-    def on_train_batch_end(self, batch: int, logs: Mapping[str, float]) -> None:
-        """Add the loss of an element, or stop the training."""
-        n_elements = batch + 1
-        loss = n_elements * float(logs["loss"]) - sum(self.found)
-        if _has_exploded(loss, self.found):
-            self.model.stop_training = True
-        else:
-            self.found.append(loss)
 
 
 def sweep_by_program(
@@ -303,16 +227,26 @@ def sweep_by_program(
         program: A program that has loaded the model of a trial.
         order: The order of the examples; the sweep begins again where they end.
         learning_rates: The learning rates, (n,).
-        n_steps: Steps at each learning rate.
+        n_steps: Steps at each learning rate; no more than `order` has in one element.
 
     Returns:
         The mean training loss at each learning rate before the one at which the loss explodes.
     """
+    n_steps = min(n_steps, order.steps_per_call)
     _, momentum = program.drawn
-    sweep = _Sweep(order, learning_rates, momentum, n_steps)
-    losses = _LossOfEach()
-    program.model.fit(sweep, shuffle=False, verbose=0, callbacks=[losses])
-    return np.array(losses.found)
+    batches = _endless(order)
+    found: list[float] = []
+    program.model.reset_metrics()
+    for n_elements, learning_rate in enumerate(learning_rates, start=1):
+        rows = np.stack(list(islice(batches, n_steps)))
+        rates = np.tile([learning_rate, momentum], (n_steps, 1))
+        logs = program.run(order.element(rows, rates))
+        # The metric is the mean of all elements so far.
+        loss = n_elements * logs["loss"] - sum(found)
+        if _has_exploded(loss, found):
+            break
+        found.append(loss)
+    return np.array(found)
 
 
 def sweep_by_keras(
@@ -335,17 +269,12 @@ def sweep_by_keras(
         The mean training loss at each learning rate before the one at which the loss explodes.
     """
     images, labels = examples
-    shuffled = order.permutation()
-    batch_size = order.batch_size
-    first = 0  # the place of a batch's first example
+    batches = _endless(order)
     found: list[float] = []
     for learning_rate in learning_rates:
         model.optimizer.learning_rate = learning_rate
         losses = []
-        for _ in range(n_steps):
-            places = np.arange(first, first + batch_size) % len(shuffled)
-            rows = shuffled[places]
-            first += batch_size
+        for rows in islice(batches, n_steps):
             model.reset_metrics()
             metrics = model.train_on_batch(images[rows], labels[rows], return_dict=True)
             losses.append(metrics["loss"])
@@ -354,6 +283,14 @@ def sweep_by_keras(
             break
         found.append(loss)
     return np.array(found)
+
+
+def _endless(order: Order) -> Iterator[np.ndarray]:
+    """Yield the indices of the examples of whole batches, again from the start after the end."""
+    shuffled = order.permutation()
+    for first in count(0, order.batch_size):
+        places = np.arange(first, first + order.batch_size)
+        yield shuffled[places % len(shuffled)]
 
 
 def _has_exploded(loss: float, earlier: list[float]) -> bool:

@@ -13,9 +13,7 @@ import keras
 from hpsearch.errors import ConfigError, did_you_mean
 from hpsearch.study.direction import Direction
 
-BATCH_SIZE = "batch_size"  # the one hyperparameter that belongs to the fit and not to the model
 VAL_BATCH_SIZE = 1000
-LOSS = "loss"  # the one metric whose name says whether less or more of it is better
 
 
 def use_precision(precision: str) -> None:
@@ -44,10 +42,11 @@ class Training:
     direction: str | None = None  # Studies of earlier versions have not recorded one.
 
     def __post_init__(self) -> None:
-        _check_least("epochs", self.epochs, 1)
-        _check_least("batch_size", self.batch_size, 1)
-        _check_least("patience_epochs", self.patience_epochs, 1)
-        _check_least("steps_per_call", self.steps_per_call, 0)
+        leasts = {"epochs": 1, "batch_size": 1, "patience_epochs": 1, "steps_per_call": 0}
+        for name, least in leasts.items():
+            value = getattr(self, name)
+            if value < least:
+                raise ConfigError(f"training.{name} must be at least {least}, but is {value}.")
         precisions = ("float32", "mixed_bfloat16", "float64")
         if self.precision not in precisions:
             hint = did_you_mean(self.precision, precisions)
@@ -63,10 +62,11 @@ class Training:
 
     @property
     def is_directed(self) -> bool:
-        """Whether it is known if less or more of the monitored metric is better."""
-        if self.direction is not None:
-            return True
-        return self.monitor.partition("/")[2] == LOSS
+        """Whether it is known if less or more of the monitored metric is better.
+
+        A loss is the one metric whose name says it.
+        """
+        return self.direction is not None or self.monitor.partition("/")[2] == "loss"
 
     @property
     def goal(self) -> Direction:
@@ -80,8 +80,3 @@ class Training:
         if not self.is_directed:
             raise ValueError(f"Expected a direction of {self.monitor}. Received: direction=None")
         return Direction.MINIMIZE
-
-
-def _check_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ConfigError(f"training.{name} must be at least {least}, but is {value}.")

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, MutableMapping
-from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import ClassVar
 
 import keras
 import keras_tuner
@@ -18,11 +17,10 @@ import numpy as np
 
 from hpsearch.data.split import Examples, SearchData
 from hpsearch.errors import ConfigError
-from hpsearch.models.architecture import build_model
 from hpsearch.models.loss_and_optimizer import labels_for
 from hpsearch.seeds import derive
 from hpsearch.training.checkpoints import CheckpointFile
-from hpsearch.training.epochs import Continuation, Epochs, Fitted, Listener
+from hpsearch.training.epochs import Continuation, Epochs, Fitted, Listener, Work
 from hpsearch.training.how_trained import (
     NoProgramError,
     Tensors,
@@ -42,50 +40,13 @@ from hpsearch.training.programs.program import (
     values_of,
 )
 from hpsearch.training.schedules import (
-    CONSTANT,
-    RatesOfSteps,
+    Constant,
     Schedule,
     Scheduling,
     sweep_by_keras,
     sweep_by_program,
 )
-from hpsearch.training.settings import BATCH_SIZE, VAL_BATCH_SIZE, Training
-
-BY_PROGRAM = "by a compiled program, which takes the same steps as Keras's fit"
-BY_KERAS = "by Keras's own fit:"
-
-
-@dataclass(frozen=True)
-class Work:
-    """The arguments of one call of `Trainer.fit`, and the examples in the form that it needs."""
-
-    hypermodel: keras_tuner.HyperModel
-    hp: keras_tuner.HyperParameters
-    model: keras.Model
-    seed: int
-    listener: Listener
-    checkpoint_file: CheckpointFile | None
-    tensors: Tensors
-
-    def seed_of_epoch(self, epoch: int) -> int:
-        """Return the seed of the order of the examples in an epoch, counted from 0."""
-        return derive(self.seed, "order", epoch)
-
-    def seed_of_layer(self, layer: int) -> int:
-        """Return the seed of the masks of a dropout layer, counted from 0."""
-        return derive(self.seed, "dropout", layer)
-
-    def tell_earlier_epochs(self, fitted: Fitted) -> None:
-        """Tell the listener of the epochs that were trained before the checkpoint."""
-        for n_epochs, metrics in enumerate(fitted.history, start=1):
-            self.listener(n_epochs, metrics)
-
-
-class _Held(NamedTuple):
-    """The program that a trainer holds, and everything on which its making depends."""
-
-    program: Program
-    kind: tuple[object, ...]
+from hpsearch.training.settings import VAL_BATCH_SIZE, Training
 
 
 class Trainer:
@@ -94,7 +55,8 @@ class Trainer:
     Args:
         settings: The settings of all fits.
         data: The data set; its train part is trained on, its val part gives the val metrics.
-        schedule: Computes learning rate and momentum of each step from those of the trial.
+        schedule: Computes learning rate and momentum of each step from those of the trial. With
+            None, they are the same at each step.
 
     Attributes:
         n_slots: The number of fits that can run at the same time.
@@ -103,16 +65,23 @@ class Trainer:
             `how_trained.proved_program`.
     """
 
+    BY_PROGRAM: ClassVar = "by a compiled program, which takes the same steps as Keras's fit"
+    BY_KERAS: ClassVar = "by Keras's own fit:"
+
     n_slots = 1
 
-    def __init__(self, settings: Training, data: SearchData, schedule: Schedule = CONSTANT) -> None:
+    def __init__(
+        self, settings: Training, data: SearchData, schedule: Schedule | None = None
+    ) -> None:
         self.settings = settings
-        self.schedule = schedule
+        self.schedule = schedule or Constant()
         self.data = data
         self.varies = False
         self.remembered_proofs: MutableMapping[str, str] = {}
+        # The tensors of one form of labels, and one program with everything that its making
+        # depends on. Only one is held, because each has a copy of weights and optimizer.
         self._tensors: dict[str, Tensors] = {}
-        self._held: _Held | None = None
+        self._programs: dict[tuple[object, ...], Program] = {}
 
     def fit(
         self,
@@ -144,84 +113,79 @@ class Trainer:
         Raises:
             DivergedError: A loss or the monitored metric is NaN or infinite.
         """
-        tensors = self._on_device(labels_for(model))
-        work = Work(hypermodel, hp, model, seed, listener, checkpoint_file, tensors)
-        if owns_fit(hypermodel):
+        order = self._order(hp, seed, self.settings.steps_per_call)
+        work = Work(hypermodel, hp, model, seed, order, listener, checkpoint_file)
+        return self._fit(work, told)
+
+    def _fit(self, work: Work, told: Callable[[str], None]) -> Fitted:
+        if owns_fit(work.hypermodel):
             told("by its HyperModel's own fit")
             return self._fit_its_own_way(work)
-        order = self._order(work)
         structure = None
         try:
-            structure = structure_of(model, self.data.train.images)
-            program = self._load_program(work, structure, order)
+            structure = structure_of(work.model, self.data.train.images)
+            program = self._load_program(work, structure)
         except NoProgramError as reason:
-            told(f"{BY_KERAS} {reason}")
-            return self._fit_by_keras(work, order, structure)
-        told(BY_PROGRAM)
-        return self._fit_by_program(work, order, program)
+            told(f"{self.BY_KERAS} {reason}")
+            return self._fit_by_keras(work, structure)
+        told(self.BY_PROGRAM)
+        return self._fit_by_program(work, program)
 
-    def _fit_by_program(self, work: Work, order: Order, program: Program) -> Fitted:
+    def _fit_by_program(self, work: Work, program: Program) -> Fitted:
         program.load(work.model, work.seed_of_layer)
         continuation = self._continuation(work, program.name, program.snapshot, program.restore)
-        epochs = Epochs(self.settings, work.listener, program.state, order, continuation)
-        callbacks = [epochs]
-        callbacks.append(Scheduling(self.schedule, order, program.drawn, epochs))
+        epochs = Epochs(self.settings, work, program.state, continuation)
+        callbacks = [epochs, Scheduling(self.schedule, program.drawn, epochs)]
         callbacks.extend(companions(work.hypermodel, epochs))
         if program.averaging:
             callbacks.append(Averaging())
-        self._run(work, program.model, order, epochs, callbacks)
+        self._run(program.model, epochs, callbacks, x=work.order, shuffle=False)
         program.unload(work.model, epochs.best_state)
         return epochs.fitted
 
-    def _fit_by_keras(self, work: Work, order: Order, structure: str | None) -> Fitted:
+    def _fit_by_keras(self, work: Work, structure: str | None) -> Fitted:
         """Fit the model itself by Keras's own `fit`, on the batches that a program would see.
 
         `structure` is None for a model whose state is not wholly known. Such a model gets neither
         checkpoints nor a schedule.
         """
         model = work.model
-        optimizer = model.optimizer
-        averaging = self._averaging_of(work, order.n_steps)
+        images, labels = self._arrays(self.data.train, model)
+        averaging = self._averaging_of(work)
+        is_scheduled = structure is not None and self.schedule != Constant()
+        drawn = rates_of(model.optimizer)
+        if is_scheduled:
+            # `average_weights` changes the optimizer's class, in which no momentum is found.
+            momentum_input(model.optimizer)
         if averaging:
-            average_weights(optimizer, averaging)
+            average_weights(model.optimizer, averaging)
 
         def state() -> list[np.ndarray]:
             return kept_values(model, model.variables, averaging)
 
-        drawn = None
         continuation = None
         if structure is not None:
-            drawn = rates_of(optimizer)
-            self._build_for_keras(model)
+            build_metrics(model, images[:1], labels[:1])
             continuation = self._continuation_by_keras(work, structure)
-        epochs = Epochs(self.settings, work.listener, state, order, continuation)
+        epochs = Epochs(self.settings, work, state, continuation)
         callbacks = [epochs, *companions(work.hypermodel, epochs)]
         if averaging:
             callbacks.append(Averaging())
-        if drawn is not None and self.schedule != CONSTANT:
-            callbacks.append(Scheduling(self.schedule, order, drawn, epochs))
-            callbacks.append(RatesOfSteps(order))
-        images, labels = self._train
-        batches = Batches(order, images, labels)
-        self._run(work, model, batches, epochs, callbacks)
+        if is_scheduled:
+            callbacks.append(Scheduling(self.schedule, drawn, epochs, each_step=True))
+        batches = Batches(work.order, images, labels)
+        self._run(model, epochs, callbacks, x=batches, shuffle=False)
         copy_values(epochs.best_state, model.variables)
         return epochs.fitted
 
-    def _build_for_keras(self, model: keras.Model) -> None:
-        """Build the optimizer and the metrics of a model, whose variables a checkpoint holds."""
-        if self.schedule != CONSTANT:
-            momentum_input(model.optimizer)
-        if not model.optimizer.built:
-            model.optimizer.build(model.trainable_variables)
-        images, labels = self._train
-        build_metrics(model, images[:1], labels[:1])
-
     def _continuation_by_keras(self, work: Work, structure: str) -> Continuation | None:
-        """Return what reads and writes the checkpoints of a fit that is Keras's own."""
-        model = work.model
+        """Build the optimizer, and return what reads and writes the checkpoints of Keras's fit."""
+        optimizer = work.model.optimizer
+        if not optimizer.built:
+            optimizer.build(work.model.trainable_variables)
 
         def variables() -> list[keras.Variable]:
-            return [*model.variables, *model.optimizer.variables]
+            return [*work.model.variables, *optimizer.variables]
 
         def snapshot() -> list[np.ndarray]:
             return values_of(variables())
@@ -231,26 +195,44 @@ class Trainer:
 
         return self._continuation(work, f"fit {structure}", snapshot, restore)
 
+    def _fit_its_own_way(self, work: Work) -> Fitted:
+        """Let the HyperModel's own `fit` train the model."""
+        model = work.model
+        images, labels, *_ = self._on_device(model)
+        epochs = Epochs(self.settings, work, model.get_weights)
+        fit = model.fit
+        # This batch size holds unless the HyperModel's `fit` gives another one.
+        model.fit = partial(fit, batch_size=self._batch_size(work.hp))
+        try:
+            self._run(model, epochs, [epochs], x=images, y=labels)
+        finally:
+            model.fit = fit
+        model.set_weights(epochs.best_state)
+        return epochs.fitted
+
     def _run(
         self,
-        work: Work,
         model: keras.Model,
-        x: keras.utils.PyDataset,
         epochs: Epochs,
         callbacks: list[keras.callbacks.Callback],
+        **given: object,
     ) -> None:
-        """Let the HyperModel fit `model` on the elements of `x`, from its checkpoint on."""
-        work.tell_earlier_epochs(epochs.fitted)
+        """Let the HyperModel fit `model`, on what is `given` and with what all fits share."""
+        work = epochs.work
+        epochs.tell_earlier_epochs()
         if epochs.patience_is_over:  # an earlier process died between the last epoch and the end
             return
+        if epochs.fitted.n_epochs:
+            given["initial_epoch"] = epochs.fitted.n_epochs
         work.hypermodel.fit(
             work.hp,
             model,
-            x=x,
-            shuffle=False,
-            initial_epoch=epochs.fitted.n_epochs,
             callbacks=callbacks,
-            **self._common(work.tensors),
+            epochs=self.settings.epochs,
+            verbose=0,
+            validation_data=self._on_device(work.model)[2:],
+            validation_batch_size=VAL_BATCH_SIZE,
+            **given,
         )
 
     def _continuation(
@@ -260,9 +242,23 @@ class Trainer:
         snapshot: Callable[[], list[np.ndarray]],
         restore: Callable[[list[np.ndarray]], None],
     ) -> Continuation | None:
+        """Return what reads and writes the checkpoints of a fit, None where it has none.
+
+        Its identity is a text that no other fit has, of another trial or with other settings.
+        """
         if work.checkpoint_file is None:
             return None
-        identity = self._identity(name, work)
+        parts = (
+            type(self).__name__,
+            keras.backend.backend(),
+            name,
+            work.seed,
+            self.data.fingerprint,
+            self._batch_size(work.hp),
+            self.settings.averaging_epochs,
+            self.schedule,
+        )
+        identity = " ".join(map(str, parts))
         return Continuation(work.checkpoint_file, identity, snapshot, restore)
 
     def sweep(  # noqa: PLR0917
@@ -290,14 +286,14 @@ class Trainer:
         Returns:
             The mean loss at each learning rate; fewer than n where the loss explodes.
         """
-        tensors = self._on_device(labels_for(model))
-        work = Work(hypermodel, hp, model, seed, lambda *_: None, None, tensors)
-        order = self._order(work)
+        order = self._order(hp, seed, self.settings.steps_per_call)
+        work = Work(hypermodel, hp, model, seed, order)
         try:
             structure = structure_of(model, self.data.train.images)
-            program = self._load_program(work, structure, order)
+            program = self._load_program(work, structure)
         except NoProgramError:
-            return sweep_by_keras(model, order, self._train, learning_rates, steps_per_point)
+            examples = self._arrays(self.data.train, model)
+            return sweep_by_keras(model, order, examples, learning_rates, steps_per_point)
         program.load(model, work.seed_of_layer)
         return sweep_by_program(program, order, learning_rates, steps_per_point)
 
@@ -310,74 +306,39 @@ class Trainer:
         An error or an interruption may have left the program in any state. Letting go of it also
         frees its memory, for a trial that had too little.
         """
-        self._held = None
+        self._programs.clear()
 
-    def _fit_its_own_way(self, work: Work) -> Fitted:
-        """Let the HyperModel's own `fit` train the model."""
-        model = work.model
-        images, labels = work.tensors[:2]
-        epochs = Epochs(self.settings, work.listener, model.get_weights)
-        common = self._common(work.tensors)
-        fit = model.fit
-        # This batch size holds unless the HyperModel's `fit` gives another one.
-        model.fit = partial(fit, batch_size=self.batch_size(work.hp))
-        try:
-            work.hypermodel.fit(work.hp, model, x=images, y=labels, callbacks=[epochs], **common)
-        finally:
-            model.fit = fit
-        model.set_weights(epochs.best_state)
-        return epochs.fitted
+    def _arrays(self, part: Examples, model: keras.Model) -> tuple[np.ndarray, np.ndarray]:
+        """Return images and labels, the labels in the form that the loss of `model` takes."""
+        labels = part.labels
+        if labels_for(model) == "onehot":
+            labels = keras.utils.to_categorical(labels, self.data.n_classes)
+        return part.images, labels
 
-    def _identity(self, name: str, work: Work) -> str:
-        """Return a text that no other fit has, of another trial or with other settings."""
-        parts = (
-            type(self).__name__,
-            keras.backend.backend(),
-            name,
-            work.seed,
-            self.data.fingerprint,
-            self.batch_size(work.hp),
-            self.settings.averaging_epochs,
-            self.schedule,
-        )
-        return " ".join(str(part) for part in parts)
-
-    def _common(self, tensors: Tensors) -> dict[str, object]:
-        """Return the arguments that all calls of a `fit` share."""
-        return {
-            "epochs": self.settings.epochs,
-            "verbose": 0,
-            "validation_data": tensors[2:],
-            "validation_batch_size": VAL_BATCH_SIZE,
-        }
-
-    def _on_device(self, form: str) -> Tensors:
-        """Return all examples as tensors, with labels in the form that `labels_for` names."""
+    def _on_device(self, model: keras.Model) -> Tensors:
+        """Return all examples as tensors, the labels in the form that the loss of `model` takes."""
+        form = labels_for(model)
         if form not in self._tensors:
-            n_classes = self.data.n_classes
-            train = _arrays(self.data.train, form, n_classes)
-            val = _arrays(self.data.val, form, n_classes)
-            self._train = train
-            tensors = tuple(map(keras.ops.convert_to_tensor, (*train, *val)))
-            self._tensors = {form: tensors}
-            self._held = None
+            train = self._arrays(self.data.train, model)
+            val = self._arrays(self.data.val, model)
+            self._tensors = {form: tuple(map(keras.ops.convert_to_tensor, (*train, *val)))}
+            self._programs.clear()
         return self._tensors[form]
 
-    def batch_size(self, hp: keras_tuner.HyperParameters) -> int:
+    def _batch_size(self, hp: keras_tuner.HyperParameters) -> int:
         """Return the batch size of a fit: the hyperparameter if there is one, else the setting."""
-        return int(hp.values.get(BATCH_SIZE, self.settings.batch_size))
+        return int(hp.values.get("batch_size", self.settings.batch_size))
 
-    def _order(self, work: Work) -> Order:
-        n_examples = len(self.data.train.labels)
-        batch_size = self.batch_size(work.hp)
-        return Order(n_examples, batch_size, self.settings.steps_per_call, work.seed_of_epoch)
+    def _order(self, hp: keras_tuner.HyperParameters, seed: int, steps_per_call: int) -> Order:
+        n_examples = len(self.data.train)
+        return Order(
+            n_examples, self._batch_size(hp), steps_per_call, partial(derive, seed, "order")
+        )
 
-    def _averaging_of(self, work: Work, n_steps: int) -> float:
+    def _averaging_of(self, work: Work) -> float:
         """Return the share that averaged weights keep of themselves in a step; 0 for no averaging.
 
-        Args:
-            work: The fit; its HyperModel is asked where the settings say nothing.
-            n_steps: Steps of an epoch.
+        The HyperModel is asked where the settings say nothing.
 
         Raises:
             ConfigError: The optimizer averages weights already, or scales the loss.
@@ -387,23 +348,23 @@ class Trainer:
             n_epochs = float(getattr(work.hypermodel, "averaging_epochs", 0.0))
         if not n_epochs:
             return 0.0
-        if not _can_average(work.model.optimizer):
+        optimizer = work.model.optimizer
+        if getattr(optimizer, "use_ema", True) or hasattr(optimizer, "inner_optimizer"):
             raise ConfigError(
                 f"training.averaging_epochs={n_epochs:g} cannot average the weights of a model "
                 "whose optimizer averages or scales the loss itself; give "
                 "training.averaging_epochs=0."
             )
-        return math.exp(-1 / (n_epochs * n_steps))
+        return math.exp(-1 / (n_epochs * work.order.n_steps))
 
-    def _load_program(self, work: Work, structure: str, order: Order) -> Program:
+    def _load_program(self, work: Work, structure: str) -> Program:
         """Return the program of a model.
-
-        Only one program is held at a time, because each has a copy of weights and optimizer.
 
         Raises:
             NoProgramError: No program can be shown to train the model as Keras does, or compiling
                 one would take longer than it saves.
         """
+        order = work.order
         # Below 2,000 steps of one trial, compiling takes longer than it saves, unless all trials
         # share one program.
         if self.varies and self.settings.epochs * order.n_steps < 2000:
@@ -411,36 +372,18 @@ class Trainer:
                 "compiling a program takes longer than it saves in so short a training, where each "
                 "trial may have another structure"
             )
+        tensors = self._on_device(work.model)
         # The averaging depends on the number of steps in an epoch.
-        averaging = self._averaging_of(work, order.n_steps)
+        averaging = self._averaging_of(work)
         kind = (structure, averaging, order.batch_size, order.steps_per_call, order.n_rest)
-        if self._held is not None and self._held.kind == kind:
-            return self._held.program
-        self._held = None  # frees the memory of the other program first
-        program = proved_program(
-            structure,
-            work.model,
-            lambda: build_model(work.hypermodel, work.hp),
-            work.tensors,
-            order,
-            self.remembered_proofs,
-            averaging=averaging,
-            jit=self.settings.jit_compile,
-        )
-        self._held = _Held(program, kind)
-        return program
-
-
-def _can_average(optimizer: keras.optimizers.Optimizer) -> bool:
-    """Return whether an optimizer can average weights, and does not yet do so."""
-    if not hasattr(optimizer, "use_ema"):
-        return False
-    return not optimizer.use_ema and not hasattr(optimizer, "inner_optimizer")
-
-
-def _arrays(part: Examples, form: str, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return images and labels, one-hot if `form` says so."""
-    labels = part.labels
-    if form == "onehot":
-        labels = keras.utils.to_categorical(labels, n_classes)
-    return part.images, labels
+        if kind not in self._programs:
+            self._programs.clear()  # frees the memory of the other program first
+            self._programs[kind] = proved_program(
+                work,
+                structure,
+                tensors,
+                self.remembered_proofs,
+                averaging=averaging,
+                jit=self.settings.jit_compile,
+            )
+        return self._programs[kind]

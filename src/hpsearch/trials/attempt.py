@@ -20,11 +20,11 @@ import psutil
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 from optuna.trial import FrozenTrial
 
-from hpsearch.errors import DivergedError, InfeasibleError, TakenOverError, UserError
+from hpsearch.errors import DivergedError, InfeasibleError, Preempted, TakenOverError, UserError
 from hpsearch.study.leases import Lease
 from hpsearch.study.study import SharedStudy, number_of
 from hpsearch.study.trial_end import TrialEnd
-from hpsearch.study.worker_process import Preempted, leave_if_asked
+from hpsearch.study.worker_process import leave_if_asked
 from hpsearch.tracking.runs import END, ChildRun, ParentRun, TrialName
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.trials.watchdog import TrialTimedOutError, Watch

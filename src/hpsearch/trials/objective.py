@@ -18,6 +18,7 @@ import optuna
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 from optuna.trial import FrozenTrial
 
+from hpsearch.errors import Preempted
 from hpsearch.models.architecture import build_model
 from hpsearch.seeds import GLOBAL_GENERATOR, derive
 from hpsearch.space.hyperparameters import OptunaHyperParameters
@@ -25,7 +26,7 @@ from hpsearch.space.space import Space
 from hpsearch.study.study import SharedStudy
 from hpsearch.study.trial_end import TrialEnd
 from hpsearch.study.warm_start import WARM_START
-from hpsearch.study.worker_process import Preempted, can_restart, restart
+from hpsearch.study.worker_process import can_restart, restart
 from hpsearch.tracking.runs import ChildRun, ParentRun, TrialName
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.training.checkpoints import CheckpointFile, Checkpoints
@@ -84,6 +85,10 @@ class Objective:
         with self._claiming:
             return self.study.claim()
 
+    def seed_of(self, *path: str | int) -> int:
+        """Return the seed at a path below the root seed and the name of the study."""
+        return derive(self.root_seed, self.study.optuna.study_name, *path)
+
     def run(self, trial: optuna.Trial) -> None:
         """Run a claimed trial to its end; `Attempt.kept` says which errors are raised."""
         attempt = self._attempt(trial, self.progress.end_trial)
@@ -112,7 +117,7 @@ class Objective:
 
         An error in any step ends the trial as `Attempt.kept` says.
         """
-        seed = derive(self.root_seed, self.study.optuna.study_name, "trial", attempt.number)
+        seed = self.seed_of("trial", attempt.number)
         with attempt.kept():
             with watch:
                 self.progress.begin_trial(attempt.number)

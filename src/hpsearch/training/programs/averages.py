@@ -16,9 +16,14 @@ def average_weights(optimizer: keras.Optimizer, most: float) -> None:
     the Training Dynamics of Diffusion Models").
 
     Args:
-        optimizer: An optimizer that is not built yet, or one with `use_ema=True`.
+        optimizer: An optimizer without averages, which is built already where the proof of a
+            program has failed, or one with `use_ema=True`.
         most: The share that the averages keep once the window has its full size, in (0, 1).
     """
+    if optimizer.built and not optimizer.use_ema:
+        weights = optimizer._trainable_variables
+        averages = optimizer.add_optimizer_variables(weights, "average")
+        optimizer._model_variables_moving_average = averages
     optimizer.use_ema = True
     optimizer.ema_momentum = most
 

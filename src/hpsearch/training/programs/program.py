@@ -14,7 +14,7 @@ from a config.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
 
@@ -23,6 +23,7 @@ import numpy as np
 from keras import ops
 
 from hpsearch.models.dropout_masks import Tensor
+from hpsearch.models.loss_and_optimizer import numbers_of
 from hpsearch.training.programs.averages import average_weights, averages_of
 from hpsearch.training.programs.inputs import (
     ProgramInput,
@@ -157,22 +158,6 @@ class Program:
     @property
     def _variables(self) -> list[keras.Variable]:
         return [*self.model.variables, *self.model.optimizer.variables]
-
-
-def numbers_of(logs: Mapping[str, object]) -> dict[str, float]:
-    """Return each number of Keras's logs.
-
-    A metric of several numbers, such as one for each class, gives NAME/0, NAME/1 and so on.
-    """
-    found = {}
-    for name, value in logs.items():
-        numbers = np.asarray(value, np.float64)
-        if numbers.ndim == 0:
-            found[name] = float(numbers)
-            continue
-        for place, number in enumerate(numbers.ravel()):
-            found[f"{name}/{place}"] = float(number)
-    return found
 
 
 def kept_values(

@@ -27,6 +27,7 @@ import numpy as np
 from keras import ops
 
 from hpsearch.models.dropout_masks import Tensor
+from hpsearch.models.loss_and_optimizer import numbers_of
 from hpsearch.training.programs.inputs import dropouts, innermost
 from hpsearch.training.programs.order import Element, Order
 from hpsearch.training.programs.program import (
@@ -35,7 +36,6 @@ from hpsearch.training.programs.program import (
     copy_values,
     has_gpu,
     jax_variables,
-    numbers_of,
     plain_variables,
     values_of,
 )

@@ -1,0 +1,46 @@
+"""The ablate job: compose the arms of an ablation and train them.
+
+`experiments.ablation` trains the arms and compares them.
+"""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from hpsearch.experiments.ablation import Ablate
+from hpsearch.experiments.answers import Answer
+from hpsearch.experiments.arms import Arm
+from hpsearch.experiments.finished_study import FinishedStudy
+from hpsearch.experiments.session import Session
+from hpsearch.jobs.composed import Composed
+
+
+def ablate(job: Composed, console: Console) -> Answer:
+    """Train what is missing of an ablation, print the tables, and return the answer.
+
+    Args:
+        job: The ablation; its parts are ablation, data, storage and tracking.
+        console: Where progress and tables are printed.
+    """
+    config = job.config
+    n_seeds = config["n_seeds"]
+    Session.check_seeds("n_seeds", n_seeds)
+    tracking = job.parts["tracking"]()
+    champion = {}
+    if config["from_study"] is not None:
+        study = FinishedStudy.find(config["from_study"], job.parts["storage"]())
+        champion = study.hyperparameters(study.trials[0], study.config(tracking))
+    # The overrides of an arm's level come last, and so they win.
+    shared = [f"++hyperparameters.{name}={value}" for name, value in champion.items()]
+    shared += [word for word in job.typed if not word.startswith("levels=")]
+    ablation = job.parts["ablation"]
+    arms = []
+    for name, level, across, overrides in ablation.cells(config["levels"]):
+        of_arm = job.compose([*shared, *overrides])
+        parts = job.build({key: of_arm[key] for key in Arm.PARTS if key in of_arm})
+        arms.append(Arm(name, parts, of_arm["hyperparameters"], level, across, of_arm))
+    config["hyperparameters"].update(champion)
+    typed = [word for word in job.typed if not word.startswith("data.path=")]
+    command = " ".join(["python -m hpsearch ablate", *typed])
+    experiment = Ablate(ablation, arms, job.parts["data"], tracking, config["seed"], n_seeds)
+    return experiment.run(config, command, console)
