@@ -17,11 +17,10 @@ from optuna.trial import TrialState
 from conftest import SRC
 from hpsearch.errors import SearchError, TakenOverError, UserError
 from hpsearch.jobs.diagnosis import Diagnosis
-from hpsearch.study import worker_process
 from hpsearch.study.leases import Worker
 from hpsearch.study.replay import explain, replay
 from hpsearch.study.trial_end import TrialEnd
-from hpsearch.study.worker_process import Preempted, leave_if_asked, leaving_on_signal
+from hpsearch.study.worker_process import Preempted, this_process
 from hpsearch.trials.attempt import Attempt, GivenBackError, end_of_error
 from short_trials import SPACE, ShortTrials
 from small_study import study_in, suggested
@@ -216,30 +215,30 @@ def test_an_error_that_nobody_foresaw_is_an_error_or_a_lack_of_memory(error, end
 
 
 def test_a_signal_is_heeded_where_nothing_is_lost_and_at_the_latest_after_the_grace():
-    with pytest.raises(Preempted, match="SIGTERM asked") as caught, leaving_on_signal(30.0):  # noqa: PT012
+    with pytest.raises(Preempted) as caught, this_process.leaving_on_signal(30.0):  # noqa: PT012
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
-        leave_if_asked()
-    assert caught.value.exit_status == 143
+        this_process.leave_if_asked()
+    assert (str(caught.value), caught.value.exit_status) == ("SIGTERM asked this worker to go", 143)
     begin = time.monotonic()
-    with pytest.raises(Preempted), leaving_on_signal(0.2):  # noqa: PT012
+    with pytest.raises(Preempted), this_process.leaving_on_signal(0.2):  # noqa: PT012
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)
     assert time.monotonic() - begin < 5
-    leave_if_asked()
+    this_process.leave_if_asked()
 
 
 def test_the_signal_then_goes_to_who_waited_for_it_before():
     seen = []
     before = signal.signal(signal.SIGUSR2, lambda number, _: seen.append(number))
     try:
-        with pytest.raises(Preempted), leaving_on_signal(30.0):  # noqa: PT012
+        with pytest.raises(Preempted), this_process.leaving_on_signal(30.0):  # noqa: PT012
             os.kill(os.getpid(), signal.SIGUSR2)
-            leave_if_asked()
+            this_process.leave_if_asked()
     finally:
         signal.signal(signal.SIGUSR2, before)
     assert seen == [signal.SIGUSR2]
-    assert worker_process.job_id() is None
+    assert this_process.slurm_job is None
 
 
 @pytest.fixture

@@ -31,8 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 from hpsearch.cli.command_line import CONF, MULTIRUN, as_overrides, check
 from hpsearch.cli.terminal import Terminal, take_flags
 from hpsearch.errors import ConfigError, HpsearchError, UserError
-from hpsearch.study import worker_process
-from hpsearch.study.worker_process import Preempted
+from hpsearch.study.worker_process import Preempted, this_process
 
 __all__ = [
     "CONF",
@@ -238,11 +237,11 @@ def _prepare_restart() -> None:
     A process that runs a job of a sweep cannot be replaced.
     """
     if not _is_single_job():
-        worker_process.forget()
+        this_process.forget()
         return
     folder = HydraConfig.get().runtime.output_dir
     if "'" not in folder:
-        worker_process.keep(f"hydra.run.dir='{folder}'")
+        this_process.keep(f"hydra.run.dir='{folder}'")
 
 
 def _is_single_job() -> bool:

@@ -9,7 +9,7 @@ from hpsearch.cli import entry
 from hpsearch.cli.command_line import MULTIRUN
 from hpsearch.cli.terminal import Terminal
 from hpsearch.errors import ConfigError, did_you_mean
-from hpsearch.study import worker_process
+from hpsearch.study.worker_process import this_process
 
 _JOBS = {
     "search": "Search the hyperparameters of an architecture and register the best model.",
@@ -46,7 +46,7 @@ def main() -> None:
         raise Terminal().end(f"Error: {error}", error.exit_status)
     is_sweep = any(word in MULTIRUN for word in words)
     if not is_sweep:
-        worker_process.remember()
+        this_process.remember()
     sys.argv[1:] = words[1:]
     module = importlib.import_module(f"hpsearch.cli.{job}")
     if job == "doctor":

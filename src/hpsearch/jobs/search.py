@@ -49,7 +49,7 @@ from hpsearch.study.sampling import SeededSampler
 from hpsearch.study.storage import SharedStorage
 from hpsearch.study.study import SharedStudy
 from hpsearch.study.warm_start import Asked, WarmStart
-from hpsearch.study.worker_process import Preempted, deadline, leaving_on_signal
+from hpsearch.study.worker_process import Preempted, this_process
 from hpsearch.study_report.searched import Outcome, best_rows
 from hpsearch.tracking.registry import Version
 from hpsearch.tracking.runs import ParentRun, settings_shown
@@ -168,9 +168,12 @@ class Search:
             progress=progress,
             settings=_fixed_settings(config, architecture),
             root_seed=self.seed,
-            deadline=deadline(self.budget.timeout_s or math.inf),
+            deadline=this_process.deadline(self.budget.timeout_s or math.inf),
         )
-        with leaving_on_signal(self.budget.grace_s), self._closing(conclusion, progress):
+        with (
+            this_process.leaving_on_signal(self.budget.grace_s),
+            self._closing(conclusion, progress),
+        ):
             if self.lr_test:
                 objective.space = self._tested_space(objective)
             self._run_trials(study, objective, progress)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.errors import ConfigError, SearchError
-from hpsearch.study.trial_end import is_failure, spends_budget
+from hpsearch.study.trial_end import TrialEnd
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Budget:
         """Return whether the budget has room for a trial beside these; a running one counts."""
         n_held = 0
         for trial in trials:
-            if trial.state == TrialState.RUNNING or spends_budget(trial):
+            if trial.state == TrialState.RUNNING or TrialEnd.has_spent(trial):
                 n_held += 1
         return n_held < self.n_trials
 
     def check_failures(self, trials: list[FrozenTrial]) -> None:
         """Raise SearchError if more than `max_failures` trials have failed."""
-        failed = [t for t in trials if is_failure(t)]
+        failed = [t for t in trials if TrialEnd.has_failed(t)]
         if len(failed) > self.max_failures:
             raise SearchError(
                 f"{len(failed)} trials failed, more than budget.max_failures={self.max_failures}; "

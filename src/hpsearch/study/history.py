@@ -18,7 +18,7 @@ from optuna import Study
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from hpsearch.study.trial_end import as_seen, is_seen_paused
+from hpsearch.study.trial_end import TrialEnd
 
 
 class _Record(TypedDict):
@@ -46,7 +46,7 @@ class History:
         """Read the history from the storage, because pruners hide some trials of a study."""
         trials = []
         for stored in study._storage.get_all_trials(study._study_id, deepcopy=False):
-            trial = as_seen(stored)
+            trial = TrialEnd.as_seen(stored)
             if not trial.state.is_finished():
                 trial = copy.copy(trial)  # a storage may change a running trial in place
             trials.append(trial)
@@ -63,7 +63,7 @@ class History:
         for trial in self.trials:
             if trial.state == TrialState.RUNNING:
                 running[_names(trial)].append(trial.number)
-            elif is_seen_paused(trial):
+            elif TrialEnd.is_seen_paused(trial):
                 paused[str(trial.last_step)].append(trial.number)
             elif trial.state.is_finished():
                 finished.append(trial.number)

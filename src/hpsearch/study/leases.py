@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, Trial
 from sqlalchemy.exc import SQLAlchemyError
 
 from hpsearch.study.waiting import impatient
-from hpsearch.study.worker_process import n_restarts
+from hpsearch.study.worker_process import this_process
 
 WORKER = "worker"  # the user attribute that holds the worker of a trial, as text
 LEASE = "lease"  # the user attribute that holds the Unix time at which the lease ends
@@ -50,7 +50,7 @@ class Worker:
         """Return the worker that this process is."""
         pid = os.getpid()
         started = psutil.Process().create_time()
-        return cls(_this_place(), pid, started, n_restarts(pid))
+        return cls(_this_place(), pid, started, this_process.n_restarts(pid))
 
     @classmethod
     def of(cls, text: str) -> Worker:
@@ -86,7 +86,7 @@ class Worker:
 
 def _restarts_of(process: psutil.Process) -> int:
     try:
-        return n_restarts(process.pid, process.environ())
+        return this_process.n_restarts(process.pid, process.environ())
     except (psutil.AccessDenied, OSError):  # a process of another user
         return 0
 

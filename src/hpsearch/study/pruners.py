@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from hpsearch.errors import ConfigError
 from hpsearch.study.direction import Direction
 from hpsearch.study.sampling import TICKET, ticket
-from hpsearch.study.trial_end import PAUSED_AT, as_seen, is_paused, is_retried
+from hpsearch.study.trial_end import PAUSED_AT, TrialEnd
 
 
 def _check_rungs(min_resource: int, reduction_factor: int) -> None:
@@ -63,7 +63,7 @@ class Hyperband(HyperbandPruner):
         self._try_initialization(study)
 
     def _get_bracket_id(self, study: Study, trial: FrozenTrial) -> int:
-        if is_retried(trial):
+        if TrialEnd.has_retry(trial):
             return -1  # in no bracket
         number = trial.user_attrs.get(TICKET)
         if number is None:
@@ -114,7 +114,7 @@ class Promoting(BasePruner):
             closing: Whether no new trial will come. Then one trial may go on although too few have
                 reached its rung, unless another trial has finished or is running.
         """
-        paused = {t.number: t for t in trials if is_paused(t)}
+        paused = {t.number: t for t in trials if TrialEnd.is_paused(t)}
         found: list[FrozenTrial] = []
         for rung in reversed(self.rungs):
             for number in self._promoted(study, trials, rung):
@@ -136,7 +136,7 @@ class Promoting(BasePruner):
         """
         if any(t.state in (TrialState.COMPLETE, TrialState.RUNNING) for t in trials):
             return []
-        paused = [t for t in trials if is_paused(t)]
+        paused = [t for t in trials if TrialEnd.is_paused(t)]
         highest = max((t.last_step or 0 for t in paused), default=0)
         best = _in_order(study, paused, highest)[:1]
         return [t for t in paused if t.number in best]
@@ -190,7 +190,7 @@ class PausableStudy(Study):
         """
         if isinstance(self.pruner, Promoting):
             return self.pruner.promotable(self, trials, closing=self.closing)
-        return [t for t in trials if is_paused(t)]
+        return [t for t in trials if TrialEnd.is_paused(t)]
 
     def _get_trials(
         self,
@@ -199,7 +199,7 @@ class PausableStudy(Study):
         use_cache: bool = False,
     ) -> list[FrozenTrial]:
         stored = super()._get_trials(deepcopy=deepcopy, use_cache=use_cache)
-        trials = [as_seen(t) for t in stored]
+        trials = [TrialEnd.as_seen(t) for t in stored]
         if states is None:
             return trials
         return [t for t in trials if t.state in states]
@@ -212,7 +212,7 @@ class PausableStudy(Study):
         """
         # The trials are read once only, since that costs more than all the rest.
         trials = self.stored_trials()
-        ready = [t for t in trials if t.state == TrialState.WAITING and not is_paused(t)]
+        ready = [t for t in trials if t.state == TrialState.WAITING and not TrialEnd.is_paused(t)]
         for trial in ready + self.promotable(trials):
             try:
                 if self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):

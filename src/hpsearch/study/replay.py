@@ -19,7 +19,7 @@ from hpsearch.study.direction import Direction
 from hpsearch.study.history import History, PastStudy, as_claimed, from_ranges
 from hpsearch.study.sampling import TICKET, SeededSampler
 from hpsearch.study.study import number_of, ranked, value_of
-from hpsearch.study.trial_end import RECORDED, TrialEnd, spends_budget
+from hpsearch.study.trial_end import RECORDED, TrialEnd
 
 
 @dataclass
@@ -155,7 +155,7 @@ def _why_values(
         return
     trial = recorded[0]
     seen = History.of(trial.user_attrs["history"], trials).trials
-    spent = [t for t in seen if spends_budget(t)]
+    spent = [t for t in seen if TrialEnd.has_spent(t)]
     made = sampler.prepare(study.study_name, trial, History(seen))
     yield (
         f"{type(made).__name__} suggested them, seeded by the trial's ticket "

@@ -43,10 +43,10 @@ from hpsearch.study.leases import LEASE, WORKER, Lease, Worker, is_dead
 from hpsearch.study.pruners import PausableStudy, Promoting
 from hpsearch.study.sampling import TICKET, SeededSampler, n_tickets, ticket
 from hpsearch.study.storage import SharedStorage, storage_errors
-from hpsearch.study.trial_end import PAUSED_AT, RECORDED, TrialEnd, is_paused, spends_budget
+from hpsearch.study.trial_end import PAUSED_AT, RECORDED, TrialEnd
 from hpsearch.study.unsent import Unsent
 from hpsearch.study.waiting import unless_away
-from hpsearch.study.worker_process import job_id
+from hpsearch.study.worker_process import this_process
 
 _Trial = Trial | FrozenTrial
 
@@ -121,7 +121,7 @@ class SharedStudy:
 
     def n_spent(self) -> int:
         """Return the number of trials that count toward the budget."""
-        return sum(spends_budget(t) for t in self.trials())
+        return sum(TrialEnd.has_spent(t) for t in self.trials())
 
     def is_running(self) -> bool:
         """Return whether any worker runs a trial of the study."""
@@ -189,9 +189,8 @@ class SharedStudy:
             WORKER: str(self.worker),
             LEASE: time.time() + self.budget.lease_s,
         }
-        job = job_id()
-        if job:
-            attrs["job"] = job
+        if this_process.slurm_job:
+            attrs["job"] = this_process.slurm_job
         return attrs
 
     def _has_room(self, trials: list[FrozenTrial]) -> bool:
@@ -278,7 +277,7 @@ class SharedStudy:
         """
         if self.is_running():
             return []
-        paused = [t for t in self.optuna.stored_trials() if is_paused(t)]
+        paused = [t for t in self.optuna.stored_trials() if TrialEnd.is_paused(t)]
         for trial in paused:
             with suppress(UpdateFinishedTrialError):  # another worker has ended it
                 self.write(trial, {RECORDED: TrialEnd.PRUNED.word})
