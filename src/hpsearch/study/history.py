@@ -69,9 +69,9 @@ class History:
                 finished.append(trial.number)
         record: _Record = {"finished": as_ranges(finished)}
         if running:
-            record["running"] = _ranges_by_key(running)
+            record["running"] = {key: as_ranges(found) for key, found in running.items()}
         if paused:
-            record["paused"] = _ranges_by_key(paused)
+            record["paused"] = {key: as_ranges(found) for key, found in paused.items()}
         return record
 
     @classmethod
@@ -80,11 +80,9 @@ class History:
         by_number = {t.number: t for t in trials}
         then = [by_number[number] for number in from_ranges(record["finished"])]
         for names, numbers in record.get("running", {}).items():
-            for number in from_ranges(numbers):
-                then.append(_as_it_ran(by_number[number], names.split()))
+            then += [_as_it_ran(by_number[n], names.split()) for n in from_ranges(numbers)]
         for step, numbers in record.get("paused", {}).items():
-            for number in from_ranges(numbers):
-                then.append(_as_it_paused(by_number[number], int(step)))
+            then += [_as_it_paused(by_number[n], int(step)) for n in from_ranges(numbers)]
         then.sort(key=lambda t: t.number)
         return cls(then)
 
@@ -96,42 +94,22 @@ def _names(trial: FrozenTrial) -> str:
     return " ".join([*trial.params, *shared])
 
 
-def _ranges_by_key(groups: Mapping[str, list[int]]) -> dict[str, str]:
-    return {key: as_ranges(numbers) for key, numbers in groups.items()}
-
-
 def _only(values: Mapping[str, Any], names: Container[str]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in names}
 
 
 def _as_it_ran(trial: FrozenTrial, names: list[str]) -> FrozenTrial:
-    system_attrs = _only(trial.system_attrs, names)
-    then = as_claimed(trial, user_attrs={}, system_attrs=system_attrs)
+    then = as_claimed(trial)
+    then.system_attrs = _only(trial.system_attrs, names)
     then.params = _only(trial.params, names)
     then.distributions = _only(trial.distributions, names)
     return then
 
 
-def as_claimed(
-    trial: FrozenTrial,
-    *,
-    user_attrs: dict[str, object],
-    system_attrs: dict[str, object],
-) -> FrozenTrial:
-    """Return a trial as it was right after its claim, when nothing had been drawn."""
-    return FrozenTrial(
-        number=trial.number,
-        trial_id=trial._trial_id,
-        state=TrialState.RUNNING,
-        value=None,
-        datetime_start=trial.datetime_start,
-        datetime_complete=None,
-        params={},
-        distributions={},
-        user_attrs=user_attrs,
-        system_attrs=system_attrs,
-        intermediate_values={},
-    )
+def as_claimed(trial: FrozenTrial) -> FrozenTrial:
+    """Return a trial as it was right after its claim, without attributes."""
+    key, begin = trial._trial_id, trial.datetime_start
+    return FrozenTrial(trial.number, TrialState.RUNNING, None, begin, None, {}, {}, {}, {}, {}, key)
 
 
 def _as_it_paused(trial: FrozenTrial, step: int) -> FrozenTrial:
@@ -145,19 +123,13 @@ def _as_it_paused(trial: FrozenTrial, step: int) -> FrozenTrial:
 
 def as_ranges(numbers: Iterable[int]) -> str:
     """Return numbers as text, in ascending order, such as `0-12,14`."""
-    ranges: list[list[int]] = []
+    ranges: list[list[int]] = []  # the first and the last number, or a single one
     for number in sorted(numbers):
-        if ranges and number == ranges[-1][1] + 1:
-            ranges[-1][1] = number
+        if ranges and number == ranges[-1][-1] + 1:
+            ranges[-1][1:] = [number]
         else:
-            ranges.append([number, number])
-    parts = []
-    for first, last in ranges:
-        if first == last:
-            parts.append(str(first))
-        else:
-            parts.append(f"{first}-{last}")
-    return ",".join(parts)
+            ranges.append([number])
+    return ",".join("-".join(map(str, ends)) for ends in ranges)
 
 
 def from_ranges(text: str) -> list[int]:

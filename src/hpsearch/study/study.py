@@ -6,8 +6,9 @@ ends them, takes over the trials of dead workers, and concludes the study. The m
 
 Workers have nothing in common but the storage. A worker creates a trial, to which Optuna gives the
 next number. The states of the trials with smaller numbers decide whether the budget has room for
-it. A trial is called and seeded by its ticket, which leaves out retries and trials beyond the
-budget. User attributes of a trial hold what Optuna has no place for:
+it. People call a trial by another number, its ticket, which also seeds it: a retry has the ticket
+of its first try, and the trial after one beyond the budget has the ticket of that one. User
+attributes of a trial hold what Optuna has no place for:
 
     worker      the process that runs the trial
     lease       the Unix time until which the trial counts as alive without a sign of its worker
@@ -39,7 +40,7 @@ from hpsearch.errors import ConfigError, TakenOverError, did_you_mean
 from hpsearch.study.budget import Budget
 from hpsearch.study.direction import Direction
 from hpsearch.study.history import as_ranges
-from hpsearch.study.leases import LEASE, WORKER, Lease, Worker, is_dead
+from hpsearch.study.leases import LEASE, WORKER, Lease, Worker
 from hpsearch.study.pruners import PausableStudy, Promoting
 from hpsearch.study.sampling import TICKET, SeededSampler, n_tickets, ticket
 from hpsearch.study.storage import SharedStorage, storage_errors
@@ -90,7 +91,7 @@ class SharedStudy:
 
         With `has_cost` the study has a second objective, which is minimized.
         """
-        directions = [direction.in_optuna]
+        directions = [StudyDirection[direction.name]]
         if has_cost:
             directions.append(StudyDirection.MINIMIZE)
         with storage_errors(f"of study {name}"):
@@ -130,10 +131,10 @@ class SharedStudy:
     def has_work_in_progress(self) -> bool:
         """Return whether any trial runs, or waits to be tried again within the budget."""
         trials = self.trials()
-        if self.is_running():
+        states = {t.state for t in trials}
+        if TrialState.RUNNING in states:
             return True
-        is_waiting = any(t.state == TrialState.WAITING for t in trials)
-        return is_waiting and self._has_room(trials)
+        return TrialState.WAITING in states and self.budget.has_room(trials)
 
     def numbers_that_go_on(self) -> set[int]:
         """Return the tickets of the trials that run, are paused, or wait to be tried again."""
@@ -143,9 +144,6 @@ class SharedStudy:
     def _stored(self, trial: _Trial) -> FrozenTrial:
         """Return a trial as it is in the storage now."""
         return self.optuna._storage.get_trial(trial._trial_id)
-
-    def _set_state(self, trial: _Trial, state: TrialState) -> None:
-        self.optuna._storage.set_trial_state_values(trial._trial_id, state)
 
     def claim(self) -> Trial | None:
         """Return a trial to run; None if the budget is spent or other workers run all that is left.
@@ -161,37 +159,28 @@ class SharedStudy:
         trial = self.optuna.ask()
         if PAUSED_AT in trial.user_attrs:
             # The trial has its place in the budget, and its history is recorded.
-            attrs = self._signature()
-            attrs[self._PROMOTED] = trial.user_attrs[PAUSED_AT]
-            self.write(trial, attrs)
+            self._sign(trial, {self._PROMOTED: trial.user_attrs[PAUSED_AT]})
             return trial
-        suggested = self.sampler.of(trial.number)
-        attrs = {
-            TICKET: suggested.ticket,
-            "history": suggested.history.record(),
-        }
-        attrs.update(self._signature())
-        self.write(trial, attrs)
+        seen = self.sampler.of(trial.number)
+        self._sign(trial, {TICKET: seen.ticket, "history": seen.history.record()})
         # The history was read after `trial` had been created, so it holds all earlier trials.
-        before = [t for t in suggested.history.trials if t.number < trial.number]
-        if not self.budget.has_room(before) or self.sampler.is_exhausted(suggested.ticket):
+        before = [t for t in seen.history.trials if t.number < trial.number]
+        if not self.budget.has_room(before) or self.sampler.is_exhausted(seen.ticket):
             message = "another worker had claimed the last trial of the budget"
             self.fail(trial, TrialEnd.SURPLUS, message)
             return None
         return trial
 
-    def _signature(self) -> dict[str, object]:
-        """Return the attributes by which a worker signs a trial.
+    def _sign(self, trial: Trial, attrs: dict[str, object]) -> None:
+        """Write attributes of a trial, and those that say that this worker runs it.
 
         If a worker dies before it has signed, the age of the trial shows that it is dead.
         """
-        attrs: dict[str, object] = {
-            WORKER: str(self.worker),
-            LEASE: time.time() + self.budget.lease_s,
-        }
+        attrs[WORKER] = str(self.worker)
+        attrs[LEASE] = time.time() + self.budget.lease_s
         if this_process.slurm_job:
             attrs["job"] = this_process.slurm_job
-        return attrs
+        self.write(trial, attrs)
 
     def _has_room(self, trials: list[FrozenTrial]) -> bool:
         if not self.budget.has_room(trials):
@@ -218,20 +207,17 @@ class SharedStudy:
     def _send(self, trial: Trial) -> None:
         try:
             for epoch, value in self._unsent.of(trial):
-                if epoch not in trial._cached_frozen_trial.intermediate_values:
-                    self._report(trial, value, epoch)
+                if self.has_cost:
+                    # `Trial.report` refuses two objectives, since Optuna has no pruner for them.
+                    # The values are stored for the learning curves.
+                    store = self.optuna._storage.set_trial_intermediate_value
+                    store(trial._trial_id, epoch, value)
+                elif epoch not in trial._cached_frozen_trial.intermediate_values:
+                    trial.report(value, epoch)
                 self._unsent.sent(trial, epoch)
         except UpdateFinishedTrialError as error:
             self.let_go(trial)
             raise self.taken_over(trial) from error
-
-    def _report(self, trial: Trial, value: float, epoch: int) -> None:
-        if self.has_cost:
-            # `Trial.report` refuses two objectives, since Optuna has no pruner for them. The
-            # values are stored for the learning curves.
-            self.optuna._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
-        else:
-            trial.report(value, epoch)
 
     def should_stop(self, trial: Trial, epoch: int) -> bool:
         """Return whether the pruner stops a trial at an epoch.
@@ -250,7 +236,7 @@ class SharedStudy:
 
     def constrain(self, trial: Trial, excess: Mapping[str, float]) -> None:
         """Tell the sampler by how much a trial exceeds each constraint; 0 or less satisfies it."""
-        for name in excess.keys() - trial.constraints.keys():
+        for name in sorted(excess.keys() - trial.constraints.keys()):
             trial.set_constraint(name, excess[name])
 
     def write(self, trial: _Trial, attrs: Mapping[str, object]) -> None:
@@ -281,7 +267,7 @@ class SharedStudy:
         for trial in paused:
             with suppress(UpdateFinishedTrialError):  # another worker has ended it
                 self.write(trial, {RECORDED: TrialEnd.PRUNED.word})
-                self._set_state(trial, TrialState.PRUNED)
+                self.optuna._storage.set_trial_state_values(trial._trial_id, TrialState.PRUNED)
         return paused
 
     def complete(self, trial: Trial, *values: float) -> None:
@@ -294,15 +280,9 @@ class SharedStudy:
             # With two objectives, Optuna's TPE ranks infeasible trials but ignores pruned ones.
             self.constrain(trial, {end.word: 1.0})
         step = self._stored(trial).last_step
-        others = []
-        for other in self.trials():
-            if other.number != trial.number and step in other.intermediate_values:
-                others.append(other.number)
-        attrs = {
-            RECORDED: end.word,
-            "message": message,
-            "against": as_ranges(others),
-        }
+        others = {t.number for t in self.trials() if step in t.intermediate_values}
+        against = as_ranges(others - {trial.number})
+        attrs = {RECORDED: end.word, "message": message, "against": against}
         self._tell(trial, TrialState.PRUNED, attrs)
 
     def _tell(
@@ -339,7 +319,7 @@ class SharedStudy:
             if end.is_retried:
                 # The retry comes before the end, so that no worker sees a free place in the budget.
                 self._retry(self._stored(trial))
-            self._set_state(trial, TrialState.FAIL)
+            self.optuna._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
         except UpdateFinishedTrialError:
             return False
         return True
@@ -364,13 +344,13 @@ class SharedStudy:
         """
         trials = self.trials()
         running = [t for t in trials if t.state == TrialState.RUNNING]
-        dead = [t for t in running if is_dead(t, self.budget.lease_s)]
-        if not dead:
-            return trials
+        dead = [t for t in running if self.lease(t).has_lost_worker()]
         for trial in dead:
             worker = trial.user_attrs.get(WORKER, "(unknown)")
             self.fail(trial, TrialEnd.KILLED, f"its worker {worker} died")
-        return self.trials()
+        if dead:
+            return self.trials()
+        return trials
 
     def _retry(self, trial: FrozenTrial) -> None:
         # Workers that wait for the end of the same lease find the same dead trial at once.
@@ -400,23 +380,14 @@ class SharedStudy:
         with self.storage.exclusively():
             n_spent = self.n_spent()
             taken = self.optuna.user_attrs.get("concluded")
-            if taken and taken["n_spent"] == n_spent:
-                holder = Worker.of(taken[WORKER])
-                if self._is_others(holder, taken[LEASE]):
+            if taken and taken["n_spent"] == n_spent and taken[WORKER] != str(self.worker):
+                is_over = time.time() >= taken[LEASE]
+                if not is_over and not Worker.of(taken[WORKER]).is_seen_dead():
                     return False
             lease = time.time() + 10 * self.budget.lease_s
-            claimed = {
-                "n_spent": n_spent,
-                WORKER: str(self.worker),
-                LEASE: lease,
-            }
+            claimed = {"n_spent": n_spent, WORKER: str(self.worker), LEASE: lease}
             self.optuna.set_user_attr("concluded", claimed)
             return True
-
-    def _is_others(self, worker: Worker, lease: float) -> bool:
-        if str(worker) == str(self.worker):
-            return False
-        return time.time() < lease and not worker.is_seen_dead()
 
 
 class _RememberedProofs(MutableMapping[str, str]):
@@ -456,11 +427,7 @@ def check_known(name: str, storage: optuna.storages.BaseStorage) -> None:
     there = " There are no studies here at all."
     if known:
         there = did_you_mean(name, known)
-    start = ""
-    data, _, arch = name.partition("-")
-    if arch:
-        start = f" Start it with python -m hpsearch search arch={arch} data={data}."
-    raise ConfigError(f"There is no study {name} in the storage.{there}{start}")
+    raise ConfigError(f"There is no study {name} in the storage.{there}")
 
 
 def number_of(trial: _Trial) -> int:
@@ -468,16 +435,14 @@ def number_of(trial: _Trial) -> int:
 
     A retry has the number of its first try.
     """
-    number: int = trial.user_attrs.get(TICKET, trial.number)
-    return number
+    return int(trial.user_attrs.get(TICKET, trial.number))
 
 
 def value_of(trial: FrozenTrial) -> float | None:
     """Return the monitored metric of a trial, which is the first of two objectives."""
     if not trial.values:
         return None
-    value: float = trial.values[0]
-    return value
+    return float(trial.values[0])
 
 
 def ranked(trials: list[FrozenTrial], direction: Direction) -> list[FrozenTrial]:
@@ -488,7 +453,4 @@ def ranked(trials: list[FrozenTrial], direction: Direction) -> list[FrozenTrial]
 
 def best_trial(trials: list[FrozenTrial], direction: Direction) -> FrozenTrial | None:
     """Return the best completed trial, the earliest of equal ones; None if none is complete."""
-    in_order = ranked(trials, direction)
-    if not in_order:
-        return None
-    return in_order[0]
+    return next(iter(ranked(trials, direction)), None)

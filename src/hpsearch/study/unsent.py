@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 
 from optuna.trial import FrozenTrial, Trial
 
@@ -14,26 +15,23 @@ class Unsent:
     """
 
     def __init__(self) -> None:
-        self._values: dict[int, dict[int, float]] = {}
+        self._values: dict[int, dict[int, float]] = defaultdict(dict)
         self._lock = threading.Lock()
 
     def add(self, trial: Trial, epoch: int, value: float) -> None:
         """Add the value of an epoch behind the values of the same trial."""
         with self._lock:
-            values = self._values.setdefault(trial._trial_id, {})
-            values[epoch] = value
+            self._values[trial._trial_id][epoch] = value
 
     def of(self, trial: Trial) -> list[tuple[int, float]]:
         """Return the epochs and values of a trial that wait, in the order of their reports."""
         with self._lock:
-            values = self._values.get(trial._trial_id, {})
-            return list(values.items())
+            return list(self._values[trial._trial_id].items())
 
     def sent(self, trial: Trial, epoch: int) -> None:
         """Forget the value of one epoch, because the storage has it."""
         with self._lock:
-            values = self._values.get(trial._trial_id, {})
-            values.pop(epoch, None)
+            self._values[trial._trial_id].pop(epoch, None)
 
     def drop(self, trial: Trial | FrozenTrial) -> None:
         """Forget all values of a trial."""
