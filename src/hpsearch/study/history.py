@@ -57,9 +57,9 @@ class History:
 
         For example, `{"finished": "0-12,14", "running": {"dropout_rate learning_rate": "13"}}`.
         """
-        finished: list[int] = []
-        running: dict[str, list[int]] = defaultdict(list)
-        paused: dict[str, list[int]] = defaultdict(list)
+        finished = []
+        running = defaultdict(list)
+        paused = defaultdict(list)
         for trial in self.trials:
             if trial.state == TrialState.RUNNING:
                 running[_names(trial)].append(trial.number)
@@ -174,9 +174,7 @@ class _PastStorage:
         deepcopy: bool = True,
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
-        trials = list(self._trials)
-        if states is not None:
-            trials = [t for t in trials if t.state in states]
+        trials = [t for t in self._trials if states is None or t.state in states]
         if deepcopy:
             return copy.deepcopy(trials)
         return trials

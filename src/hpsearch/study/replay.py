@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from optuna import Study
-from optuna.distributions import BaseDistribution
 from optuna.pruners import HyperbandPruner
 from optuna.trial import FrozenTrial, TrialState
 
@@ -124,15 +123,16 @@ class _Again:
         relative = made.sample_relative(past, fresh, space)
         again: dict[str, object] = {}
         for name, distribution in trial.distributions.items():
+            as_stored = distribution.to_internal_repr
             if name in fixed:
                 value = fixed[name]
             elif distribution.single():
                 value = trial.params[name]
-            elif name in relative and _contains(distribution, relative[name]):
+            elif name in relative and distribution._contains(as_stored(relative[name])):
                 value = relative[name]
             else:
                 value = made.sample_independent(past, fresh, name, distribution)
-            again[name] = distribution.to_external_repr(distribution.to_internal_repr(value))
+            again[name] = distribution.to_external_repr(as_stored(value))
             fresh.params[name] = value
             fresh.distributions[name] = distribution
         return again
@@ -146,10 +146,8 @@ class _Again:
         trial = recorded[0]
         history = self._history(trial)
         spent = [t for t in history.trials if TrialEnd.has_spent(t)]
-        running = set()
-        for other in history.trials:
-            if other.state == TrialState.RUNNING and other.number != trial.number:
-                running.add(number_of(other))
+        others = [t for t in history.trials if t.number != trial.number]
+        running = [number_of(t) for t in others if t.state == TrialState.RUNNING]
         made = self.sampler.prepare(self.study.study_name, trial, history)
         and_running = ""
         if running:
@@ -198,10 +196,6 @@ class _Again:
             if len(found.others) > n_shown:
                 more = " and others"
             yield f"Against: {', '.join(shown)}{more}."
-
-
-def _contains(distribution: BaseDistribution, value: object) -> bool:
-    return distribution._contains(distribution.to_internal_repr(value))
 
 
 @dataclass(frozen=True)

@@ -213,17 +213,11 @@ class Grid(_Sequential, GridSampler):
     def __len__(self) -> int:
         return len(self._all_grids)
 
-    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Do nothing: no point has to be reserved, since no other trial has this ticket."""
+    # No point has to be reserved, since no other trial has this ticket.
+    before_trial = BaseSampler.before_trial
 
-    def after_trial(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        state: TrialState,
-        values: Sequence[float] | None,
-    ) -> None:
-        """Do nothing: Optuna would stop `Study.optimize` here, which does not run."""
+    # Optuna would stop `Study.optimize` here, which does not run.
+    after_trial = BaseSampler.after_trial
 
     def sample_independent(
         self,

@@ -28,11 +28,14 @@ attributes of a trial hold what Optuna has no place for:
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
+from optuna.pruners import BasePruner
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -45,35 +48,37 @@ from hpsearch.study.pruners import PausableStudy, Promoting
 from hpsearch.study.sampling import TICKET, SeededSampler, n_tickets, ticket
 from hpsearch.study.storage import SharedStorage, storage_errors
 from hpsearch.study.trial_end import PAUSED_AT, RECORDED, TrialEnd
-from hpsearch.study.unsent import Unsent
 from hpsearch.study.waiting import unless_away
 from hpsearch.study.worker_process import this_process
 
 _Trial = Trial | FrozenTrial
 
 
+@dataclass(eq=False)
 class SharedStudy:
     """A study that many workers share through its storage.
 
     While the storage is away, reported values and new proofs wait in this process and the pruner
     stops no trial; every other call waits for the storage.
+
+    Attributes:
+        optuna: The study as Optuna sees it.
+        storage: The storage of the study.
+        sampler: The sampler of the study.
+        budget: What the study may cost.
+        worker: The worker that this process is.
     """
 
-    _PROMOTED = "promoted"  # the user attribute of a trial
+    optuna: PausableStudy
+    storage: SharedStorage
+    sampler: SeededSampler
+    budget: Budget
+    worker: Worker = field(default_factory=Worker.this)
 
-    def __init__(
-        self,
-        study: PausableStudy,
-        storage: SharedStorage,
-        sampler: SeededSampler,
-        budget: Budget,
-    ) -> None:
-        self.optuna = study
-        self.storage = storage
-        self.sampler = sampler
-        self.budget = budget
-        self.worker = Worker.this()
-        self._unsent = Unsent()
+    def __post_init__(self) -> None:
+        # The reported values that the storage does not have yet, by the key of the trial and the
+        # epoch. The slots of a worker, which are threads, report for different trials.
+        self._unsent: dict[int, dict[int, float]] = defaultdict(dict)
 
     @classmethod
     def open(
@@ -82,7 +87,7 @@ class SharedStudy:
         *,
         storage: SharedStorage,
         sampler: SeededSampler,
-        pruner: optuna.pruners.BasePruner,
+        pruner: BasePruner,
         direction: Direction,
         budget: Budget,
         has_cost: bool = False,
@@ -153,13 +158,15 @@ class SharedStudy:
         """
         trials = self.release_dead()
         self.budget.check_failures(trials)
-        self.optuna.closing = not self._has_room(trials)
+        is_waiting = any(t.state == TrialState.WAITING for t in trials)
+        is_exhausted = not is_waiting and self.sampler.is_exhausted(n_tickets(trials))
+        self.optuna.closing = is_exhausted or not self.budget.has_room(trials)
         if self.optuna.closing and not self.optuna.promotable(self.optuna.stored_trials()):
             return None
         trial = self.optuna.ask()
         if PAUSED_AT in trial.user_attrs:
             # The trial has its place in the budget, and its history is recorded.
-            self._sign(trial, {self._PROMOTED: trial.user_attrs[PAUSED_AT]})
+            self._sign(trial, {"promoted": trial.user_attrs[PAUSED_AT]})
             return trial
         seen = self.sampler.of(trial.number)
         self._sign(trial, {TICKET: seen.ticket, "history": seen.history.record()})
@@ -182,13 +189,6 @@ class SharedStudy:
             attrs["job"] = this_process.slurm_job
         self.write(trial, attrs)
 
-    def _has_room(self, trials: list[FrozenTrial]) -> bool:
-        if not self.budget.has_room(trials):
-            return False
-        if any(t.state == TrialState.WAITING for t in trials):
-            return True
-        return not self.sampler.is_exhausted(n_tickets(trials))
-
     def lease(self, trial: _Trial) -> Lease:
         """Return the lease of a claimed trial."""
         return Lease(trial, self.budget.lease_s)
@@ -201,12 +201,13 @@ class SharedStudy:
         Raises:
             TakenOverError: Another worker has ended the trial, because this one seemed dead.
         """
-        self._unsent.add(trial, epoch, value)
+        self._unsent[trial._trial_id][epoch] = value
         unless_away(lambda: self._send(trial))
 
     def _send(self, trial: Trial) -> None:
+        unsent = self._unsent[trial._trial_id]
         try:
-            for epoch, value in self._unsent.of(trial):
+            for epoch, value in list(unsent.items()):
                 if self.has_cost:
                     # `Trial.report` refuses two objectives, since Optuna has no pruner for them.
                     # The values are stored for the learning curves.
@@ -214,7 +215,7 @@ class SharedStudy:
                     store(trial._trial_id, epoch, value)
                 elif epoch not in trial._cached_frozen_trial.intermediate_values:
                     trial.report(value, epoch)
-                self._unsent.sent(trial, epoch)
+                unsent.pop(epoch, None)
         except UpdateFinishedTrialError as error:
             self.let_go(trial)
             raise self.taken_over(trial) from error
@@ -227,7 +228,7 @@ class SharedStudy:
         Raises:
             TakenOverError: As for `report`.
         """
-        if self.has_cost or epoch <= trial.user_attrs.get(self._PROMOTED, 0):
+        if self.has_cost or epoch <= trial.user_attrs.get("promoted", 0):
             return False
         try:
             return bool(unless_away(trial.should_prune))
@@ -303,8 +304,7 @@ class SharedStudy:
             if not ended.state.is_finished():
                 raise
             self.let_go(trial)
-            is_mine = ended.user_attrs.get(WORKER) == str(self.worker)
-            if not is_mine or ended.state != state:
+            if ended.user_attrs.get(WORKER) != str(self.worker) or ended.state != state:
                 raise self.taken_over(trial) from error
 
     def fail(self, trial: _Trial, end: TrialEnd, message: str) -> bool:
@@ -326,7 +326,7 @@ class SharedStudy:
 
     def let_go(self, trial: _Trial) -> None:
         """Drop what this process still holds of a trial that it has ended, paused or lost."""
-        self._unsent.drop(trial)
+        self._unsent.pop(trial._trial_id, None)
         self.sampler.forget(trial.number)
 
     @staticmethod
@@ -367,8 +367,8 @@ class SharedStudy:
                 "retry_of": first,
                 "retry_after": trial.number,
             }
-            if self._PROMOTED in trial.user_attrs:
-                attrs[self._PROMOTED] = trial.user_attrs[self._PROMOTED]
+            if "promoted" in trial.user_attrs:
+                attrs["promoted"] = trial.user_attrs["promoted"]
             self.optuna.enqueue_trial(trial.params, user_attrs=attrs)
 
     def claim_conclusion(self) -> bool:
@@ -413,21 +413,27 @@ class _RememberedProofs(MutableMapping[str, str]):
         return iter(self._stored() | self._known)
 
     def __len__(self) -> int:
-        return len(self._stored() | self._known)
+        return len(list(self))
 
     def _stored(self) -> dict[str, str]:
-        return dict(unless_away(lambda: self._study.user_attrs) or {})
+        return unless_away(lambda: self._study.user_attrs) or {}
 
 
-def check_known(name: str, storage: optuna.storages.BaseStorage) -> None:
-    """Raise ConfigError if a storage has no study of that name, and name the ones that it has."""
+def check_known(name: str, storage: optuna.storages.BaseStorage, purpose: str = "") -> None:
+    """Raise ConfigError if a storage has no study of that name, and name the ones that it has.
+
+    Args:
+        name: The name of the study.
+        storage: The storage.
+        purpose: Words that say what the study is for, after a blank.
+    """
     known = sorted(optuna.get_all_study_names(storage))
     if name in known:
         return
     there = " There are no studies here at all."
     if known:
         there = did_you_mean(name, known)
-    raise ConfigError(f"There is no study {name} in the storage.{there}")
+    raise ConfigError(f"There is no study {name} in the storage{purpose}.{there}")
 
 
 def number_of(trial: _Trial) -> int:

@@ -222,8 +222,7 @@ class _WorkerProcess:
     @classmethod
     def _told(cls, pid: int, environment: Mapping[str, str]) -> tuple[int, float]:
         """Return the number of restarts of a process, and its deadline; 0 for an unknown one."""
-        told = environment.get(cls.RESTARTED) or "0 0 0"
-        told_pid, n_before, until = told.split()
+        told_pid, n_before, until = environment.get(cls.RESTARTED, "0 0 0").split()
         if int(told_pid) != pid:
             return 0, 0.0
         return int(n_before), float(until)
