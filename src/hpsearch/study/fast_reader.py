@@ -41,7 +41,16 @@ def read_trials(
     Raises:
         KeyError: There is no such study.
     """
-    found = _trial_rows(session, study_id, known, after)
+    key = models.TrialModel.trial_id
+    chosen = sqlalchemy.select(models.TrialModel)
+    chosen = chosen.where(models.TrialModel.study_id == study_id)
+    earlier = [number for number in known if number <= after]
+    found: list[Any] = []
+    for keys in _batches(earlier[MOST_KEYS:]):
+        found += session.scalars(chosen.where(key.in_(keys)))
+    # The new trials are read last: a trial that is tried again has its successor before it ends.
+    last_or_new = key.in_(earlier[:MOST_KEYS]) | (key > after)
+    found += session.scalars(chosen.where(last_or_new))
     if not found:
         models.StudyModel.find_or_raise_by_id(study_id, session)
     if states is not None:
@@ -87,21 +96,6 @@ def _as_trials(session: Session, found: list[Any]) -> list[FrozenTrial]:
     return trials
 
 
-def _trial_rows(session: Session, study_id: int, known: Iterable[int], after: int) -> list[Any]:
-    """Return the rows of the known trials and of all later ones, the latter with the last query."""
-    table = models.TrialModel
-    key = table.trial_id
-    chosen = sqlalchemy.select(table).where(table.study_id == study_id)
-    earlier = [number for number in known if number <= after]
-    found: list[Any] = []
-    for keys in _batches(earlier[MOST_KEYS:]):
-        found += session.scalars(chosen.where(key.in_(keys)))
-    # The new trials are read last: a trial that is tried again has its successor before it ends.
-    last_or_new = key.in_(earlier[:MOST_KEYS]) | (key > after)
-    found += session.scalars(chosen.where(last_or_new))
-    return found
-
-
 def _batches(keys: list[int]) -> Iterator[list[int]]:
     for begin in range(0, len(keys), MOST_KEYS):
         yield keys[begin : begin + MOST_KEYS]
@@ -115,7 +109,8 @@ def _rows_of(
     columns = [getattr(model, name) for name in names]
     chosen = sqlalchemy.select(model.trial_id, *columns).order_by(columns[0])
     for batch in _batches(keys):
-        for trial_id, *row in session.execute(chosen.where(model.trial_id.in_(batch))):
+        found = session.execute(chosen.where(model.trial_id.in_(batch)))
+        for trial_id, *row in found:
             rows[trial_id].append(row)
     return rows
 

@@ -80,9 +80,11 @@ class History:
         by_number = {t.number: t for t in trials}
         then = [by_number[number] for number in from_ranges(record["finished"])]
         for names, numbers in record.get("running", {}).items():
-            then += [_as_it_ran(by_number[n], names.split()) for n in from_ranges(numbers)]
+            for number in from_ranges(numbers):
+                then.append(_as_it_ran(by_number[number], names.split()))
         for step, numbers in record.get("paused", {}).items():
-            then += [_as_it_paused(by_number[n], int(step)) for n in from_ranges(numbers)]
+            for number in from_ranges(numbers):
+                then.append(_as_it_paused(by_number[number], int(step)))
         then.sort(key=lambda t: t.number)
         return cls(then)
 
@@ -108,8 +110,16 @@ def _as_it_ran(trial: FrozenTrial, names: list[str]) -> FrozenTrial:
 
 def as_claimed(trial: FrozenTrial) -> FrozenTrial:
     """Return a trial as it was right after its claim, without attributes."""
-    key, begin = trial._trial_id, trial.datetime_start
-    return FrozenTrial(trial.number, TrialState.RUNNING, None, begin, None, {}, {}, {}, {}, {}, key)
+    then = copy.copy(trial)
+    then.state = TrialState.RUNNING
+    then.values = None
+    then.datetime_complete = None
+    then.params = {}
+    then.distributions = {}
+    then.user_attrs = {}
+    then.system_attrs = {}
+    then.intermediate_values = {}
+    return then
 
 
 def _as_it_paused(trial: FrozenTrial, step: int) -> FrozenTrial:

@@ -10,7 +10,7 @@ Samplers, budget and reports see it as a pruned trial until then.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container
 from types import SimpleNamespace
 from typing import Any
 
@@ -93,23 +93,34 @@ class Promoting(BasePruner):
     def promotable(self, study: PausableStudy, trials: list[FrozenTrial]) -> list[FrozenTrial]:
         """Return the paused trials that may go on: the highest rung first, then the best first.
 
-        If no new trial will come, one trial may go on although too few have reached its rung,
-        unless another trial has finished or is running.
+        If no new trial will come, one trial may go on although too few have reached its rung.
 
         Args:
             study: The study of the trials.
             trials: All trials as the storage has them.
         """
         paused = {t.number: t for t in trials if TrialEnd.is_paused(t)}
-        numbers = []
+        found = []
         for rung in reversed(self.rungs):
-            promoted = self._promoted(study, trials, rung)
-            numbers += [n for n in promoted if n in paused and paused[n].last_step == rung]
-        others = {t.state for t in trials} & {TrialState.COMPLETE, TrialState.RUNNING}
-        if study.closing and not numbers and not others:
-            highest = max((t.last_step or 0 for t in paused.values()), default=0)
-            numbers = _in_order(study, paused.values(), highest)[:1]
-        return [paused[number] for number in numbers]
+            for number in self._promoted(study, trials, rung):
+                if number in paused and paused[number].last_step == rung:
+                    found.append(paused[number])
+        if study.closing and not found:
+            return self._best_of_highest_rung(study, trials)
+        return found
+
+    @staticmethod
+    def _best_of_highest_rung(study: Study, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        """Return the best paused trial of the highest rung that a paused trial has reached.
+
+        The list is empty if a trial has finished or is running, or if no trial is paused.
+        """
+        if any(t.state in (TrialState.COMPLETE, TrialState.RUNNING) for t in trials):
+            return []
+        paused = [t for t in trials if TrialEnd.is_paused(t)]
+        highest = max((t.last_step or 0 for t in paused), default=0)
+        best = _in_order(study, paused, highest)[:1]
+        return [t for t in paused if t.number in best]
 
     def _promoted(self, study: Study, trials: list[FrozenTrial], rung: int) -> list[int]:
         """Return the numbers of the trials of a rung that are promoted, the best first."""
@@ -117,7 +128,7 @@ class Promoting(BasePruner):
         return in_order[: len(in_order) // self.reduction_factor]
 
 
-def _in_order(study: Study, trials: Iterable[FrozenTrial], rung: int) -> list[int]:
+def _in_order(study: Study, trials: list[FrozenTrial], rung: int) -> list[int]:
     """Return the numbers of the trials that have reached a rung, the best first.
 
     Trials are compared by the best value that each had reached at the rung. A failed trial is left

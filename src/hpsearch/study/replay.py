@@ -115,9 +115,10 @@ class _Again:
         past = PastStudy(self.study, history, storage=None)
         fixed = trial.system_attrs.get("fixed_params", {})
         fresh = as_claimed(trial)
-        fresh.user_attrs = {TICKET: trial.user_attrs[TICKET]}
+        number = trial.user_attrs[TICKET]
+        fresh.user_attrs = {TICKET: number}
         fresh.system_attrs = dict(trial.system_attrs)
-        made = self.sampler.prepare(self.study.study_name, fresh, history)
+        made = self.sampler.prepare(self.study.study_name, number)
         made.before_trial(past, fresh)
         space = made.infer_relative_search_space(past, fresh)
         relative = made.sample_relative(past, fresh, space)
@@ -146,16 +147,12 @@ class _Again:
         trial = recorded[0]
         history = self._history(trial)
         spent = [t for t in history.trials if TrialEnd.has_spent(t)]
-        others = [t for t in history.trials if t.number != trial.number]
-        running = [number_of(t) for t in others if t.state == TrialState.RUNNING]
-        made = self.sampler.prepare(self.study.study_name, trial, history)
-        and_running = ""
-        if running:
-            and_running = f" and {sorted(running)} running"
+        number = trial.user_attrs[TICKET]
+        made = self.sampler.prepare(self.study.study_name, number)
         yield (
             f"{type(made).__name__} suggested them, seeded by the trial's ticket "
-            f"{trial.user_attrs[TICKET]}, when it could see {len(spent)} finished or pruned "
-            f"trials{and_running}."
+            f"{number}, when it could see {len(spent)} finished or pruned "
+            f"trials{_and_running(trial, history)}."
         )
         if not self.differing(trial):
             yield "Computed again from that, they are the same."
@@ -196,6 +193,15 @@ class _Again:
             if len(found.others) > n_shown:
                 more = " and others"
             yield f"Against: {', '.join(shown)}{more}."
+
+
+def _and_running(trial: FrozenTrial, history: History) -> str:
+    """Return the end of a sentence: which other trials were running."""
+    others = [t for t in history.trials if t.number != trial.number]
+    running = [number_of(t) for t in others if t.state == TrialState.RUNNING]
+    if not running:
+        return ""
+    return f" and {sorted(running)} running"
 
 
 @dataclass(frozen=True)

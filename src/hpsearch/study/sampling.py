@@ -93,9 +93,8 @@ class SeededSampler(BaseSampler):
         self._prepared[trial.number] = prepared
         prepared.sampler.before_trial(prepared.study, trial)
 
-    def prepare(self, study_name: str, trial: FrozenTrial, history: History) -> BaseSampler:
-        """Return a sampler, built for one trial of a study with this history."""
-        number = ticket(trial, history.trials)
+    def prepare(self, study_name: str, number: int) -> BaseSampler:
+        """Return a sampler, built for the trial of a study that has this ticket."""
         if self._per_trial:
             seed = derive(self._root_seed, study_name, "sampler", "trial", number)
         else:
@@ -120,9 +119,10 @@ class SeededSampler(BaseSampler):
 
     def _prepare(self, study: Study, trial: FrozenTrial) -> _Prepared:
         history = History.now(study)
-        made = self.prepare(study.study_name, trial, history)
         past = PastStudy(study, history, study._storage)
-        return _Prepared(made, history, past, ticket(trial, history.trials))
+        number = ticket(trial, history.trials)
+        made = self.prepare(study.study_name, number)
+        return _Prepared(made, history, past, number)
 
     def _for(self, study: Study, trial: FrozenTrial) -> _Prepared:
         # If another worker has taken over the trial, the storage may not have refused it yet.

@@ -158,11 +158,11 @@ class SharedStudy:
         """
         trials = self.release_dead()
         self.budget.check_failures(trials)
-        is_waiting = any(t.state == TrialState.WAITING for t in trials)
-        is_exhausted = not is_waiting and self.sampler.is_exhausted(n_tickets(trials))
-        self.optuna.closing = is_exhausted or not self.budget.has_room(trials)
-        if self.optuna.closing and not self.optuna.promotable(self.optuna.stored_trials()):
-            return None
+        self.optuna.closing = not self._has_room(trials)
+        if self.optuna.closing:
+            stored = self.optuna.stored_trials()
+            if not self.optuna.promotable(stored):
+                return None
         trial = self.optuna.ask()
         if PAUSED_AT in trial.user_attrs:
             # The trial has its place in the budget, and its history is recorded.
@@ -172,11 +172,19 @@ class SharedStudy:
         self._sign(trial, {TICKET: seen.ticket, "history": seen.history.record()})
         # The history was read after `trial` had been created, so it holds all earlier trials.
         before = [t for t in seen.history.trials if t.number < trial.number]
-        if not self.budget.has_room(before) or self.sampler.is_exhausted(seen.ticket):
+        has_room = self.budget.has_room(before)
+        if not has_room or self.sampler.is_exhausted(seen.ticket):
             message = "another worker had claimed the last trial of the budget"
             self.fail(trial, TrialEnd.SURPLUS, message)
             return None
         return trial
+
+    def _has_room(self, trials: list[FrozenTrial]) -> bool:
+        if not self.budget.has_room(trials):
+            return False
+        if any(t.state == TrialState.WAITING for t in trials):
+            return True
+        return not self.sampler.is_exhausted(n_tickets(trials))
 
     def _sign(self, trial: Trial, attrs: dict[str, object]) -> None:
         """Write attributes of a trial, and those that say that this worker runs it.
@@ -380,12 +388,14 @@ class SharedStudy:
         with self.storage.exclusively():
             n_spent = self.n_spent()
             taken = self.optuna.user_attrs.get("concluded")
-            if taken and taken["n_spent"] == n_spent and taken[WORKER] != str(self.worker):
-                is_over = time.time() >= taken[LEASE]
-                if not is_over and not Worker.of(taken[WORKER]).is_seen_dead():
+            me = str(self.worker)
+            now = time.time()
+            if taken and taken["n_spent"] == n_spent and taken[WORKER] != me:
+                other = Worker.of(taken[WORKER])
+                if now < taken[LEASE] and not other.is_seen_dead():
                     return False
-            lease = time.time() + 10 * self.budget.lease_s
-            claimed = {"n_spent": n_spent, WORKER: str(self.worker), LEASE: lease}
+            lease = now + 10 * self.budget.lease_s
+            claimed = {"n_spent": n_spent, WORKER: me, LEASE: lease}
             self.optuna.set_user_attr("concluded", claimed)
             return True
 

@@ -66,7 +66,8 @@ class WarmStart:
                 f"No trial of study {name} has finished, so nothing can start from it."
             )
         without_bounds = Space({})
-        return cls(name, {number_of(t): without_bounds.values(t) for t in best[:n_trials]})
+        values = {number_of(t): without_bounds.values(t) for t in best[:n_trials]}
+        return cls(name, values)
 
     def begin(self, study: SharedStudy, space: Space, asked: Asked) -> None:
         """Let a study without trials try these trials first.
@@ -96,8 +97,11 @@ class WarmStart:
                 f"Study {name} was begun {begun}; give study.name=NAME to start another from "
                 f"{self.name}."
             )
-        usable = {number: _usable(tried, space, asked) for number, tried in self.values.items()}
-        usable = {number: params for number, params in usable.items() if params}
+        usable = {}
+        for number, values in self.values.items():
+            params = _usable(values, space, asked)
+            if params:
+                usable[number] = params
         if not usable:
             raise ConfigError(
                 f"Of the best trials of {self.name} nothing lies within the space of study {name}."
