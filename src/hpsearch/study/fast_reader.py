@@ -63,7 +63,7 @@ def _as_trials(session: Session, found: list[Any]) -> list[FrozenTrial]:
     """Return trials, given their rows in the table of trials."""
     keys = [row.trial_id for row in found]
     read = functools.partial(_rows_of, session, keys)
-    params = read(
+    drawn = read(
         models.TrialParamModel, "param_id", "param_name", "param_value", "distribution_json"
     )
     values = read(models.TrialValueModel, "objective", "value", "value_type")
@@ -77,14 +77,18 @@ def _as_trials(session: Session, found: list[Any]) -> list[FrozenTrial]:
     trials = []
     for row in found:
         key = row.trial_id
-        kinds = {name: _distribution(text) for _, name, _, text in params[key]}
+        params = {}
+        kinds = {}
+        for _, name, value, text in drawn[key]:
+            kinds[name] = _distribution(text)
+            params[name] = kinds[name].to_external_repr(value)
         trial = FrozenTrial(
             row.number,
             row.state,
             None,
             row.datetime_start,
             row.datetime_complete,
-            {name: kinds[name].to_external_repr(value) for _, name, value, _ in params[key]},
+            params,
             kinds,
             {name: json.loads(text) for name, text in user_attrs[key]},
             {name: json.loads(text) for name, text in system_attrs[key]},

@@ -249,6 +249,7 @@ def standing(study: Study, trial: FrozenTrial, step: int, trials: list[FrozenTri
         others = [t for t in others if pruner._get_bracket_id(study, t) == bracket]
     direction = Direction.of(study)
     reached = [(number_of(t), t.intermediate_values[step]) for t in others]
-    reached.sort(key=lambda other: (direction.as_loss(other[1]), other[0]))
+    reached.sort()
+    reached.sort(key=lambda other: direction.as_loss(other[1]))
     place = 1 + sum(direction.is_better(value, mine) for _, value in reached)
     return _Standing(mine, reached, place, bracket)

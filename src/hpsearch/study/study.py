@@ -464,7 +464,8 @@ def value_of(trial: FrozenTrial) -> float | None:
 def ranked(trials: list[FrozenTrial], direction: Direction) -> list[FrozenTrial]:
     """Return the completed trials, the best first; of equal ones, the earliest first."""
     complete = [t for t in trials if t.state == TrialState.COMPLETE]
-    return sorted(complete, key=lambda t: (direction.as_loss(t.values[0]), number_of(t)))
+    complete.sort(key=number_of)
+    return sorted(complete, key=lambda t: direction.as_loss(t.values[0]))
 
 
 def best_trial(trials: list[FrozenTrial], direction: Direction) -> FrozenTrial | None:
