@@ -223,13 +223,13 @@ def test_an_error_that_nobody_foresaw_is_an_error_or_a_lack_of_memory(error, end
 
 
 def test_a_signal_is_heeded_where_nothing_is_lost_and_at_the_latest_after_the_grace():
-    with pytest.raises(Preempted) as caught, this_process.leaving_on_signal(30.0):  # noqa: PT012
+    with pytest.raises(Preempted) as caught, this_process.heeding_signals(30.0):  # noqa: PT012
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
         this_process.leave_if_asked()
     assert (str(caught.value), caught.value.exit_status) == ("SIGTERM asked this worker to go", 143)
     begin = time.monotonic()
-    with pytest.raises(Preempted), this_process.leaving_on_signal(0.2):  # noqa: PT012
+    with pytest.raises(Preempted), this_process.heeding_signals(0.2):  # noqa: PT012
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)
     assert time.monotonic() - begin < 5
@@ -240,7 +240,7 @@ def test_the_signal_then_goes_to_who_waited_for_it_before():
     seen = []
     before = signal.signal(signal.SIGUSR2, lambda number, _: seen.append(number))
     try:
-        with pytest.raises(Preempted), this_process.leaving_on_signal(30.0):  # noqa: PT012
+        with pytest.raises(Preempted), this_process.heeding_signals(30.0):  # noqa: PT012
             os.kill(os.getpid(), signal.SIGUSR2)
             this_process.leave_if_asked()
     finally:

@@ -40,7 +40,7 @@ def test_the_end_of_an_epoch_ends_it():
 
 def test_the_main_thread_is_woken_by_a_signal():
     begin = time.monotonic()
-    with this_process.leaving_on_signal(30.0):
+    with this_process.heeding_signals(30.0):
         for _ in range(2):
             with pytest.raises(TrialTimedOutError), Watch(0.2, 10.0, no_hang):
                 time.sleep(60)
@@ -49,7 +49,7 @@ def test_the_main_thread_is_woken_by_a_signal():
 
 
 def test_a_cluster_that_asks_meanwhile_is_still_heeded():
-    with pytest.raises(Preempted), this_process.leaving_on_signal(0.3):  # noqa: PT012
+    with pytest.raises(Preempted), this_process.heeding_signals(0.3):  # noqa: PT012
         with pytest.raises(TrialTimedOutError), Watch(0.2, 10.0, no_hang):
             time.sleep(60)
         os.kill(os.getpid(), signal.SIGTERM)

@@ -170,10 +170,7 @@ class Search:
             root_seed=self.seed,
             deadline=this_process.deadline(self.budget.timeout_s or math.inf),
         )
-        with (
-            this_process.leaving_on_signal(self.budget.grace_s),
-            self._closing(conclusion, progress),
-        ):
+        with this_process.heeding_signals(self.budget.grace_s), self._closing(conclusion, progress):
             if self.lr_test:
                 objective.space = self._tested_space(objective)
             self._run_trials(study, objective, progress)

@@ -1,6 +1,6 @@
 """The process of a worker: its SLURM job, the signals that it heeds, and its replacement.
 
-A cluster asks a process to leave by a signal. Within `this_process.leaving_on_signal`, the process
+A cluster asks a process to leave by a signal. Within `this_process.heeding_signals`, the process
 raises `Preempted` where a trial can be given back without a loss, or after a grace period. The same
 clock can call an alarm that looks for a trial that hangs.
 
@@ -82,7 +82,7 @@ class _WorkerProcess:
     RESTARTED = "HPSEARCH_RESTARTED"
 
     def __init__(self) -> None:
-        self._heeds_signals = False  # whether the block of `leaving_on_signal` runs
+        self._heeds_signals = False  # whether the block of `heeding_signals` runs
         self._grace_s = 0.0
         self._asked: int | None = None  # the signal that asked this process to leave
         self._alarm: Callable[[], None] | None = None
@@ -99,7 +99,7 @@ class _WorkerProcess:
         return os.environ.get("SLURM_JOB_ID")
 
     @contextmanager
-    def leaving_on_signal(self, grace_s: float) -> Iterator[None]:
+    def heeding_signals(self, grace_s: float) -> Iterator[None]:
         """Raise Preempted within the block after SIGTERM, or after the signal that submitit sends.
 
         Submitit sends its signal before the time of a job is over. `Preempted` is raised at the
