@@ -21,7 +21,7 @@ from pathlib import Path
 from rich.console import Console
 
 from hpsearch.study.storage import sqlite
-from hpsearch.study.trial_end import spends_budget
+from hpsearch.study.trial_end import TrialEnd
 from rows import ENVIRONMENT
 
 
@@ -61,7 +61,7 @@ def trials_an_hour(n_workers: int, given: argparse.Namespace) -> float:
                 raise RuntimeError("a worker failed; see above")
         storage = sqlite(f"{folder}/optuna.db", timeout_s=30, patience_s=30)
         (study,) = storage.get_all_studies()
-        spent = [t for t in storage.get_all_trials(study._study_id) if spends_budget(t)]
+        spent = [t for t in storage.get_all_trials(study._study_id) if TrialEnd.has_spent(t)]
         begins, ends = [t.datetime_start for t in spent], [t.datetime_complete for t in spent]
         seconds = (max(e for e in ends if e) - min(b for b in begins if b)).total_seconds()
     return 3600 * len(spent) / seconds

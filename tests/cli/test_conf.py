@@ -21,7 +21,6 @@ from hpsearch.models.dense import DenseNet
 from hpsearch.models.sparse import L1, GroupLasso, Magnitude
 from hpsearch.space.space import Space
 from hpsearch.study import storage
-from hpsearch.study.history import History
 from hpsearch.study.pruners import Hyperband, Promoting
 from hpsearch.study.sampling import Grid, Qmc, SeededSampler
 from hpsearch.training.schedules import Constant, Cosine, OneCycle, ReduceOnPlateau
@@ -113,7 +112,7 @@ def test_every_sampler_draws_within_the_space(sampler):
     config = composed(f"sampler={sampler}")
     made = instantiate(config.sampler, _convert_="all")(root_seed=3)
     assert isinstance(made, SeededSampler)
-    inner = made.prepare("s", optuna.trial.create_trial(value=0), History([]))
+    inner = made.prepare("s", 0)
     assert type(inner) is SAMPLERS[sampler]
     trial = optuna.create_study(sampler=made, study_name="s").ask()
     rules = instantiate(config.space).rules

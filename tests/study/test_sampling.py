@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from hpsearch.space.space import Space
 from hpsearch.study.history import History, as_ranges, from_ranges
 from hpsearch.study.pruners import Hyperband
-from hpsearch.study.sampling import Grid, Qmc, SeededSampler, grid, ticket
+from hpsearch.study.sampling import Grid, Qmc, SeededSampler, ticket
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE = Space({"x": {"low": 0.0, "high": 1.0}, "kind": {"choices": ["a", "b"]}})
@@ -18,7 +18,7 @@ SAMPLERS = {
     "tpe": (partial(TPESampler, n_startup_trials=3), True),
     "random": (RandomSampler, True),
     "qmc": (partial(Qmc, scramble=True, warn_independent_sampling=False), False),
-    "grid": (partial(grid, SPACE, 3), False),
+    "grid": (partial(Grid, SPACE, 3), False),
 }
 
 
@@ -78,7 +78,7 @@ def test_a_grid_of_six_points_takes_each_once_and_is_then_exhausted():
     assert sorted(points) == [(x, kind) for x in (0.0, 0.5, 1.0) for kind in ("a", "b")]
     assert not sampler.is_exhausted(5)
     assert sampler.is_exhausted(6)
-    assert isinstance(sampler.prepare("s", optuna.trial.create_trial(value=0), History([])), Grid)
+    assert isinstance(sampler.prepare("s", 0), Grid)
 
 
 def trial_of(number, **attrs):

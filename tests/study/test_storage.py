@@ -116,7 +116,7 @@ def test_a_mistake_is_not_waited_for(error):
 
 def test_the_impatient_do_not_wait():
     begin = time.monotonic()
-    with impatient(), pytest.raises(OperationalError):
+    with impatient, pytest.raises(OperationalError):
         Away(2, LOCKED).call()
     assert time.monotonic() - begin < 1
 
@@ -236,7 +236,7 @@ def test_ten_workers_on_an_empty_postgres_and_a_server_that_is_away_for_a_while(
     again = threading.Timer(5.0, postgres_server.start)
     again.start()
     begin = time.monotonic()
-    with impatient(), pytest.raises(optuna.exceptions.StorageInternalError):
+    with impatient, pytest.raises(optuna.exceptions.StorageInternalError):
         trial.report(1.0, 1)
     assert time.monotonic() - begin < 3
     trial.report(2.0, 2)

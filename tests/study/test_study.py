@@ -17,11 +17,10 @@ from optuna.trial import TrialState
 from conftest import SRC
 from hpsearch.errors import Preempted, SearchError, TakenOverError, UserError
 from hpsearch.jobs.diagnosis import Diagnosis
-from hpsearch.study import worker_process
 from hpsearch.study.leases import Worker
 from hpsearch.study.replay import explain, replay
 from hpsearch.study.trial_end import TrialEnd
-from hpsearch.study.worker_process import leave_if_asked, leaving_on_signal
+from hpsearch.study.worker_process import this_process
 from hpsearch.trials.attempt import Attempt, GivenBackError, end_of_error
 from short_trials import SPACE, ShortTrials
 from small_study import study_in, suggested
@@ -146,6 +145,14 @@ def test_retries_end(tmp_path):
     assert [s for s, _ in states(study)] == ["FAIL", "FAIL", "FAIL", "RUNNING"]
 
 
+def test_constraints_are_stored_in_the_order_of_their_names(tmp_path):
+    study = study_in(tmp_path)
+    trial = study.claim()
+    study.constrain(trial, dict.fromkeys("hgfedcba", 1.0))
+    study.constrain(trial, {"a": 2.0})
+    assert list(study.trials()[0].constraints.items()) == [(name, 1.0) for name in "abcdefgh"]
+
+
 def test_one_worker_concludes(tmp_path, monkeypatch):
     one, other = study_in(tmp_path), study_in(tmp_path)
     monkeypatch.setattr(other, "worker", Worker("another@1", 1, 0.0))
@@ -216,30 +223,30 @@ def test_an_error_that_nobody_foresaw_is_an_error_or_a_lack_of_memory(error, end
 
 
 def test_a_signal_is_heeded_where_nothing_is_lost_and_at_the_latest_after_the_grace():
-    with pytest.raises(Preempted, match="SIGTERM asked") as caught, leaving_on_signal(30.0):  # noqa: PT012
+    with pytest.raises(Preempted) as caught, this_process.heeding_signals(30.0):  # noqa: PT012
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
-        leave_if_asked()
-    assert caught.value.exit_status == 143
+        this_process.leave_if_asked()
+    assert (str(caught.value), caught.value.exit_status) == ("SIGTERM asked this worker to go", 143)
     begin = time.monotonic()
-    with pytest.raises(Preempted), leaving_on_signal(0.2):  # noqa: PT012
+    with pytest.raises(Preempted), this_process.heeding_signals(0.2):  # noqa: PT012
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)
     assert time.monotonic() - begin < 5
-    leave_if_asked()
+    this_process.leave_if_asked()
 
 
 def test_the_signal_then_goes_to_who_waited_for_it_before():
     seen = []
     before = signal.signal(signal.SIGUSR2, lambda number, _: seen.append(number))
     try:
-        with pytest.raises(Preempted), leaving_on_signal(30.0):  # noqa: PT012
+        with pytest.raises(Preempted), this_process.heeding_signals(30.0):  # noqa: PT012
             os.kill(os.getpid(), signal.SIGUSR2)
-            leave_if_asked()
+            this_process.leave_if_asked()
     finally:
         signal.signal(signal.SIGUSR2, before)
     assert seen == [signal.SIGUSR2]
-    assert worker_process.job_id() is None
+    assert this_process.slurm_job is None
 
 
 @pytest.fixture
@@ -315,19 +322,26 @@ def test_the_doctor_explains(tracked):
         list(explain(study.optuna, study.sampler, SPACE, 99))
 
 
-def test_an_error_in_a_trial_is_recorded_on_both_sides(tracked):
+@pytest.fixture
+def attempt(tracked):
+    """An attempt at a seventh trial of the study, and a list that its end is appended to."""
     _, study, tracking, parent = tracked
     object.__setattr__(study.budget, "n_trials", 7)
-    trial = study.claim()
     ended = []
     attempt = Attempt.of(
-        trial,
+        study.claim(),
         study=study,
         tracking=tracking,
         parent=parent,
-        ended=lambda *o: ended.append(o),
+        ended=lambda *how: ended.append(how),
         deadline=math.inf,
     )
+    return attempt, ended
+
+
+def test_an_error_in_a_trial_is_recorded_on_both_sides(tracked, attempt):
+    _, study, tracking, parent = tracked
+    attempt, ended = attempt
     with attempt.kept():
         raise MemoryError("no more")
     assert tracking.spool.drain(60)
@@ -341,18 +355,9 @@ def test_an_error_in_a_trial_is_recorded_on_both_sides(tracked):
     assert states(study)[-1] == ("FAIL", "out_of_memory")
 
 
-def test_a_trial_that_a_slot_gives_back_is_tried_again(tracked):
+def test_a_trial_that_a_slot_gives_back_is_tried_again(tracked, attempt):
     _, study, tracking, parent = tracked
-    object.__setattr__(study.budget, "n_trials", 7)
-    trial = study.claim()
-    attempt = Attempt.of(
-        trial,
-        study=study,
-        tracking=tracking,
-        parent=parent,
-        ended=lambda *_: None,
-        deadline=math.inf,
-    )
+    attempt, _ = attempt
     with pytest.raises(GivenBackError), attempt.kept():
         raise GivenBackError("another slot ended the search: too many failures")
     run = tracking.find_child(parent, attempt.number)
@@ -360,18 +365,11 @@ def test_a_trial_that_a_slot_gives_back_is_tried_again(tracked):
     assert states(study)[-2:] == [("FAIL", "interrupted"), ("WAITING", None)]
 
 
-def test_a_trial_that_is_taken_over_while_it_draws_is_no_failure_of_its_own(tracked):
-    trials, study, tracking, parent = tracked
-    object.__setattr__(study.budget, "n_trials", 7)
-    other, trial, ended = trials.open_study(trials.open_storage()), study.claim(), []
-    attempt = Attempt.of(
-        trial,
-        study=study,
-        tracking=tracking,
-        parent=parent,
-        ended=lambda *o: ended.append(o),
-        deadline=math.inf,
-    )
+def test_a_trial_that_is_taken_over_while_it_draws_is_no_failure_of_its_own(tracked, attempt):
+    trials, *_ = tracked
+    attempt, ended = attempt
+    trial = attempt.trial
+    other = trials.open_study(trials.open_storage())
     with attempt.kept():
         other.fail(other.trials()[trial.number], TrialEnd.KILLED, "its lease was over")
         suggested(trial)

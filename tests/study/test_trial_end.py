@@ -6,14 +6,7 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from hpsearch.study.trial_end import (
-    TrialEnd,
-    is_failure,
-    is_paused,
-    is_retried,
-    is_seen_paused,
-    spends_budget,
-)
+from hpsearch.study.trial_end import TrialEnd
 
 # word: state in Optuna, status in MLflow, spends the budget, counts as a failure, is tried again
 TABLE = {
@@ -64,18 +57,18 @@ def test_a_trial_that_has_ended_is_read_back(end):
     trial = trial_of(end.state, reason=end.word)
     assert TrialEnd.of(trial) is end
     assert TrialEnd.recorded(trial) is end
-    assert spends_budget(trial) == TABLE[end.word][2]
-    assert is_failure(trial) == TABLE[end.word][3]
-    assert is_retried(trial) == TABLE[end.word][4]
+    assert TrialEnd.has_spent(trial) == TABLE[end.word][2]
+    assert TrialEnd.has_failed(trial) == TABLE[end.word][3]
+    assert TrialEnd.has_retry(trial) == TABLE[end.word][4]
 
 
 def test_a_paused_trial_waits_in_the_storage_and_is_shown_as_pruned_without_an_end():
     waiting = trial_of(TrialState.WAITING, has_ended=False, paused=3)
     shown = trial_of(TrialState.PRUNED, has_ended=False, paused=3)
-    assert is_paused(waiting)
-    assert not is_paused(shown)
-    assert is_seen_paused(shown)
-    assert not is_seen_paused(waiting)
+    assert TrialEnd.is_paused(waiting)
+    assert not TrialEnd.is_paused(shown)
+    assert TrialEnd.is_seen_paused(shown)
+    assert not TrialEnd.is_seen_paused(waiting)
     assert [TrialEnd.of(trial) for trial in (waiting, shown)] == [TrialEnd.PAUSED] * 2
 
 
@@ -84,7 +77,9 @@ def test_a_trial_that_runs_or_was_never_started_has_no_end():
     running = trial_of(TrialState.RUNNING, has_ended=False, paused=3)
     for trial in (enqueued, running):
         assert TrialEnd.of(trial) is None
-        assert not any(holds(trial) for holds in (spends_budget, is_failure, is_retried))
+        assert not any(
+            holds(trial) for holds in (TrialEnd.has_spent, TrialEnd.has_failed, TrialEnd.has_retry)
+        )
 
 
 def test_what_is_recorded_counts_before_the_state_has_changed_only_where_it_is_asked_for():

@@ -80,7 +80,7 @@ def test_a_study_with_trials_is_not_started_again(studies):
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("odl", r"There is no study odl in this storage .* Did you mean 'old'\?"),
+        ("odl", r"There is no study odl in the storage to start from .* Did you mean 'old'\?"),
         ("empty", "No trial of study empty has finished"),
     ],
 )

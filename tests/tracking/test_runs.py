@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hpsearch.data.split import Examples, SearchData
-from hpsearch.study.worker_process import Preempted
+from hpsearch.errors import Preempted
 from hpsearch.tracking.runs import ParentRun
 
 

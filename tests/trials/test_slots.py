@@ -85,7 +85,7 @@ def test_values_of_an_outage_arrive_with_their_own_trial(tmp_path, away):
     study.complete(one, 7.0)
     assert told(study)[0] == {1: 0.0, 2: 7.0}
     study.complete(other, 8.0)
-    assert study._unsent._values == {}
+    assert study._unsent == {}
 
 
 def test_a_trial_that_is_taken_over_takes_no_other_trials_values_with_it(tmp_path, away):

@@ -13,9 +13,8 @@ from optuna.trial import TrialState
 
 from conftest import SRC
 from hpsearch.errors import Preempted
-from hpsearch.study import worker_process
 from hpsearch.study.leases import Worker
-from hpsearch.study.worker_process import leaving_on_signal
+from hpsearch.study.worker_process import this_process
 from hpsearch.trials.watchdog import TrialTimedOutError, Watch
 
 
@@ -42,7 +41,7 @@ def test_the_end_of_an_epoch_ends_it():
 
 def test_the_main_thread_is_woken_by_a_signal():
     begin = time.monotonic()
-    with leaving_on_signal(30.0):
+    with this_process.heeding_signals(30.0):
         for _ in range(2):
             with pytest.raises(TrialTimedOutError), Watch(0.2, 10.0, no_hang):
                 time.sleep(60)
@@ -51,7 +50,7 @@ def test_the_main_thread_is_woken_by_a_signal():
 
 
 def test_a_cluster_that_asks_meanwhile_is_still_heeded():
-    with pytest.raises(Preempted), leaving_on_signal(0.3):  # noqa: PT012
+    with pytest.raises(Preempted), this_process.heeding_signals(0.3):  # noqa: PT012
         with pytest.raises(TrialTimedOutError), Watch(0.2, 10.0, no_hang):
             time.sleep(60)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -105,17 +104,17 @@ def test_where_a_process_hung_the_next_try_does_not_begin(tmp_path):
 
 AGAIN = """
 import os, sys
-from hpsearch.study import worker_process
 from hpsearch.study.leases import Worker
-worker_process.remember()
-worker_process.keep("kept=1")
-before = worker_process.n_restarts(os.getpid())
-deadline, word = worker_process.deadline(50.0), os.environ["WORD"]
+from hpsearch.study.worker_process import this_process
+this_process.remember()
+this_process.keep("kept=1")
+before = this_process.n_restarts(os.getpid())
+deadline, word = this_process.deadline(50.0), os.environ["WORD"]
 print(before, os.getpid(), sys.argv[1:], deadline, Worker.this(), word)
 if before < 2:
     os.environ["WORD"] = "changed"
     os.chdir("/")
-    worker_process.restart()
+    this_process.restart()
 """
 
 
@@ -143,14 +142,14 @@ def test_what_a_process_ran_before_it_was_replaced_is_dead(monkeypatch):
     assert Worker.of(str(later)).restarts == 1
     assert not me.is_seen_dead()
     monkeypatch.setattr(
-        "psutil.Process.environ", lambda _: {worker_process.RESTARTED: f"{me.pid} 1 0"}
+        "psutil.Process.environ", lambda _: {this_process.RESTARTED: f"{me.pid} 1 0"}
     )
     assert me.is_seen_dead()
     assert not later.is_seen_dead()
 
 
 def test_nothing_but_a_single_command_is_replaced():
-    assert not worker_process.can_restart()
+    assert not this_process.can_restart()
 
 
 LIMITS = ("training.epochs=3", "budget.n_trials=2", "budget.trial_timeout_s=10", "budget.grace_s=4")

@@ -38,8 +38,8 @@ from hpsearch.cli.command_line import (
 )
 from hpsearch.cli.terminal import Terminal
 from hpsearch.errors import ConfigError, HpsearchError, Preempted, UserError
-from hpsearch.jobs import replacement
 from hpsearch.jobs.composed import Composed, Plain
+from hpsearch.study.worker_process import this_process
 
 # Not empty once Ctrl-C has reached this process, which then starts no other job of its sweep.
 _was_interrupted: list[bool] = []
@@ -162,10 +162,7 @@ def instantiate(config: Plain | DictConfig) -> Any:
     prepare_environment()  # a launcher's processes have not come through `run`
     if _was_interrupted:
         raise KeyboardInterrupt
-    folder = None
-    if _is_single_job():
-        folder = HydraConfig.get().runtime.output_dir
-    replacement.writes_to(folder)
+    _prepare_restart()
     try:
         with _native_noise_held_back():
             # Importing this takes seconds, which a typo must not cost. TensorFlow's libraries write
@@ -234,6 +231,19 @@ def _first_cause(error: InstantiationException) -> BaseException | None:
             break
         cause = cause.__cause__
     return cause
+
+
+def _prepare_restart() -> None:
+    """Let a process that replaces this one write to the same folder.
+
+    A process that runs a job of a sweep cannot be replaced.
+    """
+    if not _is_single_job():
+        this_process.forget()
+        return
+    folder = HydraConfig.get().runtime.output_dir
+    if "'" not in folder:
+        this_process.keep(f"hydra.run.dir='{folder}'")
 
 
 def _is_single_job() -> bool:

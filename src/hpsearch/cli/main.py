@@ -10,7 +10,7 @@ from hpsearch.cli import entry
 from hpsearch.cli.command_line import MULTIRUN
 from hpsearch.cli.terminal import Terminal
 from hpsearch.errors import ConfigError, did_you_mean
-from hpsearch.jobs import replacement
+from hpsearch.study.worker_process import this_process
 
 
 def _help(usage: str, jobs: Mapping[str, str]) -> str:
@@ -44,8 +44,9 @@ def main() -> None:
         hint = did_you_mean(job, jobs)
         error = ConfigError(f"There is no job {job!r}.{hint} {usage}.")
         raise Terminal().end(f"Error: {error}", error.exit_status)
-    if not any(word in MULTIRUN for word in words):
-        replacement.allow()
+    is_sweep = any(word in MULTIRUN for word in words)
+    if not is_sweep:
+        this_process.remember()
     sys.argv[1:] = words[1:]
     module = importlib.import_module(f"hpsearch.cli.{job}")
     if job == "doctor":

@@ -16,7 +16,7 @@ from mlflow.entities import Metric, Run
 from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.space.space import Space
-from hpsearch.study.leases import WORKER, is_dead
+from hpsearch.study.leases import WORKER
 from hpsearch.study.study import SharedStudy, number_of
 from hpsearch.study.trial_end import TrialEnd
 from hpsearch.tracking.delivery import TRIAL
@@ -99,7 +99,7 @@ class Diagnosis:
         job = trial.user_attrs.get("job")
         if self.queue is not None and job is not None and job not in self.queue:
             return f"SLURM job {job} is over"
-        if is_dead(trial, self.study.budget.lease_s):
+        if self.study.lease(trial).has_lost_worker():
             return "its worker is dead"
         return None
 

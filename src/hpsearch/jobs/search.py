@@ -42,7 +42,7 @@ from hpsearch.study.sampling import SeededSampler
 from hpsearch.study.storage import SharedStorage
 from hpsearch.study.study import SharedStudy
 from hpsearch.study.warm_start import Asked, WarmStart
-from hpsearch.study.worker_process import deadline, leaving_on_signal
+from hpsearch.study.worker_process import this_process
 from hpsearch.tracking.runs import settings_shown
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.training.checkpoints import Checkpoints
@@ -147,9 +147,9 @@ class Search:
             progress=progress,
             settings=_fixed_settings(config, architecture),
             root_seed=self.seed,
-            deadline=deadline(self.budget.timeout_s or math.inf),
+            deadline=this_process.deadline(self.budget.timeout_s or math.inf),
         )
-        with leaving_on_signal(self.budget.grace_s), self._closing(conclusion, progress):
+        with this_process.heeding_signals(self.budget.grace_s), self._closing(conclusion, progress):
             if self.lr_test:
                 objective.space = tested_space(self.range_test, objective)
             self._run_trials(objective)

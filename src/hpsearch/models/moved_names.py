@@ -23,6 +23,8 @@ MOVED = {
     "hpsearch.studies.sampling": "hpsearch.study.sampling",
     "hpsearch.studies.sampling.Hyperband": "hpsearch.study.pruners.Hyperband",
     "hpsearch.studies.promotion": "hpsearch.study.pruners",
+    "hpsearch.studies.sampling.grid": "hpsearch.study.sampling.Grid",
+    "hpsearch.study.sampling.grid": "hpsearch.study.sampling.Grid",
     "hpsearch.study.sampling.Hyperband": "hpsearch.study.pruners.Hyperband",
     "hpsearch.study.promotion": "hpsearch.study.pruners",
     "hpsearch.spaces.space": "hpsearch.space.space",

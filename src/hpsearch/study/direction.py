@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from enum import StrEnum
 
 import optuna
-from optuna.study import StudyDirection
 
 
 class Direction(StrEnum):
@@ -18,21 +16,7 @@ class Direction(StrEnum):
     @classmethod
     def of(cls, study: optuna.Study) -> Direction:
         """Return the direction of the monitored metric, which is a study's first objective."""
-        if study.directions[0] == StudyDirection.MAXIMIZE:
-            return cls.MAXIMIZE
-        return cls.MINIMIZE
-
-    @property
-    def in_optuna(self) -> StudyDirection:
-        """The direction as a value of Optuna's own type."""
-        return StudyDirection[self.name]
-
-    @property
-    def opposite(self) -> Direction:
-        """The other direction."""
-        if self == Direction.MAXIMIZE:
-            return Direction.MINIMIZE
-        return Direction.MAXIMIZE
+        return cls[study.directions[0].name]
 
     @property
     def better(self) -> str:
@@ -53,7 +37,3 @@ class Direction(StrEnum):
     def is_better(self, value: float, than: float) -> bool:
         """Return whether a value is better than another one; equal values and NaN are not."""
         return self.as_loss(value) < self.as_loss(than)
-
-    def best(self, values: Iterable[float]) -> float:
-        """Return the best of one or more values."""
-        return min(values, key=self.as_loss)

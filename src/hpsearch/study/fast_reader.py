@@ -20,7 +20,6 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.orm import Session
 
 MOST_KEYS = 500  # databases limit the number of parameters in a statement
-_Rows = list[list[Any]]  # columns of a table
 
 
 def read_trials(
@@ -42,7 +41,16 @@ def read_trials(
     Raises:
         KeyError: There is no such study.
     """
-    found = _trial_rows(session, study_id, known, after)
+    key = models.TrialModel.trial_id
+    chosen = sqlalchemy.select(models.TrialModel)
+    chosen = chosen.where(models.TrialModel.study_id == study_id)
+    earlier = [number for number in known if number <= after]
+    found: list[Any] = []
+    for keys in _batches(earlier[MOST_KEYS:]):
+        found += session.scalars(chosen.where(key.in_(keys)))
+    # The new trials are read last: a trial that is tried again has its successor before it ends.
+    last_or_new = key.in_(earlier[:MOST_KEYS]) | (key > after)
+    found += session.scalars(chosen.where(last_or_new))
     if not found:
         models.StudyModel.find_or_raise_by_id(study_id, session)
     if states is not None:
@@ -55,7 +63,7 @@ def _as_trials(session: Session, found: list[Any]) -> list[FrozenTrial]:
     """Return trials, given their rows in the table of trials."""
     keys = [row.trial_id for row in found]
     read = functools.partial(_rows_of, session, keys)
-    params = read(
+    drawn = read(
         models.TrialParamModel, "param_id", "param_name", "param_value", "distribution_json"
     )
     values = read(models.TrialValueModel, "objective", "value", "value_type")
@@ -64,50 +72,32 @@ def _as_trials(session: Session, found: list[Any]) -> list[FrozenTrial]:
     epochs = read(
         models.TrialIntermediateValueModel, "step", "intermediate_value", "intermediate_value_type"
     )
+    as_value = models.TrialValueModel.stored_repr_to_value
+    as_reported = models.TrialIntermediateValueModel.stored_repr_to_intermediate_value
     trials = []
     for row in found:
         key = row.trial_id
-        distributions = _distributions(params[key])
+        params = {}
+        kinds = {}
+        for _, name, value, text in drawn[key]:
+            kinds[name] = _distribution(text)
+            params[name] = kinds[name].to_external_repr(value)
         trial = FrozenTrial(
-            number=row.number,
-            state=row.state,
-            value=None,
-            values=_values(values[key]),
-            datetime_start=row.datetime_start,
-            datetime_complete=row.datetime_complete,
-            params=_params(params[key], distributions),
-            distributions=distributions,
-            user_attrs=_attrs(user_attrs[key]),
-            system_attrs=_attrs(system_attrs[key]),
-            intermediate_values=_epochs(epochs[key]),
-            trial_id=key,
+            row.number,
+            row.state,
+            None,
+            row.datetime_start,
+            row.datetime_complete,
+            params,
+            kinds,
+            {name: json.loads(text) for name, text in user_attrs[key]},
+            {name: json.loads(text) for name, text in system_attrs[key]},
+            {step: as_reported(*stored) for step, *stored in epochs[key]},
+            key,
+            values=[as_value(*stored) for _, *stored in values[key]] or None,
         )
         trials.append(trial)
     return trials
-
-
-def _trial_rows(
-    session: Session,
-    study_id: int,
-    known: Iterable[int],
-    after: int,
-) -> list[Any]:
-    """Return the rows of the known trials and of all later ones, the latter with the last query."""
-    table = models.TrialModel
-    key = table.trial_id
-    chosen = sqlalchemy.select(table).where(table.study_id == study_id)
-    earlier = [number for number in known if number <= after]
-    batches = list(_batches(earlier))
-    last: list[int] = []
-    if batches:
-        last = batches.pop()
-    found: list[Any] = []
-    for keys in batches:
-        found += session.scalars(chosen.where(key.in_(keys)))
-    # The new trials are read last: a trial that is tried again has its successor before it ends.
-    last_or_new = key.in_(last) | (key > after)
-    found += session.scalars(chosen.where(last_or_new))
-    return found
 
 
 def _batches(keys: list[int]) -> Iterator[list[int]]:
@@ -116,51 +106,17 @@ def _batches(keys: list[int]) -> Iterator[list[int]]:
 
 
 def _rows_of(
-    session: Session,
-    keys: list[int],
-    model: Any,
-    *names: str,
-) -> dict[int, _Rows]:
+    session: Session, keys: list[int], model: Any, *names: str
+) -> dict[int, list[list[Any]]]:
     """Return columns of a table by the trial's key, in the order of the first column."""
-    rows: dict[int, _Rows] = defaultdict(list)
+    rows = defaultdict(list)
     columns = [getattr(model, name) for name in names]
+    chosen = sqlalchemy.select(model.trial_id, *columns).order_by(columns[0])
     for batch in _batches(keys):
-        chosen = (
-            sqlalchemy.select(model.trial_id, *columns)
-            .where(model.trial_id.in_(batch))
-            .order_by(columns[0])
-        )
-        for trial_id, *row in session.execute(chosen):
+        found = session.execute(chosen.where(model.trial_id.in_(batch)))
+        for trial_id, *row in found:
             rows[trial_id].append(row)
     return rows
-
-
-def _values(rows: _Rows) -> list[float] | None:
-    if not rows:
-        return None
-    read = models.TrialValueModel.stored_repr_to_value
-    return [read(value, kind) for _, value, kind in rows]
-
-
-def _epochs(rows: _Rows) -> dict[int, float]:
-    read = models.TrialIntermediateValueModel.stored_repr_to_intermediate_value
-    return {step: read(value, kind) for step, value, kind in rows}
-
-
-def _attrs(rows: _Rows) -> dict[str, object]:
-    return {key: json.loads(text) for key, text in rows}
-
-
-def _distributions(rows: _Rows) -> dict[str, BaseDistribution]:
-    return {name: _distribution(text) for _, name, _, text in rows}
-
-
-def _params(rows: _Rows, distributions: dict[str, BaseDistribution]) -> dict[str, object]:
-    params = {}
-    for _, name, value, _ in rows:
-        distribution = distributions[name]
-        params[name] = distribution.to_external_repr(value)
-    return params
 
 
 @functools.lru_cache(maxsize=1024)

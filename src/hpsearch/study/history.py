@@ -18,7 +18,7 @@ from optuna import Study
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from hpsearch.study.trial_end import as_seen, is_seen_paused
+from hpsearch.study.trial_end import TrialEnd
 
 
 class _Record(TypedDict):
@@ -46,7 +46,7 @@ class History:
         """Read the history from the storage, because pruners hide some trials of a study."""
         trials = []
         for stored in study._storage.get_all_trials(study._study_id, deepcopy=False):
-            trial = as_seen(stored)
+            trial = TrialEnd.as_seen(stored)
             if not trial.state.is_finished():
                 trial = copy.copy(trial)  # a storage may change a running trial in place
             trials.append(trial)
@@ -57,21 +57,21 @@ class History:
 
         For example, `{"finished": "0-12,14", "running": {"dropout_rate learning_rate": "13"}}`.
         """
-        finished: list[int] = []
-        running: dict[str, list[int]] = defaultdict(list)
-        paused: dict[str, list[int]] = defaultdict(list)
+        finished = []
+        running = defaultdict(list)
+        paused = defaultdict(list)
         for trial in self.trials:
             if trial.state == TrialState.RUNNING:
                 running[_names(trial)].append(trial.number)
-            elif is_seen_paused(trial):
+            elif TrialEnd.is_seen_paused(trial):
                 paused[str(trial.last_step)].append(trial.number)
             elif trial.state.is_finished():
                 finished.append(trial.number)
         record: _Record = {"finished": as_ranges(finished)}
         if running:
-            record["running"] = _ranges_by_key(running)
+            record["running"] = {key: as_ranges(found) for key, found in running.items()}
         if paused:
-            record["paused"] = _ranges_by_key(paused)
+            record["paused"] = {key: as_ranges(found) for key, found in paused.items()}
         return record
 
     @classmethod
@@ -96,42 +96,30 @@ def _names(trial: FrozenTrial) -> str:
     return " ".join([*trial.params, *shared])
 
 
-def _ranges_by_key(groups: Mapping[str, list[int]]) -> dict[str, str]:
-    return {key: as_ranges(numbers) for key, numbers in groups.items()}
-
-
 def _only(values: Mapping[str, Any], names: Container[str]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in names}
 
 
 def _as_it_ran(trial: FrozenTrial, names: list[str]) -> FrozenTrial:
-    system_attrs = _only(trial.system_attrs, names)
-    then = as_claimed(trial, user_attrs={}, system_attrs=system_attrs)
+    then = as_claimed(trial)
+    then.system_attrs = _only(trial.system_attrs, names)
     then.params = _only(trial.params, names)
     then.distributions = _only(trial.distributions, names)
     return then
 
 
-def as_claimed(
-    trial: FrozenTrial,
-    *,
-    user_attrs: dict[str, object],
-    system_attrs: dict[str, object],
-) -> FrozenTrial:
-    """Return a trial as it was right after its claim, when nothing had been drawn."""
-    return FrozenTrial(
-        number=trial.number,
-        trial_id=trial._trial_id,
-        state=TrialState.RUNNING,
-        value=None,
-        datetime_start=trial.datetime_start,
-        datetime_complete=None,
-        params={},
-        distributions={},
-        user_attrs=user_attrs,
-        system_attrs=system_attrs,
-        intermediate_values={},
-    )
+def as_claimed(trial: FrozenTrial) -> FrozenTrial:
+    """Return a trial as it was right after its claim, without attributes."""
+    then = copy.copy(trial)
+    then.state = TrialState.RUNNING
+    then.values = None
+    then.datetime_complete = None
+    then.params = {}
+    then.distributions = {}
+    then.user_attrs = {}
+    then.system_attrs = {}
+    then.intermediate_values = {}
+    return then
 
 
 def _as_it_paused(trial: FrozenTrial, step: int) -> FrozenTrial:
@@ -145,19 +133,13 @@ def _as_it_paused(trial: FrozenTrial, step: int) -> FrozenTrial:
 
 def as_ranges(numbers: Iterable[int]) -> str:
     """Return numbers as text, in ascending order, such as `0-12,14`."""
-    ranges: list[list[int]] = []
+    ranges: list[list[int]] = []  # the first and the last number, or a single one
     for number in sorted(numbers):
-        if ranges and number == ranges[-1][1] + 1:
-            ranges[-1][1] = number
+        if ranges and number == ranges[-1][-1] + 1:
+            ranges[-1][1:] = [number]
         else:
-            ranges.append([number, number])
-    parts = []
-    for first, last in ranges:
-        if first == last:
-            parts.append(str(first))
-        else:
-            parts.append(f"{first}-{last}")
-    return ",".join(parts)
+            ranges.append([number])
+    return ",".join("-".join(map(str, ends)) for ends in ranges)
 
 
 def from_ranges(text: str) -> list[int]:
@@ -202,9 +184,7 @@ class _PastStorage:
         deepcopy: bool = True,
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
-        trials = list(self._trials)
-        if states is not None:
-            trials = [t for t in trials if t.state in states]
+        trials = [t for t in self._trials if states is None or t.state in states]
         if deepcopy:
             return copy.deepcopy(trials)
         return trials

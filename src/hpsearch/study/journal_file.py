@@ -69,15 +69,13 @@ class JournalFile(JournalFileBackend):
     @patient
     def append_logs(self, logs: Sequence[Mapping[str, object]]) -> None:
         """Append whole lines or nothing."""
-        lines = ""
-        for log in logs:
-            lines += json.dumps(log, separators=(",", ":")) + "\n"
+        lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
         with self.lock(), open(self._file_path, "r+b", buffering=0) as file:
             end = _end_of_lines(file)
             file.truncate(end)
             file.seek(end)
             try:
-                _write_all(file, lines.encode())
+                _write_all(file, "".join(lines).encode())
             except OSError:
                 file.truncate(end)
                 raise

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, Trial
 from sqlalchemy.exc import SQLAlchemyError
 
 from hpsearch.study.waiting import impatient
-from hpsearch.study.worker_process import n_restarts
+from hpsearch.study.worker_process import this_process
 
 WORKER = "worker"  # the user attribute that holds the worker of a trial, as text
 LEASE = "lease"  # the user attribute that holds the Unix time at which the lease ends
@@ -50,7 +50,7 @@ class Worker:
         """Return the worker that this process is."""
         pid = os.getpid()
         started = psutil.Process().create_time()
-        return cls(_this_place(), pid, started, n_restarts(pid))
+        return cls(_this_place(), pid, started, this_process.n_restarts(pid))
 
     @classmethod
     def of(cls, text: str) -> Worker:
@@ -79,38 +79,16 @@ class Worker:
             is_same = abs(found.create_time() - self.started) < 5
             if not is_same or found.status() == psutil.STATUS_ZOMBIE:
                 return True
-            return self.restarts < _restarts_of(found)
+            return self.restarts < this_process.n_restarts(self.pid, found.environ())
         except psutil.NoSuchProcess:
             return True
-
-
-def _restarts_of(process: psutil.Process) -> int:
-    try:
-        return n_restarts(process.pid, process.environ())
-    except (psutil.AccessDenied, OSError):  # a process of another user
-        return 0
+        except (psutil.AccessDenied, OSError):  # a process of another user
+            return False
 
 
 def _this_place() -> str:
     """Return the host name and the process namespace, since containers may share a host name."""
     return f"{socket.gethostname()}@{os.stat('/proc/self/ns/pid').st_ino}"
-
-
-def is_dead(trial: FrozenTrial, lease_s: float) -> bool:
-    """Return whether a running trial has lost its worker.
-
-    That is so if the worker is seen to be gone, or if the lease is over. A trial without a lease
-    has one of `lease_s` seconds from its start.
-    """
-    name = trial.user_attrs.get(WORKER)
-    if name and Worker.of(name).is_seen_dead():
-        return True
-    until: float | None = trial.user_attrs.get(LEASE)
-    if not until:
-        until = lease_s
-        if trial.datetime_start:
-            until += trial.datetime_start.timestamp()
-    return time.time() > until
 
 
 class Lease:
@@ -123,6 +101,21 @@ class Lease:
         self._trial = trial
         self._lease_s = lease_s
         self.is_lost = threading.Event()
+
+    def has_lost_worker(self) -> bool:
+        """Return whether the worker of the trial is seen to be gone, or the lease is over.
+
+        A trial without a lease has one from its start.
+        """
+        worker = self._trial.user_attrs.get(WORKER)
+        if worker and Worker.of(worker).is_seen_dead():
+            return True
+        until: float | None = self._trial.user_attrs.get(LEASE)
+        if not until:
+            until = self._lease_s
+            if self._trial.datetime_start:
+                until += self._trial.datetime_start.timestamp()
+        return time.time() > until
 
     def renew(self) -> None:
         """Let the lease start again now."""
@@ -146,7 +139,7 @@ class Lease:
         away = (SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError)
         while not done.wait(self._lease_s / 3):
             try:
-                with impatient(), suppress(*away):
+                with impatient, suppress(*away):
                     self.renew()
             except optuna.exceptions.UpdateFinishedTrialError:
                 if not done.is_set():

@@ -11,7 +11,8 @@ Samplers, budget and reports see it as a pruned trial until then.
 from __future__ import annotations
 
 from collections.abc import Container
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any
 
 from optuna import Study
 from optuna.exceptions import UpdateFinishedTrialError
@@ -21,27 +22,15 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from hpsearch.errors import ConfigError
 from hpsearch.study.direction import Direction
 from hpsearch.study.sampling import TICKET, ticket
-from hpsearch.study.trial_end import PAUSED_AT, as_seen, is_paused, is_retried
+from hpsearch.study.trial_end import PAUSED_AT, TrialEnd
 
 
 def _check_rungs(min_resource: int, reduction_factor: int) -> None:
     """Raise ConfigError if a pruner cannot make rungs of these settings."""
-    _check_least("min_resource", min_resource, 1)
-    _check_least("reduction_factor", reduction_factor, 2)
-
-
-def _check_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ConfigError(f"pruner.{name} must be at least {least}, but is {value}.")
-
-
-class _Numbered(NamedTuple):
-    """The only part of a trial that Hyperband reads.
-
-    In a study of thousands of trials, copies of them would take longer than all its other work.
-    """
-
-    number: int
+    settings = (("min_resource", min_resource, 1), ("reduction_factor", reduction_factor, 2))
+    for name, value, least in settings:
+        if value < least:
+            raise ConfigError(f"pruner.{name} must be at least {least}, but is {value}.")
 
 
 class Hyperband(HyperbandPruner):
@@ -63,13 +52,15 @@ class Hyperband(HyperbandPruner):
         self._try_initialization(study)
 
     def _get_bracket_id(self, study: Study, trial: FrozenTrial) -> int:
-        if is_retried(trial):
+        if TrialEnd.has_retry(trial):
             return -1  # in no bracket
         number = trial.user_attrs.get(TICKET)
         if number is None:
             trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
             number = ticket(trial, trials)
-        numbered: Any = _Numbered(number)
+        # Hyperband reads nothing but the number. In a study of thousands of trials, copies of them
+        # would take longer than all its other work.
+        numbered: Any = SimpleNamespace(number=number)
         return super()._get_bracket_id(study, numbered)
 
 
@@ -99,44 +90,34 @@ class Promoting(BasePruner):
         trials = study.get_trials(deepcopy=False)
         return trial.number not in self._promoted(study, trials, rung)
 
-    def promotable(
-        self,
-        study: Study,
-        trials: list[FrozenTrial],
-        *,
-        closing: bool,
-    ) -> list[FrozenTrial]:
+    def promotable(self, study: PausableStudy, trials: list[FrozenTrial]) -> list[FrozenTrial]:
         """Return the paused trials that may go on: the highest rung first, then the best first.
+
+        If no new trial will come, one trial may go on although too few have reached its rung.
 
         Args:
             study: The study of the trials.
             trials: All trials as the storage has them.
-            closing: Whether no new trial will come. Then one trial may go on although too few have
-                reached its rung, unless another trial has finished or is running.
         """
-        paused = {t.number: t for t in trials if is_paused(t)}
-        found: list[FrozenTrial] = []
+        paused = {t.number: t for t in trials if TrialEnd.is_paused(t)}
+        found = []
         for rung in reversed(self.rungs):
             for number in self._promoted(study, trials, rung):
-                trial = paused.get(number)
-                if trial is not None and trial.last_step == rung:
-                    found.append(trial)
-        if not found and closing:
+                if number in paused and paused[number].last_step == rung:
+                    found.append(paused[number])
+        if study.closing and not found:
             return self._best_of_highest_rung(study, trials)
         return found
 
     @staticmethod
-    def _best_of_highest_rung(
-        study: Study,
-        trials: list[FrozenTrial],
-    ) -> list[FrozenTrial]:
+    def _best_of_highest_rung(study: Study, trials: list[FrozenTrial]) -> list[FrozenTrial]:
         """Return the best paused trial of the highest rung that a paused trial has reached.
 
         The list is empty if a trial has finished or is running, or if no trial is paused.
         """
         if any(t.state in (TrialState.COMPLETE, TrialState.RUNNING) for t in trials):
             return []
-        paused = [t for t in trials if is_paused(t)]
+        paused = [t for t in trials if TrialEnd.is_paused(t)]
         highest = max((t.last_step or 0 for t in paused), default=0)
         best = _in_order(study, paused, highest)[:1]
         return [t for t in paused if t.number in best]
@@ -144,8 +125,7 @@ class Promoting(BasePruner):
     def _promoted(self, study: Study, trials: list[FrozenTrial], rung: int) -> list[int]:
         """Return the numbers of the trials of a rung that are promoted, the best first."""
         in_order = _in_order(study, trials, rung)
-        n_promoted = len(in_order) // self.reduction_factor
-        return in_order[:n_promoted]
+        return in_order[: len(in_order) // self.reduction_factor]
 
 
 def _in_order(study: Study, trials: list[FrozenTrial], rung: int) -> list[int]:
@@ -155,14 +135,13 @@ def _in_order(study: Study, trials: list[FrozenTrial], rung: int) -> list[int]:
     out, because its retry counts.
     """
     direction = Direction.of(study)
-    losses: dict[int, float] = {}
+    losses = []
     for trial in trials:
         reported = trial.intermediate_values
-        if trial.state == TrialState.FAIL or rung not in reported:
-            continue
-        values = [value for step, value in reported.items() if step <= rung]
-        losses[trial.number] = direction.as_loss(direction.best(values))
-    return sorted(losses, key=lambda number: (losses[number], number))
+        if trial.state != TrialState.FAIL and rung in reported:
+            values = [direction.as_loss(reported[step]) for step in reported if step <= rung]
+            losses.append((min(values), trial.number))
+    return [number for _, number in sorted(losses)]
 
 
 class PausableStudy(Study):
@@ -189,8 +168,8 @@ class PausableStudy(Study):
             trials: All trials as `stored_trials` returns them.
         """
         if isinstance(self.pruner, Promoting):
-            return self.pruner.promotable(self, trials, closing=self.closing)
-        return [t for t in trials if is_paused(t)]
+            return self.pruner.promotable(self, trials)
+        return [t for t in trials if TrialEnd.is_paused(t)]
 
     def _get_trials(
         self,
@@ -199,10 +178,8 @@ class PausableStudy(Study):
         use_cache: bool = False,
     ) -> list[FrozenTrial]:
         stored = super()._get_trials(deepcopy=deepcopy, use_cache=use_cache)
-        trials = [as_seen(t) for t in stored]
-        if states is None:
-            return trials
-        return [t for t in trials if t.state in states]
+        trials = map(TrialEnd.as_seen, stored)
+        return [t for t in trials if states is None or t.state in states]
 
     def _pop_waiting_trial_id(self) -> int | None:
         """Take a waiting trial, and return its key.
@@ -212,7 +189,7 @@ class PausableStudy(Study):
         """
         # The trials are read once only, since that costs more than all the rest.
         trials = self.stored_trials()
-        ready = [t for t in trials if t.state == TrialState.WAITING and not is_paused(t)]
+        ready = [t for t in trials if t.state == TrialState.WAITING and not TrialEnd.is_paused(t)]
         for trial in ready + self.promotable(trials):
             try:
                 if self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):

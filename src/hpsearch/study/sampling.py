@@ -36,15 +36,12 @@ def ticket(trial: FrozenTrial, trials: Iterable[FrozenTrial]) -> int:
     """
     if TICKET in trial.user_attrs:
         return int(trial.user_attrs[TICKET])
-    before = [t for t in trials if t.number < trial.number]
-    n_others = sum(_has_no_ticket(t) for t in before)
-    return trial.number - n_others
+    return trial.number - sum(_has_no_ticket(t) for t in trials if t.number < trial.number)
 
 
 def n_tickets(trials: list[FrozenTrial]) -> int:
     """Return how many tickets have been given out."""
-    n_others = sum(_has_no_ticket(t) for t in trials)
-    return len(trials) - n_others
+    return len(trials) - sum(map(_has_no_ticket, trials))
 
 
 def _has_no_ticket(trial: FrozenTrial) -> bool:
@@ -57,12 +54,14 @@ class _Prepared(NamedTuple):
 
     Attributes:
         sampler: The sampler, built for this trial only.
-        history: The study as it was when the trial was claimed.
+        history: The trials of the study as they were when the trial was claimed.
+        study: The study that the sampler is shown, which has this history.
         ticket: The ticket of the trial.
     """
 
     sampler: BaseSampler
     history: History
+    study: PastStudy
     ticket: int
 
 
@@ -80,12 +79,7 @@ class SeededSampler(BaseSampler):
             fixed sequence or grid, which all trials share.
     """
 
-    def __init__(
-        self,
-        make: Callable[..., BaseSampler],
-        root_seed: int,
-        per_trial: bool,
-    ) -> None:
+    def __init__(self, make: Callable[..., BaseSampler], root_seed: int, per_trial: bool) -> None:
         self._make = make
         self._root_seed = root_seed
         self._per_trial = per_trial
@@ -97,12 +91,10 @@ class SeededSampler(BaseSampler):
         """Read the history, and build the sampler for a trial."""
         prepared = self._prepare(study, trial)
         self._prepared[trial.number] = prepared
-        past = PastStudy(study, prepared.history, study._storage)
-        prepared.sampler.before_trial(past, trial)
+        prepared.sampler.before_trial(prepared.study, trial)
 
-    def prepare(self, study_name: str, trial: FrozenTrial, history: History) -> BaseSampler:
-        """Return a sampler, built for one trial of a study with this history."""
-        number = ticket(trial, history.trials)
+    def prepare(self, study_name: str, number: int) -> BaseSampler:
+        """Return a sampler, built for the trial of a study that has this ticket."""
         if self._per_trial:
             seed = derive(self._root_seed, study_name, "sampler", "trial", number)
         else:
@@ -127,36 +119,28 @@ class SeededSampler(BaseSampler):
 
     def _prepare(self, study: Study, trial: FrozenTrial) -> _Prepared:
         history = History.now(study)
-        made = self.prepare(study.study_name, trial, history)
-        return _Prepared(made, history, ticket(trial, history.trials))
+        past = PastStudy(study, history, study._storage)
+        number = ticket(trial, history.trials)
+        made = self.prepare(study.study_name, number)
+        return _Prepared(made, history, past, number)
 
-    def _for(self, study: Study, trial: FrozenTrial) -> tuple[BaseSampler, PastStudy]:
-        """Return the sampler of a trial, and the study that it is shown."""
-        prepared = self._prepared.get(trial.number)
-        if prepared is None:
-            # Another worker has taken over the trial, and the storage has not refused it yet.
-            prepared = self._prepare(study, trial)
-        past = PastStudy(study, prepared.history, study._storage)
-        return prepared.sampler, past
+    def _for(self, study: Study, trial: FrozenTrial) -> _Prepared:
+        # If another worker has taken over the trial, the storage may not have refused it yet.
+        return self._prepared.get(trial.number) or self._prepare(study, trial)
 
     def infer_relative_search_space(
-        self,
-        study: Study,
-        trial: FrozenTrial,
+        self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         """Call the method of the trial's sampler."""
-        made, past = self._for(study, trial)
-        return made.infer_relative_search_space(past, trial)
+        prepared = self._for(study, trial)
+        return prepared.sampler.infer_relative_search_space(prepared.study, trial)
 
     def sample_relative(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        search_space: dict[str, BaseDistribution],
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, object]:
         """Call the method of the trial's sampler."""
-        made, past = self._for(study, trial)
-        return made.sample_relative(past, trial, search_space)
+        prepared = self._for(study, trial)
+        return prepared.sampler.sample_relative(prepared.study, trial, search_space)
 
     def sample_independent(
         self,
@@ -166,8 +150,9 @@ class SeededSampler(BaseSampler):
         param_distribution: BaseDistribution,
     ) -> object:
         """Call the method of the trial's sampler."""
-        made, past = self._for(study, trial)
-        return made.sample_independent(past, trial, param_name, param_distribution)
+        prepared = self._for(study, trial)
+        sample = prepared.sampler.sample_independent
+        return sample(prepared.study, trial, param_name, param_distribution)
 
     def after_trial(
         self,
@@ -177,12 +162,11 @@ class SeededSampler(BaseSampler):
         values: Sequence[float] | None,
     ) -> None:
         """Call the method of the trial's sampler."""
-        made, _ = self._for(study, trial)
-        made.after_trial(study, trial, state, values)
+        self._for(study, trial).sampler.after_trial(study, trial, state, values)
 
     def is_exhausted(self, n_given: int) -> bool:
         """Return whether no point is left after `n_given` tickets; only a grid has an end."""
-        return isinstance(self._any, Grid) and n_given >= self._any.n_points
+        return isinstance(self._any, Grid) and n_given >= len(self._any)
 
 
 class _Sequential:
@@ -215,24 +199,25 @@ class Qmc(_Sequential, QMCSampler):
 
 
 class Grid(_Sequential, GridSampler):
-    """A grid in shuffled order; the trial with ticket i takes the i-th point."""
+    """A grid in shuffled order; the trial with ticket i takes the i-th point.
 
-    @property
-    def n_points(self) -> int:
-        """The number of points of the grid."""
+    Args:
+        space: The bounds of the search.
+        n_points: The number of values of each hyperparameter.
+        seed: Determines the order.
+    """
+
+    def __init__(self, space: Space, n_points: int, seed: int) -> None:
+        super().__init__(space.grid(n_points), seed)
+
+    def __len__(self) -> int:
         return len(self._all_grids)
 
-    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Do nothing: no point has to be reserved, since no other trial has this ticket."""
+    # No point has to be reserved, since no other trial has this ticket.
+    before_trial = BaseSampler.before_trial
 
-    def after_trial(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        state: TrialState,
-        values: Sequence[float] | None,
-    ) -> None:
-        """Do nothing: Optuna would stop `Study.optimize` here, which does not run."""
+    # Optuna would stop `Study.optimize` here, which does not run.
+    after_trial = BaseSampler.after_trial
 
     def sample_independent(
         self,
@@ -244,10 +229,5 @@ class Grid(_Sequential, GridSampler):
         """Return the value of one hyperparameter at the trial's point."""
         placed = copy.copy(trial)
         placed.system_attrs = dict(trial.system_attrs)
-        placed.system_attrs["grid_id"] = self.place % self.n_points
+        placed.system_attrs["grid_id"] = self.place % len(self)
         return super().sample_independent(study, placed, param_name, param_distribution)
-
-
-def grid(space: Space, n_points: int, seed: int) -> Grid:
-    """Return the sampler of a grid with `n_points` values of each hyperparameter of `space`."""
-    return Grid(space.grid(n_points), seed=seed)

@@ -29,6 +29,8 @@ from hpsearch.study.fast_reader import read_trials
 from hpsearch.study.journal_file import FileLock, JournalFile
 from hpsearch.study.waiting import impatient, patient
 
+_Lock = Callable[[], AbstractContextManager[object]]
+
 
 def without_password(text: str) -> str:
     """Return `text` with asterisks in place of the password of every URL."""
@@ -61,20 +63,16 @@ class _SharedRdb(RDBStorage):
         url: The URL of the database.
         exclusively: Returns a lock that keeps out all other workers of the same database.
         patience_s: Seconds for which a call is repeated while the database is away.
-        engine_kwargs: Arguments of SQLAlchemy's `create_engine`.
+        engine: Arguments of SQLAlchemy's `create_engine`.
     """
 
     def __init__(
-        self,
-        url: str,
-        exclusively: Callable[[], AbstractContextManager[None]],
-        patience_s: float,
-        engine_kwargs: Mapping[str, object],
+        self, url: str, exclusively: _Lock, patience_s: float, engine: Mapping[str, object]
     ) -> None:
         self.exclusively = exclusively
         self.patience_s = patience_s
-        with impatient(), exclusively():
-            super().__init__(url, engine_kwargs=dict(engine_kwargs))
+        with impatient, exclusively():
+            super().__init__(url, engine_kwargs=dict(engine))
         # Optuna would keep its connections until the end of the process.
         weakref.finalize(self, self.engine.dispose)
 
@@ -118,24 +116,19 @@ class SharedJournal(JournalStorage):
         exclusively: Returns a lock that keeps out all other workers of the same journal.
     """
 
-    def __init__(
-        self, backend: BaseJournalBackend, exclusively: Callable[[], AbstractContextManager[None]]
-    ) -> None:
+    def __init__(self, backend: BaseJournalBackend, exclusively: _Lock) -> None:
         self.exclusively = exclusively
         super().__init__(backend)
 
     def set_trial_user_attrs(self, trial_id: int, attrs: Mapping[str, object]) -> None:
         """Set attributes of a trial, all of them or none."""
         with self._thread_lock:
-            logs: list[dict[str, object]] = []
-            for key, value in attrs.items():
-                log = {
-                    "op_code": JournalOperation.SET_TRIAL_USER_ATTR,
-                    "trial_id": trial_id,
-                    "worker_id": self._replay_result.worker_id,
-                    "user_attr": {key: value},
-                }
-                logs.append(log)
+            log = {
+                "op_code": JournalOperation.SET_TRIAL_USER_ATTR,
+                "trial_id": trial_id,
+                "worker_id": self._replay_result.worker_id,
+            }
+            logs = [{**log, "user_attr": {key: value}} for key, value in attrs.items()]
             self._backend.append_logs(logs)
             self._sync_all()
 
@@ -227,14 +220,9 @@ class AdvisoryLock:
             url, poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT"
         )
 
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        """Hold the lock while the block runs."""
-        with self._acquired():
-            yield
-
     @patient
-    def _acquired(self) -> sqlalchemy.Connection:
+    def __call__(self) -> sqlalchemy.Connection:
+        """Take the lock, and return the connection, which holds it as long as it is open."""
         connection = self._engine.connect()
         key = 0x68707365  # the letters `hpse`: PostgreSQL's advisory locks have numbers
         connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": key})

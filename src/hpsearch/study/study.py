@@ -6,8 +6,9 @@ ends them, takes over the trials of dead workers, and concludes the study. The m
 
 Workers have nothing in common but the storage. A worker creates a trial, to which Optuna gives the
 next number. The states of the trials with smaller numbers decide whether the budget has room for
-it. A trial is called and seeded by its ticket, which leaves out retries and trials beyond the
-budget. User attributes of a trial hold what Optuna has no place for:
+it. People call a trial by another number, its ticket, which also seeds it: a retry has the ticket
+of its first try, and the trial after one beyond the budget has the ticket of that one. User
+attributes of a trial hold what Optuna has no place for:
 
     worker      the process that runs the trial
     lease       the Unix time until which the trial counts as alive without a sign of its worker
@@ -27,11 +28,14 @@ budget. User attributes of a trial hold what Optuna has no place for:
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
+from optuna.pruners import BasePruner
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -39,40 +43,42 @@ from hpsearch.errors import ConfigError, TakenOverError, did_you_mean
 from hpsearch.study.budget import Budget
 from hpsearch.study.direction import Direction
 from hpsearch.study.history import as_ranges
-from hpsearch.study.leases import LEASE, WORKER, Lease, Worker, is_dead
+from hpsearch.study.leases import LEASE, WORKER, Lease, Worker
 from hpsearch.study.pruners import PausableStudy, Promoting
 from hpsearch.study.sampling import TICKET, SeededSampler, n_tickets, ticket
 from hpsearch.study.storage import SharedStorage, storage_errors
-from hpsearch.study.trial_end import PAUSED_AT, RECORDED, TrialEnd, is_paused, spends_budget
-from hpsearch.study.unsent import Unsent
+from hpsearch.study.trial_end import PAUSED_AT, RECORDED, TrialEnd
 from hpsearch.study.waiting import unless_away
-from hpsearch.study.worker_process import job_id
+from hpsearch.study.worker_process import this_process
 
 _Trial = Trial | FrozenTrial
 
 
+@dataclass(eq=False)
 class SharedStudy:
     """A study that many workers share through its storage.
 
     While the storage is away, reported values and new proofs wait in this process and the pruner
     stops no trial; every other call waits for the storage.
+
+    Attributes:
+        optuna: The study as Optuna sees it.
+        storage: The storage of the study.
+        sampler: The sampler of the study.
+        budget: What the study may cost.
+        worker: The worker that this process is.
     """
 
-    _PROMOTED = "promoted"  # the user attribute of a trial
+    optuna: PausableStudy
+    storage: SharedStorage
+    sampler: SeededSampler
+    budget: Budget
+    worker: Worker = field(default_factory=Worker.this)
 
-    def __init__(
-        self,
-        study: PausableStudy,
-        storage: SharedStorage,
-        sampler: SeededSampler,
-        budget: Budget,
-    ) -> None:
-        self.optuna = study
-        self.storage = storage
-        self.sampler = sampler
-        self.budget = budget
-        self.worker = Worker.this()
-        self._unsent = Unsent()
+    def __post_init__(self) -> None:
+        # The reported values that the storage does not have yet, by the key of the trial and the
+        # epoch. The slots of a worker, which are threads, report for different trials.
+        self._unsent: dict[int, dict[int, float]] = defaultdict(dict)
 
     @classmethod
     def open(
@@ -81,7 +87,7 @@ class SharedStudy:
         *,
         storage: SharedStorage,
         sampler: SeededSampler,
-        pruner: optuna.pruners.BasePruner,
+        pruner: BasePruner,
         direction: Direction,
         budget: Budget,
         has_cost: bool = False,
@@ -90,7 +96,7 @@ class SharedStudy:
 
         With `has_cost` the study has a second objective, which is minimized.
         """
-        directions = [direction.in_optuna]
+        directions = [StudyDirection[direction.name]]
         if has_cost:
             directions.append(StudyDirection.MINIMIZE)
         with storage_errors(f"of study {name}"):
@@ -121,7 +127,7 @@ class SharedStudy:
 
     def n_spent(self) -> int:
         """Return the number of trials that count toward the budget."""
-        return sum(spends_budget(t) for t in self.trials())
+        return sum(TrialEnd.has_spent(t) for t in self.trials())
 
     def is_running(self) -> bool:
         """Return whether any worker runs a trial of the study."""
@@ -130,10 +136,10 @@ class SharedStudy:
     def has_work_in_progress(self) -> bool:
         """Return whether any trial runs, or waits to be tried again within the budget."""
         trials = self.trials()
-        if self.is_running():
+        states = {t.state for t in trials}
+        if TrialState.RUNNING in states:
             return True
-        is_waiting = any(t.state == TrialState.WAITING for t in trials)
-        return is_waiting and self._has_room(trials)
+        return TrialState.WAITING in states and self.budget.has_room(trials)
 
     def numbers_that_go_on(self) -> set[int]:
         """Return the tickets of the trials that run, are paused, or wait to be tried again."""
@@ -144,9 +150,6 @@ class SharedStudy:
         """Return a trial as it is in the storage now."""
         return self.optuna._storage.get_trial(trial._trial_id)
 
-    def _set_state(self, trial: _Trial, state: TrialState) -> None:
-        self.optuna._storage.set_trial_state_values(trial._trial_id, state)
-
     def claim(self) -> Trial | None:
         """Return a trial to run; None if the budget is spent or other workers run all that is left.
 
@@ -156,43 +159,25 @@ class SharedStudy:
         trials = self.release_dead()
         self.budget.check_failures(trials)
         self.optuna.closing = not self._has_room(trials)
-        if self.optuna.closing and not self.optuna.promotable(self.optuna.stored_trials()):
-            return None
+        if self.optuna.closing:
+            stored = self.optuna.stored_trials()
+            if not self.optuna.promotable(stored):
+                return None
         trial = self.optuna.ask()
         if PAUSED_AT in trial.user_attrs:
             # The trial has its place in the budget, and its history is recorded.
-            attrs = self._signature()
-            attrs[self._PROMOTED] = trial.user_attrs[PAUSED_AT]
-            self.write(trial, attrs)
+            self._sign(trial, {"promoted": trial.user_attrs[PAUSED_AT]})
             return trial
-        suggested = self.sampler.of(trial.number)
-        attrs = {
-            TICKET: suggested.ticket,
-            "history": suggested.history.record(),
-        }
-        attrs.update(self._signature())
-        self.write(trial, attrs)
+        seen = self.sampler.of(trial.number)
+        self._sign(trial, {TICKET: seen.ticket, "history": seen.history.record()})
         # The history was read after `trial` had been created, so it holds all earlier trials.
-        before = [t for t in suggested.history.trials if t.number < trial.number]
-        if not self.budget.has_room(before) or self.sampler.is_exhausted(suggested.ticket):
+        before = [t for t in seen.history.trials if t.number < trial.number]
+        has_room = self.budget.has_room(before)
+        if not has_room or self.sampler.is_exhausted(seen.ticket):
             message = "another worker had claimed the last trial of the budget"
             self.fail(trial, TrialEnd.SURPLUS, message)
             return None
         return trial
-
-    def _signature(self) -> dict[str, object]:
-        """Return the attributes by which a worker signs a trial.
-
-        If a worker dies before it has signed, the age of the trial shows that it is dead.
-        """
-        attrs: dict[str, object] = {
-            WORKER: str(self.worker),
-            LEASE: time.time() + self.budget.lease_s,
-        }
-        job = job_id()
-        if job:
-            attrs["job"] = job
-        return attrs
 
     def _has_room(self, trials: list[FrozenTrial]) -> bool:
         if not self.budget.has_room(trials):
@@ -200,6 +185,17 @@ class SharedStudy:
         if any(t.state == TrialState.WAITING for t in trials):
             return True
         return not self.sampler.is_exhausted(n_tickets(trials))
+
+    def _sign(self, trial: Trial, attrs: dict[str, object]) -> None:
+        """Write attributes of a trial, and those that say that this worker runs it.
+
+        If a worker dies before it has signed, the age of the trial shows that it is dead.
+        """
+        attrs[WORKER] = str(self.worker)
+        attrs[LEASE] = time.time() + self.budget.lease_s
+        if this_process.slurm_job:
+            attrs["job"] = this_process.slurm_job
+        self.write(trial, attrs)
 
     def lease(self, trial: _Trial) -> Lease:
         """Return the lease of a claimed trial."""
@@ -213,26 +209,24 @@ class SharedStudy:
         Raises:
             TakenOverError: Another worker has ended the trial, because this one seemed dead.
         """
-        self._unsent.add(trial, epoch, value)
+        self._unsent[trial._trial_id][epoch] = value
         unless_away(lambda: self._send(trial))
 
     def _send(self, trial: Trial) -> None:
+        unsent = self._unsent[trial._trial_id]
         try:
-            for epoch, value in self._unsent.of(trial):
-                if epoch not in trial._cached_frozen_trial.intermediate_values:
-                    self._report(trial, value, epoch)
-                self._unsent.sent(trial, epoch)
+            for epoch, value in list(unsent.items()):
+                if self.has_cost:
+                    # `Trial.report` refuses two objectives, since Optuna has no pruner for them.
+                    # The values are stored for the learning curves.
+                    store = self.optuna._storage.set_trial_intermediate_value
+                    store(trial._trial_id, epoch, value)
+                elif epoch not in trial._cached_frozen_trial.intermediate_values:
+                    trial.report(value, epoch)
+                unsent.pop(epoch, None)
         except UpdateFinishedTrialError as error:
             self.let_go(trial)
             raise self.taken_over(trial) from error
-
-    def _report(self, trial: Trial, value: float, epoch: int) -> None:
-        if self.has_cost:
-            # `Trial.report` refuses two objectives, since Optuna has no pruner for them. The
-            # values are stored for the learning curves.
-            self.optuna._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
-        else:
-            trial.report(value, epoch)
 
     def should_stop(self, trial: Trial, epoch: int) -> bool:
         """Return whether the pruner stops a trial at an epoch.
@@ -242,7 +236,7 @@ class SharedStudy:
         Raises:
             TakenOverError: As for `report`.
         """
-        if self.has_cost or epoch <= trial.user_attrs.get(self._PROMOTED, 0):
+        if self.has_cost or epoch <= trial.user_attrs.get("promoted", 0):
             return False
         try:
             return bool(unless_away(trial.should_prune))
@@ -251,7 +245,7 @@ class SharedStudy:
 
     def constrain(self, trial: Trial, excess: Mapping[str, float]) -> None:
         """Tell the sampler by how much a trial exceeds each constraint; 0 or less satisfies it."""
-        for name in excess.keys() - trial.constraints.keys():
+        for name in sorted(excess.keys() - trial.constraints.keys()):
             trial.set_constraint(name, excess[name])
 
     def write(self, trial: _Trial, attrs: Mapping[str, object]) -> None:
@@ -278,11 +272,11 @@ class SharedStudy:
         """
         if self.is_running():
             return []
-        paused = [t for t in self.optuna.stored_trials() if is_paused(t)]
+        paused = [t for t in self.optuna.stored_trials() if TrialEnd.is_paused(t)]
         for trial in paused:
             with suppress(UpdateFinishedTrialError):  # another worker has ended it
                 self.write(trial, {RECORDED: TrialEnd.PRUNED.word})
-                self._set_state(trial, TrialState.PRUNED)
+                self.optuna._storage.set_trial_state_values(trial._trial_id, TrialState.PRUNED)
         return paused
 
     def complete(self, trial: Trial, *values: float) -> None:
@@ -295,15 +289,9 @@ class SharedStudy:
             # With two objectives, Optuna's TPE ranks infeasible trials but ignores pruned ones.
             self.constrain(trial, {end.word: 1.0})
         step = self._stored(trial).last_step
-        others = []
-        for other in self.trials():
-            if other.number != trial.number and step in other.intermediate_values:
-                others.append(other.number)
-        attrs = {
-            RECORDED: end.word,
-            "message": message,
-            "against": as_ranges(others),
-        }
+        others = {t.number for t in self.trials() if step in t.intermediate_values}
+        against = as_ranges(others - {trial.number})
+        attrs = {RECORDED: end.word, "message": message, "against": against}
         self._tell(trial, TrialState.PRUNED, attrs)
 
     def _tell(
@@ -324,8 +312,7 @@ class SharedStudy:
             if not ended.state.is_finished():
                 raise
             self.let_go(trial)
-            is_mine = ended.user_attrs.get(WORKER) == str(self.worker)
-            if not is_mine or ended.state != state:
+            if ended.user_attrs.get(WORKER) != str(self.worker) or ended.state != state:
                 raise self.taken_over(trial) from error
 
     def fail(self, trial: _Trial, end: TrialEnd, message: str) -> bool:
@@ -340,14 +327,14 @@ class SharedStudy:
             if end.is_retried:
                 # The retry comes before the end, so that no worker sees a free place in the budget.
                 self._retry(self._stored(trial))
-            self._set_state(trial, TrialState.FAIL)
+            self.optuna._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
         except UpdateFinishedTrialError:
             return False
         return True
 
     def let_go(self, trial: _Trial) -> None:
         """Drop what this process still holds of a trial that it has ended, paused or lost."""
-        self._unsent.drop(trial)
+        self._unsent.pop(trial._trial_id, None)
         self.sampler.forget(trial.number)
 
     @staticmethod
@@ -365,13 +352,13 @@ class SharedStudy:
         """
         trials = self.trials()
         running = [t for t in trials if t.state == TrialState.RUNNING]
-        dead = [t for t in running if is_dead(t, self.budget.lease_s)]
-        if not dead:
-            return trials
+        dead = [t for t in running if self.lease(t).has_lost_worker()]
         for trial in dead:
             worker = trial.user_attrs.get(WORKER, "(unknown)")
             self.fail(trial, TrialEnd.KILLED, f"its worker {worker} died")
-        return self.trials()
+        if dead:
+            return self.trials()
+        return trials
 
     def _retry(self, trial: FrozenTrial) -> None:
         # Workers that wait for the end of the same lease find the same dead trial at once.
@@ -388,8 +375,8 @@ class SharedStudy:
                 "retry_of": first,
                 "retry_after": trial.number,
             }
-            if self._PROMOTED in trial.user_attrs:
-                attrs[self._PROMOTED] = trial.user_attrs[self._PROMOTED]
+            if "promoted" in trial.user_attrs:
+                attrs["promoted"] = trial.user_attrs["promoted"]
             self.optuna.enqueue_trial(trial.params, user_attrs=attrs)
 
     def claim_conclusion(self) -> bool:
@@ -401,23 +388,16 @@ class SharedStudy:
         with self.storage.exclusively():
             n_spent = self.n_spent()
             taken = self.optuna.user_attrs.get("concluded")
-            if taken and taken["n_spent"] == n_spent:
-                holder = Worker.of(taken[WORKER])
-                if self._is_others(holder, taken[LEASE]):
+            me = str(self.worker)
+            now = time.time()
+            if taken and taken["n_spent"] == n_spent and taken[WORKER] != me:
+                other = Worker.of(taken[WORKER])
+                if now < taken[LEASE] and not other.is_seen_dead():
                     return False
-            lease = time.time() + 10 * self.budget.lease_s
-            claimed = {
-                "n_spent": n_spent,
-                WORKER: str(self.worker),
-                LEASE: lease,
-            }
+            lease = now + 10 * self.budget.lease_s
+            claimed = {"n_spent": n_spent, WORKER: me, LEASE: lease}
             self.optuna.set_user_attr("concluded", claimed)
             return True
-
-    def _is_others(self, worker: Worker, lease: float) -> bool:
-        if str(worker) == str(self.worker):
-            return False
-        return time.time() < lease and not worker.is_seen_dead()
 
 
 class _RememberedProofs(MutableMapping[str, str]):
@@ -443,25 +423,27 @@ class _RememberedProofs(MutableMapping[str, str]):
         return iter(self._stored() | self._known)
 
     def __len__(self) -> int:
-        return len(self._stored() | self._known)
+        return len(list(self))
 
     def _stored(self) -> dict[str, str]:
-        return dict(unless_away(lambda: self._study.user_attrs) or {})
+        return unless_away(lambda: self._study.user_attrs) or {}
 
 
-def check_known(name: str, storage: optuna.storages.BaseStorage) -> None:
-    """Raise ConfigError if a storage has no study of that name, and name the ones that it has."""
+def check_known(name: str, storage: optuna.storages.BaseStorage, purpose: str = "") -> None:
+    """Raise ConfigError if a storage has no study of that name, and name the ones that it has.
+
+    Args:
+        name: The name of the study.
+        storage: The storage.
+        purpose: Words that say what the study is for, after a blank.
+    """
     known = sorted(optuna.get_all_study_names(storage))
     if name in known:
         return
     there = " There are no studies here at all."
     if known:
         there = did_you_mean(name, known)
-    start = ""
-    data, _, arch = name.partition("-")
-    if arch:
-        start = f" Start it with python -m hpsearch search arch={arch} data={data}."
-    raise ConfigError(f"There is no study {name} in the storage.{there}{start}")
+    raise ConfigError(f"There is no study {name} in the storage{purpose}.{there}")
 
 
 def number_of(trial: _Trial) -> int:
@@ -469,27 +451,23 @@ def number_of(trial: _Trial) -> int:
 
     A retry has the number of its first try.
     """
-    number: int = trial.user_attrs.get(TICKET, trial.number)
-    return number
+    return int(trial.user_attrs.get(TICKET, trial.number))
 
 
 def value_of(trial: FrozenTrial) -> float | None:
     """Return the monitored metric of a trial, which is the first of two objectives."""
     if not trial.values:
         return None
-    value: float = trial.values[0]
-    return value
+    return float(trial.values[0])
 
 
 def ranked(trials: list[FrozenTrial], direction: Direction) -> list[FrozenTrial]:
     """Return the completed trials, the best first; of equal ones, the earliest first."""
     complete = [t for t in trials if t.state == TrialState.COMPLETE]
-    return sorted(complete, key=lambda t: (direction.as_loss(t.values[0]), number_of(t)))
+    complete.sort(key=number_of)
+    return sorted(complete, key=lambda t: direction.as_loss(t.values[0]))
 
 
 def best_trial(trials: list[FrozenTrial], direction: Direction) -> FrozenTrial | None:
     """Return the best completed trial, the earliest of equal ones; None if none is complete."""
-    in_order = ranked(trials, direction)
-    if not in_order:
-        return None
-    return in_order[0]
+    return next(iter(ranked(trials, direction)), None)

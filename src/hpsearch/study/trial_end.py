@@ -14,7 +14,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 RECORDED = "reason"  # the user attribute that holds the word of a trial's end
 PAUSED_AT = "paused"  # the user attribute that holds the epoch at which a trial was paused
-FAILED = "failed"  # the word in reports for every end without a result
 
 
 @dataclass(eq=False)
@@ -59,7 +58,7 @@ class TrialEnd(_Columns, Enum):
     def label(self) -> str:
         """The end as reports show it: every end without a result is `failed`."""
         if self.state == TrialState.FAIL:
-            return FAILED
+            return "failed"
         return self.word
 
     @classmethod
@@ -77,11 +76,11 @@ class TrialEnd(_Columns, Enum):
     @classmethod
     def of(cls, trial: FrozenTrial) -> TrialEnd | None:
         """Return the end of a trial; None for a trial that runs, or waits to be started."""
-        if is_paused(trial) or is_seen_paused(trial):
+        if cls.is_paused(trial) or cls.is_seen_paused(trial):
             return cls.PAUSED
         if trial.state == TrialState.COMPLETE:
             return cls.FINISHED
-        if trial.state in {TrialState.RUNNING, TrialState.WAITING}:
+        if not trial.state.is_finished():
             return None
         recorded = cls.recorded(trial)
         if recorded is not None and recorded.state == trial.state:
@@ -90,39 +89,39 @@ class TrialEnd(_Columns, Enum):
             return cls.PRUNED
         return cls.ERROR
 
+    @staticmethod
+    def is_paused(trial: FrozenTrial) -> bool:
+        """Return whether a trial waits with a checkpoint until it is promoted."""
+        return trial.state == TrialState.WAITING and PAUSED_AT in trial.user_attrs
 
-def is_paused(trial: FrozenTrial) -> bool:
-    """Return whether a trial waits with a checkpoint until it is promoted."""
-    return trial.state == TrialState.WAITING and PAUSED_AT in trial.user_attrs
+    @classmethod
+    def as_seen(cls, trial: FrozenTrial) -> FrozenTrial:
+        """Return a trial as everything but `PausableStudy.ask` sees it: a paused one is pruned."""
+        if not cls.is_paused(trial):
+            return trial
+        seen = copy.copy(trial)
+        seen.state = TrialState.PRUNED
+        return seen
 
+    @staticmethod
+    def is_seen_paused(trial: FrozenTrial) -> bool:
+        """Return whether a trial is a paused one as `as_seen` shows it: pruned, without an end."""
+        return trial.state == TrialState.PRUNED and trial.datetime_complete is None
 
-def as_seen(trial: FrozenTrial) -> FrozenTrial:
-    """Return a trial as everything but `PausableStudy.ask` sees it: a paused trial is pruned."""
-    if not is_paused(trial):
-        return trial
-    seen = copy.copy(trial)
-    seen.state = TrialState.PRUNED
-    return seen
+    @classmethod
+    def has_spent(cls, trial: FrozenTrial) -> bool:
+        """Return whether a trial has ended in a way that counts toward `budget.n_trials`."""
+        end = cls.of(trial)
+        return end is not None and end.spends_budget
 
+    @classmethod
+    def has_failed(cls, trial: FrozenTrial) -> bool:
+        """Return whether a trial has ended in a way that counts toward `budget.max_failures`."""
+        end = cls.of(trial)
+        return end is not None and end.is_failure
 
-def is_seen_paused(trial: FrozenTrial) -> bool:
-    """Return whether a trial is a paused one as `as_seen` shows it: pruned, but without an end."""
-    return trial.state == TrialState.PRUNED and trial.datetime_complete is None
-
-
-def spends_budget(trial: FrozenTrial) -> bool:
-    """Return whether a trial has ended in a way that counts toward `budget.n_trials`."""
-    end = TrialEnd.of(trial)
-    return end is not None and end.spends_budget
-
-
-def is_failure(trial: FrozenTrial) -> bool:
-    """Return whether a trial has ended in a way that counts toward `budget.max_failures`."""
-    end = TrialEnd.of(trial)
-    return end is not None and end.is_failure
-
-
-def is_retried(trial: FrozenTrial) -> bool:
-    """Return whether a trial has ended in a way after which it is tried again."""
-    end = TrialEnd.of(trial)
-    return end is not None and end.is_retried
+    @classmethod
+    def has_retry(cls, trial: FrozenTrial) -> bool:
+        """Return whether a trial has ended in a way after which it is tried again."""
+        end = cls.of(trial)
+        return end is not None and end.is_retried

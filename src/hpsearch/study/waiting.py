@@ -9,15 +9,31 @@ import functools
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnectionError  # other slots use all connections
 
 _Result = TypeVar("_Result")
-_impatient = threading.local()
+
+
+class _Impatient(threading.local):
+    """Whether calls of this thread fail at once if the storage is away.
+
+    They do so within `with impatient:`.
+    """
+
+    is_on = False
+
+    def __enter__(self) -> None:
+        self.is_on = True
+
+    def __exit__(self, *_: object) -> None:
+        self.is_on = False
+
+
+impatient = _Impatient()
 
 
 def _is_away(error: BaseException) -> bool:
@@ -29,20 +45,10 @@ def _is_away(error: BaseException) -> bool:
     return isinstance(error, away) or isinstance(error.__cause__, away)
 
 
-@contextmanager
-def impatient() -> Iterator[None]:
-    """Let calls of this thread fail at once within the block if the storage is away."""
-    _impatient.on = True
-    try:
-        yield
-    finally:
-        _impatient.on = False
-
-
 def unless_away(call: Callable[[], _Result]) -> _Result | None:
     """Return what `call`, a call of a storage, returns; None, at once, if the storage is away."""
     try:
-        with impatient():
+        with impatient:
             return call()
     except Exception as error:
         if not _is_away(error):
@@ -64,9 +70,8 @@ def patient(method: Callable[..., _Result]) -> Callable[..., _Result]:
             try:
                 return method(self, *args, **kwargs)
             except Exception as error:
-                if getattr(_impatient, "on", False) or not _is_away(error):
-                    raise
-                if time.monotonic() > deadline:
+                is_over = impatient.is_on or time.monotonic() > deadline
+                if is_over or not _is_away(error):
                     raise
             time.sleep(pause_s * random.uniform(0.5, 1.5))
             pause_s = min(2 * pause_s, 2.0)

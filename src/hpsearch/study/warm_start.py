@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import optuna
 from optuna.distributions import BaseDistribution
 
-from hpsearch.errors import ConfigError, SpaceError, did_you_mean
+from hpsearch.errors import ConfigError, SpaceError
 from hpsearch.space.bounds import Value
 from hpsearch.space.space import Space
 from hpsearch.study.direction import Direction
 from hpsearch.study.storage import SharedStorage
-from hpsearch.study.study import SharedStudy, number_of, ranked
+from hpsearch.study.study import SharedStudy, check_known, number_of, ranked
 
 # The user attribute of a study that names the earlier study. The attribute of the same name of a
 # trial names the trial that its values come from.
@@ -58,25 +58,15 @@ class WarmStart:
         Raises:
             ConfigError: There is no such study, or none of its trials has finished.
         """
-        names = [study.study_name for study in storage.get_all_studies()]
-        if name not in names:
-            there = " It has no studies at all."
-            if names:
-                there = did_you_mean(name, names)
-            raise ConfigError(
-                f"There is no study {name} in this storage to start from (study.warm_start).{there}"
-            )
+        check_known(name, storage, " to start from (study.warm_start)")
         study = optuna.load_study(study_name=name, storage=storage)
-        trials = study.get_trials(deepcopy=False)
-        best = ranked(trials, Direction.of(study))
+        best = ranked(study.get_trials(deepcopy=False), Direction.of(study))
         if not best:
             raise ConfigError(
                 f"No trial of study {name} has finished, so nothing can start from it."
             )
         without_bounds = Space({})
-        values = {}
-        for trial in best[:n_trials]:
-            values[number_of(trial)] = without_bounds.values(trial)
+        values = {number_of(t): without_bounds.values(t) for t in best[:n_trials]}
         return cls(name, values)
 
     def begin(self, study: SharedStudy, space: Space, asked: Asked) -> None:
@@ -96,18 +86,18 @@ class WarmStart:
         """
         own = study.optuna
         name = own.study_name
-        known = own.user_attrs.get(WARM_START)
-        if known is not None and known["study"] == self.name:
+        origin = own.user_attrs.get(WARM_START, {}).get("study")
+        if origin == self.name:
             return
-        if known is not None or own._storage.get_n_trials(own._study_id):
+        if origin is not None or own._storage.get_n_trials(own._study_id):
             begun = "without a warm start"
-            if known:
-                begun = f"from study {known['study']}"
+            if origin is not None:
+                begun = f"from study {origin}"
             raise ConfigError(
                 f"Study {name} was begun {begun}; give study.name=NAME to start another from "
                 f"{self.name}."
             )
-        usable: dict[int, dict[str, Value]] = {}
+        usable = {}
         for number, values in self.values.items():
             params = _usable(values, space, asked)
             if params:
@@ -117,10 +107,8 @@ class WarmStart:
                 f"Of the best trials of {self.name} nothing lies within the space of study {name}."
             )
         for number, params in usable.items():
-            origin = f"{self.name} #{number}"
-            own.enqueue_trial(params, user_attrs={WARM_START: origin})
-        begun_from = {"study": self.name, "trials": list(usable)}
-        own.set_user_attr(WARM_START, begun_from)
+            own.enqueue_trial(params, user_attrs={WARM_START: f"{self.name} #{number}"})
+        own.set_user_attr(WARM_START, {"study": self.name, "trials": list(usable)})
 
 
 def _usable(values: Mapping[str, Value], space: Space, asked: Asked) -> dict[str, Value]:

@@ -25,7 +25,7 @@ from hpsearch.space.bounds import Value, as_read
 from hpsearch.space.space import Space
 from hpsearch.study.direction import Direction
 from hpsearch.study.study import best_trial, number_of, ranked, value_of
-from hpsearch.study.trial_end import TrialEnd, is_failure, is_retried, spends_budget
+from hpsearch.study.trial_end import TrialEnd
 from hpsearch.tracking.runs import TrialName
 
 Floats = NDArray[np.float64]
@@ -66,13 +66,13 @@ class Searched:
     @cached_property
     def trials(self) -> list[FrozenTrial]:
         """All trials, each once, sorted by `number_of`."""
-        lasting = [trial for trial in self.tries if not is_retried(trial)]
+        lasting = [trial for trial in self.tries if not TrialEnd.has_retry(trial)]
         return sorted(lasting, key=number_of)
 
     @cached_property
     def spent(self) -> list[FrozenTrial]:
         """The trials that finished or were stopped."""
-        return [trial for trial in self.trials if spends_budget(trial)]
+        return [trial for trial in self.trials if TrialEnd.has_spent(trial)]
 
     @cached_property
     def ranked(self) -> list[FrozenTrial]:
@@ -346,7 +346,7 @@ class Outcome:
             n_pruned=ends.count(TrialEnd.PRUNED),
             n_diverged=ends.count(TrialEnd.DIVERGED),
             n_infeasible=ends.count(TrialEnd.INFEASIBLE),
-            n_failed=sum(is_failure(trial) for trial in trials),
+            n_failed=sum(TrialEnd.has_failed(trial) for trial in trials),
             n_epochs=sum(len(trial.intermediate_values) for trial in trials),
             best=best_trial(trials, direction),
         )

@@ -24,7 +24,7 @@ from hpsearch.errors import DivergedError, InfeasibleError, Preempted, TakenOver
 from hpsearch.study.leases import Lease
 from hpsearch.study.study import SharedStudy, number_of
 from hpsearch.study.trial_end import TrialEnd
-from hpsearch.study.worker_process import leave_if_asked
+from hpsearch.study.worker_process import this_process
 from hpsearch.tracking.runs import END, ChildRun, ParentRun, TrialName
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.trials.watchdog import TrialTimedOutError, Watch
@@ -186,7 +186,7 @@ class Attempt:
         load = self.load.now()
         self.run.metrics({**metrics, **load}, epoch)
         self.study.report(self.trial, value, epoch)
-        leave_if_asked()
+        this_process.leave_if_asked()
         if time.monotonic() > self.deadline:
             raise OutOfTimeError("budget.timeout_s is over")
         if self.study.should_stop(self.trial, epoch):

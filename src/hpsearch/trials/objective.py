@@ -26,7 +26,7 @@ from hpsearch.space.space import Space
 from hpsearch.study.study import SharedStudy
 from hpsearch.study.trial_end import TrialEnd
 from hpsearch.study.warm_start import WARM_START
-from hpsearch.study.worker_process import can_restart, restart
+from hpsearch.study.worker_process import this_process
 from hpsearch.tracking.runs import ChildRun, ParentRun, TrialName
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.training.checkpoints import CheckpointFile, Checkpoints
@@ -298,8 +298,8 @@ class Objective:
             thread = threading.Thread(target=self._end_all, args=(culprit,), daemon=True)
             thread.start()
             thread.join(30.0)
-            if can_restart():
-                restart()
+            if this_process.can_restart():
+                this_process.restart()
             message = (
                 f"Error: trial {culprit.number} hangs, and nothing but the end of this process "
                 "ends it. The same command goes on.\n"
@@ -331,7 +331,7 @@ class Objective:
                 attempt.expire()
             else:
                 attempt.expire(attempt.watch.place)
-        if can_restart():
+        if this_process.can_restart():
             self.progress.say("The search goes on in a fresh process.")
         for attempt in running:
             attempt.hand_over()

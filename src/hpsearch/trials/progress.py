@@ -21,7 +21,7 @@ from rich.text import Text
 
 from hpsearch.study.direction import Direction
 from hpsearch.study.study import best_trial, number_of, value_of
-from hpsearch.study.trial_end import is_failure, spends_budget
+from hpsearch.study.trial_end import TrialEnd
 
 
 def time_left(
@@ -44,7 +44,7 @@ def time_left(
     durations_s = []
     epochs_each = []
     for trial in trials:
-        if spends_budget(trial) and trial.duration is not None:
+        if TrialEnd.has_spent(trial) and trial.duration is not None:
             durations_s.append(trial.duration.total_seconds())
             epochs_each.append(max(len(trial.intermediate_values), 1))
     if not durations_s:
@@ -55,7 +55,7 @@ def time_left(
     whole_s = expected * seconds / epochs
 
     running = [trial for trial in trials if _runs(trial)]
-    n_spent = sum(spends_budget(trial) for trial in trials)
+    n_spent = sum(TrialEnd.has_spent(trial) for trial in trials)
     n_to_come = max(n_trials - n_spent - len(running), 0)
     left = n_to_come * expected * seconds / epochs
     for trial in running:
@@ -238,7 +238,7 @@ class Progress:
         self._looked = time.monotonic()
 
     def _where(self) -> str:
-        n_spent = sum(spends_budget(trial) for trial in self._trials)
+        n_spent = sum(TrialEnd.has_spent(trial) for trial in self._trials)
         return f"trial {min(n_spent + 1, self.n_trials)}/{self.n_trials}"
 
     def _best(self) -> str:
@@ -263,7 +263,7 @@ class Progress:
         states = [trial.state for trial in self._trials]
         n_pruned = states.count(TrialState.PRUNED)
         n_done = n_pruned + states.count(TrialState.COMPLETE)
-        n_failed = sum(is_failure(trial) for trial in self._trials)
+        n_failed = sum(TrialEnd.has_failed(trial) for trial in self._trials)
         counts = f"{n_done} of {self.n_trials} trials done, {n_pruned} of them pruned"
         if n_failed:
             counts += f", {n_failed} failed"

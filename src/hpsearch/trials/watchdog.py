@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import IO
 
-from hpsearch.study.worker_process import ring, stop_ringing
+from hpsearch.study.worker_process import this_process
 
 
 class TrialTimedOutError(BaseException):
@@ -108,7 +108,7 @@ class Watch:
         self._begin = time.monotonic()
         self.last = self._begin
         self._thread_id = threading.get_ident()
-        self._rings = ring(self.timeout_s, self._INTERRUPT_EVERY_S, self._interrupt)
+        self._rings = this_process.ring(self.timeout_s, self._INTERRUPT_EVERY_S, self._interrupt)
         self._arm()
         threading.Thread(target=self._wait, name="watchdog", daemon=True).start()
         return self
@@ -134,7 +134,7 @@ class Watch:
             self._is_over = True
         self._done.set()
         if self._rings:
-            stop_ringing()
+            this_process.stop_ringing()
         else:
             _raise_in(self._thread_id, None)
         self._disarm()

@@ -21,7 +21,7 @@ from contextlib import suppress
 import keras
 import psutil
 
-from hpsearch.study.worker_process import can_restart, leave_if_asked, restart
+from hpsearch.study.worker_process import this_process
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.training.trainer import Trainer
 from hpsearch.trials.attempt import OutOfTimeError
@@ -61,7 +61,7 @@ def _run_slot(objective: Objective) -> bool:
     study = objective.study
     memory = _Memory()
     while time.monotonic() < objective.deadline:
-        leave_if_asked()
+        this_process.leave_if_asked()
         objective.leave_if_stopped()
         trial = objective.claim()
         if trial is not None:
@@ -102,10 +102,10 @@ class _Memory:
         if _resident() < self._least + self._FREE_FROM:
             return
         _free(trainer)
-        if _resident() >= self._least + self._RESTART_FROM and can_restart():
+        if _resident() >= self._least + self._RESTART_FROM and this_process.can_restart():
             # What has not arrived in MLflow by then waits on the disk.
             tracking.spool.drain(30.0)
-            restart()
+            this_process.restart()
 
 
 def _free(trainer: Trainer) -> None:
