@@ -6,7 +6,7 @@ The name of a metric never decides, except that less loss is better.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import keras
@@ -46,10 +46,7 @@ def directed(
         return replace(training, direction=training.direction or Direction.MINIMIZE)
     reports_more = owns_fit(hypermodel) or _has_own_step(model)
     known = _known(model, data, form, reports_more=reports_more)
-    valid = [f"{which}/{reported}" for which in ("train", "val") for reported in known]
-    hint = ""
-    if monitor not in valid:
-        hint = did_you_mean(monitor, valid)
+    hint = _hint(monitor, known)
     if hint and not (reports_more and is_of_part):
         raise ConfigError(f"training.monitor={monitor} is no metric of this model.{hint}")
     direction = training.direction or known.get(name)
@@ -74,6 +71,14 @@ def _has_own_step(model: keras.Model) -> bool:
         if of_class is not getattr(keras.Model, step) or step in vars(model):
             return True
     return False
+
+
+def _hint(monitor: str, known: Iterable[str]) -> str:
+    """Return a sentence with the metrics that exist, or nothing if `monitor` is one of them."""
+    valid = [f"{part}/{name}" for part in ("train", "val") for name in known]
+    if monitor in valid:
+        return ""
+    return did_you_mean(monitor, valid)
 
 
 def _known(
