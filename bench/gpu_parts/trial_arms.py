@@ -119,7 +119,7 @@ class Arm:
         hp, model = self.build()
         tensors = self.trainer._on_device(labels_for(model))
         work = Work(self.hypermodel, hp, model, 0, lambda *_: None, None, tensors)
-        self.trainer._load_program(work, structure_of(model, self.data.train.images), self.order(0))
+        self.trainer._load_program(work, structure_of(model, self.data.train.inputs), self.order(0))
 
     def model(self) -> keras.Model:
         """Return the model that the program of a trial alone trains."""
@@ -199,11 +199,11 @@ class Arm:
         )
         train, val = self.data.train, self.data.val
         self.as_it_comes.fit(
-            train.images,
-            train.labels,
+            train.inputs,
+            train.targets,
             batch_size=self.batch_size,
             verbose=0,
-            validation_data=(val.images, val.labels),
+            validation_data=(val.inputs, val.targets),
             callbacks=[stamp],
         )
         return time.perf_counter() - begin[0]

@@ -40,7 +40,7 @@ class Calibration:
 
     def examine(self, evaluated: EvaluatedModel) -> Section:
         """Measure both arms on test, before and after temperature scaling on val."""
-        labels = evaluated.test.labels
+        labels = evaluated.test.targets
         before_head = ("arm", "ECE", "null band", "temperature")
         after_head = ("NLL scaled", "Brier scaled", "ECE scaled", "null band")
         rows = [before_head + after_head]
@@ -49,7 +49,7 @@ class Calibration:
         rights = {}
         for arm in ARMS:
             probs = evaluated.on_test[arm]
-            fitted = temperature(evaluated.on_val[arm], evaluated.val.labels)
+            fitted = temperature(evaluated.on_val[arm], evaluated.val.targets)
             probs_after = scaled(probs, fitted)
             before = self._ece(probs, labels, arm)
             after = self._ece(probs_after, labels, f"{arm}_scaled")
@@ -121,8 +121,8 @@ class Conformal:
 
     def examine(self, evaluated: EvaluatedModel) -> Section:
         """Measure coverage and mean size on test of sets that are made on val."""
-        val_labels = evaluated.val.labels
-        labels = evaluated.test.labels
+        val_labels = evaluated.val.targets
+        labels = evaluated.test.targets
         rows = [("arm", "coverage", "mean size", "empty", "single")]
         found: dict[str, float] = {}
         for arm in ARMS:

@@ -50,7 +50,7 @@ class DropoutRates:
         on_val = {}
         for choice, rates in tried.items():
             probs = self._on_val(evaluated, rates)
-            on_val[choice] = metrics.nll(probs, evaluated.val.labels)
+            on_val[choice] = metrics.nll(probs, evaluated.val.targets)
         ranked = sorted(on_val, key=lambda choice: on_val[choice])
         best = ranked[0]
         found = self._compared(evaluated, tried[best])
@@ -69,16 +69,16 @@ class DropoutRates:
         return Section("Dropout at test time", text, rows, values)
 
     def _on_val(self, evaluated: EvaluatedModel, rates: Sequence[float]) -> Floats:
-        images = evaluated.val.images
+        images = evaluated.val.inputs
         return evaluated.sampler.predict(images, n_samples=self.n_samples, rates=rates).probs
 
     def _compared(self, evaluated: EvaluatedModel, rates: Sequence[float]) -> list[Difference]:
         """Return the differences on test between the model's own rates and these rates."""
-        tuned = evaluated.sampler.predict(evaluated.test.images, rates=rates)
+        tuned = evaluated.sampler.predict(evaluated.test.inputs, rates=rates)
         return compare(
             evaluated.on_test["mc"],
             tuned.probs,
-            evaluated.test.labels,
+            evaluated.test.targets,
             n_resamples=self.n_resamples,
             level=self.level,
             seed=self.seed,

@@ -94,8 +94,8 @@ class Ensembles:
         """Return the distributions of MC Dropout of a member, with masks of its own."""
         seed = derive(evaluated.settings.seed, "member", place)
         sampler = Sampler(member, evaluated.settings)
-        val = sampler.predict(evaluated.val.images, n_samples=self.n_samples, seed=seed)
-        test = sampler.predict(evaluated.test.images, n_samples=self.n_samples, seed=seed)
+        val = sampler.predict(evaluated.val.inputs, n_samples=self.n_samples, seed=seed)
+        test = sampler.predict(evaluated.test.inputs, n_samples=self.n_samples, seed=seed)
         return _Probs(val.probs, test.probs)
 
 
@@ -118,8 +118,8 @@ def equivalent(curve: Sequence[float], nll: float) -> float:
 
 
 def _plain(member: keras.Model, evaluated: EvaluatedModel) -> _Probs:
-    val = plain_probs(member, evaluated.val.images, evaluated.settings)
-    test = plain_probs(member, evaluated.test.images, evaluated.settings)
+    val = plain_probs(member, evaluated.val.inputs, evaluated.settings)
+    test = plain_probs(member, evaluated.test.inputs, evaluated.settings)
     return _Probs(val, test)
 
 
@@ -143,12 +143,12 @@ def _nll_by_size(members: Sequence[_Probs], evaluated: EvaluatedModel) -> list[f
 
 def _scaled_nll(probs: _Probs, evaluated: EvaluatedModel) -> float:
     """Return the NLL on test after temperature scaling on val."""
-    fitted = temperature(probs.val, evaluated.val.labels)
-    return metrics.nll(scaled(probs.test, fitted), evaluated.test.labels)
+    fitted = temperature(probs.val, evaluated.val.targets)
+    return metrics.nll(scaled(probs.test, fitted), evaluated.test.targets)
 
 
 def _measures(probs: _Probs, evaluated: EvaluatedModel) -> dict[str, float]:
-    labels = evaluated.test.labels
+    labels = evaluated.test.targets
     return {
         "accuracy": metrics.accuracy(probs.test, labels),
         "nll": metrics.nll(probs.test, labels),

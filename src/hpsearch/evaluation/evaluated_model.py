@@ -66,22 +66,22 @@ class EvaluatedModel:
     @cached_property
     def mc_test(self) -> McPrediction:
         """The prediction of MC Dropout on test."""
-        return self.sampler.predict(self.test.images, self.test.labels)
+        return self.sampler.predict(self.test.inputs, self.test.targets)
 
     @cached_property
     def mc_val(self) -> McPrediction:
         """The prediction of MC Dropout on val."""
-        return self.sampler.predict(self.val.images, self.val.labels)
+        return self.sampler.predict(self.val.inputs, self.val.targets)
 
     @cached_property
     def on_test(self) -> dict[str, Floats]:
         """Distributions on test by arm, (N, C) each."""
-        return {"plain": self.plain(self.test.images), "mc": self.mc_test.probs}
+        return {"plain": self.plain(self.test.inputs), "mc": self.mc_test.probs}
 
     @cached_property
     def on_val(self) -> dict[str, Floats]:
         """Distributions on val by arm, (N, C) each."""
-        return {"plain": self.plain(self.val.images), "mc": self.mc_val.probs}
+        return {"plain": self.plain(self.val.inputs), "mc": self.mc_val.probs}
 
 
 def plain_probs(model: keras.Model, images: Images, settings: McDropout) -> Floats:
@@ -105,8 +105,8 @@ def evaluate(evaluated: EvaluatedModel) -> Evaluation:
     Raises:
         ModelError: The model has no active dropout, cannot be converted, or fails the self-test.
     """
-    certificate = certify(evaluated.model, evaluated.sampler, evaluated.test.images)
-    labels = evaluated.test.labels
+    certificate = certify(evaluated.model, evaluated.sampler, evaluated.test.inputs)
+    labels = evaluated.test.targets
     mc = evaluated.mc_test
     mc_measures = metrics.summary(mc.probs, labels)
     mc_measures.update(_uncertainty(mc))

@@ -32,7 +32,7 @@ class Selective:
             evaluated: The model with its examples.
             class_names: A name for each class; the number of the class is shown without it.
         """
-        labels = evaluated.test.labels
+        labels = evaluated.test.targets
         doubts = _doubts(evaluated)
         right = {}
         for arm, probs in evaluated.on_test.items():
@@ -90,8 +90,8 @@ def _doubts(evaluated: EvaluatedModel) -> dict[str, Floats]:
 
 def _extremes(evaluated: EvaluatedModel, doubt: Floats, class_names: Sequence[str]) -> Figure:
     answers = evaluated.mc_test.probs.argmax(axis=1)
-    titles = _titles(answers, evaluated.test.labels, class_names)
-    return figures.extremes(evaluated.test.images, titles, doubt)
+    titles = _titles(answers, evaluated.test.targets, class_names)
+    return figures.extremes(evaluated.test.inputs, titles, doubt)
 
 
 def _titles(answers: Ints, labels: Ints, class_names: Sequence[str]) -> list[str]:

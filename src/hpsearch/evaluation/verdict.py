@@ -49,7 +49,7 @@ class Verdict:
         found = compare(
             evaluated.on_test["plain"],
             evaluated.on_test["mc"],
-            evaluated.test.labels,
+            evaluated.test.targets,
             n_resamples=self.n_resamples,
             level=self.level,
             seed=self.seed,
@@ -115,8 +115,8 @@ class Verdict:
         summaries = []
         for place in range(self.n_seeds):
             seed = derive(evaluated.settings.seed, "spread", place)
-            prediction = evaluated.sampler.predict(evaluated.test.images, seed=seed)
-            summary = metrics.summary(prediction.probs, evaluated.test.labels)
+            prediction = evaluated.sampler.predict(evaluated.test.inputs, seed=seed)
+            summary = metrics.summary(prediction.probs, evaluated.test.targets)
             summaries.append(summary)
         ddof = min(1, self.n_seeds - 1)
         spread = {}

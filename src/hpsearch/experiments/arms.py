@@ -140,7 +140,7 @@ class Workbench:
     @cached_property
     def statistics(self) -> DataStatistics:
         """The shape, classes and statistics of the data that architectures need."""
-        return measure(self.data.train.images, self.data.n_classes)
+        return measure(self.data.train.inputs, self.data.n_classes)
 
     def hypermodel(self, arm: Arm) -> keras_tuner.HyperModel:
         """Return the HyperModel of an arm, with the settings that are hyperparameters here."""
@@ -247,7 +247,7 @@ class Workbench:
         They are measured on the first 1000 validation images.
         """
         val = self.data.val
-        layers = inspect_layers(model, val.images[:1000], val.labels[:1000])
+        layers = inspect_layers(model, val.inputs[:1000], val.targets[:1000])
         for name, values in layers.items():
             measured.layers[f"{when}/{name}"] = values
 
@@ -258,7 +258,7 @@ class Workbench:
         """
         if "time/epoch_s" not in scalars:
             return
-        n = len(self.data.train.labels)
+        n = len(self.data.train.targets)
         seconds = scalars["time/epoch_s"]
         n_steps = n // min(batch_size, n)
         scalars["time/step_ms"] = 1000 * seconds / n_steps

@@ -46,7 +46,7 @@ class Latency:
 
     def __call__(self, bench: Workbench, trained: Trained) -> dict[str, float]:
         """Return the latencies; a model without active dropout has none of MC Dropout."""
-        images = bench.data.val.images[: self.n_images]
+        images = bench.data.val.inputs[: self.n_images]
         per_image = 1000 / len(images)
         # `predict` costs more than a small net does.
         model = compiled(lambda batch: trained.model(batch, training=False))
@@ -98,8 +98,8 @@ class OnTest:
         try:
             found.update(evaluate(evaluated).metrics())
         except ModelError:
-            probs = evaluated.plain(self.test.images)
-            summary = metrics.summary(probs, self.test.labels)
+            probs = evaluated.plain(self.test.inputs)
+            summary = metrics.summary(probs, self.test.targets)
             for key, value in summary.items():
                 found[f"test/plain/{key}"] = value
         return found
@@ -139,10 +139,10 @@ def on_validation(bench: Workbench, trained: Trained) -> dict[str, float]:
     That model is pruned, and its NLL is without the penalties that its loss had.
     """
     val = bench.data.val
-    probs = trained.model.predict(val.images, verbose=0)
+    probs = trained.model.predict(val.inputs, verbose=0)
     return {
-        "kept/val/accuracy": metrics.accuracy(probs, val.labels),
-        "kept/val/nll": metrics.nll(probs, val.labels),
+        "kept/val/accuracy": metrics.accuracy(probs, val.targets),
+        "kept/val/nll": metrics.nll(probs, val.targets),
     }
 
 

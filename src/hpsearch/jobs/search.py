@@ -152,7 +152,7 @@ class Search:
             registration=self.registration,
             uncertainty=self.uncertainty,
             config=config,
-            shown=data.val.images[:256],
+            shown=data.val.inputs[:256],
             makers=[self.arch.func, self.optimizer.func],
         )
         objective = Objective(
@@ -179,7 +179,7 @@ class Search:
     def _architecture(self, data: SearchData) -> Architecture:
         return Architecture(
             self.arch,
-            statistics=measure(data.train.images, data.n_classes),
+            statistics=measure(data.train.inputs, data.n_classes),
             optimizer=self.optimizer,
             sparsity=self.sparsity,
             space=self.space,
@@ -189,7 +189,7 @@ class Search:
     def _check(self, architecture: Architecture, data: SearchData) -> _Checked:
         """Build a model, so that mistakes show before a study or a run is made."""
         drawn = self._drawn(architecture, seed=0)
-        images = data.train.images
+        images = data.train.inputs
         may_vary = False
         if not owns_fit(drawn.hypermodel):
             self.space.check_used(drawn.hp.asked)
@@ -206,7 +206,7 @@ class Search:
         noise = noise_of(self.training.precision)
         # These are as many images as metrics are built with, so that JAX compiles no operation for
         # another size.
-        shown = data.val.images[:2]
+        shown = data.val.inputs[:2]
         warning = check_before(drawn.model, shown, self.uncertainty, noise)
         asked = Asked(frozenset(drawn.hp.asked), drawn.distributions)
         return _Checked(asked, training, varies=len(structures) > 1, warning=warning)

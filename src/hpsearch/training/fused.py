@@ -313,7 +313,7 @@ class FusedTrainer(Trainer):
         tensors = self._on_device(labels_for(model))
         work = Work(hypermodel, hp, model, 0, lambda *_: None, None, tensors)
         try:
-            structure = structure_of(model, self.data.train.images)
+            structure = structure_of(model, self.data.train.inputs)
             averaging = self._averaging_of(work, order.n_steps)
             kind = (structure, order.batch_size, averaging)
             if self._fused is None:

@@ -152,7 +152,7 @@ class Trainer:
         order = self._order(work)
         structure = None
         try:
-            structure = structure_of(model, self.data.train.images)
+            structure = structure_of(model, self.data.train.inputs)
             program = self._load_program(work, structure, order)
         except NoProgramError as reason:
             told(f"{BY_KERAS} {reason}")
@@ -294,7 +294,7 @@ class Trainer:
         work = Work(hypermodel, hp, model, seed, lambda *_: None, None, tensors)
         order = self._order(work)
         try:
-            structure = structure_of(model, self.data.train.images)
+            structure = structure_of(model, self.data.train.inputs)
             program = self._load_program(work, structure, order)
         except NoProgramError:
             return sweep_by_keras(model, order, self._train, learning_rates, steps_per_point)
@@ -368,7 +368,7 @@ class Trainer:
         return int(hp.values.get(BATCH_SIZE, self.settings.batch_size))
 
     def _order(self, work: Work) -> Order:
-        n_examples = len(self.data.train.labels)
+        n_examples = len(self.data.train.targets)
         batch_size = self.batch_size(work.hp)
         return Order(n_examples, batch_size, self.settings.steps_per_call, work.seed_of_epoch)
 
@@ -440,7 +440,7 @@ def _can_average(optimizer: keras.optimizers.Optimizer) -> bool:
 
 def _arrays(part: Examples, form: str, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Return images and labels, one-hot if `form` says so."""
-    labels = part.labels
+    labels = part.targets
     if form == "onehot":
         labels = keras.utils.to_categorical(labels, n_classes)
-    return part.images, labels
+    return part.inputs, labels
