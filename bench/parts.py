@@ -45,5 +45,5 @@ def like_cifar(n_train: int, n_val: int, seed: int) -> SearchData:
 def hypermodel(config: DictConfig, data: SearchData) -> Any:
     """Return the architecture of a configuration, completed for `data`."""
     return build_hypermodel(
-        part(config.arch), measure(data.train.images, data.n_classes), part(config.optimizer)
+        part(config.arch), measure(data.train.inputs, data.n_classes), part(config.optimizer)
     )

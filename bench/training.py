@@ -48,7 +48,7 @@ def hyperparameters(config: Any) -> keras_tuner.HyperParameters:
 def as_it_comes(config: Any, data: SearchData) -> Arm:
     """Keras's fit on arrays, second epoch of each call."""
     model = hypermodel(config, data).build(hyperparameters(config))
-    val = (data.val.images, data.val.labels)
+    val = (data.val.inputs, data.val.targets)
     size = config.training.batch_size
 
     def epoch() -> float:
@@ -57,8 +57,8 @@ def as_it_comes(config: Any, data: SearchData) -> Arm:
             on_epoch_begin=lambda epoch, logs: begin.append(time.perf_counter())
         )
         model.fit(
-            data.train.images,
-            data.train.labels,
+            data.train.inputs,
+            data.train.targets,
             batch_size=size,
             epochs=1,
             verbose=0,
@@ -246,10 +246,10 @@ def loss_row(given: argparse.Namespace, n_seeds: int = 5) -> Row:
         fitted = trainer.fit(made, hp, made.build(hp), seed, lambda epoch, metrics: None)
         ends["ours"].append(fitted.history[-1]["val/loss"])
         keras.utils.set_random_seed(seed)
-        val = (data.val.images, data.val.labels)
+        val = (data.val.inputs, data.val.targets)
         history = made.build(hp).fit(
-            data.train.images,
-            data.train.labels,
+            data.train.inputs,
+            data.train.targets,
             batch_size=32,
             epochs=epochs,
             verbose=0,

@@ -103,8 +103,8 @@ def by_keras(
 
 def labelled(part: Examples, form: str) -> tuple[np.ndarray, np.ndarray]:
     labels = (
-        keras.utils.to_categorical(part.labels, people.N_CLASSES)
+        keras.utils.to_categorical(part.targets, people.N_CLASSES)
         if form == "onehot"
-        else part.labels
+        else part.targets
     )
-    return part.images, labels
+    return part.inputs, labels

@@ -202,11 +202,11 @@ class Arm:
         )
         train, val = self.data.train, self.data.val
         self.as_it_comes.fit(
-            train.images,
-            train.labels,
+            train.inputs,
+            train.targets,
             batch_size=self.batch_size,
             verbose=0,
-            validation_data=(val.images, val.labels),
+            validation_data=(val.inputs, val.targets),
             callbacks=[stamp],
         )
         return time.perf_counter() - begin[0]

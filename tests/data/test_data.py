@@ -47,7 +47,7 @@ def data(given=None, **settings):
 
 def found(part, images):
     """Return the indices in `images` of the images of a part."""
-    return [int(np.flatnonzero((images == image).all((1, 2, 3)))[0]) for image in part.images]
+    return [int(np.flatnonzero((images == image).all((1, 2, 3)))[0]) for image in part.inputs]
 
 
 def test_a_search_gets_train_and_val_and_an_evaluation_gets_test():
@@ -59,9 +59,9 @@ def test_a_search_gets_train_and_val_and_an_evaluation_gets_test():
     in_train, in_val = found(search.train, given.x_train), found(search.val, given.x_train)
     assert (len(search.train), len(search.val), len(test)) == (48, 12, 20)
     assert sorted(in_train + in_val) == list(range(60))
-    assert np.array_equal(search.train.labels, given.y_train[in_train])
-    assert np.array_equal(search.val.labels, given.y_train[in_val])
-    assert np.array_equal(test.images, given.x_test)
+    assert np.array_equal(search.train.targets, given.y_train[in_train])
+    assert np.array_equal(search.val.targets, given.y_train[in_val])
+    assert np.array_equal(test.inputs, given.x_test)
 
 
 def test_no_test_image_can_be_reached_from_what_a_search_gets():
@@ -74,11 +74,11 @@ def test_no_test_image_can_be_reached_from_what_a_search_gets():
         "class_names",
         "fingerprint",
     }
-    held = [array for part in (search.train, search.val) for array in (part.images, part.labels)]
+    held = [array for part in (search.train, search.val) for array in (part.inputs, part.targets)]
     for array in held:
         assert not np.shares_memory(array, given.x_test)
         assert array.base is None, "a view would lead to the array that it was cut from"
-    seen = {image.tobytes() for part in (search.train, search.val) for image in part.images}
+    seen = {image.tobytes() for part in (search.train, search.val) for image in part.inputs}
     assert not seen & {image.tobytes() for image in given.x_test}
 
 
@@ -228,8 +228,8 @@ def test_forms_that_are_fit_become_one_form():
         y_train=Y[:, None].astype(np.uint8),
     )
     train, test, names = checked(replace(grey, class_names=None), "tiny")
-    assert (train.images.shape, train.images.dtype) == ((60, 4, 5, 1), np.float32)
-    assert (train.labels.shape, train.labels.dtype, test.labels.dtype) == (
+    assert (train.inputs.shape, train.inputs.dtype) == ((60, 4, 5, 1), np.float32)
+    assert (train.targets.shape, train.targets.dtype, test.targets.dtype) == (
         (60,),
         np.int32,
         np.int32,
@@ -239,7 +239,7 @@ def test_forms_that_are_fit_become_one_form():
 
 def test_uint8_images_are_not_copied_by_the_check():
     given = arrays()
-    assert np.shares_memory(checked(given, "tiny")[0].images, given.x_train)
+    assert np.shares_memory(checked(given, "tiny")[0].inputs, given.x_train)
 
 
 def test_fingerprint_tells_every_change():

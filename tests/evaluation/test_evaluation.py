@@ -49,14 +49,14 @@ def examples(seed, n=90):
     rng = np.random.default_rng(seed)
     labels = np.arange(n) % 3
     images = np.clip(rng.normal(80 * labels[:, None, None, None], 60, (n, 4, 4, 1)), 0, 255)
-    return SimpleNamespace(images=images.astype(np.uint8), labels=labels.astype(np.int32))
+    return SimpleNamespace(inputs=images.astype(np.uint8), targets=labels.astype(np.int32))
 
 
 @pytest.fixture(scope="module")
 def evaluated():
     model = net()
     model.compile("adam", "sparse_categorical_crossentropy")
-    model.fit(examples(2).images, examples(2).labels, epochs=3, verbose=0)
+    model.fit(examples(2).inputs, examples(2).targets, epochs=3, verbose=0)
     return EvaluatedModel(
         model, SETTINGS, val=examples(0), test=examples(1), members=[model, net(1)]
     )
@@ -67,7 +67,7 @@ def test_both_arms_are_measured_on_the_same_weights(evaluated):
     plain = evaluated.model.predict(evaluated.test.images, verbose=0)
     assert found.plain["nll"] == pytest.approx(metrics.nll(plain, evaluated.test.labels))
     assert found.mc["nll"] == pytest.approx(
-        metrics.nll(evaluated.mc_test.probs, evaluated.test.labels)
+        metrics.nll(evaluated.mc_test.probs, evaluated.test.targets)
     )
     assert found.mc["mutual_information"] == pytest.approx(
         found.mc["predictive_entropy"] - found.mc["expected_entropy"], abs=1e-6
@@ -117,11 +117,11 @@ def parts():
 def test_every_part_answers_and_the_whole_changes_no_variable(evaluated, parts):
     before, plain = (
         fingerprint(evaluated.model),
-        evaluated.model.predict(evaluated.test.images, verbose=0),
+        evaluated.model.predict(evaluated.test.inputs, verbose=0),
     )
     sections = {name: part.examine(evaluated) for name, part in parts.items()}
     assert fingerprint(evaluated.model) == before
-    np.testing.assert_array_equal(evaluated.model.predict(evaluated.test.images, verbose=0), plain)
+    np.testing.assert_array_equal(evaluated.model.predict(evaluated.test.inputs, verbose=0), plain)
     assert all(section.text and (section.table or section.figures) for section in sections.values())
     found = {key: value for section in sections.values() for key, value in section.metrics.items()}
     assert all(np.isfinite(value) for value in found.values())

@@ -64,7 +64,7 @@ def trained(sparsity, *, normalization="none", activation="elu", strength=None):
         dropout_after="last",
     )
     optimizer = keras.optimizers.Nadam
-    hypermodel = build_hypermodel(factory, measure(DATA.train.images, 3), optimizer, sparsity)
+    hypermodel = build_hypermodel(factory, measure(DATA.train.inputs, 3), optimizer, sparsity)
     keras.utils.set_random_seed(0)
     hp = keras_tuner.HyperParameters()
     hp.values.update({"learning_rate": 0.01, "momentum": 0.9, "dropout_rate": 0.1})
@@ -180,7 +180,7 @@ def test_mistakes_are_one_sentence_each():
         def build(self, hp):
             raise NotImplementedError
 
-    statistics = measure(DATA.train.images, 3)
+    statistics = measure(DATA.train.inputs, 3)
     with pytest.raises(ModelError, match="Other knows no sparse layers"):
         build_hypermodel(
             functools.partial(Other), statistics, keras.optimizers.Adam, L1(1e-6, 1e-3, 0.1)

@@ -53,7 +53,7 @@ def data():
 def folder(data, tmp_path_factory):
     model = small()
     model.compile("adam", "sparse_categorical_crossentropy")
-    model.fit(data.train.images, data.train.labels, epochs=5, verbose=0)
+    model.fit(data.train.inputs, data.train.targets, epochs=5, verbose=0)
     made = tmp_path_factory.mktemp("saved") / "model"
     REGISTRATION.save(model, made, data, SETTINGS)
     return made
@@ -65,7 +65,7 @@ def served(folder):
 
 
 def test_an_answer_has_class_uncertainty_set_and_flag(served, data):
-    images = data.val.images[:5]
+    images = data.val.inputs[:5]
     answer = served.predict(images)
     probs = np.stack(answer["probabilities"])
     assert [NAMES[i] for i in probs.argmax(axis=1)] == answer["class"].tolist()
@@ -75,13 +75,13 @@ def test_an_answer_has_class_uncertainty_set_and_flag(served, data):
     assert (answer["mutual_information"] > 0).all()
     assert (answer["mutual_information"] <= answer["predictive_entropy"]).all()
     assert answer["abstain"].tolist() == [len(held) != 1 for held in answer["conformal_set"]]
-    held = served.predict(data.val.images)["conformal_set"]
-    covered = np.mean([NAMES[y] in s for y, s in zip(data.val.labels, held, strict=True)])
+    held = served.predict(data.val.inputs)["conformal_set"]
+    covered = np.mean([NAMES[y] in s for y, s in zip(data.val.targets, held, strict=True)])
     assert covered >= 0.9
 
 
 def test_a_stored_seed_gives_the_same_answer_and_another_one_another(served, data):
-    images = data.val.images[:3]
+    images = data.val.inputs[:3]
     first, again, other = (
         np.stack(served.predict(images, {"seed": s})["probabilities"]) for s in (7, 7, 8)
     )
@@ -91,15 +91,15 @@ def test_a_stored_seed_gives_the_same_answer_and_another_one_another(served, dat
 
 def test_plain_is_keras_own_answer_and_the_keras_flavour_has_the_same_weights(served, folder, data):
     model = mlflow.keras.load_model(str(folder))
-    answer = served.predict(data.val.images[:6], {"method": "plain"})
+    answer = served.predict(data.val.inputs[:6], {"method": "plain"})
     np.testing.assert_allclose(
-        np.stack(answer["probabilities"]), model.predict(data.val.images[:6], verbose=0), atol=1e-6
+        np.stack(answer["probabilities"]), model.predict(data.val.inputs[:6], verbose=0), atol=1e-6
     )
     assert not answer["mutual_information"].any()
 
 
 def test_samples_are_those_whose_mean_is_answered(served, data):
-    answer = served.predict(data.val.images[:3], {"return_samples": True, "n_samples": 12})
+    answer = served.predict(data.val.inputs[:3], {"return_samples": True, "n_samples": 12})
     samples = np.stack(answer["samples"])
     assert samples.shape == (3, 12, 3)
     np.testing.assert_allclose(samples.mean(axis=1), np.stack(answer["probabilities"]), atol=1e-6)
@@ -113,15 +113,15 @@ def test_nothing_of_it_is_a_pickle(folder):
 def test_a_model_without_dropout_is_served_plainly(data, tmp_path):
     REGISTRATION.save(small(rate=0.0), tmp_path / "model", data, SETTINGS)
     plain = mlflow.pyfunc.load_model(str(tmp_path / "model"))
-    assert not plain.predict(data.val.images[:2])["mutual_information"].any()
+    assert not plain.predict(data.val.inputs[:2])["mutual_information"].any()
     with pytest.raises(mlflow.exceptions.MlflowException, match="this model has no dropout"):
-        plain.predict(data.val.images[:2], {"method": "mc"})
+        plain.predict(data.val.inputs[:2], {"method": "mc"})
 
 
 def test_the_champion_moves_only_for_more_than_luck(data):
     untrained, trained = small(), small()
     trained.compile("adam", "sparse_categorical_crossentropy")
-    trained.fit(data.train.images, data.train.labels, epochs=5, verbose=0)
+    trained.fit(data.train.inputs, data.train.targets, epochs=5, verbose=0)
     better, why = REGISTRATION.compare(trained, untrained, data.val, SETTINGS)
     assert better
     assert "better by more than chance" in why

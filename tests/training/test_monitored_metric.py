@@ -174,7 +174,7 @@ def test_a_metric_of_several_numbers_is_none_to_monitor_but_each_of_them_is():
 def test_names_are_those_of_the_logs():
     metrics = [surprise, "accuracy", K.SparseCategoricalAccuracy(), DirectedDistance()]
     model, data = net(metrics, ["accuracy", "accuracy", SPARSE]), search_data()
-    logs = model.fit(data.train.images, data.train.labels, verbose=0).history
+    logs = model.fit(data.train.inputs, data.train.targets, verbose=0).history
     for name in set(logs) - {"surprise"}:
         assert found(net(metrics, ["accuracy", "accuracy", SPARSE]), f"val/{name}") is not None
     with pytest.raises(ConfigError) as refused:

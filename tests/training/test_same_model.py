@@ -101,7 +101,7 @@ def test_two_thirds_of_what_people_write_go_by_the_program() -> None:
 def test_the_model_has_the_value_that_is_reported(name: str, data: SearchData) -> None:
     epochs, model, _ = trained(people.BUILDS[name], data)
     measured = model.evaluate(
-        data.val.images, data.val.labels, verbose=0, return_dict=True, batch_size=VAL_BATCH_SIZE
+        data.val.inputs, data.val.targets, verbose=0, return_dict=True, batch_size=VAL_BATCH_SIZE
     )
     assert measured["loss"] == pytest.approx(min(epoch["val/loss"] for epoch in epochs), rel=1e-5)
 

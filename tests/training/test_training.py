@@ -172,7 +172,7 @@ def test_the_seventh_trial_equals_it_alone() -> None:
 def test_best_weights_are_those_of_the_best_epoch() -> None:
     data = search_data()
     model, fitted, _ = fit(trainer(), learning_rate=0.3)
-    measured = model.evaluate(data.val.images, data.val.labels, verbose=0)[0]
+    measured = model.evaluate(data.val.inputs, data.val.targets, verbose=0)[0]
     assert measured == pytest.approx(fitted.metrics["val/loss"], rel=1e-4)
     assert fitted.metrics["val/loss"] == min(m["val/loss"] for m in fitted.history)
 

@@ -23,8 +23,8 @@ from hpsearch.errors import DataError, first_line
 
 
 @contextmanager
-def _whole(expected: str) -> Iterator[None]:
-    """Raise DataError, with what was expected, where the block finds damage."""
+def _whole(where: str | Path, kind: str, found: str) -> Iterator[None]:
+    """Raise DataError where the block finds damage in what should be whole."""
     try:
         yield
     except (
@@ -35,7 +35,9 @@ def _whole(expected: str) -> Iterator[None]:
         zipfile.BadZipFile,
         tarfile.TarError,
     ) as error:
-        raise DataError(f"Expected {expected} ({first_line(error)}).") from error
+        raise DataError(
+            f"Expected {where} to be a whole {kind}, received {found} ({first_line(error)})."
+        ) from error
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -56,7 +58,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     required = ("x_train", "y_train", "x_test", "y_test")
     arrays = {}
     with (
-        _whole(f"{path} to be a whole .npz file, received a damaged one"),
+        _whole(path, ".npz file", "a damaged one"),
         np.load(path, allow_pickle=False) as file,
     ):
         missing = [key for key in required if key not in file.files]
@@ -74,7 +76,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 
 def _member(file: Mapping[str, object], key: str, path: Path) -> np.ndarray:
     where = f"{key} in {path}"
-    with _whole(f"{where} to be a whole array of numbers, received one that cannot be read"):
+    with _whole(where, "array of numbers", "one that cannot be read"):
         array = file[key]
     if not isinstance(array, np.ndarray):  # numpy returns the bytes of a member that is no .npy
         raise DataError(f"Expected {where} to be an array, received a file of another kind.")
@@ -93,7 +95,7 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
     """
     if not path.is_file():
         raise DataError(f"Expected a gzipped idx file at {path}, received {_what_is_at(path)}.")
-    with _whole(f"{path} to be a whole gzip file, received a damaged one"):
+    with _whole(path, "gzip file", "a damaged one"):
         data = gzip.decompress(path.read_bytes())
     # The header is two zero bytes, 8 for uint8, the number of axes, and the length of each axis as
     # a big-endian int32.
@@ -161,8 +163,8 @@ def _in_folder(path: Path, limits: Mapping[str, int]) -> Iterator[_File]:
 
 
 def _in_archive(path: Path, limits: Mapping[str, int]) -> Iterator[_File]:
-    expected = f"{path} to be a whole tar.gz archive, received a truncated or altered one"
-    with _whole(expected), gzip.open(path) as whole:
+    damage = _whole(path, "tar.gz archive", "a truncated or altered one")
+    with damage, gzip.open(path) as whole:
         with tarfile.open(fileobj=whole, mode="r|") as tar:
             for member in tar:
                 name = Path(member.name).name

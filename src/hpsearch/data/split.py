@@ -23,18 +23,18 @@ Labels = NDArray[np.int32]
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Images and their labels.
+    """Inputs of a model and the targets that belong to them.
 
     Attributes:
-        images: (N, H, W, channels), uint8 or float32.
-        labels: (N,) int32, from 0 to C - 1 for C classes.
+        inputs: Images, (N, H, W, channels), uint8 or float32.
+        targets: Labels, (N,) int32, from 0 to C - 1 for C classes.
     """
 
-    images: Images
-    labels: Labels
+    inputs: Images
+    targets: Labels
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.targets)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ class SearchData:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width and channels."""
-        _, height, width, channels = self.train.images.shape
+        _, height, width, channels = self.train.inputs.shape
         return height, width, channels
 
     @property
@@ -104,9 +104,9 @@ class Data:
     @cached_property
     def _parts(self) -> tuple[SearchData, Examples]:
         whole, test, class_names = checked(self.load(), self.name)
-        in_train, in_val = split(whole.labels, self.n_train, self.n_val, self.split_seed)
-        train = Examples(whole.images[in_train], whole.labels[in_train])
-        val = Examples(whole.images[in_val], whole.labels[in_val])
+        in_train, in_val = split(whole.targets, self.n_train, self.n_val, self.split_seed)
+        train = Examples(whole.inputs[in_train], whole.targets[in_train])
+        val = Examples(whole.inputs[in_val], whole.targets[in_val])
         digits = fingerprint(train, val, test)
         return SearchData(self.name, train, val, class_names, digits), test
 
@@ -133,21 +133,21 @@ def checked(arrays: Arrays, name: str) -> tuple[Examples, Examples, tuple[str, .
         _labels(arrays.y_test, name, "y_test"),
     )
     for part, examples in (("train", train), ("test", test)):
-        n_images = len(examples.images)
+        n_images = len(examples.inputs)
         n_labels = len(examples)
         if n_images != n_labels:
             raise DataError(
                 f"Expected as many labels in y_{part} as images in x_{part} of {name}, "
                 f"received {n_labels:,} labels for {n_images:,} images."
             )
-    of_train = f"{train.images.shape[1:]} {train.images.dtype}"
-    of_test = f"{test.images.shape[1:]} {test.images.dtype}"
+    of_train = f"{train.inputs.shape[1:]} {train.inputs.dtype}"
+    of_test = f"{test.inputs.shape[1:]} {test.inputs.dtype}"
     if of_train != of_test:
         raise DataError(
             f"Expected images of one shape and dtype in x_train and x_test of {name}, received "
             f"{of_train} and {of_test}."
         )
-    class_names = _class_names(arrays.class_names, train.labels, test.labels, name)
+    class_names = _class_names(arrays.class_names, train.targets, test.targets, name)
     return train, test, class_names
 
 
@@ -309,7 +309,7 @@ def fingerprint(*parts: Examples) -> str:
     """
     digest = hashlib.sha256()
     for part in parts:
-        for array in (part.images, part.labels):
+        for array in (part.inputs, part.targets):
             header = f"{array.shape} {array.dtype.str};"
             digest.update(header.encode())
             digest.update(np.ascontiguousarray(array).data)

@@ -64,7 +64,7 @@ class EvaluatedModel:
     @cached_property
     def mc_test(self) -> McPrediction:
         """The prediction of MC Dropout on test."""
-        return self.sampler.predict(self.test.images, self.test.labels)
+        return self.sampler.predict(self.test.inputs, self.test.targets)
 
     @cached_property
     def on_test(self) -> dict[str, Floats]:

@@ -51,7 +51,7 @@ class OutOfDistribution:
         """
         if self.data is None:
             return None
-        known = evaluated.test.images[: self.n_images]
+        known = evaluated.test.inputs[: self.n_images]
         unknown = fitted(self._unknown(self.data), known)
         scores = []
         for images in (known, unknown):
@@ -81,12 +81,12 @@ class OutOfDistribution:
         examples = data.test()
         chosen = np.ones(len(examples), bool)
         if self.classes is not None:
-            chosen = np.isin(examples.labels, self.classes)
+            chosen = np.isin(examples.targets, self.classes)
         if not chosen.any():
             raise DataError(
                 f"Expected test images of classes {self.classes} in {data.name}, received none."
             )
-        return examples.images[chosen][: self.n_images]
+        return examples.inputs[chosen][: self.n_images]
 
 
 def uncertainties(plain: Floats, mc: McPrediction) -> dict[str, Floats]:

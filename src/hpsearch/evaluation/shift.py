@@ -64,8 +64,8 @@ class Shift:
 
     def examine(self, evaluated: EvaluatedModel) -> Section:
         """Measure both arms at each severity of each corruption."""
-        images = evaluated.test.images[: self.n_images]
-        labels = evaluated.test.labels[: self.n_images]
+        images = evaluated.test.inputs[: self.n_images]
+        labels = evaluated.test.targets[: self.n_images]
         clean = self._measure(evaluated, images, labels)
         means = {key: [value] for key, value in clean.items()}
         curves: dict[str, list[tuple[int, float]]] = defaultdict(list)

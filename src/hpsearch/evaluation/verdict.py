@@ -49,7 +49,7 @@ class Verdict:
         found = compare(
             evaluated.on_test["plain"],
             evaluated.on_test["mc"],
-            evaluated.test.labels,
+            evaluated.test.targets,
             n_resamples=self.n_resamples,
             level=self.level,
             seed=self.seed,

@@ -216,7 +216,7 @@ class Workbench:
     @cached_property
     def statistics(self) -> DataStatistics:
         """The shape, classes and statistics of the data that architectures need."""
-        return measure(self.data.train.images, self.data.n_classes)
+        return measure(self.data.train.inputs, self.data.n_classes)
 
     def drawn(self, arm: Arm) -> tuple[keras_tuner.HyperModel, keras_tuner.HyperParameters]:
         """Return the HyperModel of an arm and the hyperparameters that it builds from.
@@ -318,7 +318,7 @@ class Workbench:
         if not self._inspect:
             return
         val = self.data.val
-        layers = inspect_layers(model, val.images[:1000], val.labels[:1000])
+        layers = inspect_layers(model, val.inputs[:1000], val.targets[:1000])
         for name, values in layers.items():
             measured.layers[f"{when}/{name}"] = values
 

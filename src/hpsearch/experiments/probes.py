@@ -122,10 +122,10 @@ def on_validation(bench: Workbench, trained: Trained) -> dict[str, float]:
     That model is pruned, and its NLL is without the penalties that its loss had.
     """
     val = bench.data.val
-    probs = trained.model.predict(val.images, verbose=0)
+    probs = trained.model.predict(val.inputs, verbose=0)
     return {
-        "kept/val/accuracy": metrics.accuracy(probs, val.labels),
-        "kept/val/nll": metrics.nll(probs, val.labels),
+        "kept/val/accuracy": metrics.accuracy(probs, val.targets),
+        "kept/val/nll": metrics.nll(probs, val.targets),
     }
 
 

@@ -204,7 +204,7 @@ def _key_values(
     """Return the pairs at the head of the page, each with its name."""
     settings = evaluated.settings
     n_val = len(data.val)
-    n_test = len(evaluated.test.labels)
+    n_test = len(evaluated.test.targets)
     key_values = [
         ("model", name),
         ("data", f"{data.name}: {n_val:,} validation and {n_test:,} test images"),

@@ -158,7 +158,7 @@ class Search:
     def _architecture(self, data: SearchData) -> Architecture:
         return Architecture(
             self.arch,
-            statistics=measure(data.train.images, data.n_classes),
+            statistics=measure(data.train.inputs, data.n_classes),
             optimizer=self.optimizer,
             sparsity=self.sparsity,
             space=self.space,
@@ -168,7 +168,7 @@ class Search:
     def _check(self, architecture: Architecture, data: SearchData) -> _Checked:
         """Build a model, so that mistakes show before a study or a run is made."""
         drawn = self._drawn(architecture, seed=0)
-        images = data.train.images
+        images = data.train.inputs
         may_vary = False
         if not owns_fit(drawn.hypermodel):
             self.space.check_used(drawn.hp.asked)

@@ -73,4 +73,6 @@ def _current_name(path: str) -> str:
     if path in MOVED:
         return MOVED[path]
     module, _, name = path.rpartition(".")
-    return f"{MOVED[module]}.{name}" if module in MOVED else path
+    if module in MOVED:
+        return f"{MOVED[module]}.{name}"
+    return path

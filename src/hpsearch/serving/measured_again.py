@@ -164,7 +164,7 @@ def measure_again(folder: Path, val: Examples, n_classes: int, expected: Expecte
     with tempfile.TemporaryDirectory() as made:
         place = Path(made)
         data = place / "val.npz"
-        np.savez(data, images=val.images, labels=val.labels)
+        np.savez(data, images=val.inputs, labels=val.targets)
         n_outputs = 1
         if expected.outputs is not None:
             n_outputs = len(expected.outputs)

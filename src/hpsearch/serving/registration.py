@@ -85,14 +85,14 @@ class Registration:
             settings: Settings of MC Dropout; `from_logits` and `batch_size` are used.
         """
         val = data.val
-        mine = plain_probs(challenger, val.images, settings)
-        counts = np.bincount(data.train.labels, minlength=data.n_classes)
+        mine = plain_probs(challenger, val.inputs, settings)
+        counts = np.bincount(data.train.targets, minlength=data.n_classes)
         shares = counts / len(data.train)
         chance = np.tile(shares, (len(mine), 1))
         measure = self.measure
         if measure == "ece":  # to answer each image with the shares is calibrated, too
             measure = "nll"
-        found = self._difference(chance, mine, val.labels, measure)
+        found = self._difference(chance, mine, val.targets, measure)
         if found.verdict(self.level) != "better":
             of_chance, own = found.values
             return False, (
@@ -120,9 +120,9 @@ class Registration:
         same_outputs = champion.output_shape == challenger.output_shape
         if not same_inputs or not same_outputs:
             return False, "the champion is for other images or classes"
-        theirs = plain_probs(champion, val.images, settings)
-        mine = plain_probs(challenger, val.images, settings)
-        found = self._difference(theirs, mine, val.labels, self.measure)
+        theirs = plain_probs(champion, val.inputs, settings)
+        mine = plain_probs(challenger, val.inputs, settings)
+        found = self._difference(theirs, mine, val.targets, self.measure)
         is_better = found.verdict(self.level) == "better"
         how = "better by more than chance"
         if not is_better:
@@ -183,7 +183,7 @@ class Registration:
                 artifacts={"served": str(served)},
                 code_paths=[str(here.parent), *own_paths],
                 signature=_signature(data, settings, record.default_method),
-                input_example=data.val.images[:2],
+                input_example=data.val.inputs[:2],
                 pip_requirements=_requirements(own),
             )
         _add_keras_flavor(folder, modules)
@@ -192,8 +192,8 @@ class Registration:
         self, model: keras.Model, data: SearchData, settings: McDropout
     ) -> dict[str, float]:
         """Return the threshold of the conformal sets by method."""
-        images = data.val.images
-        labels = data.val.labels
+        images = data.val.inputs
+        labels = data.val.targets
         plain = plain_probs(model, images, settings)
         found = {"plain": ConformalSets(plain, labels, self.coverage).threshold}
         with contextlib.suppress(ModelError):  # a model without dropout is served without "mc"
@@ -232,7 +232,7 @@ def _requirements(own: OwnCode) -> list[str]:
 
 def _signature(data: SearchData, settings: McDropout, method: str) -> ModelSignature:
     # The input has no name, or MLflow would pass a dictionary to a model that takes an array.
-    images = TensorSpec(data.train.images.dtype, (-1, *data.image_shape))
+    images = TensorSpec(data.train.inputs.dtype, (-1, *data.image_shape))
     params = [
         ParamSpec("method", "string", method),
         ParamSpec("n_samples", "long", settings.n_samples),

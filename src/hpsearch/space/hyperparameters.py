@@ -108,7 +108,8 @@ def _fitted(bound: Rule, hp: kinds.HyperParameter) -> Rule:
         return bound
     if kind is float:
         return replace(bound, low=float(bound.low), high=float(bound.high), integer=False)
-    raise _unusable(hp, f"low={bound.low}, high={bound.high}")
+    received = f"low={bound.low}, high={bound.high}"
+    raise SpaceError(f"Expected space.bounds.{hp.name} to hold {_wanted(hp)}; received {received}.")
 
 
 def _fitted_value(value: Value, hp: kinds.HyperParameter) -> Value:
@@ -122,7 +123,7 @@ def _fitted_value(value: Value, hp: kinds.HyperParameter) -> Value:
     # word does not work.
     if isinstance(value, kind) and (kind is bool or value in hp.values):
         return value
-    raise _unusable(hp, repr(value))
+    raise SpaceError(f"Expected space.bounds.{hp.name} to hold {_wanted(hp)}; received {value!r}.")
 
 
 def _kind(hp: kinds.HyperParameter) -> type[Value]:
@@ -137,10 +138,10 @@ def _kind(hp: kinds.HyperParameter) -> type[Value]:
     return float
 
 
-def _unusable(hp: kinds.HyperParameter, received: str) -> SpaceError:
-    """Return the error of a bound that holds values that a hyperparameter cannot have."""
+def _wanted(hp: kinds.HyperParameter) -> str:
+    """Return in words which values a hyperparameter can have."""
+    kind = _kind(hp)
+    if kind is str:
+        return f"one of {', '.join(hp.values)}"
     words = {bool: "true or false", int: "whole numbers", float: "numbers"}
-    wanted = words.get(_kind(hp))
-    if wanted is None:
-        wanted = f"one of {', '.join(map(str, hp.values))}"
-    return SpaceError(f"Expected space.bounds.{hp.name} to hold {wanted}; received {received}.")
+    return words[kind]

@@ -112,8 +112,8 @@ class ParentRun(TrackedRun):
     def data(self, data: SearchData, source: str) -> None:
         """Log the data set as an input of the run; `source` says where it comes from."""
         profile = {
-            "n_train": len(data.train.labels),
-            "n_val": len(data.val.labels),
+            "n_train": len(data.train.targets),
+            "n_val": len(data.val.targets),
             "n_classes": data.n_classes,
         }
         shape = "x".join(map(str, data.image_shape))

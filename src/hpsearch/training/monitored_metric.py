@@ -105,8 +105,8 @@ def _reported(model: keras.Model, data: SearchData, form: str) -> Mapping[str, D
         data: The data that has the images.
         form: The form of the labels, as `labels_for` returns it.
     """
-    images = data.train.images[:2]
-    labels = data.train.labels[:2]
+    images = data.train.inputs[:2]
+    labels = data.train.targets[:2]
     if form == "onehot":
         labels = keras.utils.to_categorical(labels, data.n_classes)
     outputs = model(images)
