@@ -121,7 +121,7 @@ class Arm:
         the answer.
         """
         work = self.work()
-        structure = structure_of(work.model, self.data.train.images)
+        structure = structure_of(work.model, self.data.train.inputs)
         self.trainer._load_program(work, structure)
 
     def model(self) -> keras.Model:

@@ -64,8 +64,8 @@ def evaluated():
 
 def test_both_arms_are_measured_on_the_same_weights(evaluated):
     found = evaluated.evaluate()
-    plain = evaluated.model.predict(evaluated.test.images, verbose=0)
-    assert found.plain["nll"] == pytest.approx(metrics.nll(plain, evaluated.test.labels))
+    plain = evaluated.model.predict(evaluated.test.inputs, verbose=0)
+    assert found.plain["nll"] == pytest.approx(metrics.nll(plain, evaluated.test.targets))
     assert found.mc["nll"] == pytest.approx(
         metrics.nll(evaluated.mc_test.probs, evaluated.test.targets)
     )

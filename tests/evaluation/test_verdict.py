@@ -65,7 +65,7 @@ def test_there_are_enough_resamples_for_a_corrected_p_below_the_level():
 
 def test_the_table_and_the_values_are_those_of_the_comparison(evaluated):
     section = settings().examine(evaluated)
-    plain, mc, labels = evaluated.on_test["plain"], evaluated.on_test["mc"], evaluated.test.labels
+    plain, mc, labels = evaluated.on_test["plain"], evaluated.on_test["mc"], evaluated.test.targets
     found = compare(plain, mc, labels, n_resamples=200, level=0.05, seed=7)
     assert section.title == "Verdict"
     assert section.table[0] == (
@@ -84,7 +84,7 @@ def test_the_table_and_the_values_are_those_of_the_comparison(evaluated):
         of_seeds = []
         for place in range(3):
             seed = derive(MC_DROPOUT.seed, "spread", place)
-            probs = evaluated.sampler.predict(evaluated.test.images, seed=seed).probs
+            probs = evaluated.sampler.predict(evaluated.test.inputs, seed=seed).probs
             of_seeds.append(metrics.summary(probs, labels)[measure])
         spreads[measure] = np.std(of_seeds, ddof=1)
     assert spreads["nll"] > 0

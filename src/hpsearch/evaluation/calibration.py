@@ -52,13 +52,13 @@ class Calibration:
 
     def examine(self, evaluated: EvaluatedModel) -> Section:
         """Measure both arms on test, before and after temperature scaling on val."""
-        labels = evaluated.test.labels
+        labels = evaluated.test.targets
         rows = [self._HEAD]
         found = {}
         confidences = {}
         rights = {}
         for arm, probs in evaluated.on_test.items():
-            fitted = temperature(evaluated.on_val[arm], evaluated.val.labels)
+            fitted = temperature(evaluated.on_val[arm], evaluated.val.targets)
             after = scaled(probs, fitted)
             arm_after = f"{arm}, scaled"
             confidences[arm] = probs.max(axis=1)
@@ -182,8 +182,8 @@ class Conformal:
 
     def examine(self, evaluated: EvaluatedModel) -> Section:
         """Measure coverage and mean size on test of sets that are made on val."""
-        val_labels = evaluated.val.labels
-        labels = evaluated.test.labels
+        val_labels = evaluated.val.targets
+        labels = evaluated.test.targets
         places = np.arange(len(labels))
         rows = [("arm", "coverage", "mean size", "empty", "single")]
         found = {}

@@ -49,8 +49,8 @@ class DropoutRates:
         val = evaluated.val
         on_val = {}
         for choice, rates in tried.items():
-            mc = evaluated.sampler.predict(val.images, n_samples=self.n_samples, rates=rates)
-            on_val[choice] = metrics.nll(mc.probs, val.labels)
+            mc = evaluated.sampler.predict(val.inputs, n_samples=self.n_samples, rates=rates)
+            on_val[choice] = metrics.nll(mc.probs, val.targets)
         ranked = sorted(on_val, key=on_val.__getitem__)
         best = ranked[0]
         found = self._compared(evaluated, tried[best])
@@ -107,11 +107,11 @@ class DropoutRates:
     def _compared(self, evaluated: EvaluatedModel, rates: Sequence[float]) -> list[Difference]:
         """Return the differences on test between the model's own rates and these rates."""
         test = evaluated.test
-        tuned = evaluated.sampler.predict(test.images, rates=rates)
+        tuned = evaluated.sampler.predict(test.inputs, rates=rates)
         return compare(
             evaluated.on_test["mc"],
             tuned.probs,
-            test.labels,
+            test.targets,
             n_resamples=self.n_resamples,
             level=self.level,
             seed=self.seed,

@@ -119,14 +119,14 @@ def _scaled_nll(models: Sequence[EvaluatedModel], arm: str) -> float:
     val = np.mean([model.on_val[arm] for model in models], axis=0)
     test = np.mean([model.on_test[arm] for model in models], axis=0)
     first = models[0]
-    fitted = temperature(val, first.val.labels)
-    return metrics.nll(scaled(test, fitted), first.test.labels)
+    fitted = temperature(val, first.val.targets)
+    return metrics.nll(scaled(test, fitted), first.test.targets)
 
 
 def _measures(models: Sequence[EvaluatedModel], arm: str) -> dict[str, float]:
     """Return the measures of an ensemble, whose prediction is the mean of its members'."""
     probs = np.mean([model.on_test[arm] for model in models], axis=0)
-    labels = models[0].test.labels
+    labels = models[0].test.targets
     return {
         "accuracy": metrics.accuracy(probs, labels),
         "nll": metrics.nll(probs, labels),

@@ -69,13 +69,13 @@ class EvaluatedModel:
     @cached_property
     def on_test(self) -> dict[str, Floats]:
         """Distributions on test by arm, (N, C) each."""
-        plain = self.plain(self.test.images)
+        plain = self.plain(self.test.inputs)
         return {"plain": plain, "mc": self.mc_test.probs}
 
     @cached_property
     def on_val(self) -> dict[str, Floats]:
         """Distributions on val by arm, (N, C) each."""
-        images = self.val.images
+        images = self.val.inputs
         plain = self.plain(images)
         mc = self.sampler.predict(images)
         return {"plain": plain, "mc": mc.probs}
@@ -87,8 +87,8 @@ class EvaluatedModel:
             ModelError: The model has no active dropout, cannot be converted, or fails the
                 self-test.
         """
-        certificate = Certificate.of(self.sampler, self.test.images)
-        labels = self.test.labels
+        certificate = Certificate.of(self.sampler, self.test.inputs)
+        labels = self.test.targets
         prediction = self.mc_test
         mc = metrics.summary(prediction.probs, labels)
         mc["expected_entropy"] = float(prediction.expected_entropy.mean())

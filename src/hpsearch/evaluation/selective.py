@@ -26,7 +26,7 @@ class Selective:
 
     def examine(self, evaluated: EvaluatedModel) -> Section:
         """Rank the test images by each score of uncertainty, and measure the errors."""
-        labels = evaluated.test.labels
+        labels = evaluated.test.targets
         mc = evaluated.mc_test
         doubts = uncertainties(evaluated.on_test["plain"], mc)
         doubts["mc/variation_ratio"] = mc.variation_ratio
@@ -117,8 +117,8 @@ def _extremes(evaluated: EvaluatedModel, doubt: Floats) -> Figure:
         evaluated: The model with its examples.
         doubt: Predictive entropy of each test image, (N,), in nats.
     """
-    images = evaluated.test.images
-    labels = evaluated.test.labels
+    images = evaluated.test.inputs
+    labels = evaluated.test.targets
     answers = evaluated.mc_test.probs.argmax(axis=1)
     order = np.argsort(doubt, kind="stable")
     n = min(8, len(order))  # images in a row

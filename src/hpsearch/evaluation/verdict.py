@@ -110,8 +110,8 @@ class Verdict:
         summaries = []
         for place in range(self.n_seeds):
             seed = derive(evaluated.settings.seed, "spread", place)
-            prediction = evaluated.sampler.predict(test.images, seed=seed)
-            summary = metrics.summary(prediction.probs, test.labels)
+            prediction = evaluated.sampler.predict(test.inputs, seed=seed)
+            summary = metrics.summary(prediction.probs, test.targets)
             summaries.append(summary)
         ddof = min(1, self.n_seeds - 1)
         spreads = {}

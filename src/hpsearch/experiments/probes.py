@@ -45,7 +45,7 @@ class Latency:
 
     def __call__(self, bench: Workbench, trained: Trained) -> dict[str, float]:
         """Return the latencies; a model without active dropout has none of MC Dropout."""
-        images = bench.data.val.images[: self.n_images]
+        images = bench.data.val.inputs[: self.n_images]
         # `predict` costs more than a small net does.
         model = compiled(lambda batch: trained.model(batch, training=False))
 
@@ -91,8 +91,8 @@ class OnTest:
         try:
             found.update(evaluated.evaluate().metrics())
         except ModelError:
-            probs = evaluated.plain(self.test.images)
-            for key, value in metrics.summary(probs, self.test.labels).items():
+            probs = evaluated.plain(self.test.inputs)
+            for key, value in metrics.summary(probs, self.test.targets).items():
                 found[f"test/plain/{key}"] = value
         return found
 

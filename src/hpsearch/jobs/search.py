@@ -184,7 +184,7 @@ class Search:
                 structures.add(known_structure(other.model, images))
         # These are as many images as metrics are built with, so that JAX compiles no operation for
         # another size.
-        shown = data.val.images[:2]
+        shown = data.val.inputs[:2]
         warning = check_before(drawn.model, shown, self.uncertainty, self.training.precision)
         asked = Asked(frozenset(drawn.hp.asked), drawn.distributions)
         return _Checked(asked, training, varies=len(structures) > 1, warning=warning)
@@ -246,7 +246,7 @@ class Search:
             self.registration,
             self.uncertainty,
             config,
-            shown=data.val.images[:256],
+            shown=data.val.inputs[:256],
             makers=[self.arch.func, self.optimizer.func],
         )
 

@@ -271,7 +271,7 @@ class FusedTrainer(Trainer):
         if owns_fit(work.hypermodel) or may_change_form(work.hypermodel):
             return None
         try:
-            structure = structure_of(work.model, self.data.train.images)
+            structure = structure_of(work.model, self.data.train.inputs)
             kind = (structure, work.order.batch_size, self._averaging_of(work))
             if not self._fused:
                 self._fused[kind] = self._fuse(structure, work)

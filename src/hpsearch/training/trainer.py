@@ -123,7 +123,7 @@ class Trainer:
             return self._fit_its_own_way(work)
         structure = None
         try:
-            structure = structure_of(work.model, self.data.train.images)
+            structure = structure_of(work.model, self.data.train.inputs)
             program = self._load_program(work, structure)
         except NoProgramError as reason:
             told(f"{self.BY_KERAS} {reason}")
@@ -289,7 +289,7 @@ class Trainer:
         order = self._order(hp, seed, self.settings.steps_per_call)
         work = Work(hypermodel, hp, model, seed, order)
         try:
-            structure = structure_of(model, self.data.train.images)
+            structure = structure_of(model, self.data.train.inputs)
             program = self._load_program(work, structure)
         except NoProgramError:
             examples = self._arrays(self.data.train, model)
@@ -310,10 +310,10 @@ class Trainer:
 
     def _arrays(self, part: Examples, model: keras.Model) -> tuple[np.ndarray, np.ndarray]:
         """Return images and labels, the labels in the form that the loss of `model` takes."""
-        labels = part.labels
+        labels = part.targets
         if labels_for(model) == "onehot":
             labels = keras.utils.to_categorical(labels, self.data.n_classes)
-        return part.images, labels
+        return part.inputs, labels
 
     def _on_device(self, model: keras.Model) -> Tensors:
         """Return all examples as tensors, the labels in the form that the loss of `model` takes."""
