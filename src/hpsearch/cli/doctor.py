@@ -52,17 +52,21 @@ def main() -> None:
         from hpsearch.jobs.doctor import Doctor  # noqa: PLC0415
 
         doctor = Doctor(config, partial(hydra.utils.instantiate, _convert_="all"))
-        terminal = Terminal()
-        status = 0
-        if command == "compare":
-            status = _compare(doctor, given.repair, terminal)
-        elif command == "sync":
-            _sync(doctor, terminal)
-        elif command == "replay":
-            status = _replay(doctor, terminal)
-        else:
-            _explain(doctor, number, terminal)
-        sys.exit(status)
+        sys.exit(_run(doctor, command, number, given.repair))
+
+
+def _run(doctor: Doctor, command: str, number: int, repair: bool) -> int:
+    """Run a command and return its exit status."""
+    terminal = Terminal()
+    if command == "compare":
+        return _compare(doctor, repair, terminal)
+    if command == "replay":
+        return _replay(doctor, terminal)
+    if command == "sync":
+        _sync(doctor, terminal)
+    else:
+        _explain(doctor, number, terminal)
+    return 0
 
 
 def _parsed(words: list[str]) -> argparse.Namespace:
