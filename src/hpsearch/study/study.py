@@ -332,7 +332,7 @@ class SharedStudy:
         """End a trial without a value; it is tried again if only its process was at fault.
 
         Returns:
-            False if another worker had ended the trial before.
+            False if another worker had ended the trial before, in another way.
         """
         self.let_go(trial)
         try:
@@ -342,7 +342,8 @@ class SharedStudy:
                 self._retry(self._stored(trial))
             self._set_state(trial, TrialState.FAIL)
         except UpdateFinishedTrialError:
-            return False
+            # If the answer to a call was lost, the call is repeated, although it had succeeded.
+            return TrialEnd.recorded(self._stored(trial)) == end
         return True
 
     def let_go(self, trial: _Trial) -> None:

@@ -1,8 +1,9 @@
 """One try of one trial: opens its MLflow run, keeps its lease, and writes how the trial ends.
 
 `Attempt.kept` is the block in which a trial runs. It turns what the block raises into an end of the
-trial. `Attempt._end` writes each end in the same order: to MLflow, to the study, to the terminal.
-What the ends mean in each of them is the table in `hpsearch.study.trial_end`.
+trial. `Attempt._end` makes sure that the trial still belongs to this worker, and then writes each
+end in the same order: to MLflow, to the study, to the terminal. What the ends mean in each of them
+is the table in `hpsearch.study.trial_end`.
 """
 
 from __future__ import annotations
@@ -79,8 +80,9 @@ class Attempt:
         name: The name of the run; its end is added if the trial does not finish.
         load: Measures the process of the trial.
         watch: Ends the trial if it takes too long, counted from when the watch is entered.
+        has_ended: Whether this try has ended, and the study knows it.
         is_over: Whether the trial has ended for good: it is neither given back nor paused.
-        has_failed: Whether the trial failed, which may have left anything behind.
+        has_failed: Whether the try failed, which may have left anything behind.
     """
 
     study: SharedStudy
@@ -93,6 +95,7 @@ class Attempt:
     name: TrialName
     load: _Load = field(default_factory=_Load)
     watch: Watch | None = None
+    has_ended: bool = False
     is_over: bool = False
     has_failed: bool = False
 
@@ -207,7 +210,7 @@ class Attempt:
 
     def give_back(self, end: TrialEnd, message: str) -> None:
         """End this try, so that the trial is tried again."""
-        self._end(end, message, lambda: self.study.fail(self.trial, end, message))
+        self._end(end, message, lambda: self._tell_failure(end, message))
 
     def expire(self, place: str = "") -> None:
         """End the trial because it took too long; `place` says where it hung."""
@@ -270,6 +273,7 @@ class Attempt:
         self._fail(end, message)
 
     def _fail(self, end: TrialEnd, message: str) -> None:
+        self.has_failed = True
         # Keras's errors say first where they come from, then, after a blank line, what is wrong.
         without_colors = re.sub(r"\x1b\[\d+m", "", message)
         paragraphs = without_colors.split("\n\n")
@@ -277,9 +281,13 @@ class Attempt:
         self._end(
             end,
             message[:5000],
-            lambda: self.study.fail(self.trial, end, short),
+            lambda: self._tell_failure(end, short),
             said=f"failed: {short}",
         )
+
+    def _tell_failure(self, end: TrialEnd, message: str) -> None:
+        if not self.study.fail(self.trial, end, message):
+            raise self.study.taken_over(self.trial)
 
     def _end(
         self,
@@ -293,7 +301,9 @@ class Attempt:
         """Write the end of the trial to MLflow, then to the study, then to the terminal.
 
         MLflow comes first, so that it will know each trial that the study knows as ended, even if
-        this process dies in between. The terminal is not told of a trial that is tried again.
+        this process dies in between. Nothing is written if another worker has taken the trial over,
+        because its retry writes to the same run. The terminal is not told of a trial that is tried
+        again.
 
         Args:
             end: How the trial ended.
@@ -302,18 +312,21 @@ class Attempt:
             said: The end on the terminal; by default its word.
             value: The value of a finished trial.
         """
+        if self.has_ended:  # The watchdog may end a trial from another thread.
+            return
         goes_on = end.is_retried or end == TrialEnd.PAUSED
-        self.close(end, message)
-        if goes_on:
-            self.hand_over()
         try:
+            # This fails if the trial was taken over, and keeps it from being taken over meanwhile.
+            self.lease.renew()
+            self.close(end, message)
+            if goes_on:
+                self.hand_over()
             tell()
         except self._TAKEN_OVER as error:
             self._abandon(error)
             return
-        if not goes_on:
-            self.is_over = True
-            self.has_failed = end.is_failure
+        self.has_ended = True
+        self.is_over = not goes_on
         if not end.is_retried:
             self.ended(said or end.word, value)
 

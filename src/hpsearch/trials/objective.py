@@ -309,7 +309,7 @@ class Objective:
         last epoch ended the longest ago.
         """
         busy: list[Attempt] = []
-        for attempt in self._running.values():
+        for attempt in list(self._running.values()):  # Other slots change it meanwhile.
             if attempt.watch is not None and not attempt.watch.is_waiting:
                 busy.append(attempt)
         if overdue in busy or not busy:
