@@ -103,3 +103,43 @@ def test_a_failure_whose_answer_was_lost_is_told_once(opened, monkeypatch):
     assert told == [("failed: ValueError: a bug", None)]
     assert attempt.is_over
     assert attempt.has_failed
+
+
+class _NightIsOver(optuna.pruners.BasePruner):
+    """A pruner that looks at the clock and not at other trials."""
+
+    def prune(self, study, trial):
+        return trial.last_step == 2
+
+    def reason(self, study, trial):
+        return f"epoch {trial.last_step} ended after 6:00"
+
+
+def _stops_at(epoch):
+    return optuna.pruners.ThresholdPruner(upper=0.0, n_warmup_steps=epoch)
+
+
+@pytest.mark.parametrize(
+    ("pruner", "message"),
+    [
+        (_stops_at(2), "ThresholdPruner stopped it in epoch 2 at val/loss=1.5"),
+        (
+            _NightIsOver(),
+            "_NightIsOver stopped it in epoch 2 at val/loss=1.5: epoch 2 ended after 6:00",
+        ),
+    ],
+)
+def test_the_message_of_a_pruned_trial_names_the_pruner_and_its_reason(opened, pruner, message):
+    _, study, tracking, parent = opened
+    study.optuna.pruner = pruner
+    attempt, told = claimed(study, tracking, parent)
+    with attempt.kept():
+        for epoch in (1, 2, 3):
+            attempt.epoch(epoch, {"val/loss": 2.5 - epoch / 2}, "val/loss")
+    assert told == [("pruned", None)]
+    (trial,) = study.trials()
+    assert trial.user_attrs["message"] == message
+    assert trial.last_step == 2
+    assert tracking.spool.drain(60)
+    run = tracking.find_child(parent, 0)
+    assert run.data.tags["hpsearch.message"] == message

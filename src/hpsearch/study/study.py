@@ -18,7 +18,7 @@ budget. User attributes of a trial hold what Optuna has no place for:
     ticket      the number by which the trial is called and seeded; see sampling.py
     retry_of    for a retry, Optuna's number of the first try
     retry_after for a retry, Optuna's number of the try before
-    against     the trials with which it was compared when it was pruned
+    against     the other trials that had a value of the epoch at which it was pruned
     paused      the epoch at which it was paused
     promoted    the epoch at which it was last promoted
     warm_start  the trial of another study that its values come from
@@ -248,6 +248,17 @@ class SharedStudy:
             return bool(unless_away(trial.should_prune))
         except UpdateFinishedTrialError as error:  # some pruners write attributes of the trial
             raise self.taken_over(trial) from error
+
+    def why_stopped(self, trial: Trial, when: str) -> str:
+        """Return that the pruner stopped a trial, and why if it has a method `reason`.
+
+        Like `prune`, that method takes the study and the trial; it returns words.
+        """
+        pruner = self.optuna.pruner
+        words = f"{type(pruner).__name__} stopped it {when}"
+        if hasattr(pruner, "reason"):
+            words += f": {pruner.reason(self.optuna, self._stored(trial))}"
+        return words
 
     def constrain(self, trial: Trial, excess: Mapping[str, float]) -> None:
         """Tell the sampler by how much a trial exceeds each constraint; 0 or less satisfies it."""

@@ -238,9 +238,7 @@ def _stopped(searched: Searched) -> list[Section]:
     ]
     max_rows = 60
     rows = [_stopped_row(searched, trial) for trial in trials[:max_rows]]
-    text = (
-        "A trial is pruned when too many others were better at the same epoch; any other says why."
-    )
+    text = "The place of a pruned trial is the one among the trials that reached the same epoch."
     if len(trials) > max_rows:
         text += f" The first {max_rows} of {len(trials)}."
     return [Section("Why trials were stopped", text, [head, *rows])]
@@ -257,14 +255,15 @@ def _stopped_row(searched: Searched, trial: FrozenTrial) -> list[str]:
     if reached is not None:
         value = f"{reached:.4f}"
     cells = [searched.title(trial), end, epoch, value]
+    standing_cells = ["", ""]
     if end == "pruned" and step is not None:
-        return [*cells, *_standing_cells(searched, trial, step), ""]
+        standing_cells = _standing_cells(searched, trial, step)
     message = str(trial.user_attrs.get("message", ""))
-    return [*cells, "", "", message[:200]]
+    return [*cells, *standing_cells, message[:200]]
 
 
 def _standing_cells(searched: Searched, trial: FrozenTrial, step: int) -> list[str]:
-    """Return the place of a pruned trial at epoch `step`, and the best of its competitors."""
+    """Return the place of a pruned trial at epoch `step`, and the best of the others."""
     found = standing(searched.study, trial, step, searched.tries)
     place = f"{found.place} of {found.n}"
     if found.bracket is not None:

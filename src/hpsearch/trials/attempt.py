@@ -169,16 +169,16 @@ class Attempt:
                 # A trial may fail in any way. The search goes on until budget.max_failures.
                 self._fail_by(error)
 
-    def epoch(self, epoch: int, metrics: Mapping[str, float], value: float) -> None:
-        """Write the metrics of an epoch, and report its value to the pruner.
+    def epoch(self, epoch: int, metrics: Mapping[str, float], monitor: str) -> None:
+        """Write the metrics of an epoch, and report the monitored one to the pruner.
 
         Args:
             epoch: The number of the epoch, from 1.
             metrics: The metrics by their keys in MLflow.
-            value: The value of the monitored metric.
+            monitor: The key of the monitored metric.
 
         Raises:
-            TrialPruned: The value is not among the best at this epoch.
+            TrialPruned: The pruner stops the trial.
             TakenOverError: Another worker took this one for dead and tries the trial again.
             OutOfTimeError: The time of the search is over.
             Preempted: The cluster asked this worker to leave.
@@ -188,14 +188,14 @@ class Attempt:
             raise self.study.taken_over(self.trial)
         load = self.load.now()
         self.run.metrics({**metrics, **load}, epoch)
+        value = metrics[monitor]
         self.study.report(self.trial, value, epoch)
         leave_if_asked()
         if time.monotonic() > self.deadline:
             raise OutOfTimeError("budget.timeout_s is over")
         if self.study.should_stop(self.trial, epoch):
-            raise optuna.TrialPruned(
-                f"{value:.4g} at epoch {epoch} was not among the best at that epoch"
-            )
+            when = f"in epoch {epoch} at {monitor}={value:.4g}"
+            raise optuna.TrialPruned(self.study.why_stopped(self.trial, when))
         if self.watch is not None:
             self.watch.epoch()
 

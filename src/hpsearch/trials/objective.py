@@ -202,9 +202,9 @@ class Objective:
         """Return what a fit calls after each epoch."""
 
         def listen(epoch: int, metrics: Mapping[str, float]) -> None:
-            value = metrics[self.trainer.settings.monitor]
-            self.progress.epoch(epoch, value)
-            attempt.epoch(epoch, metrics, value)
+            monitor = self.trainer.settings.monitor
+            self.progress.epoch(epoch, metrics[monitor])
+            attempt.epoch(epoch, metrics, monitor)
             self.leave_if_stopped()
 
         return listen
