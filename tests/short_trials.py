@@ -122,7 +122,7 @@ class ShortTrials:
         self, study: SharedStudy, tracking: Tracking, parent: ParentRun, trial: optuna.Trial
     ) -> None:
         """Run one trial."""
-        attempt = Attempt.of(
+        attempt = Attempt(
             trial,
             study=study,
             tracking=tracking,

@@ -22,7 +22,7 @@ from hpsearch.study.leases import Worker
 from hpsearch.study.replay import explain, replay
 from hpsearch.study.trial_end import TrialEnd
 from hpsearch.study.worker_process import Preempted, leave_if_asked, leaving_on_signal
-from hpsearch.trials.attempt import Attempt, GivenBackError, end_of_error
+from hpsearch.trials.attempt import Attempt, GivenBackError
 from short_trials import SPACE, ShortTrials
 from small_study import study_in, suggested
 
@@ -212,7 +212,7 @@ class ResourceExhaustedError(Exception):
     ],
 )
 def test_an_error_that_nobody_foresaw_is_an_error_or_a_lack_of_memory(error, end):
-    assert end_of_error(error) == end
+    assert Attempt.end_of(error) == end
 
 
 def test_a_signal_is_heeded_where_nothing_is_lost_and_at_the_latest_after_the_grace():
@@ -320,7 +320,7 @@ def test_an_error_in_a_trial_is_recorded_on_both_sides(tracked):
     object.__setattr__(study.budget, "n_trials", 7)
     trial = study.claim()
     ended = []
-    attempt = Attempt.of(
+    attempt = Attempt(
         trial,
         study=study,
         tracking=tracking,
@@ -345,7 +345,7 @@ def test_a_trial_that_a_slot_gives_back_is_tried_again(tracked):
     _, study, tracking, parent = tracked
     object.__setattr__(study.budget, "n_trials", 7)
     trial = study.claim()
-    attempt = Attempt.of(
+    attempt = Attempt(
         trial,
         study=study,
         tracking=tracking,
@@ -364,7 +364,7 @@ def test_a_trial_that_is_taken_over_while_it_draws_is_no_failure_of_its_own(trac
     trials, study, tracking, parent = tracked
     object.__setattr__(study.budget, "n_trials", 7)
     other, trial, ended = trials.open_study(trials.open_storage()), study.claim(), []
-    attempt = Attempt.of(
+    attempt = Attempt(
         trial,
         study=study,
         tracking=tracking,

@@ -29,7 +29,7 @@ def claimed(study, tracking, parent):
     """Return the try of the next trial, and the list of what the terminal is told of its end."""
     told = []
     trial = study.claim()
-    attempt = Attempt.of(
+    attempt = Attempt(
         trial,
         study=study,
         tracking=tracking,

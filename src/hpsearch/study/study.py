@@ -249,17 +249,6 @@ class SharedStudy:
         except UpdateFinishedTrialError as error:  # some pruners write attributes of the trial
             raise self.taken_over(trial) from error
 
-    def why_stopped(self, trial: Trial, when: str) -> str:
-        """Return that the pruner stopped a trial, and why if it has a method `reason`.
-
-        Like `prune`, that method takes the study and the trial; it returns words.
-        """
-        pruner = self.optuna.pruner
-        words = f"{type(pruner).__name__} stopped it {when}"
-        if hasattr(pruner, "reason"):
-            words += f": {pruner.reason(self.optuna, self._stored(trial))}"
-        return words
-
     def constrain(self, trial: Trial, excess: Mapping[str, float]) -> None:
         """Tell the sampler by how much a trial exceeds each constraint; 0 or less satisfies it."""
         for name in excess.keys() - trial.constraints.keys():

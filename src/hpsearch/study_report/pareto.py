@@ -15,7 +15,7 @@ from hpsearch.html_report.section import Figure, Section, drawn
 from hpsearch.study.direction import Direction
 from hpsearch.study.study import number_of, ranked
 from hpsearch.study_report.searched import Searched, numbers
-from hpsearch.trials.costs import ALIASES, UNITS
+from hpsearch.trials.costs import Costs
 
 
 def front(study: optuna.Study) -> list[FrozenTrial]:
@@ -47,7 +47,7 @@ def section(searched: Searched) -> Section:
     tolerance = searched.config["costs"]["tolerance"]
     cheap = cheapest(searched.study, tolerance)
     cost = searched.objectives[1]
-    alias = ALIASES[cost]
+    alias = Costs.ALIASES[cost]
     rows = [["trial", *searched.objectives, ""]]
     for trial in trials:
         marks = []
@@ -87,8 +87,8 @@ def _figure(searched: Searched, cheap: FrozenTrial) -> Figure:
         number = f"#{number_of(trial)}"
         axis.annotate(number, (price, value), (6, 6), textcoords="offset points")
     _mark(axis, trials[0], "best", "*")
-    _mark(axis, cheap, ALIASES[cost], "D")
-    axis.set(xlabel=f"{cost} ({UNITS[cost]})", ylabel=searched.label)
+    _mark(axis, cheap, Costs.ALIASES[cost], "D")
+    axis.set(xlabel=f"{cost} ({Costs.UNITS[cost]})", ylabel=searched.label)
     axis.legend()
     return drawn(
         "pareto",

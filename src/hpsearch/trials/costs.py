@@ -8,13 +8,11 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import keras
 
 from hpsearch.errors import ConfigError, InfeasibleError, did_you_mean
-
-ALIASES = {"latency_ms": "fastest", "n_parameters": "smallest"}
-UNITS = {"latency_ms": "one prediction", "n_parameters": "weights"}
 
 
 @dataclass(frozen=True)
@@ -22,6 +20,8 @@ class Costs:
     """Settings of what is measured of each model; see conf/costs.
 
     Attributes:
+        ALIASES: The alias of the version that is cheapest by each cost.
+        UNITS: The unit of each cost in figures.
         second_objective: The cost that is searched together with `training.monitor`, or None.
         constraints: The most of each cost that a model may have; None for no limit.
         tolerance: How much worse than the best model the cheapest one may be to get its alias, as a
@@ -29,6 +29,9 @@ class Costs:
         n_images: The number of images in the prediction that is timed.
         n_repeats: How often the prediction is timed.
     """
+
+    ALIASES: ClassVar = {"latency_ms": "fastest", "n_parameters": "smallest"}
+    UNITS: ClassVar = {"latency_ms": "one prediction", "n_parameters": "weights"}
 
     second_objective: str | None
     constraints: Mapping[str, float | None]
@@ -38,8 +41,8 @@ class Costs:
 
     def __post_init__(self) -> None:
         for name in (self.second_objective, *self.constraints):
-            if name is not None and name not in ALIASES:
-                raise ConfigError(f"There is no cost {name!r}.{did_you_mean(str(name), ALIASES)}")
+            if name is not None and name not in self.ALIASES:
+                raise ConfigError(f"There is no cost {name!r}.{did_you_mean(name, self.ALIASES)}")
         for name, limit in self.limits.items():
             if isinstance(limit, str) or not limit > 0:
                 raise ConfigError(
@@ -54,11 +57,7 @@ class Costs:
     @property
     def limits(self) -> dict[str, float]:
         """The constraints that are given."""
-        limits = {}
-        for name, limit in self.constraints.items():
-            if limit is not None:
-                limits[name] = limit
-        return limits
+        return {name: limit for name, limit in self.constraints.items() if limit is not None}
 
     @property
     def objectives(self) -> list[str]:
@@ -70,7 +69,7 @@ class Costs:
     @property
     def alias(self) -> str:
         """The alias of the version that is cheapest by the second objective."""
-        return ALIASES[self.second_objective or "latency_ms"]
+        return self.ALIASES[self.second_objective or "latency_ms"]
 
     def of(self, model: keras.Model) -> dict[str, float]:
         """Return the costs of a model that a search asks for; they do not depend on its weights."""
@@ -84,19 +83,14 @@ class Costs:
 
     def excess(self, found: Mapping[str, float]) -> dict[str, float]:
         """Return by how much each limit is exceeded, as a share of it; at most 0 if it is kept."""
-        excess = {}
-        for name, limit in self.limits.items():
-            excess[name] = found[name] / limit - 1
-        return excess
+        return {name: found[name] / limit - 1 for name, limit in self.limits.items()}
 
     def check(self, found: Mapping[str, float]) -> None:
         """Raise InfeasibleError if a limit is exceeded."""
         for name, share in self.excess(found).items():
             if share > 0:
-                limit = self.limits[name]
-                raise InfeasibleError(
-                    f"{name} {found[name]:.4g} is above costs.constraints.{name}={limit:g}"
-                )
+                limit = f"costs.constraints.{name}={self.limits[name]:g}"
+                raise InfeasibleError(f"{name} {found[name]:.4g} is above {limit}")
 
 
 def _latency_ms(model: keras.Model, n_images: int, n_repeats: int) -> float:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 
+import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console, Group
 from rich.live import Live
@@ -54,28 +55,21 @@ def time_left(
     expected = _expected_epochs(epochs, len(epochs_each), n_epochs, prunes=prunes)
     whole_s = expected * seconds / epochs
 
-    running = [trial for trial in trials if _runs(trial)]
+    running = []  # the number of epochs that each running trial has done, and its seconds so far
+    for trial in trials:
+        if trial.state == TrialState.RUNNING and trial.datetime_start is not None:
+            spent_s = (now - trial.datetime_start).total_seconds()
+            running.append((len(trial.intermediate_values), spent_s))
     n_spent = sum(spends_budget(trial) for trial in trials)
     n_to_come = max(n_trials - n_spent - len(running), 0)
-    left = n_to_come * expected * seconds / epochs
-    for trial in running:
-        n_done = len(trial.intermediate_values)
-        spent_s = _seconds_since_start(trial, now)
+    left = n_to_come * whole_s
+    for n_done, spent_s in running:
         if n_done:
             n_left = max(expected - n_done, (n_epochs - n_done) / 2)
             left += n_left * spent_s / n_done
         else:
             left += max(whole_s - spent_s, 0.0)
     return left / max(len(running), 1)
-
-
-def _runs(trial: FrozenTrial) -> bool:
-    return trial.state == TrialState.RUNNING and trial.datetime_start is not None
-
-
-def _seconds_since_start(trial: FrozenTrial, now: datetime) -> float:
-    start = trial.datetime_start or now
-    return (now - start).total_seconds()
 
 
 def _expected_epochs(epochs: float, n_ended: int, n_epochs: int, *, prunes: bool) -> float:
@@ -92,12 +86,8 @@ def _expected_epochs(epochs: float, n_ended: int, n_epochs: int, *, prunes: bool
 
 def _weighted_sum(values: Sequence[float]) -> float:
     """Return the sum of values whose weights rise to the last one; the mean weight is 1."""
-    n = len(values)
-    weighted = []
-    for place, value in enumerate(values):
-        weight = 2 * (place + 1) / (n + 1)
-        weighted.append(weight * value)
-    return sum(weighted)
+    places = np.arange(1, len(values) + 1)
+    return float(places @ values) * 2 / (len(values) + 1)
 
 
 def in_words(seconds: float) -> str:
@@ -214,7 +204,7 @@ class Progress:
             self._look_again()
             self._shown = time.monotonic()
             place = f"{self._where()}  {self._own.name}: epoch {epoch}/{self.n_epochs} {shown}"
-            self.say(_joined(place, self._best(), self._left()))
+            self.say(self._line(place))
 
     def end_trial(self, outcome: str, value: float | None) -> None:
         """Show that the running trial ended: `finished` with its value, or in another way."""
@@ -241,23 +231,19 @@ class Progress:
         n_spent = sum(spends_budget(trial) for trial in self._trials)
         return f"trial {min(n_spent + 1, self.n_trials)}/{self.n_trials}"
 
-    def _best(self) -> str:
+    def _line(self, start: str) -> str:
+        """Return a line that goes on with the best trial so far and the time left."""
+        parts = [start]
         best = best_trial(list(self._trials), self.direction)
-        if not best:
-            return ""
-        return f"best so far #{number_of(best)} {value_of(best):.4f}"
-
-    def _left(self) -> str:
+        if best is not None:
+            parts.append(f"best so far #{number_of(best)} {value_of(best):.4f}")
+        now = datetime.now()
         left = time_left(
-            self._trials,
-            self.n_trials,
-            datetime.now(),
-            n_epochs=self.n_epochs,
-            prunes=self._prunes,
+            self._trials, self.n_trials, now, n_epochs=self.n_epochs, prunes=self._prunes
         )
-        if left is None:
-            return ""
-        return f"about {in_words(left)} left"
+        if left is not None:
+            parts.append(f"about {in_words(left)} left")
+        return "; ".join(parts)
 
     def _counts(self) -> str:
         states = [trial.state for trial in self._trials]
@@ -270,12 +256,6 @@ class Progress:
         return counts
 
     def _view(self) -> Group:
-        counts = f"Study {self.study}: {self._counts()}"
-        line = _joined(counts, self._best(), self._left())
+        line = self._line(f"Study {self.study}: {self._counts()}")
         text = Text(line, overflow="ellipsis", no_wrap=True)
         return Group(text, self._bars)
-
-
-def _joined(*parts: str) -> str:
-    """Return the parts of a line that are not empty, joined by semicolons."""
-    return "; ".join(part for part in parts if part)
