@@ -31,7 +31,7 @@ from hpsearch.training.own_fit import may_change_form, owns_fit
 from hpsearch.training.programs.averages import averages_of
 from hpsearch.training.programs.on_jax import State, metrics_of, steps_of
 from hpsearch.training.programs.order import Element, Order
-from hpsearch.training.programs.program import Program, jax_variables, numbers_of, set_jax_state
+from hpsearch.training.programs.program import Program, jax_variables, numbers_of
 from hpsearch.training.programs.proof import compiled_tolerance
 from hpsearch.training.schedules import CONSTANT, Schedule, Scheduling
 from hpsearch.training.settings import VAL_BATCH_SIZE, Training
@@ -70,7 +70,7 @@ class FusedProgram:
 
     def get(self, seat: int) -> Program:
         """Copy a seat into the program's variables, and return the program."""
-        set_jax_state(self.program.model, self._read(self.state, seat))
+        self.program.set_jax_state(self._read(self.state, seat))
         return self.program
 
     def run(self, orders: Mapping[int, Order]) -> dict[int, dict[str, float]]:
