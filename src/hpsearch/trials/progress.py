@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 
-import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console, Group
 from rich.live import Live
@@ -243,5 +242,5 @@ class Progress:
 
 def _weighted_sum(values: Sequence[float]) -> float:
     """Return the sum of values whose weights rise to the last one; the mean weight is 1."""
-    places = np.arange(1, len(values) + 1)
-    return float(places @ values) * 2 / (len(values) + 1)
+    total = sum(place * value for place, value in enumerate(values, start=1))
+    return 2 * total / (len(values) + 1)
