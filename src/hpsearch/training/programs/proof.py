@@ -187,7 +187,7 @@ def _jax_step(
 
     def step(state: Tensor, batch: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         logs, state = model.train_step(state, batch)
-        return logs, state[1], recorder.found
+        return logs, state[1], list(recorder.found)  # Keras makes it a list of its own class.
 
     parts = jax_variables(model)
     state = tuple([v.value for v in part] for part in parts)
