@@ -19,7 +19,7 @@ attributes of a trial hold what Optuna has no place for:
     ticket      the number by which the trial is called and seeded; see sampling.py
     retry_of    for a retry, Optuna's number of the first try
     retry_after for a retry, Optuna's number of the try before
-    against     the trials with which it was compared when it was pruned
+    against     the other trials that had a value of the epoch at which it was pruned
     paused      the epoch at which it was paused
     promoted    the epoch at which it was last promoted
     warm_start  the trial of another study that its values come from
@@ -319,7 +319,7 @@ class SharedStudy:
         """End a trial without a value; it is tried again if only its process was at fault.
 
         Returns:
-            False if another worker had ended the trial before.
+            False if another worker had ended the trial before, in another way.
         """
         self.let_go(trial)
         try:
@@ -329,7 +329,8 @@ class SharedStudy:
                 self._retry(self._stored(trial))
             self.optuna._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
         except UpdateFinishedTrialError:
-            return False
+            # If the answer to a call was lost, the call is repeated, although it had succeeded.
+            return TrialEnd.recorded(self._stored(trial)) == end
         return True
 
     def let_go(self, trial: _Trial) -> None:

@@ -32,7 +32,7 @@ from hpsearch.training.own_fit import may_change_form, owns_fit
 from hpsearch.training.programs.averages import averages_of
 from hpsearch.training.programs.on_jax import State, metrics_of, steps_of
 from hpsearch.training.programs.order import Element, Order
-from hpsearch.training.programs.program import Program, jax_variables, set_jax_state
+from hpsearch.training.programs.program import Program, jax_variables
 from hpsearch.training.programs.proof import compiled_tolerance
 from hpsearch.training.schedules import Schedule, Scheduling
 from hpsearch.training.settings import VAL_BATCH_SIZE, Training
@@ -71,7 +71,7 @@ class FusedProgram:
 
     def get(self, seat: int) -> Program:
         """Copy a seat into the program's variables, and return the program."""
-        set_jax_state(self.program.model, self._read(self.state, seat))
+        self.program.set_jax_state(self._read(self.state, seat))
         return self.program
 
     def run(self, elements: Mapping[int, Element]) -> dict[int, dict[str, float]]:
