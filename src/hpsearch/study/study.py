@@ -77,7 +77,8 @@ class SharedStudy:
 
     def __post_init__(self) -> None:
         # The reported values that the storage does not have yet, by the key of the trial and the
-        # epoch. The slots of a worker, which are threads, report for different trials.
+        # epoch. No lock guards them: each trial is reported by the thread of its slot alone, and
+        # other threads at most drop all values of a trial, which is one step.
         self._unsent: dict[int, dict[int, float]] = defaultdict(dict)
 
     @classmethod
@@ -269,8 +270,9 @@ class SharedStudy:
         # A worker and a lease from before the pause would let the trial look dead to other
         # workers when it is taken up again.
         self.write(trial, {WORKER: "", LEASE: None})
-        self.optuna.pause(trial)
+        # From the pause on, another slot of this process may take the trial up.
         self.let_go(trial)
+        self.optuna.pause(trial)
 
     def end_paused(self) -> list[FrozenTrial]:
         """End the trials that are still paused, and return them.
@@ -299,11 +301,8 @@ class SharedStudy:
         step = self._stored(trial).last_step
         at_step = [t for t in self.trials() if step in t.intermediate_values]
         others = {t.number for t in at_step} - {trial.number}
-        attrs = {
-            RECORDED: end.word,
-            "message": message,
-            "against": as_ranges(others),
-        }
+        against = as_ranges(others)
+        attrs = {RECORDED: end.word, "message": message, "against": against}
         self._tell(trial, TrialState.PRUNED, attrs)
 
     def _tell(
