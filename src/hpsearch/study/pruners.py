@@ -223,7 +223,7 @@ class PausableStudy(Study):
             key = trial._trial_id
             try:
                 if self._storage.set_trial_state_values(key, TrialState.RUNNING):
-                    return int(key)
+                    return key
             except UpdateFinishedTrialError:
                 continue
         return None
