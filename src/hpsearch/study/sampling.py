@@ -43,8 +43,7 @@ def ticket(trial: FrozenTrial, trials: Iterable[FrozenTrial]) -> int:
 
 def n_tickets(trials: list[FrozenTrial]) -> int:
     """Return how many tickets have been given out."""
-    n_without = sum(map(_has_no_ticket, trials))
-    return len(trials) - n_without
+    return len(trials) - sum(map(_has_no_ticket, trials))
 
 
 def _has_no_ticket(trial: FrozenTrial) -> bool:
