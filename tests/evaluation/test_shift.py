@@ -8,7 +8,7 @@ from hpsearch.errors import ConfigError, DataError
 from hpsearch.evaluation.dropout_rates import DropoutRates
 from hpsearch.evaluation.ensembles import equivalent
 from hpsearch.evaluation.out_of_distribution import auroc, fitted, fpr_at_95
-from hpsearch.evaluation.shift import CORRUPTIONS, SEVERITIES, Shift, corrupt
+from hpsearch.evaluation.shift import CORRUPTIONS, Shift, corrupt
 
 
 def pictures(channels=3, size=32, n=6):
@@ -28,11 +28,11 @@ def pictures(channels=3, size=32, n=6):
 @pytest.mark.parametrize(("channels", "size"), [(3, 32), (1, 8)])
 def test_corruptions_keep_the_form_repeat_by_seed_and_get_worse(name, channels, size):
     images = pictures(channels, size)
-    found = {s: corrupt(images, name, s, seed=3) for s in SEVERITIES}
+    found = {s: corrupt(images, name, s, seed=3) for s in Shift.SEVERITIES}
     for made in found.values():
         assert (made.shape, made.dtype) == (images.shape, images.dtype)
     np.testing.assert_array_equal(found[3], corrupt(images, name, 3, seed=3))
-    harm = [float(np.abs(found[s].astype(float) - images).mean()) for s in SEVERITIES]
+    harm = [float(np.abs(found[s].astype(float) - images).mean()) for s in Shift.SEVERITIES]
     assert harm[0] < harm[4]
 
 

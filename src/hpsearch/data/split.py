@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from hpsearch.data.datasets import Arrays
 from hpsearch.errors import DataError
 
-Images = NDArray[np.uint8] | NDArray[np.float32]
+Images = NDArray[np.number]  # pixels, (N, H, W, channels)
 Labels = NDArray[np.int32]
 
 

@@ -14,17 +14,14 @@ from functools import cached_property
 import keras
 import numpy as np
 from keras import ops
-from numpy.typing import NDArray
 
 from hpsearch import metrics
-from hpsearch.data.split import Examples
+from hpsearch.data.split import Examples, Images
 from hpsearch.html_report.section import Section
 from hpsearch.mc_dropout.certificate import Certificate
 from hpsearch.mc_dropout.passes import Sampler, check_distributions
 from hpsearch.mc_dropout.prediction import McDropout, McPrediction
 from hpsearch.metrics import Floats
-
-Images = NDArray[np.number]  # raw pixels, (N, H, W, C)
 
 
 def white(images: Images) -> float:

@@ -10,9 +10,9 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from hpsearch import metrics
-from hpsearch.data.split import Data
+from hpsearch.data.split import Data, Images
 from hpsearch.errors import ConfigError, DataError
-from hpsearch.evaluation.evaluated_model import EvaluatedModel, Images, white
+from hpsearch.evaluation.evaluated_model import EvaluatedModel, white
 from hpsearch.html_report.section import Section
 from hpsearch.mc_dropout.prediction import McPrediction
 from hpsearch.metrics import Flags, Floats

@@ -13,6 +13,7 @@ import io
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,13 +22,12 @@ from PIL import Image
 from scipy import ndimage
 
 from hpsearch import metrics
+from hpsearch.data.split import Images
 from hpsearch.errors import ConfigError, DataError, did_you_mean
-from hpsearch.evaluation.evaluated_model import EvaluatedModel, Images, white
+from hpsearch.evaluation.evaluated_model import EvaluatedModel, white
 from hpsearch.html_report.section import Figure, Section, drawn
 from hpsearch.metrics import Floats, Ints
 from hpsearch.seeds import derive
-
-SEVERITIES = (1, 2, 3, 4, 5)
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Shift:
         path: Folder of the original CIFAR-10-C. None corrupts the test images instead.
         seed: Root of all random draws.
     """
+
+    SEVERITIES: ClassVar = (1, 2, 3, 4, 5)
 
     names: Sequence[str]
     n_images: int
@@ -70,7 +72,7 @@ class Shift:
         means = {key: [value] for key, value in clean.items()}
         curves = defaultdict(list)
         head = ["measure", "arm", "clean"]
-        for severity in SEVERITIES:
+        for severity in self.SEVERITIES:
             head.append(f"severity {severity}")
             found = defaultdict(list)
             for name in self.names:
@@ -134,7 +136,7 @@ class Shift:
                 f"Expected {name}.npy and labels.npy of CIFAR-10-C in {self.path}, received "
                 f"{error}. parts.shift.path=null makes corruptions from the test images."
             ) from error
-        n_each = len(labels) // len(SEVERITIES)
+        n_each = len(labels) // len(self.SEVERITIES)
         first = (severity - 1) * n_each
         last = first + min(self.n_images, n_each)
         chosen = slice(first, last)

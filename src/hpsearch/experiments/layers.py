@@ -12,7 +12,7 @@ import numpy as np
 from keras import layers, ops
 
 from hpsearch.data.split import Images, Labels
-from hpsearch.mc_dropout.mc_layers import Tensor
+from hpsearch.models.dropout_masks import Tensor
 from hpsearch.models.loss_and_optimizer import labels_for
 
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import keras
 
 from hpsearch.errors import ModelError
-from hpsearch.mc_dropout.mc_layers import DROPOUTS, Site, Tensor
+from hpsearch.mc_dropout.mc_layers import DROPOUTS, Site
+from hpsearch.models.dropout_masks import Tensor
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
 import keras
 from keras import ops
 
-from hpsearch.models.dropout_masks import alpha_dropped, dropped, random_bits, uniform_of
-
-Tensor: TypeAlias = Any  # a tensor of the backend, or a symbolic one of Keras, which has no types
+from hpsearch.models.dropout_masks import Tensor, alpha_dropped, dropped, random_bits, uniform_of
 
 DROPOUTS = (
     keras.layers.Dropout,

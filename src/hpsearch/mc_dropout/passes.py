@@ -17,10 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from hpsearch.errors import ModelError
 from hpsearch.mc_dropout.conversion import Split
-from hpsearch.mc_dropout.mc_layers import Tensor
 from hpsearch.mc_dropout.prediction import McDropout, McPrediction
 from hpsearch.metrics import SUM_TOLERANCE, Floats
-from hpsearch.models.dropout_masks import row_keys
+from hpsearch.models.dropout_masks import Tensor, row_keys
 from hpsearch.seeds import derive
 
 

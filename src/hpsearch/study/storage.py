@@ -29,8 +29,6 @@ from hpsearch.study.fast_reader import read_trials
 from hpsearch.study.journal_file import FileLock, JournalFile
 from hpsearch.study.waiting import impatient, patient
 
-_Lock = Callable[[], AbstractContextManager[object]]
-
 
 def without_password(text: str) -> str:
     """Return `text` with asterisks in place of the password of every URL."""
@@ -70,7 +68,7 @@ class _SharedRdb(RDBStorage):
     def __init__(
         self,
         url: str,
-        exclusively: _Lock,
+        exclusively: Callable[[], AbstractContextManager[object]],
         patience_s: float,
         engine: Mapping[str, object],
     ) -> None:
@@ -121,7 +119,9 @@ class SharedJournal(JournalStorage):
         exclusively: Returns a lock that keeps out all other workers of the same journal.
     """
 
-    def __init__(self, backend: BaseJournalBackend, exclusively: _Lock) -> None:
+    def __init__(
+        self, backend: BaseJournalBackend, exclusively: Callable[[], AbstractContextManager[object]]
+    ) -> None:
         self.exclusively = exclusively
         super().__init__(backend)
 
