@@ -51,9 +51,8 @@ class Delivery:
     def find(self, experiment_id: str, parent_run_id: str, number: int) -> Run | None:
         """Return the run of trial `number`, or None where there is none."""
         query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_run_id}' and tags.`{TRIAL}` = '{number}'"
-        found = self._client.search_runs(
-            [experiment_id], query, max_results=1, order_by=["attributes.start_time ASC"]
-        )
+        order = ["attributes.start_time ASC"]
+        found = self._client.search_runs([experiment_id], query, max_results=1, order_by=order)
         return next(iter(found), None)
 
     def _create(self, entry: Entry) -> State:
