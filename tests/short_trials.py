@@ -122,7 +122,7 @@ class ShortTrials:
         self, study: SharedStudy, tracking: Tracking, parent: ParentRun, trial: optuna.Trial
     ) -> None:
         """Run one trial."""
-        attempt = Attempt.of(
+        attempt = Attempt(
             trial,
             study=study,
             tracking=tracking,
@@ -138,9 +138,7 @@ class ShortTrials:
             attempt.run.params({"learning_rate": rate, "momentum": momentum})
             for epoch in range(1, self.n_epochs + 1):
                 time.sleep(self.epoch_s)
-                attempt.epoch(
-                    epoch, self.metrics(rate, momentum, epoch), loss(rate, momentum, epoch)
-                )
+                attempt.epoch(epoch, self.metrics(rate, momentum, epoch), MONITOR)
             attempt.run.metrics({"best/val/loss": loss(rate, momentum, self.n_epochs)})
             attempt.finish(loss(rate, momentum, self.n_epochs))
 

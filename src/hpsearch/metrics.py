@@ -91,7 +91,12 @@ class Reliability:
     N_BINS: ClassVar[int] = 15
 
     @classmethod
-    def of(cls, confidence: ArrayLike, right: ArrayLike, n_bins: int = N_BINS) -> Reliability:
+    def of(
+        cls,
+        confidence: ArrayLike,
+        right: ArrayLike,
+        n_bins: int = N_BINS,
+    ) -> Reliability:
         """Return confidence and accuracy in the bins ((i - 1) / n_bins, i / n_bins].
 
         Args:
@@ -101,8 +106,9 @@ class Reliability:
         """
         conf = np.asarray(confidence, np.float64)
         hits = np.asarray(right, np.float64)
-        upper_edge = np.ceil(conf * n_bins).astype(np.int64)
-        bins = np.clip(upper_edge - 1, 0, n_bins - 1)
+        upper_edge = np.ceil(conf * n_bins)
+        numbers = upper_edge.astype(np.int64) - 1
+        bins = np.clip(numbers, 0, n_bins - 1)
         count = np.bincount(bins, minlength=n_bins)
         filled = np.maximum(count, 1)
         sum_conf = np.bincount(bins, conf, n_bins)
@@ -162,7 +168,8 @@ def mutual_information(samples: ArrayLike) -> Floats:
     This is the score of BALD (Houlsby et al., 2011). By Jensen's inequality it is never negative,
     except for rounding, which is cut off.
     """
-    total = _entropy(_samples(samples).mean(axis=0))
+    values = _samples(samples)
+    total = _entropy(values.mean(axis=0))
     aleatoric = expected_entropy(samples)
     return np.maximum(total - aleatoric, 0.0)
 
@@ -197,7 +204,8 @@ def risk_coverage(uncertainty: ArrayLike, right: ArrayLike) -> tuple[Floats, Flo
     """
     doubt = np.asarray(uncertainty, np.float64)
     wrong = 1.0 - np.asarray(right, np.float64)
-    if doubt.ndim != 1 or doubt.shape != wrong.shape or not doubt.size:
+    are_vectors = doubt.ndim == 1 and doubt.shape == wrong.shape
+    if not are_vectors or not doubt.size:
         raise ValueError(
             f"Expected two equally long vectors. Received: shapes={doubt.shape}, {wrong.shape}."
         )
@@ -266,10 +274,12 @@ def _checked(probs: ArrayLike, labels: ArrayLike) -> tuple[Floats, Ints]:
             f"Expected {n_examples} whole-number labels. Received: "
             f"labels={truth.dtype}{truth.shape}."
         )
-    if truth.min() < 0 or truth.max() >= n_classes:
+    lowest = truth.min()
+    highest = truth.max()
+    if lowest < 0 or highest >= n_classes:
         raise ValueError(
-            f"Expected labels from 0 to {n_classes - 1}. Received: labels from {truth.min()} "
-            f"to {truth.max()}."
+            f"Expected labels from 0 to {n_classes - 1}. Received: labels from {lowest} "
+            f"to {highest}."
         )
     return values, truth.astype(np.int64)
 
@@ -287,13 +297,15 @@ def _samples(samples: ArrayLike) -> Floats:
 def _distributions(probs: ArrayLike) -> Floats:
     """Return probabilities as an array (N, C), or raise ValueError."""
     values = np.asarray(probs, np.float64)
-    if values.ndim != 2 or not len(values) or values.shape[1] < 2:
+    is_matrix = values.ndim == 2 and len(values) > 0
+    if not is_matrix or values.shape[1] < 2:
         raise ValueError(
             f"Expected probabilities of shape (N, C), C >= 2. Received: shape={values.shape}."
         )
     sums = values.sum(axis=1)
     are_positive = (values >= 0).all()  # false for NaN
-    sum_to_one = (np.abs(sums - 1.0) <= SUM_TOLERANCE).all()
+    gaps = np.abs(sums - 1.0)
+    sum_to_one = (gaps <= SUM_TOLERANCE).all()
     if not are_positive or not sum_to_one:
         raise ValueError(
             "Expected rows of probabilities that sum to one. "

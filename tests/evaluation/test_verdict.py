@@ -31,7 +31,7 @@ def evaluated():
     labels = rng.integers(0, 3, 60).astype(np.int32)
     shades = rng.normal(60 + 60 * labels[:, None, None, None], 50, (60, 2, 2, 1))
     images = shades.clip(0, 255).astype(np.uint8)
-    examples = SimpleNamespace(images=images, labels=labels)
+    examples = SimpleNamespace(inputs=images, targets=labels)
     keras.utils.set_random_seed(1)
     inputs = keras.Input((2, 2, 1))
     hidden = layers.Dense(8, "relu")(layers.Flatten()(layers.Rescaling(1 / 255)(inputs)))

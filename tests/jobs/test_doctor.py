@@ -81,7 +81,7 @@ def test_every_trial_is_explained(place, said):
         assert "Computed again from that, they are the same." in told
         if trial.state == TrialState.PRUNED:
             assert f"It was pruned at epoch {trial.last_step} " in told
-            assert "Against: #" in told
+            assert "The others had: #" in told
         else:
             assert f"It finished with {trial.value:.4g}." in told
 

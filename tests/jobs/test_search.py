@@ -137,6 +137,7 @@ def _requirements(place, version):
     return [line for line in open(path).read().split() if line]
 
 
+@pytest.mark.slow
 def test_the_same_command_again_runs_only_what_is_missing(searched_copy):
     place = searched_copy
     before = place.study("digits-selu").trials
@@ -179,6 +180,7 @@ def test_a_mistake_costs_one_sentence_and_leaves_no_run_and_no_study(words, sent
     assert workplace.runs("study") == []
 
 
+@pytest.mark.slow
 def test_a_search_that_ends_in_its_learning_rate_test_ends_its_run(workplace):
     told = refused(workplace, "lr_test=true", "range_test.low=1e6", "range_test.high=1e8")
     assert "The learning rate test diverged at 1e+06" in told

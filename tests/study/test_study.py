@@ -21,7 +21,7 @@ from hpsearch.study.leases import Worker
 from hpsearch.study.replay import explain, replay
 from hpsearch.study.trial_end import TrialEnd
 from hpsearch.study.worker_process import this_process
-from hpsearch.trials.attempt import Attempt, GivenBackError, end_of_error
+from hpsearch.trials.attempt import Attempt, GivenBackError
 from short_trials import SPACE, ShortTrials
 from small_study import study_in, suggested
 
@@ -219,7 +219,7 @@ class ResourceExhaustedError(Exception):
     ],
 )
 def test_an_error_that_nobody_foresaw_is_an_error_or_a_lack_of_memory(error, end):
-    assert end_of_error(error) == end
+    assert Attempt.end_of(error) == end
 
 
 def test_a_signal_is_heeded_where_nothing_is_lost_and_at_the_latest_after_the_grace():
@@ -328,7 +328,7 @@ def attempt(tracked):
     _, study, tracking, parent = tracked
     object.__setattr__(study.budget, "n_trials", 7)
     ended = []
-    attempt = Attempt.of(
+    attempt = Attempt(
         study.claim(),
         study=study,
         tracking=tracking,

@@ -310,25 +310,12 @@ def ended(study):
     ("metrics", "monitor", "words", "direction"),
     [
         ("crossentropy", f"val/{SPARSE}", (), StudyDirection.MINIMIZE),
-        pytest.param(
-            "directed", "val/distance", (), StudyDirection.MINIMIZE, marks=pytest.mark.slow
-        ),
-        pytest.param(
-            "auc",
-            "val/auc",
-            (f"+arch.loss={ONEHOT}",),
-            StudyDirection.MAXIMIZE,
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            "function",
-            "val/surprise",
-            ("training.direction=minimize",),
-            StudyDirection.MINIMIZE,
-            marks=pytest.mark.slow,
-        ),
+        ("directed", "val/distance", (), StudyDirection.MINIMIZE),
+        ("auc", "val/auc", (f"+arch.loss={ONEHOT}",), StudyDirection.MAXIMIZE),
+        ("function", "val/surprise", ("training.direction=minimize",), StudyDirection.MINIMIZE),
     ],
 )
+@pytest.mark.slow
 def test_a_search_keeps_and_registers_what_is_best(metrics, monitor, words, direction, workplace):
     told = ran(workplace, *own(metrics, f"training.monitor={monitor}", "pruner=none", *words))
     study = workplace.study("digits-own")

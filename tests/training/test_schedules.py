@@ -142,7 +142,10 @@ class Linear(keras_tuner.HyperModel):
     ],
     ids=["SGD", "Adam"],
 )
-@pytest.mark.parametrize("reason", ["its training is short", "its proof fails"])
+@pytest.mark.parametrize(
+    "reason",
+    ["its training is short", pytest.param("its proof fails", marks=pytest.mark.slow)],
+)
 def test_keras_own_fit_averages_weights_and_follows_the_momentum_of_a_schedule(
     optimizer, name, reason, monkeypatch
 ):

@@ -154,6 +154,7 @@ def test_a_checkpoint_is_replaced_whole_or_not_at_all(
     assert found.running[1].dtype == one.running[1].dtype
 
 
+@pytest.mark.slow
 def test_the_seventh_trial_equals_it_alone() -> None:
     """Whatever other trials have left in the program."""
     shared = trainer()

@@ -12,7 +12,7 @@ from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
 from hpsearch.study.direction import Direction
-from hpsearch.trials.progress import Progress, in_words, time_left
+from hpsearch.trials.progress import Progress
 
 BEGIN = datetime(2026, 1, 1)
 RECORDED = json.loads(Path(__file__).with_name("recorded_searches.json").read_text())
@@ -23,7 +23,7 @@ RECORDED = json.loads(Path(__file__).with_name("recorded_searches.json").read_te
     [(4.4, "4 s"), (89, "89 s"), (100, "2 min"), (3600, "60 min"), (7500, "2 h 05 min")],
 )
 def test_durations_read_as_people_say_them(seconds, words):
-    assert in_words(seconds) == words
+    assert Progress.in_words(seconds) == words
 
 
 def ended(begin_s, end_s, *, state=TrialState.COMPLETE, n_epochs=10):
@@ -39,7 +39,9 @@ def ended(begin_s, end_s, *, state=TrialState.COMPLETE, n_epochs=10):
 
 
 def left(trials, n_trials, now_s, *, prunes=False):
-    return time_left(trials, n_trials, BEGIN + timedelta(seconds=now_s), n_epochs=30, prunes=prunes)
+    progress = shown(io.StringIO())
+    with progress.search("made", n_trials, lambda: trials, prunes=prunes):
+        return progress.seconds_left(BEGIN + timedelta(seconds=now_s))
 
 
 def test_time_left_is_that_of_the_trials_to_come_and_the_last_ones_count_most():

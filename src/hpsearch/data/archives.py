@@ -63,10 +63,12 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     ):
         missing = [key for key in required if key not in file.files]
         if missing:
+            expected = ", ".join(required)
             found = ", ".join(file.files) or "none"
+            added = ", ".join(missing)
             raise DataError(
-                f"Expected {path} to hold the arrays {', '.join(required)}, received {found}: "
-                f"{', '.join(missing)} must be added."
+                f"Expected {path} to hold the arrays {expected}, received {found}: {added} must "
+                f"be added."
             )
         for key in (*required, "class_names"):
             if key in file.files:
@@ -104,12 +106,14 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
     if len(data) >= start:
         shape = np.frombuffer(data[4:start], ">u4").tolist()
     is_uint8 = data[:4] == bytes((0, 0, 8, ndim))
-    if not is_uint8 or len(data) != start + math.prod(shape):
+    end = start + math.prod(shape)
+    if not is_uint8 or len(data) != end:
         raise DataError(
             f"Expected {path} to hold a uint8 idx array of {ndim} axes, received {len(data):,} "
             f"other bytes."
         )
-    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+    values = np.frombuffer(data, np.uint8, offset=start)
+    return values.reshape(shape)
 
 
 class _File(NamedTuple):
@@ -144,12 +148,13 @@ def read_cifar(
         files = _in_archive(path, limits)
     batches = {}
     for file in files:
-        batches[file.name] = _batch(file, sizes[file.name], label_key)
+        n = sizes[file.name]
+        batches[file.name] = _batch(file, n, label_key)
     missing = [name for name in sizes if name not in batches]
     if missing:
-        raise DataError(
-            f"Expected {path} to hold {', '.join(sizes)}, received it without {', '.join(missing)}."
-        )
+        expected = ", ".join(sizes)
+        lacking = ", ".join(missing)
+        raise DataError(f"Expected {path} to hold {expected}, received it without {lacking}.")
     return batches
 
 
@@ -196,7 +201,8 @@ def _batch(file: _File, n: int, label_key: str) -> tuple[np.ndarray, np.ndarray]
         f"{label_key}"
     )
     try:
-        unpickler = _BatchUnpickler(io.BytesIO(file.data), encoding="bytes")
+        stream = io.BytesIO(file.data)
+        unpickler = _BatchUnpickler(stream, encoding="bytes")
         batch = {}
         for key, value in unpickler.load().items():
             batch[_text(key)] = value
@@ -210,7 +216,8 @@ def _batch(file: _File, n: int, label_key: str) -> tuple[np.ndarray, np.ndarray]
         raise DataError(f"{expected}, received {pixels.dtype} data of shape {pixels.shape}.")
     if labels.shape != (n,) or labels.dtype.kind not in "iu":
         raise DataError(f"{expected}, received {labels.dtype} labels of shape {labels.shape}.")
-    images = pixels.reshape(n, 3, 32, 32).transpose(0, 2, 3, 1)
+    planes = pixels.reshape(n, 3, 32, 32)
+    images = planes.transpose(0, 2, 3, 1)
     return np.ascontiguousarray(images), labels
 
 

@@ -219,7 +219,12 @@ def _find(path: str, folder: str, archive: str) -> Path:
     )
 
 
-def _cifar(path: Path, sizes: Mapping[str, int], label_key: str, names: tuple[str, ...]) -> Arrays:
+def _cifar(
+    path: Path,
+    sizes: Mapping[str, int],
+    label_key: str,
+    names: tuple[str, ...],
+) -> Arrays:
     """Join the batches of a folder or an archive; the last of `sizes` is the test batch."""
     batches = read_cifar(path, sizes, label_key)
     *train, test = sizes

@@ -198,7 +198,10 @@ def _labels(labels: np.ndarray, name: str, key: str) -> Labels:
 
 
 def _class_names(
-    names: tuple[str, ...] | None, train: Labels, test: Labels, name: str
+    names: tuple[str, ...] | None,
+    train: Labels,
+    test: Labels,
+    name: str,
 ) -> tuple[str, ...]:
     """Return a name for each class; raise DataError if the labels are not exactly the classes."""
     present = set(np.unique(train).tolist())
@@ -226,7 +229,10 @@ def _class_names(
 
 
 def split(
-    labels: Labels, n_train: int | None, n_val: int, seed: int
+    labels: Labels,
+    n_train: int | None,
+    n_val: int,
+    seed: int,
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Return the ascending indices of a stratified train part and val part.
 
@@ -268,10 +274,18 @@ def split(
         end = start + train_counts[label]
         in_val.append(members[:start])
         in_train.append(members[start:end])
-    return np.sort(np.concatenate(in_train)), np.sort(np.concatenate(in_val))
+    train = np.concatenate(in_train)
+    val = np.concatenate(in_val)
+    return np.sort(train), np.sort(val)
 
 
-def _check_sizes(n: int, n_classes: int, n_train: int | None, n_val: int, seed: int) -> None:
+def _check_sizes(
+    n: int,
+    n_classes: int,
+    n_train: int | None,
+    n_val: int,
+    seed: int,
+) -> None:
     most_val = n - n_classes
     if not isinstance(n_val, int) or not n_classes <= n_val <= most_val:
         raise DataError(

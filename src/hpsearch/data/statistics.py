@@ -69,7 +69,8 @@ def measure(train_images: np.ndarray, n_classes: int) -> DataStatistics:
     mean = np.zeros(shape[1:])
     squares = np.zeros_like(mean)
     for start in range(0, len(train_images), chunk_size):
-        chunk = train_images[start : start + chunk_size].astype(np.float64)
+        end = start + chunk_size
+        chunk = train_images[start:end].astype(np.float64)
         total = count + len(chunk)
         chunk_mean = chunk.mean(axis=0)
         chunk_squares = np.square(chunk - chunk_mean).sum(axis=0)
@@ -77,8 +78,10 @@ def measure(train_images: np.ndarray, n_classes: int) -> DataStatistics:
         weight = count * len(chunk) / total
         squares += chunk_squares + np.square(shift) * weight
         mean += shift * (len(chunk) / total)
-        largest = max(largest, float(np.abs(chunk).max()))
+        chunk_largest = float(np.abs(chunk).max())
+        largest = max(largest, chunk_largest)
         count = total
     _, height, width, channels = shape
+    image_shape = (height, width, channels)
     variance = squares / count
-    return DataStatistics((height, width, channels), n_classes, mean, variance, largest)
+    return DataStatistics(image_shape, n_classes, mean, variance, largest)

@@ -134,7 +134,8 @@ class Calibration:
             filled = bins.count > 0
             x = bins.confidence[filled]
             y = bins.accuracy[filled]
-            axis.plot([0, 1], [0, 1], color="grey", linewidth=1)
+            diagonal = [0, 1]
+            axis.plot(diagonal, diagonal, color="grey", linewidth=1)
             axis.fill_between(x, low[filled], high[filled], color="tab:blue", alpha=0.2)
             axis.plot(x, y, "o-", color="tab:blue", markersize=4)
             axis.set_title(f"{name} (ECE {bins.ece:.3f})")
@@ -152,14 +153,16 @@ class Calibration:
     @property
     def _ends(self) -> list[float]:
         """The shares of simulations below the two ends of a band."""
-        return [self.level / 2, 1 - self.level / 2]
+        below = self.level / 2
+        return [below, 1 - below]
 
     def _simulated(self, confidence: Floats, n: int, rng: Generator) -> list[Reliability]:
         """Return the bins of `n` models whose answers are right as often as they are confident."""
         found = []
         for _ in range(n):
             right = rng.random(len(confidence)) < confidence
-            found.append(Reliability.of(confidence, right))
+            bins = Reliability.of(confidence, right)
+            found.append(bins)
         return found
 
 
@@ -188,7 +191,8 @@ class Conformal:
         rows = [("arm", "coverage", "mean size", "empty", "single")]
         found = {}
         for arm, probs in evaluated.on_test.items():
-            sets = ConformalSets(evaluated.on_val[arm], val_labels, self.coverage)
+            val_probs = evaluated.on_val[arm]
+            sets = ConformalSets(val_probs, val_labels, self.coverage)
             held = sets.of(probs)
             covered = float(held[places, labels].mean())
             sizes = held.sum(axis=1)
@@ -216,10 +220,13 @@ def temperature(probs: Floats, labels: Ints) -> float:
 
     Reference: Guo et al., "On Calibration of Modern Neural Networks", 2017.
     """
-    given = FrozenEstimator(_GivenProbs(probs.shape[1]))
-    unfitted = CalibratedClassifierCV(given, method="temperature")
-    (classifier,) = unfitted.fit(probs, labels).calibrated_classifiers_
-    return 1.0 / float(classifier.calibrators[0].beta_)
+    given = _GivenProbs(probs.shape[1])
+    frozen = FrozenEstimator(given)
+    unfitted = CalibratedClassifierCV(frozen, method="temperature")
+    fitted = unfitted.fit(probs, labels)
+    (classifier,) = fitted.calibrated_classifiers_
+    calibrator = classifier.calibrators[0]
+    return 1.0 / float(calibrator.beta_)
 
 
 def scaled(probs: Floats, temperature: float) -> Floats:
@@ -251,14 +258,16 @@ class ConformalSets:
     def of(self, probs: Floats) -> Flags:
         """Return which classes are in the set of each example, (N, C)."""
         _, held = self._classifier.predict_set(probs)
-        return np.asarray(held[:, :, 0], bool)
+        of_coverage = held[:, :, 0]
+        return np.asarray(of_coverage, bool)
 
     @property
     def threshold(self) -> float:
         """The smallest probability with which a class belongs to a set."""
         self._classifier.predict_set(self._probs)  # MAPIE computes the quantile when it makes sets
         (quantile,) = self._classifier._mapie_classifier.quantiles_
-        return float(np.clip(1.0 - quantile, 0.0, 1.0))
+        smallest = np.clip(1.0 - quantile, 0.0, 1.0)
+        return float(smallest)
 
 
 class _GivenProbs(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped

@@ -94,11 +94,18 @@ def compare(
     for place, name in enumerate(measures):
         low, high = np.quantile(bootstrapped[place], ends)
         p, detectable = arms.tested(name, swapped[place], level_of_one)
-        values = arms.values(name)
-        difference = Difference(name, values, float(low), float(high), p, detectable)
+        difference = Difference(
+            measure=name,
+            values=arms.values(name),
+            low=float(low),
+            high=float(high),
+            p=p,
+            detectable=detectable,
+        )
         found.append(difference)
-    ps = holm([difference.p for difference in found])
-    return [replace(difference, p=p) for difference, p in zip(found, ps, strict=True)]
+    corrected = holm([difference.p for difference in found])
+    pairs = zip(found, corrected, strict=True)
+    return [replace(difference, p=p) for difference, p in pairs]
 
 
 class _Scores(NamedTuple):
@@ -114,7 +121,8 @@ class _Scores(NamedTuple):
         right = metrics.correct(probs, labels)
         nll = metrics.example_nll(probs, labels)
         brier_score = metrics.example_brier(probs, labels)
-        return cls(right, nll, brier_score, probs.max(axis=1))
+        confidence = probs.max(axis=1)
+        return cls(right, nll, brier_score, confidence)
 
     def measure(self, name: str, rows: Ints) -> Floats:
         """Return a measure for each of R rows of indices of examples, (R, N), as (R,)."""
@@ -151,8 +159,9 @@ class _Arms(NamedTuple):
 
     def values(self, measure: str) -> tuple[float, float]:
         """Return a measure of the first and of the second arm over all examples."""
-        (before,) = self.first.measure(measure, self.all_examples)
-        (after,) = self.second.measure(measure, self.all_examples)
+        rows = self.all_examples
+        (before,) = self.first.measure(measure, rows)
+        (after,) = self.second.measure(measure, rows)
         return float(before), float(after)
 
     def bootstrapped(self, measures: Sequence[str], n_resamples: int, rng: Generator) -> Floats:
@@ -161,17 +170,21 @@ class _Arms(NamedTuple):
         parts = []
         n_at_once = 100  # samples that are held in memory at once
         for start in range(0, n_resamples, n_at_once):
-            shape = (min(n_at_once, n_resamples - start), n_examples)
+            n_rows = min(n_at_once, n_resamples - start)
+            shape = (n_rows, n_examples)
             rows = rng.integers(0, n_examples, shape)
-            parts.append([self.difference(name, rows) for name in measures])
+            part = [self.difference(name, rows) for name in measures]
+            parts.append(part)
         return np.hstack(parts)
 
     def swapped(self, measures: Sequence[str], n_resamples: int, rng: Generator) -> Floats:
         """Return the differences of M measures after random swaps, (M, n_resamples)."""
+        rows = self.all_examples
         parts = []
         for _ in range(n_resamples):
             mixed = self._with_random_swaps(rng)
-            parts.append([mixed.difference(name, self.all_examples) for name in measures])
+            part = [mixed.difference(name, rows) for name in measures]
+            parts.append(part)
         return np.hstack(parts)
 
     def _with_random_swaps(self, rng: Generator) -> _Arms:
@@ -182,7 +195,7 @@ class _Arms(NamedTuple):
         for own, theirs in zip(*self, strict=True):
             first.append(np.where(where, theirs, own))
             second.append(np.where(where, own, theirs))
-        return _Arms(_Scores._make(first), _Scores._make(second))
+        return _Arms(_Scores(*first), _Scores(*second))
 
     def tested(self, measure: str, swapped: Floats, level: float) -> tuple[float, float]:
         """Return the p value of a difference and the smallest improvement with a p of `level`.
@@ -196,12 +209,14 @@ class _Arms(NamedTuple):
             first = self.first.accuracy
             second = self.second.accuracy
             discordant = first ^ second
-            gain = smallest_gain(int(discordant.sum()), level)
+            n_discordant = int(discordant.sum())
+            gain = smallest_gain(n_discordant, level)
             return mcnemar(first, second), gain / len(discordant)
         before, after = self.values(measure)
         observed = abs(after - before)
         by_chance = np.abs(swapped)
-        n_as_large = int((by_chance >= observed - 1e-12).sum())
+        are_as_large = by_chance >= observed - 1e-12
+        n_as_large = int(are_as_large.sum())
         p = (1 + n_as_large) / (1 + len(by_chance))
         detectable = np.quantile(by_chance, 1 - level)
         return p, float(detectable)
@@ -216,8 +231,10 @@ def mcnemar(first_right: Flags, second_right: Flags) -> float:
         first_right: Whether the first arm classifies each example correctly, (N,).
         second_right: The same for the second arm, (N,).
     """
-    n_only_first = int((first_right & ~second_right).sum())
-    n_discordant = int((first_right ^ second_right).sum())
+    only_first = first_right & ~second_right
+    discordant = first_right ^ second_right
+    n_only_first = int(only_first.sum())
+    n_discordant = int(discordant.sum())
     if n_discordant == 0:
         return 1.0
     test = stats.binomtest(n_only_first, n_discordant)
@@ -233,8 +250,9 @@ def smallest_gain(n_discordant: int, level: float) -> int:
     n = n_discordant
     while n == 0 or 2 * 0.5**n > level:
         n += 1
-    lost = int(stats.binom.ppf(level / 2, n, 0.5))
-    while lost >= 0 and 2 * stats.binom.cdf(lost, n, 0.5) > level:
+    losses = stats.binom(n, 0.5)
+    lost = int(losses.ppf(level / 2))
+    while lost >= 0 and 2 * losses.cdf(lost) > level:
         lost -= 1
     return n - 2 * max(lost, 0)
 

@@ -45,11 +45,12 @@ class DropoutRates:
 
     def examine(self, evaluated: EvaluatedModel) -> Section:
         """Choose the rates with the lowest NLL on val, and test them against the model's own."""
-        tried = self.choices(evaluated.sampler.split.rates)
+        sampler = evaluated.sampler
+        tried = self.choices(sampler.split.rates)
         val = evaluated.val
         on_val = {}
         for choice, rates in tried.items():
-            mc = evaluated.sampler.predict(val.inputs, n_samples=self.n_samples, rates=rates)
+            mc = sampler.predict(val.inputs, n_samples=self.n_samples, rates=rates)
             on_val[choice] = metrics.nll(mc.probs, val.targets)
         ranked = sorted(on_val, key=on_val.__getitem__)
         best = ranked[0]
@@ -104,7 +105,11 @@ class DropoutRates:
                     found[name, label] = choice
         return found
 
-    def _compared(self, evaluated: EvaluatedModel, rates: Sequence[float]) -> list[Difference]:
+    def _compared(
+        self,
+        evaluated: EvaluatedModel,
+        rates: Sequence[float],
+    ) -> list[Difference]:
         """Return the differences on test between the model's own rates and these rates."""
         test = evaluated.test
         tuned = evaluated.sampler.predict(test.inputs, rates=rates)

@@ -60,7 +60,8 @@ class Ensembles:
         _, one_mc, plain, mc = measured.values()
         worth = equivalent(nll_by_size, one_mc["nll_scaled"])
         found = {"test/mc/deep_ensemble_equivalent": worth}
-        for key, measures in (("ensemble", plain), ("mc_ensemble", mc)):
+        ensembles = {"ensemble": plain, "mc_ensemble": mc}
+        for key, measures in ensembles.items():
             found[f"test/{key}/accuracy"] = measures["accuracy"]
             found[f"test/{key}/nll"] = measures["nll"]
             found[f"test/{key}/ece"] = measures["ece"]
@@ -76,10 +77,12 @@ class Ensembles:
 
     def _members(self, evaluated: EvaluatedModel) -> list[EvaluatedModel]:
         """Return the members as evaluated models, each with masks of its own."""
+        own = evaluated.settings
+        members = evaluated.members[: self.n_members]
         models = []
-        for place, member in enumerate(evaluated.members[: self.n_members]):
-            seed = derive(evaluated.settings.seed, "member", place)
-            settings = replace(evaluated.settings, n_samples=self.n_samples, seed=seed)
+        for place, member in enumerate(members):
+            seed = derive(own.seed, "member", place)
+            settings = replace(own, n_samples=self.n_samples, seed=seed)
             model = replace(evaluated, model=member, settings=settings)
             models.append(model)
         return models
@@ -116,16 +119,20 @@ def _nll_by_size(models: Sequence[EvaluatedModel]) -> list[float]:
 
 def _scaled_nll(models: Sequence[EvaluatedModel], arm: str) -> float:
     """Return the NLL of an ensemble on test after temperature scaling on val."""
-    val = np.mean([model.on_val[arm] for model in models], axis=0)
-    test = np.mean([model.on_test[arm] for model in models], axis=0)
+    on_val = [model.on_val[arm] for model in models]
+    on_test = [model.on_test[arm] for model in models]
+    val = np.mean(on_val, axis=0)
+    test = np.mean(on_test, axis=0)
     first = models[0]
     fitted = temperature(val, first.val.targets)
-    return metrics.nll(scaled(test, fitted), first.test.targets)
+    after = scaled(test, fitted)
+    return metrics.nll(after, first.test.targets)
 
 
 def _measures(models: Sequence[EvaluatedModel], arm: str) -> dict[str, float]:
     """Return the measures of an ensemble, whose prediction is the mean of its members'."""
-    probs = np.mean([model.on_test[arm] for model in models], axis=0)
+    on_test = [model.on_test[arm] for model in models]
+    probs = np.mean(on_test, axis=0)
     labels = models[0].test.targets
     return {
         "accuracy": metrics.accuracy(probs, labels),

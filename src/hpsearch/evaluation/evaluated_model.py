@@ -29,7 +29,8 @@ Images = NDArray[np.number]  # raw pixels, (N, H, W, C)
 
 def white(images: Images) -> float:
     """Return the value of white: 255 for uint8 and where any value exceeds 1, otherwise 1."""
-    if images.dtype == np.uint8 or images.max() > 1:
+    is_uint8 = images.dtype == np.uint8
+    if is_uint8 or images.max() > 1:
         return 255.0
     return 1.0
 
@@ -64,7 +65,8 @@ class EvaluatedModel:
     @cached_property
     def mc_test(self) -> McPrediction:
         """The prediction of MC Dropout on test."""
-        return self.sampler.predict(self.test.inputs, self.test.targets)
+        test = self.test
+        return self.sampler.predict(test.inputs, test.targets)
 
     @cached_property
     def on_test(self) -> dict[str, Floats]:
@@ -87,8 +89,9 @@ class EvaluatedModel:
             ModelError: The model has no active dropout, cannot be converted, or fails the
                 self-test.
         """
-        certificate = Certificate.of(self.sampler, self.test.inputs)
-        labels = self.test.targets
+        test = self.test
+        certificate = Certificate.of(self.sampler, test.inputs)
+        labels = test.targets
         prediction = self.mc_test
         mc = metrics.summary(prediction.probs, labels)
         mc["expected_entropy"] = float(prediction.expected_entropy.mean())

@@ -52,17 +52,20 @@ class OutOfDistribution:
         if self.data is None:
             return None
         known = evaluated.test.inputs[: self.n_images]
-        unknown = fitted(self._unknown(self.data), known)
+        as_stored = self._unknown(self.data)
+        unknown = fitted(as_stored, known)
         scores = []
         for images in (known, unknown):
             mc = evaluated.sampler.predict(images, n_samples=self.n_samples)
-            scores.append(uncertainties(evaluated.plain(images), mc))
+            plain = evaluated.plain(images)
+            scores.append(uncertainties(plain, mc))
         known_scores, unknown_scores = scores
         rows = [("score", "AUROC", "FPR at 95 %")]
         found = {}
         for name, known_score in known_scores.items():
-            area = auroc(known_score, unknown_scores[name])
-            refused = fpr_at_95(known_score, unknown_scores[name])
+            unknown_score = unknown_scores[name]
+            area = auroc(known_score, unknown_score)
+            refused = fpr_at_95(known_score, unknown_score)
             rows.append((name, f"{area:.4f}", f"{refused:.4f}"))
             found[f"test/unknown/{name}/auroc"] = area
             found[f"test/unknown/{name}/fpr_at_95"] = refused
@@ -86,7 +89,8 @@ class OutOfDistribution:
             raise DataError(
                 f"Expected test images of classes {self.classes} in {data.name}, received none."
             )
-        return examples.inputs[chosen][: self.n_images]
+        images = examples.inputs[chosen]
+        return images[: self.n_images]
 
 
 def uncertainties(plain: Floats, mc: McPrediction) -> dict[str, Floats]:
@@ -113,7 +117,8 @@ def auroc(known: Floats, unknown: Floats) -> float:
         known: Scores of known images, (N,).
         unknown: Scores of unknown images, (M,).
     """
-    area = roc_auc_score(*_as_detection(known, unknown))
+    detection = _as_detection(known, unknown)
+    area = roc_auc_score(*detection)
     return float(area)
 
 
@@ -133,7 +138,8 @@ def fpr_at_95(known: Floats, unknown: Floats) -> float:
 def _as_detection(known: Floats, unknown: Floats) -> tuple[Flags, Floats]:
     """Return whether each image is unknown, and its score, (N + M,) each."""
     scores = np.concatenate([known, unknown])
-    is_unknown = np.arange(len(scores)) >= len(known)
+    places = np.arange(len(scores))
+    is_unknown = places >= len(known)
     return is_unknown, scores
 
 
@@ -152,10 +158,13 @@ def fitted(images: Images, like: Images) -> Images:
     in_bytes = np.round(brightness).astype(np.uint8)
     if in_bytes.shape[-1] == 1:
         in_bytes = in_bytes[..., 0]
-    resized = np.empty((len(images), *like.shape[1:]))
+    size = (width, height)
+    shape = like.shape[1:]
+    resized = np.empty((len(images), *shape))
     for place, pixels in enumerate(in_bytes):
         picture = Image.fromarray(pixels).convert(mode)
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-        resized[place] = np.reshape(np.asarray(picture), like.shape[1:])
+        picture = picture.resize(size, Image.Resampling.BILINEAR)
+        array = np.asarray(picture)
+        resized[place] = np.reshape(array, shape)
     scale = 255.0 / white(like)
     return (resized / scale).astype(like.dtype)

@@ -60,8 +60,9 @@ class Selective:
             "risk": metrics.risk_at_coverage(doubt, right, self.coverage),
         }
         if 0 < right.mean() < 1:
+            of_right = doubt[right]
             of_wrong = doubt[~right]
-            values["auroc"] = auroc(doubt[right], of_wrong)
+            values["auroc"] = auroc(of_right, of_wrong)
         return values
 
 
@@ -85,20 +86,32 @@ def _risk_coverage(doubts: dict[str, Floats], rights: dict[str, Flags]) -> Figur
 
 def _entropies(doubts: dict[str, Floats], rights: dict[str, Flags]) -> Figure:
     """Draw how the predictive entropy is distributed over right and over wrong answers."""
-    plot, axes = plt.subplots(1, 2, figsize=(8.4, 3.4), sharey=True)
+    inches = (8.4, 3.4)
+    plot, axes = plt.subplots(1, 2, figsize=inches, sharey=True)
     shown = {"plain": "plain/entropy", "MC Dropout": "mc/entropy"}
-    highest = max(doubts[name].max() for name in shown.values())
+    maxima = [doubts[name].max() for name in shown.values()]
+    highest = max(maxima)
     edges = np.linspace(0, highest + 1e-9, 31)
     for axis, title in zip(axes, shown, strict=True):
         name = shown[title]
         right = rights[name]
-        groups = [("right", right, "tab:green"), ("wrong", ~right, "tab:red")]
+        groups = [
+            ("right", right, "tab:green"),
+            ("wrong", ~right, "tab:red"),
+        ]
         for label, group, colour in groups:
             values = doubts[name][group]
             n = len(values)
             if n:
                 weights = np.full(n, 1 / n)
-                axis.hist(values, edges, weights=weights, alpha=0.55, color=colour, label=label)
+                axis.hist(
+                    values,
+                    edges,
+                    weights=weights,
+                    alpha=0.55,
+                    color=colour,
+                    label=label,
+                )
         axis.set_title(title)
         axis.set_xlabel("predictive entropy, nats")
         axis.legend()
@@ -129,7 +142,8 @@ def _extremes(evaluated: EvaluatedModel, doubt: Floats) -> Figure:
     least_certain = order[::-1][:n]
     places = [*most_certain, *least_certain]
     for axis, place in zip(axes.ravel(), places, strict=True):
-        shown = np.clip(images[place] / brightest, 0, 1)
+        in_unit = images[place] / brightest
+        shown = np.clip(in_unit, 0, 1)
         if shown.shape[-1] != 3:
             shown = shown[..., 0]
         title = str(labels[place])

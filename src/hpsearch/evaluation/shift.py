@@ -68,7 +68,7 @@ class Shift:
         labels = evaluated.test.targets[: self.n_images]
         clean = self._measure(evaluated, images, labels)
         means = {key: [value] for key, value in clean.items()}
-        curves: dict[str, list[tuple[int, float]]] = defaultdict(list)
+        curves = defaultdict(list)
         head = ["measure", "arm", "clean"]
         for severity in SEVERITIES:
             head.append(f"severity {severity}")
@@ -77,8 +77,8 @@ class Shift:
                 shifted = self._corrupted(images, labels, name, severity)
                 measured = self._measure(evaluated, *shifted)
                 for key, value in measured.items():
-                    curve = curves[f"test/shift/{name}/{key}"]
-                    curve.append((severity, value))
+                    point = (severity, value)
+                    curves[f"test/shift/{name}/{key}"].append(point)
                     found[key].append(value)
             for key, values in found.items():
                 mean = float(np.mean(values))
@@ -100,16 +100,23 @@ class Shift:
         return Section("Under shift", text, rows, curves=curves, figures=[figure])
 
     def _corrupted(
-        self, images: Images, labels: Ints, name: str, severity: int
+        self,
+        images: Images,
+        labels: Ints,
+        name: str,
+        severity: int,
     ) -> tuple[Images, Ints]:
         """Return corrupted images and their labels, of CIFAR-10-C if its folder is given."""
         if self.path is None:
-            return corrupt(images, name, severity, seed=self.seed), labels
+            corrupted = corrupt(images, name, severity, seed=self.seed)
+            return corrupted, labels
         theirs, their_labels = self.stored(name, severity)
-        if theirs.shape[1:] != images.shape[1:]:
+        expected = images.shape[1:]
+        received = theirs.shape[1:]
+        if received != expected:
             raise DataError(
-                f"Expected images of shape {images.shape[1:]} in parts.shift.path, received "
-                f"{theirs.shape[1:]}. CIFAR-10-C fits only models of CIFAR-10."
+                f"Expected images of shape {expected} in parts.shift.path, received "
+                f"{received}. CIFAR-10-C fits only models of CIFAR-10."
             )
         return theirs.astype(images.dtype), their_labels
 
@@ -130,17 +137,26 @@ class Shift:
         n_each = len(labels) // len(SEVERITIES)
         first = (severity - 1) * n_each
         last = first + min(self.n_images, n_each)
-        their_labels = labels[first:last].astype(np.int64)
-        return np.array(images[first:last]), their_labels
+        chosen = slice(first, last)
+        their_images = np.array(images[chosen])
+        their_labels = labels[chosen].astype(np.int64)
+        return their_images, their_labels
 
-    def _measure(self, evaluated: EvaluatedModel, images: Images, labels: Ints) -> dict[str, float]:
+    def _measure(
+        self,
+        evaluated: EvaluatedModel,
+        images: Images,
+        labels: Ints,
+    ) -> dict[str, float]:
         """Return each measure of each arm by a key such as `mc/nll`."""
         mc = evaluated.sampler.predict(images, n_samples=self.n_samples)
         plain = evaluated.plain(images)
         found = {}
-        for measure in (metrics.accuracy, metrics.nll, metrics.ece):
-            found[f"plain/{measure.__name__}"] = measure(plain, labels)
-            found[f"mc/{measure.__name__}"] = measure(mc.probs, labels)
+        measures = (metrics.accuracy, metrics.nll, metrics.ece)
+        for measure in measures:
+            name = measure.__name__
+            found[f"plain/{name}"] = measure(plain, labels)
+            found[f"mc/{name}"] = measure(mc.probs, labels)
         return found
 
 
@@ -150,7 +166,8 @@ def _figure(means: dict[str, list[float]]) -> Figure:
     Args:
         means: Means over kinds of corruption for each severity from 0, by keys such as `mc/nll`.
     """
-    plot, axes = plt.subplots(1, 3, figsize=(12.0, 3.6), layout="constrained")
+    inches = (12.0, 3.6)
+    plot, axes = plt.subplots(1, 3, figsize=inches, layout="constrained")
     measures = ("accuracy", "nll", "ece")
     for axis, measure in zip(axes, measures, strict=True):
         for arm in ("plain", "mc"):
@@ -224,14 +241,16 @@ def _defocus_blur(x: Floats, i: int, rng: Generator) -> Floats:
     points = np.arange(size * fine) + 0.5
     axis = points / fine - reach - 0.5
     columns, rows = np.meshgrid(axis, axis)
-    disk = np.hypot(columns, rows) <= radius * scale + 0.5
+    distance = np.hypot(columns, rows)
+    disk = distance <= radius * scale + 0.5
     sigma = softness * scale * fine
     soft = ndimage.gaussian_filter(disk.astype(float), sigma)
     by_pixel = soft.reshape(size, fine, size, fine)
     kernel = by_pixel.mean(axis=(1, 3))
     kernel = kernel / kernel.sum()
     for_all = kernel[None, :, :, None]
-    return np.asarray(ndimage.convolve(x, for_all, mode="nearest"))
+    blurred = ndimage.convolve(x, for_all, mode="nearest")
+    return np.asarray(blurred)
 
 
 def _motion_blur(x: Floats, i: int, rng: Generator) -> Floats:
@@ -240,7 +259,8 @@ def _motion_blur(x: Floats, i: int, rng: Generator) -> Floats:
     sigma = (1.0, 1.5, 2.0, 2.0, 2.5)[i]
     scale = x.shape[1] / 32
     steps = np.arange(-radius, radius + 1)
-    weights = np.exp(-(steps**2) / (2 * sigma**2))
+    twice_variance = 2 * sigma**2
+    weights = np.exp(-(steps**2) / twice_variance)
     steepest = np.pi / 4
     angles = rng.uniform(-steepest, steepest, len(x))
     blurred = np.empty_like(x)
@@ -250,8 +270,10 @@ def _motion_blur(x: Floats, i: int, rng: Generator) -> Floats:
         rows = steps * scale * np.sin(angle)
         columns = steps * scale * np.cos(angle)
         kernel = np.zeros((size, size))
-        for row, column, weight in zip(rows, columns, weights, strict=True):
-            kernel[round(row) + reach, round(column) + reach] += weight
+        points = zip(rows, columns, weights, strict=True)
+        for row, column, weight in points:
+            pixel = (round(row) + reach, round(column) + reach)
+            kernel[pixel] += weight
         kernel = kernel / kernel.sum()
         for_all = kernel[:, :, None]
         blurred[n] = ndimage.convolve(x[n], for_all, mode="nearest")
@@ -272,8 +294,9 @@ def _fog(x: Floats, i: int, rng: Generator) -> Floats:
         factors = (1, height / points, width / points)
         cloud = ndimage.zoom(grid, factors, order=1)
         clouds += cloud / decay**octave
-    darkest = clouds.min(axis=(1, 2), keepdims=True)
-    spread = np.ptp(clouds, axis=(1, 2), keepdims=True)
+    height_and_width = (1, 2)
+    darkest = clouds.min(axis=height_and_width, keepdims=True)
+    spread = np.ptp(clouds, axis=height_and_width, keepdims=True)
     clouds = (clouds - darkest) / spread
     brightest = x.max(axis=(1, 2, 3), keepdims=True)
     mixed = x + density * clouds[..., None]
@@ -285,10 +308,12 @@ def _brightness(x: Floats, i: int, rng: Generator) -> Floats:
     """Add to the value of each colour, and keep its hue and saturation."""
     added = (0.05, 0.1, 0.15, 0.2, 0.3)[i]
     value = x.max(axis=3, keepdims=True)
+    is_lit = value > 0
     brighter = np.minimum(value + added, 1.0)
-    divisor = np.where(value > 0, value, 1.0)
+    divisor = np.where(is_lit, value, 1.0)
     coloured = x * brighter / divisor
-    return np.asarray(np.where(value > 0, coloured, brighter))
+    changed = np.where(is_lit, coloured, brighter)
+    return np.asarray(changed)
 
 
 def _contrast(x: Floats, i: int, rng: Generator) -> Floats:
@@ -325,15 +350,18 @@ def _jpeg_compression(x: Floats, i: int, rng: Generator) -> Floats:
 def _through_pil(x: Floats, change: Callable[[Image.Image], Image.Image]) -> Floats:
     """Apply a change to images of 3 channels as a whole, and to others channel by channel."""
     changed = np.empty(x.shape)
-    in_bytes = np.round(x * 255).astype(np.uint8)
+    rounded = np.round(x * 255)
+    in_bytes = rounded.astype(np.uint8)
     channels = x.shape[3]
     for n, image in enumerate(in_bytes):
         if channels == 3:
-            changed[n] = np.asarray(change(Image.fromarray(image)))
+            whole = Image.fromarray(image)
+            changed[n] = np.asarray(change(whole))
             continue
         for channel in range(channels):
             layer = Image.fromarray(image[..., channel])
-            changed[n, ..., channel] = np.asarray(change(layer))
+            array = np.asarray(change(layer))
+            changed[n, ..., channel] = array
     return changed / 255.0
 
 

@@ -79,13 +79,17 @@ class Verdict:
             values[f"{key}/detectable"] = difference.detectable
             values[f"{key}/seed_spread"] = spread
         text = self.sentence(found)
-        return Section("Verdict", text, rows, values, figures=[self._figure(found)])
+        figure = self._figure(found)
+        return Section("Verdict", text, rows, values, figures=[figure])
 
     def sentence(self, found: Sequence[Difference]) -> str:
         """Return the verdict in words."""
         parts = []
         for verdict in ("better", "worse", "no detectable difference"):
-            names = [d.measure for d in found if d.verdict(self.level) == verdict]
+            names = []
+            for difference in found:
+                if difference.verdict(self.level) == verdict:
+                    names.append(difference.measure)
             if names:
                 parts.append(f"{verdict} in {', '.join(names)}")
         return f"MC Dropout against the plain prediction: {'; '.join(parts)}."
@@ -122,14 +126,16 @@ class Verdict:
 
     def _figure(self, found: Sequence[Difference]) -> Figure:
         """Draw each difference and its interval, in units of the smallest detectable difference."""
-        plot, axis = plt.subplots(figsize=(5.5, 0.5 * len(found) + 1.4))
+        inches = (5.5, 0.5 * len(found) + 1.4)
+        plot, axis = plt.subplots(figsize=inches)
         names = []
         for row, difference in enumerate(reversed(found)):
             unit = difference.detectable or 1.0
             low = difference.low / unit
             high = difference.high / unit
             value = difference.value / unit
-            axis.plot([low, high], [row, row], color="tab:blue")
+            interval = [low, high]
+            axis.plot(interval, [row, row], color="tab:blue")
             axis.plot(value, row, "o", color="tab:blue")
             names.append(difference.measure)
         axis.axvline(0, color="grey", linewidth=1)

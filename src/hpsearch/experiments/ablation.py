@@ -110,8 +110,8 @@ class Ablation:
         found = []
         for value in self.across["values"]:
             name = f"{level}, {short} {value}"
-            cell = _Cell(name, level, value, [*overrides, f"{setting}={value}"])
-            found.append(cell)
+            own = [*overrides, f"{setting}={value}"]
+            found.append(_Cell(name, level, value, own))
         return found
 
     def groups(self, arms: Sequence[Arm], results: Results) -> list[list[Arm]]:
@@ -150,7 +150,12 @@ class Ablate:
     seed: int
     n_seeds: int
 
-    def run(self, config: Mapping[str, object], command: str, console: Console) -> Answer:
+    def run(
+        self,
+        config: Mapping[str, object],
+        command: str,
+        console: Console,
+    ) -> Answer:
         """Train what is missing, print the tables, and return the answer.
 
         Args:
@@ -179,7 +184,10 @@ class Ablate:
     def _identity(self, config: Mapping[str, object], fingerprint: str) -> Sequence[object]:
         """Return all that is equal in two sessions of the same ablation."""
         keys = (*Arm.PARTS, "hyperparameters", "ablation")
-        base = {key: config[key] for key in keys if key in config}
+        base = {}
+        for key in keys:
+            if key in config:
+                base[key] = config[key]
         training = dict(cast("Mapping[str, object]", config["training"]))
         if training.get("direction") is None:
             training.pop("direction", None)
@@ -191,28 +199,36 @@ class Ablate:
         ablation = self.ablation
         paragraphs = [f"## {ablation.question}"]
         tables = []
+        pages = []
+        verdicts = []
         claims = []
         for group in ablation.groups(self.arms, results):
             of_group = results.of(group)
             race = self._race(of_group)
             by_level = {arm.level: arm.name for arm in group}
-            baseline = by_level.get(ablation.baseline, group[0].name)
+            first = group[0].name
+            baseline = by_level.get(ablation.baseline, first)
             table = Table.of(group, of_group, ablation.measures, baseline)
             verdict = table.verdict()
-            judged = of_group.judged([Claim(**claim) for claim in ablation.claims], by_level)
-            console.print(terminal(table.cells(), ablation.question))
+            asked = [Claim(**claim) for claim in ablation.claims]
+            judged = of_group.judged(asked, by_level)
+            cells = table.cells()
+            console.print(terminal(cells, ablation.question))
             for line in (*race, verdict, *judged):
                 console.print(line, soft_wrap=True, markup=False)
-            paragraphs += [markdown(table.cells()), *race, f"**{verdict}**", *judged]
+            page = markdown(cells)
+            paragraphs += [page, *race, f"**{verdict}**", *judged]
             tables.append(table)
+            pages.append(page)
+            verdicts.append(verdict)
             claims.extend(judged)
         parent = session.parent
-        cells = [markdown(table.cells()) for table in tables]
-        parent.client.log_text(parent.run_id, "\n\n".join(cells), "table.md")
+        parent.client.log_text(parent.run_id, "\n\n".join(pages), "table.md")
         picture = draw(ablation.name, ablation.panels, self.arms, results)
         parent.file(f"figures/{picture.name}.png", picture.png)
-        verdicts = [table.verdict() for table in tables]
-        return session.answer("\n\n".join(paragraphs), " ".join(verdicts), tables, claims, console)
+        text = "\n\n".join(paragraphs)
+        summary = " ".join(verdicts)
+        return session.answer(text, summary, tables, claims, console)
 
     def _race(self, results: Results) -> list[str]:
         """Add the measures of the race, and return a sentence on its loss; none without a race."""

@@ -40,19 +40,22 @@ class Interval:
     @classmethod
     def of(cls, numbers: Iterable[float]) -> Interval:
         """Return the mean of the finite numbers with Student's interval (n - 1 degrees)."""
-        x = np.array([number for number in numbers if math.isfinite(number)])
+        finite = list(filter(math.isfinite, numbers))
+        x = np.array(finite)
         n = len(x)
         if n == 0:
             return cls(n)
         mean = float(x.mean())
         if n == 1:
             return cls(n, mean)
-        error = float(x.std(ddof=1)) / n**0.5
+        deviation = float(x.std(ddof=1))
+        error = deviation / n**0.5
         if error == 0:
             return cls(n, mean, mean, mean, float(mean == 0))
         student = stats.t(n - 1)
         half = float(student.ppf(0.975)) * error
-        p = float(2 * student.sf(abs(mean) / error))
+        tail = student.sf(abs(mean) / error)
+        p = float(2 * tail)
         return cls(n, mean, mean - half, mean + half, p)
 
     @classmethod
@@ -204,7 +207,8 @@ class Claim:
             word = "Confirmed"
         told = "no seed has both"
         if found.n:
-            told = f"{found} over {found.n} seed{'s' * (found.n != 1)}"
+            plural = "s" * (found.n != 1)
+            told = f"{found} over {found.n} seed{plural}"
         for name, measured in ((lower, mine), (than, theirs)):
             n_lacking = len(results[name]) - len(measured)
             if n_lacking:
@@ -243,9 +247,11 @@ class _Row:
             p = f"{self.p:.3f}"
         diverged = ""
         if self.n_diverged:
-            n = max(found.n for found in self.measures.values())
-            diverged = f"{self.n_diverged} of {n or 1}"
-        return [self.arm.name, *map(self._cell, self.measures), against, p, diverged]
+            counts = [found.n for found in self.measures.values()]
+            n = max(counts) or 1
+            diverged = f"{self.n_diverged} of {n}"
+        shown = map(self._cell, self.measures)
+        return [self.arm.name, *shown, against, p, diverged]
 
     def _cell(self, measure: str) -> str:
         found = self.measures[measure]
@@ -275,7 +281,11 @@ class Table:
 
     @classmethod
     def of(
-        cls, arms: Sequence[Arm], results: Results, measures: Sequence[str], baseline: str
+        cls,
+        arms: Sequence[Arm],
+        results: Results,
+        measures: Sequence[str],
+        baseline: str,
     ) -> Table:
         """Return the table of some arms.
 
@@ -291,7 +301,10 @@ class Table:
             mine = results.by_seed(arm.name, measures[0])
             against[arm.name] = Interval.of_difference(mine, theirs)
         against[baseline] = Interval(0)
-        tests = {name: found.p for name, found in against.items() if found.n > 1}
+        tests = {}
+        for name, found in against.items():
+            if found.n > 1:
+                tests[name] = found.p
         corrected = holm(list(tests.values()))
         adjusted = dict(zip(tests, corrected, strict=True))
         rows = []
@@ -325,8 +338,9 @@ class Table:
         goal = _goal_of(measure)
         means = {}
         for row in self.rows:
-            if row.measures[measure].n:
-                means[row.arm.name] = row.measures[measure].mean
+            found = row.measures[measure]
+            if found.n:
+                means[row.arm.name] = found.mean
         if not means:
             return f"No arm reached a finite {measure}."
         best = min(means, key=lambda name: goal.as_loss(means[name]))
@@ -341,19 +355,24 @@ class Table:
         better = []
         worse = []
         undecided = []
+        diverged = []
         for row in self.rows:
             name = row.arm.name
-            if row.p < 0.05 and goal.as_loss(row.against.mean) < 0:
-                better.append(f"{name} ({row.against})")
-            elif row.p < 0.05:
-                worse.append(f"{name} ({row.against})")
+            difference = f"{name} ({row.against})"
+            is_certain = row.p < 0.05
+            if is_certain and goal.as_loss(row.against.mean) < 0:
+                better.append(difference)
+            elif is_certain:
+                worse.append(difference)
             elif name != self.baseline:
                 undecided.append(name)
+            if row.n_diverged:
+                diverged.append(name)
         return {
             f"better than {self.baseline} beyond doubt": better,
             "worse": worse,
             f"not told apart from {self.baseline} by these seeds": undecided,
-            "diverged at least once": [row.arm.name for row in self.rows if row.n_diverged],
+            "diverged at least once": diverged,
         }
 
 

@@ -140,17 +140,21 @@ class Measured:
         if not losses:
             return
         steps = np.diff(losses)
+        is_rise = steps > 0
         overshoot = 0.0
-        if (steps > 0).any():
-            low = int(np.argmax(steps > 0))
-            overshoot = float(max(losses[low:]) - losses[low])
+        if is_rise.any():
+            low = int(np.argmax(is_rise))
+            highest = max(losses[low:])
+            overshoot = float(highest - losses[low])
+        rises = steps[is_rise]
         times = self.curves["time/epoch_s"]
         after_compiling = times[1:] or times  # the first epoch compiles
-        self.scalars["overshoot"] = overshoot
-        self.scalars["oscillation"] = float(steps[steps > 0].sum())
-        self.scalars["final/train/loss"] = losses[-1]
-        self.scalars["time/epoch_s"] = float(np.median(after_compiling))
-        self.scalars["n_epochs"] = float(len(losses))
+        scalars = self.scalars
+        scalars["overshoot"] = overshoot
+        scalars["oscillation"] = float(rises.sum())
+        scalars["final/train/loss"] = losses[-1]
+        scalars["time/epoch_s"] = float(np.median(after_compiling))
+        scalars["n_epochs"] = float(len(losses))
 
     def add_layer_scalars(self) -> None:
         """Add one finite number for each measure of the hidden layers."""
@@ -164,7 +168,8 @@ class Measured:
             "gradient_norm": _first_to_last,
         }
         for key, values in self.layers.items():
-            summarize = over_layers[key.partition("/")[2]]
+            name = key.partition("/")[2]
+            summarize = over_layers[name]
             value = float(summarize(values))
             if math.isfinite(value):
                 self.scalars[key] = value
@@ -261,10 +266,12 @@ class Workbench:
         schedule = arm.parts["schedule"]
         use_precision(settings.precision)
         trainer = self._trainer
-        if trainer is None or (trainer.settings, trainer.schedule) != (settings, schedule):
-            trainer = Trainer(settings, self.data, schedule)
-            self._trainer = trainer
-        return trainer
+        if trainer is not None:
+            known = (trainer.settings, trainer.schedule)
+            if known == (settings, schedule):
+                return trainer
+        self._trainer = Trainer(settings, self.data, schedule)
+        return self._trainer
 
     def train(self, arm: Arm, seed: int, listener: Listener) -> Measured:
         """Train an arm from one seed, and return the measurements.
@@ -288,7 +295,8 @@ class Workbench:
         self._add_layers("start", model, measured)
         try:
             trainer = self.trainer(arm)
-            fitted = trainer.fit(hypermodel, hp, model, derive(seed, "fit"), listen)
+            fit_seed = derive(seed, "fit")
+            fitted = trainer.fit(hypermodel, hp, model, fit_seed, listen)
             best_epoch = fitted.best_epoch
             self._add_layers("end", model, measured)
         except DivergedError as error:
@@ -304,10 +312,11 @@ class Workbench:
             left = Weights.of(kept)
             scalars["sparsity"] = 1 - left.n_used / dense.n_all
             scalars["units_gone"] = 1 - left.n_units / dense.n_units
-            measured.layers["end/zero_share"] = Weights.of(model).zero_shares
+            measured.layers["end/zero_share"] = dense.zero_shares
         if not measured.diverged:
             for probe in self._probes:
-                scalars.update(probe(self, Trained(kept, arm, seed)))
+                trained = Trained(kept, arm, seed)
+                scalars.update(probe(self, trained))
         return measured
 
     def _add_layers(self, when: str, model: keras.Model, measured: Measured) -> None:
@@ -318,7 +327,9 @@ class Workbench:
         if not self._inspect:
             return
         val = self.data.val
-        layers = inspect_layers(model, val.inputs[:1000], val.targets[:1000])
+        images = val.inputs[:1000]
+        labels = val.targets[:1000]
+        layers = inspect_layers(model, images, labels)
         for name, values in layers.items():
             measured.layers[f"{when}/{name}"] = values
 

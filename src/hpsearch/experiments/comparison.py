@@ -154,8 +154,10 @@ class Compare:
         """Write the HTML page to the parent run."""
         shown = list(sections)
         if judged:
-            shown.append(Section("What textbooks say", "\n\n".join(judged)))
+            text = "\n\n".join(judged)
+            shown.append(Section("What textbooks say", text))
         shown.append(Section("Learning curves", race, figures=[picture]))
         key_values = [(study.name, f"run {study.parent_run_id}") for study in self.studies]
         page = html("Comparison of studies", key_values, shown)
-        session.parent.client.log_text(session.parent.run_id, page, "comparison.html")
+        parent = session.parent
+        parent.client.log_text(parent.run_id, page, "comparison.html")

@@ -19,7 +19,12 @@ from hpsearch.experiments.arms import Arm, Measured
 from hpsearch.html_report.section import Figure, drawn
 
 
-def draw(name: str, panels: Sequence[str], arms: Sequence[Arm], results: Results) -> Figure:
+def draw(
+    name: str,
+    panels: Sequence[str],
+    arms: Sequence[Arm],
+    results: Results,
+) -> Figure:
     """Return one picture with a panel for each of `panels`.
 
     Args:
@@ -36,16 +41,16 @@ def draw(name: str, panels: Sequence[str], arms: Sequence[Arm], results: Results
         "across": _Panel.across,
         "scatter": _Panel.scatter,
     }
-    size = (5.5 * len(panels), 4.0)
-    figure, axes = plt.subplots(
-        ncols=len(panels), figsize=size, layout="constrained", squeeze=False
-    )
-    for axis, description in zip(axes[0], panels, strict=True):
+    n_panels = len(panels)
+    size = (5.5 * n_panels, 4.0)
+    figure, rows = plt.subplots(1, n_panels, figsize=size, layout="constrained", squeeze=False)
+    axes = rows[0]
+    for axis, description in zip(axes, panels, strict=True):
         kind, _, key = description.partition(":")
         panel = _Panel(axis, key, arms, results)
         kinds[kind](panel)
         axis.grid(alpha=0.3)
-    handles, labels = axes[0][0].get_legend_handles_labels()
+    handles, labels = axes[0].get_legend_handles_labels()
     n_columns = min(6, max(1, len(labels)))
     figure.legend(handles, labels, loc="outside lower center", ncols=n_columns, fontsize="small")
     caption = "Lines are means over seeds; bands reach from the lowest to the highest."
@@ -84,7 +89,8 @@ class _Panel:
                 continue
             curves = [measured.curves[self.key] for measured in trainings]
             n = min(map(len, curves))
-            clocks = [np.cumsum(measured.curves["time/epoch_s"][:n]) for measured in trainings]
+            seconds = [measured.curves["time/epoch_s"] for measured in trainings]
+            clocks = [np.cumsum(times[:n]) for times in seconds]
             self._line(arm, curves, np.mean(clocks, axis=0))
         self._finish("seconds")
 
@@ -92,8 +98,8 @@ class _Panel:
         """Draw a measure over the hidden layers."""
         for arm in self.arms:
             trainings = self.results[arm.name].values()
-            lines = [measured.layers.get(self.key, []) for measured in trainings]
-            self._line(arm, list(filter(None, lines)))
+            lines = [measured.layers.get(self.key) for measured in trainings]
+            self._line(arm, [line for line in lines if line])
         self.axis.set(xlabel="hidden layer", ylabel=self.key)
         if self.key.endswith(("gradient_norm", "std")):
             self.axis.set_yscale("log")
@@ -108,14 +114,18 @@ class _Panel:
                 points[arm.across] = list(found.values())
         for level, points in by_level.items():
             x = list(points)
-            means = [np.mean(numbers) for numbers in points.values()]
+            by_x = points.values()
+            means = [np.mean(numbers) for numbers in by_x]
             color = self._color(level)
             self.axis.plot(x, means, "o-", label=level, color=color)
-            low = list(map(min, points.values()))
-            high = list(map(max, points.values()))
+            low = list(map(min, by_x))
+            high = list(map(max, by_x))
             self.axis.fill_between(x, low, high, color=color, alpha=0.15)
-        numbers = [arm.across for arm in self.arms if isinstance(arm.across, int | float)]
-        if _needs_log(numbers):
+        factors = []
+        for arm in self.arms:
+            if isinstance(arm.across, int | float):
+                factors.append(arm.across)
+        if _needs_log(factors):
             self.axis.set_xscale("log")
         self._finish("second factor")
 
@@ -126,8 +136,9 @@ class _Panel:
             x = self.results.by_seed(arm.name, first)
             y = self.results.by_seed(arm.name, second)
             paired = [x.get(seed, 0.0) for seed in y]
+            measured = list(y.values())
             color = self._color(arm.level)
-            self.axis.plot(paired, list(y.values()), "o", label=arm.name, color=color)
+            self.axis.plot(paired, measured, "o", label=arm.name, color=color)
         self.axis.set(xlabel=first, ylabel=second)
 
     def _with_curve(self, arm: Arm) -> list[Measured]:
@@ -137,22 +148,30 @@ class _Panel:
 
     def _color(self, level: str) -> str:
         """Return the colour of a level, which is the same in all panels."""
-        levels = list(dict.fromkeys(arm.level for arm in self.arms))
+        names = [arm.level for arm in self.arms]
+        levels = list(dict.fromkeys(names))
         return f"C{levels.index(level)}"
 
     def _dashes(self, arm: Arm) -> str:
         """Return the dashes for the second factor of an arm."""
         dashes = ("-", "--", ":", "-.")
-        factors = list(dict.fromkeys(arm.across for arm in self.arms))
+        values = [each.across for each in self.arms]
+        factors = list(dict.fromkeys(values))
         place = factors.index(arm.across)
         return dashes[place % len(dashes)]
 
-    def _line(self, arm: Arm, lines: Sequence[list[float]], x: ArrayLike | None = None) -> None:
+    def _line(
+        self,
+        arm: Arm,
+        lines: Sequence[list[float]],
+        x: ArrayLike | None = None,
+    ) -> None:
         """Draw the mean of lines with a band around it, as far as the shortest line reaches."""
         if not lines:
             return
         n = min(map(len, lines))
-        stacked = np.array([line[:n] for line in lines])
+        kept = [line[:n] for line in lines]
+        stacked = np.array(kept)
         if x is None:
             x = np.arange(1, n + 1)
         marker = None

@@ -76,4 +76,5 @@ class FinishedStudy:
             trial: A trial of the study.
             config: The configuration of the search.
         """
-        return Space(config["space"]["bounds"]).values(trial)
+        bounds = config["space"]["bounds"]
+        return Space(bounds).values(trial)

@@ -16,7 +16,11 @@ from hpsearch.mc_dropout.mc_layers import Tensor
 from hpsearch.models.loss_and_optimizer import labels_for
 
 
-def inspect_layers(model: keras.Model, images: Images, labels: Labels) -> dict[str, list[float]]:
+def inspect_layers(
+    model: keras.Model,
+    images: Images,
+    labels: Labels,
+) -> dict[str, list[float]]:
     """Return measures of each hidden layer in training mode but without dropout.
 
     Args:
@@ -40,7 +44,8 @@ def inspect_layers(model: keras.Model, images: Images, labels: Labels) -> dict[s
     with np.errstate(over="ignore", invalid="ignore"):
         for gradient in gradients(twin, model, images, labels):
             squares = np.square(gradient, dtype=np.float64)
-            norms.append(float(np.sqrt(squares.sum())))
+            norm = np.sqrt(squares.sum())
+            norms.append(float(norm))
     measured["gradient_norm"] = norms
     return measured
 
@@ -68,10 +73,11 @@ def _activations(twin: keras.Model, images: Images) -> dict[str, list[float]]:
         layers.ReLU,
     )
     hidden = [layer for layer in twin.layers if isinstance(layer, activations)]
-    to_hidden = keras.Model(twin.inputs[0], [layer.input for layer in hidden])
-    inputs = keras.tree.flatten(to_hidden(images, training=True))
+    inputs = [layer.input for layer in hidden]
+    to_hidden = keras.Model(twin.inputs[0], inputs)
+    zs = keras.tree.flatten(to_hidden(images, training=True))
     measured: dict[str, list[float]] = {}
-    for layer, z in zip(hidden, inputs, strict=True):
+    for layer, z in zip(hidden, zs, strict=True):
         for name, value in _of_layer(layer, z).items():
             values = measured.setdefault(name, [])
             values.append(float(value))
@@ -84,9 +90,11 @@ def _of_layer(layer: layers.Layer, z: Tensor) -> dict[str, float]:
     A unit is dead where its slope, by central differences, is flat for every example. An
     activation is saturated where the slope lets almost no gradient through.
     """
-    step = 0.01 * ops.maximum(1.0, ops.abs(z))
+    size = ops.maximum(1.0, ops.abs(z))
+    step = 0.01 * size
     rise = layer(z + step) - layer(z - step)
-    slopes = np.abs(_by_unit(rise / (2 * step)))
+    slope = rise / (2 * step)
+    slopes = np.abs(_by_unit(slope))
     is_flat = slopes < 0.05
     is_dead = slopes.max(axis=0) < 1e-3
     outputs = _by_unit(layer(z))
@@ -99,15 +107,17 @@ def _of_layer(layer: layers.Layer, z: Tensor) -> dict[str, float]:
         "distinct": math.nan,
     }
     if np.isfinite(outputs).all():
+        first = outputs[:2000]
         # float32 sums of 100 products agree to 1e-5
-        measured["rank"] = np.linalg.matrix_rank(outputs[:2000], rtol=1e-3)
+        measured["rank"] = np.linalg.matrix_rank(first, rtol=1e-3)
         measured["distinct"] = _n_distinct(outputs)
     return measured
 
 
 def _by_unit(tensor: Tensor) -> np.ndarray:
     """Return a tensor as an array with one column for each unit."""
-    values = np.asarray(ops.convert_to_numpy(tensor), np.float64)
+    array = ops.convert_to_numpy(tensor)
+    values = np.asarray(array, np.float64)
     return values.reshape(-1, values.shape[-1])
 
 
@@ -121,8 +131,9 @@ def _n_distinct(outputs: np.ndarray) -> int:
     left = outputs.T / (largest or 1.0)
     n_groups = 0
     while len(left):
-        gaps = np.abs(left - left[0]).max(axis=1)
-        left = left[gaps > 1e-3]
+        gaps = np.abs(left - left[0])
+        is_other = gaps.max(axis=1) > 1e-3
+        left = left[is_other]
         n_groups += 1
     return n_groups
 
@@ -141,7 +152,10 @@ class _Recorder(keras.optimizers.Optimizer):  # type: ignore[misc]
 
 
 def gradients(
-    twin: keras.Model, model: keras.Model, images: Images, labels: Labels
+    twin: keras.Model,
+    model: keras.Model,
+    images: Images,
+    labels: Labels,
 ) -> list[np.ndarray]:
     """Return the gradient of the loss of `model` in each kernel, first to last.
 
@@ -154,7 +168,8 @@ def gradients(
     """
     loss = model.get_compile_config()["loss"]
     if labels_for(model) == "onehot":
-        labels = keras.utils.to_categorical(labels, model.output_shape[-1])
+        n_classes = model.output_shape[-1]
+        labels = keras.utils.to_categorical(labels, n_classes)
     twin.compile(optimizer=_Recorder(), loss=loss, run_eagerly=True)
     twin.train_on_batch(images, labels)
     found = []

@@ -146,7 +146,8 @@ class RangeTest:
         rule = narrow.rules["learning_rate"]
         if isinstance(rule, Range):
             drawn = middles(space)
-            drawn["learning_rate"] = min(max(curve.proposal, rule.low), rule.high)
+            at_least_low = max(curve.proposal, rule.low)
+            drawn["learning_rate"] = min(at_least_low, rule.high)
             first = narrow.params(drawn)
         bounds = {
             "largest_stable": curve.largest_stable,
@@ -177,9 +178,10 @@ def below(space: Space, high: float) -> Space:
     rule = space.rules.get("learning_rate")
     if not isinstance(rule, Range):
         return space
-    high = min(rule.high, max(high, 2 * rule.low))
+    high = max(high, 2 * rule.low)
+    narrowed = replace(rule, high=min(rule.high, high))
     found = Space({})
-    found.rules = {**space.rules, "learning_rate": replace(rule, high=high)}
+    found.rules = {**space.rules, "learning_rate": narrowed}
     return found
 
 

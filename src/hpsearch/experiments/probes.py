@@ -50,7 +50,8 @@ class Latency:
         model = compiled(lambda batch: trained.model(batch, training=False))
 
         def predict() -> object:
-            return ops.convert_to_numpy(model(ops.convert_to_tensor(images)))
+            outputs = model(ops.convert_to_tensor(images))
+            return ops.convert_to_numpy(outputs)
 
         per_image = 1000 / len(images)
         found = {"latency/plain_ms": self._median_s(predict) * per_image}
@@ -87,12 +88,14 @@ class OnTest:
     def __call__(self, bench: Workbench, trained: Trained) -> dict[str, float]:
         """Return the measures of size and quality."""
         found = size(bench, trained)
-        evaluated = EvaluatedModel(trained.model, self.uncertainty, bench.data.val, self.test)
+        val = bench.data.val
+        evaluated = EvaluatedModel(trained.model, self.uncertainty, val, self.test)
         try:
             found.update(evaluated.evaluate().metrics())
         except ModelError:
             probs = evaluated.plain(self.test.inputs)
-            for key, value in metrics.summary(probs, self.test.targets).items():
+            summary = metrics.summary(probs, self.test.targets)
+            for key, value in summary.items():
                 found[f"test/plain/{key}"] = value
         return found
 
@@ -108,11 +111,12 @@ def size(bench: Workbench, trained: Trained) -> dict[str, float]:
         path = Path(folder) / "model.keras"
         model.save(path, include_optimizer=False)
         n_bytes = path.stat().st_size
-    content = b"".join(weights.tobytes() for weights in model.get_weights())
+    weights = [array.tobytes() for array in model.get_weights()]
+    compressed = lzma.compress(b"".join(weights))
     return {
         "parameters": float(model.count_params()),
         "file_mb": n_bytes / 1e6,
-        "compressed_mb": len(lzma.compress(content)) / 1e6,
+        "compressed_mb": len(compressed) / 1e6,
     }
 
 
@@ -147,7 +151,8 @@ class StableRate:
         try:
             trainer = bench.trainer(arm)
             hypermodel, _ = bench.drawn(arm)
-            curve = self.range_test.curve(trainer, hypermodel, arm.hyperparameters, trained.seed)
+            values = arm.hyperparameters
+            curve = self.range_test.curve(trainer, hypermodel, values, trained.seed)
         except ModelError:
             return {}
         return {"stable_learning_rate": curve.largest_stable}

@@ -60,11 +60,13 @@ class Session:
             "hpsearch.fingerprint": bench.data.fingerprint,
             self._identity_tag: digests[0],
         }
-        self.parent: ParentRun = tracking.open_parent(name, self._known(digests), tags)
+        known = self._known(digests)
+        self.parent: ParentRun = tracking.open_parent(name, known, tags)
         self._cells = {}
         for run in tracking.children(self.parent):
-            if self._cell_tag in run.data.tags:
-                self._cells[run.data.tags[self._cell_tag]] = run
+            cell = run.data.tags.get(self._cell_tag)
+            if cell is not None:
+                self._cells[cell] = run
 
     @staticmethod
     def check_seeds(key: str, n_seeds: int) -> None:
@@ -83,14 +85,20 @@ class Session:
         """Return the parent run of an earlier session; None where there is none."""
         experiments = [self._tracking.experiment_id]
         wanted = f"tags.`{self._identity_tag}` LIKE '%'"
-        runs = self._tracking.client.search_runs(experiments, wanted, max_results=50000)
+        client = self._tracking.client
+        runs = client.search_runs(experiments, wanted, max_results=50000)
         for run in runs:
             if run.data.tags[self._identity_tag] in digests:
                 return str(run.info.run_id)
         return None
 
     def measure(
-        self, arms: Sequence[Arm], root_seed: int, stream: str, n_seeds: int, console: Console
+        self,
+        arms: Sequence[Arm],
+        root_seed: int,
+        stream: str,
+        n_seeds: int,
+        console: Console,
     ) -> Results:
         """Train what is missing, and return all measurements by arm and by the seed's place.
 
@@ -111,7 +119,8 @@ class Session:
                 found = self._find(arm, place)
                 if found is None:
                     again = ""
-                    found = self._train(arm, place, derive(root_seed, stream, place))
+                    seed = derive(root_seed, stream, place)
+                    found = self._train(arm, place, seed)
                 results[arm.name][place] = found
                 n_done += 1
                 loss = found.scalars.get("best/val/loss", math.nan)
@@ -129,7 +138,8 @@ class Session:
         with tempfile.TemporaryDirectory() as folder:
             client = self._tracking.client
             path = client.download_artifacts(run.info.run_id, self._file, folder)
-            return Measured(**json.loads(Path(path).read_text()))
+            text = Path(path).read_text()
+            return Measured(**json.loads(text))
 
     def _train(self, arm: Arm, place: int, seed: int) -> Measured:
         """Train an arm from one seed, in a child run of its own."""
@@ -156,10 +166,15 @@ class Session:
         if cell in self._cells:
             run_id = self._cells[cell].info.run_id
         name = f"{arm.name} seed {place}"
-        tags = {"hpsearch.kind": "cell", self._cell_tag: cell, "hpsearch.seed": str(place)}
+        tags = {
+            "hpsearch.kind": "cell",
+            self._cell_tag: cell,
+            "hpsearch.seed": str(place),
+        }
         child = self._tracking.open_cell(self.parent, name, run_id, tags)
+        shown = settings_shown(arm.config, Arm.PARTS)
         own = {"level": arm.level, "experiment_seed": place}
-        child.params({**arm.hyperparameters, **own, **settings_shown(arm.config, Arm.PARTS)})
+        child.params({**arm.hyperparameters, **own, **shown})
         return child
 
     def _close(self, child: TrackedRun, measured: Measured) -> None:
@@ -217,4 +232,5 @@ def _digests(identity: Sequence[object]) -> list[str]:
     texts = [json.dumps(identity, sort_keys=True, default=str)]
     for earlier, current in MOVED.items():
         texts += [text.replace(current, earlier) for text in texts if current in text]
-    return [hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts]
+    digests = [hashlib.sha256(text.encode()) for text in texts]
+    return [digest.hexdigest()[:16] for digest in digests]

@@ -15,7 +15,11 @@ from jinja2 import Environment
 from hpsearch.html_report.section import Section
 
 
-def html(title: str, key_values: Sequence[tuple[str, str]], sections: Sequence[Section]) -> str:
+def html(
+    title: str,
+    key_values: Sequence[tuple[str, str]],
+    sections: Sequence[Section],
+) -> str:
     """Return an HTML page.
 
     Args:
@@ -31,7 +35,8 @@ def html(title: str, key_values: Sequence[tuple[str, str]], sections: Sequence[S
 
 
 def _anchor(title: str) -> str:
-    return re.sub(r"\W+", "-", title.lower()).strip("-")
+    words = re.sub(r"\W+", "-", title.lower())
+    return words.strip("-")
 
 
 def _base64(content: bytes) -> str:

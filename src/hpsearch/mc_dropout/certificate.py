@@ -62,10 +62,12 @@ class Certificate:
         change = np.abs(first.probs - second.probs)
         zeros = [0.0] * len(converted.rates)
         at_zero = sampler.predict(probes, n_samples=1, rates=zeros)
-        plain = model(ops.convert_to_tensor(probes), training=False)
+        inputs = ops.convert_to_tensor(probes)
+        plain = model(inputs, training=False)
         if sampler.settings.from_logits:
             plain = ops.softmax(plain)
-        gap = np.abs(ops.convert_to_numpy(plain) - at_zero.probs)
+        expected = ops.convert_to_numpy(plain)
+        gap = np.abs(expected - at_zero.probs)
         after = fingerprint(model)
         alpha_errors = [_alpha_errors(site) for site in converted.sites]
         certificate = cls(
@@ -141,7 +143,8 @@ def _alpha_errors(site: Site) -> float:
     rng = np.random.default_rng(0)
     n_rows = 1000
     normal = rng.standard_normal((n_rows, 200))
-    normal = (normal - normal.mean()) / normal.std()
+    centred = normal - normal.mean()
+    normal = centred / normal.std()
     inputs = ops.convert_to_tensor(normal, "float32")
     rows = ops.arange(n_rows, dtype="int32")
     keys = row_keys([1, 2], 0, rows)

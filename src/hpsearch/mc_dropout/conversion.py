@@ -130,7 +130,8 @@ class _Rewrite:
         outputs = functional._run_through_graph(
             [inputs], operation_fn=lambda layer: layer, call_fn=self.call
         )
-        return keras.tree.flatten(outputs)[0]
+        flat = keras.tree.flatten(outputs)
+        return flat[0]
 
     def call(self, layer: keras.layers.Layer, *args: object, **kwargs: object) -> Tensor:
         """Call one layer of the graph, or its replacement, and return the outputs."""
@@ -146,7 +147,8 @@ class _Rewrite:
             kwargs["training"] = False
         outputs = layer(*args, **kwargs)
         inputs = keras.tree.flatten((args, kwargs))
-        if any(id(part) in self.stochastic for part in inputs):
+        identities = [id(part) for part in inputs]
+        if not self.stochastic.isdisjoint(identities):
             self._mark(inputs, outputs)
         return outputs
 
@@ -178,7 +180,8 @@ class _Rewrite:
     def _mark(self, inputs: Sequence[object], outputs: Tensor) -> None:
         """Note the outputs of a layer as stochastic, and its deterministic inputs as features."""
         for part in inputs:
-            if isinstance(part, keras.KerasTensor) and id(part) not in self.stochastic:
+            is_tensor = isinstance(part, keras.KerasTensor)
+            if is_tensor and id(part) not in self.stochastic:
                 self.frontier[id(part)] = part
         for tensor in keras.tree.flatten(outputs):
             self.stochastic.add(id(tensor))

@@ -73,7 +73,8 @@ class _McLayer(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
             rates: Rates of all calls of dropout layers in the model, (L,).
         """
         shape = list(ops.shape(inputs))
-        for axis in _shared_axes(self.site.layer, len(shape)):
+        shared_axes = _shared_axes(self.site.layer, len(shape))
+        for axis in shared_axes:
             shape[axis] = 1
         shape[0] = -1
         position = self.site.position
@@ -121,7 +122,8 @@ class _McGaussianDropout(_McLayer):
         """Return input * (1 + sqrt(rate / (1 - rate)) * normal)."""
         uniform = ops.cast(uniform, "float32")
         centred = (uniform + 0.5) * 2.0**-23 - 1.0  # in (-1, 1)
-        scale = ops.sqrt(2.0 * rate / (1.0 - rate))  # erfinv is normal / sqrt(2)
+        kept = 1.0 - rate
+        scale = ops.sqrt(2.0 * rate / kept)  # erfinv is normal / sqrt(2)
         noise = 1.0 + scale * ops.erfinv(centred)
         return inputs * ops.cast(noise, inputs.dtype)
 
@@ -141,4 +143,8 @@ def _shared_axes(layer: keras.layers.Layer, n_axes: int) -> Sequence[int]:
     noise_shape = getattr(layer, "noise_shape", None)
     if not noise_shape:
         return ()
-    return [axis for axis, size in enumerate(noise_shape) if axis > 0 and size == 1]
+    shared = []
+    for axis, size in enumerate(noise_shape):
+        if axis > 0 and size == 1:
+            shared.append(axis)
+    return shared

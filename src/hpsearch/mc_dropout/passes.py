@@ -146,14 +146,16 @@ class Sampler:
             seed: Root of all draws, as for `predict`.
         """
         plan = self._plan(n_samples, seed, self.split.rates)
-        samples = np.empty((n_samples, len(images), self.n_classes))
+        n_images = len(images)
+        samples = np.empty((n_samples, n_images, self.n_classes))
         for features, rows in self._batches(images):
             row_numbers = _int32(rows)
-            n_left = len(images) - rows[0]
+            n_left = n_images - rows[0]
+            real_rows = rows[:n_left]
             for i in range(n_samples):
                 probs = self._one(_int32(i), features, row_numbers, plan)
                 array = ops.convert_to_numpy(probs)
-                samples[i, rows[:n_left]] = array[:n_left]
+                samples[i, real_rows] = array[:n_left]
         return samples
 
     def rows_per_call(self, n_rows: int) -> int:
@@ -166,7 +168,8 @@ class Sampler:
         n_values += _values_per_row(self.split.prefix)
         n_values += _values_per_row(self.split.suffix)
         n_bytes = 4 * n_values  # of float32
-        limit = int(self.settings.memory_mb * 2**20 // n_bytes)
+        available = self.settings.memory_mb * 2**20
+        limit = int(available // n_bytes)
         if not limit:
             raise ModelError(
                 f"One image needs {n_bytes / 2**20:.1f} MB in a pass of this model, more than "
@@ -191,9 +194,12 @@ class Sampler:
         last_row = len(images) - 1
         parts = []
         for features, rows in self._batches(images):
-            batch_labels = labels[np.minimum(rows, last_row)]
-            sums = self._passes(features, _int32(rows), _int32(batch_labels), plan)
-            parts.append([ops.convert_to_numpy(part) for part in sums])
+            row_numbers = _int32(rows)
+            real_rows = np.minimum(rows, last_row)
+            batch_labels = _int32(labels[real_rows])
+            sums = self._passes(features, row_numbers, batch_labels, plan)
+            part = [ops.convert_to_numpy(value) for value in sums]
+            parts.append(part)
         whole = []
         for column in zip(*parts, strict=True):
             array = np.concatenate(column)[: len(images)]
@@ -210,8 +216,9 @@ class Sampler:
         size = self.rows_per_call(len(images))
         for start in range(0, len(images), size):
             rows = np.arange(start, start + size)
-            batch = images[np.minimum(rows, last_row)]
-            features = self._prefix(ops.convert_to_tensor(batch))
+            real_rows = np.minimum(rows, last_row)
+            batch = ops.convert_to_tensor(images[real_rows])
+            features = self._prefix(batch)
             yield features, rows
 
     def _features(self, images: Tensor) -> list[Tensor]:
@@ -220,7 +227,13 @@ class Sampler:
         features: list[Tensor] = keras.tree.flatten(outputs)
         return features
 
-    def _pass(self, i: Tensor, features: list[Tensor], rows: Tensor, plan: _Plan) -> Tensor:
+    def _pass(
+        self,
+        i: Tensor,
+        features: list[Tensor],
+        rows: Tensor,
+        plan: _Plan,
+    ) -> Tensor:
         """Return the distributions of pass i, (B, C)."""
         key_rows = rows
         if self.settings.mask == "pass":
@@ -234,7 +247,11 @@ class Sampler:
         return probs
 
     def _sum_passes(
-        self, features: list[Tensor], rows: Tensor, labels: Tensor, plan: _Plan
+        self,
+        features: list[Tensor],
+        rows: Tensor,
+        labels: Tensor,
+        plan: _Plan,
     ) -> _Sums:
         """Run all passes of a batch and return their sums.
 
@@ -310,12 +327,15 @@ def check_distributions(probs: Floats, from_logits: bool) -> None:
         raise ModelError(
             "Expected class probabilities, received NaN or infinite values: the model has diverged."
         )
-    gaps = np.abs(probs.sum(axis=1) - 1)
-    if probs.min() < 0 or gaps.max() > SUM_TOLERANCE:
+    lowest = probs.min()
+    highest = probs.max()
+    sums = probs.sum(axis=1)
+    gaps = np.abs(sums - 1)
+    if lowest < 0 or gaps.max() > SUM_TOLERANCE:
         setting = str(from_logits).lower()
         raise ModelError(
             "Expected class probabilities that sum to one, received values from "
-            f"{probs.min():.4g} to {probs.max():.4g} with from_logits={setting}: "
+            f"{lowest:.4g} to {highest:.4g} with from_logits={setting}: "
             "a model that returns logits needs uncertainty.from_logits=true."
         )
 

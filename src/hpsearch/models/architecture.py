@@ -7,15 +7,15 @@ shape. `Architecture` also lets the bounds of a search draw arguments of the con
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from inspect import Parameter, signature
 
 import keras
-import keras_tuner
+from keras.metrics import Metric
 from keras.src.backend.common import global_state
+from keras_tuner import HyperModel, HyperParameters
 
 from hpsearch.data.statistics import DataStatistics
 from hpsearch.errors import ModelError
@@ -26,11 +26,11 @@ from hpsearch.space.space import Space
 
 
 def build_hypermodel(
-    factory: functools.partial[keras_tuner.HyperModel],
+    factory: partial[HyperModel],
     statistics: DataStatistics,
     optimizer: OptimizerFactory,
     sparsity: Sparsity | None = None,
-) -> keras_tuner.HyperModel:
+) -> HyperModel:
     """Return the HyperModel of an architecture, with the arguments that the job knows.
 
     These arguments are `statistics`, `optimizer`, `sparsity`, the image shape (`image_shape` or
@@ -49,12 +49,12 @@ def build_hypermodel(
         ModelError: The constructor needs another argument, does not accept a given `sparsity`, or
             does not return a HyperModel.
     """
-    if not isinstance(factory, functools.partial):
+    if not isinstance(factory, partial):
         raise ModelError(
             f"Expected the conf of the architecture to say _partial_: true; received {factory!r}."
         )
     name = getattr(factory.func, "__name__", repr(factory.func))
-    accepted = inspect.signature(factory).parameters
+    accepted = signature(factory).parameters
     if sparsity is not None and "sparsity" not in accepted:
         raise ModelError(
             f"Expected an architecture of dense layers with sparsity=; {name} knows no sparse "
@@ -69,7 +69,7 @@ def build_hypermodel(
             given[key] = value
     _check_complete(name, accepted, given)
     hypermodel = factory(**given)
-    if not isinstance(hypermodel, keras_tuner.HyperModel):
+    if not isinstance(hypermodel, HyperModel):
         made = type(hypermodel).__name__
         raise ModelError(
             f"Expected arch._target_ to name a keras_tuner.HyperModel; {name} makes a {made}."
@@ -78,22 +78,24 @@ def build_hypermodel(
 
 
 def _known_arguments(statistics: DataStatistics, optimizer: OptimizerFactory) -> dict[str, object]:
+    shape = statistics.image_shape
+    n_classes = statistics.n_classes
     return {
         "statistics": statistics,
         "optimizer": optimizer,
-        "image_shape": statistics.image_shape,
-        "input_shape": statistics.image_shape,
-        "n_classes": statistics.n_classes,
-        "classes": statistics.n_classes,
-        "num_classes": statistics.n_classes,
+        "image_shape": shape,
+        "input_shape": shape,
+        "n_classes": n_classes,
+        "classes": n_classes,
+        "num_classes": n_classes,
     }
 
 
 def _check_complete(
-    name: str, accepted: Mapping[str, inspect.Parameter], given: Mapping[str, object]
+    name: str, accepted: Mapping[str, Parameter], given: Mapping[str, object]
 ) -> None:
     """Raise ModelError where a parameter has neither a default nor a given argument."""
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    named = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
     for key, parameter in accepted.items():
         if parameter.kind not in named or key in given:
             continue
@@ -104,13 +106,13 @@ def _check_complete(
             )
 
 
-def build_model(hypermodel: keras_tuner.HyperModel, hp: keras_tuner.HyperParameters) -> keras.Model:
+def build_model(hypermodel: HyperModel, hp: HyperParameters) -> keras.Model:
     """Build a model whose metrics have the same names in every model of the process.
 
     Keras numbers metrics without a given name through the whole process: `auc`, `auc_1`, `auc_2`.
     This function counts from the start in each model, so that the first of each is `auc`.
     """
-    model: keras.Model = hypermodel.build(hp)
+    model = hypermodel.build(hp)
     counts: dict[str, int] = {}
     for metric in _user_metrics(model):
         name = _default_name(metric)
@@ -124,26 +126,27 @@ def build_model(hypermodel: keras_tuner.HyperModel, hp: keras_tuner.HyperParamet
     return model
 
 
-def _user_metrics(model: keras.Model) -> list[keras.metrics.Metric]:
+def _user_metrics(model: keras.Model) -> list[Metric]:
     """Return each metric object that the model was compiled with, once."""
     compiled = getattr(model, "_compile_metrics", None)
     plain = getattr(compiled, "_user_metrics", None)
     weighted = getattr(compiled, "_user_weighted_metrics", None)
-    metrics: dict[int, keras.metrics.Metric] = {}
+    metrics = {}
     for metric in keras.tree.flatten([plain, weighted]):
-        if isinstance(metric, keras.metrics.Metric):
+        if isinstance(metric, Metric):
             metrics[id(metric)] = metric
     return list(metrics.values())
 
 
-def _default_name(metric: keras.metrics.Metric) -> str | None:
+def _default_name(metric: Metric) -> str | None:
     """Return the name that Keras derived from the class, without its number, or None."""
     name, _, number = metric.name.rpartition("_")
     if not number.isdigit():
         name = metric.name
         number = "0"
     class_name = type(metric).__name__.lower()
-    if name.replace("_", "") != class_name.replace("_", ""):
+    letters = class_name.replace("_", "")
+    if name.replace("_", "") != letters:
         return None
     counts = global_state.get_global_attribute("object_name_uids", default={})
     if int(number) >= counts.get(name, 0):
@@ -169,7 +172,7 @@ class Architecture:
         others: Further names that a bound may have.
     """
 
-    factory: functools.partial[keras_tuner.HyperModel]
+    factory: partial[HyperModel]
     statistics: DataStatistics
     optimizer: OptimizerFactory
     space: Space
@@ -199,7 +202,7 @@ class Architecture:
             [name for name in self.others if name in bounds],
         )
 
-    def hypermodel(self, hp: keras_tuner.HyperParameters) -> keras_tuner.HyperModel:
+    def hypermodel(self, hp: HyperParameters) -> HyperModel:
         """Return the HyperModel of a trial, with the settings that `hp` holds or draws.
 
         Raises:
@@ -209,17 +212,20 @@ class Architecture:
         self._ask(hp, others)
         factory = self.factory
         if of_model:
-            factory = functools.partial(factory, **self._ask(hp, of_model))
+            settings = self._ask(hp, of_model)
+            factory = partial(factory, **settings)
         optimizer = self.optimizer
         if of_optimizer:
-            optimizer = functools.partial(optimizer, **self._ask(hp, of_optimizer))
+            settings = self._ask(hp, of_optimizer)
+            optimizer = partial(optimizer, **settings)
         return build_hypermodel(factory, self.statistics, optimizer, self.sparsity)
 
-    def _ask(self, hp: keras_tuner.HyperParameters, names: list[str]) -> dict[str, Value]:
-        return {name: self.space.rules[name].ask(hp, name) for name in names}
+    def _ask(self, hp: HyperParameters, names: list[str]) -> dict[str, Value]:
+        rules = self.space.rules
+        return {name: rules[name].ask(hp, name) for name in names}
 
 
 def _arguments(factory: object) -> set[str]:
     if not callable(factory):
         return set()
-    return set(inspect.signature(factory).parameters)
+    return set(signature(factory).parameters)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import keras
+from keras.layers import Conv2D, Dense, Flatten, MaxPooling2D
 from keras_tuner import HyperParameters
 
 from hpsearch.errors import ConfigError
@@ -55,18 +56,18 @@ class ConvNet(Net):
                 layers += self._convolution(filters)
             # The padding "same" rounds sizes up: images of 8x8 keep a pixel after any number of
             # poolings.
-            layers.append(keras.layers.MaxPooling2D(2, padding="same"))
+            layers.append(MaxPooling2D(2, padding="same"))
             layers.append(self.dropout(rate))
         layers += [
-            keras.layers.Flatten(),
-            keras.layers.Dense(self.n_units, kernel_initializer=self.kernel_initializer),
+            Flatten(),
+            Dense(self.n_units, kernel_initializer=self.kernel_initializer),
             self._activate(),
             self.dropout(rate),
         ]
         return self._compiled(layers, hp)
 
     def _convolution(self, filters: int) -> list[keras.Layer]:
-        convolution = keras.layers.Conv2D(
+        convolution = Conv2D(
             filters,
             self.kernel_size_px,
             padding="same",

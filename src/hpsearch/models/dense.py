@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import keras
+from keras.layers import Dense, Flatten
 from keras_tuner import HyperParameters
 
 from hpsearch.models.settings import Net
@@ -49,10 +50,11 @@ class DenseNet(Net):
         """Return a compiled model with the hyperparameters that `hp` holds or draws."""
         rate = self._dropout_rate(hp)
         layers = self._first()
-        layers.append(keras.layers.Flatten())
+        layers.append(Flatten())
         for number in range(1, self.n_hidden + 1):
             layers += self._hidden(hp)
-            if self.dropout_after == "all" or number == self.n_hidden:
+            is_last = number == self.n_hidden
+            if is_last or self.dropout_after == "all":
                 layers.append(self.dropout(rate))
         return self._compiled(layers, hp, self.output_initializer)
 
@@ -75,7 +77,7 @@ class DenseNet(Net):
             "use_bias": self.normalization != "batch",  # BatchNormalization adds an offset itself
         }
         if self.sparsity is None:
-            dense = keras.layers.Dense(self.n_units, **settings)
+            dense = Dense(self.n_units, **settings)
         else:
             dense = self.sparsity.dense(self.n_units, hp, **settings)
         return self._activated(dense)

@@ -32,7 +32,8 @@ def row_keys(seeds: Tensor, number: Tensor, rows: Tensor) -> Tensor:
     rows = ops.convert_to_tensor(rows, "int32")
     pass_counter = (number + 1) * _GOLDEN
     pass_key = _mix(seeds + pass_counter)
-    row_counters = (rows[:, None] + 1) * _GOLDEN
+    column = rows[:, None]
+    row_counters = (column + 1) * _GOLDEN
     return _mix(pass_key[None, :] + row_counters)
 
 
@@ -54,7 +55,8 @@ def random_bits(keys: Tensor, position: int, n_words: Tensor) -> Tensor:
     low = keys[:, :1]
     high = keys[:, 1:]
     counter = ops.arange(n_words, dtype="int32") * _GOLDEN
-    return _mix(low + counter[None, :], high)
+    counters = counter[None, :]
+    return _mix(low + counters, high)
 
 
 def uniform_of(words: Tensor) -> Tensor:
@@ -74,27 +76,33 @@ def uniform_like(inputs: Tensor, state: Tensor) -> Tensor:
     state = ops.cast(state, "int32")
     seed = state[0]
     number = state[1]
-    seeds = ops.bitwise_xor(seed, np.array([0, _FACTOR], np.int32))
+    differences = np.array([0, _FACTOR], np.int32)
+    seeds = ops.bitwise_xor(seed, differences)
     rows = ops.arange(n_rows, dtype="int32")
     keys = row_keys(seeds, number, rows)
-    words = random_bits(keys, 0, math.prod(shape))
+    n_words = math.prod(shape)
+    words = random_bits(keys, 0, n_words)
     words = ops.reshape(words, (n_rows, *shape))
     return uniform_of(words)
 
 
 def _mix(words: Tensor, key: Tensor = 0) -> Tensor:
     """Hash 32-bit words one by one; the hash is a bijection for each `key`."""
-    words = ops.bitwise_xor(words, _shift_right(words, 16))
+    shifted = _shift_right(words, 16)
+    words = ops.bitwise_xor(words, shifted)
     words = words * _FACTOR
     words = ops.bitwise_xor(words, key)
-    words = ops.bitwise_xor(words, _shift_right(words, 15))
+    shifted = _shift_right(words, 15)
+    words = ops.bitwise_xor(words, shifted)
     words = words * (0x846CA68B - 2**32)
-    return ops.bitwise_xor(words, _shift_right(words, 16))
+    shifted = _shift_right(words, 16)
+    return ops.bitwise_xor(words, shifted)
 
 
 def _shift_right(words: Tensor, n: int) -> Tensor:
     shifted = ops.bitwise_right_shift(words, n)
-    return ops.bitwise_and(shifted, 2 ** (32 - n) - 1)  # a shift of int32 copies the sign bit
+    moved_bits = 2 ** (32 - n) - 1
+    return ops.bitwise_and(shifted, moved_bits)  # a shift of int32 copies the sign bit
 
 
 def dropped(inputs: Tensor, uniform: Tensor, rate: Tensor) -> Tensor:
@@ -107,10 +115,12 @@ def dropped(inputs: Tensor, uniform: Tensor, rate: Tensor) -> Tensor:
         uniform: Whole numbers in [0, 2**24) that broadcast to `inputs`.
         rate: The share of inputs to drop, in [0, 1).
     """
-    scale = ops.cast(1.0 / (1.0 - rate), inputs.dtype)
+    scale = 1.0 / (1.0 - rate)
+    scale = ops.cast(scale, inputs.dtype)
     kept = inputs * scale
     zero = ops.zeros((), inputs.dtype)
-    return ops.where(_kept(uniform, rate), kept, zero)
+    is_kept = _kept(uniform, rate)
+    return ops.where(is_kept, kept, zero)
 
 
 def alpha_dropped(inputs: Tensor, uniform: Tensor, rate: Tensor) -> Tensor:
@@ -125,13 +135,16 @@ def alpha_dropped(inputs: Tensor, uniform: Tensor, rate: Tensor) -> Tensor:
         rate: The share of inputs to drop, in [0, 1).
     """
     saturated = -1.6732632423543772 * 1.0507009873554805  # -alpha * scale of SELU
-    a = ops.rsqrt((1.0 - rate) * (1.0 + rate * saturated**2))
+    kept_share = 1.0 - rate
+    spread = 1.0 + rate * saturated**2
+    a = ops.rsqrt(kept_share * spread)
     b = -a * saturated * rate
     a = ops.cast(a, inputs.dtype)
     b = ops.cast(b, inputs.dtype)
     kept = a * inputs + b
     dropped_value = a * saturated + b
-    return ops.where(_kept(uniform, rate), kept, dropped_value)
+    is_kept = _kept(uniform, rate)
+    return ops.where(is_kept, kept, dropped_value)
 
 
 def _kept(uniform: Tensor, rate: Tensor) -> Tensor:

@@ -16,7 +16,9 @@ MOMENTUMS = ("beta_1", "momentum")  # the argument that holds an optimizer's mom
 
 
 def make_optimizer(
-    factory: OptimizerFactory, learning_rate: float, momentum: float
+    factory: OptimizerFactory,
+    learning_rate: float,
+    momentum: float,
 ) -> keras.Optimizer:
     """Make an optimizer with a learning rate and a momentum.
 

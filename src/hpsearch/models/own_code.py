@@ -74,16 +74,18 @@ def own_code(config: object, makers: Iterable[object] = ()) -> OwnCode:
         name = str(getattr(maker, "__module__", ""))
         if name not in modules and _is_own(name):
             modules.append(name)
-    places = {}
+    places: dict[str, list[Path]] = {}
     requirements = []
-    for top, files in sorted(_needed_files(modules).items()):
-        if files:
-            # A namespace package has several folders, of which those with a needed file are kept.
-            places[top] = [
-                place for place in _places(top) if any(file.is_relative_to(place) for file in files)
-            ]
-        else:
+    needed_files = _needed_files(modules)
+    for top, files in sorted(needed_files.items()):
+        if not files:
             requirements += _requirements(top)
+            continue
+        # A namespace package has several folders, of which those with a needed file are kept.
+        places[top] = []
+        for place in _places(top):
+            if any(file.is_relative_to(place) for file in files):
+                places[top].append(place)
     if "__main__" in modules:
         modules.remove("__main__")
     return OwnCode(modules, places, requirements)
@@ -113,8 +115,11 @@ def _needed_files(modules: list[str]) -> dict[str, list[Path]]:
 def _requirements(top: str) -> list[str]:
     if top in ("__main__", "hpsearch") or top in sys.stdlib_module_names:
         return []
-    found = _distributions(top)
-    return [f"{distribution.metadata['Name']}=={distribution.version}" for distribution in found]
+    found = []
+    for distribution in _distributions(top):
+        name = distribution.metadata["Name"]
+        found.append(f"{name}=={distribution.version}")
+    return found
 
 
 def config_of(file: Path) -> dict[str, object]:
@@ -184,7 +189,8 @@ def _is_own(name: str) -> bool:
         return False
     if not all(_is_installed(place) for place in places):
         return True
-    return any(_is_of_a_folder(distribution) for distribution in _distributions(top))
+    distributions = _distributions(top)
+    return any(_is_of_a_folder(distribution) for distribution in distributions)
 
 
 def _places(top: str) -> list[Path]:
@@ -197,7 +203,9 @@ def _places(top: str) -> list[Path]:
     if spec is not None and spec.submodule_search_locations is not None:
         folders = [Path(place).resolve() for place in spec.submodule_search_locations]
         return [folder for folder in folders if folder.is_dir()]
-    origin = getattr(spec, "origin", None) or getattr(known, "__file__", None)
+    origin = getattr(spec, "origin", None)
+    if not origin:
+        origin = getattr(known, "__file__", None)
     if not origin:
         return []
     file = Path(origin)
@@ -224,7 +232,8 @@ def _names_of_distributions() -> Mapping[str, list[str]]:
 
 def _distributions(top: str) -> list[Distribution]:
     names = _names_of_distributions().get(top, [])
-    return [Distribution.from_name(name) for name in sorted(set(names))]
+    unique_names = sorted(set(names))
+    return [Distribution.from_name(name) for name in unique_names]
 
 
 def _is_of_a_folder(distribution: Distribution) -> bool:
@@ -232,7 +241,8 @@ def _is_of_a_folder(distribution: Distribution) -> bool:
     origin = distribution.read_text("direct_url.json")
     if origin is None:
         return False
-    url = json.loads(origin).get("url", "")
+    recorded = json.loads(origin)
+    url = recorded.get("url", "")
     return str(url).startswith("file:")
 
 
@@ -250,7 +260,9 @@ def _own_file(name: str) -> Path | None:
                 return None
             return place
         path = place.joinpath(*parts)
-        for file in (path / "__init__.py", path.with_name(f"{path.name}.py")):
+        of_package = path / "__init__.py"
+        of_module = path.with_name(f"{path.name}.py")
+        for file in (of_package, of_module):
             if file.is_file():
                 return file
         if path.is_dir():
@@ -261,7 +273,9 @@ def _own_file(name: str) -> Path | None:
 def _imports(name: str, file: Path) -> list[str]:
     """Return the modules that a module's source may import, and the packages that contain it."""
     parts = name.split(".")
-    found = [".".join(parts[:n]) for n in range(1, len(parts))]
+    found = []
+    for n in range(1, len(parts)):
+        found.append(".".join(parts[:n]))
     if file.suffix != ".py":
         return found
     package = parts
@@ -280,15 +294,17 @@ def _imported_from(node: ast.ImportFrom, package: list[str]) -> list[str]:
     """Return the module of a statement `from ... import ...`, and its names as if modules."""
     parts: list[str] = []
     if node.level:
-        parts += package[: len(package) + 1 - node.level]
+        n_kept = len(package) + 1 - node.level
+        parts += package[:n_kept]
     if node.module:
         parts.append(node.module)
     source = ".".join(parts)
-    return [source, *(f"{source}.{alias.name}" for alias in node.names)]
+    names = [f"{source}.{alias.name}" for alias in node.names]
+    return [source, *names]
 
 
 def _copy_package(package: Path, target: Path) -> None:
-    seen: set[str] = set()
+    seen = set()
     for folder, folders, files in os.walk(package, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:
@@ -314,7 +330,8 @@ def _is_copied(path: Path) -> bool:
         return False
     if path.suffix in (".py", ".so", ".pyd"):
         return True
-    if path.suffix not in (".json", ".yaml", ".yml", ".toml", ".txt", ".csv", ".npy", ".npz"):
+    data = (".json", ".yaml", ".yml", ".toml", ".txt", ".csv", ".npy", ".npz")
+    if path.suffix not in data:
         return False
     return path.stat().st_size <= 2**20  # the data that a package reads beside its code is small
 
@@ -325,7 +342,8 @@ def is_library(module: str | None) -> bool:
     root = _top(module or "")
     if root in sys.stdlib_module_names or root == "hpsearch":
         return True
-    file = getattr(sys.modules.get(root), "__file__", None) or ""
+    loaded = sys.modules.get(root)
+    file = getattr(loaded, "__file__", None) or ""
     if "site-packages" in file or "dist-packages" in file:
         return True
     return root in _names_of_distributions()

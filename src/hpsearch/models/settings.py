@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import keras
+from keras.layers import Activation, BatchNormalization, Dense, Identity, LayerNormalization
 from keras_tuner import HyperModel, HyperParameters
 
 from hpsearch.data.statistics import DataStatistics
@@ -93,21 +94,22 @@ class Net(HyperModel):  # type: ignore[misc]
         """Return a layer with weights, followed by its activation and its normalization."""
         activate = self._activate()
         if self.normalization == "batch":
-            return [weights, keras.layers.BatchNormalization(), activate]
+            return [weights, BatchNormalization(), activate]
         if self.normalization == "batch_after":
-            return [weights, activate, keras.layers.BatchNormalization()]
+            return [weights, activate, BatchNormalization()]
         if self.normalization == "layer":
-            return [weights, keras.layers.LayerNormalization(), activate]
+            return [weights, LayerNormalization(), activate]
         return [weights, activate]
 
     def _activate(self) -> keras.Layer:
         if isinstance(self.activation, str):
-            return keras.layers.Activation(self.activation)
+            return Activation(self.activation)
         return self.activation()
 
     def _dropout_rate(self, hp: HyperParameters) -> float:
         """Draw the share of inputs that a dropout layer sets to zero, in [0, 1)."""
-        return float(hp.Float("dropout_rate", 0.0, 0.5, default=0.1))
+        rate = hp.Float("dropout_rate", 0.0, 0.5, default=0.1)
+        return float(rate)
 
     def _compiled(
         self,
@@ -119,14 +121,20 @@ class Net(HyperModel):  # type: ignore[misc]
 
         It draws the learning rate and the momentum.
         """
-        output = keras.layers.Dense(
+        output = Dense(
             self.statistics.n_classes,
             dtype=keras.config.floatx(),
             kernel_initializer=initializer,
             activation="softmax",
         )
         model = keras.Sequential([*layers, output])
-        learning_rate = hp.Float("learning_rate", 1e-5, 1e-1, sampling="log", default=1e-3)
+        learning_rate = hp.Float(
+            "learning_rate",
+            1e-5,
+            1e-1,
+            sampling="log",
+            default=1e-3,
+        )
         momentum = hp.Float("momentum", 0.5, 0.999, default=0.9)
         model.compile(
             optimizer=make_optimizer(self.optimizer, learning_rate, momentum),
@@ -138,4 +146,4 @@ class Net(HyperModel):  # type: ignore[misc]
 
 def no_dropout(rate: float) -> keras.Layer:
     """Return a layer that replaces dropout and does nothing at any rate."""
-    return keras.layers.Identity()
+    return Identity()

@@ -9,13 +9,15 @@ units that have no weights.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
+from keras.callbacks import Callback
+from keras.layers import Dense, LayerNormalization
 from keras.saving import register_keras_serializable
 from keras_tuner import HyperParameters
 
@@ -23,7 +25,7 @@ from hpsearch.errors import ConfigError, did_you_mean
 from hpsearch.models.dropout_masks import Tensor
 
 
-class _SparseDense(keras.layers.Dense):  # type: ignore[misc]
+class _SparseDense(Dense):  # type: ignore[misc]
     """A dense layer that computes its outputs with a part of its kernel.
 
     Variables that are not trainable tell which part. One compiled program serves all trials, so
@@ -41,7 +43,8 @@ class _SparseDense(keras.layers.Dense):  # type: ignore[misc]
 
     def call(self, inputs: Tensor, training: bool = False) -> Tensor:
         """Return the outputs, (N, units)."""
-        outputs = ops.matmul(inputs, self.used(training))
+        kernel = self.used(training)
+        outputs = ops.matmul(inputs, kernel)
         if self.use_bias:
             outputs = outputs + self.bias
         return self.activation(outputs)
@@ -81,7 +84,8 @@ class L1Dense(_SparseDense):
         n_inputs = self.kernel.shape[0]
         least = self.threshold / n_inputs**0.5
         is_large = ops.abs(self.kernel) >= least
-        return ops.where(is_large, self.kernel, ops.zeros_like(self.kernel))
+        zeros = ops.zeros_like(self.kernel)
+        return ops.where(is_large, self.kernel, zeros)
 
     def get_config(self) -> dict[str, object]:
         """Return the settings, without the strength."""
@@ -97,8 +101,9 @@ class _Shrink:
         self.step = step
 
     def __call__(self, kernel: Tensor) -> Tensor:
-        squares = ops.sum(ops.square(kernel), axis=0, keepdims=True)
-        lengths = ops.sqrt(squares)
+        squares = ops.square(kernel)
+        sums = ops.sum(squares, axis=0, keepdims=True)
+        lengths = ops.sqrt(sums)
         share = self.step / ops.maximum(lengths, 1e-12)
         return kernel * ops.maximum(0.0, 1.0 - share)
 
@@ -122,7 +127,8 @@ class GroupLassoDense(_SparseDense):
         """Make the kernel, the step, and the variable that tells which units are left."""
         super().build(input_shape)
         n_inputs = input_shape[-1]
-        constant = keras.initializers.Constant(self._drawn * n_inputs**0.5)
+        shortening = self._drawn * n_inputs**0.5
+        constant = keras.initializers.Constant(shortening)
         self.step = self._variable("step", (), constant)
         self.alive = self._variable("alive", (1, self.units))
         self.kernel.constraint = _Shrink(self.step)
@@ -135,7 +141,8 @@ class GroupLassoDense(_SparseDense):
         if not training:
             return self.kernel * self.alive
         is_alive = ops.any(self.kernel != 0, axis=0, keepdims=True)
-        self.alive.assign(ops.cast(is_alive, self.alive.dtype))
+        alive = ops.cast(is_alive, self.alive.dtype)
+        self.alive.assign(alive)
         return self.kernel
 
 
@@ -160,7 +167,7 @@ class Sparsity(ABC):
     def dense(self, units: int, hp: HyperParameters, **settings: object) -> keras.Layer:
         """Return the layer that replaces a dense layer, with the hyperparameters that it draws."""
 
-    def callbacks(self) -> Sequence[keras.callbacks.Callback]:
+    def callbacks(self) -> Sequence[Callback]:
         """Return the callbacks of a fit.
 
         A callback with the method `ramp_is_over` keeps earlier epochs from being the best.
@@ -182,7 +189,13 @@ class _Lasso(Sparsity):
 
     def _strength(self, hp: HyperParameters) -> float:
         middle = (self.low * self.high) ** 0.5
-        drawn = hp.Float("sparsity_strength", self.low, self.high, sampling="log", default=middle)
+        drawn = hp.Float(
+            "sparsity_strength",
+            self.low,
+            self.high,
+            sampling="log",
+            default=middle,
+        )
         return float(drawn)
 
 
@@ -213,8 +226,9 @@ class GroupLasso(_Lasso):
                 "magnitude."
             )
         strength = self._strength(hp)
-        learning_rate = float(hp.Float("learning_rate", 1e-5, 1e-1, sampling="log", default=1e-3))
-        return GroupLassoDense(units, step=strength * learning_rate, **settings)
+        learning_rate = hp.Float("learning_rate", 1e-5, 1e-1, sampling="log", default=1e-3)
+        step = strength * float(learning_rate)
+        return GroupLassoDense(units, step=step, **settings)
 
 
 @dataclass(frozen=True)
@@ -257,7 +271,7 @@ class Magnitude(Sparsity):
         """Return a dense layer with a mask."""
         return MaskedDense(units, **settings)
 
-    def callbacks(self) -> Sequence[keras.callbacks.Callback]:
+    def callbacks(self) -> Sequence[Callback]:
         """Return the callback that updates the masks."""
         return (_Pruning(self),)
 
@@ -271,8 +285,10 @@ class Magnitude(Sparsity):
             return 0.0
         if progress >= self.end:
             return self.target
-        ramp = (progress - self.begin) / (self.end - self.begin)
-        return self.target * (1 - (1 - ramp) ** 3)
+        length = self.end - self.begin
+        ramp = (progress - self.begin) / length
+        left = (1 - ramp) ** 3
+        return self.target * (1 - left)
 
     def mask(self, kernel: np.ndarray, share: float) -> np.ndarray:
         """Return a mask of a kernel: zeros for its smallest weights or units, ones for the rest.
@@ -288,15 +304,19 @@ class Magnitude(Sparsity):
         if self.scope == "weight":
             size = np.abs(kernel)
         else:
-            size = np.sqrt(np.square(kernel).sum(axis=0))
-        n_masked = min(round(share * size.size), size.size - 1)
-        smallest = np.argsort(size, axis=None, kind="stable")[:n_masked]
+            squares = np.square(kernel)
+            size = np.sqrt(squares.sum(axis=0))
+        n_masked = round(share * size.size)
+        n_masked = min(n_masked, size.size - 1)
+        from_smallest = np.argsort(size, axis=None, kind="stable")
+        smallest = from_smallest[:n_masked]
         kept = np.ones(size.shape, np.float32)
         kept.flat[smallest] = 0.0
-        return np.ascontiguousarray(np.broadcast_to(kept, kernel.shape))
+        mask = np.broadcast_to(kept, kernel.shape)
+        return np.ascontiguousarray(mask)
 
 
-class _Pruning(keras.callbacks.Callback):  # type: ignore[misc]
+class _Pruning(Callback):  # type: ignore[misc]
     """Update the masks of a model at the start of each epoch; a masked weight stays masked."""
 
     def __init__(self, settings: Magnitude) -> None:
@@ -305,17 +325,20 @@ class _Pruning(keras.callbacks.Callback):  # type: ignore[misc]
 
     def ramp_is_over(self, epoch: int) -> bool:
         """Return whether the target has been reached in an epoch, counted from 0."""
-        return bool(epoch / self.params["epochs"] >= self.settings.end)
+        progress = epoch / self.params["epochs"]
+        return bool(progress >= self.settings.end)
 
-    def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
         """Mask the smallest weights or units."""
-        share = self.settings.share_at(epoch, self.params["epochs"])
+        n_epochs = self.params["epochs"]
+        share = self.settings.share_at(epoch, n_epochs)
         if share == 0:
             return
         for layer in self.model.layers:
             if isinstance(layer, MaskedDense):
                 kernel = ops.convert_to_numpy(layer.kernel * layer.mask)
-                layer.mask.assign(self.settings.mask(kernel, share))
+                mask = self.settings.mask(kernel, share)
+                layer.mask.assign(mask)
 
 
 def export(model: keras.Model) -> keras.Model:
@@ -326,12 +349,13 @@ def export(model: keras.Model) -> keras.Model:
     computes with every unit, so a model that has it keeps all units.
     """
     kinds = {type(layer) for layer in model.layers}
-    has_layer_norm = keras.layers.LayerNormalization in kinds
+    has_layer_norm = LayerNormalization in kinds
     output = _dense_layers(model)[-1]
     exported = _Export()
     for layer in model.layers:
-        if isinstance(layer, keras.layers.Dense):
-            exported.add_dense(layer, keep_all=has_layer_norm or layer is output)
+        if isinstance(layer, Dense):
+            keep_all = has_layer_norm or layer is output
+            exported.add_dense(layer, keep_all)
         else:
             exported.add_other(layer)
     image = keras.Input(model.input_shape[1:])
@@ -353,7 +377,7 @@ class _Export:
         # The outputs of these units for an example that reaches none of them, (1, units).
         self._values: Tensor = None
 
-    def add_dense(self, layer: keras.layers.Dense, keep_all: bool) -> None:
+    def add_dense(self, layer: Dense, keep_all: bool) -> None:
         """Add a dense layer, without the units that have no weights unless `keep_all` is true."""
         kernel = _kernel(layer)
         bias = np.zeros(layer.units, np.float32)
@@ -369,7 +393,8 @@ class _Export:
             alive[:] = True
         elif not alive.any():
             alive[0] = True  # a layer needs a unit
-        dense = keras.layers.Dense(int(alive.sum()), layer.activation, name=layer.name)
+        n_alive = int(alive.sum())
+        dense = Dense(n_alive, layer.activation, name=layer.name)
         self.layers.append(dense)
         self.weights.append([kernel[:, alive], bias[alive]])
         self._alive = alive
@@ -377,7 +402,9 @@ class _Export:
 
     def add_other(self, layer: keras.Layer) -> None:
         """Add a layer of another kind, with its weights for the units that stay."""
-        self.layers.append(type(layer).from_config(layer.get_config()))
+        config = layer.get_config()
+        copy = type(layer).from_config(config)
+        self.layers.append(copy)
         weights = layer.get_weights()
         if self._alive is not None:
             weights = [array[..., self._alive] for array in weights]
@@ -385,11 +412,11 @@ class _Export:
         self.weights.append(weights)
 
 
-def _dense_layers(model: keras.Model) -> list[keras.layers.Dense]:
-    return [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
+def _dense_layers(model: keras.Model) -> list[Dense]:
+    return [layer for layer in model.layers if isinstance(layer, Dense)]
 
 
-def _kernel(layer: keras.layers.Dense) -> np.ndarray:
+def _kernel(layer: Dense) -> np.ndarray:
     """Return the kernel that a dense layer uses outside training."""
     used = layer.kernel
     if isinstance(layer, _SparseDense):

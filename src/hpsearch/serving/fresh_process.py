@@ -60,7 +60,8 @@ class Answer(TypedDict, total=False):
 
 def first_line(error: BaseException) -> str:
     """Return the first line of a library's message, without the configurations Keras adds."""
-    text = str(error).split("Exception encountered:")[-1].strip()
+    parts = str(error).split("Exception encountered:")
+    text = parts[-1].strip()
     if not text:
         return type(error).__name__
     line = text.splitlines()[0]
@@ -93,8 +94,9 @@ def _measured(question: Question) -> Answer:
     images = data["images"]
     first_images = ops.convert_to_tensor(images[: question["n_outputs"]])
     for path in (question["outputs"], question["again"]):
-        outputs = ops.convert_to_numpy(model(first_images, training=False))
-        np.save(path, np.asarray(outputs, np.float32))
+        outputs = model(first_images, training=False)
+        array = ops.convert_to_numpy(outputs)
+        np.save(path, np.asarray(array, np.float32))
     try:
         metrics = _evaluated(model, question, images, data["labels"])
     except Exception as error:  # without its loss, such as a closure, outputs can be compared
@@ -121,7 +123,8 @@ def _evaluated(
         labels = keras.utils.to_categorical(labels, question["n_classes"])
     batch_size = question["batch_size"]
     found = model.evaluate(images, labels, batch_size=batch_size, verbose=0, return_dict=True)
-    return {f"val/{name}": value for name, value in numbers_of(found).items()}
+    numbers = numbers_of(found)
+    return {f"val/{name}": value for name, value in numbers.items()}
 
 
 if __name__ == "__main__":

@@ -75,7 +75,8 @@ def check_before(
     if len(outputs) == 1:
         probs = outputs[0]
         if settings.from_logits:
-            probs = keras.ops.convert_to_numpy(keras.ops.softmax(probs))
+            softmax = keras.ops.softmax(probs)
+            probs = keras.ops.convert_to_numpy(softmax)
         if np.isfinite(probs).all():  # a model that has not been trained may overflow
             check_distributions(np.asarray(probs, np.float64), settings.from_logits)
     if _are_close(outputs, _outputs(loaded, images), precision):
@@ -255,9 +256,11 @@ def _environment() -> dict[str, str]:
     )
     kept = {key: value for key, value in os.environ.items() if key not in left_out}
     installed = []
-    for path in os.environ.get("PYTHONPATH", "").split(os.pathsep):
-        if path and any(Path(path).glob("*.dist-info")):
-            installed.append(str(Path(path).resolve()))
+    paths = os.environ.get("PYTHONPATH", "")
+    for path in paths.split(os.pathsep):
+        folder = Path(path)
+        if path and any(folder.glob("*.dist-info")):
+            installed.append(str(folder.resolve()))
     if installed:
         kept["PYTHONPATH"] = os.pathsep.join(installed)
     kept["KERAS_BACKEND"] = keras.backend.backend()
@@ -268,7 +271,8 @@ def _check_value(expected: Expected, value: float | None, n_val: int) -> float |
     """Return the value if it could be compared; raise SearchError if it is beyond noise."""
     if value is None or expected.value is None:
         return None
-    allowed = _noise_of(expected.precision) * max(abs(expected.value), 1e-3)
+    size = max(abs(expected.value), 1e-3)
+    allowed = _noise_of(expected.precision) * size
     # One example moves these metrics by 1 / n, and noise may move two examples.
     if re.search(r"acc|precision|recall|f1|auc|/error", expected.monitor):
         allowed = max(allowed, 2 / n_val)
@@ -296,8 +300,10 @@ def _check_outputs(expected: Expected, outputs: np.ndarray, again: np.ndarray) -
     if _is_close(outputs, trained, expected.precision):
         return
     gaps = np.abs(outputs - trained)
-    worst = np.unravel_index(np.nanargmax(gaps), trained.shape)
-    reason = _reason(_is_close(outputs, again, expected.precision))
+    place = np.nanargmax(gaps)
+    worst = np.unravel_index(place, trained.shape)
+    is_repeatable = _is_close(outputs, again, expected.precision)
+    reason = _reason(is_repeatable)
     raise SearchError(
         f"The model of {expected.trial} is not registered: for a validation image the trained "
         f"model returned {trained[worst]:.6g}, but loaded in a fresh process it returned "

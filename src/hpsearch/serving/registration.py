@@ -104,7 +104,11 @@ class Registration:
         return self.compare(challenger, champion, val, settings)
 
     def compare(
-        self, challenger: keras.Model, champion: keras.Model, val: Examples, settings: McDropout
+        self,
+        challenger: keras.Model,
+        champion: keras.Model,
+        val: Examples,
+        settings: McDropout,
     ) -> tuple[bool, str]:
         """Return whether a challenger is better than the champion, and the reason in words.
 
@@ -133,7 +137,13 @@ class Registration:
             f"is {how} (p = {found.p:.2g})"
         )
 
-    def _difference(self, theirs: Floats, mine: Floats, labels: Ints, measure: str) -> Difference:
+    def _difference(
+        self,
+        theirs: Floats,
+        mine: Floats,
+        labels: Ints,
+        measure: str,
+    ) -> Difference:
         differences = compare(
             theirs,
             mine,
@@ -207,9 +217,10 @@ def _add_keras_flavor(folder: Path, modules: list[str]) -> None:
     saved = Model.load(str(folder))
     flavor = saved.flavors["python_function"]
     served = Path(flavor["artifacts"]["served"]["path"])
+    file = served / Record.MODEL_FILE
     saved.add_flavor(
         "keras",
-        data=str(served / Path(Record.MODEL_FILE).parent),
+        data=str(file.parent),
         keras_version=keras.__version__,
         keras_backend=keras.backend.backend(),
         save_exported_model=False,
@@ -232,7 +243,8 @@ def _requirements(own: OwnCode) -> list[str]:
 
 def _signature(data: SearchData, settings: McDropout, method: str) -> ModelSignature:
     # The input has no name, or MLflow would pass a dictionary to a model that takes an array.
-    images = TensorSpec(data.train.inputs.dtype, (-1, *data.image_shape))
+    shape = (-1, *data.image_shape)
+    images = TensorSpec(data.train.inputs.dtype, shape)
     params = [
         ParamSpec("method", "string", method),
         ParamSpec("n_samples", "long", settings.n_samples),

@@ -89,7 +89,8 @@ class ServedModel(PythonModel):
         folder = Path(context.artifacts["served"])
         self.record = Record.read(folder / Record.FILE)
         import_modules(self.record.modules)
-        self.model = keras.models.load_model(folder / Record.MODEL_FILE, compile=False)
+        file = folder / Record.MODEL_FILE
+        self.model = keras.models.load_model(file, compile=False)
         self.sampler: Sampler | None = None
         if "mc" in self.record.thresholds:
             self.sampler = Sampler(self.model, self.record.settings)
@@ -120,10 +121,12 @@ class ServedModel(PythonModel):
         """Return the images of a request as an array, or raise ModelError."""
         images = np.asarray(given)
         image_shape = self.record.image_shape
-        if images.ndim != 4 or images.shape[1:] != image_shape or not len(images):
-            axes = ", ".join(str(size) for size in image_shape)
+        is_batch = images.ndim == 4 and len(images) > 0
+        if not is_batch or images.shape[1:] != image_shape:
+            axes = ", ".join(map(str, image_shape))
             raise ModelError(f"Expected images (N, {axes}), received shape {images.shape}.")
-        if images.dtype.kind not in "iuf" or not np.isfinite(images).all():
+        is_number = images.dtype.kind in "iuf"
+        if not is_number or not np.isfinite(images).all():
             raise ModelError(
                 f"Expected finite pixel values, received {images.dtype} with other values."
             )
@@ -146,14 +149,16 @@ class ServedModel(PythonModel):
             raise ModelError(f"Expected n_samples from 1 to 10000, received {n_samples}.")
         if not 0 <= seed < 2**31:
             raise ModelError(f"Expected a seed from 0 to {2**31 - 1}, received {seed}.")
-        return _Request(method, int(n_samples), int(seed), bool(given.get("return_samples")))
+        return_samples = bool(given.get("return_samples"))
+        return _Request(method, int(n_samples), int(seed), return_samples)
 
     def _answer(self, images: NDArray[np.number], request: _Request) -> pd.DataFrame:
         """Return the answer to a request, one row per image."""
         n_images = len(images)
         # Images are padded to a power of two: few shapes need few compilations.
         n_padded = 2 ** math.ceil(math.log2(n_images))
-        padded = images[np.minimum(np.arange(n_padded), n_images - 1)]
+        places = np.minimum(np.arange(n_padded), n_images - 1)
+        padded = images[places]
         samples = None
         if request.method == "mc" and self.sampler is not None:
             n_samples = request.n_samples
@@ -164,15 +169,17 @@ class ServedModel(PythonModel):
             if request.return_samples:
                 samples = self.sampler.samples(padded, n_samples=n_samples, seed=request.seed)
         else:
-            probs = plain_probs(self.model, padded, self.record.settings)[:n_images]
+            probs = plain_probs(self.model, padded, self.record.settings)
+            probs = probs[:n_images]
             entropy = metrics.predictive_entropy(probs)
             information = np.zeros(n_images)
         names = np.asarray(self.record.class_names)
         is_in_set = probs >= self.record.thresholds[request.method]
         sets = [names[row].tolist() for row in is_in_set]
+        classes = names[probs.argmax(axis=1)]
         answer = pd.DataFrame(
             {
-                "class": names[probs.argmax(axis=1)].tolist(),
+                "class": classes.tolist(),
                 "probabilities": probs.tolist(),
                 "predictive_entropy": entropy,
                 "mutual_information": information,
@@ -181,6 +188,7 @@ class ServedModel(PythonModel):
             }
         )
         if samples is not None:
-            by_image = np.swapaxes(samples[:, :n_images], 0, 1)
+            samples = samples[:, :n_images]
+            by_image = np.swapaxes(samples, 0, 1)
             answer["samples"] = by_image.tolist()
         return answer

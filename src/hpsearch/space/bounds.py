@@ -120,14 +120,16 @@ class Range:
         if self.step is None:
             return self.low, self.high
         width = _decimal(self.high) - _decimal(self.low)
-        return self.low, self._after(int(width // _decimal(self.step)))
+        n_steps = int(width // _decimal(self.step))
+        return self.low, self._after(n_steps)
 
     def _after(self, n_steps: int) -> float:
         """Return the value that lies `n_steps` above `low`.
 
         As in Optuna, decimals are added, so that 3 steps of 0.1 are 0.3.
         """
-        value = _decimal(self.low) + n_steps * _decimal(self.step or 0)
+        step = _decimal(self.step or 0)
+        value = _decimal(self.low) + n_steps * step
         if self.integer:
             return int(value)
         return float(value)
@@ -139,7 +141,8 @@ class Range:
         if self.integer:
             step = int(self.step or 1)
             return trial.suggest_int(name, int(low), int(high), step=step, log=log)
-        drawn = trial.suggest_float(self._stored_name(name), low, high, step=self.step, log=log)
+        stored_name = self._stored_name(name)
+        drawn = trial.suggest_float(stored_name, low, high, step=self.step, log=log)
         if self._is_complement:
             return _clipped(1 - drawn, self.low, self.high)
         return drawn
@@ -166,7 +169,8 @@ class Range:
                 f"Expected {name} to lie between {self.low} and {self.high}; received {value!r}."
             )
         if self._is_complement:
-            value = _clipped(1 - float(value), *self._stored_ends())
+            low, high = self._stored_ends()
+            value = _clipped(1 - float(value), low, high)
         return {self._stored_name(name): value}
 
     def points(self, name: str, n: int) -> dict[str, list[Value]]:
@@ -177,8 +181,9 @@ class Range:
         fractions = [0.5]
         if n > 1:
             fractions = [i / (n - 1) for i in range(n)]
-        points = dict.fromkeys(self._point(fraction) for fraction in fractions)
-        return {self._stored_name(name): list(points)}
+        points = map(self._point, fractions)
+        distinct = dict.fromkeys(points)
+        return {self._stored_name(name): list(distinct)}
 
     def _point(self, fraction: float) -> float:
         low, high = self._stored_ends()
@@ -201,7 +206,8 @@ def as_read(stored: str, value: Value) -> tuple[str, Value]:
     """Return a hyperparameter's name and value as users read them, from what a study stores."""
     if not stored.startswith(Range.COMPLEMENT):
         return stored, value
-    return stored.removeprefix(Range.COMPLEMENT), 1 - float(value)
+    name = stored.removeprefix(Range.COMPLEMENT)
+    return name, 1 - float(value)
 
 
 def is_number(value: object) -> TypeGuard[int | float]:

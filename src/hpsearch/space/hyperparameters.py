@@ -102,12 +102,15 @@ def _fitted(bound: Rule, hp: kinds.HyperParameter) -> Rule:
     if isinstance(bound, Fixed):
         return Fixed(_fitted_value(bound.value, hp))
     if isinstance(bound, Choices):
-        return Choices(tuple(_fitted_value(value, hp) for value in bound.values))
+        values = [_fitted_value(value, hp) for value in bound.values]
+        return Choices(tuple(values))
     kind = _kind(hp)
     if kind is int and bound.integer:
         return bound
     if kind is float:
-        return replace(bound, low=float(bound.low), high=float(bound.high), integer=False)
+        low = float(bound.low)
+        high = float(bound.high)
+        return replace(bound, low=low, high=high, integer=False)
     received = f"low={bound.low}, high={bound.high}"
     raise SpaceError(f"Expected space.bounds.{hp.name} to hold {_wanted(hp)}; received {received}.")
 

@@ -157,7 +157,8 @@ def _range(name: str, key: str, bound: Mapping[str, object]) -> Range:
             f"Expected {key}.low to be at most {key}.high; received low={low}, high={high}: swap "
             f"them."
         )
-    scale = _scale(key, low, high, bound.get("scale", "linear"))
+    wanted = bound.get("scale", "linear")
+    scale = _scale(key, low, high, wanted)
     step = bound.get("step")
     if step is not None:
         if not is_number(step) or not 0 < step < math.inf:
@@ -173,7 +174,12 @@ def _range(name: str, key: str, bound: Mapping[str, object]) -> Range:
     return Range(low, high, scale, step, integer)
 
 
-def _scale(key: str, low: float, high: float, scale: object) -> str:
+def _scale(
+    key: str,
+    low: float,
+    high: float,
+    scale: object,
+) -> str:
     """Return a scale that suits a range."""
     scales = ("linear", "log", "log_complement")
     if scale not in scales:

@@ -40,8 +40,9 @@ class Budget:
 
     def has_room(self, trials: list[FrozenTrial]) -> bool:
         """Return whether the budget has room for a trial beside these; a running one counts."""
-        held = [t for t in trials if t.state == TrialState.RUNNING or TrialEnd.has_spent(t)]
-        return len(held) < self.n_trials
+        running = [t for t in trials if t.state == TrialState.RUNNING]
+        spent = [t for t in trials if TrialEnd.has_spent(t)]
+        return len(running) + len(spent) < self.n_trials
 
     def check_failures(self, trials: list[FrozenTrial]) -> None:
         """Raise SearchError if more than `max_failures` trials have failed."""

@@ -47,10 +47,13 @@ def read_trials(
     earlier = [number for number in known if number <= after]
     found: list[Any] = []
     for keys in _batches(earlier[MOST_KEYS:]):
-        found += session.scalars(chosen.where(key.in_(keys)))
+        of_batch = chosen.where(key.in_(keys))
+        found += session.scalars(of_batch)
     # The new trials are read last: a trial that is tried again has its successor before it ends.
-    last_or_new = key.in_(earlier[:MOST_KEYS]) | (key > after)
-    found += session.scalars(chosen.where(last_or_new))
+    is_last = key.in_(earlier[:MOST_KEYS])
+    is_new = key > after
+    last_or_new = chosen.where(is_last | is_new)
+    found += session.scalars(last_or_new)
     if not found:
         models.StudyModel.find_or_raise_by_id(study_id, session)
     if states is not None:
@@ -82,6 +85,8 @@ def _as_trials(session: Session, found: list[Any]) -> list[FrozenTrial]:
         for _, name, value, text in drawn[key]:
             kinds[name] = _distribution(text)
             params[name] = kinds[name].to_external_repr(value)
+        reported = {step: as_reported(*stored) for step, *stored in epochs[key]}
+        objectives = [as_value(*stored) for _, *stored in values[key]]
         trial = FrozenTrial(
             row.number,
             row.state,
@@ -92,9 +97,9 @@ def _as_trials(session: Session, found: list[Any]) -> list[FrozenTrial]:
             kinds,
             {name: json.loads(text) for name, text in user_attrs[key]},
             {name: json.loads(text) for name, text in system_attrs[key]},
-            {step: as_reported(*stored) for step, *stored in epochs[key]},
+            reported,
             key,
-            values=[as_value(*stored) for _, *stored in values[key]] or None,
+            values=objectives or None,
         )
         trials.append(trial)
     return trials
@@ -106,15 +111,18 @@ def _batches(keys: list[int]) -> Iterator[list[int]]:
 
 
 def _rows_of(
-    session: Session, keys: list[int], model: Any, *names: str
+    session: Session,
+    keys: list[int],
+    model: Any,
+    *names: str,
 ) -> dict[int, list[list[Any]]]:
     """Return columns of a table by the trial's key, in the order of the first column."""
     rows = defaultdict(list)
     columns = [getattr(model, name) for name in names]
     chosen = sqlalchemy.select(model.trial_id, *columns).order_by(columns[0])
     for batch in _batches(keys):
-        found = session.execute(chosen.where(model.trial_id.in_(batch)))
-        for trial_id, *row in found:
+        of_batch = chosen.where(model.trial_id.in_(batch))
+        for trial_id, *row in session.execute(of_batch):
             rows[trial_id].append(row)
     return rows
 

@@ -45,7 +45,8 @@ class History:
     def now(cls, study: Study) -> History:
         """Read the history from the storage, because pruners hide some trials of a study."""
         trials = []
-        for stored in study._storage.get_all_trials(study._study_id, deepcopy=False):
+        all_trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+        for stored in all_trials:
             trial = TrialEnd.as_seen(stored)
             if not trial.state.is_finished():
                 trial = copy.copy(trial)  # a storage may change a running trial in place
@@ -78,13 +79,16 @@ class History:
     def of(cls, record: _Record, trials: list[FrozenTrial]) -> History:
         """Return the history that was recorded, given the trials as they are now."""
         by_number = {t.number: t for t in trials}
-        then = [by_number[number] for number in from_ranges(record["finished"])]
+        finished = from_ranges(record["finished"])
+        then = [by_number[number] for number in finished]
         for names, numbers in record.get("running", {}).items():
             for number in from_ranges(numbers):
-                then.append(_as_it_ran(by_number[number], names.split()))
+                trial = _as_it_ran(by_number[number], names.split())
+                then.append(trial)
         for step, numbers in record.get("paused", {}).items():
             for number in from_ranges(numbers):
-                then.append(_as_it_paused(by_number[number], int(step)))
+                trial = _as_it_paused(by_number[number], int(step))
+                then.append(trial)
         then.sort(key=lambda t: t.number)
         return cls(then)
 
@@ -123,11 +127,13 @@ def as_claimed(trial: FrozenTrial) -> FrozenTrial:
 
 
 def _as_it_paused(trial: FrozenTrial, step: int) -> FrozenTrial:
-    reported = trial.intermediate_values
     then = copy.copy(trial)
     then.state = TrialState.PRUNED
     then.values = None
-    then.intermediate_values = {epoch: v for epoch, v in reported.items() if epoch <= step}
+    then.intermediate_values = {}
+    for epoch, value in trial.intermediate_values.items():
+        if epoch <= step:
+            then.intermediate_values[epoch] = value
     return then
 
 
@@ -139,7 +145,8 @@ def as_ranges(numbers: Iterable[int]) -> str:
             ranges[-1][1:] = [number]
         else:
             ranges.append([number])
-    return ",".join("-".join(map(str, ends)) for ends in ranges)
+    texts = ["-".join(map(str, ends)) for ends in ranges]
+    return ",".join(texts)
 
 
 def from_ranges(text: str) -> list[int]:
@@ -148,7 +155,8 @@ def from_ranges(text: str) -> list[int]:
     for part in text.split(","):
         if part:
             first, _, last = part.partition("-")
-            numbers += range(int(first), int(last or first) + 1)
+            end = int(last or first) + 1
+            numbers += range(int(first), end)
     return numbers
 
 
@@ -162,7 +170,12 @@ class PastStudy(Study):
             change.
     """
 
-    def __init__(self, study: Study, history: History, storage: BaseStorage | None) -> None:
+    def __init__(
+        self,
+        study: Study,
+        history: History,
+        storage: BaseStorage | None,
+    ) -> None:
         self.study_name = study.study_name
         self._study_id = study._study_id
         self._directions = study.directions
@@ -184,7 +197,9 @@ class _PastStorage:
         deepcopy: bool = True,
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
-        trials = [t for t in self._trials if states is None or t.state in states]
+        trials = list(self._trials)
+        if states is not None:
+            trials = [t for t in trials if t.state in states]
         if deepcopy:
             return copy.deepcopy(trials)
         return trials

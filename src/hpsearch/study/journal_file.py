@@ -33,7 +33,8 @@ class FileLock(BaseJournalFileLock):
 
     def acquire(self) -> bool:
         """Wait for the lock, and take it."""
-        self._held.file = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o666)
+        flags = os.O_CREAT | os.O_RDWR
+        self._held.file = os.open(self._path, flags, 0o666)
         fcntl.flock(self._held.file, fcntl.LOCK_EX)
         return True
 
@@ -69,13 +70,17 @@ class JournalFile(JournalFileBackend):
     @patient
     def append_logs(self, logs: Sequence[Mapping[str, object]]) -> None:
         """Append whole lines or nothing."""
-        lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
+        lines = []
+        for log in logs:
+            line = json.dumps(log, separators=(",", ":"))
+            lines.append(line + "\n")
+        content = "".join(lines).encode()
         with self.lock(), open(self._file_path, "r+b", buffering=0) as file:
             end = _end_of_lines(file)
             file.truncate(end)
             file.seek(end)
             try:
-                _write_all(file, "".join(lines).encode())
+                _write_all(file, content)
             except OSError:
                 file.truncate(end)
                 raise

@@ -119,14 +119,18 @@ class Lease:
 
     def renew(self) -> None:
         """Let the lease start again now."""
-        self._trial.set_user_attr(LEASE, time.time() + self._lease_s)
+        until = time.time() + self._lease_s
+        self._trial.set_user_attr(LEASE, until)
 
     @contextmanager
     def kept(self) -> Iterator[Lease]:
         """Renew the lease at regular intervals, in a thread, while the block runs."""
         done = threading.Event()
         thread = threading.Thread(
-            target=self._keep, args=(done,), name=f"lease-{self._trial.number}", daemon=True
+            target=self._keep,
+            args=(done,),
+            name=f"lease-{self._trial.number}",
+            daemon=True,
         )
         thread.start()
         try:

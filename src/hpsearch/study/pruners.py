@@ -27,7 +27,10 @@ from hpsearch.study.trial_end import PAUSED_AT, TrialEnd
 
 def _check_rungs(min_resource: int, reduction_factor: int) -> None:
     """Raise ConfigError if a pruner cannot make rungs of these settings."""
-    settings = (("min_resource", min_resource, 1), ("reduction_factor", reduction_factor, 2))
+    settings = (
+        ("min_resource", min_resource, 1),
+        ("reduction_factor", reduction_factor, 2),
+    )
     for name, value, least in settings:
         if value < least:
             raise ConfigError(f"pruner.{name} must be at least {least}, but is {value}.")
@@ -44,7 +47,12 @@ class Hyperband(HyperbandPruner):
         reduction_factor: One of this many trials of a rung goes on to the next; at least 2.
     """
 
-    def __init__(self, min_resource: int, max_resource: int, reduction_factor: int) -> None:
+    def __init__(
+        self,
+        min_resource: int,
+        max_resource: int,
+        reduction_factor: int,
+    ) -> None:
         _check_rungs(min_resource, reduction_factor)
         super().__init__(min_resource, max_resource, reduction_factor)
         # The brackets are made now. Two slots may reach their first epoch at the same time.
@@ -74,7 +82,12 @@ class Promoting(BasePruner):
             this many times higher; at least 2.
     """
 
-    def __init__(self, min_resource: int, max_resource: int, reduction_factor: int) -> None:
+    def __init__(
+        self,
+        min_resource: int,
+        max_resource: int,
+        reduction_factor: int,
+    ) -> None:
         _check_rungs(min_resource, reduction_factor)
         self.reduction_factor = reduction_factor
         self.rungs = [min_resource]
@@ -99,12 +112,14 @@ class Promoting(BasePruner):
             study: The study of the trials.
             trials: All trials as the storage has them.
         """
-        paused = {t.number: t for t in trials if TrialEnd.is_paused(t)}
+        waiting = filter(TrialEnd.is_paused, trials)
+        paused = {t.number: t for t in waiting}
         found = []
         for rung in reversed(self.rungs):
             for number in self._promoted(study, trials, rung):
-                if number in paused and paused[number].last_step == rung:
-                    found.append(paused[number])
+                trial = paused.get(number)
+                if trial is not None and trial.last_step == rung:
+                    found.append(trial)
         if study.closing and not found:
             return self._best_of_highest_rung(study, trials)
         return found
@@ -115,17 +130,25 @@ class Promoting(BasePruner):
 
         The list is empty if a trial has finished or is running, or if no trial is paused.
         """
-        if any(t.state in (TrialState.COMPLETE, TrialState.RUNNING) for t in trials):
+        states = {t.state for t in trials}
+        if TrialState.COMPLETE in states or TrialState.RUNNING in states:
             return []
         paused = [t for t in trials if TrialEnd.is_paused(t)]
-        highest = max((t.last_step or 0 for t in paused), default=0)
+        steps = [t.last_step or 0 for t in paused]
+        highest = max(steps, default=0)
         best = _in_order(study, paused, highest)[:1]
         return [t for t in paused if t.number in best]
 
-    def _promoted(self, study: Study, trials: list[FrozenTrial], rung: int) -> list[int]:
+    def _promoted(
+        self,
+        study: Study,
+        trials: list[FrozenTrial],
+        rung: int,
+    ) -> list[int]:
         """Return the numbers of the trials of a rung that are promoted, the best first."""
         in_order = _in_order(study, trials, rung)
-        return in_order[: len(in_order) // self.reduction_factor]
+        n_promoted = len(in_order) // self.reduction_factor
+        return in_order[:n_promoted]
 
 
 def _in_order(study: Study, trials: list[FrozenTrial], rung: int) -> list[int]:
@@ -138,10 +161,13 @@ def _in_order(study: Study, trials: list[FrozenTrial], rung: int) -> list[int]:
     losses = []
     for trial in trials:
         reported = trial.intermediate_values
-        if trial.state != TrialState.FAIL and rung in reported:
-            values = [direction.as_loss(reported[step]) for step in reported if step <= rung]
-            losses.append((min(values), trial.number))
-    return [number for _, number in sorted(losses)]
+        if trial.state == TrialState.FAIL or rung not in reported:
+            continue
+        values = [value for step, value in reported.items() if step <= rung]
+        best = min(map(direction.as_loss, values))
+        losses.append((best, trial.number))
+    losses.sort()
+    return [number for _, number in losses]
 
 
 class PausableStudy(Study):
@@ -178,8 +204,10 @@ class PausableStudy(Study):
         use_cache: bool = False,
     ) -> list[FrozenTrial]:
         stored = super()._get_trials(deepcopy=deepcopy, use_cache=use_cache)
-        trials = map(TrialEnd.as_seen, stored)
-        return [t for t in trials if states is None or t.state in states]
+        trials = list(map(TrialEnd.as_seen, stored))
+        if states is None:
+            return trials
+        return [t for t in trials if t.state in states]
 
     def _pop_waiting_trial_id(self) -> int | None:
         """Take a waiting trial, and return its key.
@@ -189,11 +217,13 @@ class PausableStudy(Study):
         """
         # The trials are read once only, since that costs more than all the rest.
         trials = self.stored_trials()
-        ready = [t for t in trials if t.state == TrialState.WAITING and not TrialEnd.is_paused(t)]
+        waiting = [t for t in trials if t.state == TrialState.WAITING]
+        ready = [t for t in waiting if not TrialEnd.is_paused(t)]
         for trial in ready + self.promotable(trials):
+            key = trial._trial_id
             try:
-                if self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
-                    return int(trial._trial_id)
+                if self._storage.set_trial_state_values(key, TrialState.RUNNING):
+                    return key
             except UpdateFinishedTrialError:
                 continue
         return None

@@ -186,13 +186,16 @@ class _Again:
         if found.bracket is not None:
             place += f" of bracket {found.bracket}"
         yield f"It was pruned at epoch {step} with {found.value:.4g}, {place} at that epoch."
+        message = trial.user_attrs.get("message")
+        if message:
+            yield f"The reason: {message}."
         if found.others:
             n_shown = 5
             shown = [f"#{number} {value:.4g}" for number, value in found.others[:n_shown]]
             more = ""
             if len(found.others) > n_shown:
                 more = " and others"
-            yield f"Against: {', '.join(shown)}{more}."
+            yield f"The others had: {', '.join(shown)}{more}."
 
 
 def _and_running(trial: FrozenTrial, history: History) -> str:
@@ -206,12 +209,11 @@ def _and_running(trial: FrozenTrial, history: History) -> str:
 
 @dataclass(frozen=True)
 class _Standing:
-    """How a trial compared with others when it was pruned.
+    """The place of a pruned trial among the others that had a value of the same epoch.
 
     Attributes:
         value: The value that it had reached.
-        others: The number and the value of each trial that it was compared with at that epoch, the
-            best first.
+        others: The number and the value of each of the others at that epoch, the best first.
         place: Its own place among them, from 1.
         bracket: The bracket of Hyperband, if that was the pruner.
     """
@@ -223,12 +225,12 @@ class _Standing:
 
     @property
     def n(self) -> int:
-        """The number of trials that were compared, with this one."""
+        """The number of trials that had a value of the epoch, with this one."""
         return len(self.others) + 1
 
 
 def standing(study: Study, trial: FrozenTrial, step: int, trials: list[FrozenTrial]) -> _Standing:
-    """Return how a pruned trial compared with others.
+    """Return the place of a pruned trial among the others.
 
     Args:
         study: The study, with the pruner that stopped the trial.

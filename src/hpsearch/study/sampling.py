@@ -36,7 +36,9 @@ def ticket(trial: FrozenTrial, trials: Iterable[FrozenTrial]) -> int:
     """
     if TICKET in trial.user_attrs:
         return int(trial.user_attrs[TICKET])
-    return trial.number - sum(_has_no_ticket(t) for t in trials if t.number < trial.number)
+    before = [t for t in trials if t.number < trial.number]
+    n_without = sum(map(_has_no_ticket, before))
+    return trial.number - n_without
 
 
 def n_tickets(trials: list[FrozenTrial]) -> int:
@@ -46,7 +48,9 @@ def n_tickets(trials: list[FrozenTrial]) -> int:
 
 def _has_no_ticket(trial: FrozenTrial) -> bool:
     """Return whether a trial has no ticket of its own: a retry, or one beyond the budget."""
-    return "retry_of" in trial.user_attrs or TrialEnd.recorded(trial) == TrialEnd.SURPLUS
+    if "retry_of" in trial.user_attrs:
+        return True
+    return TrialEnd.recorded(trial) == TrialEnd.SURPLUS
 
 
 class _Prepared(NamedTuple):
@@ -79,7 +83,12 @@ class SeededSampler(BaseSampler):
             fixed sequence or grid, which all trials share.
     """
 
-    def __init__(self, make: Callable[..., BaseSampler], root_seed: int, per_trial: bool) -> None:
+    def __init__(
+        self,
+        make: Callable[..., BaseSampler],
+        root_seed: int,
+        per_trial: bool,
+    ) -> None:
         self._make = make
         self._root_seed = root_seed
         self._per_trial = per_trial
@@ -126,7 +135,10 @@ class SeededSampler(BaseSampler):
 
     def _for(self, study: Study, trial: FrozenTrial) -> _Prepared:
         # If another worker has taken over the trial, the storage may not have refused it yet.
-        return self._prepared.get(trial.number) or self._prepare(study, trial)
+        prepared = self._prepared.get(trial.number)
+        if prepared is not None:
+            return prepared
+        return self._prepare(study, trial)
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
@@ -136,7 +148,10 @@ class SeededSampler(BaseSampler):
         return prepared.sampler.infer_relative_search_space(prepared.study, trial)
 
     def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        search_space: dict[str, BaseDistribution],
     ) -> dict[str, object]:
         """Call the method of the trial's sampler."""
         prepared = self._for(study, trial)
@@ -162,11 +177,14 @@ class SeededSampler(BaseSampler):
         values: Sequence[float] | None,
     ) -> None:
         """Call the method of the trial's sampler."""
-        self._for(study, trial).sampler.after_trial(study, trial, state, values)
+        prepared = self._for(study, trial)
+        prepared.sampler.after_trial(study, trial, state, values)
 
     def is_exhausted(self, n_given: int) -> bool:
         """Return whether no point is left after `n_given` tickets; only a grid has an end."""
-        return isinstance(self._any, Grid) and n_given >= len(self._any)
+        if not isinstance(self._any, Grid):
+            return False
+        return n_given >= len(self._any)
 
 
 class _Sequential:
@@ -194,7 +212,11 @@ class Qmc(_Sequential, QMCSampler):
         super().begin_at(place, seed)
         self._independent_sampler = RandomSampler(seed=seed)
 
-    def _find_sample_id(self, study: Study, search_space: dict[str, BaseDistribution]) -> int:
+    def _find_sample_id(
+        self,
+        study: Study,
+        search_space: dict[str, BaseDistribution],
+    ) -> int:
         return self.place
 
 

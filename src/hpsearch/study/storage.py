@@ -48,11 +48,12 @@ def storage_errors(place: str) -> Iterator[None]:
         yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError) as error:
         original = getattr(error, "orig", None) or error.__cause__ or error
-        cause = str(original).strip().splitlines()[0]
+        lines = str(original).strip().splitlines()
+        cause = without_password(lines[0])
         raise StorageError(
-            f"The study storage {without_password(place)} cannot be used "
-            f"({without_password(cause)}); storage.path must name a file in a folder that can be "
-            "written, or storage.url a running PostgreSQL server."
+            f"The study storage {without_password(place)} cannot be used ({cause}); storage.path "
+            "must name a file in a folder that can be written, or storage.url a running "
+            "PostgreSQL server."
         ) from error
 
 
@@ -67,7 +68,11 @@ class _SharedRdb(RDBStorage):
     """
 
     def __init__(
-        self, url: str, exclusively: _Lock, patience_s: float, engine: Mapping[str, object]
+        self,
+        url: str,
+        exclusively: _Lock,
+        patience_s: float,
+        engine: Mapping[str, object],
     ) -> None:
         self.exclusively = exclusively
         self.patience_s = patience_s
@@ -128,7 +133,9 @@ class SharedJournal(JournalStorage):
                 "trial_id": trial_id,
                 "worker_id": self._replay_result.worker_id,
             }
-            logs = [{**log, "user_attr": {key: value}} for key, value in attrs.items()]
+            logs = []
+            for key, value in attrs.items():
+                logs.append({**log, "user_attr": {key: value}})
             self._backend.append_logs(logs)
             self._sync_all()
 
@@ -157,7 +164,8 @@ def sqlite(path: str, timeout_s: float, patience_s: float) -> SharedStorage:
         patience_s: Seconds for which a call is repeated while the file cannot be used.
     """
     with storage_errors(path):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(path).parent
+        folder.mkdir(parents=True, exist_ok=True)
         engine = {"connect_args": {"timeout": timeout_s}}
         return _SharedRdb(f"sqlite:///{path}", FileLock(path), patience_s, engine)
 
@@ -170,8 +178,11 @@ def journal(path: str, patience_s: float) -> SharedStorage:
         patience_s: Seconds for which an append is repeated while the file cannot be written.
     """
     with storage_errors(path):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        return SharedJournal(JournalFile(path, patience_s), FileLock(path + ".setup"))
+        folder = Path(path).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        file = JournalFile(path, patience_s)
+        setup = FileLock(path + ".setup")
+        return SharedJournal(file, setup)
 
 
 def postgres(url: str, patience_s: float) -> SharedStorage:
@@ -225,5 +236,6 @@ class AdvisoryLock:
         """Take the lock, and return the connection, which holds it as long as it is open."""
         connection = self._engine.connect()
         key = 0x68707365  # the letters `hpse`: PostgreSQL's advisory locks have numbers
-        connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": key})
+        take = sqlalchemy.text("SELECT pg_advisory_lock(:key)")
+        connection.execute(take, {"key": key})
         return connection

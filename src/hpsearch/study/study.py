@@ -19,7 +19,7 @@ attributes of a trial hold what Optuna has no place for:
     ticket      the number by which the trial is called and seeded; see sampling.py
     retry_of    for a retry, Optuna's number of the first try
     retry_after for a retry, Optuna's number of the try before
-    against     the trials with which it was compared when it was pruned
+    against     the other trials that had a value of the epoch at which it was pruned
     paused      the epoch at which it was paused
     promoted    the epoch at which it was last promoted
     warm_start  the trial of another study that its values come from
@@ -77,7 +77,8 @@ class SharedStudy:
 
     def __post_init__(self) -> None:
         # The reported values that the storage does not have yet, by the key of the trial and the
-        # epoch. The slots of a worker, which are threads, report for different trials.
+        # epoch. No lock guards them: each trial is reported by the thread of its slot alone, and
+        # other threads at most drop all values of a trial, which is one step.
         self._unsent: dict[int, dict[int, float]] = defaultdict(dict)
 
     @classmethod
@@ -127,11 +128,12 @@ class SharedStudy:
 
     def n_spent(self) -> int:
         """Return the number of trials that count toward the budget."""
-        return sum(TrialEnd.has_spent(t) for t in self.trials())
+        return sum(map(TrialEnd.has_spent, self.trials()))
 
     def is_running(self) -> bool:
         """Return whether any worker runs a trial of the study."""
-        return any(t.state == TrialState.RUNNING for t in self.trials())
+        states = {t.state for t in self.trials()}
+        return TrialState.RUNNING in states
 
     def has_work_in_progress(self) -> bool:
         """Return whether any trial runs, or waits to be tried again within the budget."""
@@ -144,7 +146,8 @@ class SharedStudy:
     def numbers_that_go_on(self) -> set[int]:
         """Return the tickets of the trials that run, are paused, or wait to be tried again."""
         trials = self.optuna.stored_trials()
-        return {number_of(t) for t in trials if not t.state.is_finished()}
+        unfinished = [t for t in trials if not t.state.is_finished()]
+        return set(map(number_of, unfinished))
 
     def _stored(self, trial: _Trial) -> FrozenTrial:
         """Return a trial as it is in the storage now."""
@@ -166,10 +169,12 @@ class SharedStudy:
         trial = self.optuna.ask()
         if PAUSED_AT in trial.user_attrs:
             # The trial has its place in the budget, and its history is recorded.
-            self._sign(trial, {"promoted": trial.user_attrs[PAUSED_AT]})
+            promoted = trial.user_attrs[PAUSED_AT]
+            self._sign(trial, {"promoted": promoted})
             return trial
         seen = self.sampler.of(trial.number)
-        self._sign(trial, {TICKET: seen.ticket, "history": seen.history.record()})
+        record = seen.history.record()
+        self._sign(trial, {TICKET: seen.ticket, "history": record})
         # The history was read after `trial` had been created, so it holds all earlier trials.
         before = [t for t in seen.history.trials if t.number < trial.number]
         has_room = self.budget.has_room(before)
@@ -182,7 +187,8 @@ class SharedStudy:
     def _has_room(self, trials: list[FrozenTrial]) -> bool:
         if not self.budget.has_room(trials):
             return False
-        if any(t.state == TrialState.WAITING for t in trials):
+        states = {t.state for t in trials}
+        if TrialState.WAITING in states:
             return True
         return not self.sampler.is_exhausted(n_tickets(trials))
 
@@ -236,7 +242,8 @@ class SharedStudy:
         Raises:
             TakenOverError: As for `report`.
         """
-        if self.has_cost or epoch <= trial.user_attrs.get("promoted", 0):
+        promoted = trial.user_attrs.get("promoted", 0)
+        if self.has_cost or epoch <= promoted:
             return False
         try:
             return bool(unless_away(trial.should_prune))
@@ -245,7 +252,8 @@ class SharedStudy:
 
     def constrain(self, trial: Trial, excess: Mapping[str, float]) -> None:
         """Tell the sampler by how much a trial exceeds each constraint; 0 or less satisfies it."""
-        for name in sorted(excess.keys() - trial.constraints.keys()):
+        new = excess.keys() - trial.constraints.keys()
+        for name in sorted(new):
             trial.set_constraint(name, excess[name])
 
     def write(self, trial: _Trial, attrs: Mapping[str, object]) -> None:
@@ -262,8 +270,9 @@ class SharedStudy:
         # A worker and a lease from before the pause would let the trial look dead to other
         # workers when it is taken up again.
         self.write(trial, {WORKER: "", LEASE: None})
-        self.optuna.pause(trial)
+        # From the pause on, another slot of this process may take the trial up.
         self.let_go(trial)
+        self.optuna.pause(trial)
 
     def end_paused(self) -> list[FrozenTrial]:
         """End the trials that are still paused, and return them.
@@ -272,7 +281,8 @@ class SharedStudy:
         """
         if self.is_running():
             return []
-        paused = [t for t in self.optuna.stored_trials() if TrialEnd.is_paused(t)]
+        stored = self.optuna.stored_trials()
+        paused = [t for t in stored if TrialEnd.is_paused(t)]
         for trial in paused:
             with suppress(UpdateFinishedTrialError):  # another worker has ended it
                 self.write(trial, {RECORDED: TrialEnd.PRUNED.word})
@@ -289,8 +299,9 @@ class SharedStudy:
             # With two objectives, Optuna's TPE ranks infeasible trials but ignores pruned ones.
             self.constrain(trial, {end.word: 1.0})
         step = self._stored(trial).last_step
-        others = {t.number for t in self.trials() if step in t.intermediate_values}
-        against = as_ranges(others - {trial.number})
+        at_step = [t for t in self.trials() if step in t.intermediate_values]
+        others = {t.number for t in at_step} - {trial.number}
+        against = as_ranges(others)
         attrs = {RECORDED: end.word, "message": message, "against": against}
         self._tell(trial, TrialState.PRUNED, attrs)
 
@@ -312,14 +323,15 @@ class SharedStudy:
             if not ended.state.is_finished():
                 raise
             self.let_go(trial)
-            if ended.user_attrs.get(WORKER) != str(self.worker) or ended.state != state:
+            by_this_worker = ended.user_attrs.get(WORKER) == str(self.worker)
+            if not by_this_worker or ended.state != state:
                 raise self.taken_over(trial) from error
 
     def fail(self, trial: _Trial, end: TrialEnd, message: str) -> bool:
         """End a trial without a value; it is tried again if only its process was at fault.
 
         Returns:
-            False if another worker had ended the trial before.
+            False if another worker had ended the trial before, in another way.
         """
         self.let_go(trial)
         try:
@@ -329,7 +341,8 @@ class SharedStudy:
                 self._retry(self._stored(trial))
             self.optuna._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
         except UpdateFinishedTrialError:
-            return False
+            # If the answer to a call was lost, the call is repeated, although it had succeeded.
+            return TrialEnd.recorded(self._stored(trial)) == end
         return True
 
     def let_go(self, trial: _Trial) -> None:
@@ -364,7 +377,8 @@ class SharedStudy:
         # Workers that wait for the end of the same lease find the same dead trial at once.
         with self.storage.exclusively():
             trials = self.trials()
-            if any(t.user_attrs.get("retry_after") == trial.number for t in trials):
+            retried = [t.user_attrs.get("retry_after") for t in trials]
+            if trial.number in retried:
                 return
             first = trial.user_attrs.get("retry_of", trial.number)
             retries = [t for t in trials if t.user_attrs.get("retry_of") == first]

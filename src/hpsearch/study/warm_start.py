@@ -60,13 +60,16 @@ class WarmStart:
         """
         check_known(name, storage, " to start from (study.warm_start)")
         study = optuna.load_study(study_name=name, storage=storage)
-        best = ranked(study.get_trials(deepcopy=False), Direction.of(study))
+        trials = study.get_trials(deepcopy=False)
+        best = ranked(trials, Direction.of(study))
         if not best:
             raise ConfigError(
                 f"No trial of study {name} has finished, so nothing can start from it."
             )
         without_bounds = Space({})
-        values = {number_of(t): without_bounds.values(t) for t in best[:n_trials]}
+        values = {}
+        for trial in best[:n_trials]:
+            values[number_of(trial)] = without_bounds.values(trial)
         return cls(name, values)
 
     def begin(self, study: SharedStudy, space: Space, asked: Asked) -> None:
@@ -86,7 +89,8 @@ class WarmStart:
         """
         own = study.optuna
         name = own.study_name
-        origin = own.user_attrs.get(WARM_START, {}).get("study")
+        recorded = own.user_attrs.get(WARM_START, {})
+        origin = recorded.get("study")
         if origin == self.name:
             return
         if origin is not None or own._storage.get_n_trials(own._study_id):
@@ -107,11 +111,17 @@ class WarmStart:
                 f"Of the best trials of {self.name} nothing lies within the space of study {name}."
             )
         for number, params in usable.items():
-            own.enqueue_trial(params, user_attrs={WARM_START: f"{self.name} #{number}"})
-        own.set_user_attr(WARM_START, {"study": self.name, "trials": list(usable)})
+            source = f"{self.name} #{number}"
+            own.enqueue_trial(params, user_attrs={WARM_START: source})
+        started = {"study": self.name, "trials": list(usable)}
+        own.set_user_attr(WARM_START, started)
 
 
-def _usable(values: Mapping[str, Value], space: Space, asked: Asked) -> dict[str, Value]:
+def _usable(
+    values: Mapping[str, Value],
+    space: Space,
+    asked: Asked,
+) -> dict[str, Value]:
     """Return the values that a study asks for and could draw, as it stores them."""
     params: dict[str, Value] = {}
     for name, value in values.items():
@@ -136,6 +146,7 @@ def _could_draw(distribution: BaseDistribution | None, value: Value) -> bool:
     if distribution is None:
         return True
     try:
-        return bool(distribution._contains(distribution.to_internal_repr(value)))
+        internal = distribution.to_internal_repr(value)
+        return distribution._contains(internal)
     except ValueError:  # the value is not among the choices
         return False

@@ -43,7 +43,8 @@ class _Command:
         Raises:
             OSError: The operating system cannot start it.
         """
-        for name in set(os.listdir("/proc/self/fd")) - self._files:
+        opened = set(os.listdir("/proc/self/fd")) - self._files
+        for name in opened:
             with suppress(OSError):
                 os.set_inheritable(int(name), False)
         signal.pthread_sigmask(signal.SIG_SETMASK, self._blocked)  # inherited as well
@@ -57,7 +58,8 @@ class _Command:
         piece.
         """
         words = self._words
-        for place in range(len(words) - self._n_own, len(words)):
+        n_words = len(words)
+        for place in range(n_words - self._n_own, n_words):
             word = words[place]
             if "=" in word and not word.startswith("-"):
                 added = [override for override in self.overrides if override not in words]
@@ -104,8 +106,10 @@ class _WorkerProcess:
         submitit_signal = os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2")
         self._grace_s = grace_s
         self._heeds_signals = True
-        before = {signal.SIGALRM: signal.signal(signal.SIGALRM, self._leave_or_wake)}
-        for number in {signal.SIGTERM, signal.Signals[f"SIG{submitit_signal}"]}:
+        alarm = signal.signal(signal.SIGALRM, self._leave_or_wake)
+        before = {signal.SIGALRM: alarm}
+        preempts = signal.Signals[f"SIG{submitit_signal}"]
+        for number in {signal.SIGTERM, preempts}:
             before[number] = signal.signal(number, self._ask)
         try:
             yield
@@ -139,7 +143,12 @@ class _WorkerProcess:
         if self._asked is not None:
             raise Preempted(self._asked)
 
-    def ring(self, after_s: float, every_s: float, alarm: Callable[[], None]) -> bool:
+    def ring(
+        self,
+        after_s: float,
+        every_s: float,
+        alarm: Callable[[], None],
+    ) -> bool:
         """Call `alarm` in the main thread after some seconds, and then at regular intervals.
 
         A timer of the kernel interrupts the main thread wherever it is. An exception that `alarm`
@@ -154,7 +163,8 @@ class _WorkerProcess:
             False if no signals are waited for, or if this is not the main thread; `alarm` is then
             never called.
         """
-        if not self._heeds_signals or threading.current_thread() is not threading.main_thread():
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if not self._heeds_signals or not in_main_thread:
             return False
         self._alarm = alarm
         if self._asked is None:  # after a request to leave, the timer measures the grace period
@@ -199,7 +209,8 @@ class _WorkerProcess:
             pid: The id of the process.
             environment: Its environment variables.
         """
-        return cls._told(pid, environment)[0]
+        n_before, _ = cls._told(pid, environment)
+        return n_before
 
     def deadline(self, timeout_s: float) -> float:
         """Return when the time of a search is over, on the clock of `time.monotonic`.
@@ -213,7 +224,8 @@ class _WorkerProcess:
     @classmethod
     def _told(cls, pid: int, environment: Mapping[str, str]) -> tuple[int, float]:
         """Return the number of restarts of a process, and its deadline; 0 for an unknown one."""
-        told_pid, n_before, until = environment.get(cls.RESTARTED, "0 0 0").split()
+        told = environment.get(cls.RESTARTED, "0 0 0")
+        told_pid, n_before, until = told.split()
         if int(told_pid) != pid:
             return 0, 0.0
         return int(n_before), float(until)

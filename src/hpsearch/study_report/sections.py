@@ -181,9 +181,7 @@ def _stopped(searched: Searched) -> list[Section]:
     ]
     max_rows = 60
     rows = [_stopped_row(searched, trial) for trial in trials[:max_rows]]
-    text = (
-        "A trial is pruned when too many others were better at the same epoch; any other says why."
-    )
+    text = "The place of a pruned trial is the one among the trials that reached the same epoch."
     if len(trials) > max_rows:
         text += f" The first {max_rows} of {len(trials)}."
     return [Section("Why trials were stopped", text, [head, *rows])]
@@ -195,9 +193,9 @@ def _stopped_row(searched: Searched, trial: FrozenTrial) -> list[str]:
     cells = [searched.title(trial), end, "", ""]
     if step is not None:
         cells[2:] = [str(step), f"{trial.intermediate_values[step]:.4f}"]
+    message = str(trial.user_attrs.get("message", ""))[:200]
     if end != "pruned" or step is None:
-        message = str(trial.user_attrs.get("message", ""))
-        return [*cells, "", "", message[:200]]
+        return [*cells, "", "", message]
     found = standing(searched.study, trial, step, searched.tries)
     place = f"{found.place} of {found.n}"
     if found.bracket is not None:
@@ -206,7 +204,7 @@ def _stopped_row(searched: Searched, trial: FrozenTrial) -> list[str]:
     if found.others:
         number, value = found.others[0]
         best = f"#{number} {value:.4f}"
-    return [*cells, place, best, ""]
+    return [*cells, place, best, message]
 
 
 def _workers(searched: Searched) -> list[Section]:

@@ -48,8 +48,13 @@ class Checkpoint:
         Raises:
             OSError: The file cannot be written, for example because the disk is full.
         """
-        head = {"identity": self.identity, "history": self.history, "best_epoch": self.best_epoch}
-        entries = {"head": np.array(json.dumps(head))}
+        head = {
+            "identity": self.identity,
+            "history": self.history,
+            "best_epoch": self.best_epoch,
+        }
+        text = json.dumps(head)
+        entries = {"head": np.array(text)}
         for i, array in enumerate(self.best):
             entries[f"best.{i}"] = array
         for i, array in enumerate(self.running):
@@ -74,7 +79,8 @@ class Checkpoint:
             ValueError, KeyError, EOFError, zipfile.BadZipFile: The file is damaged.
         """
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            head = json.loads(str(file["head"]))
+            text = str(file["head"])
+            head = json.loads(text)
             best = _numbered(file, "best")
             running = _numbered(file, "running")
         return cls(head["identity"], head["history"], head["best_epoch"], best, running)
@@ -104,7 +110,8 @@ class CheckpointFile:
 
         Before the first checkpoint, the time counts from the start of the trial in this process.
         """
-        return time.monotonic() - self._saved >= self._every_s
+        passed_s = time.monotonic() - self._saved
+        return passed_s >= self._every_s
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Replace the trial's checkpoint.
@@ -132,7 +139,8 @@ class CheckpointFile:
 
     def remove(self) -> None:
         """Remove the checkpoint, and partial files of processes that died."""
-        for path in self.path.parent.glob(f"{self.path.stem}.*"):
+        folder = self.path.parent
+        for path in folder.glob(f"{self.path.stem}.*"):
             path.unlink(missing_ok=True)
 
 
@@ -145,12 +153,18 @@ class Checkpoints:
 
     def of(self, study: str, number: int) -> CheckpointFile:
         """Return the file of a trial's checkpoint."""
-        return CheckpointFile(self._folder(study) / f"{number}.npz", self.every_s)
+        path = self._folder(study) / f"{number}.npz"
+        return CheckpointFile(path, self.every_s)
 
     def orphans(self, study: str, numbers: Collection[int]) -> list[Path]:
         """Return the files of a study whose trial numbers are not among `numbers`."""
         paths = sorted(self._folder(study).glob("*"))
-        return [path for path in paths if int(path.name.split(".")[0]) not in numbers]
+        orphans = []
+        for path in paths:
+            number, *_ = path.name.split(".")
+            if int(number) not in numbers:
+                orphans.append(path)
+        return orphans
 
     def clear(self, study: str) -> None:
         """Remove all checkpoints of a study."""

@@ -130,7 +130,8 @@ class Continuation:
     def save(self, fitted: Fitted, best: list[np.ndarray]) -> None:
         """Save the fit as it is at the end of an epoch."""
         running = self.snapshot()
-        self.file.save(Checkpoint(self.identity, fitted.history, fitted.best_epoch, best, running))
+        checkpoint = Checkpoint(self.identity, fitted.history, fitted.best_epoch, best, running)
+        self.file.save(checkpoint)
 
 
 class Epochs(keras.callbacks.Callback):  # type: ignore[misc]

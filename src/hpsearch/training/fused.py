@@ -32,7 +32,7 @@ from hpsearch.training.own_fit import may_change_form, owns_fit
 from hpsearch.training.programs.averages import averages_of
 from hpsearch.training.programs.on_jax import State, metrics_of, steps_of
 from hpsearch.training.programs.order import Element, Order
-from hpsearch.training.programs.program import Program, jax_variables, set_jax_state
+from hpsearch.training.programs.program import Program, jax_variables
 from hpsearch.training.programs.proof import compiled_tolerance
 from hpsearch.training.schedules import Schedule, Scheduling
 from hpsearch.training.settings import VAL_BATCH_SIZE, Training
@@ -54,16 +54,19 @@ class FusedProgram:
     def __init__(self, program: Program, tensors: Tensors, n_seats: int) -> None:
         self.program = program
         self.n_seats = n_seats
-        self.state: State = jax.tree.map(lambda v: jnp.stack([v] * n_seats), self._values())
+        values = self._values()
+        self.state: State = jax.tree.map(lambda v: jnp.stack([v] * n_seats), values)
         epoch = _epoch_of(program, tensors)
         axes = (0, 0, None, 0, 0, 0)  # all seats have the same number of steps
-        self._epoch = jax.jit(jax.vmap(epoch, in_axes=axes), donate_argnums=0)
+        of_all_seats = jax.vmap(epoch, in_axes=axes)
+        self._epoch = jax.jit(of_all_seats, donate_argnums=0)
         self._fill = jax.jit(_fill, donate_argnums=0)
         self._read = jax.jit(_read)
 
     def _values(self) -> State:
         """Return the values of the program's variables."""
-        return [[v.value for v in part] for part in jax_variables(self.program.model)]
+        parts = jax_variables(self.program.model)
+        return [[v.value for v in part] for part in parts]
 
     def put(self, seat: int) -> None:
         """Copy the program's variables into a seat."""
@@ -71,7 +74,8 @@ class FusedProgram:
 
     def get(self, seat: int) -> Program:
         """Copy a seat into the program's variables, and return the program."""
-        set_jax_state(self.program.model, self._read(self.state, seat))
+        values = self._read(self.state, seat)
+        self.program.set_jax_state(values)
         return self.program
 
     def run(self, elements: Mapping[int, Element]) -> dict[int, dict[str, float]]:
@@ -82,14 +86,16 @@ class FusedProgram:
         """
         any_element = next(iter(elements.values()))
         of_seats = [elements.get(seat, any_element) for seat in range(self.n_seats)]
-        rows, n_steps, tables, last, _, last_rates = map(np.stack, zip(*of_seats, strict=True))
+        stacked = map(np.stack, zip(*of_seats, strict=True))
+        rows, n_steps, tables, last, _, last_rates = stacked
         n_steps_of_all = int(n_steps[0, 0])
         logs, state = self._epoch(self.state, rows, n_steps_of_all, tables, last, last_rates)
         self.state = list(map(list, state))
         logs = jax.device_get(logs)
         found = {}
         for seat in elements:
-            found[seat] = numbers_of({name: values[seat] for name, values in logs.items()})
+            of_seat = {name: values[seat] for name, values in logs.items()}
+            found[seat] = numbers_of(of_seat)
         return found
 
     def differs(self, source: keras.Model, order: Order) -> str | None:
@@ -113,7 +119,8 @@ class FusedProgram:
         self.program.model.reset_metrics()
         alone = self.program.run(element)
         self.program.restore(before)
-        seats = self.run(dict.fromkeys(range(self.n_seats), element))
+        elements = dict.fromkeys(range(self.n_seats), element)
+        seats = self.run(elements)
         tolerance = compiled_tolerance(self.program.model)
         for name, value in alone.items():
             # Up to two steps are made, and the rounding of the first one changes the second one.
@@ -121,7 +128,8 @@ class FusedProgram:
             if name != "loss":
                 rounding += 2 / order.batch_size  # examples on the border of two classes
             found = [seats[seat][name] for seat in range(self.n_seats)]
-            worst = found[int(np.argmax(np.abs(np.subtract(found, value))))]
+            distances = np.abs(np.subtract(found, value))
+            worst = found[int(np.argmax(distances))]
             if not abs(worst - value) <= rounding:  # also where one of them is NaN
                 return f"with others, its {name} is {worst:.6g} after a step, alone {value:.6g}"
         return None
@@ -148,7 +156,8 @@ def _epoch_of(program: Program, tensors: Tensors) -> Callable[..., tuple[dict[st
     places = []  # of the averaged weights among the variables of the optimizer
     if program.averaging:
         ids = [id(v) for v in model.optimizer.variables]
-        places = [ids.index(id(average)) for average in averages_of(model.optimizer)]
+        averages = averages_of(model.optimizer)
+        places = [ids.index(id(average)) for average in averages]
 
     def epoch(  # noqa: PLR0917
         state: State,
@@ -160,14 +169,16 @@ def _epoch_of(program: Program, tensors: Tensors) -> Callable[..., tuple[dict[st
     ) -> tuple[dict[str, Array], State]:
         trainable, non_trainable, optimizer, metrics = state
         fresh = [jnp.zeros_like(v) for v in metrics]
-        logs, state = steps((trainable, non_trainable, optimizer, fresh), rows, n_steps, table)
+        begin = (trainable, non_trainable, optimizer, fresh)
+        logs, state = steps(begin, rows, n_steps, table)
         if last.shape[0]:
             logs, state = last_step(state, last, last_rates)
         trainable, non_trainable, optimizer, _ = state
         if places:
             trainable = [optimizer[place] for place in places]
         val_logs = validate((trainable, non_trainable, fresh))
-        return {**logs, **{f"val_{name}": value for name, value in val_logs.items()}}, state
+        of_val = {f"val_{name}": value for name, value in val_logs.items()}
+        return {**logs, **of_val}, state
 
     return epoch
 
@@ -194,8 +205,7 @@ def _validation_of(
         if n_rest:
             state = test(n_examples - n_rest, n_rest, state)
         _, _, metrics = state
-        found: dict[str, Array] = metrics_of(model, metrics)
-        return found
+        return metrics_of(model, metrics)
 
     return validate
 
@@ -233,7 +243,7 @@ class FusedTrainer(Trainer):
         self.n_slots = n_slots
         self._meeting = threading.Condition()
         # One program with all that its making depends on.
-        self._fused: dict[tuple[object, ...], FusedProgram] = {}
+        self._fused: dict[object, FusedProgram] = {}
         self._seated: dict[int, Order] = {}
         self._asked: set[int] = set()
         self._logs: dict[int, dict[str, float]] = {}
@@ -247,7 +257,8 @@ class FusedTrainer(Trainer):
 
     def _fit(self, work: Work, told: Callable[[str], None]) -> Fitted:
         """Fit a model as a `Trainer` does, if possible together with other trials."""
-        together = replace(work, order=self._order(work.hp, work.seed, 0))
+        order = self._order(work.hp, work.seed, 0)
+        together = replace(work, order=order)
         with self._meeting:
             if self._stop is not None:
                 raise self._stop
@@ -255,14 +266,15 @@ class FusedTrainer(Trainer):
             if fused is None:
                 return super()._fit(work, told)
         told(f"{self.BY_PROGRAM}, together with other trials")
-        with self._seat(together.order) as seat:
+        with self._seat(order) as seat:
             epochs, scheduling = self._sit(fused, seat, together)
             epochs.tell_earlier_epochs()
             while not epochs.patience_is_over and epochs.fitted.n_epochs < self.settings.epochs:
                 epoch = epochs.fitted.n_epochs
                 epochs.on_epoch_begin(epoch)
                 scheduling.on_epoch_begin(epoch)
-                epochs.on_epoch_end(epoch, self._next_epoch(fused, seat))
+                logs = self._next_epoch(fused, seat)
+                epochs.on_epoch_end(epoch, logs)
         fused.program.unload(work.model, epochs.best_state)
         return epochs.fitted
 
@@ -290,7 +302,8 @@ class FusedTrainer(Trainer):
         if reason:
             raise NoProgramError(reason)
         program = self._load_program(work, structure)
-        fused = FusedProgram(program, self._on_device(work.model), self.n_slots)
+        tensors = self._on_device(work.model)
+        fused = FusedProgram(program, tensors, self.n_slots)
         self.let_go()  # a trial that is trained alone gets another program
         if reason is None:
             reason = fused.differs(work.model, work.order) or ""
@@ -303,7 +316,8 @@ class FusedTrainer(Trainer):
     def _seat(self, order: Order) -> Iterator[int]:
         """Hold a free seat, in which the examples come in `order`, while the block runs."""
         with self._meeting:
-            seat = next(seat for seat in range(self.n_slots) if seat not in self._seated)
+            free = (seat for seat in range(self.n_slots) if seat not in self._seated)
+            seat = next(free)
             self._seated[seat] = order
         try:
             yield seat
@@ -325,7 +339,8 @@ class FusedTrainer(Trainer):
             program.load(work.model, work.seed_of_layer)
             snapshot = partial(read, Program.snapshot)
             continuation = self._continuation(work, program.name, snapshot, program.restore)
-            epochs = Epochs(self.settings, work, partial(read, Program.state), continuation)
+            state = partial(read, Program.state)
+            epochs = Epochs(self.settings, work, state, continuation)
             epochs.set_model(program.model)
             scheduling = Scheduling(self.schedule, program.drawn, epochs)
             fused.put(seat)

@@ -73,7 +73,8 @@ def _build(model: keras.Model, images: Tensor) -> None:
     """
     try:
         dtype = keras.backend.standardize_dtype(images.dtype)
-        spec = keras.KerasTensor((None, *images.shape[1:]), dtype=dtype)
+        shape = (None, *images.shape[1:])
+        spec = keras.KerasTensor(shape, dtype=dtype)
         compute_output_spec(model, spec, training=False)
     except Exception as error:  # the model's `build` and `call` may raise anything
         reason = f"it cannot be built before its first batch: {first_line(error):.200}"
@@ -103,7 +104,8 @@ def _own_step(model: keras.Model) -> str | None:
             return min(changed)
     replaced: list[str] = sorted(steps & vars(model).keys())
     for name in replaced:
-        if isinstance(getattr(keras.Model, name), FunctionType):
+        of_keras = getattr(keras.Model, name)
+        if isinstance(of_keras, FunctionType):
             return name
     return None
 
@@ -139,7 +141,7 @@ def proved_program(
         NoProgramError: No program can be shown to train the models as Keras does.
     """
     key = question(structure)
-    reason: str | None = remembered_proofs.get(key)
+    reason = remembered_proofs.get(key)
     if reason:
         raise NoProgramError(reason)
     images, labels, *_ = tensors
@@ -167,8 +169,10 @@ def _check_copy(model: keras.Model, structure: str, images: Tensor) -> None:
     """Raise NoProgramError where a second model of a trial cannot become a program."""
     if structure_of(model, images) != structure:
         raise NoProgramError("building it twice makes two different models")
-    is_on_jax = keras.backend.backend() == "jax"
-    if is_on_jax and not all(layer.supports_jit for layer in model._flatten_layers()):
+    if keras.backend.backend() != "jax":
+        return
+    layers = model._flatten_layers()
+    if not all(layer.supports_jit for layer in layers):
         raise NoProgramError("it holds a layer that XLA cannot compile")
 
 
@@ -180,7 +184,9 @@ def question(structure: str) -> str:
     """
     backend = keras.backend.backend()
     libraries = f"{backend} {version(backend)} keras {version('keras')}"
-    device = "gpu" if has_gpu() else "cpu"
+    device = "cpu"
+    if has_gpu():
+        device = "gpu"
     return f"program {structure[:24]} {libraries} {device}"
 
 

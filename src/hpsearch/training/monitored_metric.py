@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import keras
 import keras_tuner
+from keras.metrics import Metric
 
 from hpsearch.data.split import SearchData
 from hpsearch.errors import ConfigError, ModelError, did_you_mean, first_line
@@ -21,7 +22,10 @@ from hpsearch.training.settings import Training
 
 
 def directed(
-    training: Training, hypermodel: keras_tuner.HyperModel, model: keras.Model, data: SearchData
+    training: Training,
+    hypermodel: keras_tuner.HyperModel,
+    model: keras.Model,
+    data: SearchData,
 ) -> Training:
     """Return the settings with the direction of their monitored metric.
 
@@ -43,7 +47,8 @@ def directed(
     part, _, name = monitor.partition("/")
     is_of_part = part in ("train", "val")
     if is_of_part and name == "loss":
-        return replace(training, direction=training.direction or Direction.MINIMIZE)
+        of_loss = training.direction or Direction.MINIMIZE
+        return replace(training, direction=of_loss)
     reports_more = owns_fit(hypermodel) or _has_own_step(model)
     known = _known(model, data, form, reports_more=reports_more)
     hint = _hint(monitor, known)
@@ -68,21 +73,28 @@ def _has_own_step(model: keras.Model) -> bool:
     makers = ("make_train_function", "make_test_function")
     for step in steps + makers:
         of_class = getattr(type(model), step)
-        if of_class is not getattr(keras.Model, step) or step in vars(model):
+        of_keras = getattr(keras.Model, step)
+        if of_class is not of_keras or step in vars(model):
             return True
     return False
 
 
 def _hint(monitor: str, known: Iterable[str]) -> str:
     """Return a sentence with the metrics that exist, or nothing if `monitor` is one of them."""
-    valid = [f"{part}/{name}" for part in ("train", "val") for name in known]
+    valid = []
+    for part in ("train", "val"):
+        valid += [f"{part}/{name}" for name in known]
     if monitor in valid:
         return ""
     return did_you_mean(monitor, valid)
 
 
 def _known(
-    model: keras.Model, data: SearchData, form: str, *, reports_more: bool
+    model: keras.Model,
+    data: SearchData,
+    form: str,
+    *,
+    reports_more: bool,
 ) -> Mapping[str, Direction | None]:
     """Return what is known of the metrics of a model before its first epoch."""
     try:
@@ -115,33 +127,39 @@ def _reported(model: keras.Model, data: SearchData, form: str) -> Mapping[str, D
         model.compute_loss(images, labels, outputs)
         logs = model.compute_metrics(images, labels, outputs, None)
         metrics = _metrics_by_log(model)
-        losses = {metric.name for metric in getattr(model._compile_loss, "metrics", ())}
+        of_losses = getattr(model._compile_loss, "metrics", ())
+        losses = {metric.name for metric in of_losses}
     finally:
         model.reset_metrics()
 
-    found = {name: _direction(metrics.get(name)) for name in (*logs, *metrics)}
+    names = (*logs, *metrics)
+    found = {name: _direction(metrics.get(name)) for name in names}
     for name, value in logs.items():
         # A metric of several numbers, such as one for each class, is reported under several names.
         several = numbers_of({name: value}).keys() - {name}
         if several:
             direction = found.pop(name)
             found.update(dict.fromkeys(several, direction))
-    for name in ("loss", *losses & found.keys()):  # the losses of single outputs too
+    of_outputs = losses & found.keys()  # the losses of single outputs
+    for name in ("loss", *of_outputs):
         found[name] = Direction.MINIMIZE
     return found
 
 
-def _direction(metric: keras.metrics.Metric | None) -> Direction | None:
+def _direction(metric: Metric | None) -> Direction | None:
     """Return the direction that a metric itself says, or else the metric of its function."""
-    own = getattr(metric, "_direction", None)
-    said = own or getattr(_class_of(metric), "_direction", None)
-    return {"up": Direction.MAXIMIZE, "down": Direction.MINIMIZE}.get(said or "")
+    said = getattr(metric, "_direction", None)
+    if not said:
+        said = getattr(_class_of(metric), "_direction", None)
+    directions = {"up": Direction.MAXIMIZE, "down": Direction.MINIMIZE}
+    return directions.get(said or "")
 
 
-def _class_of(metric: keras.metrics.Metric | None) -> keras.metrics.Metric | None:
+def _class_of(metric: Metric | None) -> Metric | None:
     """Return the metric that Keras itself makes of the function that this one wraps, if any."""
     function = getattr(metric, "_fn", None)
-    if not str(getattr(function, "__module__", "")).startswith("keras."):
+    module = getattr(function, "__module__", "")
+    if not str(module).startswith("keras."):
         return None
     name = getattr(function, "__name__", None)
     if name is None:
@@ -155,7 +173,7 @@ def _class_of(metric: keras.metrics.Metric | None) -> keras.metrics.Metric | Non
     return None
 
 
-def _metrics_by_log(model: keras.Model) -> dict[str, keras.metrics.Metric]:
+def _metrics_by_log(model: keras.Model) -> dict[str, Metric]:
     """Return the metric behind each name of the logs.
 
     Keras has its own rules to make the names unique. Therefore each metric returns itself as its
@@ -169,7 +187,7 @@ def _metrics_by_log(model: keras.Model) -> dict[str, keras.metrics.Metric]:
     for metric in metrics.values():
         object.__setattr__(metric, "result", lambda metric=metric: metric)
     try:
-        found: dict[str, keras.metrics.Metric] = keras.Model.get_metrics_result(model)
+        found: dict[str, Metric] = keras.Model.get_metrics_result(model)
     finally:
         for metric in metrics.values():
             object.__delattr__(metric, "result")

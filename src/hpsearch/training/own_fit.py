@@ -9,34 +9,32 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import keras
-import keras_tuner
+from keras.callbacks import Callback
+from keras_tuner import HyperModel
 
 from hpsearch.training.epochs import Epochs
 
 
-def kept_model(hypermodel: keras_tuner.HyperModel, model: keras.Model) -> keras.Model:
+def kept_model(hypermodel: HyperModel, model: keras.Model) -> keras.Model:
     """Return the model to keep after training: that of `hypermodel.finished(model)`, if defined."""
     if not hasattr(hypermodel, "finished"):
         return model
-    kept: keras.Model = hypermodel.finished(model)
-    return kept
+    return hypermodel.finished(model)
 
 
-def owns_fit(hypermodel: keras_tuner.HyperModel) -> bool:
+def owns_fit(hypermodel: HyperModel) -> bool:
     """Return whether a HyperModel has a `fit` of its own."""
-    return type(hypermodel).fit is not keras_tuner.HyperModel.fit
+    return type(hypermodel).fit is not HyperModel.fit
 
 
-def may_change_form(hypermodel: keras_tuner.HyperModel) -> bool:
+def may_change_form(hypermodel: HyperModel) -> bool:
     """Return whether training may turn a model into another one, as it does for sparse nets."""
     if not hasattr(hypermodel, "companions"):
         return False
     return bool(hypermodel.companions())
 
 
-def companions(
-    hypermodel: keras_tuner.HyperModel, epochs: Epochs
-) -> list[keras.callbacks.Callback]:
+def companions(hypermodel: HyperModel, epochs: Epochs) -> list[Callback]:
     """Return the callbacks of a HyperModel's `companions()`; none if it has no such method.
 
     A callback with a method `ramp_is_over(epoch)` says with it whether the model has reached its
@@ -45,13 +43,16 @@ def companions(
     if not hasattr(hypermodel, "companions"):
         return []
     found = list(hypermodel.companions())
-    ramps = [callback.ramp_is_over for callback in found if hasattr(callback, "ramp_is_over")]
+    ramps = []
+    for callback in found:
+        if hasattr(callback, "ramp_is_over"):
+            ramps.append(callback.ramp_is_over)
     if ramps:
         found.append(_Ramp(epochs, ramps))
     return found
 
 
-class _Ramp(keras.callbacks.Callback):  # type: ignore[misc]
+class _Ramp(Callback):  # type: ignore[misc]
     """A callback that keeps an epoch from being the best while the model is still changing form.
 
     Args:

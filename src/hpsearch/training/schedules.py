@@ -71,7 +71,9 @@ class Constant:
 
     def rates(self, learning_rate: float, momentum: float, place: Place) -> _Rates:
         """Return the drawn rates for each step."""
-        return np.full(place.n_steps, learning_rate), np.full(place.n_steps, momentum)
+        learning_rates = np.full(place.n_steps, learning_rate)
+        momentums = np.full(place.n_steps, momentum)
+        return learning_rates, momentums
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,9 @@ class Cosine:
         """Return falling learning rates and the drawn momentum."""
         height = _half_cosine(1 - place.progress())
         share = self.end + (1 - self.end) * height
-        return learning_rate * share, np.full(place.n_steps, momentum)
+        learning_rates = learning_rate * share
+        momentums = np.full(place.n_steps, momentum)
+        return learning_rates, momentums
 
 
 @dataclass(frozen=True)
@@ -159,13 +163,16 @@ class ReduceOnPlateau:
             if n_waited >= self.patience_epochs:
                 share = max(share * self.factor, self.least)
                 n_waited = 0
-        return np.full(place.n_steps, learning_rate * share), np.full(place.n_steps, momentum)
+        learning_rates = np.full(place.n_steps, learning_rate * share)
+        momentums = np.full(place.n_steps, momentum)
+        return learning_rates, momentums
 
 
 def _half_cosine(x: np.ndarray) -> np.ndarray:
     """Return the values of a half cosine that rises from 0 at x = 0 to 1 at x = 1."""
     angle = np.pi * np.clip(x, 0, 1)
-    return np.asarray((1 - np.cos(angle)) / 2)
+    height = (1 - np.cos(angle)) / 2
+    return np.asarray(height)
 
 
 class Scheduling(keras.callbacks.Callback):  # type: ignore[misc]
@@ -201,9 +208,12 @@ class Scheduling(keras.callbacks.Callback):  # type: ignore[misc]
         if learning_rate is None:
             return
         order = self.epochs.work.order
-        losses = [metrics["val/loss"] for metrics in self.epochs.fitted.history]
-        place = Place(epoch, self.epochs.settings.epochs, order.n_steps, losses)
-        order.rates = np.stack(self.schedule.rates(learning_rate, momentum, place), axis=1)
+        history = self.epochs.fitted.history
+        losses = [metrics["val/loss"] for metrics in history]
+        n_epochs = self.epochs.settings.epochs
+        place = Place(epoch, n_epochs, order.n_steps, losses)
+        rates = self.schedule.rates(learning_rate, momentum, place)
+        order.rates = np.stack(rates, axis=1)
 
     def on_train_batch_begin(self, batch: int, logs: object = None) -> None:
         """Assign the learning rate and the momentum of a step, if that is wanted."""
@@ -219,7 +229,10 @@ class Scheduling(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def sweep_by_program(
-    program: Program, order: Order, learning_rates: np.ndarray, n_steps: int
+    program: Program,
+    order: Order,
+    learning_rates: np.ndarray,
+    n_steps: int,
 ) -> np.ndarray:
     """Train a few steps at each learning rate by a compiled program; see `sweep_by_keras`.
 
@@ -238,9 +251,11 @@ def sweep_by_program(
     found: list[float] = []
     program.model.reset_metrics()
     for n_elements, learning_rate in enumerate(learning_rates, start=1):
-        rows = np.stack(list(islice(batches, n_steps)))
+        next_batches = list(islice(batches, n_steps))
+        rows = np.stack(next_batches)
         rates = np.tile([learning_rate, momentum], (n_steps, 1))
-        logs = program.run(order.element(rows, rates))
+        element = order.element(rows, rates)
+        logs = program.run(element)
         # The metric is the mean of all elements so far.
         loss = n_elements * logs["loss"] - sum(found)
         if _has_exploded(loss, found):

@@ -66,7 +66,10 @@ class Training:
 
         A loss is the one metric whose name says it.
         """
-        return self.direction is not None or self.monitor.partition("/")[2] == "loss"
+        if self.direction is not None:
+            return True
+        _, _, name = self.monitor.partition("/")
+        return name == "loss"
 
     @property
     def goal(self) -> Direction:

@@ -12,8 +12,8 @@ from functools import partial
 from typing import ClassVar
 
 import keras
-import keras_tuner
 import numpy as np
+from keras_tuner import HyperModel, HyperParameters
 
 from hpsearch.data.split import Examples, SearchData
 from hpsearch.errors import ConfigError
@@ -81,12 +81,12 @@ class Trainer:
         # The tensors of one form of labels, and one program with everything that its making
         # depends on. Only one is held, because each has a copy of weights and optimizer.
         self._tensors: dict[str, Tensors] = {}
-        self._programs: dict[tuple[object, ...], Program] = {}
+        self._programs: dict[object, Program] = {}
 
     def fit(
         self,
-        hypermodel: keras_tuner.HyperModel,
-        hp: keras_tuner.HyperParameters,
+        hypermodel: HyperModel,
+        hp: HyperParameters,
         model: keras.Model,
         seed: int,
         listener: Listener,
@@ -135,7 +135,8 @@ class Trainer:
         program.load(work.model, work.seed_of_layer)
         continuation = self._continuation(work, program.name, program.snapshot, program.restore)
         epochs = Epochs(self.settings, work, program.state, continuation)
-        callbacks = [epochs, Scheduling(self.schedule, program.drawn, epochs)]
+        scheduling = Scheduling(self.schedule, program.drawn, epochs)
+        callbacks = [epochs, scheduling]
         callbacks.extend(companions(work.hypermodel, epochs))
         if program.averaging:
             callbacks.append(Averaging())
@@ -263,8 +264,8 @@ class Trainer:
 
     def sweep(  # noqa: PLR0917
         self,
-        hypermodel: keras_tuner.HyperModel,
-        hp: keras_tuner.HyperParameters,
+        hypermodel: HyperModel,
+        hp: HyperParameters,
         model: keras.Model,
         seed: int,
         learning_rates: np.ndarray,
@@ -321,19 +322,20 @@ class Trainer:
         if form not in self._tensors:
             train = self._arrays(self.data.train, model)
             val = self._arrays(self.data.val, model)
-            self._tensors = {form: tuple(map(keras.ops.convert_to_tensor, (*train, *val)))}
+            tensors = map(keras.ops.convert_to_tensor, (*train, *val))
+            self._tensors = {form: tuple(tensors)}
             self._programs.clear()
         return self._tensors[form]
 
-    def _batch_size(self, hp: keras_tuner.HyperParameters) -> int:
+    def _batch_size(self, hp: HyperParameters) -> int:
         """Return the batch size of a fit: the hyperparameter if there is one, else the setting."""
         return int(hp.values.get("batch_size", self.settings.batch_size))
 
-    def _order(self, hp: keras_tuner.HyperParameters, seed: int, steps_per_call: int) -> Order:
+    def _order(self, hp: HyperParameters, seed: int, steps_per_call: int) -> Order:
         n_examples = len(self.data.train)
-        return Order(
-            n_examples, self._batch_size(hp), steps_per_call, partial(derive, seed, "order")
-        )
+        batch_size = self._batch_size(hp)
+        seed_of_epoch = partial(derive, seed, "order")
+        return Order(n_examples, batch_size, steps_per_call, seed_of_epoch)
 
     def _averaging_of(self, work: Work) -> float:
         """Return the share that averaged weights keep of themselves in a step; 0 for no averaging.
@@ -349,13 +351,16 @@ class Trainer:
         if not n_epochs:
             return 0.0
         optimizer = work.model.optimizer
-        if getattr(optimizer, "use_ema", True) or hasattr(optimizer, "inner_optimizer"):
+        averages = getattr(optimizer, "use_ema", True)
+        scales_loss = hasattr(optimizer, "inner_optimizer")
+        if averages or scales_loss:
             raise ConfigError(
                 f"training.averaging_epochs={n_epochs:g} cannot average the weights of a model "
                 "whose optimizer averages or scales the loss itself; give "
                 "training.averaging_epochs=0."
             )
-        return math.exp(-1 / (n_epochs * work.order.n_steps))
+        n_steps = n_epochs * work.order.n_steps
+        return math.exp(-1 / n_steps)
 
     def _load_program(self, work: Work, structure: str) -> Program:
         """Return the program of a model.
@@ -367,7 +372,8 @@ class Trainer:
         order = work.order
         # Below 2,000 steps of one trial, compiling takes longer than it saves, unless all trials
         # share one program.
-        if self.varies and self.settings.epochs * order.n_steps < 2000:
+        n_steps = self.settings.epochs * order.n_steps
+        if self.varies and n_steps < 2000:
             raise NoProgramError(
                 "compiling a program takes longer than it saves in so short a training, where each "
                 "trial may have another structure"

@@ -53,11 +53,7 @@ class Costs:
     @property
     def limits(self) -> dict[str, float]:
         """The constraints that are given."""
-        limits = {}
-        for name, limit in self.constraints.items():
-            if limit is not None:
-                limits[name] = limit
-        return limits
+        return {name: limit for name, limit in self.constraints.items() if limit is not None}
 
     @property
     def alias(self) -> str:
@@ -76,19 +72,14 @@ class Costs:
 
     def excess(self, found: Mapping[str, float]) -> dict[str, float]:
         """Return by how much each limit is exceeded, as a share of it; at most 0 if it is kept."""
-        excess = {}
-        for name, limit in self.limits.items():
-            excess[name] = found[name] / limit - 1
-        return excess
+        return {name: found[name] / limit - 1 for name, limit in self.limits.items()}
 
     def check(self, found: Mapping[str, float]) -> None:
         """Raise InfeasibleError if a limit is exceeded."""
         for name, share in self.excess(found).items():
             if share > 0:
-                limit = self.limits[name]
-                raise InfeasibleError(
-                    f"{name} {found[name]:.4g} is above costs.constraints.{name}={limit:g}"
-                )
+                limit = f"costs.constraints.{name}={self.limits[name]:g}"
+                raise InfeasibleError(f"{name} {found[name]:.4g} is above {limit}")
 
 
 def _latency_ms(model: keras.Model, n_images: int, n_repeats: int) -> float:

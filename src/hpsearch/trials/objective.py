@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import keras
 import keras_tuner
@@ -30,7 +31,7 @@ from hpsearch.study.worker_process import this_process
 from hpsearch.tracking.runs import ChildRun, ParentRun, TrialName
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.training.checkpoints import CheckpointFile, Checkpoints
-from hpsearch.training.epochs import Fitted, Listener
+from hpsearch.training.epochs import Fitted
 from hpsearch.training.own_fit import kept_model, may_change_form, owns_fit
 from hpsearch.training.trainer import Trainer
 from hpsearch.trials.attempt import Attempt, GivenBackError
@@ -94,16 +95,15 @@ class Objective:
         attempt = self._attempt(trial, self.progress.end_trial)
         checkpoint_file = self.checkpoints.of(self.study.optuna.study_name, attempt.number)
         budget = self.study.budget
-        watch = Watch(
+        attempt.watch = Watch(
             budget.trial_timeout_s,
             budget.grace_s,
             lambda: self._end_hanging(attempt),
             checkpoint_file.path.with_suffix(".hang"),
         )
-        attempt.watch = watch
         self._running[trial.number] = attempt
         try:
-            self._try(attempt, watch, checkpoint_file)
+            self._try(attempt, checkpoint_file)
         finally:
             del self._running[trial.number]
         if attempt.has_failed and self.trainer.n_slots == 1:
@@ -112,14 +112,14 @@ class Objective:
         if attempt.is_over:
             checkpoint_file.remove()
 
-    def _try(self, attempt: Attempt, watch: Watch, checkpoint_file: CheckpointFile) -> None:
+    def _try(self, attempt: Attempt, checkpoint_file: CheckpointFile) -> None:
         """Build the model of a trial, train it, keep it, and finish the trial.
 
         An error in any step ends the trial as `Attempt.kept` says.
         """
         seed = self.seed_of("trial", attempt.number)
         with attempt.kept():
-            with watch:
+            with attempt.watch:
                 self.progress.begin_trial(attempt.number)
                 hp = OptunaHyperParameters(attempt.trial, self.space)
                 hypermodel, model = self._build(hp, seed)
@@ -127,7 +127,6 @@ class Objective:
 
                 # A model that becomes another one, as sparse nets do, is weighed after training.
                 changes = may_change_form(hypermodel)
-                costs: dict[str, float] = {}
                 if not changes:
                     costs = self._weigh(attempt, model)
 
@@ -136,9 +135,9 @@ class Objective:
                     hp,
                     model,
                     derive(seed, "fit"),
-                    self._listener(attempt),
+                    partial(self._listen, attempt),
                     checkpoint_file=checkpoint_file,
-                    told=lambda way: self._tell_way(attempt, way),
+                    told=partial(self._tell_way, attempt),
                 )
                 if owns_fit(hypermodel):
                     self._describe_more(attempt, hp, logged)
@@ -181,10 +180,7 @@ class Objective:
     ) -> None:
         """Write the hyperparameters that a HyperModel's own `fit` has asked for after its build."""
         self.space.check_used(hp.asked)
-        more = {}
-        for name, value in hp.values.items():
-            if name not in logged:
-                more[name] = value
+        more = {name: value for name, value in hp.values.items() if name not in logged}
         attempt.run.params(more)
 
     def _weigh(self, attempt: Attempt, model: keras.Model) -> dict[str, float]:
@@ -196,23 +192,17 @@ class Objective:
         found = self.costs.of(model)
         if not found:
             return found
-        metrics = {f"model/{name}": value for name, value in found.items()}
-        attempt.run.metrics(metrics)
-        excess = self.costs.excess(found)
-        self.study.constrain(attempt.trial, excess)
+        attempt.run.metrics({f"model/{name}": value for name, value in found.items()})
+        self.study.constrain(attempt.trial, self.costs.excess(found))
         self.costs.check(found)
         return found
 
-    def _listener(self, attempt: Attempt) -> Listener:
-        """Return what a fit calls after each epoch."""
-
-        def listen(epoch: int, metrics: Mapping[str, float]) -> None:
-            value = metrics[self.trainer.settings.monitor]
-            self.progress.epoch(epoch, value)
-            attempt.epoch(epoch, metrics, value)
-            self.leave_if_stopped()
-
-        return listen
+    def _listen(self, attempt: Attempt, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Tell of an epoch that a fit has ended, and end the trial if it must not go on."""
+        monitor = self.trainer.settings.monitor
+        self.progress.epoch(epoch, metrics[monitor])
+        attempt.epoch(epoch, metrics, monitor)
+        self.leave_if_stopped()
 
     def _tell_way(self, attempt: Attempt, way: str) -> None:
         """Tag a run with the way its model is trained; say each way once on the terminal."""
@@ -232,10 +222,8 @@ class Objective:
 
     def _log_best(self, attempt: Attempt, fitted: Fitted) -> None:
         """Write the metrics of the best epoch to the run."""
-        best: dict[str, float] = {}
-        for key, value in fitted.metrics.items():
-            if not key.startswith("time/"):
-                best[f"best/{key}"] = value
+        lasting = {key: v for key, v in fitted.metrics.items() if not key.startswith("time/")}
+        best = {f"best/{key}": value for key, value in lasting.items()}
         best["best/epoch"] = fitted.best_epoch
         attempt.run.metrics(best)
 
@@ -246,8 +234,7 @@ class Objective:
         """
         for trial in self.study.end_paused():
             attempt = self._attempt(trial, lambda *_: None)
-            values = self.space.values(trial)
-            attempt.name = TrialName(attempt.number, values)
+            attempt.name = TrialName(attempt.number, self.space.values(trial))
             attempt.close(TrialEnd.PRUNED, "it was not promoted")
         if not self.study.has_work_in_progress():
             self.checkpoints.clear(self.study.optuna.study_name)
@@ -268,11 +255,11 @@ class Objective:
     def _attempt(
         self, trial: optuna.Trial | FrozenTrial, ended: Callable[[str, float | None], None]
     ) -> Attempt:
-        return Attempt.of(
+        return Attempt(
             trial,
-            study=self.study,
-            tracking=self.tracking,
-            parent=self.parent,
+            self.study,
+            self.tracking,
+            self.parent,
             ended=ended,
             deadline=self.deadline,
         )
@@ -285,12 +272,11 @@ class Objective:
         with self._ending:  # This is never left, because the process ends here.
             culprit = self._culprit(attempt)
             for other in list(self._running.values()):
-                if other is not culprit and other.watch is not None:
+                if other is not culprit:
                     other.watch.is_pardoned = True
             self.stop(GivenBackError(Attempt.ANOTHER_HUNG))
             # Trials that train give themselves back at the end of their epoch.
-            patience_s = self.study.budget.grace_s / 2
-            deadline = time.monotonic() + patience_s
+            deadline = time.monotonic() + self.study.budget.grace_s / 2
             while len(self._running) > 1 and time.monotonic() < deadline:
                 time.sleep(0.1)
             # The study and MLflow are told. The trial that hangs may hold a lock that this needs,
@@ -313,31 +299,21 @@ class Objective:
         An overdue trial may only be waiting for others. The culprit is then the one of them whose
         last epoch ended the longest ago.
         """
-        busy: list[Attempt] = []
-        for attempt in self._running.values():
-            if attempt.watch is not None and not attempt.watch.is_waiting:
-                busy.append(attempt)
+        running = list(self._running.values())  # Other slots change the dictionary meanwhile.
+        busy = [attempt for attempt in running if not attempt.watch.is_waiting]
         if overdue in busy or not busy:
             return overdue
-        return min(busy, key=_last_epoch_end)
+        return min(busy, key=lambda attempt: attempt.watch.last)
 
     def _end_all(self, culprit: Attempt) -> None:
         """End the trial that hangs, and give the other ones back."""
         running = list(self._running.values())
         for attempt in running:
-            if attempt is not culprit:
-                attempt.give_back(TrialEnd.INTERRUPTED, Attempt.ANOTHER_HUNG)
-            elif attempt.watch is None:
-                attempt.expire()
-            else:
+            if attempt is culprit:
                 attempt.expire(attempt.watch.place)
+            else:
+                attempt.give_back(TrialEnd.INTERRUPTED, Attempt.ANOTHER_HUNG)
         if this_process.can_restart():
             self.progress.say("The search goes on in a fresh process.")
         for attempt in running:
             attempt.hand_over()
-
-
-def _last_epoch_end(attempt: Attempt) -> float:
-    if attempt.watch is None:
-        return 0.0
-    return attempt.watch.last

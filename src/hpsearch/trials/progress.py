@@ -1,7 +1,7 @@
 """Shows on the terminal how a search goes on, and how long it still takes.
 
 On a terminal, `Progress` shows one live view. Where the output is no terminal, it prints a plain
-line now and then. `time_left` estimates the time left from the trials that have ended.
+line now and then. `seconds_left` estimates the time left from the trials that have ended.
 """
 
 from __future__ import annotations
@@ -22,92 +22,6 @@ from rich.text import Text
 from hpsearch.study.direction import Direction
 from hpsearch.study.study import best_trial, number_of, value_of
 from hpsearch.study.trial_end import TrialEnd
-
-
-def time_left(
-    trials: Sequence[FrozenTrial], n_trials: int, now: datetime, *, n_epochs: int, prunes: bool
-) -> float | None:
-    """Return the seconds until the budget is spent, or None before the first trial has ended.
-
-    A trial to come is expected to take the mean number of epochs of those that ended. The last one
-    counts most, and under a pruner a few imagined ones count too. An epoch is expected to take as
-    long as lately. A running trial goes on at its own pace, for at least half of the epochs that it
-    may still take. As many trials are expected to run at once as run now.
-
-    Args:
-        trials: All trials of the study, of all workers.
-        n_trials: The budget.
-        now: The local time, as Optuna writes it.
-        n_epochs: The most epochs that a trial takes.
-        prunes: Whether a pruner is at work.
-    """
-    durations_s = []
-    epochs_each = []
-    for trial in trials:
-        if TrialEnd.has_spent(trial) and trial.duration is not None:
-            durations_s.append(trial.duration.total_seconds())
-            epochs_each.append(max(len(trial.intermediate_values), 1))
-    if not durations_s:
-        return None
-    seconds = _weighted_sum(durations_s)
-    epochs = _weighted_sum(epochs_each)
-    expected = _expected_epochs(epochs, len(epochs_each), n_epochs, prunes=prunes)
-    whole_s = expected * seconds / epochs
-
-    running = [trial for trial in trials if _runs(trial)]
-    n_spent = sum(TrialEnd.has_spent(trial) for trial in trials)
-    n_to_come = max(n_trials - n_spent - len(running), 0)
-    left = n_to_come * expected * seconds / epochs
-    for trial in running:
-        n_done = len(trial.intermediate_values)
-        spent_s = _seconds_since_start(trial, now)
-        if n_done:
-            n_left = max(expected - n_done, (n_epochs - n_done) / 2)
-            left += n_left * spent_s / n_done
-        else:
-            left += max(whole_s - spent_s, 0.0)
-    return left / max(len(running), 1)
-
-
-def _runs(trial: FrozenTrial) -> bool:
-    return trial.state == TrialState.RUNNING and trial.datetime_start is not None
-
-
-def _seconds_since_start(trial: FrozenTrial, now: datetime) -> float:
-    start = trial.datetime_start or now
-    return (now - start).total_seconds()
-
-
-def _expected_epochs(epochs: float, n_ended: int, n_epochs: int, *, prunes: bool) -> float:
-    """Return the mean epochs of the trials that ended and, under a pruner, of imagined ones."""
-    # The share of the most epochs that a trial takes on average under a pruner. Some imagined
-    # trials of that share count beside the real ones, because the first trials are hardly ever
-    # pruned.
-    pruned_share = 1 / 3
-    n_imagined = 0
-    if prunes:
-        n_imagined = 6
-    return (epochs + n_imagined * pruned_share * n_epochs) / (n_ended + n_imagined)
-
-
-def _weighted_sum(values: Sequence[float]) -> float:
-    """Return the sum of values whose weights rise to the last one; the mean weight is 1."""
-    n = len(values)
-    weighted = []
-    for place, value in enumerate(values):
-        weight = 2 * (place + 1) / (n + 1)
-        weighted.append(weight * value)
-    return sum(weighted)
-
-
-def in_words(seconds: float) -> str:
-    """Return a duration as people say it: `40 s`, `12 min`, `2 h 05 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 class Progress:
@@ -214,7 +128,7 @@ class Progress:
             self._look_again()
             self._shown = time.monotonic()
             place = f"{self._where()}  {self._own.name}: epoch {epoch}/{self.n_epochs} {shown}"
-            self.say(_joined(place, self._best(), self._left()))
+            self.say(self._line(place))
 
     def end_trial(self, outcome: str, value: float | None) -> None:
         """Show that the running trial ended: `finished` with its value, or in another way."""
@@ -233,31 +147,82 @@ class Progress:
         self.say(line)
         self._bars.remove_task(self._own.bar)
 
+    def seconds_left(self, now: datetime) -> float | None:
+        """Return the seconds until the budget is spent, or None before the first trial has ended.
+
+        A trial to come is expected to take the mean number of epochs of those that ended. The last
+        one counts most, and under a pruner a few imagined ones count too. An epoch is expected to
+        take as long as lately. A running trial goes on at its own pace, for at least half of the
+        epochs that it may still take. As many trials are expected to run at once as run now.
+
+        Args:
+            now: The local time, as Optuna writes it.
+        """
+        durations_s = []
+        epochs_each = []
+        running = []  # the epochs that each running trial has done, and its seconds so far
+        for trial in self._trials:
+            n_epochs = len(trial.intermediate_values)
+            if TrialEnd.has_spent(trial) and trial.duration is not None:
+                durations_s.append(trial.duration.total_seconds())
+                epochs_each.append(max(n_epochs, 1))
+            if trial.state == TrialState.RUNNING and trial.datetime_start is not None:
+                running.append((n_epochs, (now - trial.datetime_start).total_seconds()))
+        if not durations_s:
+            return None
+        epochs = _weighted_sum(epochs_each)
+        expected = self._expected_epochs(epochs, len(epochs_each))
+        whole_s = expected * _weighted_sum(durations_s) / epochs
+
+        n_to_come = max(self.n_trials - self._n_spent() - len(running), 0)
+        left = n_to_come * whole_s
+        for n_done, spent_s in running:
+            if n_done:
+                n_left = max(expected - n_done, (self.n_epochs - n_done) / 2)
+                left += n_left * spent_s / n_done
+            else:
+                left += max(whole_s - spent_s, 0.0)
+        return left / max(len(running), 1)
+
+    def _expected_epochs(self, epochs: float, n_ended: int) -> float:
+        """Return the mean epochs of the trials that ended and, under a pruner, of imagined ones."""
+        # Under a pruner, a trial takes on average a third of the most epochs. Some imagined trials
+        # of that share count beside the real ones, because the first trials are hardly ever pruned.
+        n_imagined = 0
+        if self._prunes:
+            n_imagined = 6
+        return (epochs + n_imagined * self.n_epochs / 3) / (n_ended + n_imagined)
+
+    @staticmethod
+    def in_words(seconds: float) -> str:
+        """Return a duration as people say it: `40 s`, `12 min`, `2 h 05 min`."""
+        minutes = round(seconds / 60)
+        if seconds < 90:
+            return f"{seconds:.0f} s"
+        if minutes < 90:
+            return f"{minutes} min"
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+
     def _look_again(self) -> None:
         self._trials = self._look()
         self._looked = time.monotonic()
 
     def _where(self) -> str:
-        n_spent = sum(TrialEnd.has_spent(trial) for trial in self._trials)
-        return f"trial {min(n_spent + 1, self.n_trials)}/{self.n_trials}"
+        return f"trial {min(self._n_spent() + 1, self.n_trials)}/{self.n_trials}"
 
-    def _best(self) -> str:
+    def _n_spent(self) -> int:
+        return sum(map(TrialEnd.has_spent, self._trials))
+
+    def _line(self, start: str) -> str:
+        """Return a line that goes on with the best trial so far and the time left."""
+        parts = [start]
         best = best_trial(list(self._trials), self.direction)
-        if not best:
-            return ""
-        return f"best so far #{number_of(best)} {value_of(best):.4f}"
-
-    def _left(self) -> str:
-        left = time_left(
-            self._trials,
-            self.n_trials,
-            datetime.now(),
-            n_epochs=self.n_epochs,
-            prunes=self._prunes,
-        )
-        if left is None:
-            return ""
-        return f"about {in_words(left)} left"
+        if best is not None:
+            parts.append(f"best so far #{number_of(best)} {value_of(best):.4f}")
+        left = self.seconds_left(datetime.now())
+        if left is not None:
+            parts.append(f"about {self.in_words(left)} left")
+        return "; ".join(parts)
 
     def _counts(self) -> str:
         states = [trial.state for trial in self._trials]
@@ -270,12 +235,12 @@ class Progress:
         return counts
 
     def _view(self) -> Group:
-        counts = f"Study {self.study}: {self._counts()}"
-        line = _joined(counts, self._best(), self._left())
+        line = self._line(f"Study {self.study}: {self._counts()}")
         text = Text(line, overflow="ellipsis", no_wrap=True)
         return Group(text, self._bars)
 
 
-def _joined(*parts: str) -> str:
-    """Return the parts of a line that are not empty, joined by semicolons."""
-    return "; ".join(part for part in parts if part)
+def _weighted_sum(values: Sequence[float]) -> float:
+    """Return the sum of values whose weights rise to the last one; the mean weight is 1."""
+    total = sum(place * value for place, value in enumerate(values, start=1))
+    return 2 * total / (len(values) + 1)

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import math
 import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import IO
 
 from hpsearch.study.worker_process import this_process
@@ -46,11 +47,13 @@ class Watch:
     def __init__(
         self,
         timeout_s: float | None,
-        grace_s: float,
-        on_hang: Callable[[], None],
+        grace_s: float = 0.0,
+        on_hang: Callable[[], None] = lambda: None,
         trace: Path | None = None,
     ) -> None:
-        self.timeout_s = timeout_s
+        self._timeout_s = math.inf
+        if timeout_s is not None:
+            self._timeout_s = timeout_s
         self._grace_s = grace_s
         self._on_hang = on_hang
         self._trace = trace
@@ -63,15 +66,13 @@ class Watch:
         self.last = time.monotonic()  # when the last epoch ended
         self._begin = self.last
         self._epoch_s = 0.0
-        self._thread_id: int | None = None
+        self._thread_id = 0  # 0 before the watch is entered
         self._file: IO[str] | None = None
 
     @property
     def is_overdue(self) -> bool:
         """Whether the time is over."""
-        if self.timeout_s is None:
-            return False
-        return time.monotonic() - self._begin > self.timeout_s
+        return time.monotonic() - self._begin > self._timeout_s
 
     @property
     def is_waiting(self) -> bool:
@@ -93,7 +94,7 @@ class Watch:
         return f"{frame.f_code.co_name} ({frame.f_code.co_filename}:{frame.f_lineno})"
 
     def _frame(self) -> FrameType | None:
-        return sys._current_frames().get(self._thread_id or 0)
+        return sys._current_frames().get(self._thread_id)
 
     def __enter__(self) -> Watch:
         """Begin to watch.
@@ -101,24 +102,19 @@ class Watch:
         Raises:
             TrialTimedOutError: An earlier try of the same trial had to end its process.
         """
-        if self.timeout_s is None:
+        if self._timeout_s == math.inf:
             return self
         if self._trace is not None and self._trace.is_file() and self._trace.stat().st_size:
             raise TrialTimedOutError
         self._begin = time.monotonic()
         self.last = self._begin
         self._thread_id = threading.get_ident()
-        self._rings = this_process.ring(self.timeout_s, self._INTERRUPT_EVERY_S, self._interrupt)
+        self._rings = this_process.ring(self._timeout_s, self._INTERRUPT_EVERY_S, self._interrupt)
         self._arm()
         threading.Thread(target=self._wait, name="watchdog", daemon=True).start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """End the watch."""
         try:
             self.end()
@@ -128,7 +124,7 @@ class Watch:
 
     def end(self) -> None:
         """End the watch; a block that was already taken for hanging does not go on from here."""
-        if self._thread_id is None:
+        if not self._thread_id:
             return
         with self._lock:
             self._is_over = True
@@ -155,7 +151,7 @@ class Watch:
 
     def _wait(self) -> None:
         """Wait for the deadline, interrupt the block, and call `on_hang` if that does not help."""
-        if self._done.wait(self.timeout_s):
+        if self._done.wait(self._timeout_s):
             return
         end = time.monotonic() + self._grace_s
         while time.monotonic() < end:
@@ -180,12 +176,12 @@ class Watch:
     def _interrupt_thread(self) -> None:
         """Interrupt a thread other than the main one."""
         with self._lock:
-            if not self._is_over and self._thread_id is not None:
+            if not self._is_over:
                 _raise_in(self._thread_id, TrialTimedOutError)
 
     def _is_impatient(self) -> bool:
         """Return whether the end of the epoch has been waited for long enough."""
-        waited_s = time.monotonic() - self._begin - (self.timeout_s or 0.0)
+        waited_s = time.monotonic() - self._begin - self._timeout_s
         return waited_s >= min(2 * self._epoch_s, self._grace_s / 2)
 
     def _arm(self) -> None:
@@ -196,21 +192,19 @@ class Watch:
             self._trace.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._trace.open("w")
             # By then, the process should have ended itself half a minute ago.
-            after_s = (self.timeout_s or 0.0) + self._grace_s + 30.0
+            after_s = self._timeout_s + self._grace_s + 30.0
             faulthandler.dump_traceback_later(after_s, exit=True, file=self._file)
 
     def _disarm(self) -> None:
-        if self._file is None or self._trace is None:
+        if self._file is None:
             return
         faulthandler.cancel_dump_traceback_later()
         self._file.close()
+        Path(self._file.name).unlink(missing_ok=True)
         self._file = None
-        self._trace.unlink(missing_ok=True)
 
 
 def _raise_in(thread_id: int, error: type[BaseException] | None) -> None:
     """Raise an error in a thread at its next line of Python; None takes that back."""
-    kind = None
-    if error is not None:
-        kind = ctypes.py_object(error)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), kind)
+    raised = error and ctypes.py_object(error)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), raised)

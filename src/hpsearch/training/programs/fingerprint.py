@@ -30,8 +30,6 @@ from hpsearch.models.loss_and_optimizer import MOMENTUMS
 from hpsearch.models.own_code import is_library
 from hpsearch.training.programs.inputs import dropouts, is_momentum
 
-_PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...), np.generic)
-
 
 class UnknownStateError(Exception):
     """A model holds something whose state cannot be compared."""
@@ -73,6 +71,8 @@ class _Walk:
     })  # fmt: skip
     _skipped_beginnings = ("_self_", "_saved_model_", "_keras_api_", "_obj_reference_counts")
 
+    _plain = (bool, int, float, complex, str, bytes, type(None), type(...), np.generic)
+
     def __init__(self, model: keras.Model) -> None:
         self.model = model
         self.hash = hashlib.sha256()
@@ -92,12 +92,8 @@ class _Walk:
 
         Only the object that a name stands for counts.
         """
-        layers = []
-        operations: list[keras.Operation] = []
-        for layer in self.model._flatten_layers():
-            if isinstance(layer, keras.Layer):
-                layers.append(layer)
-                operations.extend(getattr(layer, "_operations", ()))
+        layers = [t for t in self.model._flatten_layers() if isinstance(t, keras.Layer)]
+        operations = [op for layer in layers for op in getattr(layer, "_operations", ())]
         named = [*layers, *operations, self.model.optimizer, *self.model.metrics]
         names: dict[str, str] = {}
         for place, thing in enumerate(named):
@@ -119,7 +115,7 @@ class _Walk:
         """Describe an object and all that it holds."""
         if isinstance(value, str):
             self.add(self.names.get(value, value))
-        elif isinstance(value, _PLAIN):
+        elif isinstance(value, self._plain):
             self.add(type(value).__name__, value)
         elif id(value) in self.numbers:
             self.add("again", self.numbers[id(value)])
@@ -164,9 +160,8 @@ class _Walk:
 
     def unordered(self, values: Iterable[object]) -> None:
         """Describe a set of plain values."""
-        for value in values:
-            if not isinstance(value, _PLAIN):
-                raise UnknownStateError(f"it holds a {type(values).__name__} of objects")
+        if not all(isinstance(value, self._plain) for value in values):
+            raise UnknownStateError(f"it holds a {type(values).__name__} of objects")
         self.add("set", sorted(map(repr, values)))
 
     def variable(self, value: keras.Variable) -> None:
@@ -206,7 +201,7 @@ class _Walk:
         self.visit(value.__kwdefaults__)
         for cell in value.__closure__ or ():
             self.visit(_content(cell))
-        self.read(tuple(_names_in(code)), value.__globals__)
+        self.read(_names_in(code), value.__globals__)
 
     def read(self, names: tuple[str, ...], namespace: Mapping[str, object]) -> None:
         """Describe what code reads in a namespace.
@@ -247,11 +242,7 @@ class _Walk:
         self.add("module", value.__name__)
         if is_library(value.__name__):
             return
-        content = {}
-        for name, found in vars(value).items():
-            if not name.startswith("__"):
-                content[name] = found
-        self.mapping(content)
+        self.mapping({name: v for name, v in vars(value).items() if not name.startswith("__")})
 
     def code(self, value: types.CodeType) -> None:
         """Describe the code of a function, with the functions inside it."""
@@ -302,7 +293,7 @@ class _Walk:
         """Describe a regular expression."""
         self.add("pattern", value.pattern, value.flags)
 
-    def policy(self, value: keras.dtype_policies.DTypePolicy) -> None:
+    def policy(self, value: keras.DTypePolicy) -> None:
         """Describe a dtype policy."""
         self.add("policy", type(value).__name__, value.name)
 
@@ -368,9 +359,7 @@ class _Walk:
         if name not in self._skipped and not name.startswith(self._skipped_beginnings):
             return False
         setters = [cls for cls in kind.__mro__ if name in _set_by(cls)]
-        if not setters:
-            setters = [kind]
-        return all(is_library(cls.__module__) for cls in setters)
+        return all(is_library(cls.__module__) for cls in setters or [kind])
 
     # The kinds of objects that are not described by their attributes, and the methods that
     # describe them. The first entry that fits an object counts.
@@ -379,7 +368,7 @@ class _Walk:
         (keras.Variable, variable),
         (keras.KerasTensor, symbol),
         (keras.Initializer, nothing),
-        (keras.dtype_policies.DTypePolicy, policy),
+        (keras.DTypePolicy, policy),
         (re.Pattern, pattern),
         (types.FunctionType, function),
         (types.MethodType, method),
@@ -404,8 +393,7 @@ def _is_native(kind: type) -> bool:
     They do where the class, or one of its base classes, is not written in Python.
     """
     heap_type = 1 << 9  # the flag of classes that were made by a `class` statement
-    classes = [cls for cls in kind.__mro__ if cls is not object]
-    return not all(cls.__flags__ & heap_type for cls in classes)
+    return not all(cls.__flags__ & heap_type for cls in kind.__mro__ if cls is not object)
 
 
 @functools.cache
@@ -413,32 +401,23 @@ def _set_by(cls: type) -> frozenset[str]:
     """Return the attributes that the methods of a class set."""
     found = set()
     for member in vars(cls).values():
-        function = _plain_function(member)
-        if function is None:
+        function = member
+        for name in ("fset", "__func__", "__wrapped__"):  # of a property, a method, a wrapper
+            function = getattr(function, name, None) or function
+        if not isinstance(function, types.FunctionType):
             continue
-        for instruction in _instructions(function.__code__):
-            if instruction.opname == "STORE_ATTR":
-                found.add(instruction.argval)
+        for code in _codes(function.__code__):
+            stored = [i.argval for i in dis.get_instructions(code) if i.opname == "STORE_ATTR"]
+            found.update(stored)
     return frozenset(found)
 
 
-def _plain_function(member: object) -> types.FunctionType | None:
-    """Return the function inside a property, a method or a wrapper; None where there is none."""
-    for name in ("fset", "__func__", "__wrapped__"):
-        inner = getattr(member, name, None)
-        if inner:
-            member = inner
-    if isinstance(member, types.FunctionType):
-        return member
-    return None
-
-
-def _instructions(code: types.CodeType) -> Iterator[dis.Instruction]:
-    """Yield the instructions of code, with those of the functions inside it."""
-    yield from dis.get_instructions(code)
+def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    """Yield code, and that of the functions inside it."""
+    yield code
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from _instructions(constant)
+            yield from _codes(constant)
 
 
 def _is_plain(value: object) -> bool:
@@ -447,7 +426,7 @@ def _is_plain(value: object) -> bool:
         return all(map(_is_plain, value.values()))
     if isinstance(value, (list, tuple, set, frozenset)):
         return all(map(_is_plain, value))
-    return value is not None and isinstance(value, (*_PLAIN, np.ndarray))
+    return value is not None and isinstance(value, (*_Walk._plain, np.ndarray))
 
 
 def _attributes(value: object) -> dict[str, object]:
@@ -457,8 +436,8 @@ def _attributes(value: object) -> dict[str, object]:
         slots = vars(cls).get("__slots__", ())
         if isinstance(slots, str):
             slots = (slots,)
-        for name in slots:
-            if name not in ("__weakref__", "__dict__") and hasattr(value, name):
+        for name in {*slots} - {"__weakref__", "__dict__"}:
+            if hasattr(value, name):
                 found[name] = getattr(value, name)
     return found
 
@@ -471,19 +450,17 @@ def _content(cell: types.CellType) -> object:
         return None
 
 
-def _names_in(code: types.CodeType) -> list[str]:
+def _names_in(code: types.CodeType) -> tuple[str, ...]:
     """Return the names that code mentions, sorted.
 
     They are the names of globals, attributes and imported modules, and all strings, because a
     string may name an attribute.
     """
-    found = set(code.co_names)
-    for constant in code.co_consts:
-        if isinstance(constant, str):
-            found.add(constant)
-        elif isinstance(constant, types.CodeType):
-            found.update(_names_in(constant))
-    return sorted(found)
+    found: set[str] = set()
+    for part in _codes(code):
+        found.update(part.co_names)
+        found.update(constant for constant in part.co_consts if isinstance(constant, str))
+    return tuple(sorted(found))
 
 
 def _is_of_library(value: type | types.FunctionType) -> bool:

@@ -73,12 +73,6 @@ class _LiveAlphaDropout(_RateInput, keras.layers.AlphaDropout):  # type: ignore[
         return alpha_dropped(inputs, words, self.rate)
 
 
-_LIVE = {
-    keras.layers.Dropout: _LiveDropout,
-    keras.layers.AlphaDropout: _LiveAlphaDropout,
-}
-
-
 def _is_dropout(layer: keras.Layer) -> bool:
     """Return whether the rate of a layer can be an input.
 
@@ -86,7 +80,8 @@ def _is_dropout(layer: keras.Layer) -> bool:
     """
     if isinstance(layer, _RateInput):
         return True
-    return type(layer) in _LIVE and layer.noise_shape is None
+    kinds = (keras.layers.Dropout, keras.layers.AlphaDropout)
+    return type(layer) in kinds and layer.noise_shape is None
 
 
 def dropouts(model: keras.Model) -> list[keras.Layer]:
@@ -107,7 +102,10 @@ def dropouts(model: keras.Model) -> list[keras.Layer]:
 def take_rate_from_outside(layer: keras.Layer) -> None:
     """Make the rate of a dropout layer an input, in place."""
     rate = layer.__dict__.pop("rate")
-    layer.__class__ = _LIVE[type(layer)]
+    if isinstance(layer, keras.layers.AlphaDropout):
+        layer.__class__ = _LiveAlphaDropout
+    else:
+        layer.__class__ = _LiveDropout
     layer._tracker.unlock()
     layer.rate = rate
     if getattr(layer, "seed_generator", None) is None:  # Keras makes none at rate 0
@@ -146,9 +144,8 @@ def is_momentum(optimizer: keras.Optimizer, name: str) -> bool:
     value = getattr(optimizer, name, None)
     if not type(optimizer).__module__.startswith("keras."):
         return False
-    if isinstance(value, ProgramInput):
-        return True
-    return isinstance(value, float) and value != 0.0
+    # An input compares as unequal to 0.
+    return isinstance(value, float | ProgramInput) and value != 0.0
 
 
 def momentum_input(optimizer: keras.Optimizer) -> ProgramInput | None:

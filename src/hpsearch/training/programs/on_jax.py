@@ -37,8 +37,7 @@ def _step_of(
             new = rates[column].astype(old.dtype)
             optimizer[place] = jnp.where(jnp.isnan(new), old, new)
         state = (trainable, non_trainable, optimizer, metrics)
-        batch = (images[rows], labels[rows])
-        _, state = model.train_step(state, batch)
+        _, state = model.train_step(state, (images[rows], labels[rows]))
         return state
 
     return step

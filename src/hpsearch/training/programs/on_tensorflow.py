@@ -24,8 +24,7 @@ def _step_of(
             if variable is not None:
                 new = tf.cast(new_rates[column], variable.dtype)
                 variable.assign(tf.where(tf.math.is_nan(new), variable.value, new))
-        batch = (tf.gather(images, rows), tf.gather(labels, rows))
-        model.train_step(batch)
+        model.train_step((tf.gather(images, rows), tf.gather(labels, rows)))
 
     made: Callable[[tf.Tensor, tf.Tensor], None] = step
     return made
@@ -33,8 +32,10 @@ def _step_of(
 
 def compiled_steps(
     model: keras.Model, images: tf.Tensor, labels: tf.Tensor, jit: bool
-) -> Callable[[Iterator[object]], dict[str, tf.Tensor]]:
+) -> Callable[[Iterator[object]], object]:
     """Return the function that `fit` calls with an iterator over the elements of an `Order`.
+
+    The function returns the metrics after the steps of an element.
 
     Args:
         model: The model to train, built and compiled.
@@ -45,7 +46,7 @@ def compiled_steps(
     step = _step_of(model, images, labels)
 
     @tf.function(jit_compile=jit, autograph=False)  # type: ignore[untyped-decorator]
-    def steps(order: tf.Tensor, n_steps: tf.Tensor, table: tf.Tensor) -> dict[str, tf.Tensor]:
+    def steps(order: tf.Tensor, n_steps: tf.Tensor, table: tf.Tensor) -> object:
         def goes_on(i: tf.Tensor) -> tf.Tensor:
             return i < n_steps
 
@@ -54,22 +55,20 @@ def compiled_steps(
             return i + 1
 
         tf.while_loop(goes_on, one, [tf.constant(0)], parallel_iterations=1)
-        metrics: dict[str, tf.Tensor] = model.get_metrics_result()
-        return metrics
+        return model.get_metrics_result()
 
     # It runs once an epoch, so compiling it with XLA would take longer than it saves.
     @tf.function(autograph=False)  # type: ignore[untyped-decorator]
-    def last_step(rows: tf.Tensor, new_rates: tf.Tensor) -> dict[str, tf.Tensor]:
+    def last_step(rows: tf.Tensor, new_rates: tf.Tensor) -> object:
         step(rows, new_rates[0])
-        metrics: dict[str, tf.Tensor] = model.get_metrics_result()
-        return metrics
+        return model.get_metrics_result()
 
-    def train(iterator: Iterator[object]) -> dict[str, tf.Tensor]:
+    def train(iterator: Iterator[object]) -> object:
         element = next(iterator)
         order, n_steps, table, last, comes, last_rates = keras.tree.flatten(element)
         order = tf.cast(order, tf.int32)
         n_steps = tf.cast(n_steps[0], tf.int32)
-        logs: dict[str, tf.Tensor] = steps(order, n_steps, table)
+        logs = steps(order, n_steps, table)
         if int(comes[0]):
             last = tf.cast(last, tf.int32)
             logs = last_step(last, last_rates)

@@ -79,14 +79,14 @@ class Order(keras.utils.PyDataset):  # type: ignore[misc]
         n_in_whole = self.n_whole * self.batch_size
         batches = order[:n_in_whole].reshape(self.n_whole, self.batch_size)
         begin = index * self.steps_per_call
-        end = min(begin + self.steps_per_call, self.n_whole)
+        steps = slice(begin, min(begin + self.steps_per_call, self.n_whole))
         rates = None
         if self.rates is not None:
-            rates = self.rates[begin:end]
+            rates = self.rates[steps]
         rest = None
         if index == len(self) - 1 and self.n_rest > 0:
             rest = order[n_in_whole:]
-        return self.element(batches[begin:end], rates, rest)
+        return self.element(batches[steps], rates, rest)
 
     def element(
         self, rows: np.ndarray, rates: np.ndarray | None, rest: np.ndarray | None = None

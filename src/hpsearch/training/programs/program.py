@@ -75,8 +75,12 @@ class Program:
         model.jit_compile = jit
         model.steps_per_execution = 1
         build_metrics(model, images[:2], labels[:2])
-        self.initial = values_of(model.optimizer.variables)
-        model.train_function = _compiled_steps(model, images, labels, jit)
+        self._initial = values_of(model.optimizer.variables)
+        backend = keras.backend.backend()
+        if backend not in ("tensorflow", "jax"):
+            raise ValueError(f"Expected KERAS_BACKEND=tensorflow or jax. Received: {backend}")
+        steps = import_module(f"hpsearch.training.programs.on_{backend}")
+        model.train_function = steps.compiled_steps(model, images, labels, jit)
 
     def load(self, source: keras.Model, seed_of_layer: Callable[[int], int]) -> None:
         """Take over the state of a freshly built model, and start dropout from new seeds.
@@ -96,7 +100,7 @@ class Program:
 
     def _load_optimizer(self, source: keras.Optimizer) -> None:
         mine = self.model.optimizer
-        copy_values(self.initial, mine.variables)
+        copy_values(self._initial, mine.variables)
         if source.built:
             copy_values(source.variables, self._slots())
         # Keras may compute `iterations` from another number, so the variable itself is copied.
@@ -111,15 +115,11 @@ class Program:
 
     def _slots(self) -> list[keras.Variable]:
         """Return the optimizer's variables that a freshly compiled optimizer has too."""
-        variables = self.model.optimizer.variables
-        averages: set[int] = set()
+        optimizer = self.model.optimizer
+        added = [v for v in optimizer.variables if isinstance(v, ProgramInput)]
         if self.averaging:
-            averages = {id(v) for v in averages_of(self.model.optimizer)}
-        slots = []
-        for variable in variables:
-            if not isinstance(variable, ProgramInput) and id(variable) not in averages:
-                slots.append(variable)
-        return slots
+            added += averages_of(optimizer)
+        return _without(optimizer.variables, added)
 
     def state(self) -> list[np.ndarray]:
         """Return the values of the variables of all layers but dropout.
@@ -152,8 +152,14 @@ class Program:
         # The call gives its arguments away, so it gets copies.
         state = tuple([ops.copy(v.value) for v in part] for part in jax_variables(self.model))
         logs, state = function(state, iter([element]))
-        set_jax_state(self.model, state)
+        self.set_jax_state(state)
         return numbers_of(logs)
+
+    def set_jax_state(self, state: Sequence[list[Tensor]]) -> None:
+        """Assign values to the variables of the model, both as `jax_variables` orders them."""
+        for variables, values in zip(jax_variables(self.model), state, strict=True):
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(value)
 
     @property
     def _variables(self) -> list[keras.Variable]:
@@ -169,9 +175,8 @@ def kept_values(
     """
     averaged = {}
     if averaging:
-        averages = averages_of(model.optimizer)
-        for variable, average in zip(model.trainable_variables, averages, strict=True):
-            averaged[id(variable)] = average
+        ids = map(id, model.trainable_variables)
+        averaged = dict(zip(ids, averages_of(model.optimizer), strict=True))
     return values_of([averaged.get(id(v), v) for v in variables])
 
 
@@ -185,19 +190,16 @@ def jax_variables(model: keras.Model) -> tuple[list[keras.Variable], ...]:
     )
 
 
-def set_jax_state(model: keras.Model, state: Sequence[list[Tensor]]) -> None:
-    """Assign values to the variables of a model, both as `jax_variables` orders them."""
-    for variables, values in zip(jax_variables(model), state, strict=True):
-        for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)
-
-
 def plain_variables(model: keras.Model) -> list[keras.Variable]:
     """Return the variables of a built model without those of its layers in `dropouts`."""
-    excluded: set[int] = set()
-    for layer in dropouts(model):
-        excluded.update(id(v) for v in layer.variables)
-    return [v for v in model.variables if id(v) not in excluded]
+    return _without(model.variables, [v for layer in dropouts(model) for v in layer.variables])
+
+
+def _without(
+    variables: list[keras.Variable], excluded: list[keras.Variable]
+) -> list[keras.Variable]:
+    ids = set(map(id, excluded))
+    return [v for v in variables if id(v) not in ids]
 
 
 def values_of(variables: list[keras.Variable]) -> list[np.ndarray]:
@@ -248,17 +250,6 @@ def build_metrics(model: keras.Model, images: Tensor, labels: Tensor) -> None:
     """
     with suppress(Exception):  # training raises the same error, if there is one
         model._symbolic_build(data_batch=(images, labels))
-
-
-def _compiled_steps(
-    model: keras.Model, images: Tensor, labels: Tensor, jit: bool
-) -> Callable[..., object]:
-    backend = keras.backend.backend()
-    if backend not in ("tensorflow", "jax"):
-        raise ValueError(f"Expected KERAS_BACKEND=tensorflow or jax. Received: {backend}")
-    module = import_module(f"hpsearch.training.programs.on_{backend}")
-    compiled: Callable[..., object] = module.compiled_steps(model, images, labels, jit)
-    return compiled
 
 
 def has_gpu() -> bool:

@@ -4,7 +4,7 @@ The proof runs on the user's own model. It sets the dropout rates to 0. Then not
 what other layers draw from seeds, and both sides have the same seeds. Three things are compared:
 
 1. One step of Keras's own, in the user's model and in the program's model. Loss, metrics,
-   gradients and the state of layers must be the same, to `_TOLERANCE` of their size.
+   gradients and the state of layers must be the same, to `_Step.TOLERANCE` of their size.
 2. The two optimizers. They must compute the same weights from the same gradients.
 3. The compiled step. It must report the same loss and metrics, and change the weights as the
    optimizer did.
@@ -16,11 +16,11 @@ the tests of the dropout layers do.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -39,9 +39,6 @@ from hpsearch.training.programs.program import (
     plain_variables,
     values_of,
 )
-
-_TOLERANCE = 1e-4
-_TINY = 1e-7
 
 
 class _Recorder(keras.Optimizer):  # type: ignore[misc]
@@ -101,6 +98,8 @@ class _Step:
         state: The values of the variables that are not trainable, after the step.
     """
 
+    TOLERANCE: ClassVar = 1e-4
+
     logs: dict[str, float]
     gradients: list[np.ndarray | None]
     state: list[np.ndarray]
@@ -111,7 +110,7 @@ class _Step:
             return f"it reports {sorted(other.logs)}, but Keras reports {sorted(self.logs)}"
         for name, value in self.logs.items():
             found = other.logs[name]
-            if not np.isclose(found, value, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True):
+            if not np.isclose(found, value, self.TOLERANCE, self.TOLERANCE, equal_nan=True):
                 return f"its {name} after a step is {found:.6g}, but Keras's is {value:.6g}"
         if not _all_agree(self.gradients, other.gradients):
             return "a gradient differs after a step"
@@ -126,15 +125,23 @@ def _all_agree(some: Sequence[np.ndarray | None], others: Sequence[np.ndarray | 
 
 
 def _agree(one: np.ndarray | None, other: np.ndarray | None) -> bool:
-    """Return whether two arrays are equal; floats may differ by `_TOLERANCE` of their norm."""
+    """Return whether two arrays are equal; floats may differ by a share of their norm."""
     if one is None or other is None:
         return one is other
     if one.dtype.kind != "f":
         return bool(np.array_equal(one, other))
-    mine = np.nan_to_num(one.astype("f8").ravel())
-    theirs = np.nan_to_num(other.astype("f8").ravel())
-    gap = np.linalg.norm(mine - theirs)
-    return bool(gap <= _TOLERANCE * np.linalg.norm(mine) + _TINY)
+    mine = np.nan_to_num(one.astype("f8"))
+    gap = mine - np.nan_to_num(other.astype("f8"))
+    return _is_small(gap, _Step.TOLERANCE * _norm(mine))
+
+
+def _norm(array: np.ndarray) -> float:
+    return float(np.linalg.norm(array.astype("f8").ravel()))
+
+
+def _is_small(gap: np.ndarray, allowed: float, size: float = 0.0) -> bool:
+    """Return whether the norm of a gap is as allowed, up to the rounding of weights of a norm."""
+    return _norm(gap) <= allowed + 1e-7 * (1 + size)  # a NaN is not small
 
 
 def _eager_step(model: keras.Model, batch: tuple[Tensor, Tensor]) -> _Step:
@@ -150,13 +157,24 @@ def _eager_step(model: keras.Model, batch: tuple[Tensor, Tensor]) -> _Step:
         else:
             logs = model.train_step(batch)
             found = recorder.found
-        plain = plain_variables(model)
-        state = values_of([v for v in plain if not v.trainable])
+        state = values_of([v for v in plain_variables(model) if not v.trainable])
     finally:
         model.optimizer = optimizer
-    numbers = numbers_of(logs)
-    gradients = [None if g is None else np.array(ops.convert_to_numpy(g)) for g in found]
-    return _Step(numbers, gradients, state)
+    gradients = _converted(found, lambda gradient: np.array(ops.convert_to_numpy(gradient)))
+    return _Step(numbers_of(logs), gradients, state)
+
+
+def _converted(
+    gradients: Sequence[Tensor | None], convert: Callable[[Tensor], Tensor]
+) -> list[Tensor | None]:
+    """Return converted gradients; None where a weight has none."""
+    converted: list[Tensor] = []
+    for gradient in gradients:
+        if gradient is None:
+            converted.append(None)
+        else:
+            converted.append(convert(gradient))
+    return converted
 
 
 def _jax_step(
@@ -166,18 +184,16 @@ def _jax_step(
 
     The step is compiled alone, as `fit` does it on JAX.
     """
-    parts = jax_variables(model)
 
-    def step(
-        state: tuple[list[Tensor], ...], batch: tuple[Tensor, Tensor]
-    ) -> tuple[dict[str, object], list[Tensor], list[Tensor]]:
+    def step(state: Tensor, batch: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         logs, state = model.train_step(state, batch)
-        return logs, state[1], list(recorder.found)
+        return logs, state[1], list(recorder.found)  # Keras makes it a list of its own class.
 
+    parts = jax_variables(model)
     state = tuple([v.value for v in part] for part in parts)
     logs, values, gradients = _compiled_quickly(step)(state, batch)
-    copy_values(list(values), parts[1])
-    return dict(logs), gradients
+    copy_values(values, parts[1])
+    return logs, gradients
 
 
 def _compiled_quickly(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -201,14 +217,9 @@ def _apply(model: keras.Model, gradients: list[Tensor]) -> None:
         optimizer.apply(gradients, trainable)
         return
 
-    def apply(slots: list[Tensor], weights: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        applied: tuple[list[Tensor], list[Tensor]]
-        applied = optimizer.stateless_apply(slots, gradients, weights)
-        return applied
-
     slots = [v.value for v in optimizer.variables]
     weights = [v.value for v in trainable]
-    weights, slots = _compiled_quickly(apply)(slots, weights)
+    weights, slots = _compiled_quickly(optimizer.stateless_apply)(slots, gradients, weights)
     copy_values([*weights, *slots], [*trainable, *optimizer.variables])
 
 
@@ -217,11 +228,8 @@ def _n_steps_of_a_change(model: keras.Model) -> int:
 
     There are several where it first sums up the gradients of some steps.
     """
-    n_steps = 1
-    for optimizer in (model.optimizer, innermost(model.optimizer)):
-        summed = getattr(optimizer, "gradient_accumulation_steps", None)
-        n_steps = max(n_steps, summed or 1)
-    return n_steps
+    optimizers = (model.optimizer, innermost(model.optimizer))
+    return max(getattr(o, "gradient_accumulation_steps", None) or 1 for o in optimizers)
 
 
 def _differing_optimizers(source: keras.Model, mine: keras.Model, step: _Step) -> str | None:
@@ -233,7 +241,7 @@ def _differing_optimizers(source: keras.Model, mine: keras.Model, step: _Step) -
         source.optimizer.build(source.trainable_variables)
     before = values_of(source.trainable_variables)
     slots = values_of(source.optimizer.variables)
-    gradients = [None if g is None else ops.convert_to_tensor(g) for g in step.gradients]
+    gradients = _converted(step.gradients, ops.convert_to_tensor)
     for model in (source, mine):
         for _ in range(_n_steps_of_a_change(source)):
             _apply(model, gradients)
@@ -241,16 +249,10 @@ def _differing_optimizers(source: keras.Model, mine: keras.Model, step: _Step) -
     theirs = values_of(source.trainable_variables)
     ours = values_of(mine.trainable_variables)
     for old, one, other in zip(before, theirs, ours, strict=True):
-        change = _norm(one - old)
-        gap = _norm(one - other)
-        allowed = 1e-3 * change + _TINY * (1 + _norm(old))  # 1e-3: 1 - momentum in float32
-        if not gap <= allowed:  # a NaN differs too
+        allowed = 1e-3 * _norm(one - old)  # 1e-3: 1 - momentum in float32
+        if not _is_small(one - other, allowed, _norm(old)):
             return "its optimizer computes other weights from the same gradients"
     return None
-
-
-def _norm(array: np.ndarray) -> np.floating:
-    return np.linalg.norm(array.astype("f8").ravel())
 
 
 def _differing_compiled(
@@ -265,56 +267,31 @@ def _differing_compiled(
         weights: The weights that the optimizer made of its gradients.
     """
     model = program.model
-    before = values_of(model.trainable_variables)
+    before = _joined(values_of(model.trainable_variables))
     model.reset_metrics()
     for _ in range(_n_steps_of_a_change(model)):
         logs = program.run(element)
-    batch_size = element[0].shape[1]
-    found = _differing_logs(logs, step.logs, compiled_tolerance(model), batch_size)
-    if found is not None:
-        return found
-    after = values_of(model.trainable_variables)
-    if not _weights_agree(before, weights, after):
-        return "its compiled step computes other weights"
-    return None
-
-
-def _differing_logs(
-    logs: Mapping[str, float], expected: Mapping[str, float], tolerance: float, batch_size: int
-) -> str | None:
-    """Return in words what the compiled step reports otherwise; None where it does not."""
+    expected = step.logs
     if logs.keys() != expected.keys():
         return f"its compiled step reports {sorted(logs)}, but Keras reports {sorted(expected)}"
     for name, value in expected.items():
         found = logs[name]
-        rounding = tolerance * max(1.0, abs(value))
+        rounding = compiled_tolerance(model) * max(1.0, abs(value))
         if name != "loss":
-            rounding += 1.5 / batch_size  # one example may lie on the border of two classes
-        if np.isnan(value) and np.isnan(found):
-            continue
-        if not abs(found - value) <= rounding:  # a single NaN differs too
+            rounding += 1.5 / element[0].shape[1]  # an example on the border of two classes
+        if not np.isclose(found, value, 0.0, rounding, equal_nan=True):
             return f"its {name} after a compiled step is {found:.6g}, but Keras's is {value:.6g}"
+    after = _joined(values_of(model.trainable_variables))
+    # Adam and its kin turn the rounding of a gradient near 0 into a whole step.
+    allowed = 0.3 * _norm(_joined(weights) - before)
+    if not _is_small(_joined(weights) - after, allowed, _norm(before)):
+        return "its compiled step computes other weights"
     return None
 
 
-def _weights_agree(
-    before: list[np.ndarray], expected: list[np.ndarray], after: list[np.ndarray]
-) -> bool:
-    """Return whether a compiled step changed the weights as expected, up to rounding."""
-    change = 0.0
-    gap = 0.0
-    size = 0.0
-    for old, one, other in zip(before, expected, after, strict=True):
-        change += _sum_of_squares(one - old)
-        gap += _sum_of_squares(one - other)
-        size += _sum_of_squares(old)
-    # Adam and its kin turn the rounding of a gradient near 0 into a whole step.
-    allowed = 0.3 * np.sqrt(change) + _TINY * (1 + np.sqrt(size))
-    return bool(np.sqrt(gap) <= allowed)
-
-
-def _sum_of_squares(array: np.ndarray) -> float:
-    return float(np.square(array.astype("f8")).sum())
+def _joined(arrays: list[np.ndarray]) -> np.ndarray:
+    """Return the numbers of all arrays, (n,) float64."""
+    return np.concatenate([np.zeros(0), *map(np.ravel, arrays)])
 
 
 def compiled_tolerance(model: keras.Model) -> float:
@@ -323,7 +300,7 @@ def compiled_tolerance(model: keras.Model) -> float:
         return 3e-2
     if has_gpu():  # GPUs multiply in TF32
         return 1e-2
-    return _TOLERANCE
+    return _Step.TOLERANCE
 
 
 @contextmanager
