@@ -68,12 +68,15 @@ class Advice:
             return cls(step, commands.evaluate(), outlook, edges)
         step = "Let the search go on."
         if cut:
-            names = " and ".join(f"{edge.dimension.name}'s {edge.bound} bound" for edge in cut)
+            bounds = [f"{edge.dimension.name}'s {edge.bound} bound" for edge in cut]
+            names = " and ".join(bounds)
             step = f"Widen {names}, where the best trial lies, and let the search go on."
         changes = [edge.override(searched.space) for edge in cut]
         n_spent = len(searched.spent)
-        n_more = min(max(n_spent, Prospects.MIN_FINISHED), 100)  # as many again, within reason
-        return cls(step, commands.search(n_spent + n_more, changes), outlook, edges)
+        n_again = max(n_spent, Prospects.MIN_FINISHED)
+        n_more = min(n_again, 100)  # as many again, within reason
+        command = commands.search(n_spent + n_more, changes)
+        return cls(step, command, outlook, edges)
 
     @property
     def cut(self) -> list[Edge]:
@@ -114,7 +117,8 @@ class Edge:
         found = []
         for dimension in searched.dimensions:
             if not dimension.choices and dimension.name in values:
-                found.append(cls._of(searched, dimension, values[dimension.name]))
+                value = values[dimension.name]
+                found.append(cls._of(searched, dimension, value))
         return found
 
     @classmethod
@@ -133,7 +137,8 @@ class Edge:
         best = searched.ranked[: cls.N_BEST]
         others = searched.positions(best)[:, column]
         distances = abs(others - round(position))
-        return replace(at_bound, n_near=int((distances < cls.NEAR).sum()))
+        is_near = distances < cls.NEAR
+        return replace(at_bound, n_near=int(is_near.sum()))
 
     @property
     def wider(self) -> float:
@@ -142,7 +147,8 @@ class Edge:
         position = 1 + moved
         if self.bound == "low":
             position = -moved
-        return self.dimension.rounded(self.dimension.value(position))
+        number = self.dimension.value(position)
+        return self.dimension.rounded(number)
 
     def override(self, space: Space) -> str:
         """Return the setting of the search that moves the bound.
@@ -192,7 +198,8 @@ class _Outlook:
     def of(cls, searched: Searched) -> _Outlook:
         """Return the outlook of a study."""
         n_spent = len(searched.spent)
-        trial_s = Clock.of_study(searched).total_s / max(1, n_spent)
+        worked_s = Clock.of_study(searched).total_s
+        trial_s = worked_s / max(1, n_spent)
         if n_spent and not searched.dimensions:
             text = "No hyperparameter varied: more trials would only repeat the same one."
             return cls(text, 0.0, trial_s)
@@ -202,9 +209,11 @@ class _Outlook:
         n_hourly = 1
         if trial_s:
             n_hourly = max(1, int(3600 / trial_s))
-        prospects = Prospects(searched, derive(0, searched.name, "prospects"))
-        gains = [prospects.gain(n_spent), prospects.gain(n_hourly)]
-        worth = gains[-1].worth
+        seed = derive(0, searched.name, "prospects")
+        prospects = Prospects(searched, seed)
+        as_many = prospects.gain(n_spent)
+        next_hour = prospects.gain(n_hourly)
+        worth = next_hour.worth
         if worth > 0.5:
             answer = "are likely to pay"
         elif worth > cls.POSSIBLE:
@@ -218,6 +227,7 @@ class _Outlook:
         )
         if prospects.regret < prospects.noise:
             text += " What could be left at most is below that too: the search may end here."
+        gains = [as_many, next_hour]
         return cls(text, worth, trial_s, gains, prospects.noise, prospects.regret)
 
 
@@ -279,12 +289,14 @@ class Prospects:
             process = _fitted(x, standardized, fit_seed)
             self._rng = rng
             self._best = searched.loss(searched.ranked[0])
-            self.noise = unit * math.sqrt(process.kernel_.k2.noise_level)
-            process.kernel_.k2.noise_level = 1e-9  # worlds are without noise
+            noise = process.kernel_.k2
+            self.noise = unit * math.sqrt(noise.noise_level)
+            noise.noise_level = 1e-9  # worlds are without noise
             n_trials, n_dimensions = x.shape
             sequence = qmc.Sobol(n_dimensions, seed=rng)
             points = sequence.random_base2(9)  # 512 points
-            where = np.vstack([_rounded(points, searched), x])
+            new = _rounded(points, searched)
+            where = np.vstack([new, x])
             self._n_new = len(points)
             n_worlds = 400
             world_seed = int(rng.integers(2**31))
@@ -293,10 +305,13 @@ class Prospects:
             mean, spread = process.predict(where, return_std=True)
             # The confidence bounds of Makarova et al. (2022).
             odds = n_dimensions * n_trials**2 * math.pi**2 / (6 * self.LEVEL)
-            margin = math.sqrt(2 * math.log(odds) / 5) * spread
-            least_upper = (mean + margin)[self._n_new :].min()
-            least_lower = (mean - margin).min()
-            self.regret = float(unit * max(0.0, least_upper - least_lower))
+            width = math.sqrt(2 * math.log(odds) / 5)
+            margin = width * spread
+            upper = mean + margin
+            lower = mean - margin
+            least_upper = upper[self._n_new :].min()
+            left = max(0.0, least_upper - lower.min())
+            self.regret = float(unit * left)
 
     def gain(self, n_trials: int) -> _Gain:
         """Return what `n_trials` further trials are likely to bring; each call draws anew.
@@ -306,10 +321,13 @@ class Prospects:
         worlds = self._worlds
         chosen = self._placed(min(n_trials, 2000))
         true = np.take_along_axis(worlds, chosen, axis=1)
-        measured = true + self._rng.normal(0.0, self.noise, true.shape)
+        luck = self._rng.normal(0.0, self.noise, true.shape)
+        measured = true + luck
         winner = measured.argmin(axis=1)
-        best_true = true[np.arange(len(true)), winner]
-        gained = np.maximum(0.0, self._best - measured.min(axis=1))
+        rows = np.arange(len(true))
+        best_true = true[rows, winner]
+        best_measured = measured.min(axis=1)
+        gained = np.maximum(0.0, self._best - best_measured)
         known = worlds[:, self._n_new :].min(axis=1)
         lasting = np.maximum(0.0, known - best_true)
         real = np.where(gained > 0, lasting, 0.0)
@@ -329,9 +347,11 @@ class Prospects:
         """Draw the points of further trials in each world, (worlds, trials)."""
         n_worlds = len(self._worlds)
         shape = (n_worlds, n_trials)
-        minima = self._worlds[:, : self._n_new].argmin(axis=1)
+        new = self._worlds[:, : self._n_new]
+        minima = new.argmin(axis=1)
         anywhere = self._rng.integers(self._n_new, size=shape)
-        guided = minima[self._rng.integers(n_worlds, size=shape)]
+        guides = self._rng.integers(n_worlds, size=shape)
+        guided = minima[guides]
         is_guided = self._rng.random(shape) < 0.5
         return np.where(is_guided, guided, anywhere)
 
@@ -339,9 +359,10 @@ class Prospects:
 def _fitted(x: Floats, y: Floats, seed: int) -> GaussianProcessRegressor:
     """Return a Gaussian process fitted to positions (N, D) and standardized values (N,)."""
     lengths = np.ones(x.shape[1])
-    smooth = Matern(lengths, (0.1, 10.0), nu=2.5)
+    bounds = (0.1, 10.0)
+    smooth = Matern(lengths, bounds, nu=2.5)
     noise = WhiteKernel(0.05, (1e-4, 1.0))
-    kernel = ConstantKernel(1.0, (0.1, 10.0)) * smooth + noise
+    kernel = ConstantKernel(1.0, bounds) * smooth + noise
     process = GaussianProcessRegressor(kernel, n_restarts_optimizer=2, random_state=seed)
     with warnings.catch_warnings():
         # A length at its bound is a valid answer here.
@@ -354,14 +375,19 @@ def _examples(searched: Searched) -> tuple[Floats, Floats]:
     """Return the positions (N, D) and losses (N,) to fit, the worst losses clipped."""
     trials = []
     for trial in searched.spent:
-        if searched.reached(trial) is not None or end_of(trial) == "diverged":
+        has_value = searched.reached(trial) is not None
+        if has_value or end_of(trial) == "diverged":
             trials.append(trial)
-    y = np.array([_final(trial, searched) for trial in trials])
-    y[np.isnan(y)] = np.nanmax(y)
+    losses = [_final(trial, searched) for trial in trials]
+    y = np.array(losses)
+    has_diverged = np.isnan(y)
+    y[has_diverged] = np.nanmax(y)
     # A trial that did not draw a hyperparameter stands in the middle, as all such trials do.
-    x = np.nan_to_num(searched.positions(trials), nan=0.5)
+    positions = searched.positions(trials)
+    x = np.nan_to_num(positions, nan=0.5)
     max_fitted = 200  # the time of a fit grows with the cube of the number of trials
-    kept = np.argsort(y, kind="stable")[:max_fitted]
+    order = np.argsort(y, kind="stable")
+    kept = order[:max_fitted]
     highest = np.quantile(y, 0.75)  # how bad the worst trials are says nothing of the best region
     return x[kept], np.minimum(y[kept], highest)
 

@@ -26,7 +26,8 @@ class Commands:
     def __init__(self, searched: Searched) -> None:
         self._searched = searched
         # The settings that were typed. Without a record of them only the study's name is known.
-        typed: Sequence[str] = searched.config.get("overrides", [f"study.name={searched.name}"])
+        named = [f"study.name={searched.name}"]
+        typed: Sequence[str] = searched.config.get("overrides", named)
         self._typed = [word for word in typed if word != "data.path=null"]
 
     def search(self, n_trials: int, changes: Sequence[str] = ()) -> str:
@@ -37,8 +38,11 @@ class Commands:
             changes: Settings, `key=value`, that replace those of the search.
         """
         changes = [*changes, f"budget.n_trials={n_trials}"]
-        keys = tuple(change.partition("=")[0] + "=" for change in changes)
-        replaced = self._starting_with(keys)
+        keys = []
+        for change in changes:
+            key, _, _ = change.partition("=")
+            keys.append(f"{key}=")
+        replaced = self._starting_with(tuple(keys))
         kept = [word for word in self._typed if word not in replaced]
         return self._command("search", *kept, *changes)
 
@@ -49,24 +53,33 @@ class Commands:
     def evaluate(self) -> str:
         """Return the command that evaluates the champion."""
         name = f"registered_model={self._searched.name}"
-        return self._command("evaluate", name, *self._group("tracking"))
+        places = self._group("tracking")
+        return self._command("evaluate", name, *places)
 
     def report(self) -> str:
         """Return the command that makes the report again."""
+        name = f"study={self._searched.name}"
         places = self._group("storage") + self._group("tracking")
-        return self._command("report", f"study={self._searched.name}", *places)
+        return self._command("report", name, *places)
 
     def serve(self) -> str:
         """Return the commands that serve the champion."""
         uri = without_password(self._searched.tracking_uri)
-        return serving(f"models:/{self._searched.name}@champion", uri)
+        model = f"models:/{self._searched.name}@champion"
+        return serving(model, uri)
 
     def _group(self, group: str) -> list[str]:
         """Return the settings of the search that are in a group of the configuration."""
         return self._starting_with((f"{group}=", f"{group}."))
 
     def _starting_with(self, starts: tuple[str, ...]) -> list[str]:
-        return [word for word in self._typed if word.lstrip("+").startswith(starts)]
+        found = []
+        for word in self._typed:
+            setting = word.lstrip("+")
+            if setting.startswith(starts):
+                found.append(word)
+        return found
 
     def _command(self, *words: str) -> str:
-        return shlex.join(["python", "-m", "hpsearch", *words])
+        line = ["python", "-m", "hpsearch", *words]
+        return shlex.join(line)

@@ -52,9 +52,12 @@ class Descriptions:
             paragraphs.append(f"**Best trial:** {title}, {value}.")
         paragraphs.append(f"**Next:** {advice.next_step}")
         pairs = [pair for pair in key_values(searched) if pair[0] != "best"]
-        paragraphs.append("\n".join(f"- **{name}:** {value}" for name, value in pairs))
-        if self.version is not None and quality(self.version.tags):
-            paragraphs += ["On test, the best trial's model:", quality(self.version.tags)]
+        lines = [f"- **{name}:** {value}" for name, value in pairs]
+        paragraphs.append("\n".join(lines))
+        if self.version is not None:
+            on_test = quality(self.version.tags)
+            if on_test:
+                paragraphs += ["On test, the best trial's model:", on_test]
         paragraphs += ["### Look at", self._looks(advice)]
         paragraphs += ["### Go on", advice.outlook.text]
         paragraphs += [Commands.WHERE, self._commands(advice)]
@@ -74,9 +77,9 @@ class Descriptions:
     def _looks(self, advice: Advice) -> str:
         """Return a numbered list of what is worth looking at in MLflow."""
         page = f"`{self.PAGE}` under Artifacts: what the search shows, and why"
-        cut = ", ".join(f"{edge.dimension.name} at its {edge.bound} bound" for edge in advice.cut)
+        cut = [f"{edge.dimension.name} at its {edge.bound} bound" for edge in advice.cut]
         if cut:
-            page += f" (**{cut}**)"
+            page += f" (**{', '.join(cut)}**)"
         looks = [page]
         best = self.searched.best
         if best is not None:
@@ -86,11 +89,13 @@ class Descriptions:
         if self.version is not None:
             name = self.searched.name
             number = str(self.version.version)
-            link = Tracking.link(f"version {number} of {name}", "models", name, "versions", number)
+            title = f"version {number} of {name}"
+            link = Tracking.link(title, "models", name, "versions", number)
             looks.append(f"{link}: what the model is worth, how to load it and how to serve it")
         else:
             looks.append("the trials below this run, sorted by the metric `best/val/loss`")
-        return "\n".join(f"{number}. {look}" for number, look in enumerate(looks, start=1))
+        numbered = [f"{number}. {look}" for number, look in enumerate(looks, start=1)]
+        return "\n".join(numbered)
 
     def _commands(self, advice: Advice) -> str:
         commands = Commands(self.searched)
@@ -104,7 +109,8 @@ class Descriptions:
         if self.searched.best is not None:
             lines += ["# how far can the champion be trusted?", commands.evaluate()]
             lines += ["# serve it", commands.serve()]
-        return "\n".join([*lines, f"# {self.PAGE} again", commands.report(), "```"])
+        lines += [f"# {self.PAGE} again", commands.report(), "```"]
+        return "\n".join(lines)
 
     def _ended(self, trial: FrozenTrial) -> str:
         searched = self.searched
@@ -112,11 +118,13 @@ class Descriptions:
         step = trial.last_step
         if end == "finished":
             value = f"{searched.monitor} {value_of(trial):.4f}"
-            return f"finished after {step} epochs with {value}, place {searched.place(trial)}."
+            place = searched.place(trial)
+            return f"finished after {step} epochs with {value}, place {place}."
         if end == "running":
             return "running."
         if end != "pruned" or step is None:
-            return f"{end}: {trial.user_attrs.get('message', '')}"
+            message = trial.user_attrs.get("message", "")
+            return f"{end}: {message}"
         found = standing(searched.study, trial, step, searched.tries)
         value = f"{searched.monitor} {found.value:.4f}"
         place = f"place {found.place} of {found.n} at that epoch"

@@ -48,9 +48,10 @@ class Figures:
                 losses[place] = self.searched.loss(trial)
         numbers = [number_of(trial) for trial in trials]
         as_loss = self.searched.direction.as_loss
-        best = list(map(as_loss, accumulate(losses, min)))
+        best = [as_loss(loss) for loss in accumulate(losses, min)]
         axis.step(numbers, best, where="post", color="tab:red", label="best so far")
-        axis.set(xlabel="trial", ylabel=self.searched.label)
+        axis.set_xlabel("trial")
+        axis.set_ylabel(self.searched.label)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         self._keep_readable(axis)
         _add_legend(plot, axis)
@@ -68,7 +69,8 @@ class Figures:
         n_panels = len(dimensions)
         width_in = max(10.0, 3.4 * n_panels)
         plot = plt.figure(figsize=(width_in, 4.0), layout="constrained")
-        axes = plot.subplots(1, n_panels, sharey=True, squeeze=False)[0]
+        rows = plot.subplots(1, n_panels, sharey=True, squeeze=False)
+        axes = rows[0]
         for axis, dimension in zip(axes, dimensions, strict=True):
             self._draw_slice(axis, dimension)
         axes[0].set_ylabel(self.searched.label)
@@ -88,18 +90,22 @@ class Figures:
         ends = []
         for column, dimension in enumerate(self.searched.dimensions):
             axis.axvline(column, color="0.6", linewidth=0.8)
-            values = dimension.choices or (dimension.value(0), dimension.value(1))
+            values = dimension.choices
+            if not values:
+                values = (dimension.value(0), dimension.value(1))
             low = dimension.shown(values[0])
             high = dimension.shown(values[-1])
             ends.append((low, high))
-        best = self.searched.ranked[0].values[0]
-        worst = self.searched.ranked[-1].values[0]
+        ranked = self.searched.ranked
+        best = ranked[0].values[0]
+        worst = ranked[-1].values[0]
         ends.append((f"{worst:.4g}", f"{best:.4g}"))
         for column, (low, high) in enumerate(ends):
             axis.text(column, -0.04, low, ha="center", va="top")
             axis.text(column, 1.04, high, ha="center", va="bottom")
         names = [dimension.name for dimension in self.searched.dimensions]
-        axis.set_xticks(range(len(ends)), [*names, self.searched.label])
+        names.append(self.searched.label)
+        axis.set_xticks(range(len(ends)), names)
         axis.tick_params(axis="x", pad=18, length=0)
         axis.set_yticks([])
         axis.set_ylim(-0.02, 1.02)
@@ -130,9 +136,11 @@ class Figures:
             mark.set(**markers[end])
         best = self.searched.best
         if best is not None and best.intermediate_values:
+            epochs, values = _curve(best)
             label = f"best, #{number_of(best)}"
-            axis.plot(*_curve(best), color="tab:red", linewidth=2.5, label=label)
-        axis.set(xlabel="epoch", ylabel=self.searched.label)
+            axis.plot(epochs, values, color="tab:red", linewidth=2.5, label=label)
+        axis.set_xlabel("epoch")
+        axis.set_ylabel(self.searched.label)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         finished: list[float] = []
         for trial in self.searched.ranked:
@@ -155,7 +163,8 @@ class Figures:
         bars = axis.barh(list(shares), percents, color="0.75", edgecolor="black")
         axis.invert_yaxis()
         axis.bar_label(bars, fmt="%.0f %%", padding=4)
-        axis.set(xlabel="share of the variance of the values, per cent", xlim=(0, 110))
+        axis.set_xlabel("share of the variance of the values, per cent")
+        axis.set_xlim(0, 110)
         return drawn(
             "importances",
             plot,
@@ -168,16 +177,10 @@ class Figures:
 
         The time between sessions is left out.
         """
-        styles = {
-            "finished": {"facecolor": "0.85"},
-            "pruned": {"facecolor": "white", "hatch": "//"},
-            "diverged": {"facecolor": "white", "hatch": "xx"},
-            "infeasible": {"facecolor": "white", "hatch": ".."},
-            "failed": {"facecolor": "0.4"},
-            "running": {"facecolor": "white", "linestyle": "--"},
-        }
+        styles = _bar_styles()
         time = Clock.of_study(self.searched)
-        workers = list(dict.fromkeys(map(_worker, self.searched.tries)))
+        names = map(_worker, self.searched.tries)
+        workers = list(dict.fromkeys(names))
         plot, axis = _wide_plot(0.55 * len(workers) + 1.6)
         numbered_min = time.total_s / 60 / 40  # a shorter bar has no room for its number
         ends = set()
@@ -186,17 +189,20 @@ class Figures:
             begin = time.at(begin_s) / 60
             length = time.at(end_s) / 60 - begin
             bar = axis.barh(row, length, 0.7, begin, edgecolor="black", linewidth=0.8)
-            plt.setp(bar.patches, **styles[end_of(trial)])
+            end = end_of(trial)
+            plt.setp(bar.patches, **styles[end])
             if length > numbered_min:
                 box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
                 number = str(number_of(trial))
                 axis.bar_label(bar, [number], label_type="center", fontsize=8, bbox=box)
-            ends.add(end_of(trial))
+            ends.add(end)
         for session_s in time.begins[1:]:
-            axis.axvline(time.at(session_s) / 60, color="black", linestyle=":")
+            begin = time.at(session_s) / 60
+            axis.axvline(begin, color="black", linestyle=":")
         axis.set_yticks(range(len(workers)), workers)
         axis.invert_yaxis()
-        axis.set(xlabel="minutes of work", xlim=(0, None))
+        axis.set_xlabel("minutes of work")
+        axis.set_xlim(0, None)
         handles = []
         for end, style in styles.items():
             if end in ends:
@@ -217,7 +223,8 @@ class Figures:
     def _draw_slice(self, axis: Axes, dimension: Dimension) -> None:
         def place(trial: FrozenTrial) -> float:
             values = self.searched.values(trial)
-            return dimension.number(values.get(dimension.name, math.nan))
+            value = values.get(dimension.name, math.nan)
+            return dimension.number(value)
 
         self._mark_trials(axis, place)
         _set_scale(axis, dimension)
@@ -226,10 +233,13 @@ class Figures:
     def _draw_trial_lines(self, axis: Axes) -> None:
         """Draw a line for each finished trial, the best one last and red."""
         trials = self.searched.ranked
-        losses = np.array([self.searched.loss(trial) for trial in trials])
-        spread = losses[-1] - losses[0] or 1.0
-        heights = 1 - (losses - losses[0]) / spread
-        places = np.column_stack([self.searched.positions(trials), heights])
+        by_rank = [self.searched.loss(trial) for trial in trials]
+        losses = np.array(by_rank)
+        best = losses[0]
+        spread = losses[-1] - best or 1.0
+        heights = 1 - (losses - best) / spread
+        positions = self.searched.positions(trials)
+        places = np.column_stack([positions, heights])
         n_others = len(places) - 1
         for rank in range(n_others, 0, -1):
             shade = 0.85 * rank / n_others
@@ -268,16 +278,20 @@ class Figures:
 def _set_scale(axis: Axes, dimension: Dimension) -> None:
     """Give the horizontal axis the scale of a dimension, and draw its bounds."""
     axis.set_xlabel(dimension.name)
-    if dimension.choices:
-        axis.set_xticks(range(len(dimension.choices)), map(str, dimension.choices))
+    choices = dimension.choices
+    if choices:
+        names = map(str, choices)
+        axis.set_xticks(range(len(choices)), names)
         return
     if dimension.scale == "log":
         axis.set_xscale("log")
         _show_plain_numbers(axis.xaxis, (1.0, 3.0))
     elif dimension.scale == "log_complement":
         axis.set_xscale("function", functions=(_log_complement, _from_log_complement))
-        ticks = [0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999]
-        ticks = [tick for tick in ticks if dimension.low <= tick <= dimension.high]
+        ticks = []
+        for tick in (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999):
+            if dimension.low <= tick <= dimension.high:
+                ticks.append(tick)
         axis.xaxis.set_major_locator(FixedLocator(ticks))
         axis.minorticks_off()
     for bound in (dimension.low, dimension.high):
@@ -285,7 +299,8 @@ def _set_scale(axis: Axes, dimension: Dimension) -> None:
 
 
 def _log_complement(x: Floats) -> Floats:
-    scaled: Floats = -np.log(1 - np.minimum(x, 1 - 1e-9))
+    below_1 = np.minimum(x, 1 - 1e-9)
+    scaled: Floats = -np.log(1 - below_1)
     return scaled
 
 
@@ -295,7 +310,8 @@ def _from_log_complement(y: Floats) -> Floats:
 
 def _curve(trial: FrozenTrial) -> Floats:
     """Return the epochs of a trial, rising, and its values after them, (2, epochs)."""
-    return np.array(sorted(trial.intermediate_values.items()), float).T
+    points = sorted(trial.intermediate_values.items())
+    return np.array(points, float).T
 
 
 def _wide_plot(height_in: float) -> tuple[Plot, Axes]:
@@ -312,6 +328,18 @@ def _markers() -> dict[str, dict[str, object]]:
     }
 
 
+def _bar_styles() -> dict[str, dict[str, str]]:
+    """Return the style of a trial's bar for each end."""
+    return {
+        "finished": {"facecolor": "0.85"},
+        "pruned": {"facecolor": "white", "hatch": "//"},
+        "diverged": {"facecolor": "white", "hatch": "xx"},
+        "infeasible": {"facecolor": "white", "hatch": ".."},
+        "failed": {"facecolor": "0.4"},
+        "running": {"facecolor": "white", "linestyle": "--"},
+    }
+
+
 def _add_legend(plot: Plot, axis: Axes) -> None:
     """Put the legend outside of the axes, where it covers no trial."""
     handles, labels = axis.get_legend_handles_labels()
@@ -321,7 +349,10 @@ def _add_legend(plot: Plot, axis: Axes) -> None:
 
 def _use_log_if_wide(axis: Axes, values: Sequence[float]) -> None:
     """Make the vertical scale logarithmic if the values span more than a factor of 10."""
-    if values and min(values) > 0 and max(values) > 10 * min(values):
+    if not values:
+        return
+    lowest = min(values)
+    if lowest > 0 and max(values) > 10 * lowest:
         axis.set_yscale("log")
         _show_plain_numbers(axis.yaxis, (1.0, 2.0, 5.0))
 
@@ -397,8 +428,8 @@ def _spans(searched: Searched) -> list[tuple[FrozenTrial, float, float]]:
     """
     spans = []
     for trial in searched.tries:
-        if trial.datetime_start is not None:
-            begin = trial.datetime_start
+        begin = trial.datetime_start
+        if begin is not None:
             end = trial.datetime_complete or begin
             spans.append((trial, begin.timestamp(), end.timestamp()))
     return spans

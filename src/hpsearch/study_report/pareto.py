@@ -32,9 +32,11 @@ class Front:
         self._tolerance = searched.config["costs"]["tolerance"]
         self.trials = ranked(searched.study.best_trials, searched.direction)
         best = self.trials[0].values[0]
+        furthest = self._tolerance * abs(best)
         near = []
         for trial in self.trials:
-            if abs(trial.values[0] - best) <= self._tolerance * abs(best):
+            value, _cost = trial.values
+            if abs(value - best) <= furthest:
                 near.append(trial)
         self.cheapest = min(near, key=lambda trial: (trial.values[1], number_of(trial)))
 
@@ -73,16 +75,16 @@ class Front:
         line.set(drawstyle="steps-post", label="no other is better in both")
         for trial in self.trials:
             value, price = trial.values
-            axis.annotate(
-                f"#{number_of(trial)}", (price, value), (6, 6), textcoords="offset points"
-            )
+            number = f"#{number_of(trial)}"
+            axis.annotate(number, (price, value), (6, 6), textcoords="offset points")
         for trial, name, marker in (
             (self.trials[0], "best", "*"),
             (self.cheapest, Registry.CHEAPEST[cost], "D"),
         ):
             value, price = trial.values
             (ring,) = axis.plot(price, value, marker, color="tab:red")
-            ring.set(label=f"{name}, #{number_of(trial)}", markersize=14, markerfacecolor="none")
+            ring.set(label=f"{name}, #{number_of(trial)}")
+            ring.set(markersize=14, markerfacecolor="none")
         unit = {"latency_ms": "one prediction", "n_parameters": "weights"}[cost]
         axis.set(xlabel=f"{cost} ({unit})", ylabel=searched.label)
         axis.legend()

@@ -64,30 +64,37 @@ def record(searched: Searched, tracking: Tracking, parent: ParentRun) -> tuple[A
 def _record_page(searched: Searched, advice: Advice, parent: ParentRun) -> str:
     """Log the page and each of its figures, and return the page."""
     found = sections(searched, advice)
-    page = html(f"Understanding study {searched.name}", key_values(searched), found)
+    title = f"Understanding study {searched.name}"
+    page = html(title, key_values(searched), found)
     parent.client.log_text(parent.run_id, page, Descriptions.PAGE)
     for section in found:
         for figure in section.figures:
-            parent.file(f"figures/{figure.name}.png", figure.png)
+            path = f"figures/{figure.name}.png"
+            parent.file(path, figure.png)
     return page
 
 
 def _descriptions(searched: Searched, tracking: Tracking, parent: ParentRun) -> Descriptions:
     runs = {}
     for run in tracking.children(parent):
-        if TRIAL in run.data.tags:
-            runs[int(run.data.tags[TRIAL])] = run.info.run_id
+        tags = run.data.tags
+        if TRIAL in tags:
+            number = int(tags[TRIAL])
+            runs[number] = run.info.run_id
     own = []
+    query = f"name='{searched.name}'"
     with suppress(MlflowException):
-        for version in tracking.client.search_model_versions(f"name='{searched.name}'"):
+        for version in tracking.client.search_model_versions(query):
             if version.tags.get("parent_run") == parent.run_id:
                 own.append(version)
     latest = max(own, key=lambda version: int(version.version), default=None)
-    return Descriptions(searched, tracking.experiment_of(parent), parent.run_id, runs, latest)
+    experiment_id = tracking.experiment_of(parent)
+    return Descriptions(searched, experiment_id, parent.run_id, runs, latest)
 
 
 def _describe_trials(tracking: Tracking, descriptions: Descriptions) -> None:
     """Write the description, data sets and place of each trial into its run."""
+    client = tracking.client
     searched = descriptions.searched
     data_sets = _data_sets(tracking, descriptions.parent_run_id)
     for trial in searched.trials:
@@ -95,10 +102,12 @@ def _describe_trials(tracking: Tracking, descriptions: Descriptions) -> None:
         if run_id is None:  # another worker has not sent this run to MLflow yet
             continue
         if data_sets and not _data_sets(tracking, run_id):
-            tracking.client.log_inputs(run_id, datasets=data_sets)
-        tracking.client.set_tag(run_id, MLFLOW_RUN_NOTE, descriptions.of_trial(trial))
+            client.log_inputs(run_id, datasets=data_sets)
+        note = descriptions.of_trial(trial)
+        client.set_tag(run_id, MLFLOW_RUN_NOTE, note)
         if end_of(trial) == "finished":
-            tracking.client.set_tag(run_id, "hpsearch.place", searched.place(trial))
+            place = searched.place(trial)
+            client.set_tag(run_id, "hpsearch.place", place)
 
 
 def _data_sets(tracking: Tracking, run_id: str) -> list[DatasetInput]:

@@ -111,27 +111,34 @@ class Searched:
         trials have finished or all values are the same.
         """
         different = {value_of(trial) for trial in self.ranked}
-        if len(self.ranked) < 4 or len(different) < 2 or not self.dimensions:
+        are_few = len(self.ranked) < 4
+        are_same = len(different) < 2
+        if are_few or are_same or not self.dimensions:
             return {}
         rescaled = optuna.create_study()
         share: BaseDistribution = FloatDistribution(0.0, 1.0)
-        positions = np.clip(self.positions(self.ranked), 0.0, 1.0)
+        positions = self.positions(self.ranked)
+        positions = np.clip(positions, 0.0, 1.0)
         for trial, places in zip(self.ranked, positions, strict=True):
             params = {}
             for dimension, place in zip(self.dimensions, places, strict=True):
                 if not np.isnan(place):
                     params[dimension.name] = float(place)
-            distributions = dict.fromkeys(params, share)
-            value = value_of(trial)
-            made = create_trial(value=value, params=params, distributions=distributions)
+            made = create_trial(
+                value=value_of(trial),
+                params=params,
+                distributions=dict.fromkeys(params, share),
+            )
             rescaled.add_trial(made)
         evaluator = FanovaImportanceEvaluator(seed=0)
-        return dict(optuna.importance.get_param_importances(rescaled, evaluator=evaluator))
+        found = optuna.importance.get_param_importances(rescaled, evaluator=evaluator)
+        return dict(found)
 
     @property
     def objectives(self) -> list[str]:
         """The metric, followed by the second objective if the study has one."""
-        second = self.config.get("costs", {}).get("second_objective")
+        costs = self.config.get("costs", {})
+        second = costs.get("second_objective")
         return [name for name in (self.monitor, second) if name]
 
     def best_by_column(self) -> Section:
@@ -147,7 +154,8 @@ class Searched:
     def label(self) -> str:
         """The metric with its unit, as it stands at an axis."""
         units = {"loss": "nats", "accuracy": "share of images", "error": "share of images"}
-        unit = units.get(self.monitor.rpartition("/")[2])
+        _, _, measure = self.monitor.rpartition("/")
+        unit = units.get(measure)
         if unit is None:
             return self.monitor
         return f"{self.monitor} ({unit})"
@@ -182,7 +190,8 @@ class Searched:
         best = self.ranked[:n_rows]
         names: dict[str, None] = {}
         for trial in best:
-            names.update(dict.fromkeys(self.values(trial)))
+            drawn = self.values(trial)
+            names.update(dict.fromkeys(drawn))
         table = [["trial", *self.objectives, "epochs", *names]]
         for trial in best:
             cells = [f"#{number_of(trial)}", *self.numbers(trial)]
@@ -218,12 +227,14 @@ class Searched:
             An array (N, D) of positions as in `Dimension.position`; NaN where a trial did not draw
             the hyperparameter.
         """
-        places = np.full((len(trials), len(self.dimensions)), np.nan)
+        shape = (len(trials), len(self.dimensions))
+        places = np.full(shape, np.nan)
         for row, trial in enumerate(trials):
             values = self.values(trial)
             for column, dimension in enumerate(self.dimensions):
                 if dimension.name in values:
-                    places[row, column] = dimension.position(values[dimension.name])
+                    value = values[dimension.name]
+                    places[row, column] = dimension.position(value)
         return places
 
 
@@ -250,7 +261,8 @@ class Dimension:
         """Return the dimension that a study stores under the name `stored`."""
         if isinstance(drawn_from, CategoricalDistribution):
             choices = drawn_from.choices
-            return cls(stored, 0, len(choices) - 1, choices=choices)  # type: ignore[arg-type]
+            last = len(choices) - 1
+            return cls(stored, 0, last, choices=choices)  # type: ignore[arg-type]
         low = drawn_from.low  # type: ignore[attr-defined]
         high = drawn_from.high  # type: ignore[attr-defined]
         name, highest = as_read(stored, low)
@@ -299,8 +311,11 @@ class Dimension:
 
     def __str__(self) -> str:
         if self.choices:
-            return f"{self.name} of {', '.join(map(str, self.choices))}"
-        bounds = f"{self.name} {self.shown(self.low)} to {self.shown(self.high)}"
+            choices = ", ".join(map(str, self.choices))
+            return f"{self.name} of {choices}"
+        low = self.shown(self.low)
+        high = self.shown(self.high)
+        bounds = f"{self.name} {low} to {high}"
         if self.scale == "linear":
             return bounds
         return f"{bounds} ({self.scale})"

@@ -20,18 +20,21 @@ from hpsearch.study_report.searched import Searched, end_of
 
 def key_values(searched: Searched) -> list[tuple[str, str]]:
     """Return what a study was, as names and values: metric, hyperparameters, trials, time, best."""
-    sampler = _class_name(searched.config.get("sampler", {}).get("make"))
+    sampling = searched.config.get("sampler", {})
+    sampler = _class_name(sampling.get("make"))
     pruner = _class_name(searched.config.get("pruner"))
     methods = [name for name in (sampler, pruner) if name]
     outcome = searched.outcome
+    dimensions = ", ".join(map(str, searched.dimensions))
     found = [
         ("optimized", f"{searched.label}, {searched.direction.better} is better"),
-        ("searched", ", ".join(map(str, searched.dimensions)) or "nothing"),
+        ("searched", dimensions or "nothing"),
     ]
     if methods:
         found.append(("by", " and ".join(methods)))
     found.append(("trials", f"{outcome.counts()}; {outcome.n_epochs} epochs in all"))
-    found.append(("took", f"{Clock.shown(Clock.of_study(searched).total_s)} of work"))
+    clock = Clock.of_study(searched)
+    found.append(("took", f"{Clock.shown(clock.total_s)} of work"))
     best = searched.best
     if best is not None:
         value = f"{searched.monitor} {value_of(best):.4f}"

@@ -60,7 +60,8 @@ def describe(client: MlflowClient, name: str, number: str, uri: str) -> None:
     found = client.get_model_version(name, number)
     if "hpsearch.study" not in found.tags:
         return
-    client.update_model_version(name, number, _text(client, found, uri))
+    text = _text(client, found, uri)
+    client.update_model_version(name, number, text)
     of_model = (
         "The best models of the studies of this name. `champion` is the one to use: a later "
         "version takes its place only where it is better on validation data by more than chance. "
@@ -72,7 +73,8 @@ def describe(client: MlflowClient, name: str, number: str, uri: str) -> None:
 def _text(client: MlflowClient, found: ModelVersion, uri: str) -> str:
     tags = found.tags
     run_id = str(found.run_id)
-    runs = ("experiments", client.get_run(run_id).info.experiment_id, "runs")
+    experiment_id = client.get_run(run_id).info.experiment_id
+    runs = ("experiments", experiment_id, "runs")
     trial = Tracking.link(f"trial {tags['hpsearch.trial']}", *runs, run_id)
     study = Tracking.link(tags["hpsearch.study"], *runs, tags["parent_run"])
     paragraphs = [f"The model of {trial} of study {study}."]
@@ -85,7 +87,8 @@ def _text(client: MlflowClient, found: ModelVersion, uri: str) -> str:
     for key, value in sorted(tags.items()):
         if key.startswith("val/"):
             on_val.append(f"{key} {float(value):.4f}")
-    paragraphs += ["### What it is worth", f"On validation data: {', '.join(on_val)}."]
+    values = ", ".join(on_val)
+    paragraphs += ["### What it is worth", f"On validation data: {values}."]
     on_test = quality(tags)
     if on_test:
         paragraphs += ["On test data, which no search has seen:", on_test]
@@ -98,7 +101,8 @@ def _text(client: MlflowClient, found: ModelVersion, uri: str) -> str:
 def _use(found: ModelVersion, uri: str) -> str:
     """Return how to load and how to serve a version."""
     model = f"models:/{found.name}/{found.version}"
-    spec = mlflow.models.get_model_info(model).signature.inputs.inputs[0]
+    signature = mlflow.models.get_model_info(model).signature
+    spec = signature.inputs.inputs[0]
     shape = (2, *spec.shape[1:])
     return f"""\
 ### Load it

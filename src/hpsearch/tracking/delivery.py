@@ -35,7 +35,8 @@ class Delivery:
         MLflow's own client would try for minutes. A database is not asked.
         """
         if self._uri.startswith(("http://", "https://")):
-            response = requests.get(f"{self._uri.rstrip('/')}/health", timeout=10)
+            server = self._uri.rstrip("/")
+            response = requests.get(f"{server}/health", timeout=10)
             response.raise_for_status()
 
     def open(self, entry: Entry, is_mine: bool) -> State:
@@ -61,8 +62,7 @@ class Delivery:
             MLFLOW_PARENT_RUN_ID: entry["parent_run_id"],
             TRIAL: str(entry["number"]),
         }
-        experiment_id = entry["experiment_id"]
-        run = self._client.create_run(experiment_id, entry["time"], tags, entry["name"])
+        run = self._client.create_run(entry["experiment_id"], entry["time"], tags, entry["name"])
         return {"run_id": run.info.run_id}
 
     def _reopen(self, run: Run, is_mine: bool) -> State:
@@ -72,10 +72,11 @@ class Delivery:
             self._client.update_run(run_id, status="RUNNING")
         # Each epoch writes this metric, so its steps tell which epochs have arrived.
         epochs = self._client.get_metric_history(run_id, "time/epoch_s")
+        steps = [metric.step for metric in epochs]
         return {
             "run_id": run_id,
             "is_over": is_finished and not is_mine,
-            "n_epochs": max((metric.step for metric in epochs), default=0),
+            "n_epochs": max(steps, default=0),
             "metrics": sorted(run.data.metrics),
         }
 
@@ -84,8 +85,11 @@ class Delivery:
         with _failures_as_away():
             self.check_reachable()
             run_id = state["run_id"]
-            metrics = [Metric(*row) for row in _rows(entries, "metrics")]
-            missing = [metric for metric in metrics if not _has_arrived(state, metric)]
+            missing = []
+            for row in _rows(entries, "metrics"):
+                metric = Metric(*row)
+                if not _has_arrived(state, metric):
+                    missing.append(metric)
             self._log(run_id, "metrics", missing, 1000)
             params = [Param(*row) for row in _rows(entries, "params")]
             self._log(run_id, "params", params, 100)
@@ -100,7 +104,8 @@ class Delivery:
     def _log(self, run_id: str, kind: str, rows: Sequence[object], size: int) -> None:
         """Log rows of one kind, `size` at a time, which is the most that MLflow takes."""
         for start in range(0, len(rows), size):
-            batch: dict[str, Any] = {kind: rows[start : start + size]}
+            some = rows[start : start + size]
+            batch: dict[str, Any] = {kind: some}
             with _refusals_logged(run_id):
                 self._client.log_batch(run_id, **batch)
 
@@ -133,7 +138,8 @@ def _has_arrived(state: State, metric: Metric) -> bool:
     Metrics without an epoch have step 0; a trial writes them once, at its end.
     """
     if metric.step:
-        return bool(metric.step <= state.get("n_epochs", 0))
+        n_epochs = state.get("n_epochs", 0)
+        return bool(metric.step <= n_epochs)
     return metric.key in state.get("metrics", ())
 
 

@@ -103,13 +103,18 @@ class Registry:
     _OUTPUTS = "checkpoint/outputs.npy"
 
     def __init__(
-        self, client: MlflowClient, import_own_code: Callable[[Path, Mapping[str, object]], None]
+        self,
+        client: MlflowClient,
+        import_own_code: Callable[[Path, Mapping[str, object]], None],
     ) -> None:
         self.client = client
         self._import_own_code = import_own_code
 
     def keep(
-        self, model: keras.Model, run: TrackedRun, images: NDArray[np.generic] | None = None
+        self,
+        model: keras.Model,
+        run: TrackedRun,
+        images: NDArray[np.generic] | None = None,
     ) -> None:
         """Write a trial's model to its run as an artifact, without the state of the optimizer.
 
@@ -129,8 +134,9 @@ class Registry:
             # Some models can be called by compiled programs only; they have no kept outputs.
             with contextlib.suppress(Exception):
                 inputs = ops.convert_to_tensor(images)
-                outputs = ops.convert_to_numpy(model(inputs, training=False))
-                np.save(path, np.asarray(outputs, np.float32))
+                outputs = model(inputs, training=False)
+                array = ops.convert_to_numpy(outputs)
+                np.save(path, np.asarray(array, np.float32))
             if path.exists():
                 run.move(path, self._FOLDER)
 
@@ -147,7 +153,8 @@ class Registry:
     def kept_outputs(self, run_id: str) -> NDArray[np.float32] | None:
         """Return the outputs that `keep` has written to a run, or None where there are none."""
         artifacts = self.client.list_artifacts(run_id, self._FOLDER)
-        if self._OUTPUTS not in [file.path for file in artifacts]:
+        paths = [file.path for file in artifacts]
+        if self._OUTPUTS not in paths:
             return None
         with tempfile.TemporaryDirectory() as folder:
             path = self.client.download_artifacts(run_id, self._OUTPUTS, folder)
@@ -165,9 +172,9 @@ class Registry:
         models = []
         for run in self.client.search_runs([experiment], query, order_by=order):
             # MLflow's status is the same for a pruned trial; earlier versions wrote no tag.
-            is_finished = run.data.tags.get(END, finished) == finished
+            end = run.data.tags.get(END, finished)
             run_id = run.info.run_id
-            if is_finished and self.client.list_artifacts(run_id, self._FOLDER):
+            if end == finished and self.client.list_artifacts(run_id, self._FOLDER):
                 models.append(self.kept(run_id))
         return models
 
@@ -191,11 +198,13 @@ class Registry:
         number = self._version(name, candidate)
         champion = self._by_alias(name, self.CHAMPION)
         if champion is None:
-            return self._give(name, number, *judge(None))
+            promoted, why = judge(None)
+            return self._give(name, number, promoted, why)
         if champion == number:
             self._end_challenge(name, number)
             return Version(name, number, self.CHAMPION, "it is the champion already")
-        if self._PROMOTED_TAG in self.client.get_model_version(name, number).tags:
+        version = self.client.get_model_version(name, number)
+        if self._PROMOTED_TAG in version.tags:
             alias = ""
             if self._by_alias(name, self._CHALLENGER) == number:
                 alias = self._CHALLENGER
@@ -227,7 +236,8 @@ class Registry:
         if promoted:
             self._end_challenge(name, number)
         self.client.set_model_version_tag(name, number, new, why)
-        if old in self.client.get_model_version(name, number).tags:
+        version = self.client.get_model_version(name, number)
+        if old in version.tags:
             self.client.delete_model_version_tag(name, number, old)
         return Version(name, number, alias, why)
 
@@ -241,7 +251,8 @@ class Registry:
         """Make a trial's model a version, as `register` does, and give it `alias` in any case."""
         number = self._version(name, candidate)
         self.client.set_registered_model_alias(name, alias, number)
-        self.client.set_model_version_tag(name, number, f"hpsearch.{alias}_because", why)
+        tag = f"hpsearch.{alias}_because"
+        self.client.set_model_version_tag(name, number, tag, why)
         return Version(name, number, alias, why)
 
     def _version(self, name: str, candidate: Candidate) -> str:
@@ -271,7 +282,8 @@ class Registry:
         # The registered model may exist. Any other failure shows in the next call.
         with contextlib.suppress(MlflowException):
             self.client.create_registered_model(name)
-        version = self.client.create_model_version(name, f"runs:/{run_id}/model", run_id)
+        source = f"runs:/{run_id}/model"
+        version = self.client.create_model_version(name, source, run_id)
         return str(version.version), tags
 
     def _by_alias(self, name: str, alias: str) -> str | None:
@@ -305,28 +317,32 @@ class Registry:
             return None
 
     def _no_version(self, name: str, which: str) -> str:
-        models = {model.name: model for model in self.client.search_registered_models()}
+        found = self.client.search_registered_models()
+        models = {model.name: model for model in found}
         if not models:
             return (
                 f"There is no registered model {name}; none is registered yet: "
                 "python -m hpsearch search makes one."
             )
         if name not in models:
-            return f"There is no registered model {name}.{did_you_mean(name, models)}"
+            hint = did_you_mean(name, models)
+            return f"There is no registered model {name}.{hint}"
         valid = list(models[name].aliases)
         for version in self.client.search_model_versions(f"name = '{name}'"):
             valid.append(str(version.version))
-        return f"There is no version {which} of {name}.{did_you_mean(which, valid)}"
+        hint = did_you_mean(which, valid)
+        return f"There is no version {which} of {name}.{hint}"
 
     def _loaded(self, uri: str) -> keras.Model:
         """Load a Keras model by the flavour with which it was logged."""
+        options = {"compile": False}
         flavors = mlflow.models.get_model_info(uri).flavors
         if "keras" in flavors:
             folder = mlflow.artifacts.download_artifacts(uri)
             self._import_own_code(Path(folder), flavors["keras"])
-            return mlflow.keras.load_model(folder, load_model_kwargs={"compile": False})
+            return mlflow.keras.load_model(folder, load_model_kwargs=options)
         if "tensorflow" in flavors:
-            model = mlflow.tensorflow.load_model(uri, keras_model_kwargs={"compile": False})
+            model = mlflow.tensorflow.load_model(uri, keras_model_kwargs=options)
             if isinstance(model, keras.Model):
                 return model
         names = ", ".join(sorted(flavors))

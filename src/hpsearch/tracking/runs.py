@@ -44,9 +44,11 @@ class TrackedRun:
 
     def params(self, params: Mapping[str, object]) -> None:
         """Log parameters; MLflow refuses to change them afterwards."""
-        rows = [Param(*row) for row in _as_params(params).items()]
+        texts = _as_params(params)
+        rows = [Param(key, text) for key, text in texts.items()]
         for start in range(0, len(rows), 100):
-            self.client.log_batch(self.run_id, params=rows[start : start + 100])
+            some = rows[start : start + 100]
+            self.client.log_batch(self.run_id, params=some)
 
     def metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Log values at one step."""
@@ -90,7 +92,8 @@ class TrackedRun:
             status = "RUNNING"
             raise
         finally:
-            (end or self.end)(status)
+            finish = end or self.end
+            finish(status)
 
 
 class ParentRun(TrackedRun):
@@ -126,7 +129,8 @@ class ParentRun(TrackedRun):
             json.dumps({"mlflow_tensorspec": spec}),
             json.dumps(profile),
         )
-        given = DatasetInput(dataset, [InputTag("mlflow.data.context", "search")])
+        context = InputTag("mlflow.data.context", "search")
+        given = DatasetInput(dataset, [context])
         self.client.log_inputs(self.run_id, datasets=[given])
 
 
@@ -189,7 +193,8 @@ class ChildRun(TrackedRun):
 
     def params(self, params: Mapping[str, object]) -> None:
         """Write parameters; MLflow refuses to change them afterwards."""
-        self._file.append({"entry": "params", "rows": _as_params(params)})
+        rows = _as_params(params)
+        self._file.append({"entry": "params", "rows": rows})
 
     def move(self, file: Path, folder: str) -> None:
         """Take a file away, and write it as an artifact in `folder`."""
@@ -198,8 +203,7 @@ class ChildRun(TrackedRun):
 
     def end(self, status: str) -> None:
         """Set the final status: FINISHED, KILLED or FAILED."""
-        now = now_ms()
-        self._file.append({"entry": "end", "status": status, "time": now})
+        self._file.append({"entry": "end", "status": status, "time": now_ms()})
 
     def arrive(self, timeout_s: float) -> None:
         """Wait until everything has arrived, but not longer than `timeout_s` seconds."""
@@ -236,13 +240,15 @@ class TrialName:
         if self.end:
             words.append(self.end)
         short = {"learning_rate": "lr", "momentum": "m", "dropout_rate": "d"}
-        for name in dict.fromkeys([*short, *self.values]):
+        names = [*short, *self.values]
+        for name in dict.fromkeys(names):
             if name not in self.values:
                 continue
             value = self.values[name]
             if isinstance(value, float):
                 value = f"{value:.3g}"
-            words.append(f"{short.get(name, name)}={value}")
+            shown = short.get(name, name)
+            words.append(f"{shown}={value}")
         return " ".join(words)
 
 
@@ -259,7 +265,8 @@ def settings_shown(config: Mapping[str, object], groups: tuple[str, ...]) -> dic
     """
     shown: dict[str, object] = {}
     for group in groups:
-        shown.update(_settings(group, config.get(group, {})))
+        settings = config.get(group, {})
+        shown.update(_settings(group, settings))
     return shown
 
 
@@ -268,5 +275,6 @@ def _settings(path: str, node: object) -> Iterator[tuple[str, object]]:
         yield path.replace("._target_", ".class"), node
         return
     for key, value in node.items():
-        if key == "_target_" or not str(key).startswith("_"):
+        is_private = str(key).startswith("_")
+        if key == "_target_" or not is_private:
             yield from _settings(f"{path}.{key}", value)

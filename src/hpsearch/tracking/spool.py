@@ -80,7 +80,8 @@ class Spool:
             return self._changed.wait_for(self._is_empty, timeout_s)
 
     def _is_empty(self) -> bool:
-        return not any(file.is_waiting() for file in self._files.values())
+        files = self._files.values()
+        return not any(file.is_waiting() for file in files)
 
     def close(self, timeout_s: float) -> bool:
         """Drain the spool and stop the thread; return what `drain` returns."""

@@ -114,7 +114,8 @@ class SpoolFile:
         with self._lock, suppress(OSError):
             if not self._unwritten:
                 return
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            folder = self.path.parent
+            folder.mkdir(parents=True, exist_ok=True)
             lines = b"".join(self._unwritten)
             with open(self.path, "ab", buffering=0) as file:
                 end = file.tell()

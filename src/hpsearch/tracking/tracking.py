@@ -34,9 +34,9 @@ def _tracking_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        first_sentence = re.split(r"[.:] (?=[A-Z])", first_line)[0]
-        cause = without_password(first_sentence.rstrip("."))
+        lines = str(error).strip().splitlines()
+        sentences = re.split(r"[.:] (?=[A-Z])", lines[0])
+        cause = without_password(sentences[0].rstrip("."))
         if isinstance(error, requests.ConnectionError):
             cause = "nothing answers there"
         raise TrackingError(
@@ -77,7 +77,8 @@ class Tracking:
             self.project_run_id = os.environ.pop("MLFLOW_RUN_ID", None)
             self.experiment_id = self._experiment_id(experiment)
             self._show_as_training()
-        self.spool = Spool(Path(spool).absolute(), self._delivery, flush_every_s)
+        folder = Path(spool).absolute()
+        self.spool = Spool(folder, self._delivery, flush_every_s)
         self.patience_s = patience_s
         # `models:/...` then means this store, here and in child processes.
         mlflow.set_tracking_uri(self.uri)
@@ -86,7 +87,8 @@ class Tracking:
 
     def _experiment_id(self, given: str | None) -> str:
         if self.project_run_id:
-            return str(self.client.get_run(self.project_run_id).info.experiment_id)
+            run = self.client.get_run(self.project_run_id)
+            return str(run.info.experiment_id)
         if not given and "MLFLOW_EXPERIMENT_ID" in os.environ:
             return os.environ["MLFLOW_EXPERIMENT_ID"]
         name = given or os.environ.get("MLFLOW_EXPERIMENT_NAME", "Default")
@@ -106,7 +108,10 @@ class Tracking:
             self.client.set_experiment_tag(self.experiment_id, kind, "custom_model_development")
 
     def open_parent(
-        self, name: str, known_run_id: str | None, tags: Mapping[str, str]
+        self,
+        name: str,
+        known_run_id: str | None,
+        tags: Mapping[str, str],
     ) -> ParentRun:
         """Return the parent run of a study.
 
@@ -147,17 +152,25 @@ class Tracking:
         before = None
         if is_retry:
             before = key
-        study = self.link("its study", "experiments", self.experiment_id, "runs", parent.run_id)
+        path = ("experiments", self.experiment_id, "runs", parent.run_id)
+        study = self.link("its study", *path)
         opening: Entry = {
             "experiment_id": self.experiment_id,
             "parent_run_id": parent.run_id,
             "number": number,
             "name": f"#{number}",
-            "tags": {"hpsearch.kind": "trial", MLFLOW_RUN_NOTE: f"Trial {number} of {study}."},
+            "tags": {
+                "hpsearch.kind": "trial",
+                MLFLOW_RUN_NOTE: f"Trial {number} of {study}.",
+            },
         }
-        own_key = f"{key}-{now_ms()}"
         return ChildRun(
-            self.client, self.spool, own_key, opening, before, patience_s=self.patience_s
+            self.client,
+            self.spool,
+            f"{key}-{now_ms()}",
+            opening,
+            before,
+            patience_s=self.patience_s,
         )
 
     @staticmethod
@@ -166,16 +179,22 @@ class Tracking:
 
         The link opens the UI for training; MLflow has another one for GenAI.
         """
-        return f"[{text}](#/{'/'.join(path)}?workflowType=machine_learning)"
+        page = "/".join(path)
+        return f"[{text}](#/{page}?workflowType=machine_learning)"
 
     def open_cell(
-        self, parent: ParentRun, name: str, known_run_id: str | None, tags: Mapping[str, str]
+        self,
+        parent: ParentRun,
+        name: str,
+        known_run_id: str | None,
+        tags: Mapping[str, str],
     ) -> TrackedRun:
         """Return a child run of `parent` that is not a trial: the known run, else a new run."""
         with _tracking_errors(self.uri):
             run_id = self._find(known_run_id)
             if run_id is None:
-                run_id = self._create(name, {MLFLOW_PARENT_RUN_ID: parent.run_id, **tags})
+                all_tags = {MLFLOW_PARENT_RUN_ID: parent.run_id, **tags}
+                run_id = self._create(name, all_tags)
             self._set_running(run_id)
             return TrackedRun(self.client, run_id)
 
@@ -219,7 +238,8 @@ class Tracking:
         """Return the id of a run that exists and has not been deleted, else None."""
         if run_id:
             with suppress(MlflowException):
-                if self.client.get_run(run_id).info.lifecycle_stage == "active":
+                run = self.client.get_run(run_id)
+                if run.info.lifecycle_stage == "active":
                     return run_id
         return None
 
@@ -228,7 +248,8 @@ class Tracking:
 
     def experiment_of(self, run: TrackedRun) -> str:
         """Return the id of the experiment that a run is in."""
-        return str(self.client.get_run(run.run_id).info.experiment_id)
+        found = self.client.get_run(run.run_id)
+        return str(found.info.experiment_id)
 
     def children(self, parent: ParentRun) -> list[Run]:
         """Return the runs of the trials of a study."""
