@@ -95,9 +95,15 @@ class Conclusion:
 
     def best(self) -> FrozenTrial | None:
         """Return the best finished trial of all workers."""
-        return best_trial(self.study.trials(), self.training.goal)
+        trials = self.study.trials()
+        return best_trial(trials, self.training.goal)
 
-    def keep(self, model: keras.Model, run: ChildRun, values: Sequence[float]) -> None:
+    def keep(
+        self,
+        model: keras.Model,
+        run: ChildRun,
+        values: Sequence[float],
+    ) -> None:
         """Keep a trial's model if few finished trials are as good, or none is in all objectives.
 
         One or two of the kept models are registered later; all of them make ensembles.
@@ -108,9 +114,10 @@ class Conclusion:
             values: The value of each objective.
         """
         mine = self._as_losses(values)
-        trials = self.study.trials()
-        finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-        others = [self._as_losses(trial.values) for trial in finished]
+        others = []
+        for trial in self.study.trials():
+            if trial.state == TrialState.COMPLETE:
+                others.append(self._as_losses(trial.values))
         is_on_front = not any(_is_as_good(losses, mine) for losses in others)
         n_as_good = sum(losses[0] <= mine[0] for losses in others)
         n_kept = 5
@@ -120,10 +127,14 @@ class Conclusion:
     def _as_losses(self, values: Sequence[float]) -> list[float]:
         """Return a trial's values such that less is better of each; a cost is always minimized."""
         value, *costs = values
-        return [self.training.goal.as_loss(value), *costs]
+        loss = self.training.goal.as_loss(value)
+        return [loss, *costs]
 
     def register(
-        self, best: FrozenTrial, data: SearchData, progress: Progress
+        self,
+        best: FrozenTrial,
+        data: SearchData,
+        progress: Progress,
     ) -> tuple[keras.Model, Version]:
         """Make the best trial's model a version of the registered model, and return both.
 
@@ -139,10 +150,17 @@ class Conclusion:
                 "and evaluates the best model."
             )
         candidate = self._candidate(best, data, progress)
-        self.parent.metrics({f"best/{self.training.monitor}": value_of(best) or 0.0})
+        name = f"best/{self.training.monitor}"
+        value = value_of(best) or 0.0
+        self.parent.metrics({name: value})
 
         def judge(champion: keras.Model | None) -> tuple[bool, str]:
-            return self.registration.judge(candidate.model, champion, data, self.uncertainty)
+            return self.registration.judge(
+                candidate.model,
+                champion,
+                data,
+                self.uncertainty,
+            )
 
         version = self.registry.register(self.name, candidate, judge)
         return candidate.model, version
@@ -158,19 +176,27 @@ class Conclusion:
             return None
         chosen = Front(self.searched()).cheapest
         candidate = self._candidate(chosen, data, progress)
-        best = self.best()
+        value, cost = chosen.values
+        best_value, best_cost = self.best().values  # type: ignore[union-attr]
+        monitor = self.training.monitor
         why = (
-            f"{objective} {chosen.values[1]:.4g} with {self.training.monitor} "
-            f"{chosen.values[0]:.4f}; "
-            f"the best has {best.values[1]:.4g} with {best.values[0]:.4f}"  # type: ignore[union-attr]
+            f"{objective} {cost:.4g} with {monitor} {value:.4f}; "
+            f"the best has {best_cost:.4g} with {best_value:.4f}"
         )
-        return self.registry.give_alias(self.costs.alias, self.name, candidate, why)
+        alias = self.costs.alias
+        return self.registry.give_alias(alias, self.name, candidate, why)
 
-    def _candidate(self, trial: FrozenTrial, data: SearchData, progress: Progress) -> Candidate:
+    def _candidate(
+        self,
+        trial: FrozenTrial,
+        data: SearchData,
+        progress: Progress,
+    ) -> Candidate:
         """Return a trial's model, ready to become a version."""
         number = number_of(trial)
         run = self._arrived(number)
-        kept = self._kept(trial, run.info.run_id)
+        run_id = run.info.run_id
+        kept = self._kept(trial, run_id)
         tags = {
             key.removeprefix("best/"): value
             for key, value in run.data.metrics.items()
@@ -184,13 +210,20 @@ class Conclusion:
 
         def save(folder: Path) -> dict[str, object]:
             code = own_code(kept.config, self.makers)
-            self.registration.save(kept.model, folder, data, self.uncertainty, code)
+            self.registration.save(
+                kept.model,
+                folder,
+                data,
+                self.uncertainty,
+                code,
+            )
             progress.say(f"Measuring the model of trial {number} again in a fresh process.")
             expected = self._expected(trial, run, kept)
             found = measure_again(folder, data.val, data.n_classes, expected)
             return {"hpsearch.measured_again": found}
 
-        return Candidate(kept.model, run.info.run_id, save, {**tags, **of_trial})
+        all_tags = {**tags, **of_trial}
+        return Candidate(kept.model, run_id, save, all_tags)
 
     def _kept(self, trial: FrozenTrial, run_id: str) -> _Kept:
         """Return the model that a trial has kept.
@@ -210,7 +243,12 @@ class Conclusion:
                     f"what it has saved of it ({said}); {cure(said)}."
                 ) from error
 
-    def _expected(self, trial: FrozenTrial, run: Run, kept: _Kept) -> Expected:
+    def _expected(
+        self,
+        trial: FrozenTrial,
+        run: Run,
+        kept: _Kept,
+    ) -> Expected:
         """Return the value and the outputs that the model must have in a fresh process.
 
         A training loss was measured with dropout and before each step, so `val/loss` takes the
@@ -251,7 +289,10 @@ class Conclusion:
             time.sleep(1.0)
 
     def evaluate(
-        self, evaluated: EvaluatedModel, version: Version, progress: Progress
+        self,
+        evaluated: EvaluatedModel,
+        version: Version,
+        progress: Progress,
     ) -> Evaluation | None:
         """Evaluate the registered model without and with MC Dropout, and tag its version.
 
@@ -272,8 +313,9 @@ class Conclusion:
         return evaluation
 
     def _tag(self, version: Version, tags: Mapping[str, str]) -> None:
+        client = self.tracking.client
         for key, text in tags.items():
-            self.tracking.client.set_model_version_tag(version.name, version.number, key, text)
+            client.set_model_version_tag(version.name, version.number, key, text)
 
     def describe(self) -> None:
         """Write the page, the figures and the descriptions, whichever way the search ended."""
@@ -298,4 +340,5 @@ class Conclusion:
 
 def _is_as_good(losses: Sequence[float], others: Sequence[float]) -> bool:
     """Return whether one trial is at least as good as another in every objective."""
-    return all(loss <= other for loss, other in zip(losses, others, strict=True))
+    pairs = zip(losses, others, strict=True)
+    return all(loss <= other for loss, other in pairs)
