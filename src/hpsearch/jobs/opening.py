@@ -43,7 +43,10 @@ class Opening:
     _SETTINGS: ClassVar = ("data", "arch", "optimizer", "training", "schedule", "sparsity", "seed")
 
     def check_same_settings(
-        self, fingerprint: str, training: Training, second_objective: str | None
+        self,
+        fingerprint: str,
+        training: Training,
+        second_objective: str | None,
     ) -> None:
         """Raise an error where the study has other settings, and record those of a new study.
 
@@ -57,8 +60,14 @@ class Opening:
         """
         of_data = "data.fingerprint"
         mine = {of_data: fingerprint, **settings_shown(self.config, self._SETTINGS)}
-        may_change = ("steps_per_call", "jit_compile", "direction")
-        for name in ("data.path", "data.load.path", *(f"training.{key}" for key in may_change)):
+        may_change = (
+            "data.path",
+            "data.load.path",
+            "training.steps_per_call",
+            "training.jit_compile",
+            "training.direction",
+        )
+        for name in may_change:
             mine.pop(name, None)
         if second_objective is not None:
             mine["costs.second_objective"] = second_objective
@@ -67,7 +76,8 @@ class Opening:
         if theirs is None:
             study.set_user_attr("settings", mine)
             theirs = mine
-        different = [key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)]
+        keys = mine.keys() | theirs.keys()
+        different = [key for key in keys if mine.get(key) != theirs.get(key)]
         if different:
             # The fingerprint comes last, since other settings of the data change it too.
             key = min(different, key=lambda name: (name == of_data, name))
@@ -87,7 +97,12 @@ class Opening:
             f"another one, or {back} to go on with this one."
         )
 
-    def parent(self, tracking: Tracking, data: SearchData, source: str) -> ParentRun:
+    def parent(
+        self,
+        tracking: Tracking,
+        data: SearchData,
+        source: str,
+    ) -> ParentRun:
         """Return the MLflow run of the study, and make it where there is none.
 
         The run keeps the configuration as `config.yaml`.
@@ -119,10 +134,15 @@ class Opening:
         `mlflow run` has logged the parameters of its command as they were typed, such as `false` or
         `1e-3`. MLflow lets no parameter change, so these are left out.
         """
-        typed = parent.client.get_run(parent.run_id).data.params
+        run = parent.client.get_run(parent.run_id)
+        typed = run.data.params
         others = ("space", "costs", "sampler", "pruner", "uncertainty")
-        shown = settings_shown(self.config, (*self._SETTINGS, *others))
-        parent.params({key: value for key, value in shown.items() if key not in typed})
+        groups = (*self._SETTINGS, *others)
+        lacking = {}
+        for key, value in settings_shown(self.config, groups).items():
+            if key not in typed:
+                lacking[key] = value
+        parent.params(lacking)
 
 
 def _as_typed(value: object) -> object:
@@ -140,7 +160,8 @@ def recorded_config(tracking: Tracking, run_id: str) -> Plain:
         OSError: Its file is gone.
     """
     path = tracking.client.download_artifacts(run_id, "config.yaml")
-    found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    text = Path(path).read_text(encoding="utf-8")
+    found = yaml.safe_load(text)
     return dict(with_current_names(found))
 
 
@@ -165,11 +186,13 @@ def tested_space(test: RangeTest, objective: Objective) -> Space:
         hp = keras_tuner.HyperParameters()
         hp.values.update(values)
         seed = objective.seed_of("lr_test")
-        curve = test.curve(objective.trainer, objective.make(hp), values, seed)
+        hypermodel = objective.make(hp)
+        curve = test.curve(objective.trainer, hypermodel, values, seed)
         known = test.advice(space, curve)
         study.optuna.set_user_attr("lr_test", known)
         bounds = known["bounds"]
-        objective.parent.params({f"lr_test.{name}": value for name, value in bounds.items()})
+        shown = {f"lr_test.{name}": value for name, value in bounds.items()}
+        objective.parent.params(shown)
         picture = curve.figure()
         objective.parent.file(f"figures/{picture.name}.png", picture.png)
         if known["first"] and not study.trials():
