@@ -95,15 +95,9 @@ class Conclusion:
 
     def best(self) -> FrozenTrial | None:
         """Return the best finished trial of all workers."""
-        trials = self.study.trials()
-        return best_trial(trials, self.training.goal)
+        return best_trial(self.study.trials(), self.training.goal)
 
-    def keep(
-        self,
-        model: keras.Model,
-        run: ChildRun,
-        values: Sequence[float],
-    ) -> None:
+    def keep(self, model: keras.Model, run: ChildRun, values: Sequence[float]) -> None:
         """Keep a trial's model if few finished trials are as good, or none is in all objectives.
 
         One or two of the kept models are registered later; all of them make ensembles.
@@ -127,14 +121,10 @@ class Conclusion:
     def _as_losses(self, values: Sequence[float]) -> list[float]:
         """Return a trial's values such that less is better of each; a cost is always minimized."""
         value, *costs = values
-        loss = self.training.goal.as_loss(value)
-        return [loss, *costs]
+        return [self.training.goal.as_loss(value), *costs]
 
     def register(
-        self,
-        best: FrozenTrial,
-        data: SearchData,
-        progress: Progress,
+        self, best: FrozenTrial, data: SearchData, progress: Progress
     ) -> tuple[keras.Model, Version]:
         """Make the best trial's model a version of the registered model, and return both.
 
@@ -155,12 +145,7 @@ class Conclusion:
         self.parent.metrics({name: value})
 
         def judge(champion: keras.Model | None) -> tuple[bool, str]:
-            return self.registration.judge(
-                candidate.model,
-                champion,
-                data,
-                self.uncertainty,
-            )
+            return self.registration.judge(candidate.model, champion, data, self.uncertainty)
 
         version = self.registry.register(self.name, candidate, judge)
         return candidate.model, version
@@ -183,15 +168,9 @@ class Conclusion:
             f"{objective} {cost:.4g} with {monitor} {value:.4f}; "
             f"the best has {best_cost:.4g} with {best_value:.4f}"
         )
-        alias = self.costs.alias
-        return self.registry.give_alias(alias, self.name, candidate, why)
+        return self.registry.give_alias(self.costs.alias, self.name, candidate, why)
 
-    def _candidate(
-        self,
-        trial: FrozenTrial,
-        data: SearchData,
-        progress: Progress,
-    ) -> Candidate:
+    def _candidate(self, trial: FrozenTrial, data: SearchData, progress: Progress) -> Candidate:
         """Return a trial's model, ready to become a version."""
         number = number_of(trial)
         run = self._arrived(number)
@@ -210,13 +189,7 @@ class Conclusion:
 
         def save(folder: Path) -> dict[str, object]:
             code = own_code(kept.config, self.makers)
-            self.registration.save(
-                kept.model,
-                folder,
-                data,
-                self.uncertainty,
-                code,
-            )
+            self.registration.save(kept.model, folder, data, self.uncertainty, code)
             progress.say(f"Measuring the model of trial {number} again in a fresh process.")
             expected = self._expected(trial, run, kept)
             found = measure_again(folder, data.val, data.n_classes, expected)
@@ -243,12 +216,7 @@ class Conclusion:
                     f"what it has saved of it ({said}); {cure(said)}."
                 ) from error
 
-    def _expected(
-        self,
-        trial: FrozenTrial,
-        run: Run,
-        kept: _Kept,
-    ) -> Expected:
+    def _expected(self, trial: FrozenTrial, run: Run, kept: _Kept) -> Expected:
         """Return the value and the outputs that the model must have in a fresh process.
 
         A training loss was measured with dropout and before each step, so `val/loss` takes the
@@ -289,10 +257,7 @@ class Conclusion:
             time.sleep(1.0)
 
     def evaluate(
-        self,
-        evaluated: EvaluatedModel,
-        version: Version,
-        progress: Progress,
+        self, evaluated: EvaluatedModel, version: Version, progress: Progress
     ) -> Evaluation | None:
         """Evaluate the registered model without and with MC Dropout, and tag its version.
 
