@@ -79,8 +79,7 @@ class Diagnosis:
         """Return the runs of the trials by the trial's number, the earliest first."""
         runs = defaultdict(list)
         children = self.tracking.children(self.parent)
-        earliest_first = sorted(children, key=lambda child: child.info.start_time)
-        for run in earliest_first:
+        for run in sorted(children, key=lambda child: child.info.start_time):
             tags = run.data.tags
             number = int(tags.get(TRIAL, -1))
             runs[number].append(run)
@@ -88,8 +87,7 @@ class Diagnosis:
 
     def _surplus(self, run: Run, text: str) -> _Finding:
         """Return a finding that the deletion of a run puts right."""
-        delete = partial(self._client.delete_run, run.info.run_id)
-        return _Finding(text, delete)
+        return _Finding(text, partial(self._client.delete_run, run.info.run_id))
 
     def _of_workers(self, trials: list[FrozenTrial]) -> Iterator[_Finding]:
         """Return a finding for each trial that runs in the study, but whose worker has ended."""
@@ -126,12 +124,7 @@ class Diagnosis:
             fail = partial(self.study.fail, trial, TrialEnd.SURPLUS, why)
             yield _Finding(text, fail)
 
-    def _of_trial(
-        self,
-        number: int,
-        trial: FrozenTrial,
-        runs: list[Run],
-    ) -> Iterator[_Finding]:
+    def _of_trial(self, number: int, trial: FrozenTrial, runs: list[Run]) -> Iterator[_Finding]:
         """Return the disagreements of a trial and its runs, the earliest of which counts."""
         for double in runs[1:]:
             text = f"Trial {number} has a second MLflow run {double.info.run_id}."
@@ -139,26 +132,20 @@ class Diagnosis:
         if not runs:
             if trial.state != TrialState.RUNNING:
                 text = f"Trial {number} has no MLflow run."
-                write = partial(self._write, number, trial)
-                yield _Finding(text, write)
+                yield _Finding(text, partial(self._write, number, trial))
             return
-        info = runs[0].info
-        run_id = info.run_id
-        status = info.status
+        run_id = runs[0].info.run_id
+        status = runs[0].info.status
         end = TrialEnd.of(trial)
         if not _agrees(status, end):
             state = trial.state.name
             text = f"Trial {number} is {state} in the study, its MLflow run {status}."
-            end_run = partial(self._end, run_id, end)
-            yield _Finding(text, end_run)
+            yield _Finding(text, partial(self._end, run_id, end))
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
             yield from self._of_values(number, trial.intermediate_values, run_id)
 
     def _of_values(
-        self,
-        number: int,
-        values: Mapping[int, float],
-        run_id: str,
+        self, number: int, values: Mapping[int, float], run_id: str
     ) -> Iterator[_Finding]:
         """Return the disagreements of the values that a trial and its run have for each epoch."""
         monitor = self._monitor
@@ -178,8 +165,7 @@ class Diagnosis:
         if missing:
             epochs = sorted(missing)
             text = f"Trial {number} lacks {monitor} of epochs {epochs} in MLflow."
-            write = partial(self._write_values, run_id, missing)
-            yield _Finding(text, write)
+            yield _Finding(text, partial(self._write_values, run_id, missing))
 
     def _of_parent(self, trials: list[FrozenTrial]) -> Iterator[_Finding]:
         """Return a finding where the run of the study is open, but no trial runs."""
@@ -191,8 +177,7 @@ class Diagnosis:
         if self.study.budget.has_room(trials):
             over = "KILLED"
         text = "No trial runs, but the study's MLflow run does."
-        end = partial(self.parent.end, over)
-        yield _Finding(text, end)
+        yield _Finding(text, partial(self.parent.end, over))
 
     @property
     def _client(self) -> MlflowClient:
@@ -200,8 +185,7 @@ class Diagnosis:
 
     @property
     def _monitor(self) -> str:
-        settings = self.study.optuna.user_attrs["settings"]
-        return str(settings["training.monitor"])
+        return str(self.study.optuna.user_attrs["settings"]["training.monitor"])
 
     def _end(self, run_id: str, end: TrialEnd | None) -> None:
         """Give a run the tag and the status that fit the end of its trial, or a running trial."""
@@ -253,8 +237,7 @@ def _agrees(status: str, end: TrialEnd | None) -> bool:
 
     Earlier versions wrote KILLED for pruned trials.
     """
-    may_be_killed = {TrialEnd.PRUNED, TrialEnd.INFEASIBLE}
-    if status == "KILLED" and end in may_be_killed:
+    if status == "KILLED" and end in {TrialEnd.PRUNED, TrialEnd.INFEASIBLE}:
         return True
     return status == _expected_status(end)
 
@@ -266,6 +249,5 @@ def _last_tries(trials: list[FrozenTrial]) -> dict[int, FrozenTrial]:
         if trial.state == TrialState.WAITING:
             continue
         if TrialEnd.of(trial) != TrialEnd.SURPLUS:
-            number = number_of(trial)
-            tries[number] = trial
+            tries[number_of(trial)] = trial
     return tries
