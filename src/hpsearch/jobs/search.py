@@ -126,17 +126,8 @@ class Search:
     ) -> SearchResult:
         """Run the search. The direction of the monitored metric in `training` is known by now."""
         settings = self.training
-        trainer = self.trainer(
-            settings=settings,
-            data=data,
-            schedule=self.schedule,
-        )
-        progress = Progress(
-            settings.monitor,
-            settings.epochs,
-            settings.goal,
-            console,
-        )
+        trainer = self.trainer(settings=settings, data=data, schedule=self.schedule)
+        progress = Progress(settings.monitor, settings.epochs, settings.goal, console)
         trainer.varies = checked.varies
         conclusion = self._open(data, config, checked.asked)
         study = conclusion.study
@@ -314,10 +305,7 @@ class Search:
             run_trials(objective)
 
     def _conclude(
-        self,
-        conclusion: Conclusion,
-        data: SearchData,
-        progress: Progress,
+        self, conclusion: Conclusion, data: SearchData, progress: Progress
     ) -> SearchResult:
         """Register and evaluate the best model, unless another worker does, and show the trials.
 
@@ -342,16 +330,9 @@ class Search:
             evaluated = EvaluatedModel(model, self.uncertainty, data.val, test)
             evaluation = conclusion.evaluate(evaluated, version, progress)
         searched = conclusion.searched()
-        columns = searched.best_by_column()
-        progress.console.print(columns.as_table())
-        return SearchResult(
-            searched,
-            searched.outcome,
-            version,
-            cheapest,
-            evaluation,
-            conclusion.parent.run_id,
-        )
+        progress.console.print(searched.best_by_column().as_table())
+        run_id = conclusion.parent.run_id
+        return SearchResult(searched, searched.outcome, version, cheapest, evaluation, run_id)
 
 
 class _StudySettings(TypedDict):
