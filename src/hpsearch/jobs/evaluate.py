@@ -75,8 +75,7 @@ class Evaluate:
         """
         tracking = self.tracking()
         registry = Registry(tracking.client, import_own_code)
-        version = str(self.version)
-        model, found = registry.load(self.registered_model, version)
+        model, found = registry.load(self.registered_model, str(self.version))
         data = self.data
         if data is None:
             recorded = self._recorded_data(tracking, found)
@@ -173,12 +172,10 @@ class _Evaluated:
 
     def summary(self) -> dict[str, object]:
         """Return the result as plain data."""
-        sections = self.answers.sections
-        says = {section.title: section.text for section in sections}
         return {
             "model": self.model,
             "metrics": self.answers.metrics(),
-            "says": says,
+            "says": {section.title: section.text for section in self.answers.sections},
             "run_id": self.run_id,
             "tracking_uri": self.uri,
         }
@@ -192,8 +189,7 @@ def _check_fits(model: keras.Model, data: SearchData) -> None:
     """
     shape = tuple(model.input_shape[1:])
     n_classes = model.output_shape[-1]
-    fits = _takes(shape, data.image_shape) and n_classes == data.n_classes
-    if not fits:
+    if not _takes(shape, data.image_shape) or n_classes != data.n_classes:
         raise ModelError(
             f"Expected a model of images {data.image_shape} and {data.n_classes} classes for "
             f"{data.name}, received one of {shape} and {n_classes} classes: give the data set it "
@@ -210,11 +206,7 @@ def _takes(shape: Sequence[int | None], image_shape: Sequence[int]) -> bool:
 
 
 def _key_values(
-    name: str,
-    data: SearchData,
-    evaluated: EvaluatedModel,
-    tracking: Tracking,
-    parent: str | None,
+    name: str, data: SearchData, evaluated: EvaluatedModel, tracking: Tracking, parent: str | None
 ) -> list[tuple[str, str]]:
     """Return the pairs at the head of the page, each with its name."""
     settings = evaluated.settings
@@ -237,12 +229,7 @@ def _key_values(
     return key_values
 
 
-def _log(
-    run: TrackedRun,
-    answers: Examination,
-    page: str,
-    config: Plain,
-) -> None:
+def _log(run: TrackedRun, answers: Examination, page: str, config: Plain) -> None:
     """Log all that an evaluation has found to its run."""
     rows = _metric_rows(answers)
     for start in range(0, len(rows), 1000):  # the largest batch that MLflow takes
@@ -251,10 +238,9 @@ def _log(
     for section in answers.sections:
         for figure in section.figures:
             run.file(f"figures/{figure.name}.png", figure.png)
-    certificate = asdict(answers.evaluation.certificate)
     texts = {
         "evaluation.html": page,
-        "certificate.json": json.dumps(certificate, indent=1),
+        "certificate.json": json.dumps(asdict(answers.evaluation.certificate), indent=1),
         "config.yaml": yaml.safe_dump(dict(config), sort_keys=False),
     }
     for name, text in texts.items():
