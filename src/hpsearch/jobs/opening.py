@@ -43,10 +43,7 @@ class Opening:
     _SETTINGS: ClassVar = ("data", "arch", "optimizer", "training", "schedule", "sparsity", "seed")
 
     def check_same_settings(
-        self,
-        fingerprint: str,
-        training: Training,
-        second_objective: str | None,
+        self, fingerprint: str, training: Training, second_objective: str | None
     ) -> None:
         """Raise an error where the study has other settings, and record those of a new study.
 
@@ -60,14 +57,8 @@ class Opening:
         """
         of_data = "data.fingerprint"
         mine = {of_data: fingerprint, **settings_shown(self.config, self._SETTINGS)}
-        may_change = (
-            "data.path",
-            "data.load.path",
-            "training.steps_per_call",
-            "training.jit_compile",
-            "training.direction",
-        )
-        for name in may_change:
+        may_change = ("steps_per_call", "jit_compile", "direction")
+        for name in ("data.path", "data.load.path", *(f"training.{key}" for key in may_change)):
             mine.pop(name, None)
         if second_objective is not None:
             mine["costs.second_objective"] = second_objective
@@ -97,12 +88,7 @@ class Opening:
             f"another one, or {back} to go on with this one."
         )
 
-    def parent(
-        self,
-        tracking: Tracking,
-        data: SearchData,
-        source: str,
-    ) -> ParentRun:
+    def parent(self, tracking: Tracking, data: SearchData, source: str) -> ParentRun:
         """Return the MLflow run of the study, and make it where there is none.
 
         The run keeps the configuration as `config.yaml`.
