@@ -29,12 +29,14 @@ MULTIRUN = ("-m", "--multirun")
 
 def choices(group: str) -> list[str]:
     """Return the names of the files of a group."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    files = (CONF / group).glob("*.yaml")
+    return sorted(path.stem for path in files)
 
 
 def default_choice(root: str, group: str) -> str:
     """Return the file of a group that `conf/<root>.yaml` takes by default."""
-    for item in OmegaConf.load(CONF / f"{root}.yaml").defaults:
+    config = OmegaConf.load(CONF / f"{root}.yaml")
+    for item in config.defaults:
         if isinstance(item, DictConfig) and group in item:
             return str(item[group])
     raise ValueError(f"Expected a group with a default. Received: group={group!r}")
@@ -99,7 +101,8 @@ def check(root: str, words: Sequence[str]) -> None:
         with initialize_config_dir(str(CONF), version_base="1.3", job_name=root):
             config = compose(root, plain, return_hydra_config=has_hydra_keys)
             _refuse_wrong_kinds(root, plain)
-        missing = next(_missing("", OmegaConf.to_container(_own(config))), None)
+        plain_config = OmegaConf.to_container(_own(config))
+        missing = next(_missing("", plain_config), None)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_one_sentence(error, root)) from error
     finally:
@@ -111,7 +114,8 @@ def check(root: str, words: Sequence[str]) -> None:
 
 def _own(config: DictConfig) -> DictConfig:
     """Return a configuration without Hydra's own settings."""
-    return OmegaConf.masked_copy(config, [key for key in map(str, config) if key != "hydra"])
+    keys = [key for key in map(str, config) if key != "hydra"]
+    return OmegaConf.masked_copy(config, keys)
 
 
 def _refuse(message: str) -> NoReturn:
@@ -139,12 +143,15 @@ def _parsed(word: str) -> Override:
     except HydraException as error:
         shown = word.lstrip("+")
         key = shown.partition("=")[0]
-        cause = str(error.__cause__ or error).splitlines()[0]
+        cause = error.__cause__ or error
+        said = str(cause).splitlines()[0]
         raise ConfigError(
-            f"{shown} cannot be read ({cause}); a text must be in quotes: \"{key}='TEXT'\"."
+            f"{shown} cannot be read ({said}); a text must be in quotes: \"{key}='TEXT'\"."
         ) from error
-    key = override.get_key_element()
-    if not override.is_delete() and override.get_value_string() in ("", "''"):
+    if override.is_delete():
+        return override
+    if override.get_value_string() in ("", "''"):
+        key = override.get_key_element()
         raise ConfigError(f"{key} has no value: write {key}=VALUE, or {key}=null for none.")
     return override
 
@@ -200,7 +207,8 @@ def _refuse_wrong_kinds(root: str, plain: Sequence[str]) -> None:
     suspects = []
     for word in plain:
         override = OverridesParser.create().parse_override(word)
-        group = override.get_key_element().lstrip("+~").partition("@")[0]
+        key = override.get_key_element().lstrip("+~")
+        group = key.partition("@")[0]
         if (CONF / group).is_dir():
             choices.append(word)
         elif not override.is_delete() and _may_be_wrong(override.value()):
@@ -215,7 +223,9 @@ def _refuse_wrong_kinds(root: str, plain: Sequence[str]) -> None:
 
 def _may_be_wrong(value: object) -> bool:
     """Return False for integers and mappings, which are never of the wrong kind."""
-    return isinstance(value, bool) or not isinstance(value, (int, dict))
+    if isinstance(value, bool):
+        return True
+    return not isinstance(value, (int, dict))
 
 
 def _refuse_wrong_kind(key: str, override: Override, default: object) -> None:
@@ -223,7 +233,11 @@ def _refuse_wrong_kind(key: str, override: Override, default: object) -> None:
     text = override.get_value_string()
     if isinstance(default, ListConfig) and not isinstance(value, list):
         raise ConfigError(f"{key} must be a list, such as [{text}], but is {text}.")
-    kinds = {bool: "true or false", int: "a whole number", float: "a number"}
+    kinds = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+    }
     kind = type(default)
     is_interpolation = "${" in str(value)
     if kind not in kinds or is_interpolation or _is_a(kind, value):
@@ -244,7 +258,9 @@ def _default(config: DictConfig, key: str) -> object:
     node, last = _parent_of(config, key)
     if not isinstance(node, DictConfig) or last not in node:
         return None
-    if OmegaConf.is_missing(node, last) or OmegaConf.is_interpolation(node, last):
+    if OmegaConf.is_missing(node, last):
+        return None
+    if OmegaConf.is_interpolation(node, last):
         return None
     return node[last]
 
@@ -320,8 +336,8 @@ def _unknown_key(path: str, root: str) -> str:
     node, last = _parent_of(config, path)
     if not isinstance(node, DictConfig):
         return f"There is no key {path}; see --cfg job for all keys."
-    keys = map(str, node)
-    hint = did_you_mean(last, [key for key in keys if not key.startswith("_")])
+    keys = [key for key in map(str, node) if not key.startswith("_")]
+    hint = did_you_mean(last, keys)
     return (
         f"There is no key {path}.{hint} "
         f"A setting that conf does not list is added with ++{path}=VALUE."

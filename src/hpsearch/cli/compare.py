@@ -15,8 +15,9 @@ def _check_settings(config: DictConfig) -> None:
     """Raise ConfigError where a setting is out of range."""
     if config.missing not in ("say", "start"):
         raise ConfigError(f"missing must be say or start, but is {config.missing}.")
-    if config.confirm.top_k < 1:
-        raise ConfigError(f"confirm.top_k must be at least 1, but is {config.confirm.top_k}.")
+    top_k = config.confirm.top_k
+    if top_k < 1:
+        raise ConfigError(f"confirm.top_k must be at least 1, but is {top_k}.")
     if not config.studies and not config.archs:
         raise ConfigError("archs must name at least one architecture, such as archs=[elu,selu].")
 
@@ -27,11 +28,14 @@ def main(config: DictConfig) -> None:
     terminal = Terminal(width=180)
     with entry.ending():
         _check_settings(config)
-        job = entry.experiment(config, ["data", "tracking", "storage", "uncertainty"], "search")
+        parts = ["data", "tracking", "storage", "uncertainty"]
+        job = entry.experiment(config, parts, "search")
 
         # Importing this takes seconds, which a typo must not cost.
         from hpsearch.jobs.compare import CompareStudies  # noqa: PLC0415
 
-        compare = CompareStudies(job, choices("arch"), default_choice("search", "arch"))
+        known = choices("arch")
+        default = default_choice("search", "arch")
+        compare = CompareStudies(job, known, default)
         answer = compare.run(terminal.console)
     terminal.result(answer.summary())

@@ -36,23 +36,35 @@ def main() -> None:
     """Run one command and end with its exit status."""
     entry.prepare_environment()
     with entry.ending():
-        given = _parsed(Terminal.take_flags(sys.argv[1:]))
-        names = [word for word in given.words if "=" not in word] or ["compare"]
-        settings = [word for word in given.words if "=" in word]
+        words = Terminal.take_flags(sys.argv[1:])
+        given = _parsed(words)
+        names = []
+        settings = []
+        for word in given.words:
+            if "=" in word:
+                settings.append(word)
+            else:
+                names.append(word)
         commands = ("compare", "sync", "replay", "explain")
-        command = names[0]
+        command = "compare"
+        if names:
+            command = names[0]
         if command not in commands:
-            raise ConfigError(f"There is no command {command!r}.{did_you_mean(command, commands)}")
+            hint = did_you_mean(command, commands)
+            raise ConfigError(f"There is no command {command!r}.{hint}")
         number = 0
         if command == "explain":
             number = _number(names[1:])
-        config = entry.as_plain(composed("search", as_overrides(settings)))
+        overrides = as_overrides(settings)
+        config = entry.as_plain(composed("search", overrides))
 
         # Importing this takes seconds, which a typo must not cost.
         from hpsearch.jobs.doctor import Doctor  # noqa: PLC0415
 
-        doctor = Doctor(config, partial(hydra.utils.instantiate, _convert_="all"))
-        sys.exit(_run(doctor, command, number, given.repair))
+        build = partial(hydra.utils.instantiate, _convert_="all")
+        doctor = Doctor(config, build)
+        status = _run(doctor, command, number, given.repair)
+        sys.exit(status)
 
 
 def _run(doctor: Doctor, command: str, number: int, repair: bool) -> int:
@@ -88,7 +100,8 @@ def _refuse(message: str) -> NoReturn:
 
 
 def _number(words: list[str]) -> int:
-    if len(words) != 1 or not words[0].isdigit():
+    has_number = len(words) == 1 and words[0].isdigit()
+    if not has_number:
         raise ConfigError("explain needs the number of a trial, such as: explain 17.")
     return int(words[0])
 

@@ -83,12 +83,15 @@ def _usage(root: str) -> str:
     name = default_choice(root, "override hydra/help")
     given = OmegaConf.load(CONF / "hydra" / "help" / f"{name}.yaml")
     # The template refers to keys of hydra.help.
-    text = str(OmegaConf.create({"hydra": {"help": given}}).hydra.help.template)
+    config = OmegaConf.create({"hydra": {"help": given}})
+    text = str(config.hydra.help.template)
     groups = []
     for path in sorted(CONF.iterdir()):
         if path.is_dir() and path.name != "hydra":
-            groups.append(f"  {path.name}: {', '.join(choices(path.name))}")
-    return text.replace("$APP_CONFIG_GROUPS", "\n".join(groups) + "\n")
+            names = ", ".join(choices(path.name))
+            groups.append(f"  {path.name}: {names}")
+    listed = "\n".join(groups) + "\n"
+    return text.replace("$APP_CONFIG_GROUPS", listed)
 
 
 def run(root: str, script: Callable[[], object]) -> None:
@@ -99,7 +102,8 @@ def run(root: str, script: Callable[[], object]) -> None:
         script: The job's `main`, which Hydra has decorated.
     """
     prepare_environment()
-    sys.argv[1:] = as_overrides(Terminal.take_flags(sys.argv[1:]))
+    typed = Terminal.take_flags(sys.argv[1:])
+    sys.argv[1:] = as_overrides(typed)
     words = set(sys.argv[1:])
     if not words.isdisjoint(MULTIRUN):
         # One run of `mlflow run` cannot be the parent of several studies.
@@ -189,12 +193,14 @@ def experiment(config: DictConfig, parts: list[str], root: str) -> Composed:
     def composed(words: list[str]) -> Plain:
         return as_plain(hydra.compose(root, words))
 
-    return Composed(as_plain(config), own, typed, composed, instantiate)
+    plain = as_plain(config)
+    return Composed(plain, own, typed, composed, instantiate)
 
 
 def as_plain(config: DictConfig) -> Plain:
     """Return a configuration as plain data, with its interpolations resolved."""
-    return cast("Plain", OmegaConf.to_container(config, resolve=True))
+    plain = OmegaConf.to_container(config, resolve=True)
+    return cast("Plain", plain)
 
 
 def _raise_in_one_sentence(error: InstantiationException) -> NoReturn:
@@ -258,7 +264,8 @@ def _check_partials(parts: Mapping[str, object]) -> None:
     for name, part in parts.items():
         if isinstance(part, partial):
             try:
-                inspect.signature(part.func).bind_partial(*part.args, **part.keywords)
+                signature = inspect.signature(part.func)
+                signature.bind_partial(*part.args, **part.keywords)
             except TypeError as error:
                 raise ConfigError(f"{name} cannot be built: {error}.") from error
 

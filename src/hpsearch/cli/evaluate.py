@@ -16,7 +16,8 @@ def main(config: DictConfig) -> float:
     terminal = Terminal(width=140)
     with entry.ending():
         job = entry.instantiate(config)
-        result = job.run(entry.as_plain(config), entry.instantiate)
+        plain = entry.as_plain(config)
+        result = job.run(plain, entry.instantiate)
     result.show(terminal.console)
     terminal.result(result.summary())
     return float(result.nll)

@@ -31,7 +31,12 @@ class Terminal:
         if sys.stdout.isatty():
             width = None
         self.console = Console(highlight=False, quiet=bool(self._form), width=width)
-        self._errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        self._errors = Console(
+            stderr=True,
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
 
     @classmethod
     def take_flags(cls, words: Sequence[str]) -> list[str]:
@@ -55,7 +60,8 @@ class Terminal:
         Numbers that are not finite become null.
         """
         if self._form == "json":
-            print(json.dumps(_plain(summary)), flush=True)
+            text = json.dumps(_plain(summary))
+            print(text, flush=True)
 
     def end(self, sentence: str, exit_status: int) -> SystemExit:
         """Print why the command ends early, and return the exit that the caller must raise."""

@@ -28,8 +28,11 @@ def ablate(job: Composed, console: Console) -> Answer:
     tracking = job.parts["tracking"]()
     champion = {}
     if config["from_study"] is not None:
-        study = FinishedStudy.find(config["from_study"], job.parts["storage"]())
-        champion = study.hyperparameters(study.trials[0], study.config(tracking))
+        storage = job.parts["storage"]()
+        study = FinishedStudy.find(config["from_study"], storage)
+        best = study.trials[0]
+        recorded = study.config(tracking)
+        champion = study.hyperparameters(best, recorded)
     # The overrides of an arm's level come last, and so they win.
     shared = [f"++hyperparameters.{name}={value}" for name, value in champion.items()]
     shared += [word for word in job.typed if not word.startswith("levels=")]
@@ -37,10 +40,14 @@ def ablate(job: Composed, console: Console) -> Answer:
     arms = []
     for name, level, across, overrides in ablation.cells(config["levels"]):
         of_arm = job.compose([*shared, *overrides])
-        parts = job.build({key: of_arm[key] for key in Arm.PARTS if key in of_arm})
-        arms.append(Arm(name, parts, of_arm["hyperparameters"], level, across, of_arm))
+        described = {key: of_arm[key] for key in Arm.PARTS if key in of_arm}
+        parts = job.build(described)
+        arm = Arm(name, parts, of_arm["hyperparameters"], level, across, of_arm)
+        arms.append(arm)
     config["hyperparameters"].update(champion)
     typed = [word for word in job.typed if not word.startswith("data.path=")]
     command = " ".join(["python -m hpsearch ablate", *typed])
-    experiment = Ablate(ablation, arms, job.parts["data"], tracking, config["seed"], n_seeds)
+    data = job.parts["data"]
+    seed = config["seed"]
+    experiment = Ablate(ablation, arms, data, tracking, seed, n_seeds)
     return experiment.run(config, command, console)

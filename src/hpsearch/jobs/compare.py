@@ -52,10 +52,13 @@ class CompareStudies:
             studies = [self._found(arch, storage, console) for arch in config["archs"]]
         tracking = parts["tracking"]()
         recorded = {study.name: study.config(tracking) for study in studies}
-        archs = {name: self._arch(name, settings) for name, settings in recorded.items()}
+        archs = {}
         arms = []
         for study in studies:
-            arms += self._arms(study, archs[study.name], recorded[study.name])
+            settings = recorded[study.name]
+            arch = self._arch(study.name, settings)
+            archs[study.name] = arch
+            arms += self._arms(study, arch, settings)
         compare = Compare(
             studies,
             archs,
@@ -84,7 +87,8 @@ class CompareStudies:
         try:
             return FinishedStudy.find(name, storage)
         except ConfigError:
-            if self.job.config["missing"] != "start" or arch not in self.known_archs:
+            may_start = self.job.config["missing"] == "start"
+            if not may_start or arch not in self.known_archs:
                 raise
         self._search(name, arch, console)
         return FinishedStudy.find(name, storage)
@@ -103,7 +107,8 @@ class CompareStudies:
         """
         words = []
         for word in self.job.typed:
-            group = word.partition("=")[0].split(".")[0]
+            key = word.partition("=")[0]
+            group = key.split(".")[0]
             if group in self.job.parts:
                 words.append(word)
         return [*words, f"arch={arch}", f"study.name={study}"]
@@ -130,19 +135,22 @@ class CompareStudies:
             if top_k > 1:
                 name = f"{study.name} #{trial.number}"
             values = study.hyperparameters(trial, recorded)
-            arms.append(Arm(name, parts, values, study.name, rank, plain))
+            arm = Arm(name, parts, values, study.name, rank, plain)
+            arms.append(arm)
         return arms
 
     def _settings(self, study: str, arch: str, recorded: Plain) -> dict[str, object]:
         """Return the settings of an arm's parts, with the values that the study has recorded."""
         if arch not in self.known_archs:
             arch = "dense"  # the record holds all settings of an architecture that is gone
-        composed = self.job.compose(self._words_of_search(study, arch))
+        words = self._words_of_search(study, arch)
+        composed = self.job.compose(words)
         plain = {}
         for key in Arm.PARTS:
             if key in composed:
                 today = composed[key]
-                plain[key] = _as_recorded(today, recorded.get(key, today))
+                then = recorded.get(key, today)
+                plain[key] = _as_recorded(today, then)
         return plain
 
 
@@ -154,4 +162,8 @@ def _as_recorded(today: object, recorded: object) -> object:
         return today
     if today.get("_target_") != recorded.get("_target_"):
         return recorded
-    return {key: _as_recorded(value, recorded.get(key, value)) for key, value in today.items()}
+    settings = {}
+    for key, value in today.items():
+        then = recorded.get(key, value)
+        settings[key] = _as_recorded(value, then)
+    return settings

@@ -108,9 +108,10 @@ class Conclusion:
             values: The value of each objective.
         """
         mine = self._as_losses(values)
-        trials = self.study.trials()
-        finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-        others = [self._as_losses(trial.values) for trial in finished]
+        others = []
+        for trial in self.study.trials():
+            if trial.state == TrialState.COMPLETE:
+                others.append(self._as_losses(trial.values))
         is_on_front = not any(_is_as_good(losses, mine) for losses in others)
         n_as_good = sum(losses[0] <= mine[0] for losses in others)
         n_kept = 5
@@ -139,7 +140,9 @@ class Conclusion:
                 "and evaluates the best model."
             )
         candidate = self._candidate(best, data, progress)
-        self.parent.metrics({f"best/{self.training.monitor}": value_of(best) or 0.0})
+        name = f"best/{self.training.monitor}"
+        value = value_of(best) or 0.0
+        self.parent.metrics({name: value})
 
         def judge(champion: keras.Model | None) -> tuple[bool, str]:
             return self.registration.judge(candidate.model, champion, data, self.uncertainty)
@@ -158,11 +161,12 @@ class Conclusion:
             return None
         chosen = Front(self.searched()).cheapest
         candidate = self._candidate(chosen, data, progress)
-        best = self.best()
+        value, cost = chosen.values
+        best_value, best_cost = self.best().values  # type: ignore[union-attr]
+        monitor = self.training.monitor
         why = (
-            f"{objective} {chosen.values[1]:.4g} with {self.training.monitor} "
-            f"{chosen.values[0]:.4f}; "
-            f"the best has {best.values[1]:.4g} with {best.values[0]:.4f}"  # type: ignore[union-attr]
+            f"{objective} {cost:.4g} with {monitor} {value:.4f}; "
+            f"the best has {best_cost:.4g} with {best_value:.4f}"
         )
         return self.registry.give_alias(self.costs.alias, self.name, candidate, why)
 
@@ -170,7 +174,8 @@ class Conclusion:
         """Return a trial's model, ready to become a version."""
         number = number_of(trial)
         run = self._arrived(number)
-        kept = self._kept(trial, run.info.run_id)
+        run_id = run.info.run_id
+        kept = self._kept(trial, run_id)
         tags = {
             key.removeprefix("best/"): value
             for key, value in run.data.metrics.items()
@@ -190,7 +195,8 @@ class Conclusion:
             found = measure_again(folder, data.val, data.n_classes, expected)
             return {"hpsearch.measured_again": found}
 
-        return Candidate(kept.model, run.info.run_id, save, {**tags, **of_trial})
+        all_tags = {**tags, **of_trial}
+        return Candidate(kept.model, run_id, save, all_tags)
 
     def _kept(self, trial: FrozenTrial, run_id: str) -> _Kept:
         """Return the model that a trial has kept.
@@ -272,8 +278,9 @@ class Conclusion:
         return evaluation
 
     def _tag(self, version: Version, tags: Mapping[str, str]) -> None:
+        client = self.tracking.client
         for key, text in tags.items():
-            self.tracking.client.set_model_version_tag(version.name, version.number, key, text)
+            client.set_model_version_tag(version.name, version.number, key, text)
 
     def describe(self) -> None:
         """Write the page, the figures and the descriptions, whichever way the search ended."""
@@ -298,4 +305,5 @@ class Conclusion:
 
 def _is_as_good(losses: Sequence[float], others: Sequence[float]) -> bool:
     """Return whether one trial is at least as good as another in every objective."""
-    return all(loss <= other for loss, other in zip(losses, others, strict=True))
+    pairs = zip(losses, others, strict=True)
+    return all(loss <= other for loss, other in pairs)

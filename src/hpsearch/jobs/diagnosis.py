@@ -62,21 +62,26 @@ class Diagnosis:
         """
         trials = self.study.trials()
         runs = self._runs()
-        found = [*self._of_workers(trials), *self._of_budget(trials)]
+        found = list(self._of_workers(trials))
+        found += self._of_budget(trials)
         tries = _last_tries(trials)
         for number, trial in sorted(tries.items()):
-            found += self._of_trial(number, trial, runs.pop(number, []))
+            of_trial = runs.pop(number, [])
+            found += self._of_trial(number, trial, of_trial)
         for number in sorted(runs):
             for run in runs[number]:
-                found.append(self._surplus(run, f"MLflow run {run.info.run_id} is of no trial."))
-        return [*found, *self._of_parent(trials)]
+                text = f"MLflow run {run.info.run_id} is of no trial."
+                found.append(self._surplus(run, text))
+        found += self._of_parent(trials)
+        return found
 
     def _runs(self) -> dict[int, list[Run]]:
         """Return the runs of the trials by the trial's number, the earliest first."""
         runs = defaultdict(list)
         children = self.tracking.children(self.parent)
         for run in sorted(children, key=lambda child: child.info.start_time):
-            number = int(run.data.tags.get(TRIAL, -1))
+            tags = run.data.tags
+            number = int(tags.get(TRIAL, -1))
             runs[number].append(run)
         return runs
 
@@ -87,12 +92,16 @@ class Diagnosis:
     def _of_workers(self, trials: list[FrozenTrial]) -> Iterator[_Finding]:
         """Return a finding for each trial that runs in the study, but whose worker has ended."""
         for trial in trials:
-            if trial.state == TrialState.RUNNING:
-                why = self._why_over(trial)
-                if why is not None:
-                    worker = trial.user_attrs.get(WORKER)
-                    text = f"Trial {number_of(trial)} runs in the study, but {why} ({worker})."
-                    yield _Finding(text, partial(self.study.fail, trial, TrialEnd.KILLED, why))
+            if trial.state != TrialState.RUNNING:
+                continue
+            why = self._why_over(trial)
+            if why is None:
+                continue
+            number = number_of(trial)
+            worker = trial.user_attrs.get(WORKER)
+            text = f"Trial {number} runs in the study, but {why} ({worker})."
+            fail = partial(self.study.fail, trial, TrialEnd.KILLED, why)
+            yield _Finding(text, fail)
 
     def _why_over(self, trial: FrozenTrial) -> str | None:
         """Return the reason why nothing runs a trial; None where its worker may be alive."""
@@ -110,8 +119,10 @@ class Diagnosis:
             return
         why = "the budget is spent"
         for trial in waiting:
-            text = f"Trial {number_of(trial)} waits to be tried again, but {why}."
-            yield _Finding(text, partial(self.study.fail, trial, TrialEnd.SURPLUS, why))
+            number = number_of(trial)
+            text = f"Trial {number} waits to be tried again, but {why}."
+            fail = partial(self.study.fail, trial, TrialEnd.SURPLUS, why)
+            yield _Finding(text, fail)
 
     def _of_trial(self, number: int, trial: FrozenTrial, runs: list[Run]) -> Iterator[_Finding]:
         """Return the disagreements of a trial and its runs, the earliest of which counts."""
@@ -127,7 +138,8 @@ class Diagnosis:
         status = runs[0].info.status
         end = TrialEnd.of(trial)
         if not _agrees(status, end):
-            text = f"Trial {number} is {trial.state.name} in the study, its MLflow run {status}."
+            state = trial.state.name
+            text = f"Trial {number} is {state} in the study, its MLflow run {status}."
             yield _Finding(text, partial(self._end, run_id, end))
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
             yield from self._of_values(number, trial.intermediate_values, run_id)
@@ -139,13 +151,20 @@ class Diagnosis:
         monitor = self._monitor
         history = self._client.get_metric_history(run_id, monitor)
         counts = Counter(metric.step for metric in history)
-        doubled = sorted(epoch for epoch, count in counts.items() if count > 1)
+        doubled = []
+        for epoch, count in sorted(counts.items()):
+            if count > 1:
+                doubled.append(epoch)
         if doubled:
             text = f"Trial {number} has {monitor} of epochs {doubled} more than once in MLflow."
             yield _Finding(text)
-        missing = {epoch: value for epoch, value in values.items() if epoch not in counts}
+        missing = {}
+        for epoch, value in values.items():
+            if epoch not in counts:
+                missing[epoch] = value
         if missing:
-            text = f"Trial {number} lacks {monitor} of epochs {sorted(missing)} in MLflow."
+            epochs = sorted(missing)
+            text = f"Trial {number} lacks {monitor} of epochs {epochs} in MLflow."
             yield _Finding(text, partial(self._write_values, run_id, missing))
 
     def _of_parent(self, trials: list[FrozenTrial]) -> Iterator[_Finding]:
@@ -200,7 +219,9 @@ class Diagnosis:
         """Write the values of epochs that a run lacks."""
         monitor = self._monitor
         now = now_ms()
-        metrics = [Metric(monitor, value, now, epoch) for epoch, value in values.items()]
+        metrics = []
+        for epoch, value in values.items():
+            metrics.append(Metric(monitor, value, now, epoch))
         self._client.log_batch(run_id, metrics=metrics)
 
 
@@ -225,6 +246,8 @@ def _last_tries(trials: list[FrozenTrial]) -> dict[int, FrozenTrial]:
     """Return the last try of each trial that has begun, by its number; surplus ones never ran."""
     tries = {}
     for trial in trials:
-        if trial.state != TrialState.WAITING and TrialEnd.of(trial) != TrialEnd.SURPLUS:
+        if trial.state == TrialState.WAITING:
+            continue
+        if TrialEnd.of(trial) != TrialEnd.SURPLUS:
             tries[number_of(trial)] = trial
     return tries

@@ -108,7 +108,8 @@ class Doctor:
         seen = set()
         # A repair may bring new findings, so the study is examined until there are none.
         while True:
-            findings = [found for found in diagnosis.findings() if found.text not in seen]
+            found = diagnosis.findings()
+            findings = [finding for finding in found if finding.text not in seen]
             if not findings:
                 break
             for finding in findings:
@@ -123,7 +124,8 @@ class Doctor:
 
     def _orphan_checkpoints(self, study: SharedStudy, remove: bool) -> Iterator[tuple[str, str]]:
         checkpoints = self._part("checkpoints")
-        orphans = checkpoints.orphans(self.name, study.numbers_that_go_on())
+        needed = study.numbers_that_go_on()
+        orphans = checkpoints.orphans(self.name, needed)
         if not orphans:
             return
         cure = ""
@@ -154,7 +156,8 @@ class Doctor:
     def explain(self, number: int) -> list[str]:
         """Return sentences on why a trial had its values, and how it ended."""
         study = self._study
-        return list(explain(study.optuna, study.sampler, self._space, number))
+        sentences = explain(study.optuna, study.sampler, self._space, number)
+        return list(sentences)
 
 
 def _slurm_queue() -> frozenset[str] | None:
@@ -162,7 +165,13 @@ def _slurm_queue() -> frozenset[str] | None:
     if not shutil.which("squeue"):
         return None
     command = "squeue --noheader --array --format=%i --states=RUNNING,COMPLETING,SUSPENDED"
-    found = subprocess.run(command.split(), capture_output=True, text=True, timeout=60, check=False)
+    found = subprocess.run(
+        command.split(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     if found.returncode != 0:
         return None
     return frozenset(found.stdout.split())

@@ -76,14 +76,18 @@ class Evaluate:
         tracking = self.tracking()
         registry = Registry(tracking.client, import_own_code)
         model, found = registry.load(self.registered_model, str(self.version))
-        data = self.data or rebuild(self._recorded_data(tracking, found))
+        data = self.data
+        if data is None:
+            recorded = self._recorded_data(tracking, found)
+            data = rebuild(recorded)
         known = data.for_search()
         _check_fits(model, known)
         members = []
         parent = found.tags.get("parent_run")
         if parent is not None:
             members = registry.kept_of_study(parent)
-        evaluated = EvaluatedModel(model, self.uncertainty, known.val, data.test(), members)
+        test = data.test()
+        evaluated = EvaluatedModel(model, self.uncertainty, known.val, test, members)
         evaluation = evaluated.evaluate()
         name = f"{found.name} version {found.version}"
         tags = {
@@ -91,17 +95,20 @@ class Evaluate:
             "hpsearch.version": found.version,
             "hpsearch.data": known.name,
         }
-        run = tracking.open_run(f"{found.name} v{found.version} evaluation", "evaluation", tags)
+        uri = without_password(tracking.uri)
+        title = f"{found.name} v{found.version} evaluation"
+        run = tracking.open_run(title, "evaluation", tags)
         try:
             with run.ending():
                 answers = Examination.of(evaluated, evaluation, self.parts.values())
-                page = answers.page(name, _key_values(name, known, evaluated, tracking, parent))
+                head = _key_values(name, known, evaluated, tracking, parent)
+                page = answers.page(name, head)
                 _log(run, answers, page, config)
                 _tag_version(tracking, found, answers)
-                describe(tracking.client, found.name, found.version, without_password(tracking.uri))
+                describe(tracking.client, found.name, found.version, uri)
         finally:
             tracking.close(tracking.patience_s)
-        return _Evaluated(name, run.run_id, without_password(tracking.uri), answers)
+        return _Evaluated(name, run.run_id, uri, answers)
 
     def _recorded_data(self, tracking: Tracking, found: ModelVersion) -> Plain:
         """Return the settings of the data set on which a version was trained.
@@ -226,7 +233,8 @@ def _log(run: TrackedRun, answers: Examination, page: str, config: Plain) -> Non
     """Log all that an evaluation has found to its run."""
     rows = _metric_rows(answers)
     for start in range(0, len(rows), 1000):  # the largest batch that MLflow takes
-        run.client.log_batch(run.run_id, metrics=rows[start : start + 1000])
+        batch = rows[start : start + 1000]
+        run.client.log_batch(run.run_id, metrics=batch)
     for section in answers.sections:
         for figure in section.figures:
             run.file(f"figures/{figure.name}.png", figure.png)
@@ -244,7 +252,9 @@ def _log(run: TrackedRun, answers: Examination, page: str, config: Plain) -> Non
 def _metric_rows(answers: Examination) -> list[Metric]:
     """Return the metrics of all sections, then the points of their curves."""
     now = now_ms()
-    rows = [Metric(key, value, now, 0) for key, value in answers.metrics().items()]
+    rows = []
+    for key, value in answers.metrics().items():
+        rows.append(Metric(key, value, now, 0))
     for section in answers.sections:
         for key, curve in section.curves.items():
             for step, value in curve:
@@ -254,9 +264,11 @@ def _metric_rows(answers: Examination) -> list[Metric]:
 
 def _tag_version(tracking: Tracking, found: ModelVersion, answers: Examination) -> None:
     """Write metrics and verdict as tags of the version; a later evaluation replaces them."""
-    tags = {key: f"{value:.6g}" for key, value in answers.metrics().items()}
+    metrics = answers.metrics()
+    tags = {key: f"{value:.6g}" for key, value in metrics.items()}
     for section in answers.sections:
         if section.title == "Verdict":
             tags["hpsearch.verdict"] = section.text
+    client = tracking.client
     for key, text in tags.items():
-        tracking.client.set_model_version_tag(found.name, found.version, key, text)
+        client.set_model_version_tag(found.name, found.version, key, text)

@@ -67,7 +67,8 @@ class Opening:
         if theirs is None:
             study.set_user_attr("settings", mine)
             theirs = mine
-        different = [key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)]
+        keys = mine.keys() | theirs.keys()
+        different = [key for key in keys if mine.get(key) != theirs.get(key)]
         if different:
             # The fingerprint comes last, since other settings of the data change it too.
             key = min(different, key=lambda name: (name == of_data, name))
@@ -119,10 +120,15 @@ class Opening:
         `mlflow run` has logged the parameters of its command as they were typed, such as `false` or
         `1e-3`. MLflow lets no parameter change, so these are left out.
         """
-        typed = parent.client.get_run(parent.run_id).data.params
+        run = parent.client.get_run(parent.run_id)
+        typed = run.data.params
         others = ("space", "costs", "sampler", "pruner", "uncertainty")
-        shown = settings_shown(self.config, (*self._SETTINGS, *others))
-        parent.params({key: value for key, value in shown.items() if key not in typed})
+        groups = (*self._SETTINGS, *others)
+        lacking = {}
+        for key, value in settings_shown(self.config, groups).items():
+            if key not in typed:
+                lacking[key] = value
+        parent.params(lacking)
 
 
 def _as_typed(value: object) -> object:
@@ -140,7 +146,8 @@ def recorded_config(tracking: Tracking, run_id: str) -> Plain:
         OSError: Its file is gone.
     """
     path = tracking.client.download_artifacts(run_id, "config.yaml")
-    found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    text = Path(path).read_text(encoding="utf-8")
+    found = yaml.safe_load(text)
     return dict(with_current_names(found))
 
 
@@ -165,11 +172,13 @@ def tested_space(test: RangeTest, objective: Objective) -> Space:
         hp = keras_tuner.HyperParameters()
         hp.values.update(values)
         seed = objective.seed_of("lr_test")
-        curve = test.curve(objective.trainer, objective.make(hp), values, seed)
+        hypermodel = objective.make(hp)
+        curve = test.curve(objective.trainer, hypermodel, values, seed)
         known = test.advice(space, curve)
         study.optuna.set_user_attr("lr_test", known)
         bounds = known["bounds"]
-        objective.parent.params({f"lr_test.{name}": value for name, value in bounds.items()})
+        shown = {f"lr_test.{name}": value for name, value in bounds.items()}
+        objective.parent.params(shown)
         picture = curve.figure()
         objective.parent.file(f"figures/{picture.name}.png", picture.png)
         if known["first"] and not study.trials():

@@ -67,9 +67,10 @@ class Report:
         try:
             config = _recorded(tracking, parent_run_id, self.study)
             sampler = optuna.samplers.RandomSampler()
+            pruner = rebuild(config["pruner"])
             searched = Searched(
                 name=self.study,
-                study=PausableStudy(self.study, storage, sampler, rebuild(config["pruner"])),
+                study=PausableStudy(self.study, storage, sampler, pruner),
                 space=rebuild(config["space"]),
                 monitor=config["training"]["monitor"],
                 direction=Direction.of(study),

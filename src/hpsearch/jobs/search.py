@@ -149,7 +149,10 @@ class Search:
             root_seed=self.seed,
             deadline=this_process.deadline(self.budget.timeout_s or math.inf),
         )
-        with this_process.heeding_signals(self.budget.grace_s), self._closing(conclusion, progress):
+        with (
+            this_process.heeding_signals(self.budget.grace_s),
+            self._closing(conclusion, progress),
+        ):
             if self.lr_test:
                 objective.space = tested_space(self.range_test, objective)
             self._run_trials(objective)
@@ -168,6 +171,7 @@ class Search:
     def _check(self, architecture: Architecture, data: SearchData) -> _Checked:
         """Build a model, so that mistakes show before a study or a run is made."""
         drawn = self._drawn(architecture, seed=0)
+        model = drawn.model
         images = data.train.inputs
         may_vary = False
         if not owns_fit(drawn.hypermodel):
@@ -176,8 +180,8 @@ class Search:
             may_vary = not same_structure.issuperset(drawn.hp.asked)
         structures = set()
         if may_vary:
-            structures.add(known_structure(drawn.model, images))
-        training = directed(self.training, drawn.hypermodel, drawn.model, data)
+            structures.add(known_structure(model, images))
+        training = directed(self.training, drawn.hypermodel, model, data)
         if may_vary:
             for seed in (1, 2):
                 other = self._drawn(architecture, seed)
@@ -185,9 +189,12 @@ class Search:
         # These are as many images as metrics are built with, so that JAX compiles no operation for
         # another size.
         shown = data.val.inputs[:2]
-        warning = check_before(drawn.model, shown, self.uncertainty, self.training.precision)
-        asked = Asked(frozenset(drawn.hp.asked), drawn.distributions)
-        return _Checked(asked, training, varies=len(structures) > 1, warning=warning)
+        precision = self.training.precision
+        warning = check_before(model, shown, self.uncertainty, precision)
+        names = frozenset(drawn.hp.asked)
+        asked = Asked(names, drawn.distributions)
+        varies = len(structures) > 1
+        return _Checked(asked, training, varies, warning)
 
     def _drawn(self, architecture: Architecture, seed: int) -> _DrawnModel:
         """Return a model whose hyperparameters are drawn at random.
@@ -199,7 +206,8 @@ class Search:
         probe = optuna.create_study(sampler=sampler).ask()
         hp = OptunaHyperParameters(probe, self.space)
         hypermodel = architecture.hypermodel(hp)
-        with Watch(self.budget.trial_timeout_s, self.budget.grace_s, _end_build):
+        budget = self.budget
+        with Watch(budget.trial_timeout_s, budget.grace_s, _end_build):
             try:
                 model = build_model(hypermodel, hp)
             except TrialTimedOutError:
@@ -217,7 +225,8 @@ class Search:
         warm_start = None
         earlier = self.study["warm_start"]
         if earlier:
-            warm_start = WarmStart.of(earlier, storage, self.study["n_warm_trials"])
+            n_trials = self.study["n_warm_trials"]
+            warm_start = WarmStart.of(earlier, storage, n_trials)
         second_objective = self.costs.second_objective
         with storage.exclusively():
             tracking = self.tracking()
@@ -234,7 +243,8 @@ class Search:
             opening.check_same_settings(data.fingerprint, self.training, second_objective)
             if warm_start is not None:
                 warm_start.begin(study, self.space, asked)
-            parent = opening.parent(tracking, data, self.data.path or data.name)
+            source = self.data.path or data.name
+            parent = opening.parent(tracking, data, source)
         return Conclusion(
             name,
             study,
@@ -316,7 +326,8 @@ class Search:
         else:
             model, version = conclusion.register(best, data, progress)
             cheapest = conclusion.register_cheapest(data, progress)
-            evaluated = EvaluatedModel(model, self.uncertainty, data.val, self.data.test())
+            test = self.data.test()
+            evaluated = EvaluatedModel(model, self.uncertainty, data.val, test)
             evaluation = conclusion.evaluate(evaluated, version, progress)
         searched = conclusion.searched()
         progress.console.print(searched.best_by_column().as_table())
@@ -369,7 +380,12 @@ def _fixed_settings(config: Plain, architecture: Architecture) -> dict[str, obje
     """Return the settings that each trial's run shows, without those that are hyperparameters."""
     shown = settings_shown(config, ("arch", "optimizer", "training"))
     drawn = architecture.drawn
-    return {key: value for key, value in shown.items() if key.partition(".")[2] not in drawn}
+    fixed = {}
+    for key, value in shown.items():
+        name = key.partition(".")[2]
+        if name not in drawn:
+            fixed[key] = value
+    return fixed
 
 
 def _ends_run(study: SharedStudy, status: str) -> bool:

@@ -83,14 +83,19 @@ class SearchResult:
             section = self.evaluation.section()
             console.print(section.as_table())
             console.print(section.text, soft_wrap=True, markup=False)
-        made = [version for version in (self.version, self.cheapest) if version is not None]
-        for line in [*map(Version.sentence, made), *self._next_steps()]:
+        lines = []
+        for version in (self.version, self.cheapest):
+            if version is not None:
+                lines.append(version.sentence())
+        lines += self._next_steps()
+        for line in lines:
             console.print(line, soft_wrap=True, markup=False)
 
     def _next_steps(self) -> list[str]:
         """Return the commands that a person may give next, one a line."""
         outcome = self.outcome
-        n_more = 2 * (outcome.n_finished + outcome.n_pruned + outcome.n_diverged)
+        n_ended = outcome.n_finished + outcome.n_pruned + outcome.n_diverged
+        n_more = 2 * n_ended
         uri = self._uri
         lines = [
             f"Look at it:    mlflow ui --backend-store-uri {uri}",
