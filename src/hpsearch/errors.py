@@ -10,7 +10,7 @@
     │   └── TrackingError    the MLflow server or store cannot be used
     ├── SearchError          the search ended without a usable model: exit status 1
     └── TrialError           one trial ended without a value; the search goes on
-        ├── DivergedError    its loss is NaN, infinite or beyond recovery
+        ├── DivergedError    its loss is NaN or infinite
         ├── InfeasibleError  its model costs more than a constraint allows
         └── TakenOverError   another worker took it over, as this worker gave no sign of life
 

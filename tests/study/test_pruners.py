@@ -190,6 +190,11 @@ def search(folder: Path, pruner: Any) -> tuple[Objective, dict[int, list[tuple[s
         int(run.data.tags["hpsearch.trial"]): run for run in tracking.children(objective.parent)
     }
     assert len(runs) == 6
+    for number, run in runs.items():
+        if study.trials()[number].state == TrialState.COMPLETE:
+            # A run that was paused before tells nothing more of it.
+            assert run.data.tags["hpsearch.end"] == "finished"
+            assert not run.data.tags.get("hpsearch.message")
     keys = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
     epochs = {
         number: [

@@ -1,4 +1,9 @@
-"""The budget of a study: how many trials it may run, how long, and how many may fail."""
+"""The settings of a study's budget, and two checks: room for one more trial, too many failures.
+
+The other limits are applied elsewhere: `timeout_s` and `grace_s` by `study.worker_process`,
+`trial_timeout_s` by `trials.watchdog`, `lease_s` by `study.leases`, `max_retries` by `study.study`
+and `linger` by `trials.worker`.
+"""
 
 from __future__ import annotations
 

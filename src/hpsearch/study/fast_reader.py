@@ -35,7 +35,7 @@ def read_trials(
         session: An open session of the database.
         study_id: The key of the study.
         states: The states of the trials to return; None for all.
-        known: Keys of trials to return.
+        known: The keys of trials to return.
         after: All trials with a greater key are returned too.
 
     Raises:
@@ -44,12 +44,13 @@ def read_trials(
     key = models.TrialModel.trial_id
     chosen = sqlalchemy.select(models.TrialModel)
     chosen = chosen.where(models.TrialModel.study_id == study_id)
-    earlier = [number for number in known if number <= after]
+    earlier = [each for each in known if each <= after]
     found: list[Any] = []
     for keys in _batches(earlier[MOST_KEYS:]):
         of_batch = chosen.where(key.in_(keys))
         found += session.scalars(of_batch)
-    # The new trials are read last: a trial that is tried again has its successor before it ends.
+    # The new trials are read in the last query. A retry is created before its first try is marked
+    # as ended, so whoever reads a first try as ended also reads its retry.
     is_last = key.in_(earlier[:MOST_KEYS])
     is_new = key > after
     last_or_new = chosen.where(is_last | is_new)

@@ -180,7 +180,7 @@ class PastStudy(Study):
         self._study_id = study._study_id
         self._directions = study.directions
         self._storage: Any = _PastStorage(history, storage)
-        # This adds what each thread has of its own, as after unpickling.
+        # `__setstate__` creates the attribute in which Optuna keeps what is local to a thread.
         super().__setstate__(self.__dict__)
 
 

@@ -1,9 +1,8 @@
-"""Find out whether a trial still has a worker: by the worker's process, or by the trial's lease.
+"""Find out that the worker of a trial has died.
 
-A worker keeps a lease on its trial: a thread writes again and again until when the trial counts as
-alive. Optuna's heartbeats work only on its relational storage and inside `Study.optimize`; a lease
-is a user attribute of the trial and works on every storage. On the worker's own machine nobody has
-to wait for the end of a lease, because the process can be looked up.
+`Lease`: while a trial runs, a thread writes with the trial the time until which it counts as alive,
+three times in `lease_s` seconds. After that time any worker may take the trial over.
+`Worker`: the process that runs a trial. On its own machine it can be looked up at once.
 """
 
 from __future__ import annotations

@@ -155,7 +155,7 @@ def _in_order(study: Study, trials: list[FrozenTrial], rung: int) -> list[int]:
     """Return the numbers of the trials that have reached a rung, the best first.
 
     Trials are compared by the best value that each had reached at the rung. A failed trial is left
-    out, because its retry counts.
+    out; if it is tried again, its retry counts.
     """
     direction = Direction.of(study)
     losses = []

@@ -1,6 +1,8 @@
-"""Compute the suggestions of a study again, and say why a trial had its values and its end.
+"""Compute suggested hyperparameters again (`replay`), and explain one trial (`explain`).
 
-Both use what was recorded with each trial when it was claimed and when it ended.
+`explain` says why a trial got its hyperparameters and why it ended as it did. Both read what was
+recorded with the trial: `history` and `ticket` when it was claimed, `reason` and `against` when it
+ended.
 """
 
 from __future__ import annotations

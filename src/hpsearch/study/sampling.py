@@ -1,8 +1,9 @@
 """Samplers whose suggestions can be computed again.
 
-A suggestion depends on nothing but the root seed, the name of the study, the ticket of the trial
-and the history that the sampler saw. The ticket is the place of a trial among all trials of its
-study, without retries and trials beyond the budget.
+`SeededSampler` wraps a sampler of Optuna. A suggestion depends on nothing but the root seed, the
+name of the study, the ticket of the trial and the history that the sampler saw. The ticket is the
+place of a trial among all trials of its study, without retries and trials beyond the budget; a
+retry has the ticket of its first try.
 """
 
 from __future__ import annotations

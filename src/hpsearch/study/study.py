@@ -6,9 +6,9 @@ ends them, takes over the trials of dead workers, and concludes the study. The m
 
 Workers have nothing in common but the storage. A worker creates a trial, to which Optuna gives the
 next number. The states of the trials with smaller numbers decide whether the budget has room for
-it. People call a trial by another number, its ticket, which also seeds it: a retry has the ticket
-of its first try, and the trial after one beyond the budget has the ticket of that one. User
-attributes of a trial hold what Optuna has no place for:
+it. People call a trial by another number, its ticket, which also seeds it. A retry has the ticket
+of its first try. A trial beyond the budget uses up no ticket: the next trial gets the same one.
+User attributes of a trial hold what Optuna has no place for:
 
     worker      the process that runs the trial
     lease       the Unix time until which the trial counts as alive without a sign of its worker
@@ -77,8 +77,8 @@ class SharedStudy:
 
     def __post_init__(self) -> None:
         # The reported values that the storage does not have yet, by the key of the trial and the
-        # epoch. No lock guards them: each trial is reported by the thread of its slot alone, and
-        # other threads at most drop all values of a trial, which is one step.
+        # epoch. No lock guards them: only the thread of a trial's slot adds values of the trial.
+        # Other threads only remove all values of a trial, and `dict.pop` is atomic.
         self._unsent: dict[int, dict[int, float]] = defaultdict(dict)
 
     @classmethod
@@ -119,7 +119,7 @@ class SharedStudy:
 
     @property
     def remembered_proofs(self) -> MutableMapping[str, str]:
-        """The texts that the study keeps for all workers, such as how its models are trained."""
+        """Whether a program may train models of a structure, or why not; known to all workers."""
         return _RememberedProofs(self.optuna)
 
     def trials(self) -> list[FrozenTrial]:

@@ -1,6 +1,8 @@
-"""Wait for a storage that cannot be reached for a while, or go on without it.
+"""Call a storage that may be out of reach for a while: repeat the call, or go on without it.
 
-An error that says so is told apart from a mistake, which is raised at once.
+`patient` repeats a call for `patience_s` seconds. `unless_away` gives up at once and returns None.
+Any OSError and any OperationalError of a database counts as out of reach, also one that will not
+pass. Every other error is raised at once.
 """
 
 from __future__ import annotations

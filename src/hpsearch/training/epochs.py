@@ -1,8 +1,8 @@
-"""Does what has to be done between the epochs of a fit.
+"""`Epochs`, the callback that Keras's `fit` calls after each epoch, and what it works with.
 
-`Work` holds what a caller gives to a fit, and `Fitted` what it gets. After each epoch, `Epochs`
-names and checks the metrics, keeps the weights if they are the best so far, tells the listener,
-leaves a checkpoint now and then, and stops the fit early.
+It renames and checks the metrics, keeps the best weights, calls the listener and stops early. It
+saves a checkpoint when one is due, and whenever the listener raises an error. `Work` holds the
+arguments of a fit, `Fitted` its metrics so far, and `Continuation` its checkpoint.
 """
 
 from __future__ import annotations

@@ -242,7 +242,7 @@ class FusedTrainer(Trainer):
         super().__init__(settings, data, schedule)
         self.n_slots = n_slots
         self._meeting = threading.Condition()
-        # One program with all that its making depends on.
+        # The programs, by all that the making of a program depends on.
         self._fused: dict[object, FusedProgram] = {}
         self._seated: dict[int, Order] = {}
         self._asked: set[int] = set()

@@ -1,8 +1,8 @@
-"""The choice of how a model is trained: by a compiled program or by Keras's own `fit`.
+"""Decide whether a compiled program may train a model, or Keras's `fit` has to.
 
-A compiled program trains a model only where a proof has shown that it trains the model as `fit`
-would. `proved_program` runs this proof. It raises `NoProgramError` with the reason where `fit`
-must train the model.
+`structure_of` refuses models that train in a way of their own or that cannot be compared.
+`proved_program` builds a program and compares it with Keras on one batch (`programs/proof.py`),
+unless the study remembers the result. A `NoProgramError` says why `fit` has to train the model.
 """
 
 from __future__ import annotations

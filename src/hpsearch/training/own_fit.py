@@ -1,7 +1,9 @@
-"""The optional parts of a fit that a HyperModel may bring: its own `fit`, callbacks, a final step.
+"""The parts of its training that a HyperModel may bring.
 
-A HyperModel has them if it overrides `fit`, or if it has a method `companions()` or a method
-`finished(model)`.
+- It overrides `fit`, which then trains the model (`owns_fit`).
+- `companions()` returns further callbacks. A callback with a method `ramp_is_over(epoch)` changes
+  the form of the model, as pruning of weights does. No epoch counts as the best until it is over.
+- `finished(model)` returns the model to keep (`kept_model`).
 """
 
 from __future__ import annotations
@@ -37,8 +39,8 @@ def may_change_form(hypermodel: HyperModel) -> bool:
 def companions(hypermodel: HyperModel, epochs: Epochs) -> list[Callback]:
     """Return the callbacks of a HyperModel's `companions()`; none if it has no such method.
 
-    A callback with a method `ramp_is_over(epoch)` says with it whether the model has reached its
-    final form in that epoch. One more callback then keeps earlier epochs from being the best.
+    `ramp_is_over(epoch)` of a callback returns whether the model has its final form in that epoch.
+    Where a callback has this method, one more callback keeps earlier epochs from being the best.
     """
     if not hasattr(hypermodel, "companions"):
         return []
@@ -66,7 +68,7 @@ class _Ramp(Callback):  # type: ignore[misc]
         self.ramps = ramps
 
     def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
-        """Forget the best epoch if a change was not over in the last one; this one is then best."""
+        """Forget the best epoch if the model had not its final form in the epoch before."""
         if epoch == 0:
             return
         if not all(is_over(epoch - 1) for is_over in self.ramps):

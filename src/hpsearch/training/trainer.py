@@ -1,7 +1,9 @@
-"""The training of one model: `Trainer.fit`, by a compiled program or by Keras's own `fit`.
+"""Train one model with `Trainer.fit`, or sweep its learning rate with `Trainer.sweep`.
 
-A fit reports each epoch to a listener, stops early, ends with an error at a loss that is NaN or
-infinite, keeps the weights of the best epoch, and continues from a checkpoint.
+Of three ways to train, the first that is possible is taken: the HyperModel's own `fit`, a compiled
+program (`how_trained.py`), Keras's `fit`. All of them use the callback `epochs.Epochs`, which
+reports each epoch, stops early and keeps the best weights. The trainer holds the data and the
+programs, which later trials use again.
 """
 
 from __future__ import annotations

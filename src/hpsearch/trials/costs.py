@@ -1,6 +1,7 @@
-"""Measures what a model costs its users: the time of a prediction, and the number of weights.
+"""The costs of a model: milliseconds of a prediction, and the number of its weights.
 
-A cost may be the second objective of a search, or a limit that no model of a search may exceed.
+`Costs` holds the settings. `Costs.of` measures a model, and `Costs.check` refuses one above a
+limit. A cost may also be the second objective of a search.
 """
 
 from __future__ import annotations

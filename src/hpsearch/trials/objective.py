@@ -1,7 +1,8 @@
-"""Runs one trial from its hyperparameters to its end: build, train, keep, finish.
+"""Run one trial: draw hyperparameters, build, train, keep a good model, end the trial.
 
-`Objective.run` prepares a claimed trial and cleans up after it. `Objective._try` is the trial
-itself, step by step. Many slots may run trials of one `Objective` at once, each in a thread.
+`Objective._try` has these steps, and `run` prepares them and cleans up. A worker runs `n_slots`
+trials at once; a slot is the thread of one. `stop` gives all of them back when an error ends the
+search. `_end_hanging` finds the trial that hangs and ends the process.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from hpsearch.seeds import GLOBAL_GENERATOR, derive
 from hpsearch.space.hyperparameters import OptunaHyperParameters
 from hpsearch.space.space import Space
 from hpsearch.study.study import SharedStudy
-from hpsearch.study.trial_end import TrialEnd
+from hpsearch.study.trial_end import PAUSED_AT, TrialEnd
 from hpsearch.study.warm_start import WARM_START
 from hpsearch.study.worker_process import this_process
-from hpsearch.tracking.runs import ChildRun, ParentRun, TrialName
+from hpsearch.tracking.runs import END, ChildRun, ParentRun, TrialName
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.training.checkpoints import CheckpointFile, Checkpoints
 from hpsearch.training.epochs import Fitted
@@ -125,10 +126,10 @@ class Objective:
                 hypermodel, model = self._build(hp, seed)
                 logged = self._describe(attempt, hp, seed)
 
-                # A model that becomes another one, as sparse nets do, is weighed after training.
+                # The costs of a sparse net are measured when training has given it its final form.
                 changes = may_change_form(hypermodel)
                 if not changes:
-                    costs = self._weigh(attempt, model)
+                    costs = self._check_costs(attempt, model)
 
                 fitted = self.trainer.fit(
                     hypermodel,
@@ -144,7 +145,7 @@ class Objective:
 
                 model = kept_model(hypermodel, model)
                 if changes:
-                    costs = self._weigh(attempt, model)
+                    costs = self._check_costs(attempt, model)
                 self._log_best(attempt, fitted)
                 values = self._values(fitted, costs)
                 self.keep_model(model, attempt.run, values)
@@ -166,7 +167,12 @@ class Objective:
         """Write the trial's name and parameters to its run, and return the parameters."""
         attempt.name = TrialName(attempt.number, hp.values)
         tags: dict[str, object] = {MLFLOW_RUN_NAME: attempt.name}
-        origin = attempt.trial.user_attrs.get(WARM_START)
+        attrs = attempt.trial.user_attrs
+        if "retry_of" in attrs or PAUSED_AT in attrs:
+            # The run still says how the try before ended.
+            tags[END] = ""
+            tags["hpsearch.message"] = ""
+        origin = attrs.get(WARM_START)
         if origin:
             tags[f"hpsearch.{WARM_START}"] = origin
         attempt.run.tag(tags)
@@ -183,7 +189,7 @@ class Objective:
         more = {name: value for name, value in hp.values.items() if name not in logged}
         attempt.run.params(more)
 
-    def _weigh(self, attempt: Attempt, model: keras.Model) -> dict[str, float]:
+    def _check_costs(self, attempt: Attempt, model: keras.Model) -> dict[str, float]:
         """Measure what a model costs, and tell its run and the samplers.
 
         Raises:

@@ -62,7 +62,7 @@ class Watch:
         self._is_over = False
         self._is_lost = False
         self._rings = False
-        self.is_pardoned = False  # The block waits for another trial, which is at fault.
+        self.is_pardoned = False  # whether another trial of the process hangs, and not this one
         self.last = time.monotonic()  # when the last epoch ended
         self._begin = self.last
         self._epoch_s = 0.0

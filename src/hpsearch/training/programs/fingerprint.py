@@ -58,7 +58,7 @@ class _Walk:
     """
 
     # Keras, TensorFlow and JAX keep these attributes for themselves. They follow from other
-    # attributes, so `_follows` leaves them out.
+    # attributes, so `_can_be_left_out` leaves them out.
     _skipped = frozenset({
         "_auto_config", "_build_shapes_dict", "_call_context_args", "_call_has_context_arg",
         "_called", "_compile_config", "_compiled_trainable_state", "_default_value_builder",
@@ -317,7 +317,7 @@ class _Walk:
         inputs = self._inputs(value)
         self.add("inputs", sorted(inputs))
         for name in sorted(attributes.keys() - inputs):
-            if not self._follows(type(value), name):
+            if not self._can_be_left_out(type(value), name):
                 self.add(name)
                 self.visit(attributes[name])
 
@@ -351,7 +351,7 @@ class _Walk:
             return {"seed"}
         return set()
 
-    def _follows(self, kind: type, name: str) -> bool:
+    def _can_be_left_out(self, kind: type, name: str) -> bool:
         """Return whether an attribute of this name follows from the others.
 
         It does where only a library's code sets it.

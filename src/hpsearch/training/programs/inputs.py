@@ -1,8 +1,9 @@
-"""Turn learning rate, momentum and dropout rates into inputs of a compiled program.
+"""Let a compiled program read learning rate, momentum and dropout rates at each call.
 
-A program reads its inputs from variables at each call, so it can train one model after another
-with other numbers. The functions here find these numbers in a model, and put the variables in
-their places.
+Keras holds the learning rate in a variable. `momentum_input` and `take_rate_from_outside` put a
+variable (`ProgramInput`) in place of the momentum and of a dropout rate. Such dropout layers also
+draw their masks in another way, because Keras's way is slow under XLA. `rates_of` reads the
+learning rate and the momentum of an optimizer.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ class ProgramInput(keras.Variable):  # type: ignore[misc]
     """A number that a compiled program reads at each call.
 
     Keras leaves parts of a step out where `rate > 0` or `momentum != 0` is false in Python. A
-    program must hold those parts whatever the number is. An input therefore compares as greater
-    than every number and as equal to none.
+    program must hold those parts whatever the number is. An input is therefore greater than every
+    number, and never equal to a number.
     """
 
     def __init__(self, value: float, name: str) -> None:

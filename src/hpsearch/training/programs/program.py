@@ -5,9 +5,10 @@ for each element of its data set is another one. An element is not a batch but t
 next `steps_per_call` batches. The function trains on these batches in a compiled loop, and the
 images stay on the device.
 
-One program trains all trials of an architecture. It reads learning rate, momentum and dropout
-rates from variables at each call, so they are not compiled in. The next trial of the same
-architecture loads its weights and numbers and starts without compiling. The model of a program is
+One program trains all models that have one fingerprint, batch size and averaging. A search whose
+layers vary needs several programs. A program reads learning rate, momentum and dropout
+rates from variables at each call, so they are not compiled in. The next trial
+loads its weights and numbers and starts without compiling. The model of a program is
 built and compiled by the user's own code, as the model of each trial is. It is not a copy made
 from a config.
 """

@@ -1,7 +1,8 @@
-"""Prove that a compiled program trains a model as Keras does, before the program's first step.
+"""Compare a compiled program with Keras on one batch, before the program trains.
 
-The proof runs on the user's own model. It sets the dropout rates to 0. Then nothing is random but
-what other layers draw from seeds, and both sides have the same seeds. Three things are compared:
+`difference` says in words what differs. The comparison runs on the user's own model, at dropout
+rates of 0. Then nothing is random but what other layers draw from seeds, and both sides have the
+same seeds. Three things are compared:
 
 1. One step of Keras's own, in the user's model and in the program's model. Loss, metrics,
    gradients and the state of layers must be the same, to `_Step.TOLERANCE` of their size.
@@ -9,8 +10,9 @@ what other layers draw from seeds, and both sides have the same seeds. Three thi
 3. The compiled step. It must report the same loss and metrics, and change the weights as the
    optimizer did.
 
-The user's model is left bit for bit as it was. The proof does not cover dropout at its own rate;
-the tests of the dropout layers do.
+The user's variables are left bit for bit as they were; the model's metrics and its optimizer are
+built afterwards. Not compared are dropout at its own rate, averaged weights, the rates of a
+schedule and the smaller last batch: the tests cover these.
 """
 
 from __future__ import annotations
