@@ -104,11 +104,22 @@ class Data:
     @cached_property
     def _parts(self) -> tuple[SearchData, Examples]:
         whole, test, class_names = checked(self.load(), self.name)
-        in_train, in_val = split(whole.targets, self.n_train, self.n_val, self.split_seed)
+        in_train, in_val = split(
+            whole.targets,
+            self.n_train,
+            self.n_val,
+            self.split_seed,
+        )
         train = Examples(whole.inputs[in_train], whole.targets[in_train])
         val = Examples(whole.inputs[in_val], whole.targets[in_val])
         digits = fingerprint(train, val, test)
-        return SearchData(self.name, train, val, class_names, digits), test
+        return SearchData(
+            self.name,
+            train,
+            val,
+            class_names,
+            digits,
+        ), test
 
 
 def checked(arrays: Arrays, name: str) -> tuple[Examples, Examples, tuple[str, ...]]:
@@ -147,7 +158,12 @@ def checked(arrays: Arrays, name: str) -> tuple[Examples, Examples, tuple[str, .
             f"Expected images of one shape and dtype in x_train and x_test of {name}, received "
             f"{of_train} and {of_test}."
         )
-    class_names = _class_names(arrays.class_names, train.targets, test.targets, name)
+    class_names = _class_names(
+        arrays.class_names,
+        train.targets,
+        test.targets,
+        name,
+    )
     return train, test, class_names
 
 
