@@ -69,7 +69,12 @@ def _as_trials(session: Session, found: list[Any]) -> list[FrozenTrial]:
     drawn = read(
         models.TrialParamModel, "param_id", "param_name", "param_value", "distribution_json"
     )
-    values = read(models.TrialValueModel, "objective", "value", "value_type")
+    values = read(
+        models.TrialValueModel,
+        "objective",
+        "value",
+        "value_type",
+    )
     user_attrs = read(models.TrialUserAttributeModel, "key", "value_json")
     system_attrs = read(models.TrialSystemAttributeModel, "key", "value_json")
     epochs = read(
