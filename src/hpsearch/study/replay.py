@@ -48,7 +48,9 @@ def replay(study: Study, sampler: SeededSampler) -> _Replay:
             continue
         differing = again.differing(trial)
         if differing:
-            result.differing.append(f"Trial {number_of(trial)}: {', '.join(differing)}.")
+            number = number_of(trial)
+            words = ", ".join(differing)
+            result.differing.append(f"Trial {number}: {words}.")
         else:
             result.n_same += 1
     return result
@@ -58,7 +60,12 @@ def _is_surplus(trial: FrozenTrial) -> bool:
     return TrialEnd.recorded(trial) == TrialEnd.SURPLUS
 
 
-def explain(study: Study, sampler: SeededSampler, space: Space, number: int) -> Iterator[str]:
+def explain(
+    study: Study,
+    sampler: SeededSampler,
+    space: Space,
+    number: int,
+) -> Iterator[str]:
     """Yield sentences that say why a trial had its values and why it ended as it did.
 
     Args:
@@ -71,11 +78,15 @@ def explain(study: Study, sampler: SeededSampler, space: Space, number: int) -> 
         UserError: There is no such trial.
     """
     again = _Again(study, sampler)
-    tries = [t for t in again.trials if number_of(t) == number and not _is_surplus(t)]
+    tries = []
+    for trial in again.trials:
+        if number_of(trial) == number and not _is_surplus(trial):
+            tries.append(trial)
     if not tries:
         known = "it has none yet"
         if again.trials:
-            known = f"it has 0 to {max(map(number_of, again.trials))}"
+            highest = max(map(number_of, again.trials))
+            known = f"it has 0 to {highest}"
         raise UserError(f"There is no trial {number} in study {study.study_name}; {known}.")
     shown = []
     for name, value in space.values(tries[-1]).items():
@@ -83,7 +94,8 @@ def explain(study: Study, sampler: SeededSampler, space: Space, number: int) -> 
             shown.append(f"{name} {value:.4g}")
         else:
             shown.append(f"{name} {value}")
-    yield f"Trial {number} had {', '.join(shown)}."
+    values = ", ".join(shown)
+    yield f"Trial {number} had {values}."
     yield from again.why_values(tries)
     yield from again.why_end(tries)
 
@@ -149,17 +161,18 @@ class _Again:
         spent = [t for t in history.trials if TrialEnd.has_spent(t)]
         number = trial.user_attrs[TICKET]
         made = self.sampler.prepare(self.study.study_name, number)
+        kind = type(made).__name__
+        and_running = _and_running(trial, history)
         yield (
-            f"{type(made).__name__} suggested them, seeded by the trial's ticket "
-            f"{number}, when it could see {len(spent)} finished or pruned "
-            f"trials{_and_running(trial, history)}."
+            f"{kind} suggested them, seeded by the trial's ticket {number}, when it could see "
+            f"{len(spent)} finished or pruned trials{and_running}."
         )
         if not self.differing(trial):
             yield "Computed again from that, they are the same."
         best = ranked(spent, Direction.of(self.study))[:3]
         if best:
-            shown = [f"#{number_of(t)} {value_of(t):.4g}" for t in best]
-            yield f"The best that it could see: {', '.join(shown)}."
+            shown = ", ".join(f"#{number_of(t)} {value_of(t):.4g}" for t in best)
+            yield f"The best that it could see: {shown}."
 
     def why_end(self, tries: list[FrozenTrial]) -> Iterator[str]:
         """Yield sentences that say why a trial ended as it did, given all tries of it."""
@@ -229,7 +242,12 @@ class _Standing:
         return len(self.others) + 1
 
 
-def standing(study: Study, trial: FrozenTrial, step: int, trials: list[FrozenTrial]) -> _Standing:
+def standing(
+    study: Study,
+    trial: FrozenTrial,
+    step: int,
+    trials: list[FrozenTrial],
+) -> _Standing:
     """Return the place of a pruned trial among the others.
 
     Args:
@@ -239,8 +257,12 @@ def standing(study: Study, trial: FrozenTrial, step: int, trials: list[FrozenTri
         trials: All trials of the study.
     """
     mine = trial.intermediate_values[step]
-    numbers = set(from_ranges(trial.user_attrs.get("against", "")))
-    others = [t for t in trials if t.number in numbers and step in t.intermediate_values]
+    against = trial.user_attrs.get("against", "")
+    numbers = set(from_ranges(against))
+    others = []
+    for other in trials:
+        if other.number in numbers and step in other.intermediate_values:
+            others.append(other)
     bracket = None
     pruner = study.pruner
     if isinstance(pruner, HyperbandPruner):
@@ -253,5 +275,6 @@ def standing(study: Study, trial: FrozenTrial, step: int, trials: list[FrozenTri
     reached = [(number_of(t), t.intermediate_values[step]) for t in others]
     reached.sort()
     reached.sort(key=lambda other: direction.as_loss(other[1]))
-    place = 1 + sum(direction.is_better(value, mine) for _, value in reached)
+    n_better = sum(direction.is_better(value, mine) for _, value in reached)
+    place = 1 + n_better
     return _Standing(mine, reached, place, bracket)
