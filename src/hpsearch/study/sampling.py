@@ -229,7 +229,12 @@ class Grid(_Sequential, GridSampler):
         seed: Determines the order.
     """
 
-    def __init__(self, space: Space, n_points: int, seed: int) -> None:
+    def __init__(
+        self,
+        space: Space,
+        n_points: int,
+        seed: int,
+    ) -> None:
         super().__init__(space.grid(n_points), seed)
 
     def __len__(self) -> int:
@@ -252,4 +257,9 @@ class Grid(_Sequential, GridSampler):
         placed = copy.copy(trial)
         placed.system_attrs = dict(trial.system_attrs)
         placed.system_attrs["grid_id"] = self.place % len(self)
-        return super().sample_independent(study, placed, param_name, param_distribution)
+        return super().sample_independent(
+            study,
+            placed,
+            param_name,
+            param_distribution,
+        )
