@@ -129,7 +129,9 @@ class _File(NamedTuple):
 
 
 def read_cifar(
-    path: Path, sizes: Mapping[str, int], label_key: str
+    path: Path,
+    sizes: Mapping[str, int],
+    label_key: str,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return images (N, 32, 32, 3) uint8 and labels (N,) of each batch of a CIFAR folder or tar.gz.
 
