@@ -113,13 +113,14 @@ class Data:
         train = Examples(whole.inputs[in_train], whole.targets[in_train])
         val = Examples(whole.inputs[in_val], whole.targets[in_val])
         digits = fingerprint(train, val, test)
-        return SearchData(
+        searched = SearchData(
             self.name,
             train,
             val,
             class_names,
             digits,
-        ), test
+        )
+        return searched, test
 
 
 def checked(arrays: Arrays, name: str) -> tuple[Examples, Examples, tuple[str, ...]]:
@@ -226,7 +227,10 @@ def _class_names(
         n_classes = len(names)
     if n_classes < 2:
         raise DataError(f"Expected at least 2 classes in {name}, received {n_classes}.")
-    largest = {"y_train": max(present), "y_test": int(test.max())}
+    largest = {
+        "y_train": max(present),
+        "y_test": int(test.max()),
+    }
     for key, highest in largest.items():
         if highest >= n_classes:
             raise DataError(
