@@ -169,7 +169,8 @@ class _Again:
         )
         if not self.differing(trial):
             yield "Computed again from that, they are the same."
-        best = ranked(spent, Direction.of(self.study))[:3]
+        direction = Direction.of(self.study)
+        best = ranked(spent, direction)[:3]
         if best:
             shown = ", ".join(f"#{number_of(t)} {value_of(t):.4g}" for t in best)
             yield f"The best that it could see: {shown}."
@@ -191,7 +192,8 @@ class _Again:
             if end is not None:
                 word = end.word
             message = trial.user_attrs.get("message", "")
-            yield f"It is {trial.state.name}: {word} {message}".rstrip() + "."
+            sentence = f"It is {trial.state.name}: {word} {message}"
+            yield sentence.rstrip() + "."
 
     def _why_pruned(self, trial: FrozenTrial, step: int) -> Iterator[str]:
         found = standing(self.study, trial, step, self.trials)
@@ -204,20 +206,22 @@ class _Again:
             yield f"The reason: {message}."
         if found.others:
             n_shown = 5
-            shown = [f"#{number} {value:.4g}" for number, value in found.others[:n_shown]]
+            best = found.others[:n_shown]
+            shown = ", ".join(f"#{number} {value:.4g}" for number, value in best)
             more = ""
             if len(found.others) > n_shown:
                 more = " and others"
-            yield f"The others had: {', '.join(shown)}{more}."
+            yield f"The others had: {shown}{more}."
 
 
 def _and_running(trial: FrozenTrial, history: History) -> str:
     """Return the end of a sentence: which other trials were running."""
     others = [t for t in history.trials if t.number != trial.number]
-    running = [number_of(t) for t in others if t.state == TrialState.RUNNING]
+    running = [t for t in others if t.state == TrialState.RUNNING]
     if not running:
         return ""
-    return f" and {sorted(running)} running"
+    numbers = sorted(map(number_of, running))
+    return f" and {numbers} running"
 
 
 @dataclass(frozen=True)
