@@ -141,7 +141,9 @@ class SeededSampler(BaseSampler):
         return self._prepare(study, trial)
 
     def infer_relative_search_space(
-        self, study: Study, trial: FrozenTrial
+        self,
+        study: Study,
+        trial: FrozenTrial,
     ) -> dict[str, BaseDistribution]:
         """Call the method of the trial's sampler."""
         prepared = self._for(study, trial)
