@@ -105,7 +105,11 @@ class _SharedRdb(RDBStorage):
         with _create_scoped_session(self.scoped_session, True) as session:
             for key, value in attrs.items():
                 self._set_trial_attr_without_commit(
-                    session, TrialUserAttributeModel, trial_id, key, value
+                    session,
+                    TrialUserAttributeModel,
+                    trial_id,
+                    key,
+                    value,
                 )
 
 
@@ -130,7 +134,9 @@ class SharedJournal(JournalStorage):
     """
 
     def __init__(
-        self, backend: BaseJournalBackend, exclusively: Callable[[], AbstractContextManager[object]]
+        self,
+        backend: BaseJournalBackend,
+        exclusively: Callable[[], AbstractContextManager[object]],
     ) -> None:
         self.exclusively = exclusively
         super().__init__(backend)
