@@ -76,7 +76,11 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _member(file: Mapping[str, object], key: str, path: Path) -> np.ndarray:
+def _member(
+    file: Mapping[str, object],
+    key: str,
+    path: Path,
+) -> np.ndarray:
     where = f"{key} in {path}"
     with _whole(where, "array of numbers", "one that cannot be read"):
         array = file[key]
@@ -125,7 +129,9 @@ class _File(NamedTuple):
 
 
 def read_cifar(
-    path: Path, sizes: Mapping[str, int], label_key: str
+    path: Path,
+    sizes: Mapping[str, int],
+    label_key: str,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return images (N, 32, 32, 3) uint8 and labels (N,) of each batch of a CIFAR folder or tar.gz.
 
@@ -193,7 +199,11 @@ def _refuse_large(where: str, size: int, limit: int) -> None:
         )
 
 
-def _batch(file: _File, n: int, label_key: str) -> tuple[np.ndarray, np.ndarray]:
+def _batch(
+    file: _File,
+    n: int,
+    label_key: str,
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the images and the labels in a batch of `n` images."""
     n_bytes = 3 * 32 * 32  # of an image: 32 x 32 red, then green, then blue
     expected = (
@@ -255,7 +265,10 @@ class _PickledDtype:
 
 
 def _from_buffer(
-    raw: bytes, dtype: _PickledDtype, shape: tuple[int, ...], order: str
+    raw: bytes,
+    dtype: _PickledDtype,
+    shape: tuple[int, ...],
+    order: str,
 ) -> _PickledArray:
     array = _PickledArray()
     array.state = (1, shape, dtype, order == "F", raw)

@@ -231,7 +231,13 @@ def _cifar(
     x_train = [batches[name][0] for name in train]
     y_train = [batches[name][1] for name in train]
     x_test, y_test = batches[test]
-    return Arrays(np.concatenate(x_train), np.concatenate(y_train), x_test, y_test, names)
+    return Arrays(
+        np.concatenate(x_train),
+        np.concatenate(y_train),
+        x_test,
+        y_test,
+        names,
+    )
 
 
 def _download(title: str, module: str, names: tuple[str, ...]) -> Arrays:

@@ -104,11 +104,23 @@ class Data:
     @cached_property
     def _parts(self) -> tuple[SearchData, Examples]:
         whole, test, class_names = checked(self.load(), self.name)
-        in_train, in_val = split(whole.targets, self.n_train, self.n_val, self.split_seed)
+        in_train, in_val = split(
+            whole.targets,
+            self.n_train,
+            self.n_val,
+            self.split_seed,
+        )
         train = Examples(whole.inputs[in_train], whole.targets[in_train])
         val = Examples(whole.inputs[in_val], whole.targets[in_val])
         digits = fingerprint(train, val, test)
-        return SearchData(self.name, train, val, class_names, digits), test
+        searched = SearchData(
+            self.name,
+            train,
+            val,
+            class_names,
+            digits,
+        )
+        return searched, test
 
 
 def checked(arrays: Arrays, name: str) -> tuple[Examples, Examples, tuple[str, ...]]:
@@ -147,7 +159,12 @@ def checked(arrays: Arrays, name: str) -> tuple[Examples, Examples, tuple[str, .
             f"Expected images of one shape and dtype in x_train and x_test of {name}, received "
             f"{of_train} and {of_test}."
         )
-    class_names = _class_names(arrays.class_names, train.targets, test.targets, name)
+    class_names = _class_names(
+        arrays.class_names,
+        train.targets,
+        test.targets,
+        name,
+    )
     return train, test, class_names
 
 
@@ -210,7 +227,10 @@ def _class_names(
         n_classes = len(names)
     if n_classes < 2:
         raise DataError(f"Expected at least 2 classes in {name}, received {n_classes}.")
-    largest = {"y_train": max(present), "y_test": int(test.max())}
+    largest = {
+        "y_train": max(present),
+        "y_test": int(test.max()),
+    }
     for key, highest in largest.items():
         if highest >= n_classes:
             raise DataError(

@@ -84,4 +84,10 @@ def measure(train_images: np.ndarray, n_classes: int) -> DataStatistics:
     _, height, width, channels = shape
     image_shape = (height, width, channels)
     variance = squares / count
-    return DataStatistics(image_shape, n_classes, mean, variance, largest)
+    return DataStatistics(
+        image_shape,
+        n_classes,
+        mean,
+        variance,
+        largest,
+    )

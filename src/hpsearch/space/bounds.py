@@ -140,9 +140,21 @@ class Range:
         log = self.scale != "linear"
         if self.integer:
             step = int(self.step or 1)
-            return trial.suggest_int(name, int(low), int(high), step=step, log=log)
+            return trial.suggest_int(
+                name,
+                int(low),
+                int(high),
+                step=step,
+                log=log,
+            )
         stored_name = self._stored_name(name)
-        drawn = trial.suggest_float(stored_name, low, high, step=self.step, log=log)
+        drawn = trial.suggest_float(
+            stored_name,
+            low,
+            high,
+            step=self.step,
+            log=log,
+        )
         if self._is_complement:
             return _clipped(1 - drawn, self.low, self.high)
         return drawn
@@ -155,7 +167,13 @@ class Range:
         sampling = "linear"
         if self.scale == "log":
             sampling = "log"
-        value: Value = draw(name, self.low, self.high, step=self.step, sampling=sampling)
+        value: Value = draw(
+            name,
+            self.low,
+            self.high,
+            step=self.step,
+            sampling=sampling,
+        )
         return value
 
     def stored(self, name: str, value: Value) -> dict[str, Value]:

@@ -88,7 +88,13 @@ def _proposal(hp: kinds.HyperParameter) -> Rule:
     if hp.sampling == "log":
         scale = "log"
     integer = isinstance(hp, kinds.Int)
-    return Range(hp.min_value, hp.max_value, scale, hp.step, integer)
+    return Range(
+        hp.min_value,
+        hp.max_value,
+        scale,
+        hp.step,
+        integer,
+    )
 
 
 def _fitted(bound: Rule, hp: kinds.HyperParameter) -> Rule:
@@ -110,7 +116,12 @@ def _fitted(bound: Rule, hp: kinds.HyperParameter) -> Rule:
     if kind is float:
         low = float(bound.low)
         high = float(bound.high)
-        return replace(bound, low=low, high=high, integer=False)
+        return replace(
+            bound,
+            low=low,
+            high=high,
+            integer=False,
+        )
     received = f"low={bound.low}, high={bound.high}"
     raise SpaceError(f"Expected space.bounds.{hp.name} to hold {_wanted(hp)}; received {received}.")
 

@@ -29,7 +29,12 @@ class Budget:
     trial_timeout_s: float | None = None
 
     def __post_init__(self) -> None:
-        least = {"n_trials": 1, "max_failures": 0, "max_retries": 0, "grace_s": 0}
+        least = {
+            "n_trials": 1,
+            "max_failures": 0,
+            "max_retries": 0,
+            "grace_s": 0,
+        }
         for name, smallest in least.items():
             value = getattr(self, name)
             if value < smallest:

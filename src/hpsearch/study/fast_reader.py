@@ -68,13 +68,20 @@ def _as_trials(session: Session, found: list[Any]) -> list[FrozenTrial]:
     keys = [row.trial_id for row in found]
     read = functools.partial(_rows_of, session, keys)
     drawn = read(
-        models.TrialParamModel, "param_id", "param_name", "param_value", "distribution_json"
+        models.TrialParamModel,
+        "param_id",
+        "param_name",
+        "param_value",
+        "distribution_json",
     )
     values = read(models.TrialValueModel, "objective", "value", "value_type")
     user_attrs = read(models.TrialUserAttributeModel, "key", "value_json")
     system_attrs = read(models.TrialSystemAttributeModel, "key", "value_json")
     epochs = read(
-        models.TrialIntermediateValueModel, "step", "intermediate_value", "intermediate_value_type"
+        models.TrialIntermediateValueModel,
+        "step",
+        "intermediate_value",
+        "intermediate_value_type",
     )
     as_value = models.TrialValueModel.stored_repr_to_value
     as_reported = models.TrialIntermediateValueModel.stored_repr_to_intermediate_value

@@ -96,12 +96,19 @@ class History:
 def _names(trial: FrozenTrial) -> str:
     """Return the names of what a running trial has drawn, or has told others that it will draw."""
     # TPE tells other workers by system attributes of this prefix what a trial is about to draw.
-    shared = [key for key in trial.system_attrs if key.startswith("tpe:relative_params")]
-    return " ".join([*trial.params, *shared])
+    names = list(trial.params)
+    for key in trial.system_attrs:
+        if key.startswith("tpe:relative_params"):
+            names.append(key)
+    return " ".join(names)
 
 
 def _only(values: Mapping[str, Any], names: Container[str]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name in names}
+    chosen = {}
+    for name, value in values.items():
+        if name in names:
+            chosen[name] = value
+    return chosen
 
 
 def _as_it_ran(trial: FrozenTrial, names: list[str]) -> FrozenTrial:
@@ -187,7 +194,11 @@ class PastStudy(Study):
 class _PastStorage:
     """A storage that shows the trials of a history, and passes on everything else."""
 
-    def __init__(self, history: History, storage: BaseStorage | None) -> None:
+    def __init__(
+        self,
+        history: History,
+        storage: BaseStorage | None,
+    ) -> None:
         self._trials = history.trials
         self._now = storage
 
@@ -204,7 +215,12 @@ class _PastStorage:
             return copy.deepcopy(trials)
         return trials
 
-    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+    def set_trial_system_attr(
+        self,
+        trial_id: int,
+        key: str,
+        value: Any,
+    ) -> None:
         if self._now is not None:
             self._now.set_trial_system_attr(trial_id, key, value)
 

@@ -103,7 +103,11 @@ class Promoting(BasePruner):
         trials = study.get_trials(deepcopy=False)
         return trial.number not in self._promoted(study, trials, rung)
 
-    def promotable(self, study: PausableStudy, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    def promotable(
+        self,
+        study: PausableStudy,
+        trials: list[FrozenTrial],
+    ) -> list[FrozenTrial]:
         """Return the paused trials that may go on: the highest rung first, then the best first.
 
         If no new trial will come, one trial may go on although too few have reached its rung.
@@ -151,7 +155,11 @@ class Promoting(BasePruner):
         return in_order[:n_promoted]
 
 
-def _in_order(study: Study, trials: list[FrozenTrial], rung: int) -> list[int]:
+def _in_order(
+    study: Study,
+    trials: list[FrozenTrial],
+    rung: int,
+) -> list[int]:
     """Return the numbers of the trials that have reached a rung, the best first.
 
     Trials are compared by the best value that each had reached at the rung. A failed trial is left

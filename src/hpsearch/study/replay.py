@@ -50,7 +50,9 @@ def replay(study: Study, sampler: SeededSampler) -> _Replay:
             continue
         differing = again.differing(trial)
         if differing:
-            result.differing.append(f"Trial {number_of(trial)}: {', '.join(differing)}.")
+            number = number_of(trial)
+            words = ", ".join(differing)
+            result.differing.append(f"Trial {number}: {words}.")
         else:
             result.n_same += 1
     return result
@@ -60,7 +62,12 @@ def _is_surplus(trial: FrozenTrial) -> bool:
     return TrialEnd.recorded(trial) == TrialEnd.SURPLUS
 
 
-def explain(study: Study, sampler: SeededSampler, space: Space, number: int) -> Iterator[str]:
+def explain(
+    study: Study,
+    sampler: SeededSampler,
+    space: Space,
+    number: int,
+) -> Iterator[str]:
     """Yield sentences that say why a trial had its values and why it ended as it did.
 
     Args:
@@ -73,11 +80,15 @@ def explain(study: Study, sampler: SeededSampler, space: Space, number: int) -> 
         UserError: There is no such trial.
     """
     again = _Again(study, sampler)
-    tries = [t for t in again.trials if number_of(t) == number and not _is_surplus(t)]
+    tries = []
+    for trial in again.trials:
+        if number_of(trial) == number and not _is_surplus(trial):
+            tries.append(trial)
     if not tries:
         known = "it has none yet"
         if again.trials:
-            known = f"it has 0 to {max(map(number_of, again.trials))}"
+            highest = max(map(number_of, again.trials))
+            known = f"it has 0 to {highest}"
         raise UserError(f"There is no trial {number} in study {study.study_name}; {known}.")
     shown = []
     for name, value in space.values(tries[-1]).items():
@@ -85,7 +96,8 @@ def explain(study: Study, sampler: SeededSampler, space: Space, number: int) -> 
             shown.append(f"{name} {value:.4g}")
         else:
             shown.append(f"{name} {value}")
-    yield f"Trial {number} had {', '.join(shown)}."
+    values = ", ".join(shown)
+    yield f"Trial {number} had {values}."
     yield from again.why_values(tries)
     yield from again.why_end(tries)
 
@@ -151,17 +163,19 @@ class _Again:
         spent = [t for t in history.trials if TrialEnd.has_spent(t)]
         number = trial.user_attrs[TICKET]
         made = self.sampler.prepare(self.study.study_name, number)
+        kind = type(made).__name__
+        and_running = _and_running(trial, history)
         yield (
-            f"{type(made).__name__} suggested them, seeded by the trial's ticket "
-            f"{number}, when it could see {len(spent)} finished or pruned "
-            f"trials{_and_running(trial, history)}."
+            f"{kind} suggested them, seeded by the trial's ticket {number}, when it could see "
+            f"{len(spent)} finished or pruned trials{and_running}."
         )
         if not self.differing(trial):
             yield "Computed again from that, they are the same."
-        best = ranked(spent, Direction.of(self.study))[:3]
+        direction = Direction.of(self.study)
+        best = ranked(spent, direction)[:3]
         if best:
-            shown = [f"#{number_of(t)} {value_of(t):.4g}" for t in best]
-            yield f"The best that it could see: {', '.join(shown)}."
+            shown = ", ".join(f"#{number_of(t)} {value_of(t):.4g}" for t in best)
+            yield f"The best that it could see: {shown}."
 
     def why_end(self, tries: list[FrozenTrial]) -> Iterator[str]:
         """Yield sentences that say why a trial ended as it did, given all tries of it."""
@@ -180,7 +194,8 @@ class _Again:
             if end is not None:
                 word = end.word
             message = trial.user_attrs.get("message", "")
-            yield f"It is {trial.state.name}: {word} {message}".rstrip() + "."
+            sentence = f"It is {trial.state.name}: {word} {message}"
+            yield sentence.rstrip() + "."
 
     def _why_pruned(self, trial: FrozenTrial, step: int) -> Iterator[str]:
         found = standing(self.study, trial, step, self.trials)
@@ -193,20 +208,22 @@ class _Again:
             yield f"The reason: {message}."
         if found.others:
             n_shown = 5
-            shown = [f"#{number} {value:.4g}" for number, value in found.others[:n_shown]]
+            best = found.others[:n_shown]
+            shown = ", ".join(f"#{number} {value:.4g}" for number, value in best)
             more = ""
             if len(found.others) > n_shown:
                 more = " and others"
-            yield f"The others had: {', '.join(shown)}{more}."
+            yield f"The others had: {shown}{more}."
 
 
 def _and_running(trial: FrozenTrial, history: History) -> str:
     """Return the end of a sentence: which other trials were running."""
     others = [t for t in history.trials if t.number != trial.number]
-    running = [number_of(t) for t in others if t.state == TrialState.RUNNING]
+    running = [t for t in others if t.state == TrialState.RUNNING]
     if not running:
         return ""
-    return f" and {sorted(running)} running"
+    numbers = sorted(map(number_of, running))
+    return f" and {numbers} running"
 
 
 @dataclass(frozen=True)
@@ -231,7 +248,12 @@ class _Standing:
         return len(self.others) + 1
 
 
-def standing(study: Study, trial: FrozenTrial, step: int, trials: list[FrozenTrial]) -> _Standing:
+def standing(
+    study: Study,
+    trial: FrozenTrial,
+    step: int,
+    trials: list[FrozenTrial],
+) -> _Standing:
     """Return the place of a pruned trial among the others.
 
     Args:
@@ -241,8 +263,12 @@ def standing(study: Study, trial: FrozenTrial, step: int, trials: list[FrozenTri
         trials: All trials of the study.
     """
     mine = trial.intermediate_values[step]
-    numbers = set(from_ranges(trial.user_attrs.get("against", "")))
-    others = [t for t in trials if t.number in numbers and step in t.intermediate_values]
+    against = trial.user_attrs.get("against", "")
+    numbers = set(from_ranges(against))
+    others = []
+    for other in trials:
+        if other.number in numbers and step in other.intermediate_values:
+            others.append(other)
     bracket = None
     pruner = study.pruner
     if isinstance(pruner, HyperbandPruner):
@@ -255,5 +281,6 @@ def standing(study: Study, trial: FrozenTrial, step: int, trials: list[FrozenTri
     reached = [(number_of(t), t.intermediate_values[step]) for t in others]
     reached.sort()
     reached.sort(key=lambda other: direction.as_loss(other[1]))
-    place = 1 + sum(direction.is_better(value, mine) for _, value in reached)
+    n_better = sum(direction.is_better(value, mine) for _, value in reached)
+    place = 1 + n_better
     return _Standing(mine, reached, place, bracket)

@@ -142,7 +142,9 @@ class SeededSampler(BaseSampler):
         return self._prepare(study, trial)
 
     def infer_relative_search_space(
-        self, study: Study, trial: FrozenTrial
+        self,
+        study: Study,
+        trial: FrozenTrial,
     ) -> dict[str, BaseDistribution]:
         """Call the method of the trial's sampler."""
         prepared = self._for(study, trial)
@@ -230,7 +232,12 @@ class Grid(_Sequential, GridSampler):
         seed: Determines the order.
     """
 
-    def __init__(self, space: Space, n_points: int, seed: int) -> None:
+    def __init__(
+        self,
+        space: Space,
+        n_points: int,
+        seed: int,
+    ) -> None:
         super().__init__(space.grid(n_points), seed)
 
     def __len__(self) -> int:
@@ -253,4 +260,9 @@ class Grid(_Sequential, GridSampler):
         placed = copy.copy(trial)
         placed.system_attrs = dict(trial.system_attrs)
         placed.system_attrs["grid_id"] = self.place % len(self)
-        return super().sample_independent(study, placed, param_name, param_distribution)
+        return super().sample_independent(
+            study,
+            placed,
+            param_name,
+            param_distribution,
+        )

@@ -88,14 +88,28 @@ class _SharedRdb(RDBStorage):
     ) -> list[FrozenTrial]:
         """Return trials like Optuna's method, which makes an object of each row."""
         with _create_scoped_session(self.scoped_session) as session:
-            return read_trials(session, study_id, states, included_trial_ids, trial_id_greater_than)
+            return read_trials(
+                session,
+                study_id,
+                states,
+                included_trial_ids,
+                trial_id_greater_than,
+            )
 
-    def set_trial_user_attrs(self, trial_id: int, attrs: Mapping[str, object]) -> None:
+    def set_trial_user_attrs(
+        self,
+        trial_id: int,
+        attrs: Mapping[str, object],
+    ) -> None:
         """Set attributes of a trial, all of them or none."""
         with _create_scoped_session(self.scoped_session, True) as session:
             for key, value in attrs.items():
                 self._set_trial_attr_without_commit(
-                    session, TrialUserAttributeModel, trial_id, key, value
+                    session,
+                    TrialUserAttributeModel,
+                    trial_id,
+                    key,
+                    value,
                 )
 
 
@@ -120,12 +134,18 @@ class SharedJournal(JournalStorage):
     """
 
     def __init__(
-        self, backend: BaseJournalBackend, exclusively: Callable[[], AbstractContextManager[object]]
+        self,
+        backend: BaseJournalBackend,
+        exclusively: Callable[[], AbstractContextManager[object]],
     ) -> None:
         self.exclusively = exclusively
         super().__init__(backend)
 
-    def set_trial_user_attrs(self, trial_id: int, attrs: Mapping[str, object]) -> None:
+    def set_trial_user_attrs(
+        self,
+        trial_id: int,
+        attrs: Mapping[str, object],
+    ) -> None:
         """Set attributes of a trial, all of them or none."""
         with self._thread_lock:
             log = {
@@ -155,7 +175,11 @@ class SharedJournal(JournalStorage):
 SharedStorage = _SharedRdb | SharedJournal
 
 
-def sqlite(path: str, timeout_s: float, patience_s: float) -> SharedStorage:
+def sqlite(
+    path: str,
+    timeout_s: float,
+    patience_s: float,
+) -> SharedStorage:
     """Return a storage in a SQLite file, which is created with its folder if it is missing.
 
     Args:
@@ -167,7 +191,12 @@ def sqlite(path: str, timeout_s: float, patience_s: float) -> SharedStorage:
         folder = Path(path).parent
         folder.mkdir(parents=True, exist_ok=True)
         engine = {"connect_args": {"timeout": timeout_s}}
-        return _SharedRdb(f"sqlite:///{path}", FileLock(path), patience_s, engine)
+        return _SharedRdb(
+            f"sqlite:///{path}",
+            FileLock(path),
+            patience_s,
+            engine,
+        )
 
 
 def journal(path: str, patience_s: float) -> SharedStorage:
@@ -214,7 +243,12 @@ def postgres(url: str, patience_s: float) -> SharedStorage:
             "max_overflow": 1,
             "connect_args": {"connect_timeout": 5},
         }
-        return _SharedRdb(url, AdvisoryLock(url, patience_s), patience_s, engine)
+        return _SharedRdb(
+            url,
+            AdvisoryLock(url, patience_s),
+            patience_s,
+            engine,
+        )
 
 
 class AdvisoryLock:

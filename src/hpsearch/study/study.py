@@ -102,7 +102,10 @@ class SharedStudy:
             directions.append(StudyDirection.MINIMIZE)
         with storage_errors(f"of study {name}"):
             optuna.create_study(
-                study_name=name, storage=storage, directions=directions, load_if_exists=True
+                study_name=name,
+                storage=storage,
+                directions=directions,
+                load_if_exists=True,
             )
             study = PausableStudy(name, storage, sampler, pruner)
         return cls(study, storage, sampler, budget)
@@ -443,7 +446,11 @@ class _RememberedProofs(MutableMapping[str, str]):
         return unless_away(lambda: self._study.user_attrs) or {}
 
 
-def check_known(name: str, storage: optuna.storages.BaseStorage, purpose: str = "") -> None:
+def check_known(
+    name: str,
+    storage: optuna.storages.BaseStorage,
+    purpose: str = "",
+) -> None:
     """Raise ConfigError if a storage has no study of that name, and name the ones that it has.
 
     Args:

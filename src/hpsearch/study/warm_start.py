@@ -47,7 +47,12 @@ class WarmStart:
     values: Mapping[int, Mapping[str, Value]]
 
     @classmethod
-    def of(cls, name: str, storage: SharedStorage, n_trials: int) -> WarmStart:
+    def of(
+        cls,
+        name: str,
+        storage: SharedStorage,
+        n_trials: int,
+    ) -> WarmStart:
         """Read the best trials of a study.
 
         Args:
@@ -72,7 +77,12 @@ class WarmStart:
             values[number_of(trial)] = without_bounds.values(trial)
         return cls(name, values)
 
-    def begin(self, study: SharedStudy, space: Space, asked: Asked) -> None:
+    def begin(
+        self,
+        study: SharedStudy,
+        space: Space,
+        asked: Asked,
+    ) -> None:
         """Let a study without trials try these trials first.
 
         A study that was begun from the same study before stays as it is. Of each trial, the study

@@ -62,7 +62,7 @@ class _Command:
         for place in range(n_words - self._n_own, n_words):
             word = words[place]
             if "=" in word and not word.startswith("-"):
-                added = [override for override in self.overrides if override not in words]
+                added = [new for new in self.overrides if new not in words]
                 return words[:place] + added + words[place:]
         return words
 
@@ -202,7 +202,11 @@ class _WorkerProcess:
         return self._command is not None
 
     @classmethod
-    def n_restarts(cls, pid: int, environment: Mapping[str, str] = os.environ) -> int:
+    def n_restarts(
+        cls,
+        pid: int,
+        environment: Mapping[str, str] = os.environ,
+    ) -> int:
         """Return how often a process has been replaced.
 
         Args:
@@ -222,7 +226,11 @@ class _WorkerProcess:
         return self._deadline
 
     @classmethod
-    def _told(cls, pid: int, environment: Mapping[str, str]) -> tuple[int, float]:
+    def _told(
+        cls,
+        pid: int,
+        environment: Mapping[str, str],
+    ) -> tuple[int, float]:
         """Return the number of restarts of a process, and its deadline; 0 for an unknown one."""
         told = environment.get(cls.RESTARTED, "0 0 0")
         told_pid, n_before, until = told.split()
