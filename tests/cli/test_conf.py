@@ -36,6 +36,12 @@ NEEDED = {
 ROOTS = {"ablation": "ablate"}  # groups that the search does not have
 # What the choices of a group build.
 BUILT = {
+    "optimizer": {
+        "adam": keras.optimizers.Adam,
+        "nadam": keras.optimizers.Nadam,
+        "rmsprop": keras.optimizers.RMSprop,
+        "sgd": keras.optimizers.SGD,
+    },
     "pruner": {
         "hyperband": Hyperband,
         "median": MedianPruner,

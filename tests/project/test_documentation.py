@@ -142,7 +142,7 @@ def test_the_quickstart_runs_from_its_first_line_to_its_last(tmp_path):
 @pytest.mark.slow
 def test_the_line_that_installs_tab_completion_works_in_bash():
     (block,) = [block for _, block in BLOCK.findall(QUICKSTART) if "-sc install=bash" in block]
-    line = "python src/hpsearch/cli/search.py optimizer=ad"
+    line = "python src/hpsearch/cli/search.py optimizer=na"
     asked = f"""
     {block}
     COMP_LINE='{line}' COMP_POINT={len(line)} COMP_CWORD=2
@@ -154,7 +154,7 @@ def test_the_line_that_installs_tab_completion_works_in_bash():
         ["bash", "-c", asked], cwd=ROOT, env=env, capture_output=True, text=True, check=False
     )
     answers, installed = done.stdout.splitlines()
-    assert answers.split() == ["optimizer=adam"], done.stderr
+    assert answers.split() == ["optimizer=nadam"], done.stderr
     assert "hydra_bash_completion" in installed
 
 
