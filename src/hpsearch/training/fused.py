@@ -27,12 +27,7 @@ from hpsearch.data.split import SearchData
 from hpsearch.errors import ConfigError
 from hpsearch.models.loss_and_optimizer import numbers_of
 from hpsearch.training.epochs import Epochs, Fitted, Work
-from hpsearch.training.how_trained import (
-    NoProgramError,
-    Tensors,
-    question,
-    structure_of,
-)
+from hpsearch.training.how_trained import NoProgramError, Tensors, question, structure_of
 from hpsearch.training.own_fit import may_change_form, owns_fit
 from hpsearch.training.programs.averages import averages_of
 from hpsearch.training.programs.on_jax import State, metrics_of, steps_of
@@ -100,14 +95,7 @@ class FusedProgram:
         stacked = map(np.stack, parts)
         rows, n_steps, tables, last, _, last_rates = stacked
         n_steps_of_all = int(n_steps[0, 0])
-        logs, state = self._epoch(
-            self.state,
-            rows,
-            n_steps_of_all,
-            tables,
-            last,
-            last_rates,
-        )
+        logs, state = self._epoch(self.state, rows, n_steps_of_all, tables, last, last_rates)
         self.state = list(map(list, state))
         logs = jax.device_get(logs)
         found = {}

@@ -20,13 +20,7 @@ from hpsearch.errors import ConfigError
 from hpsearch.models.loss_and_optimizer import labels_for
 from hpsearch.seeds import derive
 from hpsearch.training.checkpoints import CheckpointFile
-from hpsearch.training.epochs import (
-    Continuation,
-    Epochs,
-    Fitted,
-    Listener,
-    Work,
-)
+from hpsearch.training.epochs import Continuation, Epochs, Fitted, Listener, Work
 from hpsearch.training.how_trained import (
     NoProgramError,
     Tensors,
@@ -162,13 +156,7 @@ class Trainer:
         callbacks.extend(companions(work.hypermodel, epochs))
         if program.averaging:
             callbacks.append(Averaging())
-        self._run(
-            program.model,
-            epochs,
-            callbacks,
-            x=work.order,
-            shuffle=False,
-        )
+        self._run(program.model, epochs, callbacks, x=work.order, shuffle=False)
         program.unload(work.model, epochs.best_state)
         return epochs.fitted
 
@@ -204,13 +192,7 @@ class Trainer:
             scheduling = Scheduling(self.schedule, drawn, epochs, each_step=True)
             callbacks.append(scheduling)
         batches = Batches(work.order, images, labels)
-        self._run(
-            model,
-            epochs,
-            callbacks,
-            x=batches,
-            shuffle=False,
-        )
+        self._run(model, epochs, callbacks, x=batches, shuffle=False)
         copy_values(epochs.best_state, model.variables)
         return epochs.fitted
 
@@ -242,13 +224,7 @@ class Trainer:
         batch_size = self._batch_size(work.hp)
         model.fit = partial(fit, batch_size=batch_size)
         try:
-            self._run(
-                model,
-                epochs,
-                [epochs],
-                x=images,
-                y=labels,
-            )
+            self._run(model, epochs, [epochs], x=images, y=labels)
         finally:
             model.fit = fit
         model.set_weights(epochs.best_state)
@@ -444,13 +420,7 @@ class Trainer:
         tensors = self._on_device(work.model)
         # The averaging depends on the number of steps in an epoch.
         averaging = self._averaging_of(work)
-        kind = (
-            structure,
-            averaging,
-            order.batch_size,
-            order.steps_per_call,
-            order.n_rest,
-        )
+        kind = (structure, averaging, order.batch_size, order.steps_per_call, order.n_rest)
         if kind not in self._programs:
             self._programs.clear()  # frees the memory of the other program first
             self._programs[kind] = proved_program(
