@@ -78,12 +78,21 @@ class Checkpoint:
             OSError: The file is missing or cannot be read.
             ValueError, KeyError, EOFError, zipfile.BadZipFile: The file is damaged.
         """
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+        with (
+            path.open("rb") as raw,
+            np.load(raw, allow_pickle=False) as file,
+        ):
             text = str(file["head"])
             head = json.loads(text)
             best = _numbered(file, "best")
             running = _numbered(file, "running")
-        return cls(head["identity"], head["history"], head["best_epoch"], best, running)
+        return cls(
+            identity=head["identity"],
+            history=head["history"],
+            best_epoch=head["best_epoch"],
+            best=best,
+            running=running,
+        )
 
 
 def _numbered(file: Mapping[str, np.ndarray], kind: str) -> list[np.ndarray]:
@@ -122,9 +131,9 @@ class CheckpointFile:
         try:
             checkpoint.write(self.path)
         except OSError as error:
-            logging.getLogger(__name__).warning(
-                "No checkpoint of trial %s could be written: %s", self.path.stem, error
-            )
+            logger = logging.getLogger(__name__)
+            trial = self.path.stem
+            logger.warning("No checkpoint of trial %s could be written: %s", trial, error)
         self._saved = time.monotonic()
 
     def load(self) -> Checkpoint | None:
@@ -158,9 +167,9 @@ class Checkpoints:
 
     def orphans(self, study: str, numbers: Collection[int]) -> list[Path]:
         """Return the files of a study whose trial numbers are not among `numbers`."""
-        paths = sorted(self._folder(study).glob("*"))
+        folder = self._folder(study)
         orphans = []
-        for path in paths:
+        for path in sorted(folder.glob("*")):
             number, *_ = path.name.split(".")
             if int(number) not in numbers:
                 orphans.append(path)
@@ -168,7 +177,9 @@ class Checkpoints:
 
     def clear(self, study: str) -> None:
         """Remove all checkpoints of a study."""
-        shutil.rmtree(self._folder(study), ignore_errors=True)
+        folder = self._folder(study)
+        shutil.rmtree(folder, ignore_errors=True)
 
     def _folder(self, study: str) -> Path:
-        return Path(self.path) / quote(study, safe="")
+        name = quote(study, safe="")
+        return Path(self.path) / name

@@ -72,7 +72,12 @@ class Fitted:
             return {}
         return self.history[self.best_epoch - 1]
 
-    def add(self, metrics: dict[str, float], monitor: str, direction: Direction) -> bool:
+    def add(
+        self,
+        metrics: dict[str, float],
+        monitor: str,
+        direction: Direction,
+    ) -> bool:
         """Add an epoch and return whether it is the best.
 
         Args:
@@ -97,7 +102,8 @@ class Fitted:
             del metrics[name]
         best = self.metrics.get(monitor)
         self.history.append(metrics)
-        if best is not None and not direction.is_better(metrics[monitor], best):
+        value = metrics[monitor]
+        if best is not None and not direction.is_better(value, best):
             return False
         self.best_epoch = self.n_epochs
         return True
@@ -129,8 +135,13 @@ class Continuation:
 
     def save(self, fitted: Fitted, best: list[np.ndarray]) -> None:
         """Save the fit as it is at the end of an epoch."""
-        running = self.snapshot()
-        checkpoint = Checkpoint(self.identity, fitted.history, fitted.best_epoch, best, running)
+        checkpoint = Checkpoint(
+            identity=self.identity,
+            history=fitted.history,
+            best_epoch=fitted.best_epoch,
+            best=best,
+            running=self.snapshot(),
+        )
         self.file.save(checkpoint)
 
 
@@ -191,7 +202,9 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
                 key = name.replace("_", "/", 1)
             metrics[key] = value
         metrics["time/epoch_s"] = time.perf_counter() - self._begin
-        if self.fitted.add(metrics, self.settings.monitor, self.direction):
+        monitor = self.settings.monitor
+        is_best = self.fitted.add(metrics, monitor, self.direction)
+        if is_best:
             self.best_state = self.state()
         try:
             self.work.listener(self.fitted.n_epochs, metrics)

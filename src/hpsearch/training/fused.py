@@ -54,12 +54,17 @@ class FusedProgram:
     def __init__(self, program: Program, tensors: Tensors, n_seats: int) -> None:
         self.program = program
         self.n_seats = n_seats
+
+        def of_all_seats(value: Array) -> Array:
+            copies = [value] * n_seats
+            return jnp.stack(copies)
+
         values = self._values()
-        self.state: State = jax.tree.map(lambda v: jnp.stack([v] * n_seats), values)
+        self.state: State = jax.tree.map(of_all_seats, values)
         epoch = _epoch_of(program, tensors)
         axes = (0, 0, None, 0, 0, 0)  # all seats have the same number of steps
-        of_all_seats = jax.vmap(epoch, in_axes=axes)
-        self._epoch = jax.jit(of_all_seats, donate_argnums=0)
+        epochs = jax.vmap(epoch, in_axes=axes)
+        self._epoch = jax.jit(epochs, donate_argnums=0)
         self._fill = jax.jit(_fill, donate_argnums=0)
         self._read = jax.jit(_read)
 
@@ -86,7 +91,8 @@ class FusedProgram:
         """
         any_element = next(iter(elements.values()))
         of_seats = [elements.get(seat, any_element) for seat in range(self.n_seats)]
-        stacked = map(np.stack, zip(*of_seats, strict=True))
+        parts = zip(*of_seats, strict=True)
+        stacked = map(np.stack, parts)
         rows, n_steps, tables, last, _, last_rates = stacked
         n_steps_of_all = int(n_steps[0, 0])
         logs, state = self._epoch(self.state, rows, n_steps_of_all, tables, last, last_rates)
@@ -124,12 +130,15 @@ class FusedProgram:
         tolerance = compiled_tolerance(self.program.model)
         for name, value in alone.items():
             # Up to two steps are made, and the rounding of the first one changes the second one.
-            rounding = 10 * tolerance * max(1.0, abs(value))
+            size = max(1.0, abs(value))
+            rounding = 10 * tolerance * size
             if name != "loss":
                 rounding += 2 / order.batch_size  # examples on the border of two classes
-            found = [seats[seat][name] for seat in range(self.n_seats)]
-            distances = np.abs(np.subtract(found, value))
-            worst = found[int(np.argmax(distances))]
+            found = [logs[name] for logs in seats.values()]
+            gaps = np.subtract(found, value)
+            distances = np.abs(gaps)
+            seat_of_worst = int(np.argmax(distances))
+            worst = found[seat_of_worst]
             if not abs(worst - value) <= rounding:  # also where one of them is NaN
                 return f"with others, its {name} is {worst:.6g} after a step, alone {value:.6g}"
         return None
@@ -137,7 +146,11 @@ class FusedProgram:
 
 def _fill(state: State, seat: int, values: State) -> State:
     """Return the state of all seats with `values` in one seat."""
-    filled: State = jax.tree.map(lambda of_all, v: of_all.at[seat].set(v), state, values)
+
+    def fill(of_all: Array, value: Array) -> Array:
+        return of_all.at[seat].set(value)
+
+    filled: State = jax.tree.map(fill, state, values)
     return filled
 
 
@@ -147,7 +160,10 @@ def _read(state: State, seat: int) -> State:
     return found
 
 
-def _epoch_of(program: Program, tensors: Tensors) -> Callable[..., tuple[dict[str, Array], State]]:
+def _epoch_of(
+    program: Program,
+    tensors: Tensors,
+) -> Callable[..., tuple[dict[str, Array], State]]:
     """Return the epoch of one trial: training steps, then validation with the averaged weights."""
     model = program.model
     images, labels, val_images, val_labels = tensors
@@ -184,7 +200,9 @@ def _epoch_of(program: Program, tensors: Tensors) -> Callable[..., tuple[dict[st
 
 
 def _validation_of(
-    model: keras.Model, images: Array, labels: Array
+    model: keras.Model,
+    images: Array,
+    labels: Array,
 ) -> Callable[[State], dict[str, Array]]:
     """Return the function from (weights, other variables, fresh metrics) to the val metrics."""
     n_examples = len(labels)
@@ -269,8 +287,9 @@ class FusedTrainer(Trainer):
         with self._seat(order) as seat:
             epochs, scheduling = self._sit(fused, seat, together)
             epochs.tell_earlier_epochs()
-            while not epochs.patience_is_over and epochs.fitted.n_epochs < self.settings.epochs:
-                epoch = epochs.fitted.n_epochs
+            for epoch in range(epochs.fitted.n_epochs, self.settings.epochs):
+                if epochs.patience_is_over:
+                    break
                 epochs.on_epoch_begin(epoch)
                 scheduling.on_epoch_begin(epoch)
                 logs = self._next_epoch(fused, seat)
@@ -284,7 +303,8 @@ class FusedTrainer(Trainer):
             return None
         try:
             structure = structure_of(work.model, self.data.train.inputs)
-            kind = (structure, work.order.batch_size, self._averaging_of(work))
+            averaging = self._averaging_of(work)
+            kind = (structure, work.order.batch_size, averaging)
             if not self._fused:
                 self._fused[kind] = self._fuse(structure, work)
         except NoProgramError:
@@ -327,7 +347,12 @@ class FusedTrainer(Trainer):
                 self._asked.discard(seat)
                 self._meeting.notify_all()  # the other trials may have waited only for this one
 
-    def _sit(self, fused: FusedProgram, seat: int, work: Work) -> tuple[Epochs, Scheduling]:
+    def _sit(
+        self,
+        fused: FusedProgram,
+        seat: int,
+        work: Work,
+    ) -> tuple[Epochs, Scheduling]:
         """Put a trial into its seat, freshly built or as its checkpoint has it."""
 
         def read(kind: Callable[[Program], list[np.ndarray]]) -> list[np.ndarray]:
@@ -338,7 +363,12 @@ class FusedTrainer(Trainer):
             program = fused.program
             program.load(work.model, work.seed_of_layer)
             snapshot = partial(read, Program.snapshot)
-            continuation = self._continuation(work, program.name, snapshot, program.restore)
+            continuation = self._continuation(
+                work,
+                program.name,
+                snapshot,
+                program.restore,
+            )
             state = partial(read, Program.state)
             epochs = Epochs(self.settings, work, state, continuation)
             epochs.set_model(program.model)
@@ -357,7 +387,8 @@ class FusedTrainer(Trainer):
                 if self._stop is not None:
                     raise self._stop
                 if self._asked == self._seated.keys():
-                    elements = {s: order.element_at(0) for s, order in self._seated.items()}
+                    orders = self._seated.items()
+                    elements = {of: order.element_at(0) for of, order in orders}
                     self._logs = fused.run(elements)
                     self._asked.clear()
                     self._meeting.notify_all()

@@ -77,7 +77,8 @@ def _build(model: keras.Model, images: Tensor) -> None:
         spec = keras.KerasTensor(shape, dtype=dtype)
         compute_output_spec(model, spec, training=False)
     except Exception as error:  # the model's `build` and `call` may raise anything
-        reason = f"it cannot be built before its first batch: {first_line(error):.200}"
+        line = first_line(error)
+        reason = f"it cannot be built before its first batch: {line:.200}"
         raise NoProgramError(reason) from error
 
 
@@ -92,7 +93,8 @@ def _keras_steps() -> frozenset[str]:
         if cls.__name__.endswith("Trainer"):
             names.update(vars(cls))
     names.discard("loss")
-    return frozenset(name for name in names if not name.startswith("__"))
+    private = {name for name in names if name.startswith("__")}
+    return frozenset(names - private)
 
 
 def _own_step(model: keras.Model) -> str | None:
@@ -102,7 +104,8 @@ def _own_step(model: keras.Model) -> str | None:
         changed = steps & vars(cls).keys()
         if changed and not _is_of_keras(cls):
             return min(changed)
-    replaced: list[str] = sorted(steps & vars(model).keys())
+    own = steps & vars(model).keys()
+    replaced: list[str] = sorted(own)
     for name in replaced:
         of_keras = getattr(keras.Model, name)
         if isinstance(of_keras, FunctionType):
@@ -112,9 +115,11 @@ def _own_step(model: keras.Model) -> str | None:
 
 def _is_of_keras(cls: type) -> bool:
     """Return whether a class is Keras's own, or a library's that is not a model."""
-    if cls.__module__.partition(".")[0] == "keras":
+    module = cls.__module__
+    package, _, _ = module.partition(".")
+    if package == "keras":
         return True
-    return is_library(cls.__module__) and not issubclass(cls, keras.Model)
+    return is_library(module) and not issubclass(cls, keras.Model)
 
 
 def proved_program(
@@ -183,11 +188,14 @@ def question(structure: str) -> str:
     answer.
     """
     backend = keras.backend.backend()
-    libraries = f"{backend} {version(backend)} keras {version('keras')}"
+    of_backend = version(backend)
+    of_keras = version("keras")
+    libraries = f"{backend} {of_backend} keras {of_keras}"
     device = "cpu"
     if has_gpu():
         device = "gpu"
-    return f"program {structure[:24]} {libraries} {device}"
+    beginning = structure[:24]
+    return f"program {beginning} {libraries} {device}"
 
 
 def _is_compiled_faster(model: keras.Model) -> bool:

@@ -102,12 +102,15 @@ def _known(
     except Exception as error:  # Keras or a metric may raise any error.
         if reports_more:
             return {"loss": Direction.MINIMIZE}
-        raise ModelError(
-            f"The metrics of the model cannot be computed: {first_line(error)}."
-        ) from error
+        line = first_line(error)
+        raise ModelError(f"The metrics of the model cannot be computed: {line}.") from error
 
 
-def _reported(model: keras.Model, data: SearchData, form: str) -> Mapping[str, Direction | None]:
+def _reported(
+    model: keras.Model,
+    data: SearchData,
+    form: str,
+) -> Mapping[str, Direction | None]:
     """Return the names under which a model reports its metrics, each with its direction or None.
 
     The metrics are built with the first images, as a fit builds them. Then their state is reset.
@@ -136,7 +139,8 @@ def _reported(model: keras.Model, data: SearchData, form: str) -> Mapping[str, D
     found = {name: _direction(metrics.get(name)) for name in names}
     for name, value in logs.items():
         # A metric of several numbers, such as one for each class, is reported under several names.
-        several = numbers_of({name: value}).keys() - {name}
+        numbers = numbers_of({name: value})
+        several = numbers.keys() - {name}
         if several:
             direction = found.pop(name)
             found.update(dict.fromkeys(several, direction))
@@ -181,7 +185,8 @@ def _metrics_by_log(model: keras.Model) -> dict[str, Metric]:
     """
     compiled = model._compile_metrics
     metrics = {}
-    for metric in (*model.metrics, *getattr(compiled, "metrics", ())):
+    of_compiled = getattr(compiled, "metrics", ())
+    for metric in (*model.metrics, *of_compiled):
         if metric is not compiled:
             metrics[id(metric)] = metric
     for metric in metrics.values():

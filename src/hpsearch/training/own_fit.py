@@ -71,5 +71,7 @@ class _Ramp(Callback):  # type: ignore[misc]
         """Forget the best epoch if the model had not its final form in the epoch before."""
         if epoch == 0:
             return
-        if not all(is_over(epoch - 1) for is_over in self.ramps):
-            self.epochs.fitted.best_epoch = 0
+        for is_over in self.ramps:
+            if not is_over(epoch - 1):
+                self.epochs.fitted.best_epoch = 0
+                break

@@ -55,7 +55,12 @@ class Place:
 class Schedule(Protocol):
     """The interface of all schedules."""
 
-    def rates(self, learning_rate: float, momentum: float, place: Place) -> _Rates:
+    def rates(
+        self,
+        learning_rate: float,
+        momentum: float,
+        place: Place,
+    ) -> _Rates:
         """Return the learning rate and the momentum of each step of an epoch, (n_steps,) each.
 
         Args:
@@ -69,7 +74,12 @@ class Schedule(Protocol):
 class Constant:
     """The learning rate and the momentum that the trial drew, at every step."""
 
-    def rates(self, learning_rate: float, momentum: float, place: Place) -> _Rates:
+    def rates(
+        self,
+        learning_rate: float,
+        momentum: float,
+        place: Place,
+    ) -> _Rates:
         """Return the drawn rates for each step."""
         learning_rates = np.full(place.n_steps, learning_rate)
         momentums = np.full(place.n_steps, momentum)
@@ -96,15 +106,22 @@ class OneCycle:
         if not 0 < self.warmup < 1:
             raise ConfigError(f"schedule.warmup must lie between 0 and 1, but is {self.warmup}.")
 
-    def rates(self, learning_rate: float, momentum: float, place: Place) -> _Rates:
+    def rates(
+        self,
+        learning_rate: float,
+        momentum: float,
+        place: Place,
+    ) -> _Rates:
         """Return rates that follow a rising and then a falling half cosine."""
         progress = place.progress()
         is_rising = progress < self.warmup
         rising = _half_cosine(progress / self.warmup)
-        falling = _half_cosine((1 - progress) / (1 - self.warmup))
+        share_of_fall_left = (1 - progress) / (1 - self.warmup)
+        falling = _half_cosine(share_of_fall_left)
         height = np.where(is_rising, rising, falling)  # 0 at both ends, 1 at the peak
         foot = np.where(is_rising, self.start, self.end)
-        learning_rates = learning_rate * (foot + (1 - foot) * height)
+        share = foot + (1 - foot) * height
+        learning_rates = learning_rate * share
         low = min(self.low_momentum, momentum)
         momentums = momentum + (low - momentum) * height
         return learning_rates, momentums
@@ -122,7 +139,12 @@ class Cosine:
 
     end: float
 
-    def rates(self, learning_rate: float, momentum: float, place: Place) -> _Rates:
+    def rates(
+        self,
+        learning_rate: float,
+        momentum: float,
+        place: Place,
+    ) -> _Rates:
         """Return falling learning rates and the drawn momentum."""
         height = _half_cosine(1 - place.progress())
         share = self.end + (1 - self.end) * height
@@ -149,7 +171,12 @@ class ReduceOnPlateau:
         if not 0 < self.factor < 1:
             raise ConfigError(f"schedule.factor must lie between 0 and 1, but is {self.factor}.")
 
-    def rates(self, learning_rate: float, momentum: float, place: Place) -> _Rates:
+    def rates(
+        self,
+        learning_rate: float,
+        momentum: float,
+        place: Place,
+    ) -> _Rates:
         """Return the same rates for all steps of the epoch."""
         share = 1.0
         best = math.inf
@@ -210,8 +237,12 @@ class Scheduling(keras.callbacks.Callback):  # type: ignore[misc]
         order = self.epochs.work.order
         history = self.epochs.fitted.history
         losses = [metrics["val/loss"] for metrics in history]
-        n_epochs = self.epochs.settings.epochs
-        place = Place(epoch, n_epochs, order.n_steps, losses)
+        place = Place(
+            epoch=epoch,
+            n_epochs=self.epochs.settings.epochs,
+            n_steps=order.n_steps,
+            losses=losses,
+        )
         rates = self.schedule.rates(learning_rate, momentum, place)
         order.rates = np.stack(rates, axis=1)
 
@@ -223,7 +254,8 @@ class Scheduling(keras.callbacks.Callback):  # type: ignore[misc]
         if hasattr(self.model, "jax_state_sync"):
             self.model.jax_state_sync()
         variables = rate_variables(self.model.optimizer)
-        for variable, value in zip(variables, rates[batch], strict=True):
+        pairs = zip(variables, rates[batch], strict=True)
+        for variable, value in pairs:
             if variable is not None:
                 variable.assign(value)
 
@@ -253,7 +285,8 @@ def sweep_by_program(
     for n_elements, learning_rate in enumerate(learning_rates, start=1):
         next_batches = list(islice(batches, n_steps))
         rows = np.stack(next_batches)
-        rates = np.tile([learning_rate, momentum], (n_steps, 1))
+        rates_of_step = [learning_rate, momentum]
+        rates = np.tile(rates_of_step, (n_steps, 1))
         element = order.element(rows, rates)
         logs = program.run(element)
         # The metric is the mean of all elements so far.
@@ -291,7 +324,8 @@ def sweep_by_keras(
         losses = []
         for rows in islice(batches, n_steps):
             model.reset_metrics()
-            metrics = model.train_on_batch(images[rows], labels[rows], return_dict=True)
+            batch = (images[rows], labels[rows])
+            metrics = model.train_on_batch(*batch, return_dict=True)
             losses.append(metrics["loss"])
         loss = float(np.mean(losses))
         if _has_exploded(loss, found):
@@ -304,8 +338,9 @@ def _endless(order: Order) -> Iterator[np.ndarray]:
     """Yield the indices of the examples of whole batches, again from the start after the end."""
     shuffled = order.permutation()
     for first in count(0, order.batch_size):
-        places = np.arange(first, first + order.batch_size)
-        yield shuffled[places % len(shuffled)]
+        end = first + order.batch_size
+        places = np.arange(first, end) % len(shuffled)
+        yield shuffled[places]
 
 
 def _has_exploded(loss: float, earlier: list[float]) -> bool:

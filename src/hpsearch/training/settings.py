@@ -22,7 +22,9 @@ def use_precision(precision: str) -> None:
     if precision == "float64":
         floatx = "float64"
     if keras.backend.backend() == "jax":
-        sys.modules["jax"].config.update("jax_enable_x64", floatx == "float64")
+        jax = sys.modules["jax"]
+        is_double = floatx == "float64"
+        jax.config.update("jax_enable_x64", is_double)
     keras.config.set_floatx(floatx)
     keras.config.set_dtype_policy(precision)
 
@@ -42,7 +44,12 @@ class Training:
     direction: str | None = None  # Studies of earlier versions have not recorded one.
 
     def __post_init__(self) -> None:
-        leasts = {"epochs": 1, "batch_size": 1, "patience_epochs": 1, "steps_per_call": 0}
+        leasts = {
+            "epochs": 1,
+            "batch_size": 1,
+            "patience_epochs": 1,
+            "steps_per_call": 0,
+        }
         for name, least in leasts.items():
             value = getattr(self, name)
             if value < least:

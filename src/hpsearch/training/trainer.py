@@ -73,7 +73,10 @@ class Trainer:
     n_slots = 1
 
     def __init__(
-        self, settings: Training, data: SearchData, schedule: Schedule | None = None
+        self,
+        settings: Training,
+        data: SearchData,
+        schedule: Schedule | None = None,
     ) -> None:
         self.settings = settings
         self.schedule = schedule or Constant()
@@ -116,7 +119,15 @@ class Trainer:
             DivergedError: A loss or the monitored metric is NaN or infinite.
         """
         order = self._order(hp, seed, self.settings.steps_per_call)
-        work = Work(hypermodel, hp, model, seed, order, listener, checkpoint_file)
+        work = Work(
+            hypermodel,
+            hp,
+            model,
+            seed,
+            order,
+            listener,
+            checkpoint_file,
+        )
         return self._fit(work, told)
 
     def _fit(self, work: Work, told: Callable[[str], None]) -> Fitted:
@@ -135,7 +146,12 @@ class Trainer:
 
     def _fit_by_program(self, work: Work, program: Program) -> Fitted:
         program.load(work.model, work.seed_of_layer)
-        continuation = self._continuation(work, program.name, program.snapshot, program.restore)
+        continuation = self._continuation(
+            work,
+            program.name,
+            program.snapshot,
+            program.restore,
+        )
         epochs = Epochs(self.settings, work, program.state, continuation)
         scheduling = Scheduling(self.schedule, program.drawn, epochs)
         callbacks = [epochs, scheduling]
@@ -175,7 +191,8 @@ class Trainer:
         if averaging:
             callbacks.append(Averaging())
         if is_scheduled:
-            callbacks.append(Scheduling(self.schedule, drawn, epochs, each_step=True))
+            scheduling = Scheduling(self.schedule, drawn, epochs, each_step=True)
+            callbacks.append(scheduling)
         batches = Batches(work.order, images, labels)
         self._run(model, epochs, callbacks, x=batches, shuffle=False)
         copy_values(epochs.best_state, model.variables)
@@ -196,7 +213,8 @@ class Trainer:
         def restore(saved: list[np.ndarray]) -> None:
             copy_values(saved, variables())
 
-        return self._continuation(work, f"fit {structure}", snapshot, restore)
+        name = f"fit {structure}"
+        return self._continuation(work, name, snapshot, restore)
 
     def _fit_its_own_way(self, work: Work) -> Fitted:
         """Let the HyperModel's own `fit` train the model."""
@@ -205,7 +223,8 @@ class Trainer:
         epochs = Epochs(self.settings, work, model.get_weights)
         fit = model.fit
         # This batch size holds unless the HyperModel's `fit` gives another one.
-        model.fit = partial(fit, batch_size=self._batch_size(work.hp))
+        batch_size = self._batch_size(work.hp)
+        model.fit = partial(fit, batch_size=batch_size)
         try:
             self._run(model, epochs, [epochs], x=images, y=labels)
         finally:
@@ -227,13 +246,14 @@ class Trainer:
             return
         if epochs.fitted.n_epochs:
             given["initial_epoch"] = epochs.fitted.n_epochs
+        tensors = self._on_device(work.model)
         work.hypermodel.fit(
             work.hp,
             model,
             callbacks=callbacks,
             epochs=self.settings.epochs,
             verbose=0,
-            validation_data=self._on_device(work.model)[2:],
+            validation_data=tensors[2:],
             validation_batch_size=VAL_BATCH_SIZE,
             **given,
         )
@@ -262,7 +282,12 @@ class Trainer:
             self.schedule,
         )
         identity = " ".join(map(str, parts))
-        return Continuation(work.checkpoint_file, identity, snapshot, restore)
+        return Continuation(
+            file=work.checkpoint_file,
+            identity=identity,
+            snapshot=snapshot,
+            restore=restore,
+        )
 
     def sweep(  # noqa: PLR0917
         self,
@@ -296,7 +321,13 @@ class Trainer:
             program = self._load_program(work, structure)
         except NoProgramError:
             examples = self._arrays(self.data.train, model)
-            return sweep_by_keras(model, order, examples, learning_rates, steps_per_point)
+            return sweep_by_keras(
+                model,
+                order,
+                examples,
+                learning_rates,
+                steps_per_point,
+            )
         program.load(model, work.seed_of_layer)
         return sweep_by_program(program, order, learning_rates, steps_per_point)
 
@@ -324,16 +355,23 @@ class Trainer:
         if form not in self._tensors:
             train = self._arrays(self.data.train, model)
             val = self._arrays(self.data.val, model)
-            tensors = map(keras.ops.convert_to_tensor, (*train, *val))
+            arrays = (*train, *val)
+            tensors = map(keras.ops.convert_to_tensor, arrays)
             self._tensors = {form: tuple(tensors)}
             self._programs.clear()
         return self._tensors[form]
 
     def _batch_size(self, hp: HyperParameters) -> int:
         """Return the batch size of a fit: the hyperparameter if there is one, else the setting."""
-        return int(hp.values.get("batch_size", self.settings.batch_size))
+        batch_size = hp.values.get("batch_size", self.settings.batch_size)
+        return int(batch_size)
 
-    def _order(self, hp: HyperParameters, seed: int, steps_per_call: int) -> Order:
+    def _order(
+        self,
+        hp: HyperParameters,
+        seed: int,
+        steps_per_call: int,
+    ) -> Order:
         n_examples = len(self.data.train)
         batch_size = self._batch_size(hp)
         seed_of_epoch = partial(derive, seed, "order")
@@ -349,7 +387,8 @@ class Trainer:
         """
         n_epochs = self.settings.averaging_epochs
         if n_epochs is None:
-            n_epochs = float(getattr(work.hypermodel, "averaging_epochs", 0.0))
+            wanted = getattr(work.hypermodel, "averaging_epochs", 0.0)
+            n_epochs = float(wanted)
         if not n_epochs:
             return 0.0
         optimizer = work.model.optimizer
