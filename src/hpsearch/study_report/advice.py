@@ -122,7 +122,12 @@ class Edge:
         return found
 
     @classmethod
-    def _of(cls, searched: Searched, dimension: Dimension, value: Value) -> Edge:
+    def _of(
+        cls,
+        searched: Searched,
+        dimension: Dimension,
+        value: Value,
+    ) -> Edge:
         position = dimension.position(value)
         edge = cls(dimension, value, position, None, 0)
         if cls.NEAR <= position <= 1 - cls.NEAR:
@@ -228,7 +233,14 @@ class _Outlook:
         if prospects.regret < prospects.noise:
             text += " What could be left at most is below that too: the search may end here."
         gains = [as_many, next_hour]
-        return cls(text, worth, trial_s, gains, prospects.noise, prospects.regret)
+        return cls(
+            text,
+            worth,
+            trial_s,
+            gains,
+            prospects.noise,
+            prospects.regret,
+        )
 
 
 @dataclass(frozen=True)
