@@ -60,7 +60,12 @@ class Front:
             f"least among those whose {searched.monitor} is not more than {self._tolerance:.0%} "
             "worse than the best."
         )
-        return Section("What a better value costs", text, rows, figures=[self._figure()])
+        return Section(
+            "What a better value costs",
+            text,
+            rows,
+            figures=[self._figure()],
+        )
 
     def _figure(self) -> Figure:
         """Draw all finished trials, the front, the best trial on it and the cheapest good one."""
@@ -68,7 +73,13 @@ class Front:
         cost = searched.objectives[1]
         plot, axis = plt.subplots(figsize=(8, 5), layout="constrained")
         costs, values = _points(searched.ranked)
-        axis.plot(costs, values, "o", color="0.6", label="finished trials")
+        axis.plot(
+            costs,
+            values,
+            "o",
+            color="0.6",
+            label="finished trials",
+        )
         costs, values = _points(self.trials[::-1])
         (line,) = axis.plot(costs, values, "o-", color="black")
         # The line has steps: between two trials, nothing better than the cheaper one is known.
