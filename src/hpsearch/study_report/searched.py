@@ -153,7 +153,11 @@ class Searched:
     @property
     def label(self) -> str:
         """The metric with its unit, as it stands at an axis."""
-        units = {"loss": "nats", "accuracy": "share of images", "error": "share of images"}
+        units = {
+            "loss": "nats",
+            "accuracy": "share of images",
+            "error": "share of images",
+        }
         _, _, measure = self.monitor.rpartition("/")
         unit = units.get(measure)
         if unit is None:
@@ -353,7 +357,11 @@ class Outcome:
     best: FrozenTrial | None
 
     @classmethod
-    def of(cls, trials: list[FrozenTrial], direction: Direction) -> Outcome:
+    def of(
+        cls,
+        trials: list[FrozenTrial],
+        direction: Direction,
+    ) -> Outcome:
         """Count the trials of a study; a trial that was killed and tried again counts once."""
         ends = [TrialEnd.of(trial) for trial in trials]
         return cls(
