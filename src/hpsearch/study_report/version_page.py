@@ -46,7 +46,12 @@ def quality(tags: Mapping[str, str]) -> str:
     return "\n".join(lines)
 
 
-def describe(client: MlflowClient, name: str, number: str, uri: str) -> None:
+def describe(
+    client: MlflowClient,
+    name: str,
+    number: str,
+    uri: str,
+) -> None:
     """Write the descriptions of a version that a search has made, and of its model.
 
     A version that no search has made keeps its description.
