@@ -220,7 +220,13 @@ class Registry:
         promoted, why = judge(model)
         return self._give(name, number, promoted, f"{why}, version {champion}")
 
-    def _give(self, name: str, number: str, promoted: bool, why: str) -> Version:
+    def _give(
+        self,
+        name: str,
+        number: str,
+        promoted: bool,
+        why: str,
+    ) -> Version:
         """Give a version the alias that it has earned, and tag it with the reason."""
         alias = ""
         new = self._NOT_PROMOTED_TAG
@@ -247,7 +253,13 @@ class Registry:
         if challenger is not None and int(challenger) <= int(number):
             self.client.delete_registered_model_alias(name, self._CHALLENGER)
 
-    def give_alias(self, alias: str, name: str, candidate: Candidate, why: str) -> Version:
+    def give_alias(
+        self,
+        alias: str,
+        name: str,
+        candidate: Candidate,
+        why: str,
+    ) -> Version:
         """Make a trial's model a version, as `register` does, and give it `alias` in any case."""
         number = self._version(name, candidate)
         self.client.set_registered_model_alias(name, alias, number)
@@ -269,7 +281,11 @@ class Registry:
             self.client.set_model_version_tag(name, number, key, str(value))
         return number
 
-    def _log(self, name: str, candidate: Candidate) -> tuple[str, Mapping[str, object]]:
+    def _log(
+        self,
+        name: str,
+        candidate: Candidate,
+    ) -> tuple[str, Mapping[str, object]]:
         """Write a model to its run and make it a version; return its number and the tags of `save`.
 
         The run is named by its id, so that no run becomes active.
@@ -293,7 +309,11 @@ class Registry:
             return None
         return str(found.version)
 
-    def load(self, name: str, which: str) -> tuple[keras.Model, ModelVersion]:
+    def load(
+        self,
+        name: str,
+        which: str,
+    ) -> tuple[keras.Model, ModelVersion]:
         """Return the Keras model of a version, and the registry's record of the version.
 
         Args:
