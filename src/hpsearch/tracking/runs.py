@@ -239,7 +239,11 @@ class TrialName:
         words = [f"#{self.number}"]
         if self.end:
             words.append(self.end)
-        short = {"learning_rate": "lr", "momentum": "m", "dropout_rate": "d"}
+        short = {
+            "learning_rate": "lr",
+            "momentum": "m",
+            "dropout_rate": "d",
+        }
         names = [*short, *self.values]
         for name in dict.fromkeys(names):
             if name not in self.values:
