@@ -38,7 +38,12 @@ class Spool:
 
     _LONGEST_PAUSE_S = 30.0
 
-    def __init__(self, folder: Path, receiver: Receiver, every_s: float) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        receiver: Receiver,
+        every_s: float,
+    ) -> None:
         self.folder = folder
         self._receiver = receiver
         self._every_s = every_s
