@@ -92,7 +92,12 @@ class SpoolFile:
         before: The part of the key that all tries share, or None for the first try.
     """
 
-    def __init__(self, folder: Path, key: str, before: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        key: str,
+        before: str | None = None,
+    ) -> None:
         self.path = folder / f"{key}.jsonl"
         self._sent_path = folder / f"{key}.sent"
         self._files_folder = folder / f"{key}.files"
