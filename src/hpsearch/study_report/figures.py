@@ -112,13 +112,7 @@ class Figures:
         worst = ranked[-1].values[0]
         ends.append((f"{worst:.4g}", f"{best:.4g}"))
         for column, (low, high) in enumerate(ends):
-            axis.text(
-                column,
-                -0.04,
-                low,
-                ha="center",
-                va="top",
-            )
+            axis.text(column, -0.04, low, ha="center", va="top")
             axis.text(column, 1.04, high, ha="center", va="bottom")
         names = [dimension.name for dimension in self.searched.dimensions]
         names.append(self.searched.label)
@@ -136,11 +130,7 @@ class Figures:
 
     def learning_curves(self) -> Figure:
         """Draw the monitored metric over epochs; curves of stopped trials end in a marker."""
-        styles = {
-            "pruned": "--",
-            "diverged": ":",
-            "infeasible": "-.",
-        }
+        styles = {"pruned": "--", "diverged": ":", "infeasible": "-."}
         markers = _markers()
         plot, axis = _wide_plot(4.6)
         for trial in self.searched.spent:
@@ -351,8 +341,16 @@ def _wide_plot(height_in: float) -> tuple[Plot, Axes]:
 def _markers() -> dict[str, dict[str, object]]:
     """Return the marker of a trial for each end that spends the budget."""
     return {
-        "finished": {"marker": "o", "color": "black", "markersize": 5},
-        "pruned": {"marker": "x", "color": "0.45", "markersize": 6},
+        "finished": {
+            "marker": "o",
+            "color": "black",
+            "markersize": 5,
+        },
+        "pruned": {
+            "marker": "x",
+            "color": "0.45",
+            "markersize": 6,
+        },
         "diverged": {
             "marker": "^",
             "color": "0.45",
@@ -441,13 +439,16 @@ class Clock:
     @classmethod
     def of_study(cls, searched: Searched) -> Clock:
         """Return the time that a study has been worked on."""
-        spans = [(begin, end) for _trial, begin, end in _spans(searched)]
+        spans = []
+        for _trial, begin, end in _spans(searched):
+            spans.append((begin, end))
         return cls.of(spans)
 
     @property
     def total_s(self) -> float:
         """The duration of all sessions together, in seconds."""
-        return float(sum(self.ends) - sum(self.begins))
+        worked_s = sum(self.ends) - sum(self.begins)
+        return float(worked_s)
 
     @staticmethod
     def shown(seconds: float) -> str:
@@ -463,7 +464,8 @@ class Clock:
     def at(self, time: float) -> float:
         """Return how many seconds of work had passed at a Unix time."""
         lengths = np.subtract(self.ends, self.begins)
-        passed = np.clip(np.subtract(time, self.begins), 0, lengths)
+        since = np.subtract(time, self.begins)
+        passed = np.clip(since, 0, lengths)
         return float(passed.sum())
 
 
