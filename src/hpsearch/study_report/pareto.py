@@ -52,8 +52,9 @@ class Front:
                 marks.append("best")
             if trial is self.cheapest:
                 marks.append(alias)
+            title = searched.title(trial)
             values = searched.numbers(trial)
-            rows.append([searched.title(trial), *values, " and ".join(marks)])
+            rows.append([title, *values, " and ".join(marks)])
         text = (
             f"{len(self.trials)} of {len(searched.ranked)} finished trials are beaten by no other "
             f"in both {searched.monitor} and {cost}. Alias {alias} goes to the one that costs "
@@ -96,8 +97,9 @@ class Front:
             (ring,) = axis.plot(price, value, marker, color="tab:red")
             ring.set(label=f"{name}, #{number_of(trial)}")
             ring.set(markersize=14, markerfacecolor="none")
-        unit = {"latency_ms": "one prediction", "n_parameters": "weights"}[cost]
-        axis.set(xlabel=f"{cost} ({unit})", ylabel=searched.label)
+        units = {"latency_ms": "one prediction", "n_parameters": "weights"}
+        axis.set_xlabel(f"{cost} ({units[cost]})")
+        axis.set_ylabel(searched.label)
         axis.legend()
         return drawn(
             "pareto",
