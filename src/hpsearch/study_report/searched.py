@@ -174,7 +174,9 @@ class Searched:
 
     def title(self, trial: FrozenTrial) -> str:
         """Return the name of a trial: `#7 lr=0.0012 m=0.95 d=0.11`."""
-        return str(TrialName(number_of(trial), self.values(trial)))
+        number = number_of(trial)
+        name = TrialName(number, self.values(trial))
+        return str(name)
 
     def place(self, trial: FrozenTrial) -> str:
         """Return the place of a finished trial among the finished ones, such as `2 of 9`."""
