@@ -148,7 +148,8 @@ class Registry:
 
     def kept_file(self, run_id: str, folder: Path) -> Path:
         """Download the model file that `keep` has written to a run, and return its path."""
-        return Path(self.client.download_artifacts(run_id, self._MODEL, str(folder)))
+        path = self.client.download_artifacts(run_id, self._MODEL, str(folder))
+        return Path(path)
 
     def kept_outputs(self, run_id: str) -> NDArray[np.float32] | None:
         """Return the outputs that `keep` has written to a run, or None where there are none."""
@@ -170,7 +171,8 @@ class Registry:
         order = ["metrics.`best/val/loss` ASC"]
         finished = TrialEnd.FINISHED.word
         models = []
-        for run in self.client.search_runs([experiment], query, order_by=order):
+        runs = self.client.search_runs([experiment], query, order_by=order)
+        for run in runs:
             # MLflow's status is the same for a pruned trial; earlier versions wrote no tag.
             end = run.data.tags.get(END, finished)
             run_id = run.info.run_id
@@ -271,7 +273,8 @@ class Registry:
         """Return the number of the version of a run's model, which is made where there is none."""
         tags = dict(candidate.tags)
         versions = self.client.search_model_versions(f"name='{name}'")
-        made = [version for version in versions if version.run_id == candidate.run_id]
+        run_id = candidate.run_id
+        made = [version for version in versions if version.run_id == run_id]
         if made:
             number = str(made[0].version)
         else:
