@@ -61,7 +61,11 @@ class Spool:
             file = SpoolFile(self._mine, key, before)
             self._files[key] = file
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._run,
+                    name="spool",
+                    daemon=True,
+                )
                 self._thread.start()
             return file
 
