@@ -290,7 +290,9 @@ class Prospects:
     @classmethod
     def can_tell(cls, searched: Searched) -> bool:
         """Return whether enough trials of a study have finished for a forecast."""
-        return len(searched.ranked) >= cls.MIN_FINISHED and bool(searched.dimensions)
+        if not searched.dimensions:
+            return False
+        return len(searched.ranked) >= cls.MIN_FINISHED
 
     def __init__(self, searched: Searched, seed: int) -> None:
         # Matrices this small are slower on many threads, much slower on a busy machine.
