@@ -136,7 +136,8 @@ class Registry:
                 inputs = ops.convert_to_tensor(images)
                 outputs = model(inputs, training=False)
                 array = ops.convert_to_numpy(outputs)
-                np.save(path, np.asarray(array, np.float32))
+                floats = np.asarray(array, np.float32)
+                np.save(path, floats)
             if path.exists():
                 run.move(path, self._FOLDER)
 
