@@ -159,7 +159,8 @@ class Spool:
         if before:
             pattern = f"*/{before}-*.jsonl"
         n_sent = 0
-        with FileLock(str(self.folder / "abandoned"))():
+        lock = FileLock(str(self.folder / "abandoned"))
+        with lock():
             for path in sorted(self.folder.glob(pattern)):
                 if path.parent == self._mine:
                     continue
