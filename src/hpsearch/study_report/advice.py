@@ -65,7 +65,8 @@ class Advice:
         cut = [edge for edge in edges if edge.bound]
         if not cut and outlook.worth <= _Outlook.POSSIBLE:
             step = "Examine the model that was found."
-            return cls(step, commands.evaluate(), outlook, edges)
+            command = commands.evaluate()
+            return cls(step, command, outlook, edges)
         step = "Let the search go on."
         if cut:
             bounds = [f"{edge.dimension.name}'s {edge.bound} bound" for edge in cut]
@@ -118,11 +119,17 @@ class Edge:
         for dimension in searched.dimensions:
             if not dimension.choices and dimension.name in values:
                 value = values[dimension.name]
-                found.append(cls._of(searched, dimension, value))
+                edge = cls._of(searched, dimension, value)
+                found.append(edge)
         return found
 
     @classmethod
-    def _of(cls, searched: Searched, dimension: Dimension, value: Value) -> Edge:
+    def _of(
+        cls,
+        searched: Searched,
+        dimension: Dimension,
+        value: Value,
+    ) -> Edge:
         position = dimension.position(value)
         edge = cls(dimension, value, position, None, 0)
         if cls.NEAR <= position <= 1 - cls.NEAR:
@@ -138,7 +145,8 @@ class Edge:
         others = searched.positions(best)[:, column]
         distances = abs(others - round(position))
         is_near = distances < cls.NEAR
-        return replace(at_bound, n_near=int(is_near.sum()))
+        n_near = int(is_near.sum())
+        return replace(at_bound, n_near=n_near)
 
     @property
     def wider(self) -> float:
@@ -228,7 +236,14 @@ class _Outlook:
         if prospects.regret < prospects.noise:
             text += " What could be left at most is below that too: the search may end here."
         gains = [as_many, next_hour]
-        return cls(text, worth, trial_s, gains, prospects.noise, prospects.regret)
+        return cls(
+            text,
+            worth,
+            trial_s,
+            gains,
+            prospects.noise,
+            prospects.regret,
+        )
 
 
 @dataclass(frozen=True)
@@ -275,7 +290,9 @@ class Prospects:
     @classmethod
     def can_tell(cls, searched: Searched) -> bool:
         """Return whether enough trials of a study have finished for a forecast."""
-        return len(searched.ranked) >= cls.MIN_FINISHED and bool(searched.dimensions)
+        if not searched.dimensions:
+            return False
+        return len(searched.ranked) >= cls.MIN_FINISHED
 
     def __init__(self, searched: Searched, seed: int) -> None:
         # Matrices this small are slower on many threads, much slower on a busy machine.
@@ -363,7 +380,11 @@ def _fitted(x: Floats, y: Floats, seed: int) -> GaussianProcessRegressor:
     smooth = Matern(lengths, bounds, nu=2.5)
     noise = WhiteKernel(0.05, (1e-4, 1.0))
     kernel = ConstantKernel(1.0, bounds) * smooth + noise
-    process = GaussianProcessRegressor(kernel, n_restarts_optimizer=2, random_state=seed)
+    process = GaussianProcessRegressor(
+        kernel,
+        n_restarts_optimizer=2,
+        random_state=seed,
+    )
     with warnings.catch_warnings():
         # A length at its bound is a valid answer here.
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -389,7 +410,8 @@ def _examples(searched: Searched) -> tuple[Floats, Floats]:
     order = np.argsort(y, kind="stable")
     kept = order[:max_fitted]
     highest = np.quantile(y, 0.75)  # how bad the worst trials are says nothing of the best region
-    return x[kept], np.minimum(y[kept], highest)
+    losses_kept = np.minimum(y[kept], highest)
+    return x[kept], losses_kept
 
 
 def _final(trial: FrozenTrial, searched: Searched) -> float:

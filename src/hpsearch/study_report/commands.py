@@ -59,8 +59,9 @@ class Commands:
     def report(self) -> str:
         """Return the command that makes the report again."""
         name = f"study={self._searched.name}"
-        places = self._group("storage") + self._group("tracking")
-        return self._command("report", name, *places)
+        storage = self._group("storage")
+        tracking = self._group("tracking")
+        return self._command("report", name, *storage, *tracking)
 
     def serve(self) -> str:
         """Return the commands that serve the champion."""
@@ -70,7 +71,8 @@ class Commands:
 
     def _group(self, group: str) -> list[str]:
         """Return the settings of the search that are in a group of the configuration."""
-        return self._starting_with((f"{group}=", f"{group}."))
+        starts = (f"{group}=", f"{group}.")
+        return self._starting_with(starts)
 
     def _starting_with(self, starts: tuple[str, ...]) -> list[str]:
         found = []

@@ -51,8 +51,10 @@ class Descriptions:
             value = f"{searched.monitor} {value_of(best):.4f}"
             paragraphs.append(f"**Best trial:** {title}, {value}.")
         paragraphs.append(f"**Next:** {advice.next_step}")
-        pairs = [pair for pair in key_values(searched) if pair[0] != "best"]
-        lines = [f"- **{name}:** {value}" for name, value in pairs]
+        lines = []
+        for name, shown in key_values(searched):
+            if name != "best":
+                lines.append(f"- **{name}:** {shown}")
         paragraphs.append("\n".join(lines))
         if self.version is not None:
             on_test = quality(self.version.tags)
@@ -94,8 +96,10 @@ class Descriptions:
             looks.append(f"{link}: what the model is worth, how to load it and how to serve it")
         else:
             looks.append("the trials below this run, sorted by the metric `best/val/loss`")
-        numbered = [f"{number}. {look}" for number, look in enumerate(looks, start=1)]
-        return "\n".join(numbered)
+        lines = []
+        for place, look in enumerate(looks, start=1):
+            lines.append(f"{place}. {look}")
+        return "\n".join(lines)
 
     def _commands(self, advice: Advice) -> str:
         commands = Commands(self.searched)

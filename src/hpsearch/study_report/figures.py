@@ -49,7 +49,13 @@ class Figures:
         numbers = [number_of(trial) for trial in trials]
         as_loss = self.searched.direction.as_loss
         best = [as_loss(loss) for loss in accumulate(losses, min)]
-        axis.step(numbers, best, where="post", color="tab:red", label="best so far")
+        axis.step(
+            numbers,
+            best,
+            where="post",
+            color="tab:red",
+            label="best so far",
+        )
         axis.set_xlabel("trial")
         axis.set_ylabel(self.searched.label)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -69,7 +75,12 @@ class Figures:
         n_panels = len(dimensions)
         width_in = max(10.0, 3.4 * n_panels)
         plot = plt.figure(figsize=(width_in, 4.0), layout="constrained")
-        rows = plot.subplots(1, n_panels, sharey=True, squeeze=False)
+        rows = plot.subplots(
+            1,
+            n_panels,
+            sharey=True,
+            squeeze=False,
+        )
         axes = rows[0]
         for axis, dimension in zip(axes, dimensions, strict=True):
             self._draw_slice(axis, dimension)
@@ -160,7 +171,12 @@ class Figures:
         n_trials = len(self.searched.ranked)
         plot, axis = _wide_plot(0.5 * len(shares) + 1.0)
         percents = [100 * share for share in shares.values()]
-        bars = axis.barh(list(shares), percents, color="0.75", edgecolor="black")
+        bars = axis.barh(
+            list(shares),
+            percents,
+            color="0.75",
+            edgecolor="black",
+        )
         axis.invert_yaxis()
         axis.bar_label(bars, fmt="%.0f %%", padding=4)
         axis.set_xlabel("share of the variance of the values, per cent")
@@ -246,7 +262,11 @@ class Figures:
             axis.plot(places[rank], color=str(shade), linewidth=1.2)
         axis.plot(places[0], color="tab:red", linewidth=2.5)
 
-    def _mark_trials(self, axis: Axes, place: Callable[[FrozenTrial], float]) -> None:
+    def _mark_trials(
+        self,
+        axis: Axes,
+        place: Callable[[FrozenTrial], float],
+    ) -> None:
         """Plot a marker for the value of each trial at the horizontal coordinate `place(trial)`."""
         for end, style in _markers().items():
             places = []
@@ -321,10 +341,28 @@ def _wide_plot(height_in: float) -> tuple[Plot, Axes]:
 def _markers() -> dict[str, dict[str, object]]:
     """Return the marker of a trial for each end that spends the budget."""
     return {
-        "finished": {"marker": "o", "color": "black", "markersize": 5},
-        "pruned": {"marker": "x", "color": "0.45", "markersize": 6},
-        "diverged": {"marker": "^", "color": "0.45", "markersize": 6, "markerfacecolor": "white"},
-        "infeasible": {"marker": "s", "color": "0.45", "markersize": 5, "markerfacecolor": "white"},
+        "finished": {
+            "marker": "o",
+            "color": "black",
+            "markersize": 5,
+        },
+        "pruned": {
+            "marker": "x",
+            "color": "0.45",
+            "markersize": 6,
+        },
+        "diverged": {
+            "marker": "^",
+            "color": "0.45",
+            "markersize": 6,
+            "markerfacecolor": "white",
+        },
+        "infeasible": {
+            "marker": "s",
+            "color": "0.45",
+            "markersize": 5,
+            "markerfacecolor": "white",
+        },
     }
 
 
@@ -344,7 +382,13 @@ def _add_legend(plot: Plot, axis: Axes) -> None:
     """Put the legend outside of the axes, where it covers no trial."""
     handles, labels = axis.get_legend_handles_labels()
     shown = dict(zip(labels, handles, strict=True))
-    plot.legend(shown.values(), shown, loc="outside upper right", ncols=5, fontsize="small")
+    plot.legend(
+        shown.values(),
+        shown,
+        loc="outside upper right",
+        ncols=5,
+        fontsize="small",
+    )
 
 
 def _use_log_if_wide(axis: Axes, values: Sequence[float]) -> None:
@@ -395,13 +439,16 @@ class Clock:
     @classmethod
     def of_study(cls, searched: Searched) -> Clock:
         """Return the time that a study has been worked on."""
-        spans = [(begin, end) for _trial, begin, end in _spans(searched)]
+        spans = []
+        for _trial, begin, end in _spans(searched):
+            spans.append((begin, end))
         return cls.of(spans)
 
     @property
     def total_s(self) -> float:
         """The duration of all sessions together, in seconds."""
-        return float(sum(self.ends) - sum(self.begins))
+        worked_s = sum(self.ends) - sum(self.begins)
+        return float(worked_s)
 
     @staticmethod
     def shown(seconds: float) -> str:
@@ -417,7 +464,8 @@ class Clock:
     def at(self, time: float) -> float:
         """Return how many seconds of work had passed at a Unix time."""
         lengths = np.subtract(self.ends, self.begins)
-        passed = np.clip(np.subtract(time, self.begins), 0, lengths)
+        since = np.subtract(time, self.begins)
+        passed = np.clip(since, 0, lengths)
         return float(passed.sum())
 
 

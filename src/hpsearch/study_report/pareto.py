@@ -52,15 +52,21 @@ class Front:
                 marks.append("best")
             if trial is self.cheapest:
                 marks.append(alias)
+            title = searched.title(trial)
             values = searched.numbers(trial)
-            rows.append([searched.title(trial), *values, " and ".join(marks)])
+            rows.append([title, *values, " and ".join(marks)])
         text = (
             f"{len(self.trials)} of {len(searched.ranked)} finished trials are beaten by no other "
             f"in both {searched.monitor} and {cost}. Alias {alias} goes to the one that costs "
             f"least among those whose {searched.monitor} is not more than {self._tolerance:.0%} "
             "worse than the best."
         )
-        return Section("What a better value costs", text, rows, figures=[self._figure()])
+        return Section(
+            "What a better value costs",
+            text,
+            rows,
+            figures=[self._figure()],
+        )
 
     def _figure(self) -> Figure:
         """Draw all finished trials, the front, the best trial on it and the cheapest good one."""
@@ -68,7 +74,13 @@ class Front:
         cost = searched.objectives[1]
         plot, axis = plt.subplots(figsize=(8, 5), layout="constrained")
         costs, values = _points(searched.ranked)
-        axis.plot(costs, values, "o", color="0.6", label="finished trials")
+        axis.plot(
+            costs,
+            values,
+            "o",
+            color="0.6",
+            label="finished trials",
+        )
         costs, values = _points(self.trials[::-1])
         (line,) = axis.plot(costs, values, "o-", color="black")
         # The line has steps: between two trials, nothing better than the cheaper one is known.
@@ -85,8 +97,9 @@ class Front:
             (ring,) = axis.plot(price, value, marker, color="tab:red")
             ring.set(label=f"{name}, #{number_of(trial)}")
             ring.set(markersize=14, markerfacecolor="none")
-        unit = {"latency_ms": "one prediction", "n_parameters": "weights"}[cost]
-        axis.set(xlabel=f"{cost} ({unit})", ylabel=searched.label)
+        units = {"latency_ms": "one prediction", "n_parameters": "weights"}
+        axis.set_xlabel(f"{cost} ({units[cost]})")
+        axis.set_ylabel(searched.label)
         axis.legend()
         return drawn(
             "pareto",

@@ -25,7 +25,11 @@ from hpsearch.tracking.runs import ParentRun
 from hpsearch.tracking.tracking import Tracking
 
 
-def record(searched: Searched, tracking: Tracking, parent: ParentRun) -> tuple[Advice, str]:
+def record(
+    searched: Searched,
+    tracking: Tracking,
+    parent: ParentRun,
+) -> tuple[Advice, str]:
     """Write the report of a study into MLflow.
 
     Args:
@@ -57,11 +61,20 @@ def record(searched: Searched, tracking: Tracking, parent: ParentRun) -> tuple[A
     if descriptions.version is not None:
         uri = without_password(tracking.uri)
         number = str(descriptions.version.version)
-        version_page.describe(tracking.client, searched.name, number, uri)
+        version_page.describe(
+            tracking.client,
+            searched.name,
+            number,
+            uri,
+        )
     return advice, page
 
 
-def _record_page(searched: Searched, advice: Advice, parent: ParentRun) -> str:
+def _record_page(
+    searched: Searched,
+    advice: Advice,
+    parent: ParentRun,
+) -> str:
     """Log the page and each of its figures, and return the page."""
     found = sections(searched, advice)
     title = f"Understanding study {searched.name}"
@@ -74,7 +87,11 @@ def _record_page(searched: Searched, advice: Advice, parent: ParentRun) -> str:
     return page
 
 
-def _descriptions(searched: Searched, tracking: Tracking, parent: ParentRun) -> Descriptions:
+def _descriptions(
+    searched: Searched,
+    tracking: Tracking,
+    parent: ParentRun,
+) -> Descriptions:
     runs = {}
     for run in tracking.children(parent):
         tags = run.data.tags
@@ -89,7 +106,13 @@ def _descriptions(searched: Searched, tracking: Tracking, parent: ParentRun) -> 
                 own.append(version)
     latest = max(own, key=lambda version: int(version.version), default=None)
     experiment_id = tracking.experiment_of(parent)
-    return Descriptions(searched, experiment_id, parent.run_id, runs, latest)
+    return Descriptions(
+        searched,
+        experiment_id,
+        parent.run_id,
+        runs,
+        latest,
+    )
 
 
 def _describe_trials(tracking: Tracking, descriptions: Descriptions) -> None:

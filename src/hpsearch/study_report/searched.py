@@ -153,7 +153,11 @@ class Searched:
     @property
     def label(self) -> str:
         """The metric with its unit, as it stands at an axis."""
-        units = {"loss": "nats", "accuracy": "share of images", "error": "share of images"}
+        units = {
+            "loss": "nats",
+            "accuracy": "share of images",
+            "error": "share of images",
+        }
         _, _, measure = self.monitor.rpartition("/")
         unit = units.get(measure)
         if unit is None:
@@ -170,7 +174,9 @@ class Searched:
 
     def title(self, trial: FrozenTrial) -> str:
         """Return the name of a trial: `#7 lr=0.0012 m=0.95 d=0.11`."""
-        return str(TrialName(number_of(trial), self.values(trial)))
+        number = number_of(trial)
+        name = TrialName(number, self.values(trial))
+        return str(name)
 
     def place(self, trial: FrozenTrial) -> str:
         """Return the place of a finished trial among the finished ones, such as `2 of 9`."""
@@ -353,7 +359,11 @@ class Outcome:
     best: FrozenTrial | None
 
     @classmethod
-    def of(cls, trials: list[FrozenTrial], direction: Direction) -> Outcome:
+    def of(
+        cls,
+        trials: list[FrozenTrial],
+        direction: Direction,
+    ) -> Outcome:
         """Count the trials of a study; a trial that was killed and tried again counts once."""
         ends = [TrialEnd.of(trial) for trial in trials]
         return cls(

@@ -195,7 +195,8 @@ def _stopped_row(searched: Searched, trial: FrozenTrial) -> list[str]:
     step = trial.last_step
     cells = [searched.title(trial), end, "", ""]
     if step is not None:
-        cells[2:] = [str(step), f"{trial.intermediate_values[step]:.4f}"]
+        reached = trial.intermediate_values[step]
+        cells[2:] = [str(step), f"{reached:.4f}"]
     message = str(trial.user_attrs.get("message", ""))[:200]
     if end != "pruned" or step is None:
         return [*cells, "", "", message]

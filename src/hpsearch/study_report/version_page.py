@@ -46,7 +46,12 @@ def quality(tags: Mapping[str, str]) -> str:
     return "\n".join(lines)
 
 
-def describe(client: MlflowClient, name: str, number: str, uri: str) -> None:
+def describe(
+    client: MlflowClient,
+    name: str,
+    number: str,
+    uri: str,
+) -> None:
     """Write the descriptions of a version that a search has made, and of its model.
 
     A version that no search has made keeps its description.
@@ -75,8 +80,10 @@ def _text(client: MlflowClient, found: ModelVersion, uri: str) -> str:
     run_id = str(found.run_id)
     experiment_id = client.get_run(run_id).info.experiment_id
     runs = ("experiments", experiment_id, "runs")
-    trial = Tracking.link(f"trial {tags['hpsearch.trial']}", *runs, run_id)
-    study = Tracking.link(tags["hpsearch.study"], *runs, tags["parent_run"])
+    title = f"trial {tags['hpsearch.trial']}"
+    trial = Tracking.link(title, *runs, run_id)
+    parent_run_id = tags["parent_run"]
+    study = Tracking.link(tags["hpsearch.study"], *runs, parent_run_id)
     paragraphs = [f"The model of {trial} of study {study}."]
     if tags.get("hpsearch.champion_because"):
         paragraphs.append(f"It became champion: {tags['hpsearch.champion_because']}.")

@@ -48,11 +48,21 @@ class Delivery:
                 return self._create(entry)
             return self._reopen(run, is_mine)
 
-    def find(self, experiment_id: str, parent_run_id: str, number: int) -> Run | None:
+    def find(
+        self,
+        experiment_id: str,
+        parent_run_id: str,
+        number: int,
+    ) -> Run | None:
         """Return the run of trial `number`, or None where there is none."""
         query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_run_id}' and tags.`{TRIAL}` = '{number}'"
         order = ["attributes.start_time ASC"]
-        found = self._client.search_runs([experiment_id], query, max_results=1, order_by=order)
+        found = self._client.search_runs(
+            [experiment_id],
+            query,
+            max_results=1,
+            order_by=order,
+        )
         return next(iter(found), None)
 
     def _create(self, entry: Entry) -> State:
@@ -62,7 +72,12 @@ class Delivery:
             MLFLOW_PARENT_RUN_ID: entry["parent_run_id"],
             TRIAL: str(entry["number"]),
         }
-        run = self._client.create_run(entry["experiment_id"], entry["time"], tags, entry["name"])
+        run = self._client.create_run(
+            entry["experiment_id"],
+            entry["time"],
+            tags,
+            entry["name"],
+        )
         return {"run_id": run.info.run_id}
 
     def _reopen(self, run: Run, is_mine: bool) -> State:
@@ -101,7 +116,13 @@ class Delivery:
                 with _refusals_logged(run_id):
                     self._finish(run_id, entry)
 
-    def _log(self, run_id: str, kind: str, rows: Sequence[object], size: int) -> None:
+    def _log(
+        self,
+        run_id: str,
+        kind: str,
+        rows: Sequence[object],
+        size: int,
+    ) -> None:
         """Log rows of one kind, `size` at a time, which is the most that MLflow takes."""
         for start in range(0, len(rows), size):
             some = rows[start : start + size]

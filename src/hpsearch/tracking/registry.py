@@ -136,7 +136,8 @@ class Registry:
                 inputs = ops.convert_to_tensor(images)
                 outputs = model(inputs, training=False)
                 array = ops.convert_to_numpy(outputs)
-                np.save(path, np.asarray(array, np.float32))
+                floats = np.asarray(array, np.float32)
+                np.save(path, floats)
             if path.exists():
                 run.move(path, self._FOLDER)
 
@@ -148,7 +149,8 @@ class Registry:
 
     def kept_file(self, run_id: str, folder: Path) -> Path:
         """Download the model file that `keep` has written to a run, and return its path."""
-        return Path(self.client.download_artifacts(run_id, self._MODEL, str(folder)))
+        path = self.client.download_artifacts(run_id, self._MODEL, str(folder))
+        return Path(path)
 
     def kept_outputs(self, run_id: str) -> NDArray[np.float32] | None:
         """Return the outputs that `keep` has written to a run, or None where there are none."""
@@ -170,7 +172,8 @@ class Registry:
         order = ["metrics.`best/val/loss` ASC"]
         finished = TrialEnd.FINISHED.word
         models = []
-        for run in self.client.search_runs([experiment], query, order_by=order):
+        runs = self.client.search_runs([experiment], query, order_by=order)
+        for run in runs:
             # MLflow's status is the same for a pruned trial; earlier versions wrote no tag.
             end = run.data.tags.get(END, finished)
             run_id = run.info.run_id
@@ -220,7 +223,13 @@ class Registry:
         promoted, why = judge(model)
         return self._give(name, number, promoted, f"{why}, version {champion}")
 
-    def _give(self, name: str, number: str, promoted: bool, why: str) -> Version:
+    def _give(
+        self,
+        name: str,
+        number: str,
+        promoted: bool,
+        why: str,
+    ) -> Version:
         """Give a version the alias that it has earned, and tag it with the reason."""
         alias = ""
         new = self._NOT_PROMOTED_TAG
@@ -247,7 +256,13 @@ class Registry:
         if challenger is not None and int(challenger) <= int(number):
             self.client.delete_registered_model_alias(name, self._CHALLENGER)
 
-    def give_alias(self, alias: str, name: str, candidate: Candidate, why: str) -> Version:
+    def give_alias(
+        self,
+        alias: str,
+        name: str,
+        candidate: Candidate,
+        why: str,
+    ) -> Version:
         """Make a trial's model a version, as `register` does, and give it `alias` in any case."""
         number = self._version(name, candidate)
         self.client.set_registered_model_alias(name, alias, number)
@@ -259,7 +274,8 @@ class Registry:
         """Return the number of the version of a run's model, which is made where there is none."""
         tags = dict(candidate.tags)
         versions = self.client.search_model_versions(f"name='{name}'")
-        made = [version for version in versions if version.run_id == candidate.run_id]
+        run_id = candidate.run_id
+        made = [version for version in versions if version.run_id == run_id]
         if made:
             number = str(made[0].version)
         else:
@@ -269,7 +285,11 @@ class Registry:
             self.client.set_model_version_tag(name, number, key, str(value))
         return number
 
-    def _log(self, name: str, candidate: Candidate) -> tuple[str, Mapping[str, object]]:
+    def _log(
+        self,
+        name: str,
+        candidate: Candidate,
+    ) -> tuple[str, Mapping[str, object]]:
         """Write a model to its run and make it a version; return its number and the tags of `save`.
 
         The run is named by its id, so that no run becomes active.
@@ -293,7 +313,11 @@ class Registry:
             return None
         return str(found.version)
 
-    def load(self, name: str, which: str) -> tuple[keras.Model, ModelVersion]:
+    def load(
+        self,
+        name: str,
+        which: str,
+    ) -> tuple[keras.Model, ModelVersion]:
         """Return the Keras model of a version, and the registry's record of the version.
 
         Args:

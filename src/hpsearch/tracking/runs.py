@@ -53,7 +53,10 @@ class TrackedRun:
     def metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Log values at one step."""
         now = now_ms()
-        rows = [Metric(key, value, now, step) for key, value in metrics.items()]
+        rows = []
+        for key, value in metrics.items():
+            metric = Metric(key, value, now, step)
+            rows.append(metric)
         self.client.log_batch(self.run_id, metrics=rows)
 
     def file(self, path: str, content: bytes) -> None:
@@ -183,7 +186,9 @@ class ChildRun(TrackedRun):
         Epochs are counted from 1.
         """
         now = now_ms()
-        rows = [(key, float(value), now, step) for key, value in metrics.items()]
+        rows = []
+        for key, value in metrics.items():
+            rows.append((key, float(value), now, step))
         self._file.append({"entry": "metrics", "rows": rows})
 
     def tag(self, tags: Mapping[str, object]) -> None:
@@ -239,7 +244,11 @@ class TrialName:
         words = [f"#{self.number}"]
         if self.end:
             words.append(self.end)
-        short = {"learning_rate": "lr", "momentum": "m", "dropout_rate": "d"}
+        short = {
+            "learning_rate": "lr",
+            "momentum": "m",
+            "dropout_rate": "d",
+        }
         names = [*short, *self.values]
         for name in dict.fromkeys(names):
             if name not in self.values:

@@ -38,7 +38,12 @@ class Spool:
 
     _LONGEST_PAUSE_S = 30.0
 
-    def __init__(self, folder: Path, receiver: Receiver, every_s: float) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        receiver: Receiver,
+        every_s: float,
+    ) -> None:
         self.folder = folder
         self._receiver = receiver
         self._every_s = every_s
@@ -56,7 +61,11 @@ class Spool:
             file = SpoolFile(self._mine, key, before)
             self._files[key] = file
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._run,
+                    name="spool",
+                    daemon=True,
+                )
                 self._thread.start()
             return file
 
@@ -150,7 +159,8 @@ class Spool:
         if before:
             pattern = f"*/{before}-*.jsonl"
         n_sent = 0
-        with FileLock(str(self.folder / "abandoned"))():
+        lock = FileLock(str(self.folder / "abandoned"))
+        with lock():
             for path in sorted(self.folder.glob(pattern)):
                 if path.parent == self._mine:
                     continue

@@ -92,7 +92,12 @@ class SpoolFile:
         before: The part of the key that all tries share, or None for the first try.
     """
 
-    def __init__(self, folder: Path, key: str, before: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        key: str,
+        before: str | None = None,
+    ) -> None:
         self.path = folder / f"{key}.jsonl"
         self._sent_path = folder / f"{key}.sent"
         self._files_folder = folder / f"{key}.files"
@@ -170,7 +175,8 @@ class SpoolFile:
             return state
         if not offset or not is_mine:
             opening = lines[0]
-            state = receiver.open(json.loads(opening), is_mine)
+            entry = json.loads(opening)
+            state = receiver.open(entry, is_mine)
             offset = max(offset, len(opening))
             self._remember(offset, state)
         waiting = b"".join(lines)[offset:]
@@ -209,7 +215,8 @@ class SpoolFile:
         # which does no harm.
         with suppress(OSError):
             try:
-                new.write_text(json.dumps([offset, state]))
+                text = json.dumps([offset, state])
+                new.write_text(text)
                 os.replace(new, self._sent_path)
             finally:
                 new.unlink(missing_ok=True)

@@ -128,7 +128,8 @@ class Tracking:
             known = self._find(known_run_id)
             run_id = known or self.project_run_id or self._create(name, {})
             parent = ParentRun(self.client, run_id)
-            parent.tag({"hpsearch.kind": "study", **tags, MLFLOW_RUN_NAME: name})
+            all_tags = {"hpsearch.kind": "study", **tags, MLFLOW_RUN_NAME: name}
+            parent.tag(all_tags)
             self._set_running(run_id)
             if self.project_run_id and known not in {None, self.project_run_id}:
                 parent.continued_by = TrackedRun(self.client, self.project_run_id)
@@ -143,7 +144,12 @@ class Tracking:
                 )
         return parent
 
-    def open_child(self, parent: ParentRun, number: int, is_retry: bool) -> ChildRun:
+    def open_child(
+        self,
+        parent: ParentRun,
+        number: int,
+        is_retry: bool,
+    ) -> ChildRun:
         """Return the run of trial `number`, a child of `parent`; a retry takes its earlier run.
 
         MLflow is not asked. The run is found or created when its spool is sent.
@@ -221,12 +227,18 @@ class Tracking:
         """Wait up to `timeout_s` seconds for the spool and stop it; return whether it is empty."""
         return self.spool.close(timeout_s)
 
-    def open_run(self, name: str, kind: str, tags: Mapping[str, str]) -> TrackedRun:
+    def open_run(
+        self,
+        name: str,
+        kind: str,
+        tags: Mapping[str, str],
+    ) -> TrackedRun:
         """Return the run of a job without trials: the run of `mlflow run`, else a new run."""
         with _tracking_errors(self.uri):
             run_id = self.project_run_id or self._create(name, {})
             run = TrackedRun(self.client, run_id)
-            run.tag({**tags, MLFLOW_RUN_NAME: name, "hpsearch.kind": kind})
+            all_tags = {**tags, MLFLOW_RUN_NAME: name, "hpsearch.kind": kind}
+            run.tag(all_tags)
             return run
 
     def _create(self, name: str, tags: Mapping[str, str]) -> str:
