@@ -6,6 +6,7 @@ import re
 from functools import partial
 from pathlib import Path
 
+import keras
 import optuna
 import pytest
 import yaml
