@@ -102,7 +102,11 @@ class Ablation:
                 found.extend(self._cells_of(level, overrides))
         return found
 
-    def _cells_of(self, level: str, overrides: Sequence[str]) -> list[_Cell]:
+    def _cells_of(
+        self,
+        level: str,
+        overrides: Sequence[str],
+    ) -> list[_Cell]:
         if self.across is None:
             return [_Cell(level, level, None, list(overrides))]
         setting = self.across["setting"]
@@ -114,7 +118,11 @@ class Ablation:
             found.append(_Cell(name, level, value, own))
         return found
 
-    def groups(self, arms: Sequence[Arm], results: Results) -> list[list[Arm]]:
+    def groups(
+        self,
+        arms: Sequence[Arm],
+        results: Results,
+    ) -> list[list[Arm]]:
         """Return the groups of arms that are compared with each other.
 
         With a second factor, they are the best arm of each level, or the arms of each value.
@@ -181,7 +189,11 @@ class Ablate:
             results = session.measure(arms, self.seed, "ablation", self.n_seeds, console)
             return self._answer(results, session, console)
 
-    def _identity(self, config: Mapping[str, object], fingerprint: str) -> Sequence[object]:
+    def _identity(
+        self,
+        config: Mapping[str, object],
+        fingerprint: str,
+    ) -> Sequence[object]:
         """Return all that is equal in two sessions of the same ablation."""
         keys = (*Arm.PARTS, "hyperparameters", "ablation")
         base = {}
@@ -194,7 +206,12 @@ class Ablate:
         base["training"] = training
         return base, fingerprint, self.seed
 
-    def _answer(self, results: Results, session: Session, console: Console) -> Answer:
+    def _answer(
+        self,
+        results: Results,
+        session: Session,
+        console: Console,
+    ) -> Answer:
         """Print and write what was found, and return the answer."""
         ablation = self.ablation
         paragraphs = [f"## {ablation.question}"]

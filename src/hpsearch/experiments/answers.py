@@ -59,7 +59,11 @@ class Interval:
         return cls(n, mean, mean - half, mean + half, p)
 
     @classmethod
-    def of_difference(cls, mine: Mapping[int, float], theirs: Mapping[int, float]) -> Interval:
+    def of_difference(
+        cls,
+        mine: Mapping[int, float],
+        theirs: Mapping[int, float],
+    ) -> Interval:
         """Return mine minus theirs, paired by seed, over the seeds that both have."""
         common = sorted(mine.keys() & theirs.keys())
         return cls.of(mine[seed] - theirs[seed] for seed in common)
@@ -82,7 +86,12 @@ class Results(dict[str, dict[int, Measured]]):
         """Return the results of some arms."""
         return Results({arm.name: self[arm.name] for arm in arms})
 
-    def by_seed(self, arm: str, measure: str, target: float | None = None) -> dict[int, float]:
+    def by_seed(
+        self,
+        arm: str,
+        measure: str,
+        target: float | None = None,
+    ) -> dict[int, float]:
         """Return a measure of an arm, of the trainings that have it.
 
         Args:
@@ -152,7 +161,11 @@ class Results(dict[str, dict[int, Measured]]):
                     lowest.append(min(measured.losses))
         return max(lowest, default=None)
 
-    def judged(self, claims: Sequence[Claim], by_level: Mapping[str, str]) -> list[str]:
+    def judged(
+        self,
+        claims: Sequence[Claim],
+        by_level: Mapping[str, str],
+    ) -> list[str]:
         """Return one sentence for each claim: whether it is confirmed, with the interval.
 
         A claim on a level that was not measured is left out.
@@ -186,7 +199,12 @@ class Claim:
     than: str
     measure: str
 
-    def judge(self, results: Results, lower: str, than: str) -> str:
+    def judge(
+        self,
+        results: Results,
+        lower: str,
+        than: str,
+    ) -> str:
         """Return the sentence on this claim, with the names of the two arms that it is about.
 
         Two arms race to the loss that all their trainings reach.

@@ -273,7 +273,12 @@ class Workbench:
         self._trainer = Trainer(settings, self.data, schedule)
         return self._trainer
 
-    def train(self, arm: Arm, seed: int, listener: Listener) -> Measured:
+    def train(
+        self,
+        arm: Arm,
+        seed: int,
+        listener: Listener,
+    ) -> Measured:
         """Train an arm from one seed, and return the measurements.
 
         Where the training diverges, the measurements cover the epochs before.
@@ -319,7 +324,12 @@ class Workbench:
                 scalars.update(probe(self, trained))
         return measured
 
-    def _add_layers(self, when: str, model: keras.Model, measured: Measured) -> None:
+    def _add_layers(
+        self,
+        when: str,
+        model: keras.Model,
+        measured: Measured,
+    ) -> None:
         """Add the measures of the hidden layers, under names that begin with `when`.
 
         They are measured on the first 1000 validation images.
@@ -333,7 +343,11 @@ class Workbench:
         for name, values in layers.items():
             measured.layers[f"{when}/{name}"] = values
 
-    def _add_speed(self, scalars: dict[str, float], batch_size: int) -> None:
+    def _add_speed(
+        self,
+        scalars: dict[str, float],
+        batch_size: int,
+    ) -> None:
         """Add time for each step and examples for each second.
 
         The time of an epoch includes its validation, which all arms share.

@@ -107,7 +107,12 @@ class Compare:
             results = session.measure(arms, self.seed, "confirm", self.n_seeds, console)
             return self._answer(results, session, console)
 
-    def _answer(self, results: Results, session: Session, console: Console) -> Answer:
+    def _answer(
+        self,
+        results: Results,
+        session: Session,
+        console: Console,
+    ) -> Answer:
         """Print and write what was found, and return the answer."""
         selected_by = "best/val/loss"  # the test set must not select
         shown = results.best_across(self.arms, selected_by)

@@ -147,7 +147,12 @@ class _Recorder(keras.optimizers.Optimizer):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__(learning_rate=1.0)
 
-    def update_step(self, gradient: Tensor, variable: Tensor, learning_rate: Tensor) -> None:
+    def update_step(
+        self,
+        gradient: Tensor,
+        variable: Tensor,
+        learning_rate: Tensor,
+    ) -> None:
         self.assign(variable, ops.cast(gradient, variable.dtype))
 
 

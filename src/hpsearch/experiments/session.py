@@ -141,7 +141,12 @@ class Session:
             text = Path(path).read_text()
             return Measured(**json.loads(text))
 
-    def _train(self, arm: Arm, place: int, seed: int) -> Measured:
+    def _train(
+        self,
+        arm: Arm,
+        place: int,
+        seed: int,
+    ) -> Measured:
         """Train an arm from one seed, in a child run of its own."""
         child = self._open(arm, place)
 

@@ -241,7 +241,11 @@ def _requirements(own: OwnCode) -> list[str]:
     return lines
 
 
-def _signature(data: SearchData, settings: McDropout, method: str) -> ModelSignature:
+def _signature(
+    data: SearchData,
+    settings: McDropout,
+    method: str,
+) -> ModelSignature:
     # The input has no name, or MLflow would pass a dictionary to a model that takes an array.
     shape = (-1, *data.image_shape)
     images = TensorSpec(data.train.inputs.dtype, shape)

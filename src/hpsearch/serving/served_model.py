@@ -152,7 +152,11 @@ class ServedModel(PythonModel):
         return_samples = bool(given.get("return_samples"))
         return _Request(method, int(n_samples), int(seed), return_samples)
 
-    def _answer(self, images: NDArray[np.number], request: _Request) -> pd.DataFrame:
+    def _answer(
+        self,
+        images: NDArray[np.number],
+        request: _Request,
+    ) -> pd.DataFrame:
         """Return the answer to a request, one row per image."""
         n_images = len(images)
         # Images are padded to a power of two: few shapes need few compilations.
