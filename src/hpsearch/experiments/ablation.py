@@ -102,11 +102,7 @@ class Ablation:
                 found.extend(self._cells_of(level, overrides))
         return found
 
-    def _cells_of(
-        self,
-        level: str,
-        overrides: Sequence[str],
-    ) -> list[_Cell]:
+    def _cells_of(self, level: str, overrides: Sequence[str]) -> list[_Cell]:
         if self.across is None:
             return [_Cell(level, level, None, list(overrides))]
         setting = self.across["setting"]
@@ -118,11 +114,7 @@ class Ablation:
             found.append(_Cell(name, level, value, own))
         return found
 
-    def groups(
-        self,
-        arms: Sequence[Arm],
-        results: Results,
-    ) -> list[list[Arm]]:
+    def groups(self, arms: Sequence[Arm], results: Results) -> list[list[Arm]]:
         """Return the groups of arms that are compared with each other.
 
         With a second factor, they are the best arm of each level, or the arms of each value.
@@ -133,7 +125,8 @@ class Ablation:
             return [results.best_across(arms, self.measures[0])]
         groups: dict[object, list[Arm]] = {}
         for arm in arms:
-            groups.setdefault(arm.across, []).append(arm)
+            group = groups.setdefault(arm.across, [])
+            group.append(arm)
         return list(groups.values())
 
 
@@ -173,7 +166,11 @@ class Ablate:
         """
         ablation = self.ablation
         data = self.data.for_search()
-        bench = Workbench(data, inspect=ablation.inspect, probes=ablation.probes)
+        bench = Workbench(
+            data,
+            inspect=ablation.inspect,
+            probes=ablation.probes,
+        )
         arms = [bench.directed(arm) for arm in self.arms]
         identity = self._identity(config, data.fingerprint)
         tags = {
@@ -183,17 +180,25 @@ class Ablate:
             "hpsearch.data": data.name,
         }
         name = f"{data.name}-{ablation.name}"
-        session = Session(self.tracking, bench, name, identity, tags)
+        session = Session(
+            self.tracking,
+            bench,
+            name,
+            identity,
+            tags,
+        )
         with session.parent.ending():
             session.parent.data(data, self.data.path or data.name)
-            results = session.measure(arms, self.seed, "ablation", self.n_seeds, console)
+            results = session.measure(
+                arms,
+                self.seed,
+                "ablation",
+                self.n_seeds,
+                console,
+            )
             return self._answer(results, session, console)
 
-    def _identity(
-        self,
-        config: Mapping[str, object],
-        fingerprint: str,
-    ) -> Sequence[object]:
+    def _identity(self, config: Mapping[str, object], fingerprint: str) -> Sequence[object]:
         """Return all that is equal in two sessions of the same ablation."""
         keys = (*Arm.PARTS, "hyperparameters", "ablation")
         base = {}
@@ -250,7 +255,8 @@ class Ablate:
     def _race(self, results: Results) -> list[str]:
         """Add the measures of the race, and return a sentence on its loss; none without a race."""
         target = results.add_race()
-        has_race = any(measure.startswith("race/") for measure in self.ablation.measures)
+        measures = self.ablation.measures
+        has_race = any(measure.startswith("race/") for measure in measures)
         if target is None or not has_race:
             return []
         return [f"The race is to val/loss {target:.4f}."]

@@ -59,11 +59,7 @@ class Interval:
         return cls(n, mean, mean - half, mean + half, p)
 
     @classmethod
-    def of_difference(
-        cls,
-        mine: Mapping[int, float],
-        theirs: Mapping[int, float],
-    ) -> Interval:
+    def of_difference(cls, mine: Mapping[int, float], theirs: Mapping[int, float]) -> Interval:
         """Return mine minus theirs, paired by seed, over the seeds that both have."""
         common = sorted(mine.keys() & theirs.keys())
         return cls.of(mine[seed] - theirs[seed] for seed in common)
@@ -161,11 +157,7 @@ class Results(dict[str, dict[int, Measured]]):
                     lowest.append(min(measured.losses))
         return max(lowest, default=None)
 
-    def judged(
-        self,
-        claims: Sequence[Claim],
-        by_level: Mapping[str, str],
-    ) -> list[str]:
+    def judged(self, claims: Sequence[Claim], by_level: Mapping[str, str]) -> list[str]:
         """Return one sentence for each claim: whether it is confirmed, with the interval.
 
         A claim on a level that was not measured is left out.

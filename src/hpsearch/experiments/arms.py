@@ -58,7 +58,13 @@ class Arm:
         PARTS: The groups of the configuration that an arm is made of.
     """
 
-    PARTS: ClassVar[tuple[str, ...]] = ("arch", "optimizer", "training", "schedule", "sparsity")
+    PARTS: ClassVar[tuple[str, ...]] = (
+        "arch",
+        "optimizer",
+        "training",
+        "schedule",
+        "sparsity",
+    )
 
     name: str
     parts: _Parts
@@ -258,7 +264,8 @@ class Workbench:
             return arm
         hypermodel, _, model = self.build(arm, 0)
         training = directed(arm.training, hypermodel, model, self.data)
-        return replace(arm, parts={**arm.parts, "training": training})
+        parts: _Parts = {**arm.parts, "training": training}
+        return replace(arm, parts=parts)
 
     def trainer(self, arm: Arm) -> Trainer:
         """Return the trainer that fits an arm."""
@@ -343,11 +350,7 @@ class Workbench:
         for name, values in layers.items():
             measured.layers[f"{when}/{name}"] = values
 
-    def _add_speed(
-        self,
-        scalars: dict[str, float],
-        batch_size: int,
-    ) -> None:
+    def _add_speed(self, scalars: dict[str, float], batch_size: int) -> None:
         """Add time for each step and examples for each second.
 
         The time of an epoch includes its validation, which all arms share.

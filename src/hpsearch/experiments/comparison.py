@@ -61,7 +61,12 @@ class Compare:
             "test/mc/nll",
             "test/mc/ece",
         ),
-        "Does it converge faster?": ("race/epochs", "race/seconds", "best/epoch", "best/val/loss"),
+        "Does it converge faster?": (
+            "race/epochs",
+            "race/seconds",
+            "best/epoch",
+            "best/val/loss",
+        ),
         "What does it do to training speed?": (
             "time/epoch_s",
             "time/examples_per_s",

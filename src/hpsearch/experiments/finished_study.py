@@ -42,11 +42,7 @@ class FinishedStudy:
     direction: Direction
 
     @classmethod
-    def find(
-        cls,
-        name: str,
-        storage: optuna.storages.BaseStorage,
-    ) -> FinishedStudy:
+    def find(cls, name: str, storage: optuna.storages.BaseStorage) -> FinishedStudy:
         """Return a study of a storage that has finished trials.
 
         Raises:

@@ -43,11 +43,7 @@ class Latency:
     n_repeats: int
     uncertainty: McDropout
 
-    def __call__(
-        self,
-        bench: Workbench,
-        trained: Trained,
-    ) -> dict[str, float]:
+    def __call__(self, bench: Workbench, trained: Trained) -> dict[str, float]:
         """Return the latencies; a model without active dropout has none of MC Dropout."""
         images = bench.data.val.inputs[: self.n_images]
         # `predict` costs more than a small net does.
@@ -89,11 +85,7 @@ class OnTest:
     test: Examples
     uncertainty: McDropout
 
-    def __call__(
-        self,
-        bench: Workbench,
-        trained: Trained,
-    ) -> dict[str, float]:
+    def __call__(self, bench: Workbench, trained: Trained) -> dict[str, float]:
         """Return the measures of size and quality."""
         found = size(bench, trained)
         val = bench.data.val
@@ -153,11 +145,7 @@ class StableRate:
 
     range_test: RangeTest
 
-    def __call__(
-        self,
-        bench: Workbench,
-        trained: Trained,
-    ) -> dict[str, float]:
+    def __call__(self, bench: Workbench, trained: Trained) -> dict[str, float]:
         """Return the rate; an arm whose loss explodes at once has none."""
         arm = trained.arm
         try:

@@ -183,7 +183,13 @@ class Registration:
                 own = own_code(config_of(file))
             modules = list(own.modules)
             names = list(data.class_names)
-            record = Record(settings, names, data.image_shape, thresholds, modules)
+            record = Record(
+                settings,
+                names,
+                data.image_shape,
+                thresholds,
+                modules,
+            )
             text = json.dumps(asdict(record), indent=1)
             (served / Record.FILE).write_text(text)
             own_paths = own.copy(Path(made) / "own")
