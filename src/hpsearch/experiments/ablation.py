@@ -125,7 +125,8 @@ class Ablation:
             return [results.best_across(arms, self.measures[0])]
         groups: dict[object, list[Arm]] = {}
         for arm in arms:
-            groups.setdefault(arm.across, []).append(arm)
+            group = groups.setdefault(arm.across, [])
+            group.append(arm)
         return list(groups.values())
 
 
@@ -165,7 +166,11 @@ class Ablate:
         """
         ablation = self.ablation
         data = self.data.for_search()
-        bench = Workbench(data, inspect=ablation.inspect, probes=ablation.probes)
+        bench = Workbench(
+            data,
+            inspect=ablation.inspect,
+            probes=ablation.probes,
+        )
         arms = [bench.directed(arm) for arm in self.arms]
         identity = self._identity(config, data.fingerprint)
         tags = {
@@ -175,10 +180,22 @@ class Ablate:
             "hpsearch.data": data.name,
         }
         name = f"{data.name}-{ablation.name}"
-        session = Session(self.tracking, bench, name, identity, tags)
+        session = Session(
+            self.tracking,
+            bench,
+            name,
+            identity,
+            tags,
+        )
         with session.parent.ending():
             session.parent.data(data, self.data.path or data.name)
-            results = session.measure(arms, self.seed, "ablation", self.n_seeds, console)
+            results = session.measure(
+                arms,
+                self.seed,
+                "ablation",
+                self.n_seeds,
+                console,
+            )
             return self._answer(results, session, console)
 
     def _identity(self, config: Mapping[str, object], fingerprint: str) -> Sequence[object]:
@@ -194,7 +211,12 @@ class Ablate:
         base["training"] = training
         return base, fingerprint, self.seed
 
-    def _answer(self, results: Results, session: Session, console: Console) -> Answer:
+    def _answer(
+        self,
+        results: Results,
+        session: Session,
+        console: Console,
+    ) -> Answer:
         """Print and write what was found, and return the answer."""
         ablation = self.ablation
         paragraphs = [f"## {ablation.question}"]
@@ -233,7 +255,8 @@ class Ablate:
     def _race(self, results: Results) -> list[str]:
         """Add the measures of the race, and return a sentence on its loss; none without a race."""
         target = results.add_race()
-        has_race = any(measure.startswith("race/") for measure in self.ablation.measures)
+        measures = self.ablation.measures
+        has_race = any(measure.startswith("race/") for measure in measures)
         if target is None or not has_race:
             return []
         return [f"The race is to val/loss {target:.4f}."]

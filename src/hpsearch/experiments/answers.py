@@ -82,7 +82,12 @@ class Results(dict[str, dict[int, Measured]]):
         """Return the results of some arms."""
         return Results({arm.name: self[arm.name] for arm in arms})
 
-    def by_seed(self, arm: str, measure: str, target: float | None = None) -> dict[int, float]:
+    def by_seed(
+        self,
+        arm: str,
+        measure: str,
+        target: float | None = None,
+    ) -> dict[int, float]:
         """Return a measure of an arm, of the trainings that have it.
 
         Args:
@@ -186,7 +191,12 @@ class Claim:
     than: str
     measure: str
 
-    def judge(self, results: Results, lower: str, than: str) -> str:
+    def judge(
+        self,
+        results: Results,
+        lower: str,
+        than: str,
+    ) -> str:
         """Return the sentence on this claim, with the names of the two arms that it is about.
 
         Two arms race to the loss that all their trainings reach.

@@ -58,7 +58,13 @@ class Arm:
         PARTS: The groups of the configuration that an arm is made of.
     """
 
-    PARTS: ClassVar[tuple[str, ...]] = ("arch", "optimizer", "training", "schedule", "sparsity")
+    PARTS: ClassVar[tuple[str, ...]] = (
+        "arch",
+        "optimizer",
+        "training",
+        "schedule",
+        "sparsity",
+    )
 
     name: str
     parts: _Parts
@@ -258,7 +264,8 @@ class Workbench:
             return arm
         hypermodel, _, model = self.build(arm, 0)
         training = directed(arm.training, hypermodel, model, self.data)
-        return replace(arm, parts={**arm.parts, "training": training})
+        parts: _Parts = {**arm.parts, "training": training}
+        return replace(arm, parts=parts)
 
     def trainer(self, arm: Arm) -> Trainer:
         """Return the trainer that fits an arm."""
@@ -273,7 +280,12 @@ class Workbench:
         self._trainer = Trainer(settings, self.data, schedule)
         return self._trainer
 
-    def train(self, arm: Arm, seed: int, listener: Listener) -> Measured:
+    def train(
+        self,
+        arm: Arm,
+        seed: int,
+        listener: Listener,
+    ) -> Measured:
         """Train an arm from one seed, and return the measurements.
 
         Where the training diverges, the measurements cover the epochs before.
@@ -319,7 +331,12 @@ class Workbench:
                 scalars.update(probe(self, trained))
         return measured
 
-    def _add_layers(self, when: str, model: keras.Model, measured: Measured) -> None:
+    def _add_layers(
+        self,
+        when: str,
+        model: keras.Model,
+        measured: Measured,
+    ) -> None:
         """Add the measures of the hidden layers, under names that begin with `when`.
 
         They are measured on the first 1000 validation images.

@@ -61,7 +61,12 @@ class Compare:
             "test/mc/nll",
             "test/mc/ece",
         ),
-        "Does it converge faster?": ("race/epochs", "race/seconds", "best/epoch", "best/val/loss"),
+        "Does it converge faster?": (
+            "race/epochs",
+            "race/seconds",
+            "best/epoch",
+            "best/val/loss",
+        ),
         "What does it do to training speed?": (
             "time/epoch_s",
             "time/examples_per_s",
@@ -107,7 +112,12 @@ class Compare:
             results = session.measure(arms, self.seed, "confirm", self.n_seeds, console)
             return self._answer(results, session, console)
 
-    def _answer(self, results: Results, session: Session, console: Console) -> Answer:
+    def _answer(
+        self,
+        results: Results,
+        session: Session,
+        console: Console,
+    ) -> Answer:
         """Print and write what was found, and return the answer."""
         selected_by = "best/val/loss"  # the test set must not select
         shown = results.best_across(self.arms, selected_by)

@@ -43,7 +43,13 @@ def draw(
     }
     n_panels = len(panels)
     size = (5.5 * n_panels, 4.0)
-    figure, rows = plt.subplots(1, n_panels, figsize=size, layout="constrained", squeeze=False)
+    figure, rows = plt.subplots(
+        1,
+        n_panels,
+        figsize=size,
+        layout="constrained",
+        squeeze=False,
+    )
     axes = rows[0]
     for axis, description in zip(axes, panels, strict=True):
         kind, _, key = description.partition(":")
@@ -51,8 +57,14 @@ def draw(
         kinds[kind](panel)
         axis.grid(alpha=0.3)
     handles, labels = axes[0].get_legend_handles_labels()
-    n_columns = min(6, max(1, len(labels)))
-    figure.legend(handles, labels, loc="outside lower center", ncols=n_columns, fontsize="small")
+    n_labels = max(1, len(labels))
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=min(6, n_labels),
+        fontsize="small",
+    )
     caption = "Lines are means over seeds; bands reach from the lowest to the highest."
     return drawn(name, figure, caption)
 
@@ -91,15 +103,19 @@ class _Panel:
             n = min(map(len, curves))
             seconds = [measured.curves["time/epoch_s"] for measured in trainings]
             clocks = [np.cumsum(times[:n]) for times in seconds]
-            self._line(arm, curves, np.mean(clocks, axis=0))
+            clock = np.mean(clocks, axis=0)
+            self._line(arm, curves, clock)
         self._finish("seconds")
 
     def layers(self) -> None:
         """Draw a measure over the hidden layers."""
         for arm in self.arms:
             trainings = self.results[arm.name].values()
-            lines = [measured.layers.get(self.key) for measured in trainings]
-            self._line(arm, [line for line in lines if line])
+            lines = []
+            for measured in trainings:
+                if line := measured.layers.get(self.key):
+                    lines.append(line)
+            self._line(arm, lines)
         self.axis.set(xlabel="hidden layer", ylabel=self.key)
         if self.key.endswith(("gradient_norm", "std")):
             self.axis.set_yscale("log")
@@ -144,7 +160,11 @@ class _Panel:
     def _with_curve(self, arm: Arm) -> list[Measured]:
         """Return the trainings of an arm that have a curve of the metric."""
         trainings = self.results[arm.name].values()
-        return [measured for measured in trainings if measured.curves.get(self.key)]
+        found = []
+        for measured in trainings:
+            if measured.curves.get(self.key):
+                found.append(measured)
+        return found
 
     def _color(self, level: str) -> str:
         """Return the colour of a level, which is the same in all panels."""

@@ -75,10 +75,12 @@ def _activations(twin: keras.Model, images: Images) -> dict[str, list[float]]:
     hidden = [layer for layer in twin.layers if isinstance(layer, activations)]
     inputs = [layer.input for layer in hidden]
     to_hidden = keras.Model(twin.inputs[0], inputs)
-    zs = keras.tree.flatten(to_hidden(images, training=True))
+    outputs = to_hidden(images, training=True)
+    zs = keras.tree.flatten(outputs)
     measured: dict[str, list[float]] = {}
     for layer, z in zip(hidden, zs, strict=True):
-        for name, value in _of_layer(layer, z).items():
+        of_layer = _of_layer(layer, z)
+        for name, value in of_layer.items():
             values = measured.setdefault(name, [])
             values.append(float(value))
     return measured
@@ -90,7 +92,8 @@ def _of_layer(layer: layers.Layer, z: Tensor) -> dict[str, float]:
     A unit is dead where its slope, by central differences, is flat for every example. An
     activation is saturated where the slope lets almost no gradient through.
     """
-    size = ops.maximum(1.0, ops.abs(z))
+    distance = ops.abs(z)
+    size = ops.maximum(1.0, distance)
     step = 0.01 * size
     rise = layer(z + step) - layer(z - step)
     slope = rise / (2 * step)
@@ -147,8 +150,14 @@ class _Recorder(keras.optimizers.Optimizer):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__(learning_rate=1.0)
 
-    def update_step(self, gradient: Tensor, variable: Tensor, learning_rate: Tensor) -> None:
-        self.assign(variable, ops.cast(gradient, variable.dtype))
+    def update_step(
+        self,
+        gradient: Tensor,
+        variable: Tensor,
+        learning_rate: Tensor,
+    ) -> None:
+        value = ops.cast(gradient, variable.dtype)
+        self.assign(variable, value)
 
 
 def gradients(
@@ -175,5 +184,6 @@ def gradients(
     found = []
     for layer in twin.layers:
         if isinstance(layer, layers.Dense | layers.Conv2D):
-            found.append(ops.convert_to_numpy(layer.kernel))
+            kernel = ops.convert_to_numpy(layer.kernel)
+            found.append(kernel)
     return found

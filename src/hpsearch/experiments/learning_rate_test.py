@@ -62,8 +62,9 @@ class Curve:
     def figure(self) -> Figure:
         """Return a picture of the curve."""
         plot, axis = plt.subplots(figsize=(7, 4), layout="constrained")
-        axis.semilogx(self.learning_rates, self.losses, color="0.7", label="training loss")
-        axis.semilogx(self.learning_rates, self.smooth(), color="black", label="smoothed")
+        rates = self.learning_rates
+        axis.semilogx(rates, self.losses, color="0.7", label="training loss")
+        axis.semilogx(rates, self.smooth(), color="black", label="smoothed")
         axis.axvline(self.largest_stable, color="C3", linestyle="--", label="largest stable")
         axis.axvline(self.proposal, color="C2", linestyle=":", label="proposed")
         axis.set(xlabel="learning_rate", ylabel="train/loss (nats)")
@@ -179,7 +180,8 @@ def below(space: Space, high: float) -> Space:
     if not isinstance(rule, Range):
         return space
     high = max(high, 2 * rule.low)
-    narrowed = replace(rule, high=min(rule.high, high))
+    new_high = min(rule.high, high)
+    narrowed = replace(rule, high=new_high)
     found = Space({})
     found.rules = {**space.rules, "learning_rate": narrowed}
     return found

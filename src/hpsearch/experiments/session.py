@@ -141,7 +141,12 @@ class Session:
             text = Path(path).read_text()
             return Measured(**json.loads(text))
 
-    def _train(self, arm: Arm, place: int, seed: int) -> Measured:
+    def _train(
+        self,
+        arm: Arm,
+        place: int,
+        seed: int,
+    ) -> Measured:
         """Train an arm from one seed, in a child run of its own."""
         child = self._open(arm, place)
 
@@ -185,14 +190,22 @@ class Session:
         by_step = {0: measured.scalars}
         for key, values in measured.layers.items():
             for layer, value in enumerate(values, 1):
-                by_step.setdefault(layer, {})[f"layer/{key}"] = value
+                of_layer = by_step.setdefault(layer, {})
+                of_layer[f"layer/{key}"] = value
         for step, metrics in sorted(by_step.items()):
-            finite = {key: value for key, value in metrics.items() if math.isfinite(value)}
+            finite = {}
+            for key, value in metrics.items():
+                if math.isfinite(value):
+                    finite[key] = value
             child.metrics(finite, step)
         text = json.dumps(asdict(measured))
         child.client.log_text(child.run_id, text, self._file)
         if measured.diverged:
-            child.tag({END: TrialEnd.DIVERGED.word, "hpsearch.message": measured.diverged})
+            tags = {
+                END: TrialEnd.DIVERGED.word,
+                "hpsearch.message": measured.diverged,
+            }
+            child.tag(tags)
         child.end("FINISHED")
 
     def answer(
@@ -214,7 +227,11 @@ class Session:
         """
         parent = self.parent
         parent.client.log_text(parent.run_id, text, "answer.md")
-        parent.tag({MLFLOW_RUN_NOTE: text[:5000], "hpsearch.verdict": verdict[:5000]})
+        tags = {
+            MLFLOW_RUN_NOTE: text[:5000],
+            "hpsearch.verdict": verdict[:5000],
+        }
+        parent.tag(tags)
         uri = without_password(self._tracking.uri)
         command = f"mlflow ui --backend-store-uri {uri}"
         line = f"Look at it:  {command}  (run {parent.run_id})"

@@ -122,7 +122,13 @@ def _evaluated(
     if labels_for(model) == "onehot":
         labels = keras.utils.to_categorical(labels, question["n_classes"])
     batch_size = question["batch_size"]
-    found = model.evaluate(images, labels, batch_size=batch_size, verbose=0, return_dict=True)
+    found = model.evaluate(
+        images,
+        labels,
+        batch_size=batch_size,
+        verbose=0,
+        return_dict=True,
+    )
     numbers = numbers_of(found)
     return {f"val/{name}": value for name, value in numbers.items()}
 

@@ -118,7 +118,11 @@ def _outputs(model: keras.Model, images: Images) -> list[np.ndarray] | None:
     return arrays
 
 
-def _are_close(some: list[np.ndarray], others: list[np.ndarray] | None, precision: str) -> bool:
+def _are_close(
+    some: list[np.ndarray],
+    others: list[np.ndarray] | None,
+    precision: str,
+) -> bool:
     if others is None or len(some) != len(others):
         return False
     for first, second in zip(some, others, strict=True):
@@ -127,7 +131,11 @@ def _are_close(some: list[np.ndarray], others: list[np.ndarray] | None, precisio
     return True
 
 
-def _is_close(some: np.ndarray, others: np.ndarray, precision: str) -> bool:
+def _is_close(
+    some: np.ndarray,
+    others: np.ndarray,
+    precision: str,
+) -> bool:
     noise = _noise_of(precision)
     return bool(np.allclose(some, others, atol=noise, rtol=noise, equal_nan=True))
 
@@ -267,7 +275,11 @@ def _environment() -> dict[str, str]:
     return kept
 
 
-def _check_value(expected: Expected, value: float | None, n_val: int) -> float | None:
+def _check_value(
+    expected: Expected,
+    value: float | None,
+    n_val: int,
+) -> float | None:
     """Return the value if it could be compared; raise SearchError if it is beyond noise."""
     if value is None or expected.value is None:
         return None
@@ -286,7 +298,11 @@ def _check_value(expected: Expected, value: float | None, n_val: int) -> float |
     return value
 
 
-def _check_outputs(expected: Expected, outputs: np.ndarray, again: np.ndarray) -> None:
+def _check_outputs(
+    expected: Expected,
+    outputs: np.ndarray,
+    again: np.ndarray,
+) -> None:
     """Raise SearchError if the outputs are not those of the trained model."""
     trained = expected.outputs
     if trained is None:

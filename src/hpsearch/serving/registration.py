@@ -183,7 +183,13 @@ class Registration:
                 own = own_code(config_of(file))
             modules = list(own.modules)
             names = list(data.class_names)
-            record = Record(settings, names, data.image_shape, thresholds, modules)
+            record = Record(
+                settings,
+                names,
+                data.image_shape,
+                thresholds,
+                modules,
+            )
             text = json.dumps(asdict(record), indent=1)
             (served / Record.FILE).write_text(text)
             own_paths = own.copy(Path(made) / "own")
@@ -241,7 +247,11 @@ def _requirements(own: OwnCode) -> list[str]:
     return lines
 
 
-def _signature(data: SearchData, settings: McDropout, method: str) -> ModelSignature:
+def _signature(
+    data: SearchData,
+    settings: McDropout,
+    method: str,
+) -> ModelSignature:
     # The input has no name, or MLflow would pass a dictionary to a model that takes an array.
     shape = (-1, *data.image_shape)
     images = TensorSpec(data.train.inputs.dtype, shape)

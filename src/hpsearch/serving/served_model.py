@@ -150,7 +150,12 @@ class ServedModel(PythonModel):
         if not 0 <= seed < 2**31:
             raise ModelError(f"Expected a seed from 0 to {2**31 - 1}, received {seed}.")
         return_samples = bool(given.get("return_samples"))
-        return _Request(method, int(n_samples), int(seed), return_samples)
+        return _Request(
+            method,
+            int(n_samples),
+            int(seed),
+            return_samples,
+        )
 
     def _answer(self, images: NDArray[np.number], request: _Request) -> pd.DataFrame:
         """Return the answer to a request, one row per image."""
@@ -162,12 +167,13 @@ class ServedModel(PythonModel):
         samples = None
         if request.method == "mc" and self.sampler is not None:
             n_samples = request.n_samples
-            mc = self.sampler.predict(padded, n_samples=n_samples, seed=request.seed)
+            seed = request.seed
+            mc = self.sampler.predict(padded, n_samples=n_samples, seed=seed)
             probs = mc.probs[:n_images]
             entropy = mc.predictive_entropy[:n_images]
             information = mc.mutual_information[:n_images]
             if request.return_samples:
-                samples = self.sampler.samples(padded, n_samples=n_samples, seed=request.seed)
+                samples = self.sampler.samples(padded, n_samples=n_samples, seed=seed)
         else:
             probs = plain_probs(self.model, padded, self.record.settings)
             probs = probs[:n_images]
