@@ -35,7 +35,10 @@ class Examination:
 
     @classmethod
     def of(
-        cls, evaluated: EvaluatedModel, evaluation: Evaluation, parts: Iterable[Part | None]
+        cls,
+        evaluated: EvaluatedModel,
+        evaluation: Evaluation,
+        parts: Iterable[Part | None],
     ) -> Examination:
         """Ask all parts; None stands for one that is left out."""
         sections = [evaluation.section()]
@@ -46,7 +49,11 @@ class Examination:
                     sections.append(section)
         return cls(evaluation, sections)
 
-    def page(self, title: str, key_values: Sequence[tuple[str, str]]) -> str:
+    def page(
+        self,
+        title: str,
+        key_values: Sequence[tuple[str, str]],
+    ) -> str:
         """Return the page; `key_values` are the pairs at its head, each with its name."""
         return html(f"Evaluation of {title}", key_values, self.sections)
 
