@@ -101,11 +101,7 @@ class Calibration:
         diagrams = self._diagrams(confidences, rights)
         return Section("Calibration", text, rows, found, figures=[diagrams])
 
-    def null_band(
-        self,
-        confidence: Floats,
-        name: str,
-    ) -> tuple[float, float]:
+    def null_band(self, confidence: Floats, name: str) -> tuple[float, float]:
         """Return the ECEs, (low, high), between which a calibrated model would fall.
 
         Each simulation lets every answer be right with the probability that the model gave it. The
@@ -124,11 +120,7 @@ class Calibration:
         low, high = np.quantile(eces, self._ends)
         return float(low), float(high)
 
-    def _diagrams(
-        self,
-        confidences: dict[str, Floats],
-        rights: dict[str, Flags],
-    ) -> Figure:
+    def _diagrams(self, confidences: dict[str, Floats], rights: dict[str, Flags]) -> Figure:
         """Draw accuracy over confidence for each arm, with the band of a calibrated model."""
         n = len(confidences)
         inches = (3.4 * n, 3.6)

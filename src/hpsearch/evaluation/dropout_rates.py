@@ -53,11 +53,7 @@ class DropoutRates:
         val = evaluated.val
         on_val = {}
         for choice, rates in tried.items():
-            mc = sampler.predict(
-                val.inputs,
-                n_samples=self.n_samples,
-                rates=rates,
-            )
+            mc = sampler.predict(val.inputs, n_samples=self.n_samples, rates=rates)
             on_val[choice] = metrics.nll(mc.probs, val.targets)
         ranked = sorted(on_val, key=on_val.__getitem__)
         best = ranked[0]

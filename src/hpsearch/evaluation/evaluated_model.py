@@ -155,12 +155,7 @@ class Evaluation:
             plain = self.plain.get(name)
             row = [name, "", f"{mc:.4f}", ""]
             if plain is not None:
-                row = [
-                    name,
-                    f"{plain:.4f}",
-                    f"{mc:.4f}",
-                    f"{mc - plain:+z.4f}",
-                ]
+                row = [name, f"{plain:.4f}", f"{mc:.4f}", f"{mc - plain:+z.4f}"]
             rows.append(row)
         return Section(
             title="On the test set, same weights",

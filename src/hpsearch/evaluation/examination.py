@@ -49,11 +49,7 @@ class Examination:
                     sections.append(section)
         return cls(evaluation, sections)
 
-    def page(
-        self,
-        title: str,
-        key_values: Sequence[tuple[str, str]],
-    ) -> str:
+    def page(self, title: str, key_values: Sequence[tuple[str, str]]) -> str:
         """Return the page; `key_values` are the pairs at its head, each with its name."""
         return html(f"Evaluation of {title}", key_values, self.sections)
 

@@ -96,10 +96,7 @@ def _entropies(doubts: dict[str, Floats], rights: dict[str, Flags]) -> Figure:
     inches = (8.4, 3.4)
     plot, axes = plt.subplots(1, 2, figsize=inches, sharey=True)
     shown = {"plain": "plain/entropy", "MC Dropout": "mc/entropy"}
-    maxima = []
-    for name in shown.values():
-        maximum = doubts[name].max()
-        maxima.append(maximum)
+    maxima = [doubts[name].max() for name in shown.values()]
     highest = max(maxima)
     edges = np.linspace(0, highest + 1e-9, 31)
     for axis, title in zip(axes, shown, strict=True):

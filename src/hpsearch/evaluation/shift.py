@@ -176,12 +176,7 @@ def _figure(means: dict[str, list[float]]) -> Figure:
         means: Means over kinds of corruption for each severity from 0, by keys such as `mc/nll`.
     """
     inches = (12.0, 3.6)
-    plot, axes = plt.subplots(
-        1,
-        3,
-        figsize=inches,
-        layout="constrained",
-    )
+    plot, axes = plt.subplots(1, 3, figsize=inches, layout="constrained")
     measures = ("accuracy", "nll", "ece")
     for axis, measure in zip(axes, measures, strict=True):
         for arm in ("plain", "mc"):

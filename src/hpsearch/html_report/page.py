@@ -27,11 +27,7 @@ def html(
         key_values: Pairs of a name and a value, shown as a table below the heading.
         sections: The sections in the order in which they are read.
     """
-    environment = Environment(
-        finalize=escape,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = Environment(finalize=escape, trim_blocks=True, keep_trailing_newline=True)
     environment.filters["anchor"] = _anchor
     environment.filters["base64"] = _base64
     page = environment.from_string(_template())

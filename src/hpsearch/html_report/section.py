@@ -64,22 +64,14 @@ class Figure:
 def drawn(name: str, plot: Plot, caption: str) -> Figure:
     """Return a Matplotlib figure as a picture, and close the Matplotlib figure."""
     buffer = io.BytesIO()
-    plot.savefig(
-        buffer,
-        dpi=90,
-        bbox_inches="tight",
-        metadata={"Software": None},
-    )
+    plot.savefig(buffer, dpi=90, bbox_inches="tight", metadata={"Software": None})
     plt.close(plot)
     return Figure(name, buffer.getvalue(), caption)
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table. The first row is the head."""
-    lines = []
-    for row in rows:
-        cells = " | ".join(row)
-        lines.append(f"| {cells} |")
+    lines = [f"| {' | '.join(row)} |" for row in rows]
     rule = "|" + "---|" * len(rows[0])
     lines.insert(1, rule)
     return "\n".join(lines)

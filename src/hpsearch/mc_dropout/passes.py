@@ -327,11 +327,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf  # noqa: PLC0415  # other backends work without it
 
-        result = tf.function(
-            function,
-            jit_compile=True,
-            autograph=False,
-        )
+        result = tf.function(function, jit_compile=True, autograph=False)
     elif keras.backend.backend() == "jax":
         import jax  # noqa: PLC0415
 
