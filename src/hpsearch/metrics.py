@@ -124,7 +124,11 @@ class Reliability:
         return float(mean)
 
 
-def ece(probs: ArrayLike, labels: ArrayLike, n_bins: int = Reliability.N_BINS) -> float:
+def ece(
+    probs: ArrayLike,
+    labels: ArrayLike,
+    n_bins: int = Reliability.N_BINS,
+) -> float:
     """Return the expected calibration error (ECE), in [0, 1] (Guo et al., 2017).
 
     The confidence is the probability of the predicted class, in `n_bins` bins of equal width.
@@ -228,7 +232,11 @@ def aurc(uncertainty: ArrayLike, right: ArrayLike) -> float:
     return float(risks.mean())
 
 
-def risk_at_coverage(uncertainty: ArrayLike, right: ArrayLike, coverage: float = 0.8) -> float:
+def risk_at_coverage(
+    uncertainty: ArrayLike,
+    right: ArrayLike,
+    coverage: float = 0.8,
+) -> float:
     """Return the error rate among the most certain share of the examples.
 
     Args:

@@ -58,13 +58,15 @@ class Calibration:
         confidences = {}
         rights = {}
         for arm, probs in evaluated.on_test.items():
-            fitted = temperature(evaluated.on_val[arm], evaluated.val.targets)
+            on_val = evaluated.on_val[arm]
+            fitted = temperature(on_val, evaluated.val.targets)
             after = scaled(probs, fitted)
             arm_after = f"{arm}, scaled"
             confidences[arm] = probs.max(axis=1)
-            confidences[arm_after] = after.max(axis=1)
+            confidence_after = after.max(axis=1)
+            confidences[arm_after] = confidence_after
             low, high = self.null_band(confidences[arm], arm)
-            low_after, high_after = self.null_band(confidences[arm_after], f"{arm}_scaled")
+            low_after, high_after = self.null_band(confidence_after, f"{arm}_scaled")
             rights[arm] = metrics.correct(probs, labels)
             rights[arm_after] = rights[arm]  # a temperature keeps the order of the classes
             measured = {
@@ -136,7 +138,13 @@ class Calibration:
             y = bins.accuracy[filled]
             diagonal = [0, 1]
             axis.plot(diagonal, diagonal, color="grey", linewidth=1)
-            axis.fill_between(x, low[filled], high[filled], color="tab:blue", alpha=0.2)
+            axis.fill_between(
+                x,
+                low[filled],
+                high[filled],
+                color="tab:blue",
+                alpha=0.2,
+            )
             axis.plot(x, y, "o-", color="tab:blue", markersize=4)
             axis.set_title(f"{name} (ECE {bins.ece:.3f})")
             axis.set_xlabel("confidence")
@@ -156,7 +164,12 @@ class Calibration:
         below = self.level / 2
         return [below, 1 - below]
 
-    def _simulated(self, confidence: Floats, n: int, rng: Generator) -> list[Reliability]:
+    def _simulated(
+        self,
+        confidence: Floats,
+        n: int,
+        rng: Generator,
+    ) -> list[Reliability]:
         """Return the bins of `n` models whose answers are right as often as they are confident."""
         found = []
         for _ in range(n):
@@ -208,7 +221,12 @@ class Conformal:
             f"right class in {self.coverage:.0%} of cases. At equal coverage, smaller sets are "
             "more informative."
         )
-        return Section("Conformal sets", text, rows, found)
+        return Section(
+            title="Conformal sets",
+            text=text,
+            table=rows,
+            metrics=found,
+        )
 
 
 def temperature(probs: Floats, labels: Ints) -> float:
@@ -249,9 +267,19 @@ class ConformalSets:
     Reference: Sadinle et al., "Least Ambiguous Set-Valued Classifiers", 2019.
     """
 
-    def __init__(self, probs: Floats, labels: Ints, coverage: float) -> None:
+    def __init__(
+        self,
+        probs: Floats,
+        labels: Ints,
+        coverage: float,
+    ) -> None:
         given = _GivenProbs(probs.shape[1])
-        unfitted = SplitConformalClassifier(given, coverage, conformity_score="lac", prefit=True)
+        unfitted = SplitConformalClassifier(
+            given,
+            coverage,
+            conformity_score="lac",
+            prefit=True,
+        )
         self._classifier = unfitted.conformalize(probs, labels)
         self._probs = probs
 

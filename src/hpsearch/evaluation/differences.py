@@ -103,7 +103,8 @@ def compare(
             detectable=detectable,
         )
         found.append(difference)
-    corrected = holm([difference.p for difference in found])
+    ps = [difference.p for difference in found]
+    corrected = holm(ps)
     pairs = zip(found, corrected, strict=True)
     return [replace(difference, p=p) for difference, p in pairs]
 
@@ -164,7 +165,12 @@ class _Arms(NamedTuple):
         (after,) = self.second.measure(measure, rows)
         return float(before), float(after)
 
-    def bootstrapped(self, measures: Sequence[str], n_resamples: int, rng: Generator) -> Floats:
+    def bootstrapped(
+        self,
+        measures: Sequence[str],
+        n_resamples: int,
+        rng: Generator,
+    ) -> Floats:
         """Return the differences of M measures over bootstrap samples, (M, n_resamples)."""
         n_examples = self.all_examples.size
         parts = []
@@ -177,7 +183,12 @@ class _Arms(NamedTuple):
             parts.append(part)
         return np.hstack(parts)
 
-    def swapped(self, measures: Sequence[str], n_resamples: int, rng: Generator) -> Floats:
+    def swapped(
+        self,
+        measures: Sequence[str],
+        n_resamples: int,
+        rng: Generator,
+    ) -> Floats:
         """Return the differences of M measures after random swaps, (M, n_resamples)."""
         rows = self.all_examples
         parts = []
@@ -195,9 +206,16 @@ class _Arms(NamedTuple):
         for own, theirs in zip(*self, strict=True):
             first.append(np.where(where, theirs, own))
             second.append(np.where(where, own, theirs))
-        return _Arms(_Scores(*first), _Scores(*second))
+        first_scores = _Scores(*first)
+        second_scores = _Scores(*second)
+        return _Arms(first_scores, second_scores)
 
-    def tested(self, measure: str, swapped: Floats, level: float) -> tuple[float, float]:
+    def tested(
+        self,
+        measure: str,
+        swapped: Floats,
+        level: float,
+    ) -> tuple[float, float]:
         """Return the p value of a difference and the smallest improvement with a p of `level`.
 
         Args:
@@ -217,7 +235,8 @@ class _Arms(NamedTuple):
         by_chance = np.abs(swapped)
         are_as_large = by_chance >= observed - 1e-12
         n_as_large = int(are_as_large.sum())
-        p = (1 + n_as_large) / (1 + len(by_chance))
+        n_swaps = len(by_chance)
+        p = (1 + n_as_large) / (1 + n_swaps)
         detectable = np.quantile(by_chance, 1 - level)
         return p, float(detectable)
 

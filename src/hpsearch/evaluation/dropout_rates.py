@@ -36,7 +36,10 @@ class DropoutRates:
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
-        outside = [rate for rate in self.rates if not 0 < rate < 1]
+        outside = []
+        for rate in self.rates:
+            if not 0 < rate < 1:
+                outside.append(rate)
         if outside or self.n_samples < 1:
             raise ConfigError(
                 "Expected test-time rates between 0 and 1 and a positive n_samples, received "
@@ -67,7 +70,12 @@ class DropoutRates:
             f"Best of {len(tried)} choices on validation data: layers {layers}, rate {rate}. On "
             f"test, against the model's own rates: {self._sentence(found)}."
         )
-        return Section("Dropout at test time", text, rows, values)
+        return Section(
+            title="Dropout at test time",
+            text=text,
+            table=rows,
+            metrics=values,
+        )
 
     def choices(self, own: Sequence[float]) -> dict[tuple[str, str], tuple[float, ...]]:
         """Return the rate of every dropout call for each choice of layers and rate.
@@ -82,7 +90,10 @@ class DropoutRates:
             The rates by the names of the layers and of their rate, such as ("last half", "0.1").
             The rate "own" is each layer's own.
         """
-        active = [place for place, rate in enumerate(own) if rate]
+        active = []
+        for place, own_rate in enumerate(own):
+            if own_rate:
+                active.append(place)
         half = (len(active) + 1) // 2
         layers = {
             "all": active,

@@ -73,7 +73,13 @@ class Ensembles:
         )
         curve = list(enumerate(nll_by_size, start=1))
         curves = {"test/ensemble_scaled/nll_over_members": curve}
-        return Section("Ensembles for free", text, rows, found, curves)
+        return Section(
+            title="Ensembles for free",
+            text=text,
+            table=rows,
+            metrics=found,
+            curves=curves,
+        )
 
     def _members(self, evaluated: EvaluatedModel) -> list[EvaluatedModel]:
         """Return the members as evaluated models, each with masks of its own."""

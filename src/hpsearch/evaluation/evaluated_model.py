@@ -95,10 +95,19 @@ class EvaluatedModel:
         mc["mutual_information"] = float(prediction.mutual_information.mean())
         mc["variation_ratio"] = float(prediction.variation_ratio.mean())
         plain = metrics.summary(self.on_test["plain"], labels)
-        return Evaluation(plain, mc, prediction.n_samples, certificate)
+        return Evaluation(
+            plain=plain,
+            mc=mc,
+            n_samples=prediction.n_samples,
+            certificate=certificate,
+        )
 
 
-def plain_probs(model: keras.Model, images: Images, settings: McDropout) -> Floats:
+def plain_probs(
+    model: keras.Model,
+    images: Images,
+    settings: McDropout,
+) -> Floats:
     """Return the distributions of a model in inference mode, (N, C).
 
     Raises:

@@ -35,7 +35,10 @@ class Examination:
 
     @classmethod
     def of(
-        cls, evaluated: EvaluatedModel, evaluation: Evaluation, parts: Iterable[Part | None]
+        cls,
+        evaluated: EvaluatedModel,
+        evaluation: Evaluation,
+        parts: Iterable[Part | None],
     ) -> Examination:
         """Ask all parts; None stands for one that is left out."""
         sections = [evaluation.section()]

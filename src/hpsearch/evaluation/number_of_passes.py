@@ -52,7 +52,8 @@ class NumberOfPasses:
             "test/mc/n_samples_enough": float(enough),
         }
         steps = law.n_samples.tolist()
-        curve = list(zip(steps, law.nll.tolist(), strict=True))
+        nlls = law.nll.tolist()
+        curve = list(zip(steps, nlls, strict=True))
         text = (
             f"NLL(S) = {law.at_infinity:.4f} + {law.slope:.4f} / S. At S = {enough} the NLL is "
             f"within {self.tolerance:g} nats of that of infinitely many passes. At S = "
@@ -96,7 +97,12 @@ class NumberOfPasses:
         inverse = 1.0 / n_samples[fitted]
         slope, at_infinity = np.polyfit(inverse, nll[fitted], 1)
         slope = max(slope, 0.0)
-        return _PassesLaw(n_samples, nll, float(at_infinity), float(slope))
+        return _PassesLaw(
+            n_samples=n_samples,
+            nll=nll,
+            at_infinity=float(at_infinity),
+            slope=float(slope),
+        )
 
     def _figure(self, law: _PassesLaw) -> Figure:
         """Draw the NLL over the number of passes S, with the fitted law."""

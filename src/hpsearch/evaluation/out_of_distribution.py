@@ -77,7 +77,12 @@ class OutOfDistribution:
             "AUROC is the probability that an unknown image has a higher score than a known one. "
             "FPR is the share of known images that are refused if 95 % of the unknown ones are."
         )
-        return Section("The unknown", text, rows, found)
+        return Section(
+            title="The unknown",
+            text=text,
+            table=rows,
+            metrics=found,
+        )
 
     def _unknown(self, data: Data) -> Images:
         """Return the first unknown images as they are in their data set."""

@@ -52,7 +52,13 @@ class Selective:
             f"at {self.coverage:.0%} coverage, and the probability that a wrong answer is more "
             "uncertain than a right one (AUROC)."
         )
-        return Section("Knowing its errors", text, rows, found, figures=drawn_figures)
+        return Section(
+            title="Knowing its errors",
+            text=text,
+            table=rows,
+            metrics=found,
+            figures=drawn_figures,
+        )
 
     def _measures(self, doubt: Floats, right: Flags) -> dict[str, float]:
         values = {
@@ -71,7 +77,8 @@ def _risk_coverage(doubts: dict[str, Floats], rights: dict[str, Flags]) -> Figur
     plot, axis = plt.subplots(figsize=(5.5, 3.8))
     for name, doubt in doubts.items():
         coverage, risk = metrics.risk_coverage(doubt, rights[name])
-        axis.plot(coverage, risk, label=f"{name} (AURC {risk.mean():.4f})")
+        area = risk.mean()
+        axis.plot(coverage, risk, label=f"{name} (AURC {area:.4f})")
     axis.set_xlabel("share of images answered, the most certain first")
     axis.set_ylabel("error rate")
     axis.set_xlim(0, 1)

@@ -58,7 +58,8 @@ class Shift:
                     f"There is no corruption {name} for "
                     f"parts.shift.names.{did_you_mean(name, CORRUPTIONS)}"
                 )
-        if not self.names or self.n_images < 1 or self.n_samples < 1:
+        are_positive = self.n_images >= 1 and self.n_samples >= 1
+        if not self.names or not are_positive:
             raise ConfigError(
                 "Expected corruptions with positive n_images and n_samples, received "
                 f"names={list(self.names)}, n_images={self.n_images}, n_samples={self.n_samples}."
@@ -99,7 +100,13 @@ class Shift:
             "passes of MC Dropout."
         )
         figure = _figure(means)
-        return Section("Under shift", text, rows, curves=curves, figures=[figure])
+        return Section(
+            title="Under shift",
+            text=text,
+            table=rows,
+            curves=curves,
+            figures=[figure],
+        )
 
     def _corrupted(
         self,
@@ -173,7 +180,8 @@ def _figure(means: dict[str, list[float]]) -> Figure:
     measures = ("accuracy", "nll", "ece")
     for axis, measure in zip(axes, measures, strict=True):
         for arm in ("plain", "mc"):
-            axis.plot(means[f"{arm}/{measure}"], "o-", label=arm)
+            curve = means[f"{arm}/{measure}"]
+            axis.plot(curve, "o-", label=arm)
         axis.set_xlabel("severity")
         axis.set_ylabel(measure)
         axis.set_xticks(range(6))
@@ -186,7 +194,13 @@ def _figure(means: dict[str, list[float]]) -> Figure:
     return drawn("shift", plot, caption)
 
 
-def corrupt(images: Images, name: str, severity: int, *, seed: int) -> Images:
+def corrupt(
+    images: Images,
+    name: str,
+    severity: int,
+    *,
+    seed: int,
+) -> Images:
     """Return corrupted copies of images, with their shape, dtype and scale.
 
     Args:
@@ -215,7 +229,8 @@ def corrupt(images: Images, name: str, severity: int, *, seed: int) -> Images:
 def _gaussian_noise(x: Floats, i: int, rng: Generator) -> Floats:
     """Add normal noise."""
     deviation = (0.04, 0.06, 0.08, 0.09, 0.10)[i]
-    return x + rng.normal(0.0, deviation, x.shape)
+    noise = rng.normal(0.0, deviation, x.shape)
+    return x + noise
 
 
 def _shot_noise(x: Floats, i: int, rng: Generator) -> Floats:
@@ -237,16 +252,18 @@ def _defocus_blur(x: Floats, i: int, rng: Generator) -> Floats:
     radius = (0.3, 0.4, 0.5, 1.0, 1.5)[i]
     softness = (0.4, 0.5, 0.6, 0.2, 0.1)[i]
     scale = x.shape[1] / 32
-    reach = int(np.ceil(radius * scale)) + 2
+    radius_here = radius * scale
+    reach = int(np.ceil(radius_here)) + 2
     size = 2 * reach + 1
     fine = 9  # points a pixel, so that a disk smaller than a pixel still has a size
     points = np.arange(size * fine) + 0.5
     axis = points / fine - reach - 0.5
     columns, rows = np.meshgrid(axis, axis)
     distance = np.hypot(columns, rows)
-    disk = distance <= radius * scale + 0.5
+    disk = distance <= radius_here + 0.5
     sigma = softness * scale * fine
-    soft = ndimage.gaussian_filter(disk.astype(float), sigma)
+    hard = disk.astype(float)
+    soft = ndimage.gaussian_filter(hard, sigma)
     by_pixel = soft.reshape(size, fine, size, fine)
     kernel = by_pixel.mean(axis=(1, 3))
     kernel = kernel / kernel.sum()
@@ -262,11 +279,13 @@ def _motion_blur(x: Floats, i: int, rng: Generator) -> Floats:
     scale = x.shape[1] / 32
     steps = np.arange(-radius, radius + 1)
     twice_variance = 2 * sigma**2
-    weights = np.exp(-(steps**2) / twice_variance)
+    squares = steps**2
+    weights = np.exp(-squares / twice_variance)
     steepest = np.pi / 4
     angles = rng.uniform(-steepest, steepest, len(x))
     blurred = np.empty_like(x)
-    reach = int(np.ceil(radius * scale)) + 1
+    radius_here = radius * scale
+    reach = int(np.ceil(radius_here)) + 1
     size = 2 * reach + 1
     for n, angle in enumerate(angles):
         rows = steps * scale * np.sin(angle)
@@ -274,8 +293,9 @@ def _motion_blur(x: Floats, i: int, rng: Generator) -> Floats:
         kernel = np.zeros((size, size))
         points = zip(rows, columns, weights, strict=True)
         for row, column, weight in points:
-            pixel = (round(row) + reach, round(column) + reach)
-            kernel[pixel] += weight
+            i_row = round(row) + reach
+            i_column = round(column) + reach
+            kernel[i_row, i_column] += weight
         kernel = kernel / kernel.sum()
         for_all = kernel[:, :, None]
         blurred[n] = ndimage.convolve(x[n], for_all, mode="nearest")
@@ -322,7 +342,8 @@ def _contrast(x: Floats, i: int, rng: Generator) -> Floats:
     """Move all values towards the mean of the image."""
     factor = (0.75, 0.5, 0.4, 0.3, 0.15)[i]
     mean = x.mean(axis=(1, 2), keepdims=True)
-    return np.asarray((x - mean) * factor + mean)
+    deviation = (x - mean) * factor
+    return np.asarray(deviation + mean)
 
 
 def _pixelate(x: Floats, i: int, rng: Generator) -> Floats:
@@ -330,7 +351,10 @@ def _pixelate(x: Floats, i: int, rng: Generator) -> Floats:
     share = (0.95, 0.9, 0.85, 0.75, 0.65)[i]
 
     def pixelated(image: Image.Image) -> Image.Image:
-        size = [max(1, int(side * share)) for side in image.size]
+        size = []
+        for side in image.size:
+            shorter = int(side * share)
+            size.append(max(1, shorter))
         small = image.resize(size, Image.Resampling.BOX)
         return small.resize(image.size, Image.Resampling.NEAREST)
 

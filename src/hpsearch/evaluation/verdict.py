@@ -80,7 +80,13 @@ class Verdict:
             values[f"{key}/seed_spread"] = spread
         text = self.sentence(found)
         figure = self._figure(found)
-        return Section("Verdict", text, rows, values, figures=[figure])
+        return Section(
+            title="Verdict",
+            text=text,
+            table=rows,
+            metrics=values,
+            figures=[figure],
+        )
 
     def sentence(self, found: Sequence[Difference]) -> str:
         """Return the verdict in words."""
@@ -91,8 +97,10 @@ class Verdict:
                 if difference.verdict(self.level) == verdict:
                     names.append(difference.measure)
             if names:
-                parts.append(f"{verdict} in {', '.join(names)}")
-        return f"MC Dropout against the plain prediction: {'; '.join(parts)}."
+                listed = ", ".join(names)
+                parts.append(f"{verdict} in {listed}")
+        said = "; ".join(parts)
+        return f"MC Dropout against the plain prediction: {said}."
 
     def _row(self, difference: Difference, spread: float) -> list[str]:
         plain, mc = difference.values

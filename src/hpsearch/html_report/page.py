@@ -31,11 +31,17 @@ def html(
     environment.filters["anchor"] = _anchor
     environment.filters["base64"] = _base64
     page = environment.from_string(_template())
-    return page.render(title=title, style=_style(), key_values=key_values, sections=sections)
+    return page.render(
+        title=title,
+        style=_style(),
+        key_values=key_values,
+        sections=sections,
+    )
 
 
 def _anchor(title: str) -> str:
-    words = re.sub(r"\W+", "-", title.lower())
+    lowered = title.lower()
+    words = re.sub(r"\W+", "-", lowered)
     return words.strip("-")
 
 

@@ -52,7 +52,10 @@ class Split:
         functional = _functional(model)
         rewrite = _Rewrite()
         old_input = functional.inputs[0]
-        inputs = keras.Input(batch_shape=old_input.shape, dtype=old_input.dtype)
+        inputs = keras.Input(
+            batch_shape=old_input.shape,
+            dtype=old_input.dtype,
+        )
         output = rewrite.replay(functional, inputs)
         if id(output) not in rewrite.stochastic:
             raise ModelError(_no_dropout(rewrite))
@@ -129,7 +132,9 @@ class _Rewrite:
     def replay(self, functional: keras.Model, inputs: Tensor) -> Tensor:
         """Call all layers of a Functional model on a new input, in order, and return the output."""
         outputs = functional._run_through_graph(
-            [inputs], operation_fn=lambda layer: layer, call_fn=self.call
+            [inputs],
+            operation_fn=lambda layer: layer,
+            call_fn=self.call,
         )
         flat = keras.tree.flatten(outputs)
         return flat[0]
@@ -193,6 +198,9 @@ def _has_dropout(layer: object) -> bool:
     if not isinstance(layer, keras.layers.Layer):
         return False
     for part in layer._flatten_layers():
-        if isinstance(part, DROPOUTS) or getattr(part, "dropout", None):
+        if isinstance(part, DROPOUTS):
+            return True
+        own_rate = getattr(part, "dropout", None)
+        if own_rate:
             return True
     return False

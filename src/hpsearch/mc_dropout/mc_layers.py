@@ -57,11 +57,18 @@ class _McLayer(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
 
     def __init__(self, site: Site) -> None:
         super().__init__(
-            name=f"mc_layer_{site.position}", dtype=site.layer.dtype_policy, autocast=False
+            name=f"mc_layer_{site.position}",
+            dtype=site.layer.dtype_policy,
+            autocast=False,
         )
         self.site = site
 
-    def call(self, inputs: Tensor, keys: Tensor, rates: Tensor) -> Tensor:
+    def call(
+        self,
+        inputs: Tensor,
+        keys: Tensor,
+        rates: Tensor,
+    ) -> Tensor:
         """Return the input with noise.
 
         Args:
@@ -82,7 +89,12 @@ class _McLayer(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
         inputs = ops.cast(inputs, self.compute_dtype)
         return self.noisy(inputs, uniform, rates[position])
 
-    def noisy(self, inputs: Tensor, uniform: Tensor, rate: Tensor) -> Tensor:
+    def noisy(
+        self,
+        inputs: Tensor,
+        uniform: Tensor,
+        rate: Tensor,
+    ) -> Tensor:
         """Return the input with noise.
 
         Args:
@@ -92,7 +104,12 @@ class _McLayer(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
         """
         raise NotImplementedError
 
-    def compute_output_spec(self, inputs: Tensor, keys: Tensor, rates: Tensor) -> Tensor:
+    def compute_output_spec(
+        self,
+        inputs: Tensor,
+        keys: Tensor,
+        rates: Tensor,
+    ) -> Tensor:
         """Return the shape of the input and the compute dtype as a symbolic tensor."""
         return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
 
@@ -115,7 +132,12 @@ class McAlphaDropout(_McLayer):
 class _McGaussianDropout(_McLayer):
     """Multiplicative noise of mean 1 and variance rate / (1 - rate) (Srivastava et al., 2014)."""
 
-    def noisy(self, inputs: Tensor, uniform: Tensor, rate: Tensor) -> Tensor:
+    def noisy(
+        self,
+        inputs: Tensor,
+        uniform: Tensor,
+        rate: Tensor,
+    ) -> Tensor:
         """Return input * (1 + sqrt(rate / (1 - rate)) * normal)."""
         uniform = ops.cast(uniform, "float32")
         centred = (uniform + 0.5) * 2.0**-23 - 1.0  # in (-1, 1)

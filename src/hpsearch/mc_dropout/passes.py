@@ -49,7 +49,8 @@ class _Sums(NamedTuple):
         group_size = _group_size(n_samples)
         n_groups = math.ceil(n_samples / group_size)
         sizes = np.full(n_groups, group_size)
-        sizes[-1] = n_samples - group_size * (n_groups - 1)
+        in_full_groups = group_size * (n_groups - 1)
+        sizes[-1] = n_samples - in_full_groups
         totals = self.mean.sum(axis=1, keepdims=True)
         squares = np.maximum(self.squares, 0.0)
         label_probs = self.grouped[:, :n_groups] / sizes
@@ -134,7 +135,13 @@ class Sampler:
         check_distributions(sums.mean, self.settings.from_logits)
         return sums.prediction(n_samples)
 
-    def samples(self, images: np.ndarray, *, n_samples: int, seed: int) -> Floats:
+    def samples(
+        self,
+        images: np.ndarray,
+        *,
+        n_samples: int,
+        seed: int,
+    ) -> Floats:
         """Return the distributions of each single pass, (S, N, C).
 
         These are the values that `predict` sums. Their size grows with S.
@@ -152,7 +159,8 @@ class Sampler:
             n_left = n_images - rows[0]
             real_rows = rows[:n_left]
             for i in range(n_samples):
-                probs = self._one(_int32(i), features, row_numbers, plan)
+                number = _int32(i)
+                probs = self._one(number, features, row_numbers, plan)
                 array = ops.convert_to_numpy(probs)
                 samples[i, real_rows] = array[:n_left]
         return samples
@@ -178,9 +186,16 @@ class Sampler:
 
     def seed_words(self, seed: int) -> list[int]:
         """Return the two integers from which all draws of a seed are derived."""
-        return [derive(seed, "mc_dropout", word) for word in range(2)]
+        first = derive(seed, "mc_dropout", 0)
+        second = derive(seed, "mc_dropout", 1)
+        return [first, second]
 
-    def _plan(self, n_samples: int, seed: int, rates: Sequence[float]) -> _Plan:
+    def _plan(
+        self,
+        n_samples: int,
+        seed: int,
+        rates: Sequence[float],
+    ) -> _Plan:
         return _Plan(
             n_samples=_int32(n_samples),
             group_size=_int32(_group_size(n_samples)),
@@ -188,7 +203,12 @@ class Sampler:
             rates=ops.convert_to_tensor(rates, "float32"),
         )
 
-    def _sums(self, images: np.ndarray, labels: NDArray[np.int32], plan: _Plan) -> _Sums:
+    def _sums(
+        self,
+        images: np.ndarray,
+        labels: NDArray[np.int32],
+        plan: _Plan,
+    ) -> _Sums:
         """Return the sums of all N rows as float64 arrays."""
         last_row = len(images) - 1
         parts = []
@@ -201,8 +221,9 @@ class Sampler:
             parts.append(part)
         whole = []
         for column in zip(*parts, strict=True):
-            array = np.concatenate(column)[: len(images)]
-            whole.append(array.astype(np.float64))
+            array = np.concatenate(column)
+            real = array[: len(images)]
+            whole.append(real.astype(np.float64))
         return _Sums(*whole)
 
     def _batches(self, images: np.ndarray) -> Iterator[tuple[list[Tensor], NDArray[np.int64]]]:
@@ -266,10 +287,12 @@ class Sampler:
             probs = self._pass(i, features, rows, plan)
             # Welford (1962): exact where a difference of sums of squares would cancel.
             step = probs - sums.mean
-            mean = sums.mean + step / ops.cast(i + 1, "float32")
+            n_passes = ops.cast(i + 1, "float32")
+            mean = sums.mean + step / n_passes
             of_label = ops.sum(probs * chosen, axis=1, keepdims=True)
             squares = sums.squares + step * (probs - mean)
-            logs = ops.log(ops.maximum(probs, 1e-30))
+            positive = ops.maximum(probs, 1e-30)
+            logs = ops.log(positive)
             plogp = ops.sum(probs * logs, axis=1)
             predicted = ops.argmax(probs, axis=1)
             vote = ops.one_hot(predicted, n_classes, dtype="float32")
