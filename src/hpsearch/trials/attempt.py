@@ -129,7 +129,12 @@ class Attempt:
                 # A trial may fail in any way. The search goes on until budget.max_failures.
                 self._fail_by(error)
 
-    def epoch(self, epoch: int, metrics: Mapping[str, float], monitor: str) -> None:
+    def epoch(
+        self,
+        epoch: int,
+        metrics: Mapping[str, float],
+        monitor: str,
+    ) -> None:
         """Write the metrics of an epoch, and report the monitored one to the pruner.
 
         Args:

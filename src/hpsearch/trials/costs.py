@@ -83,7 +83,11 @@ class Costs:
                 raise InfeasibleError(f"{name} {found[name]:.4g} is above {limit}")
 
 
-def _latency_ms(model: keras.Model, n_images: int, n_repeats: int) -> float:
+def _latency_ms(
+    model: keras.Model,
+    n_images: int,
+    n_repeats: int,
+) -> float:
     """Return the milliseconds of one plain prediction of `n_images`: the least of `n_repeats`.
 
     The least is the best estimate, because other work on the machine only ever adds time.

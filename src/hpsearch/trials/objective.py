@@ -152,7 +152,9 @@ class Objective:
             attempt.finish(*values)
 
     def _build(
-        self, hp: OptunaHyperParameters, seed: int
+        self,
+        hp: OptunaHyperParameters,
+        seed: int,
     ) -> tuple[keras_tuner.HyperModel, keras.Model]:
         """Draw the hyperparameters, and build a model with them."""
         with GLOBAL_GENERATOR:
@@ -162,7 +164,10 @@ class Objective:
         return hypermodel, model
 
     def _describe(
-        self, attempt: Attempt, hp: OptunaHyperParameters, seed: int
+        self,
+        attempt: Attempt,
+        hp: OptunaHyperParameters,
+        seed: int,
     ) -> dict[str, object]:
         """Write the trial's name and parameters to its run, and return the parameters."""
         attempt.name = TrialName(attempt.number, hp.values)
@@ -182,7 +187,10 @@ class Objective:
         return logged
 
     def _describe_more(
-        self, attempt: Attempt, hp: OptunaHyperParameters, logged: Mapping[str, object]
+        self,
+        attempt: Attempt,
+        hp: OptunaHyperParameters,
+        logged: Mapping[str, object],
     ) -> None:
         """Write the hyperparameters that a HyperModel's own `fit` has asked for after its build."""
         self.space.check_used(hp.asked)
@@ -203,7 +211,12 @@ class Objective:
         self.costs.check(found)
         return found
 
-    def _listen(self, attempt: Attempt, epoch: int, metrics: Mapping[str, float]) -> None:
+    def _listen(
+        self,
+        attempt: Attempt,
+        epoch: int,
+        metrics: Mapping[str, float],
+    ) -> None:
         """Tell of an epoch that a fit has ended, and end the trial if it must not go on."""
         monitor = self.trainer.settings.monitor
         self.progress.epoch(epoch, metrics[monitor])
@@ -259,7 +272,9 @@ class Objective:
             raise self._stopped
 
     def _attempt(
-        self, trial: optuna.Trial | FrozenTrial, ended: Callable[[str, float | None], None]
+        self,
+        trial: optuna.Trial | FrozenTrial,
+        ended: Callable[[str, float | None], None],
     ) -> Attempt:
         return Attempt(
             trial,

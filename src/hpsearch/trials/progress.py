@@ -37,7 +37,13 @@ class Progress:
     _PLAIN_EVERY_S = 10.0
     _LOOK_EVERY_S = 1.0  # Other workers change the study too.
 
-    def __init__(self, monitor: str, n_epochs: int, direction: Direction, console: Console) -> None:
+    def __init__(
+        self,
+        monitor: str,
+        n_epochs: int,
+        direction: Direction,
+        console: Console,
+    ) -> None:
         self.monitor = monitor
         self.n_epochs = n_epochs
         self.direction = direction

@@ -20,7 +20,9 @@ _Trained = tuple[dict[str, Array], State]  # the metrics, and the state after th
 
 
 def _step_of(
-    model: keras.Model, images: Array, labels: Array
+    model: keras.Model,
+    images: Array,
+    labels: Array,
 ) -> Callable[[State, Array, Array], State]:
     """Return the function from (state, rows, rates) to the state after one step."""
     ids = [id(v) for v in model.optimizer.variables]
@@ -44,7 +46,9 @@ def _step_of(
 
 
 def steps_of(
-    model: keras.Model, images: Array, labels: Array
+    model: keras.Model,
+    images: Array,
+    labels: Array,
 ) -> tuple[Callable[..., _Trained], Callable[..., _Trained]]:
     """Return the two functions that train an element of an `Order`; they are not compiled yet.
 
@@ -53,7 +57,12 @@ def steps_of(
     """
     step = _step_of(model, images, labels)
 
-    def steps(state: State, order: Array, n_steps: Array, table: Array) -> _Trained:
+    def steps(
+        state: State,
+        order: Array,
+        n_steps: Array,
+        table: Array,
+    ) -> _Trained:
         def one(i: Array, state: State) -> State:
             return step(state, order[i], table[i])
 
@@ -76,7 +85,10 @@ def metrics_of(model: keras.Model, values: list[Array]) -> dict[str, Array]:
 
 
 def compiled_steps(
-    model: keras.Model, images: Array, labels: Array, jit: bool
+    model: keras.Model,
+    images: Array,
+    labels: Array,
+    jit: bool,
 ) -> Callable[[State, Iterator[object]], _Trained]:
     """Return the function that `fit` calls with its state and an iterator over an `Order`.
 

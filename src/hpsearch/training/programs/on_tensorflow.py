@@ -11,7 +11,9 @@ from hpsearch.training.programs.inputs import rate_variables
 
 
 def _step_of(
-    model: keras.Model, images: tf.Tensor, labels: tf.Tensor
+    model: keras.Model,
+    images: tf.Tensor,
+    labels: tf.Tensor,
 ) -> Callable[[tf.Tensor, tf.Tensor], None]:
     """Return the function that makes one step, given its rows and rates (2,)."""
     variables = rate_variables(model.optimizer)
@@ -31,7 +33,10 @@ def _step_of(
 
 
 def compiled_steps(
-    model: keras.Model, images: tf.Tensor, labels: tf.Tensor, jit: bool
+    model: keras.Model,
+    images: tf.Tensor,
+    labels: tf.Tensor,
+    jit: bool,
 ) -> Callable[[Iterator[object]], object]:
     """Return the function that `fit` calls with an iterator over the elements of an `Order`.
 

@@ -89,7 +89,10 @@ class Order(keras.utils.PyDataset):  # type: ignore[misc]
         return self.element(batches[steps], rates, rest)
 
     def element(
-        self, rows: np.ndarray, rates: np.ndarray | None, rest: np.ndarray | None = None
+        self,
+        rows: np.ndarray,
+        rates: np.ndarray | None,
+        rest: np.ndarray | None = None,
     ) -> Element:
         """Return an element with the given batches.
 
@@ -119,7 +122,12 @@ class Order(keras.utils.PyDataset):  # type: ignore[misc]
 class Batches(keras.utils.PyDataset):  # type: ignore[misc]
     """The batches of an order for Keras's own `fit`: images and labels, the smaller batch last."""
 
-    def __init__(self, order: Order, images: np.ndarray, labels: np.ndarray) -> None:
+    def __init__(
+        self,
+        order: Order,
+        images: np.ndarray,
+        labels: np.ndarray,
+    ) -> None:
         super().__init__()
         self.order = order
         self.images = images

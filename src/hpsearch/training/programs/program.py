@@ -168,7 +168,9 @@ class Program:
 
 
 def kept_values(
-    model: keras.Model, variables: list[keras.Variable], averaging: float
+    model: keras.Model,
+    variables: list[keras.Variable],
+    averaging: float,
 ) -> list[np.ndarray]:
     """Return the values of variables of a model.
 
@@ -197,7 +199,8 @@ def plain_variables(model: keras.Model) -> list[keras.Variable]:
 
 
 def _without(
-    variables: list[keras.Variable], excluded: list[keras.Variable]
+    variables: list[keras.Variable],
+    excluded: list[keras.Variable],
 ) -> list[keras.Variable]:
     ids = set(map(id, excluded))
     return [v for v in variables if id(v) not in ids]
@@ -238,7 +241,11 @@ def copy_values(sources: Sequence[Tensor], targets: list[keras.Variable]) -> Non
         target.assign(ops.copy(source))
 
 
-def build_metrics(model: keras.Model, images: Tensor, labels: Tensor) -> None:
+def build_metrics(
+    model: keras.Model,
+    images: Tensor,
+    labels: Tensor,
+) -> None:
     """Build the metrics and the loss that `compile` was given, from shapes alone.
 
     The step of a program has no batch from which `fit` could build them. In `fit` itself,

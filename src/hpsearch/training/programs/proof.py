@@ -56,7 +56,11 @@ class _Recorder(keras.Optimizer):  # type: ignore[misc]
 
 
 def difference(
-    source: keras.Model, program: Program, images: Tensor, labels: Tensor, order: Order
+    source: keras.Model,
+    program: Program,
+    images: Tensor,
+    labels: Tensor,
+    order: Order,
 ) -> str | None:
     """Return in words how the program trains otherwise than Keras; None where it does not.
 
@@ -167,7 +171,8 @@ def _eager_step(model: keras.Model, batch: tuple[Tensor, Tensor]) -> _Step:
 
 
 def _converted(
-    gradients: Sequence[Tensor | None], convert: Callable[[Tensor], Tensor]
+    gradients: Sequence[Tensor | None],
+    convert: Callable[[Tensor], Tensor],
 ) -> list[Tensor | None]:
     """Return converted gradients; None where a weight has none."""
     converted: list[Tensor] = []
@@ -180,7 +185,9 @@ def _converted(
 
 
 def _jax_step(
-    model: keras.Model, recorder: _Recorder, batch: tuple[Tensor, Tensor]
+    model: keras.Model,
+    recorder: _Recorder,
+    batch: tuple[Tensor, Tensor],
 ) -> tuple[dict[str, object], list[Tensor]]:
     """Return the logs and the gradients of a step of Keras's own on JAX.
 
@@ -234,7 +241,11 @@ def _n_steps_of_a_change(model: keras.Model) -> int:
     return max(getattr(o, "gradient_accumulation_steps", None) or 1 for o in optimizers)
 
 
-def _differing_optimizers(source: keras.Model, mine: keras.Model, step: _Step) -> str | None:
+def _differing_optimizers(
+    source: keras.Model,
+    mine: keras.Model,
+    step: _Step,
+) -> str | None:
     """Return in words how two optimizers differ; None where they do not.
 
     Both get the gradients of `step`, and both models hold the same weights.
@@ -258,7 +269,10 @@ def _differing_optimizers(source: keras.Model, mine: keras.Model, step: _Step) -
 
 
 def _differing_compiled(
-    program: Program, element: Element, step: _Step, weights: list[np.ndarray]
+    program: Program,
+    element: Element,
+    step: _Step,
+    weights: list[np.ndarray],
 ) -> str | None:
     """Return in words what the compiled step does otherwise; None where it does the same.
 
