@@ -68,7 +68,7 @@ def test_the_table_and_the_values_are_those_of_the_comparison(evaluated):
     plain, mc, labels = evaluated.on_test["plain"], evaluated.on_test["mc"], evaluated.test.targets
     found = compare(plain, mc, labels, n_resamples=200, level=0.05, seed=7)
     assert section.title == "Verdict"
-    assert section.table[0] == (
+    assert list(section.table[0]) == [
         "measure",
         "plain",
         "MC Dropout",
@@ -78,7 +78,7 @@ def test_the_table_and_the_values_are_those_of_the_comparison(evaluated):
         "spread over seeds",
         "detectable",
         "verdict",
-    )
+    ]
     spreads = {}
     for measure in MEASURES:
         of_seeds = []
@@ -90,7 +90,7 @@ def test_the_table_and_the_values_are_those_of_the_comparison(evaluated):
     assert spreads["nll"] > 0
     for row, difference in zip(section.table[1:], found, strict=True):
         measure = difference.measure
-        assert row == (
+        assert list(row) == [
             measure,
             f"{metrics.summary(plain, labels)[measure]:.4f}",
             f"{metrics.summary(mc, labels)[measure]:.4f}",
@@ -100,7 +100,7 @@ def test_the_table_and_the_values_are_those_of_the_comparison(evaluated):
             f"{spreads[measure]:.4f}",
             f"{difference.detectable:.4f}",
             difference.verdict(0.05),
-        )
+        ]
         of_measure = {
             key.rpartition("/")[2]: value
             for key, value in section.metrics.items()

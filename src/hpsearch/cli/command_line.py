@@ -228,7 +228,11 @@ def _may_be_wrong(value: object) -> bool:
     return not isinstance(value, (int, dict))
 
 
-def _refuse_wrong_kind(key: str, override: Override, default: object) -> None:
+def _refuse_wrong_kind(
+    key: str,
+    override: Override,
+    default: object,
+) -> None:
     value = override.value()
     text = override.get_value_string()
     if isinstance(default, ListConfig) and not isinstance(value, list):

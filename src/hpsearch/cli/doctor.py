@@ -67,7 +67,12 @@ def main() -> None:
         sys.exit(status)
 
 
-def _run(doctor: Doctor, command: str, number: int, repair: bool) -> int:
+def _run(
+    doctor: Doctor,
+    command: str,
+    number: int,
+    repair: bool,
+) -> int:
     """Run a command and return its exit status."""
     terminal = Terminal()
     if command == "compare":

@@ -185,7 +185,11 @@ def instantiate(config: Plain | DictConfig) -> Any:
     return job
 
 
-def experiment(config: DictConfig, parts: list[str], root: str) -> Composed:
+def experiment(
+    config: DictConfig,
+    parts: list[str],
+    root: str,
+) -> Composed:
     """Return an experiment with its own parts, whose arms are composed from `conf/<root>.yaml`."""
     own = instantiate(OmegaConf.masked_copy(config, parts))
     typed = HydraConfig.get().overrides.task

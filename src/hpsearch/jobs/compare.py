@@ -77,7 +77,12 @@ class CompareStudies:
         """What stands before the architecture in the name of a study."""
         return f"{self.job.config['data']['name']}-"
 
-    def _found(self, arch: str, storage: BaseStorage, console: Console) -> FinishedStudy:
+    def _found(
+        self,
+        arch: str,
+        storage: BaseStorage,
+        console: Console,
+    ) -> FinishedStudy:
         """Return the study of an architecture; with `missing=start` run its search first.
 
         Raises:
@@ -123,7 +128,12 @@ class CompareStudies:
                 arch = word.removeprefix("arch=")
         return arch
 
-    def _arms(self, study: FinishedStudy, arch: str, recorded: Plain) -> list[Arm]:
+    def _arms(
+        self,
+        study: FinishedStudy,
+        arch: str,
+        recorded: Plain,
+    ) -> list[Arm]:
         """Return the best trials of a study, with the settings that they were searched with."""
         plain = self._settings(study.name, arch, recorded)
         parts = self.job.build(plain)
@@ -139,7 +149,12 @@ class CompareStudies:
             arms.append(arm)
         return arms
 
-    def _settings(self, study: str, arch: str, recorded: Plain) -> dict[str, object]:
+    def _settings(
+        self,
+        study: str,
+        arch: str,
+        recorded: Plain,
+    ) -> dict[str, object]:
         """Return the settings of an arm's parts, with the values that the study has recorded."""
         if arch not in self.known_archs:
             arch = "dense"  # the record holds all settings of an architecture that is gone

@@ -97,7 +97,12 @@ class Conclusion:
         """Return the best finished trial of all workers."""
         return best_trial(self.study.trials(), self.training.goal)
 
-    def keep(self, model: keras.Model, run: ChildRun, values: Sequence[float]) -> None:
+    def keep(
+        self,
+        model: keras.Model,
+        run: ChildRun,
+        values: Sequence[float],
+    ) -> None:
         """Keep a trial's model if few finished trials are as good, or none is in all objectives.
 
         One or two of the kept models are registered later; all of them make ensembles.
@@ -170,7 +175,12 @@ class Conclusion:
         )
         return self.registry.give_alias(self.costs.alias, self.name, candidate, why)
 
-    def _candidate(self, trial: FrozenTrial, data: SearchData, progress: Progress) -> Candidate:
+    def _candidate(
+        self,
+        trial: FrozenTrial,
+        data: SearchData,
+        progress: Progress,
+    ) -> Candidate:
         """Return a trial's model, ready to become a version."""
         number = number_of(trial)
         run = self._arrived(number)
@@ -216,7 +226,12 @@ class Conclusion:
                     f"what it has saved of it ({said}); {cure(said)}."
                 ) from error
 
-    def _expected(self, trial: FrozenTrial, run: Run, kept: _Kept) -> Expected:
+    def _expected(
+        self,
+        trial: FrozenTrial,
+        run: Run,
+        kept: _Kept,
+    ) -> Expected:
         """Return the value and the outputs that the model must have in a fresh process.
 
         A training loss was measured with dropout and before each step, so `val/loss` takes the
@@ -257,7 +272,10 @@ class Conclusion:
             time.sleep(1.0)
 
     def evaluate(
-        self, evaluated: EvaluatedModel, version: Version, progress: Progress
+        self,
+        evaluated: EvaluatedModel,
+        version: Version,
+        progress: Progress,
     ) -> Evaluation | None:
         """Evaluate the registered model without and with MC Dropout, and tag its version.
 

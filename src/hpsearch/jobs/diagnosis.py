@@ -124,7 +124,12 @@ class Diagnosis:
             fail = partial(self.study.fail, trial, TrialEnd.SURPLUS, why)
             yield _Finding(text, fail)
 
-    def _of_trial(self, number: int, trial: FrozenTrial, runs: list[Run]) -> Iterator[_Finding]:
+    def _of_trial(
+        self,
+        number: int,
+        trial: FrozenTrial,
+        runs: list[Run],
+    ) -> Iterator[_Finding]:
         """Return the disagreements of a trial and its runs, the earliest of which counts."""
         for double in runs[1:]:
             text = f"Trial {number} has a second MLflow run {double.info.run_id}."

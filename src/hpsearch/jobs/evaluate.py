@@ -206,7 +206,11 @@ def _takes(shape: Sequence[int | None], image_shape: Sequence[int]) -> bool:
 
 
 def _key_values(
-    name: str, data: SearchData, evaluated: EvaluatedModel, tracking: Tracking, parent: str | None
+    name: str,
+    data: SearchData,
+    evaluated: EvaluatedModel,
+    tracking: Tracking,
+    parent: str | None,
 ) -> list[tuple[str, str]]:
     """Return the pairs at the head of the page, each with its name."""
     settings = evaluated.settings
@@ -229,7 +233,12 @@ def _key_values(
     return key_values
 
 
-def _log(run: TrackedRun, answers: Examination, page: str, config: Plain) -> None:
+def _log(
+    run: TrackedRun,
+    answers: Examination,
+    page: str,
+    config: Plain,
+) -> None:
     """Log all that an evaluation has found to its run."""
     rows = _metric_rows(answers)
     for start in range(0, len(rows), 1000):  # the largest batch that MLflow takes
@@ -262,7 +271,11 @@ def _metric_rows(answers: Examination) -> list[Metric]:
     return rows
 
 
-def _tag_version(tracking: Tracking, found: ModelVersion, answers: Examination) -> None:
+def _tag_version(
+    tracking: Tracking,
+    found: ModelVersion,
+    answers: Examination,
+) -> None:
     """Write metrics and verdict as tags of the version; a later evaluation replaces them."""
     metrics = answers.metrics()
     tags = {key: f"{value:.6g}" for key, value in metrics.items()}

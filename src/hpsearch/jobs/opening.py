@@ -43,7 +43,10 @@ class Opening:
     _SETTINGS: ClassVar = ("data", "arch", "optimizer", "training", "schedule", "sparsity", "seed")
 
     def check_same_settings(
-        self, fingerprint: str, training: Training, second_objective: str | None
+        self,
+        fingerprint: str,
+        training: Training,
+        second_objective: str | None,
     ) -> None:
         """Raise an error where the study has other settings, and record those of a new study.
 
@@ -88,7 +91,12 @@ class Opening:
             f"another one, or {back} to go on with this one."
         )
 
-    def parent(self, tracking: Tracking, data: SearchData, source: str) -> ParentRun:
+    def parent(
+        self,
+        tracking: Tracking,
+        data: SearchData,
+        source: str,
+    ) -> ParentRun:
         """Return the MLflow run of the study, and make it where there is none.
 
         The run keeps the configuration as `config.yaml`.

@@ -214,7 +214,12 @@ class Search:
                 raise _builds_too_long() from None
         return _DrawnModel(model, hp, hypermodel, probe.distributions)
 
-    def _open(self, data: SearchData, config: Plain, asked: Asked) -> Conclusion:
+    def _open(
+        self,
+        data: SearchData,
+        config: Plain,
+        asked: Asked,
+    ) -> Conclusion:
         """Open the study, the MLflow store and the parent run, and return them with the rest.
 
         One worker does so at a time, so that workers which start at once make one study and one

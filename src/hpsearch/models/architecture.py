@@ -92,7 +92,9 @@ def _known_arguments(statistics: DataStatistics, optimizer: OptimizerFactory) ->
 
 
 def _check_complete(
-    name: str, accepted: Mapping[str, Parameter], given: Mapping[str, object]
+    name: str,
+    accepted: Mapping[str, Parameter],
+    given: Mapping[str, object],
 ) -> None:
     """Raise ModelError where a parameter has neither a default nor a given argument."""
     named = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)

@@ -37,7 +37,10 @@ class _SparseDense(Dense):  # type: ignore[misc]
         raise NotImplementedError
 
     def _variable(
-        self, name: str, shape: tuple[int, ...], initializer: keras.Initializer | str = "ones"
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        initializer: keras.Initializer | str = "ones",
     ) -> keras.Variable:
         return self.add_weight(shape=shape, initializer=initializer, trainable=False, name=name)
 

@@ -96,7 +96,10 @@ class ServedModel(PythonModel):
             self.sampler = Sampler(self.model, self.record.settings)
 
     def predict(
-        self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None
+        self,
+        context: Any,
+        model_input: np.ndarray,
+        params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
         """Return one row per image.
 

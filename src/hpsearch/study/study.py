@@ -296,7 +296,12 @@ class SharedStudy:
         """End a trial with the value of each objective."""
         self._tell(trial, TrialState.COMPLETE, {}, values)
 
-    def prune(self, trial: Trial, end: TrialEnd, message: str = "") -> None:
+    def prune(
+        self,
+        trial: Trial,
+        end: TrialEnd,
+        message: str = "",
+    ) -> None:
         """End a trial that is not worth more epochs; the sampler learns from it."""
         if self.has_cost:
             # With two objectives, Optuna's TPE ranks infeasible trials but ignores pruned ones.

@@ -51,7 +51,12 @@ class FusedProgram:
         n_seats: The number of trials.
     """
 
-    def __init__(self, program: Program, tensors: Tensors, n_seats: int) -> None:
+    def __init__(
+        self,
+        program: Program,
+        tensors: Tensors,
+        n_seats: int,
+    ) -> None:
         self.program = program
         self.n_seats = n_seats
 

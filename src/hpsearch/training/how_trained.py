@@ -170,7 +170,11 @@ def proved_program(
     return program
 
 
-def _check_copy(model: keras.Model, structure: str, images: Tensor) -> None:
+def _check_copy(
+    model: keras.Model,
+    structure: str,
+    images: Tensor,
+) -> None:
     """Raise NoProgramError where a second model of a trial cannot become a program."""
     if structure_of(model, images) != structure:
         raise NoProgramError("building it twice makes two different models")
