@@ -98,6 +98,17 @@ def test_hand_worked_promotions(tmp_path: Path, store: str) -> None:
     assert study.claim() is None
 
 
+def test_the_best_epoch_up_to_a_rung_counts_and_not_the_last(tmp_path: Path) -> None:
+    study = open_study(journal(str(tmp_path / "journal"), 10), Promoting(2, 8, 2), n_trials=2)
+    curves = [[1.0] + [5.0] * 7, [2.0] * 8]
+    assert run_on_paper(study, curves) == [
+        "#0 0-2 paused",  # alone at its rung
+        "#1 0-2 paused",  # one of two goes on, and #0 has been better in epoch 1
+        "#0 2-4 paused",
+        "#0 4-8 finished",
+    ]
+
+
 def test_one_trial_always_finishes(tmp_path: Path) -> None:
     study = open_study(journal(str(tmp_path / "journal"), 10), Promoting(1, 9, 3), n_trials=2)
     curves = [[2.0] * 9, [1.0] * 9]
