@@ -112,7 +112,7 @@ class _NightIsOver(optuna.pruners.BasePruner):
     def prune(self, study, trial):
         return trial.last_step == 2
 
-    def reason(self, study, trial):
+    def why(self, study, trial):
         return f"epoch {trial.last_step} ended after 6:00"
 
 

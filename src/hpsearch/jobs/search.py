@@ -319,9 +319,14 @@ class Search:
         """
         best = conclusion.best()
         if best is None:
+            ended = [t for t in conclusion.study.trials() if "message" in t.user_attrs]
+            last = ""
+            if ended:
+                last = f"; the last one: {ended[-1].user_attrs['message']}".rstrip(".")
             raise SearchError(
-                f"No trial of study {conclusion.name} finished; give it more with budget.n_trials="
-                f"{self.budget.n_trials + 10}, or a narrower space.bounds.learning_rate."
+                f"No trial of study {conclusion.name} finished{last}. Give it more with "
+                f"budget.n_trials={self.budget.n_trials + 10}; where trials diverged, a narrower "
+                "space.bounds.learning_rate helps."
             )
         version = cheapest = evaluation = None
         if conclusion.study.is_running() or not conclusion.study.claim_conclusion():

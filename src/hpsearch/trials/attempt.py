@@ -180,14 +180,14 @@ class Attempt:
         }
 
     def _why_stopped(self, when: str) -> str:
-        """Return that the pruner stopped the trial, and why if it has a method `reason`.
+        """Return that the pruner stopped the trial, and why if the pruner has a method `why`.
 
         Like `prune`, that method takes the study and the trial; it returns words.
         """
         study = self.study.optuna
         words = f"{type(study.pruner).__name__} stopped it {when}"
-        if hasattr(study.pruner, "reason"):
-            words += f": {study.pruner.reason(study, self.trial._cached_frozen_trial)}"
+        if hasattr(study.pruner, "why"):
+            words += f": {study.pruner.why(study, self.trial._cached_frozen_trial)}"
         return words
 
     def finish(self, value: float, *more: float) -> None:
