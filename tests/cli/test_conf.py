@@ -119,7 +119,7 @@ def test_every_sampler_draws_within_the_space(sampler):
     config = composed(f"sampler={sampler}")
     made = instantiate(config.sampler, _convert_="all")(root_seed=3)
     assert isinstance(made, SeededSampler)
-    inner = made.prepare("s", 0)
+    inner = made.of_ticket("s", 0)
     assert type(inner) is SAMPLERS[sampler]
     trial = optuna.create_study(sampler=made, study_name="s").ask()
     rules = instantiate(config.space).rules

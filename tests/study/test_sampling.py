@@ -78,7 +78,7 @@ def test_a_grid_of_six_points_takes_each_once_and_is_then_exhausted():
     assert sorted(points) == [(x, kind) for x in (0.0, 0.5, 1.0) for kind in ("a", "b")]
     assert not sampler.is_exhausted(5)
     assert sampler.is_exhausted(6)
-    assert isinstance(sampler.prepare("s", 0), Grid)
+    assert isinstance(sampler.of_ticket("s", 0), Grid)
 
 
 def trial_of(number, **attrs):

@@ -132,7 +132,7 @@ class _Again:
         number = trial.user_attrs[TICKET]
         fresh.user_attrs = {TICKET: number}
         fresh.system_attrs = dict(trial.system_attrs)
-        made = self.sampler.prepare(self.study.study_name, number)
+        made = self.sampler.of_ticket(self.study.study_name, number)
         made.before_trial(past, fresh)
         space = made.infer_relative_search_space(past, fresh)
         relative = made.sample_relative(past, fresh, space)
@@ -162,7 +162,7 @@ class _Again:
         history = self._history(trial)
         spent = [t for t in history.trials if TrialEnd.has_spent(t)]
         number = trial.user_attrs[TICKET]
-        made = self.sampler.prepare(self.study.study_name, number)
+        made = self.sampler.of_ticket(self.study.study_name, number)
         kind = type(made).__name__
         and_running = _and_running(trial, history)
         yield (

@@ -103,16 +103,16 @@ class SeededSampler(BaseSampler):
         self._prepared[trial.number] = prepared
         prepared.sampler.before_trial(prepared.study, trial)
 
-    def prepare(self, study_name: str, number: int) -> BaseSampler:
-        """Return a sampler, built for the trial of a study that has this ticket."""
+    def of_ticket(self, study_name: str, place: int) -> BaseSampler:
+        """Return a sampler, built for the trial of a study that has the ticket `place`."""
         if self._per_trial:
-            seed = derive(self._root_seed, study_name, "sampler", "trial", number)
+            seed = derive(self._root_seed, study_name, "sampler", "trial", place)
         else:
             seed = derive(self._root_seed, study_name, "sampler")
         made = self._make(seed=seed)
         if isinstance(made, _Sequential):
-            seed = derive(self._root_seed, study_name, "independent", number)
-            made.begin_at(number, seed)
+            seed = derive(self._root_seed, study_name, "independent", place)
+            made.begin_at(place, seed)
         return made
 
     def of(self, number: int) -> _Prepared:
@@ -131,7 +131,7 @@ class SeededSampler(BaseSampler):
         history = History.now(study)
         past = PastStudy(study, history, study._storage)
         number = ticket(trial, history.trials)
-        made = self.prepare(study.study_name, number)
+        made = self.of_ticket(study.study_name, number)
         return _Prepared(made, history, past, number)
 
     def _for(self, study: Study, trial: FrozenTrial) -> _Prepared:
