@@ -51,8 +51,6 @@ from hpsearch.study.trial_end import PAUSED_AT, RECORDED, TrialEnd
 from hpsearch.study.waiting import unless_away
 from hpsearch.study.worker_process import this_process
 
-_Trial = Trial | FrozenTrial
-
 
 @dataclass(eq=False)
 class SharedStudy:
@@ -152,7 +150,7 @@ class SharedStudy:
         unfinished = [t for t in trials if not t.state.is_finished()]
         return set(map(number_of, unfinished))
 
-    def _stored(self, trial: _Trial) -> FrozenTrial:
+    def _stored(self, trial: Trial | FrozenTrial) -> FrozenTrial:
         """Return a trial as it is in the storage now."""
         return self.optuna._storage.get_trial(trial._trial_id)
 
@@ -206,7 +204,7 @@ class SharedStudy:
             attrs["job"] = this_process.slurm_job
         self.write(trial, attrs)
 
-    def lease(self, trial: _Trial) -> Lease:
+    def lease(self, trial: Trial | FrozenTrial) -> Lease:
         """Return the lease of a claimed trial."""
         return Lease(trial, self.budget.lease_s)
 
@@ -259,7 +257,7 @@ class SharedStudy:
         for name in sorted(new):
             trial.set_constraint(name, excess[name])
 
-    def write(self, trial: _Trial, attrs: Mapping[str, object]) -> None:
+    def write(self, trial: Trial | FrozenTrial, attrs: Mapping[str, object]) -> None:
         """Set attributes of a trial, all of them or none."""
         if attrs:
             self.storage.set_trial_user_attrs(trial._trial_id, attrs)
@@ -335,7 +333,7 @@ class SharedStudy:
             if not by_this_worker or ended.state != state:
                 raise self.taken_over(trial) from error
 
-    def fail(self, trial: _Trial, end: TrialEnd, message: str) -> bool:
+    def fail(self, trial: Trial | FrozenTrial, end: TrialEnd, message: str) -> bool:
         """End a trial without a value; it is tried again if only its process was at fault.
 
         Returns:
@@ -353,13 +351,13 @@ class SharedStudy:
             return TrialEnd.recorded(self._stored(trial)) == end
         return True
 
-    def let_go(self, trial: _Trial) -> None:
+    def let_go(self, trial: Trial | FrozenTrial) -> None:
         """Drop what this process still holds of a trial that it has ended, paused or lost."""
         self._unsent.pop(trial._trial_id, None)
         self.sampler.forget(trial.number)
 
     @staticmethod
-    def taken_over(trial: _Trial) -> TakenOverError:
+    def taken_over(trial: Trial | FrozenTrial) -> TakenOverError:
         """Return the error for a trial that another worker has taken over."""
         number = number_of(trial)
         return TakenOverError(
@@ -472,7 +470,7 @@ def check_known(
     raise ConfigError(f"There is no study {name} in the storage{purpose}.{there}")
 
 
-def number_of(trial: _Trial) -> int:
+def number_of(trial: Trial | FrozenTrial) -> int:
     """Return the ticket of a trial: the number by which people call it and by which it is seeded.
 
     A retry has the number of its first try.

@@ -27,8 +27,6 @@ from hpsearch.training.programs.inputs import rate_variables
 from hpsearch.training.programs.order import Order
 from hpsearch.training.programs.program import Program
 
-_Rates = tuple[np.ndarray, np.ndarray]  # learning rate and momentum of each step, (n_steps,) each
-
 
 @dataclass(frozen=True)
 class Place:
@@ -60,7 +58,7 @@ class Schedule(Protocol):
         learning_rate: float,
         momentum: float,
         place: Place,
-    ) -> _Rates:
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return the learning rate and the momentum of each step of an epoch, (n_steps,) each.
 
         Args:
@@ -79,7 +77,7 @@ class Constant:
         learning_rate: float,
         momentum: float,
         place: Place,
-    ) -> _Rates:
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return the drawn rates for each step."""
         learning_rates = np.full(place.n_steps, learning_rate)
         momentums = np.full(place.n_steps, momentum)
@@ -111,7 +109,7 @@ class OneCycle:
         learning_rate: float,
         momentum: float,
         place: Place,
-    ) -> _Rates:
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return rates that follow a rising and then a falling half cosine."""
         progress = place.progress()
         is_rising = progress < self.warmup
@@ -144,7 +142,7 @@ class Cosine:
         learning_rate: float,
         momentum: float,
         place: Place,
-    ) -> _Rates:
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return falling learning rates and the drawn momentum."""
         height = _half_cosine(1 - place.progress())
         share = self.end + (1 - self.end) * height
@@ -176,7 +174,7 @@ class ReduceOnPlateau:
         learning_rate: float,
         momentum: float,
         place: Place,
-    ) -> _Rates:
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return the same rates for all steps of the epoch."""
         share = 1.0
         best = math.inf
