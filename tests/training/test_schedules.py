@@ -9,6 +9,7 @@ import pytest
 
 from hpsearch.errors import ConfigError
 from hpsearch.training import how_trained
+from hpsearch.training.checkpoints import CheckpointFile
 from hpsearch.training.programs.order import Order
 from hpsearch.training.programs.program import Program
 from hpsearch.training.schedules import Constant, Cosine, OneCycle, Place, ReduceOnPlateau
@@ -175,3 +176,40 @@ def test_keras_own_fit_averages_weights_and_follows_the_momentum_of_a_schedule(
     weights = zip(by_keras[1].get_weights(), by_program[1].get_weights(), strict=True)
     for mine, theirs in weights:
         np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-4)
+
+
+class _StopError(Exception):
+    """Ends a fit after an epoch."""
+
+
+@pytest.mark.parametrize("schedule", [None, OneCycle(0.3, 0.04, 0.001, 0.5)], ids=["none", "cycle"])
+def test_a_fit_whose_proof_failed_goes_on_where_the_proof_is_remembered(
+    schedule, monkeypatch, tmp_path
+):
+    """The proof builds the optimizer, so its variables have another order than in a fresh one."""
+    hypermodel = Linear(lambda: keras.optimizers.SGD(0.1, momentum=0.9))
+    hp = keras_tuner.HyperParameters()
+    difference = how_trained.difference
+    monkeypatch.setattr(how_trained, "difference", lambda *given: difference(*given) or "it fails")
+    remembered = {}
+
+    def trained(listener, file):
+        keras.utils.set_random_seed(5)
+        model = hypermodel.build(hp)
+        trainer = Trainer(Training(**SETTINGS), search_data(), schedule)
+        trainer.remembered_proofs = remembered
+        trainer.fit(hypermodel, hp, model, 7, listener, checkpoint_file=file)
+        return model.get_weights()
+
+    def stop(epoch, metrics):
+        if epoch == 2:
+            raise _StopError
+
+    whole = trained(lambda *_: None, None)
+    remembered.clear()
+    file = CheckpointFile(tmp_path / "1.npz", 0.0)
+    with pytest.raises(_StopError):
+        trained(stop, file)
+    assert remembered
+    for mine, theirs in zip(trained(lambda *_: None, file), whole, strict=True):
+        np.testing.assert_array_equal(mine, theirs)

@@ -88,6 +88,27 @@ def test_an_end_that_the_study_knows_is_not_written_again(opened):
     assert (run.info.status, run.data.tags["hpsearch.end"]) == ("FINISHED", "finished")
 
 
+def test_an_interrupt_while_the_study_is_told_takes_nothing_from_a_finished_trial(
+    opened, monkeypatch
+):
+    _, study, tracking, parent = opened
+    attempt, _ = claimed(study, tracking, parent)
+    complete = study.complete
+
+    def interrupted(*args):
+        complete(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study, "complete", interrupted)
+    with pytest.raises(KeyboardInterrupt), attempt.kept():
+        attempt.finish(1.0)
+    assert tracking.spool.drain(60)
+    assert attempt.is_over
+    assert [trial.state.name for trial in study.trials()] == ["COMPLETE"]
+    run = tracking.find_child(parent, 0)
+    assert (run.info.status, run.data.tags["hpsearch.end"]) == ("FINISHED", "finished")
+
+
 def test_a_failure_whose_answer_was_lost_is_told_once(opened, monkeypatch):
     _, study, tracking, parent = opened
     attempt, told = claimed(study, tracking, parent)

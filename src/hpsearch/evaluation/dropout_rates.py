@@ -104,7 +104,7 @@ class DropoutRates:
         }
         to_try = {"own": own}
         for rate in self.rates:
-            to_try[f"{rate:g}"] = [rate] * len(own)
+            to_try[str(rate)] = [rate] * len(own)
         found: dict[tuple[str, str], tuple[float, ...]] = {}
         for name, places in layers.items():
             for label, rates in to_try.items():

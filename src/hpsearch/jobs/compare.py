@@ -122,8 +122,10 @@ class CompareStudies:
         """Return the architecture of a study, of whose search `recorded` is the configuration."""
         if not self.job.config["studies"]:
             return study.removeprefix(self._prefix)
+        if "overrides" not in recorded:
+            return study  # Its architecture is not recorded, so no claim speaks of it.
         arch = self.default_arch
-        for word in recorded.get("overrides", []):
+        for word in recorded["overrides"]:
             if word.startswith("arch="):
                 arch = word.removeprefix("arch=")
         return arch

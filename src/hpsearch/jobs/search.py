@@ -41,6 +41,7 @@ from hpsearch.study.budget import Budget
 from hpsearch.study.sampling import SeededSampler
 from hpsearch.study.storage import SharedStorage
 from hpsearch.study.study import SharedStudy
+from hpsearch.study.trial_end import TrialEnd
 from hpsearch.study.warm_start import Asked, WarmStart
 from hpsearch.study.worker_process import this_process
 from hpsearch.tracking.runs import settings_shown
@@ -319,10 +320,11 @@ class Search:
         """
         best = conclusion.best()
         if best is None:
-            ended = [t for t in conclusion.study.trials() if "message" in t.user_attrs]
             last = ""
-            if ended:
-                last = f"; the last one: {ended[-1].user_attrs['message']}".rstrip(".")
+            for trial in conclusion.study.trials():
+                message = trial.user_attrs.get("message")
+                if message and (TrialEnd.has_spent(trial) or TrialEnd.has_failed(trial)):
+                    last = f"; the last one: {message}".rstrip(".")
             raise SearchError(
                 f"No trial of study {conclusion.name} finished{last}. Give it more with "
                 f"budget.n_trials={self.budget.n_trials + 10}; where trials diverged, a narrower "

@@ -387,8 +387,10 @@ def _values_per_row(model: keras.Model) -> int:
 
 def _n_classes(model: keras.Model) -> int:
     shape = model.outputs[0].shape
-    n_classes = shape[-1] or 0
-    if len(shape) != 2 or n_classes < 2:
+    n_classes = 0
+    if len(shape) == 2:
+        n_classes = shape[-1] or 0
+    if n_classes < 2:
         raise ModelError(
             "Expected a model that returns one probability per class, (N, C) with C of at least "
             f"2, received {shape}."

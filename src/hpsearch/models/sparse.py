@@ -351,8 +351,7 @@ def export(model: keras.Model) -> keras.Model:
     output times its outgoing weights is added to the biases of the next layer. LayerNormalization
     computes with every unit, so a model that has it keeps all units.
     """
-    kinds = {type(layer) for layer in model.layers}
-    has_layer_norm = LayerNormalization in kinds
+    has_layer_norm = any(isinstance(layer, LayerNormalization) for layer in model.layers)
     output = _dense_layers(model)[-1]
     exported = _Export()
     for layer in model.layers:

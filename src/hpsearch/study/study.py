@@ -307,8 +307,7 @@ class SharedStudy:
         step = self._stored(trial).last_step
         at_step = [t for t in self.trials() if step in t.intermediate_values]
         others = {t.number for t in at_step} - {trial.number}
-        against = as_ranges(others)
-        attrs = {RECORDED: end.word, "message": message, "against": against}
+        attrs = {RECORDED: end.word, "message": message, "against": as_ranges(others)}
         self._tell(trial, TrialState.PRUNED, attrs)
 
     def _tell(
@@ -355,6 +354,10 @@ class SharedStudy:
         """Drop what this process still holds of a trial that it has ended, paused or lost."""
         self._unsent.pop(trial._trial_id, None)
         self.sampler.forget(trial.number)
+
+    def has_result(self, trial: Trial | FrozenTrial) -> bool:
+        """Return whether a trial is complete or pruned: other workers can only make it fail."""
+        return self._stored(trial).state in (TrialState.COMPLETE, TrialState.PRUNED)
 
     @staticmethod
     def taken_over(trial: Trial | FrozenTrial) -> TakenOverError:

@@ -232,7 +232,7 @@ class _WorkerProcess:
         environment: Mapping[str, str],
     ) -> tuple[int, float]:
         """Return the number of restarts of a process, and its deadline; 0 for an unknown one."""
-        told = environment.get(cls.RESTARTED, "0 0 0")
+        told = environment.get(cls.RESTARTED) or "0 0 0"
         told_pid, n_before, until = told.split()
         if int(told_pid) != pid:
             return 0, 0.0

@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 import threading
+import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -236,7 +237,8 @@ class SpoolFile:
 def _move_into(folder: Path, path: Path) -> Path:
     """Move a file into a new subfolder of `folder`; where that fails it stays where it was."""
     folder.mkdir(parents=True, exist_ok=True)
-    place = tempfile.mkdtemp(dir=folder)
+    place = folder / uuid.uuid4().hex
+    place.mkdir()
     try:
         return Path(shutil.move(path, place))
     except OSError:

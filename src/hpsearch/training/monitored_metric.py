@@ -152,11 +152,12 @@ def _reported(
 
 def _direction(metric: Metric | None) -> Direction | None:
     """Return the direction that a metric itself says, or else the metric of its function."""
-    said = getattr(metric, "_direction", None)
-    if not said:
-        said = getattr(_class_of(metric), "_direction", None)
     directions = {"up": Direction.MAXIMIZE, "down": Direction.MINIMIZE}
-    return directions.get(said or "")
+    for source in (metric, _class_of(metric)):
+        said = getattr(source, "_direction", None)
+        if said in directions:
+            return directions[said]
+    return None
 
 
 def _class_of(metric: Metric | None) -> Metric | None:

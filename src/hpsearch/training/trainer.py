@@ -185,7 +185,7 @@ class Trainer:
         continuation = None
         if structure is not None:
             build_metrics(model, images[:1], labels[:1])
-            continuation = self._continuation_by_keras(work, structure)
+            continuation = self._continuation_by_keras(work, structure, averaging)
         epochs = Epochs(self.settings, work, state, continuation)
         callbacks = [epochs, *companions(work.hypermodel, epochs)]
         if averaging:
@@ -198,14 +198,24 @@ class Trainer:
         copy_values(epochs.best_state, model.variables)
         return epochs.fitted
 
-    def _continuation_by_keras(self, work: Work, structure: str) -> Continuation | None:
+    def _continuation_by_keras(
+        self,
+        work: Work,
+        structure: str,
+        averaging: float,
+    ) -> Continuation | None:
         """Build the optimizer, and return what reads and writes the checkpoints of Keras's fit."""
         optimizer = work.model.optimizer
         if not optimizer.built:
             optimizer.build(work.model.trainable_variables)
 
         def variables() -> list[keras.Variable]:
-            return [*work.model.variables, *optimizer.variables]
+            # Where a proof has built the optimizer, it has its variables in another order. Its
+            # slots always have one order, and so have the variables that were added.
+            slots = Program.slots_of(optimizer, averaging)
+            ids = set(map(id, slots))
+            added = [v for v in optimizer.variables if id(v) not in ids]
+            return [*work.model.variables, *slots, *added]
 
         def snapshot() -> list[np.ndarray]:
             return values_of(variables())
@@ -214,6 +224,9 @@ class Trainer:
             copy_values(saved, variables())
 
         name = f"fit {structure}"
+        if averaging or self.schedule != Constant():
+            # Earlier versions stored the variables of these fits in another order.
+            name = f"fit, slots first, {structure}"
         return self._continuation(work, name, snapshot, restore)
 
     def _fit_its_own_way(self, work: Work) -> Fitted:

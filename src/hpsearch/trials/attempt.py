@@ -329,7 +329,12 @@ class Attempt:
                 self.hand_over()
             tell()
         except self._TAKEN_OVER as error:
-            self._abandon(error)
+            if self.study.has_result(self.trial):
+                # This process has told the study already, and was interrupted before it knew.
+                self.has_ended = True
+                self.is_over = True
+            else:
+                self._abandon(error)
             return
         self.has_ended = True
         self.is_over = not goes_on

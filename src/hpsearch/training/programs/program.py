@@ -115,10 +115,13 @@ class Program:
             self.momentum.assign(momentum)
 
     def _slots(self) -> list[keras.Variable]:
-        """Return the optimizer's variables that a freshly compiled optimizer has too."""
-        optimizer = self.model.optimizer
+        return self.slots_of(self.model.optimizer, self.averaging)
+
+    @staticmethod
+    def slots_of(optimizer: keras.Optimizer, averaging: float) -> list[keras.Variable]:
+        """Return the variables that an optimizer has without inputs and averages of weights."""
         added = [v for v in optimizer.variables if isinstance(v, ProgramInput)]
-        if self.averaging:
+        if averaging:
             added += averages_of(optimizer)
         return _without(optimizer.variables, added)
 
