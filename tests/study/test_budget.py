@@ -1,13 +1,13 @@
 """What a study may cost: which trials take a place of the budget, and which settings make sense."""
 
 import math
-from datetime import datetime
 
 import pytest
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from hpsearch.errors import ConfigError, SearchError
 from hpsearch.study.budget import Budget
+from small_study import trial_of
 
 SETTINGS = {
     "n_trials": 3,
@@ -24,34 +24,15 @@ def budget(**settings):
     return Budget(**SETTINGS | settings)
 
 
-def trial_of(state, reason=None, message=None):
-    begin = datetime(2026, 1, 1)
-    has_ended = state.is_finished()
-    attrs = {"reason": reason, "message": message}
-    return FrozenTrial(
-        number=0,
-        trial_id=0,
-        state=state,
-        value=1.0 if state == TrialState.COMPLETE else None,
-        datetime_start=begin,
-        datetime_complete=begin if has_ended else None,
-        params={},
-        distributions={},
-        user_attrs={key: value for key, value in attrs.items() if value is not None},
-        system_attrs={},
-        intermediate_values={},
-    )
-
-
 FINISHED = trial_of(TrialState.COMPLETE)
-RUNNING = trial_of(TrialState.RUNNING)
-PRUNED = trial_of(TrialState.PRUNED, "pruned")
-DIVERGED = trial_of(TrialState.PRUNED, "diverged")
-ENQUEUED = trial_of(TrialState.WAITING)
-KILLED = trial_of(TrialState.FAIL, "killed")
-SURPLUS = trial_of(TrialState.FAIL, "surplus")
-ERROR = trial_of(TrialState.FAIL, "error", "the first error")
-OUT_OF_MEMORY = trial_of(TrialState.FAIL, "out_of_memory", "too large")
+RUNNING = trial_of(TrialState.RUNNING, has_ended=False)
+PRUNED = trial_of(TrialState.PRUNED, reason="pruned")
+DIVERGED = trial_of(TrialState.PRUNED, reason="diverged")
+ENQUEUED = trial_of(TrialState.WAITING, has_ended=False)
+KILLED = trial_of(TrialState.FAIL, reason="killed")
+SURPLUS = trial_of(TrialState.FAIL, reason="surplus")
+ERROR = trial_of(TrialState.FAIL, reason="error", message="the first error")
+OUT_OF_MEMORY = trial_of(TrialState.FAIL, reason="out_of_memory", message="too large")
 
 
 def test_running_and_spent_trials_take_a_place_and_others_do_not():

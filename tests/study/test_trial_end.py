@@ -1,12 +1,10 @@
 """The table of how trials end, and how an end is read from a trial."""
 
-from datetime import datetime
-
 import pytest
-from optuna.distributions import FloatDistribution
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from hpsearch.study.trial_end import TrialEnd
+from small_study import trial_of
 
 # word: state in Optuna, status in MLflow, spends the budget, counts as a failure, is tried again
 TABLE = {
@@ -23,23 +21,6 @@ TABLE = {
     "interrupted": ("FAIL", "KILLED", False, False, True),
     "surplus": ("FAIL", None, False, False, False),
 }
-
-
-def trial_of(state, has_ended=True, **attrs):
-    begin = datetime(2026, 1, 1)
-    return FrozenTrial(
-        number=0,
-        trial_id=0,
-        state=state,
-        value=1.0 if state == TrialState.COMPLETE else None,
-        datetime_start=begin,
-        datetime_complete=begin if has_ended else None,
-        params={"x": 0.5},
-        distributions={"x": FloatDistribution(0.0, 1.0)},
-        user_attrs=attrs,
-        system_attrs={},
-        intermediate_values={1: 1.0},
-    )
 
 
 def test_the_table_has_a_row_for_each_end():

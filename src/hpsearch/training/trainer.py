@@ -212,9 +212,7 @@ class Trainer:
         def variables() -> list[keras.Variable]:
             # Where a proof has built the optimizer, it has its variables in another order. Its
             # slots always have one order, and so have the variables that were added.
-            slots = Program.slots_of(optimizer, averaging)
-            ids = set(map(id, slots))
-            added = [v for v in optimizer.variables if id(v) not in ids]
+            slots, added = Program.slots_and_added(optimizer, averaging)
             return [*work.model.variables, *slots, *added]
 
         def snapshot() -> list[np.ndarray]:

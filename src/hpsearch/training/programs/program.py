@@ -115,15 +115,19 @@ class Program:
             self.momentum.assign(momentum)
 
     def _slots(self) -> list[keras.Variable]:
-        return self.slots_of(self.model.optimizer, self.averaging)
+        slots, _ = self.slots_and_added(self.model.optimizer, self.averaging)
+        return slots
 
     @staticmethod
-    def slots_of(optimizer: keras.Optimizer, averaging: float) -> list[keras.Variable]:
-        """Return the variables that an optimizer has without inputs and averages of weights."""
+    def slots_and_added(
+        optimizer: keras.Optimizer,
+        averaging: float,
+    ) -> tuple[list[keras.Variable], list[keras.Variable]]:
+        """Return the variables that an optimizer always has, and its inputs and averages."""
         added = [v for v in optimizer.variables if isinstance(v, ProgramInput)]
         if averaging:
             added += averages_of(optimizer)
-        return _without(optimizer.variables, added)
+        return _without(optimizer.variables, added), added
 
     def state(self) -> list[np.ndarray]:
         """Return the values of the variables of all layers but dropout.
