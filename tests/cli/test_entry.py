@@ -17,16 +17,18 @@ SRC = Path(__file__).parents[2] / "src"
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (["arch=selu", "--training.epochs", "3"], ["arch=selu", "training.epochs=3"]),
-        (["--space.bounds.momentum", "0.9"], ["++space.bounds.momentum=0.9"]),
-        (["--++study.note", "a b"], ["++study.note=a b"]),
-        (["--seed", "7", "--arch", "elu"], ["seed=7", "arch=elu"]),
+        (["space.bounds.momentum=0.9"], ["++space.bounds.momentum=0.9"]),
+        (
+            ["arch=own", "arch._target_=a.B", "arch.depth=3"],
+            ["arch=own", "arch._target_=a.B", "++arch.depth=3"],
+        ),
+        (["arch=selu", "arch.n_hidden=3"], ["arch=selu", "arch.n_hidden=3"]),
         (["--cfg", "job", "-p", "space"], ["--cfg", "job", "-p", "space"]),
         (["-m", "arch=elu,selu"], ["-m", "arch=elu,selu"]),
         (["--help"], ["--help"]),
     ],
 )
-def test_keys_as_mlflow_run_writes_them_become_overrides(given, expected):
+def test_settings_that_conf_need_not_list_are_added(given, expected):
     assert entry.as_overrides(given) == expected
 
 

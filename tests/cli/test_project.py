@@ -2,7 +2,6 @@
 printed.
 """
 
-import os
 import shlex
 import subprocess
 from pathlib import Path
@@ -13,9 +12,9 @@ from mlflow.entities import ViewType
 
 from hpsearch.cli import entry
 from hpsearch.cli.command_line import composed
-from hpsearch.command_form import Project, command, in_form, option_words
+from hpsearch.command_form import Project, command, in_form, look, option_words
 from project_files import ROOT, command_of
-from workplace import shell_environment
+from workplace import SRC, Workplace, shell_environment
 
 TEXTS = [
     "/data/date=2024-01-01/my set.npz",
@@ -188,7 +187,7 @@ def run_literally(line: str, folder: Path) -> None:
     done = subprocess.run(
         ["bash", "-c", line],
         cwd=folder,
-        env=shell_environment() | {"PYTHONPATH": os.environ.get("PYTHONPATH", "")},
+        env=shell_environment() | {"PYTHONPATH": str(SRC)},
         capture_output=True,
         text=True,
         timeout=300,
@@ -224,3 +223,41 @@ def test_a_mistake_ends_its_run_as_killed_with_its_sentence(tmp_path):
     assert run.info.status == "KILLED"
     assert run.info.run_name.startswith("refused: There is no arch=sellu.")
     assert not (tmp_path / "optuna.db").exists()
+
+
+@pytest.mark.slow
+def test_what_hpsearch_prints_runs_where_it_was_printed(tmp_path):
+    folder = tmp_path / "a b"
+    folder.mkdir()
+    place = Workplace(folder)
+    done = place.here(
+        *("data=digits", "arch.n_hidden=1", "arch.n_units=10", "training.jit_compile=false"),
+        *("budget.n_trials=2", "training.epochs=1", "tracking.uri='sqlite:///my runs.db'"),
+        "storage.path='my study.db'",
+    )
+    assert done.returncode == 0, done.stderr
+    lines = printed_commands(done.stdout)
+    assert len(lines) == 5
+    for title in ("Search on", "Understand it", "Examine it"):
+        program, _, words = lines[title].partition("hpsearch ")
+        assert program in ("", "python -m ")
+        job, *settings = shlex.split(words)
+        again = place.here(*settings, script=job)
+        assert again.returncode == 0, again.stderr
+    assert (folder / "digits-selu.html").exists()
+    assert not (folder / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("sqlite:///mlflow.db", "mlflow ui --backend-store-uri sqlite:///mlflow.db"),
+        ("sqlite:///a b.db", "mlflow ui --backend-store-uri 'sqlite:///a b.db'"),
+        (
+            "http://127.0.0.1:5000/",
+            "http://127.0.0.1:5000/#/experiments/3/runs/abc?workflowType=machine_learning",
+        ),
+    ],
+)
+def test_a_server_is_shown_by_its_link_and_a_database_by_a_command(uri, shown):
+    assert look(uri, "3", "abc") == shown

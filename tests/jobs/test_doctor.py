@@ -175,7 +175,7 @@ def test_a_spool_that_could_not_be_sent_goes_later_with_sync(mlflow_server, work
     mlflow_server.stop()
     out, err = worker.communicate(timeout=300)
     assert worker.returncode == 2, out + err
-    assert "send what waits for it with: python -m hpsearch doctor sync" in out
+    assert "send what waits for it with: python -m hpsearch doctor sync " in out
     assert err.startswith(
         "Error: All trials are done, but MLflow does not answer at http://127.0.0.1:"
     ), err

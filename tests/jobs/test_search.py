@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import time
 
@@ -31,7 +32,8 @@ def test_prints_progress_then_a_table_then_where_to_look_and_nothing_else(search
         lines[-1],
     )
     assert look.startswith("Look at it:    mlflow ui --backend-store-uri sqlite:///")
-    assert on == "Search on:     the same command with budget.n_trials=14"
+    small = shlex.join(SMALL)
+    assert on == f"Search on:     python -m hpsearch search {small} budget.n_trials=14"
     assert (
         examine
         == "Examine it:    python -m hpsearch evaluate registered_model=digits-selu version=1"

@@ -155,7 +155,7 @@ def test_a_studys_page_is_a_summary_with_commands(site):
         "of work",
         "learning_rate 0.0001 to 0.005 (log)",
         "report.html under Artifacts",
-        "python -m hpsearch search",
+        "hpsearch search",
         "mlflow models serve -m models:/digits-selu@champion",
         "with MC Dropout",
     ):

@@ -347,12 +347,14 @@ def _elsewhere(key: str, config: DictConfig) -> list[str]:
 
     `trials` stands for `budget.n_trials`, `data_path` for `data.path`.
     """
-    found = []
-    for group in map(str, config):
-        part = config[group]
-        if isinstance(part, DictConfig):
-            for name in map(str, part):
-                full = f"{group}.{name}"
+    found: list[str] = []
+    plain = OmegaConf.to_container(config)
+    if not isinstance(plain, dict):
+        return found
+    for group, part in plain.items():
+        if isinstance(part, dict):
+            for name in part:
+                full = f"{group!s}.{name!s}"
                 if key in (name, name.removeprefix("n_"), full.replace(".", "_")):
                     found.append(full)
     return found
