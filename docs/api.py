@@ -1,17 +1,22 @@
-"""Write the reference of the Python interface as HTML, from the docstrings: `python docs/api.py OUT`.
+"""Write the reference of the Python interface as HTML: `python docs/api.py FOLDER`.
 
-pdoc makes the pages. A module, class or function without a docstring is an error.
+pdoc makes the pages from the docstrings. A module, class or function without a docstring is an
+error, and so is a warning of pdoc.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import inspect
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pdoc
 from pdoc.doc import Class, Doc, Function, Module, Namespace
+
+import hpsearch
 
 MODULES = (
     "hpsearch",
@@ -50,9 +55,17 @@ def _wants_docstring(found: Doc) -> bool:
 
 def write(out: Path) -> list[str]:
     """Write the pages into a folder and return the names of what has no docstring."""
+    # Imported here, the libraries may warn and start processes, both of which pdoc would not allow.
+    for name in MODULES:
+        importlib.import_module(name)
+    # `hpsearch` imports what it exports on first use, and pdoc only looks at what is there.
+    for name in hpsearch.__all__:
+        setattr(hpsearch, name, getattr(hpsearch, name))
     pdoc.render.configure(docformat="google", show_source=False)
-    pdoc.pdoc(*MODULES, output_directory=out)
-    modules = [Module.from_name(name) for name in MODULES]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pdoc.pdoc(*MODULES, output_directory=out)
+        modules = [Module.from_name(name) for name in MODULES]
     return [name for module in modules for name in without_docstring(module)]
 
 

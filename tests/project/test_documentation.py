@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -19,6 +20,7 @@ from project_files import BLOCK, PROJECT, ROOT, command_of, with_command
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 GENERATED = ("configuration.md", "troubleshooting.md")
 NEEDS = ("a cluster", "a network", "a browser", "a quiet machine")
+README = (ROOT / "README.md").read_text()
 QUICKSTART = (ROOT / "docs" / "quickstart.md").read_text()
 
 
@@ -97,12 +99,17 @@ def test_every_other_command_is_run_by_a_test_or_says_what_it_needs(page):
             assert (ROOT / runner[1]).exists()
 
 
-def script(name: str):
-    """Import one of the scripts that write a page."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+def imported(name: str, path: Path) -> ModuleType:
+    """Import a file as a module of that name."""
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def script(name: str) -> ModuleType:
+    """Import one of the scripts that write a page."""
+    return imported(name, ROOT / "docs" / f"{name}.py")
 
 
 @pytest.mark.parametrize("name", ["configuration", "troubleshooting"])
@@ -167,6 +174,51 @@ def test_the_line_that_installs_tab_completion_works_in_bash():
     answers, installed = done.stdout.splitlines()
     assert answers.split() == ["optimizer=nadam"], done.stderr
     assert "hydra_bash_completion" in installed
+
+
+@pytest.mark.slow
+def test_the_reference_of_the_python_interface_can_be_written_and_tells_everything(tmp_path):
+    pytest.importorskip("pdoc")
+    done = subprocess.run(
+        [sys.executable, "docs/api.py", str(tmp_path)],
+        cwd=ROOT, env=with_command(tmp_path), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for page, told in (
+        ("hpsearch.html", "Search"),
+        ("hpsearch/data/split.html", "for_search"),
+        ("hpsearch/metrics.html", "brier_score"),
+        ("hpsearch/mc_dropout/passes.html", "Sampler"),
+    ):
+        assert told in (tmp_path / page).read_text()
+
+
+def test_a_missing_docstring_is_named(tmp_path):
+    doc = pytest.importorskip("pdoc.doc")
+    file = tmp_path / "bare.py"
+    file.write_text('"""A module."""\n\ndef told():\n    """Told."""\n\ndef untold():\n    pass\n')
+    module = doc.Module(imported("hpsearch.bare", file))
+    assert list(script("api").without_docstring(module)) == ["hpsearch.bare.untold"]
+
+
+@pytest.mark.slow
+def test_the_readmes_program_runs(tmp_path):
+    (program,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert "n_trials=20, epochs=30" in program
+    (tmp_path / "program.py").write_text(
+        program.replace("n_trials=20, epochs=30", "n_trials=2, epochs=1")
+    )
+    done = subprocess.run(
+        [sys.executable, "program.py"],
+        cwd=tmp_path, env=with_command(tmp_path), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "learning_rate" in done.stdout.splitlines()[-1]
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) < 200
+    assert len(README.split()) <= 1500
 
 
 def test_the_table_of_ends_holds_every_end_with_its_status_in_mlflow():
