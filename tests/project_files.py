@@ -10,6 +10,8 @@ from pathlib import Path
 
 import yaml
 
+from hpsearch.cli.project import command_line as project_command
+from hpsearch.command_form import Project
 from workplace import SRC
 
 ROOT = Path(__file__).parents[1]
@@ -22,16 +24,28 @@ SAMPLE = {"study": "digits-selu"}  # parameters without a default
 
 
 def command_of(name: str, **given: str) -> tuple[str, list[str]]:
-    """Return the script and the overrides that an entry point runs, with its defaults where nothing
-    is given.
+    """Return the job and the words after it that an entry point runs, with its defaults where
+    nothing is given; other parameters are passed on, as `mlflow run` does.
     """
     point = PROJECT["entry_points"][name]
-    values = {
+    declared = {
         key: rule.get("default", SAMPLE.get(key)) for key, rule in point["parameters"].items()
-    } | given
-    words = shlex.split(point["command"].format(**values))
-    assert words[:4] == ["PYTHONPATH=src:$PYTHONPATH", "python", "-m", "hpsearch"]
-    return words[4], words[5:]
+    }
+    values = {key: given.pop(key, default) for key, default in declared.items()}
+    quoted = {key: shlex.quote(str(value)) for key, value in values.items()}
+    words = shlex.split(point["command"].format(**quoted))
+    assert words[:5] == [
+        "PYTHONPATH=$PWD/src:$PYTHONPATH",
+        "python",
+        "-m",
+        "hpsearch.cli.project",
+        name,
+    ]
+    pairs = list(zip(words[5::2], words[6::2], strict=True))
+    pairs += [(f"--{key}", value) for key, value in given.items()]
+    project = Project(str(ROOT / "MLproject"), ["."], None)
+    job, *rest = project_command(project, name, pairs)
+    return job, rest
 
 
 BLOCK = re.compile(

@@ -1,4 +1,4 @@
-"""Run a job: `python -m hpsearch JOB KEY=VALUE ...`; see `hpsearch.cli.main`."""
+"""Run a job: `hpsearch JOB KEY=VALUE ...`; see `hpsearch.cli.main`."""
 
 from hpsearch.cli.main import main
 

@@ -1,4 +1,4 @@
-"""Run the job `ablate`: `python -m hpsearch ablate ablation=momentum data=digits`."""
+"""Run the job `ablate`: `hpsearch ablate ablation=momentum data=digits`."""
 
 from __future__ import annotations
 

@@ -45,41 +45,22 @@ def default_choice(root: str, group: str) -> str:
 def as_overrides(arguments: Sequence[str]) -> list[str]:
     """Return a command line in the form that Hydra reads.
 
-    `mlflow run` writes `--a.b 1` for `-P a.b=1`, which becomes `a.b=1`. Bounds become
-    `++space.bounds.NAME=VALUE`, so that a bound may be set that conf does not list. The multirun
-    option moves to the front, because Hydra accepts no option between its overrides.
+    Settings that conf need not list are added: bounds become `++space.bounds.NAME=VALUE`, and so do
+    the settings of an architecture of the person's own, whose constructor refuses a wrong one. The
+    multirun option moves to the front, because Hydra accepts no option between its overrides.
     """
+    added = ["space.bounds."]
+    if "arch=own" in arguments:
+        added.append("arch.")
     words = []
-    remaining = list(arguments)
-    while remaining:
-        word = remaining.pop(0)
-        if remaining and _is_key_of_mlflow_run(word):
-            value = remaining.pop(0)
-            word = f"{word[2:]}={value}"
-        if word.startswith("space.bounds."):
-            word = f"++{word}"
-        words.append(word)
+    for word in arguments:
+        is_added = word.startswith(tuple(added)) and not word.startswith("arch._")
+        if is_added:
+            words.append(f"++{word}")
+        else:
+            words.append(word)
     # The sort is stable, so that all other words stay in order.
     return sorted(words, key=lambda word: word not in MULTIRUN)
-
-
-def _is_key_of_mlflow_run(word: str) -> bool:
-    """Return whether a word is the `--KEY` of a setting, and no option of Hydra's."""
-    without_dot = {
-        "--study",
-        "--seed",
-        "--level",
-        "--registered_model",
-        "--arch",
-        "--data",
-        "--space",
-        "--sampler",
-        "--pruner",
-        "--storage",
-    }
-    if word in without_dot:
-        return True
-    return re.fullmatch(r"--\+{0,2}[a-z_]+(\.[\w@/]+)+", word) is not None
 
 
 def check(root: str, words: Sequence[str]) -> None:
@@ -92,6 +73,7 @@ def check(root: str, words: Sequence[str]) -> None:
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
     given = parser.parse_args(words)
+    plain: list[str] = []
     try:
         read = _single
         if given.multirun:
@@ -104,12 +86,34 @@ def check(root: str, words: Sequence[str]) -> None:
         plain_config = OmegaConf.to_container(_own(config))
         missing = next(_missing("", plain_config), None)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_one_sentence(error, root)) from error
+        sentence = _one_sentence(error, root, plain)
+        raise ConfigError(sentence) from error
     finally:
         GlobalHydra.instance().clear()
     _refuse_passwords(given.overrides)
     if missing:
         raise ConfigError(f"{missing} must be given: {missing}=VALUE.")
+
+
+def is_group(key: str) -> bool:
+    """Return whether a key names a group of conf, whose values are names of files."""
+    group = key.partition("@")[0]
+    return group != "" and (CONF / group).is_dir()
+
+
+def defaults_of(root: str, overrides: Sequence[str]) -> DictConfig:
+    """Return `conf/<root>.yaml` with the choices of groups among `overrides`, to know its values.
+
+    It is empty where a choice does not exist, which `check` answers. Of several choices, as a sweep
+    has them, the first one counts.
+    """
+    choices = [word for word in overrides if is_group(word.partition("=")[0])]
+    first = [choice.partition(",")[0] for choice in choices]
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3", job_name=root):
+            return compose(root, first)
+    except (HydraException, OmegaConfBaseException):
+        return OmegaConf.create()
 
 
 def _own(config: DictConfig) -> DictConfig:
@@ -218,7 +222,7 @@ def _refuse_wrong_kinds(root: str, plain: Sequence[str]) -> None:
     defaults = compose(root, choices)
     for override in suspects:
         key = override.get_key_element().lstrip("+")
-        _refuse_wrong_kind(key, override, _default(defaults, key))
+        _refuse_wrong_kind(key, override, default_value(defaults, key))
 
 
 def _may_be_wrong(value: object) -> bool:
@@ -257,7 +261,7 @@ def _parent_of(config: DictConfig, key: str) -> tuple[object, str]:
     return OmegaConf.select(config, parent), last
 
 
-def _default(config: DictConfig, key: str) -> object:
+def default_value(config: DictConfig, key: str) -> object:
     """Return the value of a key in conf; None where it follows from another key."""
     node, last = _parent_of(config, key)
     if not isinstance(node, DictConfig) or last not in node:
@@ -305,7 +309,11 @@ def _missing(path: str, node: object) -> Iterator[str]:
         yield path
 
 
-def _one_sentence(error: Exception, root: str) -> str:
+def _one_sentence(
+    error: Exception,
+    root: str,
+    overrides: Sequence[str],
+) -> str:
     """Return the part of an error of Hydra that a person needs."""
     text = str(error)
     if isinstance(error.__cause__, OmegaConfBaseException):
@@ -315,10 +323,10 @@ def _one_sentence(error: Exception, root: str) -> str:
         return _no_choice(group[1], group[2])
     key = re.search(r"Key '([^']+)' is not in struct\s*full_key: (\S+)", text)
     if key:
-        return _unknown_key(key[2], root)
+        return _unknown_key(key[2], root, overrides)
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
-        return _unknown_key(unknown[1], root)
+        return _unknown_key(unknown[1], root, overrides)
     required = re.search(r"You must specify '(\w+)'", text)
     if required:
         name = required[1]
@@ -334,14 +342,36 @@ def _no_choice(group: str, received: str) -> str:
     return f"There is no {group}={received}.{hint}"
 
 
-def _unknown_key(path: str, root: str) -> str:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose(root)
+def _elsewhere(key: str, config: DictConfig) -> list[str]:
+    """Return the keys in groups of conf that a key without a group may stand for.
+
+    `trials` stands for `budget.n_trials`, `data_path` for `data.path`.
+    """
+    found = []
+    for group in map(str, config):
+        part = config[group]
+        if isinstance(part, DictConfig):
+            for name in map(str, part):
+                full = f"{group}.{name}"
+                if key in (name, name.removeprefix("n_"), full.replace(".", "_")):
+                    found.append(full)
+    return found
+
+
+def _unknown_key(
+    path: str,
+    root: str,
+    overrides: Sequence[str],
+) -> str:
+    config = defaults_of(root, overrides)
     node, last = _parent_of(config, path)
     if not isinstance(node, DictConfig):
         return f"There is no key {path}; see --cfg job for all keys."
     keys = [key for key in map(str, node) if not key.startswith("_")]
     hint = did_you_mean(last, keys)
+    meant = _elsewhere(path, config)
+    if meant:
+        hint = f" Did you mean {' or '.join(meant)}?"
     return (
         f"There is no key {path}.{hint} "
         f"A setting that conf does not list is added with ++{path}=VALUE."

@@ -1,4 +1,4 @@
-"""Run the job `compare`: `python -m hpsearch compare archs=[elu,selu] data=digits`."""
+"""Run the job `compare`: `hpsearch compare archs=[elu,selu] data=digits`."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 """Check and repair a study and its MLflow runs, and explain its suggestions.
 
-    python -m hpsearch doctor [compare] [--repair] [KEY=VALUE ...]
+    hpsearch doctor [compare] [--repair] [KEY=VALUE ...]
         Check whether the study, MLflow and SLURM agree.
-    python -m hpsearch doctor sync [KEY=VALUE ...]
+    hpsearch doctor sync [KEY=VALUE ...]
         Send to MLflow what dead workers have left in the spool.
-    python -m hpsearch doctor replay [KEY=VALUE ...]
+    hpsearch doctor replay [KEY=VALUE ...]
         Compute every suggestion again.
-    python -m hpsearch doctor explain NUMBER [KEY=VALUE ...]
+    hpsearch doctor explain NUMBER [KEY=VALUE ...]
         Explain why a trial had its values, and how it ended.
 
 KEY=VALUE are the settings of the search, such as arch=selu storage=postgres study.name=NAME. The
@@ -89,7 +89,7 @@ def _run(
 def _parsed(words: list[str]) -> argparse.Namespace:
     """Return the option `repair` and the other words of a command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m hpsearch doctor",
+        prog="hpsearch doctor",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -36,7 +36,9 @@ from hpsearch.cli.command_line import (
     choices,
     default_choice,
 )
+from hpsearch.cli.refused import refuse
 from hpsearch.cli.terminal import Terminal
+from hpsearch.command_form import Project
 from hpsearch.errors import ConfigError, HpsearchError, Preempted, UserError
 from hpsearch.jobs.composed import Composed, Plain
 from hpsearch.study.worker_process import this_process
@@ -256,6 +258,10 @@ def _prepare_restart() -> None:
         this_process.keep(f"hydra.run.dir='{folder}'")
 
 
+def _is_no_sweep() -> bool:
+    return not HydraConfig.initialized() or _is_single_job()
+
+
 def _is_single_job() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.RUN
 
@@ -325,9 +331,13 @@ def _exit(error: BaseException) -> SystemExit:
         return terminal.end(f"\nInterrupted. {again}", 130)
     if isinstance(error, Preempted):
         return terminal.end(f"{error}. {again}", error.exit_status)
-    if isinstance(error, UserError):
-        _forget()
     exit_status = 1
     if isinstance(error, HpsearchError):
         exit_status = error.exit_status
-    return terminal.end(f"Error: {error}", exit_status)
+    end = terminal.end(f"Error: {error}", exit_status)
+    if isinstance(error, UserError):
+        _forget()
+        project = Project.of_this_process()
+        if project is not None and _is_no_sweep():
+            refuse(project, str(error))
+    return end

@@ -1,4 +1,4 @@
-"""Run the job `evaluate`: `python -m hpsearch evaluate registered_model=cifar10-selu`."""
+"""Run the job `evaluate`: `hpsearch evaluate registered_model=cifar10-selu`."""
 
 from __future__ import annotations
 

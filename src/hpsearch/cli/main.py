@@ -1,8 +1,9 @@
-"""The command `python -m hpsearch JOB KEY=VALUE ...`, which starts one of six jobs."""
+"""The command `hpsearch JOB KEY=VALUE ...`, which starts one of six jobs."""
 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Mapping
 
@@ -14,13 +15,13 @@ from hpsearch.study.worker_process import this_process
 
 
 def _help(usage: str, jobs: Mapping[str, str]) -> str:
-    """Return what `python -m hpsearch --help` prints."""
+    """Return what `hpsearch --help` prints."""
     width = max(map(len, jobs))
     lines = [usage, "", "Jobs:"]
     for name, description in jobs.items():
         lines.append(f"  {name:<{width}}  {description}")
     lines.append("")
-    lines.append("python -m hpsearch JOB --help tells more of a job.")
+    lines.append("hpsearch JOB --help tells more of a job.")
     return "\n".join(lines)
 
 
@@ -34,7 +35,7 @@ def main() -> None:
         "compare": "Compare the best trials of several studies.",
         "doctor": "Check that a study and its MLflow runs agree, and repair them.",
     }
-    usage = "Usage: python -m hpsearch JOB [KEY=VALUE ...]"
+    usage = "Usage: hpsearch JOB [KEY=VALUE ...]"
     words = sys.argv[1:]
     if not words or words[0] in {"-h", "--help"}:
         print(_help(usage, jobs))
@@ -48,6 +49,10 @@ def main() -> None:
     if not is_sweep:
         this_process.remember()
     sys.argv[1:] = words[1:]
+    # An installed script does not find modules of the current folder, as `python -m` does.
+    folder = os.getcwd()
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
     module = importlib.import_module(f"hpsearch.cli.{job}")
     if job == "doctor":
         module.main()

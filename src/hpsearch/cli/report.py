@@ -1,4 +1,4 @@
-"""Run the job `report`: `python -m hpsearch report study=cifar10-selu`."""
+"""Run the job `report`: `hpsearch report study=cifar10-selu`."""
 
 from __future__ import annotations
 

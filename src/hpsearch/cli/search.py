@@ -1,4 +1,4 @@
-"""Run the job `search`: `python -m hpsearch search arch=selu data=digits`."""
+"""Run the job `search`: `hpsearch search arch=selu data=digits`."""
 
 from __future__ import annotations
 

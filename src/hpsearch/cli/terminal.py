@@ -11,6 +11,8 @@ from typing import ClassVar
 
 from rich.console import Console
 
+from hpsearch.command_form import in_form
+
 
 class Terminal:
     """Prints the output of a command on stdout and its mistakes on stderr.
@@ -65,6 +67,7 @@ class Terminal:
 
     def end(self, sentence: str, exit_status: int) -> SystemExit:
         """Print why the command ends early, and return the exit that the caller must raise."""
+        sentence = in_form(sentence)
         self._errors.print(sentence)
         error = sentence.strip().removeprefix("Error: ")
         self.result({"error": error, "exit_status": exit_status})

@@ -233,8 +233,8 @@ class Session:
         }
         parent.tag(tags)
         uri = without_password(self._tracking.uri)
-        command = f"mlflow ui --backend-store-uri {uri}"
-        line = f"Look at it:  {command}  (run {parent.run_id})"
+        look = self._tracking.look(parent.run_id)
+        line = f"Look at it:  {look}  (run {parent.run_id})"
         console.print(line, soft_wrap=True, markup=False)
         return Answer(self.name, verdict, tables, claims, parent.run_id, uri)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from hpsearch import command_form
 from hpsearch.experiments.ablation import Ablate
 from hpsearch.experiments.answers import Answer
 from hpsearch.experiments.arms import Arm
@@ -45,8 +46,7 @@ def ablate(job: Composed, console: Console) -> Answer:
         arm = Arm(name, parts, of_arm["hyperparameters"], level, across, of_arm)
         arms.append(arm)
     config["hyperparameters"].update(champion)
-    typed = [word for word in job.typed if not word.startswith("data.path=")]
-    command = " ".join(["python -m hpsearch ablate", *typed])
+    command = command_form.command("ablate", *job.typed)
     data = job.parts["data"]
     seed = config["seed"]
     experiment = Ablate(ablation, arms, data, tracking, seed, n_seeds)

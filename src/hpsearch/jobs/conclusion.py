@@ -31,6 +31,7 @@ from hpsearch.serving.registration import Registration
 from hpsearch.space.space import Space
 from hpsearch.study.storage import without_password
 from hpsearch.study.study import SharedStudy, best_trial, number_of, value_of
+from hpsearch.study_report.commands import Commands
 from hpsearch.study_report.pareto import Front
 from hpsearch.study_report.searched import Searched
 from hpsearch.study_report.version_page import CERTIFICATE
@@ -264,10 +265,10 @@ class Conclusion:
             if run is not None and run.info.status == "FINISHED":
                 return run
             if time.monotonic() > deadline:
+                sync = Commands(self.searched()).sync()
                 raise TrackingError(
-                    f"The run of trial {number}, the best one, has not arrived at MLflow; "
-                    "give python -m hpsearch doctor sync where its worker ran, then this command "
-                    "again."
+                    f"The run of trial {number}, the best one, has not arrived at MLflow; give "
+                    f"this command where its worker ran, and then the search again: {sync}"
                 )
             time.sleep(1.0)
 

@@ -1,6 +1,6 @@
 """Compare a study with its MLflow runs and with SLURM's queue, and repair what disagrees.
 
-`python -m hpsearch doctor` prints the findings, and repairs them where a person asks for that.
+`hpsearch doctor` prints the findings, and repairs them where a person asks for that.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ class Evaluate:
                 describe(tracking.client, found.name, found.version, uri)
         finally:
             tracking.close(tracking.patience_s)
-        return _Evaluated(name, run.run_id, uri, answers)
+        return _Evaluated(name, run.run_id, uri, tracking.look(run.run_id), answers)
 
     def _recorded_data(self, tracking: Tracking, found: ModelVersion) -> Plain:
         """Return the settings of the data set on which a version was trained.
@@ -144,12 +144,14 @@ class _Evaluated:
         model: The name of the model with its version.
         run_id: The MLflow run of the evaluation.
         uri: The MLflow store, without a password.
+        look: The link or the command that shows the run.
         answers: The sections of the page.
     """
 
     model: str
     run_id: str
     uri: str
+    look: str
     answers: Examination
 
     @property
@@ -165,7 +167,7 @@ class _Evaluated:
         console.print(
             f"Evaluated {self.model}; the page evaluation.html is an artifact of run "
             f"{self.run_id}.\n"
-            f"Look at it:  mlflow ui --backend-store-uri {self.uri}",
+            f"Look at it:  {self.look}",
             soft_wrap=True,
             markup=False,
         )

@@ -82,7 +82,8 @@ class Report:
         finally:
             tracking.close(tracking.patience_s)
         Path(self.path).write_text(page, encoding="utf-8")
-        return _Reported(searched, advice, self.path, parent_run_id)
+        look = tracking.look(parent_run_id)
+        return _Reported(searched, advice, self.path, parent_run_id, look)
 
 
 @dataclass(frozen=True)
@@ -94,12 +95,14 @@ class _Reported:
         advice: What the page advises to do next.
         path: The file of the page.
         run_id: The MLflow run of the study.
+        look: The link or the command that shows this run.
     """
 
     searched: Searched
     advice: Advice
     path: str
     run_id: str
+    look: str
 
     @property
     def _uri(self) -> str:
@@ -114,7 +117,7 @@ class _Reported:
             f"{self.advice.next_step}  {self.advice.command}",
             f"The page is {self.path}, and {Descriptions.PAGE} among the artifacts of run "
             f"{self.run_id}.",
-            f"Look at it:  mlflow ui --backend-store-uri {self._uri}",
+            f"Look at it:  {self.look}",
         ]
 
     def summary(self) -> dict[str, object]:

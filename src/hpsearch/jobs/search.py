@@ -44,6 +44,7 @@ from hpsearch.study.study import SharedStudy
 from hpsearch.study.trial_end import TrialEnd
 from hpsearch.study.warm_start import Asked, WarmStart
 from hpsearch.study.worker_process import this_process
+from hpsearch.study_report.commands import Commands
 from hpsearch.tracking.runs import settings_shown
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.training.checkpoints import Checkpoints
@@ -279,9 +280,8 @@ class Search:
                 conclusion.describe()
                 conclusion.parent.end(status)
             if not tracking.close(tracking.patience_s):
-                progress.say(
-                    "MLflow is away; send what waits for it with: python -m hpsearch doctor sync"
-                )
+                sync = Commands(conclusion.searched()).sync()
+                progress.say(f"MLflow is away; send what waits for it with: {sync}")
 
         with conclusion.parent.ending(end):
             yield
@@ -344,7 +344,15 @@ class Search:
         searched = conclusion.searched()
         progress.console.print(searched.best_by_column().as_table())
         run_id = conclusion.parent.run_id
-        return SearchResult(searched, searched.outcome, version, cheapest, evaluation, run_id)
+        return SearchResult(
+            searched,
+            searched.outcome,
+            version,
+            cheapest,
+            evaluation,
+            run_id,
+            look=conclusion.tracking.look(run_id),
+        )
 
 
 class _StudySettings(TypedDict):

@@ -6,6 +6,7 @@ It is shown on a terminal, or returned as plain data for a program that started 
 from __future__ import annotations
 
 import math
+import shlex
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -13,6 +14,7 @@ from rich.console import Console
 from hpsearch.evaluation.evaluated_model import Evaluation
 from hpsearch.study.storage import without_password
 from hpsearch.study.study import number_of, value_of
+from hpsearch.study_report.commands import Commands
 from hpsearch.study_report.searched import Outcome, Searched
 from hpsearch.tracking.registry import Version
 
@@ -29,6 +31,7 @@ class SearchResult:
         evaluation: The evaluation of the best model; None where another worker concludes the
             study, or the model has no dropout layer.
         parent_run_id: The MLflow run of the study.
+        look: The link or the command that shows this run.
     """
 
     searched: Searched
@@ -37,6 +40,7 @@ class SearchResult:
     cheapest: Version | None
     evaluation: Evaluation | None
     parent_run_id: str
+    look: str
 
     @property
     def _uri(self) -> str:
@@ -94,20 +98,19 @@ class SearchResult:
     def _next_steps(self) -> list[str]:
         """Return the commands that a person may give next, one a line."""
         outcome = self.outcome
-        n_ended = outcome.n_finished + outcome.n_pruned + outcome.n_diverged
-        n_more = 2 * n_ended
-        uri = self._uri
+        n_more = 2 * (outcome.n_finished + outcome.n_pruned + outcome.n_diverged)
+        commands = Commands(self.searched)
         lines = [
-            f"Look at it:    mlflow ui --backend-store-uri {uri}",
-            f"Search on:     the same command with budget.n_trials={n_more}",
-            f"Understand it: python -m hpsearch report study={self.searched.name}",
+            f"Look at it:    {self.look}",
+            f"Search on:     {commands.search(n_more)}",
+            f"Understand it: {commands.report()}",
         ]
         version = self.version
         if version is not None:
-            model = f"registered_model={version.name} version={version.number}"
-            lines.append(f"Examine it:    python -m hpsearch evaluate {model}")
+            uri = shlex.quote(self._uri)
+            lines.append(f"Examine it:    {commands.evaluate(version.number)}")
             lines.append(
                 f"Serve it:      MLFLOW_TRACKING_URI={uri} mlflow models serve "
-                f"-m {version.uri} --env-manager local"
+                f"-m {shlex.quote(version.uri)} --env-manager local"
             )
         return lines

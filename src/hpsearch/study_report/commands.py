@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from typing import ClassVar
 
+from hpsearch.command_form import command
 from hpsearch.study.storage import without_password
 from hpsearch.study_report.searched import Searched
 from hpsearch.study_report.version_page import serving
@@ -21,14 +21,14 @@ class Commands:
         WHERE: A sentence that says where the commands run.
     """
 
-    WHERE: ClassVar[str] = "From the folder of the search, after export PYTHONPATH=src."
+    WHERE: ClassVar[str] = "From the folder of the search."
 
     def __init__(self, searched: Searched) -> None:
         self._searched = searched
         # The settings that were typed. Without a record of them only the study's name is known.
         named = [f"study.name={searched.name}"]
         typed: Sequence[str] = searched.config.get("overrides", named)
-        self._typed = [word for word in typed if word != "data.path=null"]
+        self._typed = list(typed)
 
     def search(self, n_trials: int, changes: Sequence[str] = ()) -> str:
         """Return the command that continues the study until it has `n_trials` trials.
@@ -44,24 +44,30 @@ class Commands:
             keys.append(f"{key}=")
         replaced = self._starting_with(tuple(keys))
         kept = [word for word in self._typed if word not in replaced]
-        return self._command("search", *kept, *changes)
+        return command("search", *kept, *changes)
 
     def resume(self) -> str:
         """Return the command of the search itself."""
-        return self._command("search", *self._typed)
+        return command("search", *self._typed)
 
-    def evaluate(self) -> str:
-        """Return the command that evaluates the champion."""
-        name = f"registered_model={self._searched.name}"
-        places = self._group("tracking")
-        return self._command("evaluate", name, *places)
+    def evaluate(self, version: str | None = None) -> str:
+        """Return the command that evaluates a version; None takes the champion."""
+        words = [f"registered_model={self._searched.name}"]
+        if version is not None:
+            words.append(f"version={version}")
+        words += self._group("tracking")
+        return command("evaluate", *words)
 
     def report(self) -> str:
         """Return the command that makes the report again."""
         name = f"study={self._searched.name}"
         storage = self._group("storage")
         tracking = self._group("tracking")
-        return self._command("report", name, *storage, *tracking)
+        return command("report", name, *storage, *tracking)
+
+    def sync(self) -> str:
+        """Return the command that sends to MLflow what waits for it."""
+        return command("doctor sync", *self._typed)
 
     def serve(self) -> str:
         """Return the commands that serve the champion."""
@@ -81,7 +87,3 @@ class Commands:
             if setting.startswith(starts):
                 found.append(word)
         return found
-
-    def _command(self, *words: str) -> str:
-        line = ["python", "-m", "hpsearch", *words]
-        return shlex.join(line)

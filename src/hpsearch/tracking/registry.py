@@ -23,6 +23,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from numpy.typing import NDArray
 
+from hpsearch import command_form
 from hpsearch.errors import ModelError, did_you_mean, first_line
 from hpsearch.study.trial_end import TrialEnd
 from hpsearch.tracking.runs import END, TrackedRun
@@ -346,7 +347,7 @@ class Registry:
         if not models:
             return (
                 f"There is no registered model {name}; none is registered yet: "
-                "python -m hpsearch search makes one."
+                f"{command_form.command('search')} makes one."
             )
         if name not in models:
             hint = did_you_mean(name, models)

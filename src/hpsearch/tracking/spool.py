@@ -9,7 +9,7 @@ folder with one folder for each worker. In that folder each run has
     KEY.files/  the artifacts that wait
 
 All three are removed when everything has arrived. `kill -9` loses nothing: the next worker that
-continues the same run sends what a dead worker left, and so does `python -m hpsearch doctor sync`.
+continues the same run sends what a dead worker left, and so does `hpsearch doctor sync`.
 It does no harm to send an entry twice: MLflow's stores keep one row of a metric for each
 (run, key, step, time, value).
 """

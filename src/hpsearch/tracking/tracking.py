@@ -20,6 +20,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
+from hpsearch import command_form
 from hpsearch.errors import TrackingError
 from hpsearch.study.storage import without_password
 from hpsearch.tracking.delivery import Delivery
@@ -178,6 +179,11 @@ class Tracking:
             before,
             patience_s=self.patience_s,
         )
+
+    def look(self, run_id: str) -> str:
+        """Return what shows a run: a link to an MLflow server, else the command that starts one."""
+        uri = without_password(self.uri)
+        return command_form.look(uri, self.experiment_id, run_id)
 
     @staticmethod
     def link(text: str, *path: str) -> str:

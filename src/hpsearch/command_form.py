@@ -1,0 +1,222 @@
+"""Write commands in the form in which this process was started, so that a person can paste them.
+
+After `hpsearch JOB KEY=VALUE` they are `hpsearch` commands. After `mlflow run` they are
+`mlflow run` commands: `hpsearch.cli.project`, which `mlflow run` starts, leaves what it knows of
+that command in an environment variable.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of an entry point in MLproject.
+
+    Attributes:
+        name: Its name, such as `trials`.
+        key: The key of the configuration that it sets, such as `budget.n_trials`.
+        default: Its default as text; None where it must be given.
+    """
+
+    name: str
+    key: str
+    default: str | None
+
+
+@dataclass(frozen=True)
+class Project:
+    """The `mlflow run` command that has started this process.
+
+    Attributes:
+        file: The path of MLproject.
+        options: The words after `mlflow run`, without entry point and parameters.
+        run_id: The run that `mlflow run` has made.
+    """
+
+    file: str
+    options: Sequence[str]
+    run_id: str | None
+    VARIABLE: ClassVar[str] = "HPSEARCH_PROJECT"
+
+    @classmethod
+    def of_this_process(cls) -> Project | None:
+        """Return the command that has started this process; None where it was no `mlflow run`."""
+        told = os.environ.get(cls.VARIABLE)
+        if told is None:
+            return None
+        return cls(**json.loads(told))
+
+    def remember(self) -> None:
+        """Tell this process, and those that it starts, of the command."""
+        os.environ[self.VARIABLE] = json.dumps(asdict(self))
+
+    def parameters(self, entry_point: str) -> list[Parameter]:
+        """Return the parameters of an entry point that set a key of the configuration.
+
+        MLproject's command has them as `--KEY {NAME}`.
+        """
+        found = _entry_points(self.file)[entry_point]
+        pairs = re.findall(r"--(\S+) \{(\w+)\}(?=\s|$)", found["command"])
+        parameters = []
+        for key, name in pairs:
+            default = found["parameters"][name].get("default")
+            if default is not None:
+                default = str(default)
+            parameters.append(Parameter(name, key, default))
+        return parameters
+
+    def command(self, job: str, settings: Sequence[str]) -> str:
+        """Return the `mlflow run` command of a job with settings, each of Hydra's form KEY=VALUE.
+
+        What MLproject's defaults say is left out.
+        """
+        entry_point = _entry_point_of(job)
+        words = ["mlflow", "run", *self.options]
+        if entry_point != "main":
+            words += ["-e", entry_point]
+        parameters = {item.key: item for item in self.parameters(entry_point)}
+        for setting in settings:
+            key, _, value = setting.lstrip("+").partition("=")
+            text = _as_text(value)
+            name = key
+            if key in parameters:
+                name = parameters[key].name
+                if parameters[key].default == text:
+                    continue
+            words += ["-P", f"{name}={text}"]
+        return shlex.join(words)
+
+    def in_its_words(self, sentence: str) -> str:
+        """Return a sentence in which settings bear the names of `mlflow run`'s parameters.
+
+        `budget.n_trials=30` becomes `-P trials=30`.
+        """
+        for parameter in self.parameters("main"):
+            if "." in parameter.key:
+                key = re.escape(parameter.key)
+                sentence = re.sub(rf"\b{key}=", f"-P {parameter.name}=", sentence)
+        return sentence
+
+
+def command(job: str, *settings: str) -> str:
+    """Return the command that starts a job in the form of this process's own command.
+
+    Args:
+        job: The name of the job; `doctor` is followed by a command of its own, `doctor sync`.
+        settings: Settings as Hydra reads them, `KEY=VALUE`.
+    """
+    project = Project.of_this_process()
+    if project is not None:
+        job, _, command_of_doctor = job.partition(" ")
+        if command_of_doctor:
+            settings = (f"command={command_of_doctor}", *settings)
+        return project.command(job, settings)
+    return f"{_program()} {job} {shlex.join(settings)}".rstrip()
+
+
+def in_form(sentence: str) -> str:
+    """Return a sentence in which settings have the form of this process's own command."""
+    project = Project.of_this_process()
+    if project is None:
+        return sentence
+    return project.in_its_words(sentence)
+
+
+def look(uri: str, experiment_id: str, run_id: str) -> str:
+    """Return what shows a run: the link of an MLflow server, else the command that starts one.
+
+    Args:
+        uri: The address of the MLflow store, without a password.
+        experiment_id: The experiment of the run.
+        run_id: The run.
+    """
+    if uri.startswith(("http://", "https://")):
+        page = f"experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
+        return f"{uri.rstrip('/')}/#/{page}"
+    return shlex.join(["mlflow", "ui", "--backend-store-uri", uri])
+
+
+def _program() -> str:
+    """Return the words that start hpsearch in the person's shell."""
+    started = Path(sys.argv[0])
+    found = shutil.which("hpsearch")
+    if started.name == "hpsearch" and started.exists():
+        if found is not None and started.samefile(found):
+            return "hpsearch"
+        return shlex.quote(str(started))
+    if started.name == "__main__.py" or found is None:
+        return "python -m hpsearch"
+    return "hpsearch"
+
+
+def _entry_point_of(job: str) -> str:
+    if job == "search":
+        return "main"
+    return job
+
+
+def _as_text(value: str) -> str:
+    """Return the text that Hydra reads in a quoted value; any other value as it is."""
+    quote = value[:1]
+    if quote not in ("'", '"') or not value.endswith(quote):
+        return value
+    # Importing this takes a quarter of a second, which commands need only at their end.
+    from hydra.core.override_parser.overrides_parser import OverridesParser  # noqa: PLC0415
+
+    override = OverridesParser.create().parse_override(f"key={value}")
+    return str(override.value())
+
+
+@cache
+def _entry_points(file: str) -> dict[str, Any]:
+    text = Path(file).read_text(encoding="utf-8")
+    found: dict[str, Any] = yaml.safe_load(text)["entry_points"]
+    return found
+
+
+def option_words(words: Sequence[str]) -> list[str]:
+    """Return the words after `mlflow run` without entry point, parameters and names of the run.
+
+    Args:
+        words: The words of an `mlflow` command, from `run` on.
+    """
+    dropped = {"-e", "--entry-point", "-P", "--param-list", "--run-id", "--run-name"}
+    kept = []
+    for name, value in _options(words[1:]):
+        if name in dropped:
+            continue
+        kept.append(name)
+        if value is not None:
+            kept.append(value)
+    return kept
+
+
+def _options(words: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Yield each option with its value; None where a word has no value of its own."""
+    remaining = list(words)
+    while remaining:
+        word = remaining.pop(0)
+        is_long = word.startswith("--")
+        if is_long and "=" in word:
+            name, _, value = word.partition("=")
+            yield name, value
+        elif word.startswith("-") and not is_long and len(word) > 2:
+            yield word[:2], word[2:]
+        elif word.startswith("-") and word != "--build-image" and remaining:
+            yield word, remaining.pop(0)
+        else:
+            yield word, None

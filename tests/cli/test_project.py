@@ -1,0 +1,226 @@
+"""`mlflow run` carries any setting and any text to the configuration, and its own commands are
+printed.
+"""
+
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import ViewType
+
+from hpsearch.cli import entry
+from hpsearch.cli.command_line import composed
+from hpsearch.command_form import Project, command, in_form, option_words
+from project_files import ROOT, command_of
+from workplace import shell_environment
+
+TEXTS = [
+    "/data/date=2024-01-01/my set.npz",
+    "/data/a,b.npz",
+    "/data/[raw]/x.npz",
+    "[x]",
+    "{x}",
+    "it's here.npz",
+    "'quoted'",
+    "\"double\" and 'single'.npz",
+    "/daten/größe/数据.npz",
+    "C:\\data\\set.npz",
+    "ends with \\",
+    "a: b",
+    "007",
+    "1e3",
+    "true",
+    "choice(a,b)",
+    "(a) & $HOME; #x %2F ~/y",
+    " leading and trailing ",
+    "a\tb",
+    "+x",
+    "~x",
+    "x=",
+    "http://host:5000/?a=b&c=[d]",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_any_text_reaches_the_configuration_unchanged(text):
+    names = {"study.name": text, "tracking.experiment": text}
+    job, words = command_of("main", data="npz", data_path=text, **names)
+    config = composed(job, entry.as_overrides(words))
+    assert config.data.path == text
+    assert (config.study.name, config.tracking.experiment) == (text, text)
+
+
+def test_keys_with_and_without_dots_reach_their_jobs():
+    job, words = command_of(
+        "main",
+        schedule="cosine",
+        trainer="alone",
+        lr_test="true",
+        **{"space.bounds.depth": "{low: 1, high: 3}", "space.bounds.momentum": "0.9"},
+    )
+    config = composed(job, entry.as_overrides(words))
+    assert (config.schedule._target_.rpartition(".")[2], config.lr_test) == ("Cosine", True)
+    assert config.space.bounds.depth == {"low": 1, "high": 3}
+    assert config.space.bounds.momentum == 0.9
+
+    job, words = command_of("ablate", levels="a,b", n_seeds="2")
+    config = composed(job, words)
+    assert (config.n_seeds, config.levels) == (2, ["a", "b"])
+
+    job, words = command_of("compare", studies="digits-selu,digits-elu", missing="start")
+    config = composed(job, words)
+    assert (config.studies, config.missing) == (["digits-selu", "digits-elu"], "start")
+
+    job, words = command_of("evaluate", data="digits", arch="elu", unknown="mnist")
+    config = composed(job, words)
+    assert config.registered_model == "digits-elu"
+    assert config.parts.unknown.data.name == "mnist"
+
+
+def test_commas_are_several_values_only_in_a_sweep():
+    job, words = command_of("sweep", arch="elu,selu", data_path="/a,b", seed="1,2")
+    assert [job, words[0]] == ["search", "-m"]
+    assert {"arch=elu,selu", "seed=1,2", "data.path='/a,b'", "worker=range(1)"} <= set(words)
+    entry.check(job, entry.as_overrides(words))
+
+
+def test_the_doctors_own_words_are_no_settings():
+    job, words = command_of("doctor", command="explain 3", repair="true", data="digits")
+    assert (job, words[:3]) == ("doctor", ["explain", "3", "--repair"])
+    assert "data=digits" in words
+
+
+@pytest.mark.parametrize(
+    ("typed", "kept"),
+    [
+        ("run . -P arch=elu --env-manager local", ". --env-manager local"),
+        ("run -Parch=elu -e sweep --experiment-name x ../p", "--experiment-name x ../p"),
+        ("run --entry-point=ablate p -v main --run-name y", "p -v main"),
+        ("run --build-image p --env-manager=uv", "--build-image p --env-manager uv"),
+    ],
+)
+def test_the_options_of_mlflow_run_are_kept(typed, kept):
+    assert option_words(shlex.split(typed)) == shlex.split(kept)
+
+
+@pytest.fixture
+def _under_mlflow_run():
+    Project(str(ROOT / "MLproject"), [".", "--env-manager", "local"], None).remember()
+
+
+@pytest.mark.usefixtures("_under_mlflow_run")
+@pytest.mark.parametrize(
+    ("job", "settings", "written"),
+    [
+        (
+            "search",
+            ["arch=selu", "data=digits", "++budget.n_trials=30", "data.path='a b'"],
+            "-P data=digits -P trials=30 -P 'data_path=a b'",
+        ),
+        ("report", ["study=digits-selu"], "-e report -P study=digits-selu"),
+        ("doctor sync", ["data=digits"], "-e doctor -P command=sync -P data=digits"),
+        (
+            "evaluate",
+            ["registered_model=digits-selu", "version=1"],
+            "-e evaluate -P registered_model=digits-selu -P version=1",
+        ),
+    ],
+)
+def test_a_command_after_mlflow_run_is_one_of_mlflow_run(job, settings, written):
+    expected = f"mlflow run . --env-manager local {written}"
+    assert command(job, *settings) == expected
+
+
+@pytest.mark.usefixtures("_under_mlflow_run")
+def test_a_sentence_after_mlflow_run_names_its_parameters():
+    said = in_form("Give it more with budget.n_trials=30, or data.path=DIR.")
+    assert said == "Give it more with -P trials=30, or -P data_path=DIR."
+
+
+def test_a_command_after_hpsearch_is_one_of_hpsearch():
+    assert in_form("budget.n_trials=30") == "budget.n_trials=30"
+    words = shlex.split(command("search", "data.path='a b'", "study.name=x"))
+    assert words[-3:] == ["search", "data.path='a b'", "study.name=x"]
+
+
+def mlflow_run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run `mlflow run PROJECT ... --env-manager local` in a folder."""
+    line = ["mlflow", "run", str(ROOT), *words, "--env-manager", "local"]
+    return subprocess.run(
+        line,
+        cwd=folder,
+        env=shell_environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+SMALL = [
+    *("-P", "data=digits", "-P", "trials=2", "-P", "epochs=1"),
+    *("-P", "arch.n_hidden=1", "-P", "arch.n_units=10", "-P", "training.jit_compile=false"),
+]
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    """A folder whose name is hard to quote, outside of the project."""
+    folder = tmp_path_factory.mktemp("elsewhere") / "x=1, ü [a] 'b'"
+    folder.mkdir()
+    return folder
+
+
+def printed_commands(text: str) -> dict[str, str]:
+    """Return what a search prints as the next steps, by their titles."""
+    found = {}
+    for line in text.splitlines():
+        title, _, rest = line.partition(":")
+        if title in ("Look at it", "Search on", "Understand it", "Examine it", "Serve it"):
+            found[title] = rest.strip()
+    return found
+
+
+def run_literally(line: str, folder: Path) -> None:
+    done = subprocess.run(
+        ["bash", "-c", line],
+        cwd=folder,
+        env=shell_environment() | {"PYTHONPATH": os.environ.get("PYTHONPATH", "")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.slow
+def test_a_search_started_elsewhere_lands_there_and_prints_commands_that_run_there(elsewhere):
+    before = {path.name for path in ROOT.iterdir()}
+    done = mlflow_run(elsewhere, *SMALL)
+    assert done.returncode == 0, done.stderr
+    made = {path.name for path in elsewhere.iterdir()}
+    assert {"mlflow.db", "optuna.db", "outputs"} <= made
+    assert {path.name for path in ROOT.iterdir()} - before <= {".pytest_cache"}
+    lines = printed_commands(done.stdout)
+    assert len(lines) == 5
+    assert "-P trials=4" in lines["Search on"]
+    for title in ("Search on", "Understand it", "Examine it"):
+        assert lines[title].startswith("mlflow run ")
+        run_literally(lines[title], elsewhere)
+    assert (elsewhere / "digits-selu.html").exists()
+
+
+@pytest.mark.slow
+def test_a_mistake_ends_its_run_as_killed_with_its_sentence(tmp_path):
+    done = mlflow_run(tmp_path, "-P", "arch=sellu", "-P", "data=digits")
+    assert done.returncode == 1
+    assert "Error: There is no arch=sellu. Did you mean 'selu'?" in done.stderr
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (run,) = client.search_runs(["0"], run_view_type=ViewType.ALL)
+    assert run.info.status == "KILLED"
+    assert run.info.run_name.startswith("refused: There is no arch=sellu.")
+    assert not (tmp_path / "optuna.db").exists()
