@@ -2,7 +2,7 @@
 
     python bench/ablations.py sqlite:///mlflow.db --data cifar10
 
-Run it where `python -m hpsearch ablate` ran; nothing is trained. The newest finished run of each
+Run it where `hpsearch ablate` ran; nothing is trained. The newest finished run of each
 ablation counts.
 """
 
@@ -26,9 +26,9 @@ a second factor varies as well, arms of one value of it are compared with each o
 each; for learning rates, the best one of each level. A claim on a race is judged by the loss that
 all trainings of its two arms come to, whatever the table races to.
 
-Each command needs `export PYTHONPATH=src`; `data.path=FOLDER` where there is no network. Where a
-command lists levels, values, epochs or `data.n_train`, these are fewer than in `conf/ablation`, for
-the time it takes. Printed by `python bench/ablations.py sqlite:///mlflow.db --data DATA`.
+Each command takes `data.path=FOLDER` as well, where there is no network. Where a command lists
+levels, values, epochs or `data.n_train`, these are fewer than in `conf/ablation`, for the time it
+takes. Printed by `python bench/ablations.py sqlite:///mlflow.db --data DATA`.
 """
 
 

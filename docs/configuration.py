@@ -138,7 +138,7 @@ def page() -> str:
         )
         lines += [
             "",
-            f"### `python -m hpsearch.{name}`",
+            f"### `hpsearch {name}`",
             "",
             head(path),
             "",

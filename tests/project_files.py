@@ -2,14 +2,17 @@
 code.
 """
 
+import os
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import yaml
 
 from hpsearch.cli.project import command_line as project_command
 from hpsearch.command_form import Project
+from workplace import SRC
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,7 +51,8 @@ def command_of(name: str, **given: str) -> tuple[str, list[str]]:
 BLOCK = re.compile(
     r"(?:<!-- ([^\n]+) -->\n)?```bash\n(.*?)```", re.DOTALL
 )  # its mark and its commands
-TEXT = (ROOT / "docs" / "extending.md").read_text()
+EXAMPLES = ("own_data", "own_model", "extending")
+TEXT = "\n".join((ROOT / "docs" / f"{name}.md").read_text() for name in EXAMPLES)
 BLOCKS = re.findall(
     r"^```(python|bash)\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE
 )  # its kind and its code
@@ -57,3 +61,20 @@ FILES = {
     for kind, code in BLOCKS
     if kind == "python" and code.startswith("# ")
 }
+
+
+def with_command(folder: Path) -> dict[str, str]:
+    """Return an environment in which `hpsearch` is this checkout's command, run by this Python.
+
+    A small script of that name is written into the folder `bin` of `folder`.
+    """
+    scripts = folder / "bin"
+    scripts.mkdir(exist_ok=True)
+    command = scripts / "hpsearch"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m hpsearch "$@"\n')
+    command.chmod(0o755)
+    python = Path(sys.executable).parent
+    return os.environ | {
+        "PYTHONPATH": str(SRC),
+        "PATH": f"{scripts}:{python}:{os.environ['PATH']}",
+    }
