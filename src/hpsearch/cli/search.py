@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from hpsearch.cli import entry
 from hpsearch.cli.api import Search
-from hpsearch.cli.command_line import CONF
+from hpsearch.cli.config_files import CONF
 from hpsearch.cli.terminal import Terminal
 
 
