@@ -139,25 +139,6 @@ def test_the_quickstart_runs_from_its_first_line_to_its_last(tmp_path):
         assert done.returncode == int(status[1] if status else 0), done.stderr
 
 
-@pytest.mark.slow
-def test_the_line_that_installs_tab_completion_works_in_bash():
-    (block,) = [block for _, block in BLOCK.findall(QUICKSTART) if "-sc install=bash" in block]
-    line = "python src/hpsearch/cli/search.py optimizer=na"
-    asked = f"""
-    {block}
-    COMP_LINE='{line}' COMP_POINT={len(line)} COMP_CWORD=2
-    hydra_bash_completion
-    echo "${{COMPREPLY[@]}}"
-    complete -p python"""
-    env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(
-        ["bash", "-c", asked], cwd=ROOT, env=env, capture_output=True, text=True, check=False
-    )
-    answers, installed = done.stdout.splitlines()
-    assert answers.split() == ["optimizer=nadam"], done.stderr
-    assert "hydra_bash_completion" in installed
-
-
 def test_the_table_of_ends_holds_every_end_with_its_status_in_mlflow():
     page = (ROOT / "docs" / "troubleshooting.md").read_text()
     rows = dict(re.findall(r"^\| `(\w+)` \| ([A-Z]+|no run)\b", page, re.MULTILINE))

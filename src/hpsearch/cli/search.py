@@ -22,7 +22,3 @@ def main(config: DictConfig) -> float:
     result.show(terminal.console)
     terminal.result(result.summary())
     return result.value
-
-
-if __name__ == "__main__":  # Hydra's tab completion starts this file, see docs/quickstart.md
-    entry.run("search", main)
