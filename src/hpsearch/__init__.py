@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from hpsearch.cli.api import Search
 
 __all__ = ["Search"]
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> object:

@@ -7,11 +7,13 @@ The sentence says what would be right.
 from __future__ import annotations
 
 import re
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from functools import partial
+from importlib.util import find_spec
 from typing import NoReturn
 
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -21,16 +23,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hpsearch.cli.config_files import CONF, ConfigFiles
 from hpsearch.errors import ConfigError, did_you_mean
 
-CONF = Path(__file__).resolve().parents[3] / "conf"
 MULTIRUN = ("-m", "--multirun")
-
-
-def choices(group: str) -> list[str]:
-    """Return the names of the files of a group."""
-    files = (CONF / group).glob("*.yaml")
-    return sorted(path.stem for path in files)
 
 
 def default_choice(root: str, group: str) -> str:
@@ -70,23 +66,23 @@ def check(root: str, words: Sequence[str]) -> None:
         ConfigError: An override names an option, a key, a choice or a file that does not exist, or
             a value of the wrong kind; or a value that must be given is missing.
     """
-    parser = get_args_parser()
-    parser.error = _refuse  # type: ignore[method-assign]
-    given = parser.parse_args(words)
+    given = _arguments(words)
+    files = ConfigFiles.of(given.config_dir)
     plain: list[str] = []
     try:
         read = _single
         if given.multirun:
-            read = _first_choice
+            read = partial(_first_choice, files)
         plain = [read(word) for word in given.overrides]
         has_hydra_keys = any(word.startswith("hydra") for word in plain)
-        with initialize_config_dir(str(CONF), version_base="1.3", job_name=root):
+        with files.composing(root):
             config = compose(root, plain, return_hydra_config=has_hydra_keys)
-            _refuse_wrong_kinds(root, plain)
+            _refuse_unknown_choices(plain, files)
+            _refuse_wrong_kinds(root, plain, files)
         plain_config = OmegaConf.to_container(_own(config))
         missing = next(_missing("", plain_config), None)
     except (HydraException, OmegaConfBaseException) as error:
-        sentence = _one_sentence(error, root, plain)
+        sentence = _one_sentence(error, root, plain, files)
         raise ConfigError(sentence) from error
     finally:
         GlobalHydra.instance().clear()
@@ -95,25 +91,36 @@ def check(root: str, words: Sequence[str]) -> None:
         raise ConfigError(f"{missing} must be given: {missing}=VALUE.")
 
 
-def is_group(key: str) -> bool:
-    """Return whether a key names a group of conf, whose values are names of files."""
+def is_group(key: str, files: ConfigFiles) -> bool:
+    """Return whether a key names a group, whose values are names of files."""
     group = key.partition("@")[0]
-    return group != "" and (CONF / group).is_dir()
+    return group != "" and files.has_group(group)
 
 
-def defaults_of(root: str, overrides: Sequence[str]) -> DictConfig:
+def defaults_of(
+    root: str,
+    overrides: Sequence[str],
+    files: ConfigFiles,
+) -> DictConfig:
     """Return `conf/<root>.yaml` with the choices of groups among `overrides`, to know its values.
 
     It is empty where a choice does not exist, which `check` answers. Of several choices, as a sweep
     has them, the first one counts.
     """
-    choices = [word for word in overrides if is_group(word.partition("=")[0])]
+    choices = [word for word in overrides if is_group(word.partition("=")[0], files)]
     first = [choice.partition(",")[0] for choice in choices]
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3", job_name=root):
+        with files.composing(root):
             return compose(root, first)
     except (HydraException, OmegaConfBaseException):
         return OmegaConf.create()
+
+
+def _arguments(words: Sequence[str]) -> Namespace:
+    """Return the options and the overrides of a command line, as Hydra reads them."""
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]
+    return parser.parse_args(words)
 
 
 def _own(config: DictConfig) -> DictConfig:
@@ -172,30 +179,33 @@ def _single(word: str) -> str:
 def composed(root: str, overrides: Sequence[str]) -> DictConfig:
     """Return `conf/<root>.yaml` with `overrides`, checked and resolved.
 
-    Callers that Hydra has not started use this function: `Search` and the doctor.
+    Callers that Hydra has not started use this function: `Search` and the doctor. Among the
+    overrides there may be `--config-dir=DIR`.
 
     Raises:
         ConfigError: As for `check`.
     """
     check(root, overrides)
-    with initialize_config_dir(str(CONF), version_base="1.3", job_name=root):
-        config = compose(root, list(overrides), return_hydra_config=True)
+    given = _arguments(overrides)
+    with ConfigFiles.of(given.config_dir).composing(root):
+        config = compose(root, given.overrides, return_hydra_config=True)
     HydraConfig.instance().set_config(config)
     own = _own(config)
     OmegaConf.resolve(own)
     return own
 
 
-def _first_choice(word: str) -> str:
+def _first_choice(files: ConfigFiles, word: str) -> str:
     """Return the first job's form of an override that sweeps: `arch=elu,selu` is `arch=elu`."""
     override = _parsed(word)
     if not override.is_sweep_override():
         return word
     group = override.get_key_element()
-    if (CONF / group).is_dir():
+    if files.has_group(group):
+        known = files.choices(group)
         for value in _swept(override):
-            if not (CONF / group / f"{value}.yaml").is_file():
-                raise ConfigError(_no_choice(group, value))
+            if value not in known:
+                raise ConfigError(_no_choice(group, value, files))
     first = next(_swept(override))
     return f"{group}={first}"
 
@@ -205,7 +215,24 @@ def _swept(override: Override) -> Iterator[str]:
         yield str(value)
 
 
-def _refuse_wrong_kinds(root: str, plain: Sequence[str]) -> None:
+def _refuse_unknown_choices(plain: Sequence[str], files: ConfigFiles) -> None:
+    """Raise ConfigError for a choice of an optional group, which Hydra leaves out if it is missing.
+
+    A folder of `hydra.searchpath` can hold further choices, so nothing is refused then.
+    """
+    if any(word.startswith("hydra.searchpath") for word in plain):
+        return
+    for word in plain:
+        override = OverridesParser.create().parse_override(word)
+        group = override.get_key_element().lstrip("+~")
+        if override.is_delete() or not files.has_group(group) or group.startswith("hydra"):
+            continue
+        value = override.value()
+        if isinstance(value, str) and value not in files.choices(group):
+            raise ConfigError(_no_choice(group, value, files))
+
+
+def _refuse_wrong_kinds(root: str, plain: Sequence[str], files: ConfigFiles) -> None:
     """Raise ConfigError where a number or a switch of conf gets another kind of value."""
     choices = []
     suspects = []
@@ -213,7 +240,7 @@ def _refuse_wrong_kinds(root: str, plain: Sequence[str]) -> None:
         override = OverridesParser.create().parse_override(word)
         key = override.get_key_element().lstrip("+~")
         group = key.partition("@")[0]
-        if (CONF / group).is_dir():
+        if files.has_group(group):
             choices.append(word)
         elif not override.is_delete() and _may_be_wrong(override.value()):
             suspects.append(override)
@@ -313,33 +340,43 @@ def _one_sentence(
     error: Exception,
     root: str,
     overrides: Sequence[str],
+    files: ConfigFiles,
 ) -> str:
     """Return the part of an error of Hydra that a person needs."""
     text = str(error)
     if isinstance(error.__cause__, OmegaConfBaseException):
         text = str(error.__cause__)
-    group = re.search(r"Could not find '((?:hydra/)?\w+)/([^']*)'", text)
-    if group and (CONF / group[1]).is_dir():
-        return _no_choice(group[1], group[2])
+    if "'hydra/launcher/submitit_" in text and find_spec("submitit") is None:
+        return (
+            "hydra/launcher=slurm needs hydra-submitit-launcher, which is not installed: "
+            "pip install 'hpsearch[cluster]'."
+        )
+    absent = re.search(r"Could not find '((?:hydra/)?\w+)/([^']*)'", text)
+    if absent:
+        return _no_choice(absent[1], absent[2], files)
     key = re.search(r"Key '([^']+)' is not in struct\s*full_key: (\S+)", text)
     if key:
-        return _unknown_key(key[2], root, overrides)
+        return _unknown_key(key[2], root, overrides, files)
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
-        return _unknown_key(unknown[1], root, overrides)
+        return _unknown_key(unknown[1], root, overrides, files)
     required = re.search(r"You must specify '(\w+)'", text)
     if required:
         name = required[1]
-        hint = did_you_mean("", choices(name))
+        hint = did_you_mean("", files.choices(name))
         return f"{name} must be given: {name}=NAME.{hint}"
     without_link = text.split("See https://")[0]
     without_hint = without_link.split("Set the environment")[0]
     return re.sub(r"\s+", " ", without_hint).strip()
 
 
-def _no_choice(group: str, received: str) -> str:
-    hint = did_you_mean(received, choices(group))
-    return f"There is no {group}={received}.{hint}"
+def _no_choice(
+    group: str,
+    received: str,
+    files: ConfigFiles,
+) -> str:
+    known = files.choices(group)
+    return f"There is no {group}={received}.{did_you_mean(received, known)}"
 
 
 def _elsewhere(key: str, config: DictConfig) -> list[str]:
@@ -364,8 +401,14 @@ def _unknown_key(
     path: str,
     root: str,
     overrides: Sequence[str],
+    files: ConfigFiles,
 ) -> str:
-    config = defaults_of(root, overrides)
+    if path == "experiment":  # the only group for which conf/ has no files
+        return (
+            "There is no folder experiment: write experiment/NAME.yaml in a folder of your own, "
+            "and give this folder as --config-dir=DIR."
+        )
+    config = defaults_of(root, overrides, files)
     node, last = _parent_of(config, path)
     if not isinstance(node, DictConfig):
         return f"There is no key {path}; see --cfg job for all keys."

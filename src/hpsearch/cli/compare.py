@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from hpsearch.cli import entry
-from hpsearch.cli.command_line import CONF, choices, default_choice
+from hpsearch.cli.command_line import default_choice
+from hpsearch.cli.config_files import CONF
 from hpsearch.cli.terminal import Terminal
 from hpsearch.errors import ConfigError
 
@@ -34,7 +36,7 @@ def main(config: DictConfig) -> None:
         # Importing this takes seconds, which a typo must not cost.
         from hpsearch.jobs.compare import CompareStudies  # noqa: PLC0415
 
-        known = choices("arch")
+        known = GlobalHydra.instance().config_loader().get_group_options("arch")
         default = default_choice("search", "arch")
         compare = CompareStudies(job, known, default)
         answer = compare.run(terminal.console)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import hydra
 
+from hpsearch.backend import check_backend
 from hpsearch.cli import entry
 from hpsearch.cli.command_line import as_overrides, composed
 from hpsearch.cli.terminal import Terminal
@@ -56,7 +57,10 @@ def main() -> None:
         if command == "explain":
             number = _number(names[1:])
         overrides = as_overrides(settings)
+        if given.config_dir is not None:
+            overrides.append(f"--config-dir={given.config_dir}")
         config = entry.as_plain(composed("search", overrides))
+        check_backend()
 
         # Importing this takes seconds, which a typo must not cost.
         from hpsearch.jobs.doctor import Doctor  # noqa: PLC0415
@@ -87,13 +91,14 @@ def _run(
 
 
 def _parsed(words: list[str]) -> argparse.Namespace:
-    """Return the option `repair` and the other words of a command line."""
+    """Return the options and the other words of a command line."""
     parser = argparse.ArgumentParser(
         prog="hpsearch doctor",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--repair", action="store_true", help="make study and MLflow agree")
+    parser.add_argument("--config-dir", metavar="DIR", help="a folder of configuration files")
     parser.add_argument("words", nargs="*", metavar="COMMAND KEY=VALUE")
     parser.error = _refuse  # type: ignore[method-assign]
     return parser.parse_args(words)

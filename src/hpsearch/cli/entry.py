@@ -28,14 +28,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hpsearch.backend import check_backend, choose_backend
 from hpsearch.cli.command_line import (
-    CONF,
     MULTIRUN,
     as_overrides,
     check,
-    choices,
     default_choice,
 )
+from hpsearch.cli.config_files import CONF, ConfigFiles
 from hpsearch.cli.refused import refuse
 from hpsearch.cli.terminal import Terminal
 from hpsearch.command_form import Project
@@ -50,7 +50,8 @@ _was_interrupted: list[bool] = []
 def prepare_environment() -> None:
     """Set the environment before TensorFlow, JAX and MLflow are imported.
 
-    Variables that are set already stay as they are. Messages that a person cannot act on are
+    Variables that are set already stay as they are. Keras gets the backend that is installed, where
+    nobody has chosen one. Messages that a person cannot act on are
     silenced. A process takes the GPU's memory as it needs it, so that several workers can share a
     GPU; by default JAX takes three quarters at its start and TensorFlow all of it.
     """
@@ -68,11 +69,14 @@ def prepare_environment() -> None:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    choose_backend()
     warnings.filterwarnings("ignore", category=FutureWarning)
     # Optuna warns of its QMCSampler.
     warnings.filterwarnings("ignore", message=".* is experimental")
     for name in ("mlflow", "mlflow.pyfunc", "alembic", "mlflow.store.db.utils", "absl", "optuna"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # MLflow warns where an environment has no pip, such as one that uv has made.
+    logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
     # TensorFlow warns of each model that it compiles again.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
@@ -90,7 +94,7 @@ def _usage(root: str) -> str:
     groups = []
     for path in sorted(CONF.iterdir()):
         if path.is_dir() and path.name != "hydra":
-            names = ", ".join(choices(path.name))
+            names = ", ".join(ConfigFiles().choices(path.name))
             groups.append(f"  {path.name}: {names}")
     listed = "\n".join(groups) + "\n"
     return text.replace("$APP_CONFIG_GROUPS", listed)
@@ -118,6 +122,7 @@ def run(root: str, script: Callable[[], object]) -> None:
     try:
         if words.isdisjoint(without_job):
             check(root, sys.argv[1:])
+            check_backend()
         _start(script)
     except (HpsearchError, KeyboardInterrupt) as error:
         raise _exit(error) from None
@@ -169,6 +174,7 @@ def instantiate(config: Plain | DictConfig) -> Any:
     if _was_interrupted:
         raise KeyboardInterrupt
     _prepare_restart()
+    check_backend()
     try:
         with _native_noise_held_back():
             # Importing this takes seconds, which a typo must not cost. TensorFlow's libraries write

@@ -7,7 +7,8 @@ import os
 import sys
 from collections.abc import Mapping
 
-from hpsearch.cli import entry
+import hpsearch
+from hpsearch.cli import completion, entry
 from hpsearch.cli.command_line import MULTIRUN
 from hpsearch.cli.terminal import Terminal
 from hpsearch.errors import ConfigError, did_you_mean
@@ -39,6 +40,12 @@ def main() -> None:
     words = sys.argv[1:]
     if not words or words[0] in {"-h", "--help"}:
         print(_help(usage, jobs))
+        return
+    if words[0] == "--version":
+        print(f"hpsearch {hpsearch.__version__}")
+        return
+    if completion.is_asked_for(words):
+        completion.answer(words, list(jobs))
         return
     job = words[0]
     if job not in jobs:

@@ -20,6 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import ListConfig
 
 from hpsearch.cli.command_line import default_value, defaults_of, is_group
+from hpsearch.cli.config_files import ConfigFiles
 from hpsearch.cli.terminal import Terminal
 from hpsearch.command_form import Project, option_words
 
@@ -103,11 +104,12 @@ def _overrides(
     is_sweep: bool = False,
 ) -> list[str]:
     """Return `KEY=VALUE` in the form that Hydra reads, for each setting."""
-    defaults = defaults_of(root, [f"{key}={value}" for key, value in values.items()])
+    files = ConfigFiles()
+    defaults = defaults_of(root, [f"{key}={value}" for key, value in values.items()], files)
     overrides = []
     for key, value in values.items():
         written = value
-        if value not in ("", "null") and not is_group(key):
+        if value not in ("", "null") and not is_group(key, files):
             written = _as_value(key, value, default_value(defaults, key), is_sweep=is_sweep)
         overrides.append(f"{key}={written}")
     return overrides

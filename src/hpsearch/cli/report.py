@@ -6,7 +6,7 @@ import hydra
 from omegaconf import DictConfig
 
 from hpsearch.cli import entry
-from hpsearch.cli.command_line import CONF
+from hpsearch.cli.config_files import CONF
 from hpsearch.cli.terminal import Terminal
 
 

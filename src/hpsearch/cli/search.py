@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from hpsearch.cli import entry
 from hpsearch.cli.api import Search
-from hpsearch.cli.command_line import CONF
+from hpsearch.cli.config_files import CONF
 from hpsearch.cli.terminal import Terminal
 
 
@@ -22,7 +22,3 @@ def main(config: DictConfig) -> float:
     result.show(terminal.console)
     terminal.result(result.summary())
     return result.value
-
-
-if __name__ == "__main__":  # Hydra's tab completion starts this file, see docs/quickstart.md
-    entry.run("search", main)

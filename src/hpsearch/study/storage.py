@@ -12,6 +12,7 @@ import re
 import weakref
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import optuna
@@ -223,7 +224,7 @@ def postgres(url: str, patience_s: float) -> SharedStorage:
 
     Raises:
         ConfigError: The URL holds a password, which process lists and records would show, or it is
-            not one of PostgreSQL.
+            not one of PostgreSQL; or psycopg is not installed.
     """
     if without_password(url) != url:
         raise ConfigError(
@@ -233,6 +234,11 @@ def postgres(url: str, patience_s: float) -> SharedStorage:
     if not url.startswith("postgresql+psycopg://"):
         raise ConfigError(
             f"storage.url must read postgresql+psycopg://USER@HOST:PORT/DATABASE, but is {url}."
+        )
+    if find_spec("psycopg") is None:
+        raise ConfigError(
+            "storage=postgres needs psycopg, which is not installed: "
+            "pip install 'hpsearch[postgres]'."
         )
     with storage_errors(url):
         # A worker has one connection, and a second one while it renews its lease. A server allows
