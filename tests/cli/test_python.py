@@ -297,6 +297,23 @@ def test_small_data_without_validation_data_are_refused_in_the_known_sentence(tm
     assert not list(tmp_path.iterdir())
 
 
+def own_loss(y_true, y_pred):
+    return keras.losses.sparse_categorical_crossentropy(y_true, y_pred)
+
+
+def with_own_loss(hp):
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2, activation="softmax")])
+    model.compile(keras.optimizers.SGD(hp.Float("rate", 0.1, 0.2)), own_loss)
+    return model
+
+
+def test_one_hot_rows_are_refused_for_a_loss_that_nobody_knows(tmp_path):
+    rows = np.eye(2)[Y]
+    with chdir(tmp_path), pytest.raises(ModelError, match=r"Expected labels .* one-hot rows"):
+        search(with_own_loss, X, rows, validation_data=(X, rows))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_layer_of_the_notebook_itself_is_refused_before_the_study(tmp_path, monkeypatch):
     monkeypatch.setattr(Layer, "__module__", "__main__")
     with chdir(tmp_path), pytest.raises(ModelError, match="Layer is defined in the notebook"):

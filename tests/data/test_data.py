@@ -230,7 +230,7 @@ def test_forms_that_are_fit_become_one_form():
         x_test=arrays().x_test[..., 0] / 255,
         y_train=Y[:, None].astype(np.uint8),
     )
-    train, test, names, _ = checked(replace(grey, class_names=None), "tiny")
+    train, test, names, *_ = checked(replace(grey, class_names=None), "tiny")
     assert (train.inputs.shape, train.inputs.dtype) == ((60, 4, 5, 1), np.float32)
     assert (train.targets.shape, train.targets.dtype, test.targets.dtype) == (
         (60,),

@@ -48,6 +48,7 @@ class SearchData:
         class_names: One name for each label.
         fingerprint: 16 hexadecimal digits that change with any pixel or label of train, val or
             test, and with the split.
+        has_rows: Whether the train targets were given as one-hot rows.
     """
 
     name: str
@@ -55,6 +56,7 @@ class SearchData:
     val: Examples
     class_names: tuple[str, ...]
     fingerprint: str
+    has_rows: bool = False
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -128,6 +130,7 @@ class Data:
             val,
             whole.class_names,
             digits,
+            whole.has_rows,
         )
         return searched, whole.test
 
@@ -160,12 +163,14 @@ class Checked(NamedTuple):
         test: The test set; None if there is none.
         class_names: A name for each class.
         val: The validation set; None if it is to be split off the training set.
+        has_rows: Whether the train targets were given as one-hot rows.
     """
 
     train: Examples
     test: Examples | None
     class_names: tuple[str, ...]
     val: Examples | None
+    has_rows: bool
 
 
 def checked(arrays: Arrays, name: str, *, channel_axis: bool = True) -> Checked:
@@ -197,7 +202,13 @@ def checked(arrays: Arrays, name: str, *, channel_axis: bool = True) -> Checked:
         n_columns[part] = found.n_columns
     _check_alike(parts, name)
     class_names = _class_names(arrays.class_names, parts, n_columns["train"], name)
-    return Checked(parts["train"], parts.get("test"), class_names, parts.get("val"))
+    return Checked(
+        parts["train"],
+        parts.get("test"),
+        class_names,
+        parts.get("val"),
+        has_rows=n_columns["train"] is not None,
+    )
 
 
 def _check_alike(parts: Mapping[str, Examples], name: str) -> None:

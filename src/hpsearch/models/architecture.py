@@ -71,8 +71,14 @@ def build_hypermodel(
         _check_complete(name, others, given)
         return _BuiltByFunction(partial(factory, **given), hp_name)
     _check_complete(name, accepted, given)
+    return _made(factory, given)
+
+
+def _made(factory: partial[HyperModel], given: Mapping[str, object]) -> HyperModel:
+    """Return the HyperModel that a factory makes; raise ModelError if it makes something else."""
     hypermodel = factory(**given)
     if not isinstance(hypermodel, HyperModel):
+        name = getattr(factory.func, "__name__", repr(factory.func))
         made = type(hypermodel).__name__
         raise ModelError(
             f"Expected arch._target_ to name a keras_tuner.HyperModel or a function "
