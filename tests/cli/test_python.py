@@ -201,7 +201,12 @@ def test_inputs_of_any_shape_are_searched_evaluated_and_served(place, shape, lab
     assert "rate" in result._repr_html_()
     arrays = {"x_train": x, "y_train": y, "x_test": x[:60], "y_test": y[:60]}
     np.savez("given.npz", **arrays)
-    words = ("registered_model=npz-own", "parts.calibration=null", "parts.ensembles=null")
+    words = (
+        "registered_model=npz-own",
+        "version=1",
+        "parts.calibration=null",
+        "parts.ensembles=null",
+    )
     done = place.here(*words, script="evaluate")
     assert "given to hpsearch.search and are not stored" in done.stderr
     done = place.here(*words, "data_path=given.npz", script="evaluate")
@@ -227,7 +232,8 @@ def test_without_test_data_nothing_is_evaluated_and_a_second_call_returns_the_sa
     other = call(study_name="other")
     assert other.study_name == "other"
     np.savez("given.npz", x_train=x, y_train=y, x_val=x, y_val=y)
-    done = place.here("registered_model=npz-own", "data_path=given.npz", script="evaluate")
+    words = ("registered_model=npz-own", "version=1")
+    done = place.here(*words, "data_path=given.npz", script="evaluate")
     assert done.returncode == 2
     assert "has no test part" in done.stderr
 

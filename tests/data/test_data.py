@@ -240,6 +240,38 @@ def test_forms_that_are_fit_become_one_form():
     assert names == ("0", "1", "2", "3")
 
 
+def test_a_validation_part_of_its_own_is_kept_whole_and_a_test_part_may_be_missing():
+    given = arrays(x_val=X[:8], y_val=Y[:8], x_test=None, y_test=None)
+    both = data(given, n_val=10**6)
+    found = both.for_search()
+    assert np.array_equal(found.train.inputs, X)
+    assert np.array_equal(found.val.inputs, X[:8])
+    assert not both.has_test()
+    with pytest.raises(DataError, match="tiny has no test part"):
+        both.test()
+    few = data(given, n_train=20).for_search()
+    assert (len(few.train), len(few.val)) == (20, 8)
+    with pytest.raises(DataError, match=r"at most 56, received 60"):
+        data(given, n_train=60).for_search()
+
+
+def test_one_hot_rows_and_whole_floats_are_the_labels_that_they_stand_for():
+    for targets in (np.eye(4)[Y], np.eye(4, dtype=bool)[Y], Y.astype(float)):
+        found = checked(arrays(y_train=targets), "tiny")
+        assert np.array_equal(found.train.targets, Y)
+        assert found.has_rows == (targets.ndim == 2)
+
+
+def test_integers_become_float32_and_grey_images_keep_their_shape_where_told():
+    given = arrays(x_train=X.astype(np.int64), x_test=arrays().x_test.astype(np.uint16))
+    found = checked(given, "tiny")
+    assert found.train.inputs.dtype == found.test.inputs.dtype == np.float32
+    assert np.array_equal(found.train.inputs, X)
+    flat = arrays(x_train=X[..., 0], x_test=arrays().x_test[..., 0])
+    assert checked(flat, "tiny").train.inputs.shape == (60, 4, 5, 1)
+    assert checked(flat, "tiny", channel_axis=False).train.inputs.shape == (60, 4, 5)
+
+
 def test_uint8_images_are_not_copied_by_the_check():
     given = arrays()
     assert np.shares_memory(checked(given, "tiny")[0].inputs, given.x_train)
