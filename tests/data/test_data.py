@@ -73,6 +73,7 @@ def test_no_test_image_can_be_reached_from_what_a_search_gets():
         "val",
         "class_names",
         "fingerprint",
+        "has_rows",
     }
     held = [array for part in (search.train, search.val) for array in (part.inputs, part.targets)]
     for array in held:
