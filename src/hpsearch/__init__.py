@@ -1,21 +1,22 @@
 """hpsearch searches the hyperparameters of Keras models and records every trial in MLflow.
 
-`from hpsearch import Search` is the Python interface.
+`hpsearch.search(build_model, x, y)` searches from Python. `hpsearch.Search` does the same with the
+words of a command line.
 """
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hpsearch.cli.api import Search
+    from hpsearch.cli.api import Search, search
 
-__all__ = ["Search"]
+__all__ = ["Search", "search"]
 __version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> object:
-    """Import `Search` on first use, so that other modules do not have to wait for Hydra."""
-    if name != "Search":
+    """Import the interface on first use, so that other modules do not have to wait for Hydra."""
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from hpsearch.cli.api import Search  # noqa: PLC0415
+    from hpsearch.cli import api  # noqa: PLC0415
 
-    return Search
+    return getattr(api, name)

@@ -28,7 +28,7 @@ def folder(tmp_path_factory, mlflow_tables):
     shutil.copy(mlflow_tables, place / "mlflow.db")
     images, labels = np.zeros((40, 4, 4, 1), np.float32), np.arange(40) % 2
     (place / "text.npz").write_text("no archive")
-    np.savez(place / "half.npz", x_train=images, y_train=labels)
+    np.savez(place / "half.npz", x_train=images, y_train=labels, x_test=images)
     wrong = images.copy()
     wrong[3, 1, 1, 0] = np.nan
     np.savez(place / "nan.npz", x_train=wrong, y_train=labels, x_test=images, y_test=labels)

@@ -73,6 +73,7 @@ def test_no_test_image_can_be_reached_from_what_a_search_gets():
         "val",
         "class_names",
         "fingerprint",
+        "has_rows",
     }
     held = [array for part in (search.train, search.val) for array in (part.inputs, part.targets)]
     for array in held:
@@ -162,9 +163,10 @@ NAN[3, 2, 1, 0] = np.nan
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"x_train": X[:, 0, :, 0]}, r"x_train of tiny .* received shape \(60, 5\)\.$"),
+        ({"x_train": X[:, 0, 0, 0]}, r"x_train of tiny .* received shape \(60,\)\.$"),
         ({"x_train": X[:0]}, r"received shape \(0, 4, 5, 3\)"),
-        ({"x_train": X.astype(np.int64)}, r"received int64; convert them with astype"),
+        ({"x_train": X.astype(np.int64) * 2**20},
+         r"float32 holds exactly, received values from 0 to 267386880; scale them"),
         ({"x_train": X.astype(complex)}, "received complex128"),
         ({"x_train": X.astype(np.float32)},
          r"one shape and dtype .* float32 and \(4, 5, 3\) uint8"),
@@ -174,11 +176,13 @@ NAN[3, 2, 1, 0] = np.nan
         ({"y_train": Y[:-1]}, "received 59 labels for 60 images"),
         ({"y_test": np.zeros(21, int)},
          "labels in y_test as images in x_test of tiny, received 21"),
-        ({"y_train": Y.astype(float)},
-         r"integer labels .* received float64; convert them with astype\('int32'\)"),
+        ({"y_train": Y + 0.5}, r"integer labels .* received float64 values that are not whole"),
+        ({"y_train": Y.astype(str)},
+         r"integer labels .* received .* convert them with astype\('int32'\)"),
         ({"y_train": Y > 1}, "received bool"),
-        ({"y_train": np.eye(4, dtype=int)[Y]},
-         r"received shape \(60, 4\); one-hot rows become labels with argmax"),
+        ({"y_train": np.eye(4)[Y] * 0.9},
+         r"float64 of shape \(60, 4\) with rows that are not one 1"),
+        ({"y_train": np.eye(5)[Y], "class_names": None}, "received none of class 4"),
         ({"y_train": Y - 1}, "received values from -1 to 2"),
         ({"y_train": Y + 2**40}, r"received values from 1099511627776"),
         ({"y_train": Y + 1},
@@ -227,7 +231,7 @@ def test_forms_that_are_fit_become_one_form():
         x_test=arrays().x_test[..., 0] / 255,
         y_train=Y[:, None].astype(np.uint8),
     )
-    train, test, names = checked(replace(grey, class_names=None), "tiny")
+    train, test, names, *_ = checked(replace(grey, class_names=None), "tiny")
     assert (train.inputs.shape, train.inputs.dtype) == ((60, 4, 5, 1), np.float32)
     assert (train.targets.shape, train.targets.dtype, test.targets.dtype) == (
         (60,),
@@ -235,6 +239,38 @@ def test_forms_that_are_fit_become_one_form():
         np.int32,
     )
     assert names == ("0", "1", "2", "3")
+
+
+def test_a_validation_part_of_its_own_is_kept_whole_and_a_test_part_may_be_missing():
+    given = arrays(x_val=X[:8], y_val=Y[:8], x_test=None, y_test=None)
+    both = data(given, n_val=10**6)
+    found = both.for_search()
+    assert np.array_equal(found.train.inputs, X)
+    assert np.array_equal(found.val.inputs, X[:8])
+    assert not both.has_test()
+    with pytest.raises(DataError, match="tiny has no test part"):
+        both.test()
+    few = data(given, n_train=20).for_search()
+    assert (len(few.train), len(few.val)) == (20, 8)
+    with pytest.raises(DataError, match=r"at most 56, received 60"):
+        data(given, n_train=60).for_search()
+
+
+def test_one_hot_rows_and_whole_floats_are_the_labels_that_they_stand_for():
+    for targets in (np.eye(4)[Y], np.eye(4, dtype=bool)[Y], Y.astype(float)):
+        found = checked(arrays(y_train=targets), "tiny")
+        assert np.array_equal(found.train.targets, Y)
+        assert found.has_rows == (targets.ndim == 2)
+
+
+def test_integers_become_float32_and_grey_images_keep_their_shape_where_told():
+    given = arrays(x_train=X.astype(np.int64), x_test=arrays().x_test.astype(np.uint16))
+    found = checked(given, "tiny")
+    assert found.train.inputs.dtype == found.test.inputs.dtype == np.float32
+    assert np.array_equal(found.train.inputs, X)
+    flat = arrays(x_train=X[..., 0], x_test=arrays().x_test[..., 0])
+    assert checked(flat, "tiny").train.inputs.shape == (60, 4, 5, 1)
+    assert checked(flat, "tiny", channel_axis=False).train.inputs.shape == (60, 4, 5)
 
 
 def test_uint8_images_are_not_copied_by_the_check():
@@ -296,7 +332,10 @@ def test_fingerprint_is_the_same_in_another_process(tmp_path):
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "mnist", "fashion_mnist", "digits", "npz"])
 def test_each_conf_file_builds_its_data_set_and_hands_the_path_on(name, tmp_path):
     conf = OmegaConf.load(CONF / f"{name}.yaml")
-    assert set(conf) == {"_target_", "name", "path", "n_train", "n_val", "split_seed", "load"}
+    keys = {"_target_", "name", "path", "n_train", "n_val", "split_seed", "load"}
+    if name == "npz":
+        keys.add("channel_axis")
+    assert set(conf) == keys
     assert OmegaConf.is_missing(conf, "path") == (name == "npz")
     conf.path = str(tmp_path / "absent")
     built = instantiate(OmegaConf.create({"data": conf}).data)

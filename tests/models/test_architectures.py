@@ -266,11 +266,17 @@ def test_images_all_black_give_zeros(standardize):
     assert not np.asarray(standardization(measure(images, 2), standardize)(images)).any()
 
 
-def test_only_images_can_be_measured():
-    with pytest.raises(
-        ValueError, match=r"\(N, H, W, C\)\. Received: train_images\.shape=\(3, 2, 2\)"
-    ):
-        measure(np.zeros((3, 2, 2)), 2)
+def test_inputs_of_any_shape_can_be_measured_but_single_numbers_cannot():
+    assert measure(np.zeros((3, 2)), 2).image_shape == (2,)
+    with pytest.raises(ValueError, match=r"two axes\. Received: train_images\.shape=\(3,\)"):
+        measure(np.zeros(3), 2)
+
+
+def test_inputs_that_are_no_images_are_refused_by_our_architectures(conf):
+    parts = instantiate(conf("arch=selu"))
+    hypermodel = build_hypermodel(parts.arch, measure(np.zeros((3, 2)), 2), parts.optimizer)
+    with pytest.raises(ModelError, match=r"Expected images \(H, W, C\) .* shape \(2,\)"):
+        hypermodel.build(keras_tuner.HyperParameters())
 
 
 # --- conf
@@ -400,7 +406,7 @@ def test_facts_are_passed_under_the_names_that_a_hypermodel_gives_them(statistic
         (functools.partial(Foreign), r"to set width, which Foreign needs: add arch\.width"),
         (
             functools.partial(make_optimizer_name),
-            r"to name a keras_tuner\.HyperModel; make_optimizer_name makes a str",
+            r"to name a keras_tuner\.HyperModel .*; make_optimizer_name makes a str",
         ),
         (Foreign(10, (8, 8, 1), 3), r"architecture to say _partial_: true"),
     ],

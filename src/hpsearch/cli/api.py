@@ -1,21 +1,30 @@
-"""Search from a notebook or script with `from hpsearch import Search`.
+"""Search from a notebook or script: `hpsearch.search` with arrays, `hpsearch.Search` with words.
 
 A search is composed from the same parts as on the command line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from hpsearch.cli import entry
 from hpsearch.cli.command_line import as_overrides, composed
+from hpsearch.cli.words import words_of, written
+from hpsearch.data.datasets import GIVEN_IN_PYTHON, Arrays
+from hpsearch.data.given import arrays_of
+from hpsearch.errors import ConfigError
 
 if TYPE_CHECKING:
     # This module imports Keras, and a typo must be answered before that.
+    from keras_tuner import HyperModel
+
     from hpsearch.jobs.search_result import SearchResult
 
 
@@ -59,3 +68,140 @@ class Search:
         plain["overrides"] = list(self.overrides)
         result: SearchResult = job.run(plain, console or Console(highlight=False))
         return result
+
+
+def search(
+    build_model: object,
+    x: object,
+    y: object,
+    *,
+    validation_data: object = None,
+    test_data: object = None,
+    class_names: Sequence[str] | None = None,
+    config: Mapping[str, object] | None = None,
+    console: Console | None = None,
+    **keywords: object,
+) -> SearchResult:
+    """Search the hyperparameters of a model on arrays, and return the result.
+
+    The study, its trials and its runs are those of the command `search` with the same data in an
+    .npz file. A search that was interrupted continues when it is called again.
+
+    Args:
+        build_model: A function `build_model(hp)` that returns a compiled model, or a
+            `keras_tuner.HyperModel` or its class.
+        x: The training inputs, (N, ...).
+        y: Their labels, (N,), or one-hot rows, (N, C).
+        validation_data: A pair (x, y) that guides the search; None splits it off `x` and `y`.
+        test_data: A pair (x, y) on which the best model is evaluated; None leaves this out.
+        class_names: A name for each class; None takes the labels.
+        config: Further settings of the configuration by their dotted keys.
+        console: Where progress is shown; None takes standard output.
+        **keywords: Settings, as docs/python.md lists them. None takes the configuration's default.
+
+    Raises:
+        UserError: A mistake that the person can put right, in one sentence.
+        SearchError: The search ended without a usable model.
+        KeyboardInterrupt: The person stopped it.
+    """
+    entry.prepare_environment()
+    words = words_of(keywords, config)
+    arrays = arrays_of(x, y, validation_data, test_data, class_names)
+    factory = _factory(build_model)
+    words = [*_words_of_data(arrays), *_words_of_model(factory), *words]
+    given = Search.compose(*words)
+    job = _job(given.config, factory, arrays)
+    plain = entry.as_plain(given.config)
+    plain["overrides"] = list(given.overrides)
+    shown = console or Console(highlight=False)
+    result: SearchResult = job.run(plain, shown)
+    result.show_found(shown)
+    return result
+
+
+class _Given:
+    """Returns the HyperModel that a person has made, in place of its class.
+
+    Args:
+        hypermodel: The HyperModel.
+    """
+
+    def __init__(self, hypermodel: HyperModel) -> None:
+        self._hypermodel = hypermodel
+        made = type(hypermodel)
+        self.__module__ = made.__module__
+        self.__qualname__ = made.__qualname__
+
+    def __call__(self) -> HyperModel:
+        return self._hypermodel
+
+
+def _factory(build_model: object) -> partial[Any]:
+    """Return what makes the HyperModel of each trial.
+
+    Raises:
+        ConfigError: It is neither a HyperModel nor a class or function that can make one.
+    """
+    with entry.native_noise_held_back():
+        import keras_tuner  # noqa: PLC0415 (a wrong keyword is answered before)
+
+    if isinstance(build_model, keras_tuner.HyperModel):
+        return partial(_Given(build_model))
+    is_class = isinstance(build_model, type)
+    is_code = isinstance(build_model, partial) or inspect.isroutine(build_model)
+    if is_class:
+        is_code = issubclass(cast("type", build_model), keras_tuner.HyperModel)
+    if not is_code:
+        kind = type(build_model).__name__
+        raise ConfigError(
+            "Expected the first argument to be a function build_model(hp) that returns a compiled "
+            f"model, a keras_tuner.HyperModel or its class; received {build_model!r:.80}, a {kind}."
+        )
+    return partial(cast("Callable[..., Any]", build_model))
+
+
+def _words_of_data(arrays: Arrays) -> list[str]:
+    """Return the words that stand for the arrays."""
+    path = written(GIVEN_IN_PYTHON, "data.path")
+    words = ["data=npz", f"data.path={path}"]
+    if arrays.x_train.ndim == 3:
+        words.append("data.channel_axis=false")
+    return words
+
+
+def _words_of_model(factory: partial[Any]) -> list[str]:
+    """Return the words that name the model, with the plain settings that a partial holds."""
+    made = factory.func
+    name = getattr(made, "__qualname__", type(made).__name__)
+    target = written(f"{made.__module__}.{name}", "arch._target_")
+    words = ["arch=own", f"arch._target_={target}"]
+    for key, value in factory.keywords.items():
+        try:
+            words.append(f"+arch.{key}={written(value, key)}")
+        except ConfigError:  # an object has no form in the configuration
+            continue
+    return words
+
+
+def _job(
+    config: DictConfig,
+    factory: partial[Any],
+    arrays: Arrays,
+) -> Any:
+    """Build the parts of a search, with the model and the arrays that a person has given."""
+    keys = [key for key in map(str, config) if key not in ("_target_", "arch")]
+    parts = entry.instantiate(OmegaConf.masked_copy(config, keys))
+    from hpsearch.jobs.search import Search as Job  # noqa: PLC0415 (it imports Keras)
+
+    settings = {}
+    for key, value in entry.as_plain(config.arch).items():
+        if key not in ("_target_", "_partial_"):
+            settings[key] = value
+    model = partial(factory, **settings)
+    try:
+        inspect.signature(model.func).bind_partial(*model.args, **model.keywords)
+    except TypeError as error:
+        raise ConfigError(f"arch cannot be built: {error}.") from error
+    parts["arch"] = model
+    parts["data"] = replace(parts["data"], load=lambda: arrays)
+    return Job(**parts)

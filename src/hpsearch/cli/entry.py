@@ -148,7 +148,7 @@ def _leave_it_to_the_workers(_number: int, _frame: object) -> None:
 
 
 @contextmanager
-def _native_noise_held_back() -> Iterator[None]:
+def native_noise_held_back() -> Iterator[None]:
     """Hold back what native code writes to stderr, unless the block fails."""
     with tempfile.TemporaryFile() as held:
         stderr = os.dup(2)
@@ -176,7 +176,7 @@ def instantiate(config: Plain | DictConfig) -> Any:
     _prepare_restart()
     check_backend()
     try:
-        with _native_noise_held_back():
+        with native_noise_held_back():
             # Importing this takes seconds, which a typo must not cost. TensorFlow's libraries write
             # to the terminal while they load.
             import keras  # noqa: F401, PLC0415

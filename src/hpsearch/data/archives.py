@@ -40,10 +40,11 @@ def _whole(where: str | Path, kind: str, found: str) -> Iterator[None]:
         ) from error
 
 
-def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays x_train, y_train, x_test, y_test and class_names of an .npz file.
+def read_npz(path: Path) -> dict[str, Any]:
+    """Return the arrays of an .npz file: x_train, y_train, and those of the others that it holds.
 
-    Arrays of objects are refused, as they hold pickles. class_names may be missing.
+    The others are x_val with y_val, x_test with y_test, and class_names. Arrays of objects are
+    refused, as they hold pickles.
 
     Raises:
         DataError: The file is missing, damaged or not an .npz, or lacks an array.
@@ -55,22 +56,27 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             f"Expected {path} to be an .npz file (numpy.savez writes one), received another kind "
             f"of file."
         )
-    required = ("x_train", "y_train", "x_test", "y_test")
+    required = ("x_train", "y_train")
+    pairs = (("x_val", "y_val"), ("x_test", "y_test"))
     arrays = {}
     with (
         _whole(path, ".npz file", "a damaged one"),
         np.load(path, allow_pickle=False) as file,
     ):
         missing = [key for key in required if key not in file.files]
+        for pair in pairs:
+            lacking = [key for key in pair if key not in file.files]
+            if len(lacking) == 1:
+                missing += lacking
         if missing:
             expected = ", ".join(required)
             found = ", ".join(file.files) or "none"
             added = ", ".join(missing)
             raise DataError(
-                f"Expected {path} to hold the arrays {expected}, received {found}: {added} must "
-                f"be added."
+                f"Expected {path} to hold the arrays {expected}, and others in pairs, received "
+                f"{found}: {added} must be added."
             )
-        for key in (*required, "class_names"):
+        for key in (*required, *pairs[0], *pairs[1], "class_names"):
             if key in file.files:
                 arrays[key] = _member(file, key, path)
     return arrays

@@ -18,24 +18,33 @@ import numpy as np
 from hpsearch.data.archives import read_cifar, read_idx, read_npz
 from hpsearch.errors import DataError, first_line
 
+# The path in the configuration of a search whose arrays were given to `hpsearch.search`.
+GIVEN_IN_PYTHON = "arrays given in Python"
+
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
     """A data set as it was loaded, unchecked.
 
     Attributes:
-        x_train: The training images, (N, H, W, C) or grey (N, H, W).
-        y_train: Their labels, (N,) or (N, 1).
-        x_test: The test images, of the same form.
+        x_train: The training images, (N, H, W, C) or grey (N, H, W). Inputs that are no images may
+            have any number of axes from 2 on.
+        y_train: Their labels, (N,) or (N, 1), or one-hot rows (N, C).
+        x_test: The test images, of the same form; None if there is no test part.
         y_test: Their labels.
         class_names: A name for each label from 0 on; None if the labels themselves are the names.
+        x_val: The validation images, of the same form; None if they are split off the training
+            images.
+        y_val: Their labels.
     """
 
     x_train: np.ndarray
     y_train: np.ndarray
-    x_test: np.ndarray
-    y_test: np.ndarray
+    x_test: np.ndarray | None
+    y_test: np.ndarray | None
     class_names: tuple[str, ...] | None
+    x_val: np.ndarray | None = None
+    y_val: np.ndarray | None = None
 
 
 def cifar10(path: str | None) -> Arrays:
@@ -180,7 +189,8 @@ def digits() -> Arrays:
 def npz(path: str) -> Arrays:
     """Load an .npz file of the user's own.
 
-    It holds x_train, y_train, x_test, y_test and, if the classes have names, class_names (C,).
+    It holds x_train and y_train. It may hold x_val and y_val, which guide a search, x_test and
+    y_test, and class_names (C,) if the classes have names.
 
     Raises:
         DataError: The file is missing, damaged or not an .npz, it lacks an array, or its
@@ -189,6 +199,8 @@ def npz(path: str) -> Arrays:
     file = Path(path).expanduser()
     arrays = read_npz(file)
     names = arrays.pop("class_names", None)
+    for key in ("x_test", "y_test"):
+        arrays.setdefault(key, None)
     if names is None:
         return Arrays(**arrays, class_names=None)
     if names.ndim != 1 or names.dtype.kind != "U":

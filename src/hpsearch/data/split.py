@@ -1,24 +1,24 @@
 """Check a data set and split its training images into train and val, once for a whole search.
 
 `Data.for_search` returns train and val, `Data.test` the test set. A search receives no test image.
-A fingerprint of all three parts identifies the data.
+A fingerprint of all parts identifies the data. A data set may bring its own validation part, and
+it need not have a test part.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpsearch.data.datasets import Arrays
+from hpsearch.data.forms import Images, Labels, inputs_of, labels_of
 from hpsearch.errors import DataError
-
-Images = NDArray[np.number]  # pixels, (N, H, W, channels)
-Labels = NDArray[np.int32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class Examples:
     """Inputs of a model and the targets that belong to them.
 
     Attributes:
-        inputs: Images, (N, H, W, channels), uint8 or float32.
+        inputs: Images, (N, H, W, channels), or other inputs, (N, ...); uint8 or float32.
         targets: Labels, (N,) int32, from 0 to C - 1 for C classes.
     """
 
@@ -48,6 +48,7 @@ class SearchData:
         class_names: One name for each label.
         fingerprint: 16 hexadecimal digits that change with any pixel or label of train, val or
             test, and with the split.
+        has_rows: Whether the train targets were given as one-hot rows.
     """
 
     name: str
@@ -55,12 +56,12 @@ class SearchData:
     val: Examples
     class_names: tuple[str, ...]
     fingerprint: str
+    has_rows: bool = False
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels."""
-        _, height, width, channels = self.train.inputs.shape
-        return height, width, channels
+    def image_shape(self) -> tuple[int, ...]:
+        """Height, width and channels of an image; the shape of any other input."""
+        return tuple(self.train.inputs.shape[1:])
 
     @property
     def n_classes(self) -> int:
@@ -78,12 +79,14 @@ class Data:
         path: The path of the files, or None for a source without files. `load` already has it.
         n_train: The number of images to train on, a stratified part for quick tries; None takes
             all images that are not in val.
-        n_val: The number of training images in the stratified validation part.
+        n_val: The number of training images in the stratified validation part. It changes nothing
+            where the data set brings a validation part of its own.
         split_seed: The seed of the split. Val is the same for every `n_train`.
+        channel_axis: Whether grey images (N, H, W) become (N, H, W, 1).
 
     Raises:
-        DataError: Both methods raise it if the data set is missing, damaged, unfit or too small
-            for its parts.
+        DataError: All methods raise it if the data set is missing, damaged, unfit or too small
+            for its parts. `test` also raises it if there is no test part.
     """
 
     name: str
@@ -92,59 +95,125 @@ class Data:
     n_train: int | None
     n_val: int
     split_seed: int
+    channel_axis: bool = True  # as in all configurations that earlier versions have recorded
 
     def for_search(self) -> SearchData:
         """Return train, val and their description."""
         return self._parts[0]
 
+    def has_test(self) -> bool:
+        """Return whether the data set has a test part."""
+        return self._parts[1] is not None
+
     def test(self) -> Examples:
         """Return the test set, which only an evaluation uses, once."""
-        return self._parts[1]
+        found = self._parts[1]
+        if found is None:
+            raise DataError(
+                f"The data set {self.name} has no test part: add x_test and y_test to evaluate "
+                f"models with it."
+            )
+        return found
 
     @cached_property
-    def _parts(self) -> tuple[SearchData, Examples]:
-        whole, test, class_names = checked(self.load(), self.name)
-        in_train, in_val = split(
-            whole.targets,
-            self.n_train,
-            self.n_val,
-            self.split_seed,
-        )
-        train = Examples(whole.inputs[in_train], whole.targets[in_train])
-        val = Examples(whole.inputs[in_val], whole.targets[in_val])
-        digits = fingerprint(train, val, test)
+    def _parts(self) -> tuple[SearchData, Examples | None]:
+        arrays = self.load()
+        whole = checked(arrays, self.name, channel_axis=self.channel_axis)
+        train, val = self._split(whole)
+        parts = [train, val]
+        if whole.test is not None:
+            parts.append(whole.test)
+        digits = fingerprint(*parts)
         searched = SearchData(
             self.name,
             train,
             val,
-            class_names,
+            whole.class_names,
             digits,
+            whole.has_rows,
         )
-        return searched, test
+        return searched, whole.test
+
+    def _split(self, whole: Checked) -> tuple[Examples, Examples]:
+        """Return train and val."""
+        train = whole.train
+        labels = train.targets
+        if whole.val is None:
+            in_train, in_val = split(labels, self.n_train, self.n_val, self.split_seed)
+            val = Examples(train.inputs[in_val], labels[in_val])
+        elif self.n_train is None:
+            return train, whole.val
+        else:
+            val = whole.val
+            most = len(labels) - len(whole.class_names)
+            if self.n_train > most:
+                raise DataError(
+                    f"Expected data.n_train to be null (all) or at most {most}, received "
+                    f"{self.n_train!r}."
+                )
+            in_train, _ = split(labels, self.n_train, len(labels) - self.n_train, self.split_seed)
+        return Examples(train.inputs[in_train], labels[in_train]), val
 
 
-def checked(arrays: Arrays, name: str) -> tuple[Examples, Examples, tuple[str, ...]]:
-    """Return the training set, the test set and the class names, fit for classification.
+class Checked(NamedTuple):
+    """The parts of a data set, fit for classification.
 
-    Grey images get a channel axis. Float images become float32, and labels (N,) int32. Images of
-    uint8 are not copied.
+    Attributes:
+        train: The training set, of which val is still a part where there is no `val`.
+        test: The test set; None if there is none.
+        class_names: A name for each class.
+        val: The validation set; None if it is to be split off the training set.
+        has_rows: Whether the train targets were given as one-hot rows.
+    """
+
+    train: Examples
+    test: Examples | None
+    class_names: tuple[str, ...]
+    val: Examples | None
+    has_rows: bool
+
+
+def checked(arrays: Arrays, name: str, *, channel_axis: bool = True) -> Checked:
+    """Return the parts of a data set and the class names, fit for classification.
+
+    `forms` says which types inputs and labels get. Inputs of uint8 are not copied.
 
     Args:
         arrays: The data set as it was loaded.
         name: Its name, for messages.
+        channel_axis: Whether grey images (N, H, W) become (N, H, W, 1).
 
     Raises:
         DataError: No classifier could use a shape, dtype, number of labels, label or value.
     """
-    train = Examples(
-        _images(arrays.x_train, name, "x_train"),
-        _labels(arrays.y_train, name, "y_train"),
+    given = {
+        "train": (arrays.x_train, arrays.y_train),
+        "val": (arrays.x_val, arrays.y_val),
+        "test": (arrays.x_test, arrays.y_test),
+    }
+    parts: dict[str, Examples] = {}
+    n_columns = {}
+    for part, (inputs, targets) in given.items():
+        if inputs is None or targets is None:
+            continue
+        x = inputs_of(inputs, name, f"x_{part}", channel_axis=channel_axis)
+        found = labels_of(targets, name, f"y_{part}")
+        parts[part] = Examples(x, found.labels)
+        n_columns[part] = found.n_columns
+    _check_alike(parts, name)
+    class_names = _class_names(arrays.class_names, parts, n_columns["train"], name)
+    return Checked(
+        parts["train"],
+        parts.get("test"),
+        class_names,
+        parts.get("val"),
+        has_rows=n_columns["train"] is not None,
     )
-    test = Examples(
-        _images(arrays.x_test, name, "x_test"),
-        _labels(arrays.y_test, name, "y_test"),
-    )
-    for part, examples in (("train", train), ("test", test)):
+
+
+def _check_alike(parts: Mapping[str, Examples], name: str) -> None:
+    """Raise DataError if the parts do not fit each other."""
+    for part, examples in parts.items():
         n_images = len(examples.inputs)
         n_labels = len(examples)
         if n_images != n_labels:
@@ -152,90 +221,36 @@ def checked(arrays: Arrays, name: str) -> tuple[Examples, Examples, tuple[str, .
                 f"Expected as many labels in y_{part} as images in x_{part} of {name}, "
                 f"received {n_labels:,} labels for {n_images:,} images."
             )
-    of_train = f"{train.inputs.shape[1:]} {train.inputs.dtype}"
-    of_test = f"{test.inputs.shape[1:]} {test.inputs.dtype}"
-    if of_train != of_test:
-        raise DataError(
-            f"Expected images of one shape and dtype in x_train and x_test of {name}, received "
-            f"{of_train} and {of_test}."
-        )
-    class_names = _class_names(
-        arrays.class_names,
-        train.targets,
-        test.targets,
-        name,
-    )
-    return train, test, class_names
-
-
-def _images(images: np.ndarray, name: str, key: str) -> Images:
-    expected = (
-        f"Expected {key} of {name} to hold images (N, H, W, C), or grey ones (N, H, W), of uint8 "
-        f"or float values"
-    )
-    if images.ndim == 3:
-        images = images[..., np.newaxis]
-    if images.ndim != 4 or images.size == 0:
-        raise DataError(f"{expected}, received shape {images.shape}.")
-    if images.dtype == np.uint8:
-        return images
-    if images.dtype.kind != "f":
-        raise DataError(
-            f"{expected}, received {images.dtype}; convert them with astype('uint8') or "
-            f"astype('float32')."
-        )
-    # A value beyond the range of float32 becomes infinite, which is an error below.
-    with np.errstate(over="ignore"):
-        images = images.astype(np.float32, copy=False)
-    n_bad = np.count_nonzero(~np.isfinite(images))
-    if n_bad > 0:
-        raise DataError(
-            f"Expected finite values in {key} of {name}, received {n_bad:,} that are NaN or "
-            f"infinite."
-        )
-    return images
-
-
-def _labels(labels: np.ndarray, name: str, key: str) -> Labels:
-    expected = f"Expected {key} of {name} to hold integer labels (N,) from 0 on"
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.ndim != 1 or labels.size == 0:
-        raise DataError(
-            f"{expected}, received shape {labels.shape}; one-hot rows become labels with "
-            f"argmax(axis=1)."
-        )
-    if labels.dtype.kind not in "iu":
-        raise DataError(f"{expected}, received {labels.dtype}; convert them with astype('int32').")
-    lowest = labels.min()
-    highest = labels.max()
-    if lowest < 0 or highest > np.iinfo(np.int32).max:
-        raise DataError(f"{expected}, received values from {lowest} to {highest}.")
-    return labels.astype(np.int32, copy=False)
+    train = parts["train"].inputs
+    of_train = f"{train.shape[1:]} {train.dtype}"
+    for part, examples in parts.items():
+        of_part = f"{examples.inputs.shape[1:]} {examples.inputs.dtype}"
+        if of_train != of_part:
+            raise DataError(
+                f"Expected images of one shape and dtype in x_train and x_{part} of {name}, "
+                f"received {of_train} and {of_part}."
+            )
 
 
 def _class_names(
     names: tuple[str, ...] | None,
-    train: Labels,
-    test: Labels,
+    parts: Mapping[str, Examples],
+    n_columns: int | None,
     name: str,
 ) -> tuple[str, ...]:
     """Return a name for each class; raise DataError if the labels are not exactly the classes."""
-    present = set(np.unique(train).tolist())
-    n_classes = max(present) + 1
+    present = set(np.unique(parts["train"].targets).tolist())
+    n_classes = n_columns or max(present) + 1
     if names is not None:
         n_classes = len(names)
     if n_classes < 2:
         raise DataError(f"Expected at least 2 classes in {name}, received {n_classes}.")
-    largest = {
-        "y_train": max(present),
-        "y_test": int(test.max()),
-    }
-    for key, highest in largest.items():
+    for part, examples in parts.items():
+        highest = int(examples.targets.max())
         if highest >= n_classes:
             raise DataError(
                 f"Expected labels from 0 to {n_classes - 1} for the {n_classes} classes of {name}, "
-                f"received label {highest} in {key}."
+                f"received label {highest} in y_{part}."
             )
     for label in range(n_classes):
         if label not in present:

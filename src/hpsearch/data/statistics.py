@@ -1,7 +1,8 @@
 """Measure the statistics of the train images that an architecture needs before it is built.
 
 `measure` returns `DataStatistics`: the image shape, the number of classes, and the mean and
-variance of each pixel. Val and test images are not used.
+variance of each pixel. Val and test images are not used. An input need not be an image; a pixel is
+then one of its numbers.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ class DataStatistics:
     """What a HyperModel needs to know about a data set: its shape, classes and statistics.
 
     Attributes:
-        image_shape: Height, width and channels.
+        image_shape: Height, width and channels of an image; the shape of any other input.
         n_classes: The number of classes.
-        mean: The mean of each pixel over the train images, float64 (H, W, C).
-        variance: The population variance of each pixel over the train images, float64 (H, W, C).
+        mean: The mean of each pixel over the train images, float64 of
+            `image_shape`.
+        variance: The population variance of each pixel over the train images, float64 of
+            `image_shape`.
         largest: The largest absolute pixel value in the train images.
     """
 
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     n_classes: int
     mean: np.ndarray
     variance: np.ndarray
@@ -52,16 +55,17 @@ def measure(train_images: np.ndarray, n_classes: int) -> DataStatistics:
     deviation.
 
     Args:
-        train_images: (N, H, W, C), raw pixels of any numeric type, N >= 1.
+        train_images: (N, H, W, C), raw pixels of any numeric type, N >= 1. Inputs that are no
+            images may have any number of axes from 2 on.
         n_classes: The number of classes.
 
     Raises:
-        ValueError: The images have another shape, or there are none.
+        ValueError: There are fewer than two axes, or no images.
     """
     shape = train_images.shape
-    if train_images.ndim != 4 or len(train_images) == 0:
+    if train_images.ndim < 2 or len(train_images) == 0:
         raise ValueError(
-            f"Expected images of shape (N, H, W, C). Received: train_images.shape={shape}."
+            f"Expected at least one input, and two axes. Received: train_images.shape={shape}."
         )
     chunk_size = 1024  # images converted to float64 at a time: 25 MB of 32x32x3
     count = 0
@@ -81,11 +85,9 @@ def measure(train_images: np.ndarray, n_classes: int) -> DataStatistics:
         chunk_largest = float(np.abs(chunk).max())
         largest = max(largest, chunk_largest)
         count = total
-    _, height, width, channels = shape
-    image_shape = (height, width, channels)
     variance = squares / count
     return DataStatistics(
-        image_shape,
+        tuple(shape[1:]),
         n_classes,
         mean,
         variance,

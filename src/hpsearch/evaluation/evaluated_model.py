@@ -16,7 +16,8 @@ import numpy as np
 from keras import ops
 
 from hpsearch import metrics
-from hpsearch.data.split import Examples, Images
+from hpsearch.data.forms import Images
+from hpsearch.data.split import Examples
 from hpsearch.html_report.section import Section
 from hpsearch.mc_dropout.certificate import Certificate
 from hpsearch.mc_dropout.passes import Sampler, check_distributions

@@ -10,7 +10,8 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from hpsearch import metrics
-from hpsearch.data.split import Data, Images
+from hpsearch.data.forms import Images
+from hpsearch.data.split import Data
 from hpsearch.errors import ConfigError, DataError
 from hpsearch.evaluation.evaluated_model import EvaluatedModel, white
 from hpsearch.html_report.section import Section
@@ -151,10 +152,22 @@ def _as_detection(known: Floats, unknown: Floats) -> tuple[Flags, Floats]:
 def fitted(images: Images, like: Images) -> Images:
     """Return images with the size, channels, scale and dtype of the images that a model knows.
 
+    Inputs that are no images are returned as they are.
+
     Args:
-        images: Pixels, (M, h, w, 1 or 3).
-        like: Pixels, (N, H, W, 1 or 3).
+        images: Pixels, (M, h, w, 1 or 3), or other inputs of the form of `like`.
+        like: Pixels, (N, H, W, 1 or 3), or other inputs, (N, ...).
+
+    Raises:
+        DataError: The inputs are no images, and their shapes differ.
     """
+    if images.ndim != 4 or like.ndim != 4:
+        if images.shape[1:] != like.shape[1:]:
+            raise DataError(
+                f"Expected unknown inputs of shape {like.shape[1:]}, received {images.shape[1:]}; "
+                "only images (H, W, C) can be resized."
+            )
+        return images.astype(like.dtype)
     _, height, width, channels = like.shape
     mode = "RGB"
     if channels == 1:

@@ -45,8 +45,9 @@ class Selective:
         drawn_figures = [
             _risk_coverage(doubts, rights),
             _entropies(doubts, rights),
-            _extremes(evaluated, doubts["mc/entropy"]),
         ]
+        if evaluated.test.inputs.ndim == 4:
+            drawn_figures.append(_extremes(evaluated, doubts["mc/entropy"]))
         text = (
             "The model answers only where its uncertainty is low. The table shows the error rate "
             f"at {self.coverage:.0%} coverage, and the probability that a wrong answer is more "

@@ -22,7 +22,7 @@ from PIL import Image
 from scipy import ndimage
 
 from hpsearch import metrics
-from hpsearch.data.split import Images
+from hpsearch.data.forms import Images
 from hpsearch.errors import ConfigError, DataError, did_you_mean
 from hpsearch.evaluation.evaluated_model import EvaluatedModel, white
 from hpsearch.html_report.section import Figure, Section, drawn
@@ -66,8 +66,13 @@ class Shift:
             )
 
     def examine(self, evaluated: EvaluatedModel) -> Section:
-        """Measure both arms at each severity of each corruption."""
+        """Measure both arms at each severity of each corruption.
+
+        Inputs that are no images (N, H, W, C) cannot be corrupted; the section then says so.
+        """
         images = evaluated.test.inputs[: self.n_images]
+        if images.ndim != 4:
+            return _left_out(images.shape[1:])
         labels = evaluated.test.targets[: self.n_images]
         clean = self._measure(evaluated, images, labels)
         means = {key: [value] for key, value in clean.items()}
@@ -167,6 +172,14 @@ class Shift:
             found[f"plain/{name}"] = measure(plain, labels)
             found[f"mc/{name}"] = measure(mc.probs, labels)
         return found
+
+
+def _left_out(shape: Sequence[int]) -> Section:
+    text = (
+        "Corruptions are made of images (H, W, C); this model takes inputs of shape "
+        f"{tuple(shape)}, so this part is left out."
+    )
+    return Section(title="Under shift", text=text)
 
 
 def _figure(means: dict[str, list[float]]) -> Figure:

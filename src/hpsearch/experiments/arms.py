@@ -251,7 +251,8 @@ class Workbench:
         """Return HyperModel, hyperparameters and a new model; equal seeds give equal models."""
         keras.utils.set_random_seed(derive(seed, "weights"))
         hypermodel, hp = self.drawn(arm)
-        return hypermodel, hp, build_model(hypermodel, hp)
+        model = build_model(hypermodel, hp, self.statistics.image_shape)
+        return hypermodel, hp, model
 
     def directed(self, arm: Arm) -> Arm:
         """Return the arm with training settings that say whether to minimize or to maximize.

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from hpsearch.data.split import Images, Labels
+from hpsearch.data.forms import Images, Labels
 from hpsearch.models.dropout_masks import Tensor
 from hpsearch.models.loss_and_optimizer import labels_for
 

@@ -123,7 +123,7 @@ class RangeTest:
         keras.utils.set_random_seed(derive(seed, "weights"))
         hp = keras_tuner.HyperParameters()
         hp.values.update({**values, "learning_rate": self.low})
-        model = build_model(hypermodel, hp)
+        model = build_model(hypermodel, hp, trainer.data.image_shape)
         fit_seed = derive(seed, "fit")
         losses = trainer.sweep(hypermodel, hp, model, fit_seed, rates, self.steps_per_point)
         if len(losses) < 3:

@@ -296,6 +296,12 @@ class Conclusion:
         self._tag(version, tags)
         return evaluation
 
+    def say_no_test(self, version: Version, progress: Progress) -> None:
+        """Say that nothing is evaluated, because the data set has no test part."""
+        reason = "the data set has no test part (x_test, y_test)"
+        progress.say(f"The best model is not evaluated: {reason}.")
+        self._tag(version, {"hpsearch.not_evaluated_because": reason})
+
     def _tag(self, version: Version, tags: Mapping[str, str]) -> None:
         client = self.tracking.client
         for key, text in tags.items():

@@ -19,6 +19,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from rich.console import Console
 
+from hpsearch.data.datasets import GIVEN_IN_PYTHON
 from hpsearch.data.split import Data, SearchData
 from hpsearch.errors import ConfigError, ModelError
 from hpsearch.evaluation.evaluated_model import EvaluatedModel
@@ -129,6 +130,12 @@ class Evaluate:
                 "give the one it was trained on, data=NAME."
             )
         settings: Plain = config["data"]
+        if self.data_path is None and settings["load"].get("path") == GIVEN_IN_PYTHON:
+            raise ConfigError(
+                f"Version {found.version} of {found.name} was trained on arrays that were "
+                "given to hpsearch.search and are not stored: write them with numpy.savez(FILE, "
+                "x_train=x, y_train=y, ...) and give data_path=FILE."
+            )
         if self.data_path is not None:
             settings["path"] = self.data_path
             if "path" in settings["load"]:

@@ -61,7 +61,8 @@ class Opening:
         of_data = "data.fingerprint"
         mine = {of_data: fingerprint, **settings_shown(self.config, self._SETTINGS)}
         may_change = ("steps_per_call", "jit_compile", "direction")
-        for name in ("data.path", "data.load.path", *(f"training.{key}" for key in may_change)):
+        of_files = ("data.path", "data.load.path", "data.channel_axis")
+        for name in (*of_files, *(f"training.{key}" for key in may_change)):
             mine.pop(name, None)
         if second_objective is not None:
             mine["costs.second_objective"] = second_objective

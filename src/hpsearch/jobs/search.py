@@ -211,7 +211,8 @@ class Search:
         budget = self.budget
         with Watch(budget.trial_timeout_s, budget.grace_s, _end_build):
             try:
-                model = build_model(hypermodel, hp)
+                shape = architecture.statistics.image_shape
+                model = build_model(hypermodel, hp, shape)
             except TrialTimedOutError:
                 raise _builds_too_long() from None
         return _DrawnModel(model, hp, hypermodel, probe.distributions)
@@ -338,9 +339,12 @@ class Search:
         else:
             model, version = conclusion.register(best, data, progress)
             cheapest = conclusion.register_cheapest(data, progress)
-            test = self.data.test()
-            evaluated = EvaluatedModel(model, self.uncertainty, data.val, test)
-            evaluation = conclusion.evaluate(evaluated, version, progress)
+            if self.data.has_test():
+                test = self.data.test()
+                evaluated = EvaluatedModel(model, self.uncertainty, data.val, test)
+                evaluation = conclusion.evaluate(evaluated, version, progress)
+            else:
+                conclusion.say_no_test(version, progress)
         searched = conclusion.searched()
         progress.console.print(searched.best_by_column().as_table())
         run_id = conclusion.parent.run_id

@@ -5,18 +5,42 @@ It is shown on a terminal, or returned as plain data for a program that started 
 
 from __future__ import annotations
 
+import html
 import math
 import shlex
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import keras
+import mlflow
+import pandas as pd
+from mlflow import MlflowClient
 from rich.console import Console
 
+from hpsearch.errors import SearchError
 from hpsearch.evaluation.evaluated_model import Evaluation
+from hpsearch.models.own_code import import_own_code
+from hpsearch.space.bounds import Value
 from hpsearch.study.storage import without_password
 from hpsearch.study.study import number_of, value_of
+from hpsearch.study.trial_end import TrialEnd
 from hpsearch.study_report.commands import Commands
 from hpsearch.study_report.searched import Outcome, Searched
-from hpsearch.tracking.registry import Version
+from hpsearch.tracking.registry import Registry, Version
+
+
+class Best(NamedTuple):
+    """The best trial of a search.
+
+    Attributes:
+        number: The number of the trial.
+        value: Its monitored value.
+        hyperparameters: What it drew, by name.
+    """
+
+    number: int
+    value: float
+    hyperparameters: dict[str, Value]
 
 
 @dataclass(frozen=True)
@@ -41,6 +65,89 @@ class SearchResult:
     evaluation: Evaluation | None
     parent_run_id: str
     look: str
+
+    @property
+    def study_name(self) -> str:
+        """The name of the study, which is also the name of the registered model."""
+        return self.searched.name
+
+    @property
+    def best(self) -> Best:
+        """The best trial.
+
+        Raises:
+            SearchError: No trial has finished.
+        """
+        trial = self.outcome.best
+        if trial is None:
+            raise SearchError(f"No trial of study {self.searched.name} has finished.")
+        return Best(number_of(trial), self.value, self.searched.values(trial))
+
+    def model(self) -> keras.Model:
+        """Load the registered model of the best trial, which is not compiled.
+
+        Raises:
+            SearchError: This search has registered no version.
+        """
+        if self.version is None:
+            raise SearchError(
+                f"This worker has registered no version of {self.searched.name}, because others "
+                "still worked on the study; search again when they have ended."
+            )
+        uri = self.searched.tracking_uri
+        client = MlflowClient(uri, registry_uri=uri)
+        registry = Registry(client, import_own_code)
+        # MLflow loads from its own store, which a later search may have changed.
+        others = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_registry_uri(uri)
+        try:
+            model, _found = registry.load(self.version.name, self.version.number)
+        finally:
+            mlflow.set_tracking_uri(others[0])
+            mlflow.set_registry_uri(others[1])
+        return model
+
+    def trials(self) -> pd.DataFrame:
+        """Return a table with a row for each trial, in the order of their numbers.
+
+        Its columns are number, end, value, epochs and duration_s, then one for each
+        hyperparameter. The value of a trial that did not finish is missing.
+        """
+        rows = []
+        for trial in self.searched.trials:
+            ended = TrialEnd.of(trial)
+            word = "running"
+            value = None
+            if ended is not None:
+                word = ended.word
+            if ended == TrialEnd.FINISHED:
+                value = value_of(trial)
+            duration_s = math.nan
+            if trial.duration is not None:
+                duration_s = trial.duration.total_seconds()
+            row = {
+                "number": number_of(trial),
+                "end": word,
+                "value": value,
+                "epochs": len(trial.intermediate_values),
+                "duration_s": duration_s,
+            }
+            rows.append(row | self.searched.values(trial))
+        return pd.DataFrame(rows)
+
+    def _repr_html_(self) -> str:
+        """Return the best trials as a table, for a notebook."""
+        rows = self.searched.best_rows(5)
+        lines = []
+        for place, row in enumerate(rows):
+            tag = "td"
+            if place == 0:
+                tag = "th"
+            cells = [f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in row]
+            lines.append(f"<tr>{''.join(cells)}</tr>")
+        title = html.escape(f"The best trials of study {self.searched.name}")
+        return f"<p>{title}</p><table>{''.join(lines)}</table>"
 
     @property
     def _uri(self) -> str:
@@ -83,17 +190,19 @@ class SearchResult:
 
     def show(self, console: Console) -> None:
         """Print the evaluation, the versions and the commands that a person may give next."""
+        self.show_found(console)
+        for line in self._next_steps():
+            console.print(line, soft_wrap=True, markup=False)
+
+    def show_found(self, console: Console) -> None:
+        """Print the evaluation and the versions."""
         if self.evaluation is not None:
             section = self.evaluation.section()
             console.print(section.as_table())
             console.print(section.text, soft_wrap=True, markup=False)
-        lines = []
         for version in (self.version, self.cheapest):
             if version is not None:
-                lines.append(version.sentence())
-        lines += self._next_steps()
-        for line in lines:
-            console.print(line, soft_wrap=True, markup=False)
+                console.print(version.sentence(), soft_wrap=True, markup=False)
 
     def _next_steps(self) -> list[str]:
         """Return the commands that a person may give next, one a line."""

@@ -1,8 +1,9 @@
 """Make the HyperModel of each trial from an architecture of the configuration.
 
 An architecture in `conf/arch` names the class of a HyperModel and some arguments of its
-constructor. `build_hypermodel` adds the arguments that depend on the data, such as the image
-shape. `Architecture` also lets the bounds of a search draw arguments of the constructor.
+constructor, or a function `build_model(hp)` and some of its arguments. `build_hypermodel` adds the
+arguments that depend on the data, such as the image shape. `Architecture` also lets the bounds of
+a search draw these arguments.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from keras.src.backend.common import global_state
 from keras_tuner import HyperModel, HyperParameters
 
 from hpsearch.data.statistics import DataStatistics
-from hpsearch.errors import ModelError
+from hpsearch.errors import ModelError, first_line
 from hpsearch.models.loss_and_optimizer import MOMENTUMS, OptimizerFactory
 from hpsearch.models.sparse import Sparsity
 from hpsearch.space.bounds import Value
@@ -35,11 +36,12 @@ def build_hypermodel(
 
     These arguments are `statistics`, `optimizer`, `sparsity`, the image shape (`image_shape` or
     `input_shape`) and the number of classes (`n_classes`, `classes` or `num_classes`). The
-    constructor receives those that it accepts and that the configuration does not set.
+    constructor receives those that it accepts and that the configuration does not set. So does a
+    function that builds a model, `build_model(hp)`, from which a HyperModel is made.
 
     Args:
-        factory: A partial of the HyperModel's class, as Hydra makes it from `_target_` with
-            `_partial_: true`.
+        factory: A partial of the HyperModel's class, or of a function that takes `hp` and returns
+            a model, as Hydra makes it from `_target_` with `_partial_: true`.
         statistics: Shape, number of classes and statistics of the train images.
         optimizer: Makes an optimizer from `learning_rate` and its momentum.
         sparsity: Makes the sparse layers of an architecture whose constructor accepts it; None
@@ -60,27 +62,79 @@ def build_hypermodel(
             f"Expected an architecture of dense layers with sparsity=; {name} knows no sparse "
             f"layers."
         )
-    known = _known_arguments(statistics, optimizer)
-    if sparsity is not None:
-        known["sparsity"] = sparsity
-    given = {}
-    for key, value in known.items():
-        if key in accepted and key not in factory.keywords:
-            given[key] = value
+    settable = accepted.keys() - factory.keywords.keys()
+    known = _known_arguments(statistics, optimizer, sparsity)
+    given = {key: value for key, value in known.items() if key in settable}
+    hp_name = _hp_argument(factory, accepted, given)
+    if hp_name is not None:
+        others = {key: value for key, value in accepted.items() if key != hp_name}
+        _check_complete(name, others, given)
+        return _BuiltByFunction(partial(factory, **given), hp_name)
     _check_complete(name, accepted, given)
+    return _made(factory, given)
+
+
+def _made(factory: partial[HyperModel], given: Mapping[str, object]) -> HyperModel:
+    """Return the HyperModel that a factory makes; raise ModelError if it makes something else."""
     hypermodel = factory(**given)
     if not isinstance(hypermodel, HyperModel):
+        name = getattr(factory.func, "__name__", repr(factory.func))
         made = type(hypermodel).__name__
         raise ModelError(
-            f"Expected arch._target_ to name a keras_tuner.HyperModel; {name} makes a {made}."
+            f"Expected arch._target_ to name a keras_tuner.HyperModel or a function "
+            f"build_model(hp); {name} makes a {made}."
         )
     return hypermodel
 
 
-def _known_arguments(statistics: DataStatistics, optimizer: OptimizerFactory) -> dict[str, object]:
+class _BuiltByFunction(HyperModel):  # type: ignore[misc]
+    """A HyperModel whose models a function builds.
+
+    Args:
+        function: Returns a compiled model; all its arguments but `hp` are known.
+        hp_name: The name of the argument that takes the hyperparameters.
+    """
+
+    def __init__(self, function: partial[keras.Model], hp_name: str) -> None:
+        super().__init__()
+        self._function = function
+        self._hp_name = hp_name
+
+    def build(self, hp: HyperParameters) -> keras.Model:
+        """Return the model that the function builds with `hp`."""
+        return self._function(**{self._hp_name: hp})
+
+
+def _hp_argument(
+    factory: partial[HyperModel],
+    accepted: Mapping[str, Parameter],
+    given: Mapping[str, object],
+) -> str | None:
+    """Return the argument of a function that takes the hyperparameters.
+
+    It is `hp`, or the first argument that is needed and that nothing gives. A class and a function
+    without such an argument make a HyperModel; the answer is then None.
+    """
+    if isinstance(factory.func, type):
+        return None
+    if "hp" in accepted:
+        return "hp"
+    for key, parameter in accepted.items():
+        is_named = parameter.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+        if is_named and key not in given and parameter.default is parameter.empty:
+            return key
+    return None
+
+
+def _known_arguments(
+    statistics: DataStatistics,
+    optimizer: OptimizerFactory,
+    sparsity: Sparsity | None,
+) -> dict[str, object]:
+    """Return all arguments that the job knows, by every name that they may have."""
     shape = statistics.image_shape
     n_classes = statistics.n_classes
-    return {
+    known = {
         "statistics": statistics,
         "optimizer": optimizer,
         "image_shape": shape,
@@ -89,6 +143,9 @@ def _known_arguments(statistics: DataStatistics, optimizer: OptimizerFactory) ->
         "classes": n_classes,
         "num_classes": n_classes,
     }
+    if sparsity is not None:
+        known["sparsity"] = sparsity
+    return known
 
 
 def _check_complete(
@@ -108,13 +165,31 @@ def _check_complete(
             )
 
 
-def build_model(hypermodel: HyperModel, hp: HyperParameters) -> keras.Model:
+def build_model(
+    hypermodel: HyperModel,
+    hp: HyperParameters,
+    input_shape: Sequence[int] | None = None,
+) -> keras.Model:
     """Build a model whose metrics have the same names in every model of the process.
 
     Keras numbers metrics without a given name through the whole process: `auc`, `auc_1`, `auc_2`.
     This function counts from the start in each model, so that the first of each is `auc`.
+
+    Args:
+        hypermodel: The HyperModel.
+        hp: The hyperparameters.
+        input_shape: The shape of one input. A `Sequential` model without an `Input` layer is built
+            for it, as Keras's `fit` would do at its first batch; None leaves such a model as it is.
+
+    Raises:
+        ModelError: The HyperModel returns no model, or the model cannot be built for the shape.
     """
     model = hypermodel.build(hp)
+    if not isinstance(model, keras.Model):
+        kind = type(model).__name__
+        raise ModelError(f"Expected build(hp) to return a compiled keras.Model; received {kind}.")
+    if input_shape is not None:
+        _build_sequential(model, input_shape)
     counts: dict[str, int] = {}
     for metric in _user_metrics(model):
         name = _default_name(metric)
@@ -126,6 +201,20 @@ def build_model(hypermodel: HyperModel, hp: HyperParameters) -> keras.Model:
             name = f"{name}_{number}"
         metric.name = name
     return model
+
+
+def _build_sequential(model: keras.Model, input_shape: Sequence[int]) -> None:
+    """Build a `Sequential` model that waits for its first batch."""
+    if model.built or not isinstance(model, keras.Sequential):
+        return
+    try:
+        model.build((None, *input_shape))
+    except Exception as error:  # layers may raise anything
+        shape = tuple(input_shape)
+        raise ModelError(
+            f"Expected a model that takes inputs of shape {shape}; Keras cannot build it for them: "
+            f"{first_line(error)}."
+        ) from error
 
 
 def _user_metrics(model: keras.Model) -> list[Metric]:

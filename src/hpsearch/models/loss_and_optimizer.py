@@ -86,6 +86,20 @@ def labels_for(model: keras.Model) -> Literal["sparse", "onehot"]:
     )
 
 
+def check_rows(model: keras.Model) -> None:
+    """Raise ModelError if a model cannot be trained on a data set of one-hot rows.
+
+    Rows become labels where the loss of Keras takes labels, which changes no value. Nobody knows
+    what a loss that is not of Keras takes, and `labels_for` gives it labels.
+    """
+    if labels_for(model) == "sparse" and not _is_of_keras(_single(model.loss)):
+        raise ModelError(
+            "Expected labels (N,) for a model with a loss of its own, received one-hot rows: give "
+            "labels with argmax(axis=1), and let the loss take them or inherit from "
+            "keras.losses.CategoricalCrossentropy."
+        )
+
+
 def numbers_of(logs: Mapping[str, object]) -> dict[str, float]:
     """Return each number of Keras's logs.
 

@@ -25,6 +25,8 @@ from importlib.metadata import Distribution, packages_distributions
 from pathlib import Path
 from typing import Any
 
+import keras
+
 from hpsearch.models.moved_names import with_current_names
 
 
@@ -149,6 +151,43 @@ def import_modules(modules: Iterable[str]) -> None:
     """Import modules, so that they register their classes with Keras."""
     for name in with_current_names(list(modules)):
         importlib.import_module(name)
+
+
+def names_in_main(config: object) -> list[str]:
+    """Return the names of a model's classes and functions that `__main__` has defined.
+
+    That is a script that runs, or a notebook. No other process can import them.
+
+    Args:
+        config: The model's configuration as Keras writes it.
+    """
+    found = set()
+    parts: Iterable[object] = ()
+    if isinstance(config, list):
+        parts = config
+    if isinstance(config, dict):
+        parts = config.values()
+        name = _name_in_main(config)
+        if name:
+            found.add(name)
+    for part in parts:
+        found.update(names_in_main(part))
+    return sorted(found)
+
+
+def _name_in_main(config: Mapping[str, object]) -> str:
+    """Return the name of what a configuration describes if `__main__` has defined it.
+
+    Keras writes no module for a class of `__main__`, and no true one for functions.
+    """
+    registered_name = config.get("registered_name")
+    if "class_name" not in config or not isinstance(registered_name, str):
+        return ""
+    known = keras.saving.get_registered_object(registered_name)
+    is_in_main = getattr(known, "__module__", None) == "__main__"
+    if config.get("module") is not None and not is_in_main:
+        return ""
+    return registered_name.rpartition(">")[2]
 
 
 def _named_modules(config: object) -> Iterator[str]:

@@ -14,7 +14,7 @@ from keras.layers import Activation, BatchNormalization, Dense, Identity, LayerN
 from keras_tuner import HyperModel, HyperParameters
 
 from hpsearch.data.statistics import DataStatistics
-from hpsearch.errors import ConfigError, did_you_mean
+from hpsearch.errors import ConfigError, ModelError, did_you_mean
 from hpsearch.models.loss_and_optimizer import OptimizerFactory, make_optimizer
 from hpsearch.models.preprocessing import standardization
 
@@ -86,8 +86,19 @@ class Net(HyperModel):  # type: ignore[misc]
             raise ConfigError(wrong + did_you_mean(str(value), choices))
 
     def _first(self) -> list[keras.Layer]:
-        """Return the input and the layer that standardizes it."""
-        image = keras.Input(self.statistics.image_shape)
+        """Return the input and the layer that standardizes it.
+
+        Raises:
+            ModelError: The inputs are no images.
+        """
+        shape = self.statistics.image_shape
+        if len(shape) != 3:
+            raise ModelError(
+                f"Expected images (H, W, C) for this architecture, received inputs of shape "
+                f"{shape}; give a model of your own for them: arch=own "
+                f"arch._target_=mymodels.build_model."
+            )
+        image = keras.Input(shape)
         return [image, standardization(self.statistics, self.standardize)]
 
     def _activated(self, weights: keras.Layer) -> list[keras.Layer]:

@@ -20,10 +20,12 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from hpsearch.data.split import Examples, Images
+from hpsearch.data.forms import Images
+from hpsearch.data.split import Examples
 from hpsearch.errors import ModelError, SearchError
 from hpsearch.mc_dropout.passes import check_distributions
 from hpsearch.mc_dropout.prediction import McDropout
+from hpsearch.models.own_code import config_of, names_in_main
 from hpsearch.serving.fresh_process import Answer, Question, first_line
 
 
@@ -94,8 +96,9 @@ def _saved_and_loaded(model: keras.Model) -> keras.Model:
         file = Path(folder) / "model.keras"
         try:
             model.save(file, include_optimizer=False)
+            _refuse_main(file)
             return keras.models.load_model(file, compile=False)
-        except OSError:  # an error of the disk
+        except (OSError, ModelError):  # an error of the disk, or what was refused
             raise
         except Exception as error:  # Keras or a user's class can raise any error
             said = first_line(error)
@@ -103,6 +106,18 @@ def _saved_and_loaded(model: keras.Model) -> keras.Model:
                 "The models of this search could not be registered: Keras cannot save and load "
                 f"one ({said}); {cure(said)}."
             ) from error
+
+
+def _refuse_main(file: Path) -> None:
+    """Raise ModelError if a saved model has classes or functions of a notebook or script."""
+    names = names_in_main(config_of(file).get("config"))
+    if names:
+        listed = ", ".join(names)
+        raise ModelError(
+            f"The models of this search could not be registered: {listed} is defined in the "
+            "notebook or script itself, which no other process can import; put it into a module, "
+            "a .py file beside it, and import it from there."
+        )
 
 
 def _outputs(model: keras.Model, images: Images) -> list[np.ndarray] | None:

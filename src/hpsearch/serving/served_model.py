@@ -35,7 +35,7 @@ class Record:
     Attributes:
         settings: Settings of MC Dropout.
         class_names: A name for each class.
-        image_shape: Height, width, channels.
+        image_shape: Height, width, channels of an image; the shape of any other input.
         thresholds: By method, the smallest probability with which a class belongs to the conformal
             set, in [0, 1]. A model without dropout has no "mc".
         modules: Modules to import before the model is loaded.
@@ -48,7 +48,7 @@ class Record:
 
     settings: McDropout
     class_names: list[str]
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     thresholds: dict[str, float]
     modules: list[str] = field(default_factory=list)
 
@@ -105,7 +105,7 @@ class ServedModel(PythonModel):
 
         Args:
             context: Context of MLflow; not used.
-            model_input: Raw pixels, (N, H, W, C).
+            model_input: Raw pixels, (N, H, W, C), or other inputs of the shape in the record.
             params: `method`, "mc" or "plain"; `n_samples`, from 1 to 10,000; `seed`, where equal
                 seeds give equal answers; `return_samples`.
 
@@ -124,10 +124,13 @@ class ServedModel(PythonModel):
         """Return the images of a request as an array, or raise ModelError."""
         images = np.asarray(given)
         image_shape = self.record.image_shape
-        is_batch = images.ndim == 4 and len(images) > 0
+        is_batch = images.ndim > 1 and len(images) > 0
         if not is_batch or images.shape[1:] != image_shape:
+            kind = "inputs"
+            if len(image_shape) == 3:
+                kind = "images"
             axes = ", ".join(map(str, image_shape))
-            raise ModelError(f"Expected images (N, {axes}), received shape {images.shape}.")
+            raise ModelError(f"Expected {kind} (N, {axes}), received shape {images.shape}.")
         is_number = images.dtype.kind in "iuf"
         if not is_number or not np.isfinite(images).all():
             raise ModelError(

@@ -152,7 +152,7 @@ def proved_program(
     images, labels, *_ = tensors
     try:
         with GLOBAL_GENERATOR, untouched_randomness():
-            model = build_model(work.hypermodel, work.hp)
+            model = build_model(work.hypermodel, work.hp, images.shape[1:])
             _check_copy(model, structure, images)
             if jit is None:
                 jit = _is_compiled_faster(model)

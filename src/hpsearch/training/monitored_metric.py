@@ -15,7 +15,7 @@ from keras.metrics import Metric
 
 from hpsearch.data.split import SearchData
 from hpsearch.errors import ConfigError, ModelError, did_you_mean, first_line
-from hpsearch.models.loss_and_optimizer import labels_for, numbers_of
+from hpsearch.models.loss_and_optimizer import check_rows, labels_for, numbers_of
 from hpsearch.study.direction import Direction
 from hpsearch.training.own_fit import owns_fit
 from hpsearch.training.settings import Training
@@ -40,9 +40,11 @@ def directed(
 
     Raises:
         ConfigError: The model does not report the metric, or nothing gives its direction.
-        ModelError: The metrics do not fit the model and the labels.
+        ModelError: The metrics or a loss do not fit the model and the labels.
     """
     form = labels_for(model)
+    if data.has_rows:
+        check_rows(model)
     monitor = training.monitor
     part, _, name = monitor.partition("/")
     is_of_part = part in ("train", "val")

@@ -160,7 +160,7 @@ class Objective:
         with GLOBAL_GENERATOR:
             keras.utils.set_random_seed(derive(seed, "weights"))
             hypermodel = self.make(hp)
-            model = build_model(hypermodel, hp)
+            model = build_model(hypermodel, hp, self.trainer.data.image_shape)
         return hypermodel, model
 
     def _describe(

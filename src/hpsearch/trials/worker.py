@@ -22,7 +22,6 @@ import keras
 import psutil
 
 from hpsearch.study.worker_process import this_process
-from hpsearch.tracking.tracking import Tracking
 from hpsearch.training.trainer import Trainer
 from hpsearch.trials.attempt import OutOfTimeError
 from hpsearch.trials.objective import Objective
@@ -68,7 +67,7 @@ def _run_slot(objective: Objective) -> bool:
             try:
                 objective.run(trial)
                 if objective.trainer.n_slots == 1:
-                    memory.after_trial(objective.trainer, objective.tracking)
+                    memory.after_trial(objective)
             except OutOfTimeError:
                 return False
         elif study.budget.linger and study.has_work_in_progress():
@@ -87,13 +86,15 @@ class _Memory:
     _N_WARM_UP = 3  # trials in which libraries load what they need
 
     def __init__(self) -> None:
+        self._has_said = False
         self._n_trials = 0
         self._least = 0.0
 
-    def after_trial(self, trainer: Trainer, tracking: Tracking) -> None:
+    def after_trial(self, objective: Objective) -> None:
         """Free memory if the process has grown, and replace the process if that does not help.
 
-        Call it between two trials, while no trial runs in this process.
+        A process that may not be replaced says once that it grows. Call this between two trials,
+        while no trial runs in this process.
         """
         self._n_trials += 1
         if self._n_trials <= self._N_WARM_UP:
@@ -101,11 +102,22 @@ class _Memory:
             return
         if _resident() < self._least + self._FREE_FROM:
             return
-        _free(trainer)
-        if _resident() >= self._least + self._RESTART_FROM and this_process.can_restart():
+        _free(objective.trainer)
+        grown = _resident() - self._least
+        if grown < self._RESTART_FROM:
+            return
+        if this_process.can_restart():
             # What has not arrived in MLflow by then waits on the disk.
-            tracking.spool.drain(30.0)
+            objective.tracking.spool.drain(30.0)
             this_process.restart()
+        if not self._has_said:
+            self._has_said = True
+            objective.progress.say(
+                f"The memory of this process has grown by {grown / 1e6:.0f} MB, since libraries "
+                "keep what they compiled for each structure of a model. If it becomes scarce, "
+                "interrupt the search, restart the notebook or script and start the same search "
+                "again; it goes on where it stopped."
+            )
 
 
 def _free(trainer: Trainer) -> None:

@@ -1,0 +1,348 @@
+"""`hpsearch.search` is the command `search` with arrays: same study, same trials, same mistakes."""
+
+import os
+import sys
+from contextlib import chdir
+from functools import partial
+from unittest import mock
+
+import keras
+import keras_tuner
+import numpy as np
+import pandas as pd
+import pytest
+from keras import layers
+from rich.console import Console
+from sklearn.datasets import load_digits
+
+import hpsearch
+from hpsearch.cli.command_line import composed
+from hpsearch.cli.words import words_of
+from hpsearch.errors import ConfigError, DataError, ModelError
+
+GUIDE = '''
+import keras
+from keras import layers
+
+
+def build_model(hp):
+    """The first model of KerasTuner's guide."""
+    model = keras.Sequential()
+    model.add(layers.Flatten())
+    model.add(
+        layers.Dense(
+            units=hp.Int("units", min_value=32, max_value=512, step=32),
+            activation=hp.Choice("activation", ["relu", "tanh"]),
+        )
+    )
+    if hp.Boolean("dropout"):
+        model.add(layers.Dropout(rate=0.25))
+    model.add(layers.Dense(10, activation="softmax"))
+    learning_rate = hp.Float("lr", min_value=1e-4, max_value=1e-2, sampling="log")
+    model.compile(
+        optimizer=keras.optimizers.Adam(learning_rate=learning_rate),
+        loss="categorical_crossentropy",
+        metrics=["accuracy"],
+    )
+    return model
+
+
+def simple_convnet(hp):
+    """The model of Keras's guide, with two hyperparameters."""
+    model = keras.Sequential(
+        [
+            keras.Input(shape=(8, 8, 1)),
+            layers.Conv2D(hp.Int("filters", 8, 16, 8), kernel_size=(3, 3), activation="relu"),
+            layers.MaxPooling2D(pool_size=(2, 2)),
+            layers.Flatten(),
+            layers.Dropout(0.5),
+            layers.Dense(10, activation="softmax"),
+        ]
+    )
+    adam = keras.optimizers.Adam(hp.Float("learning_rate", 1e-4, 1e-2, sampling="log"))
+    model.compile(loss="categorical_crossentropy", optimizer=adam, metrics=["accuracy"])
+    return model
+'''
+X = np.zeros((40, 3), "float32")
+Y = np.arange(40) % 2
+
+
+def flat(hp, n_classes, width=4):
+    """A model of inputs (N, D) or (N, H, W), with labels as they come."""
+    model = keras.Sequential(
+        [
+            layers.Flatten(),
+            layers.Dense(width, "relu"),
+            layers.Dropout(0.2),
+            layers.Dense(n_classes, "softmax"),
+        ]
+    )
+    adam = keras.optimizers.Adam(hp.Float("rate", 1e-3, 1e-1, sampling="log"))
+    model.compile(adam, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+class Layer(layers.Dense):
+    """A layer whose class a test moves into `__main__`."""
+
+
+def with_own_layer(hp):
+    model = keras.Sequential([keras.Input((3,)), Layer(2, activation="softmax")])
+    model.compile(keras.optimizers.SGD(hp.Float("rate", 0.1, 0.2)), "categorical_crossentropy")
+    return model
+
+
+@pytest.fixture
+def place(workplace):
+    """A folder with MLflow's tables and a module of a person's own, from which Python imports."""
+    (workplace.folder / "guide_models.py").write_text(GUIDE)
+    store = {"MLFLOW_TRACKING_URI": f"sqlite:///{workplace.folder}/mlflow.db"}
+    sys.modules.pop("guide_models", None)
+    with (
+        mock.patch.dict(os.environ, store),
+        mock.patch.object(sys, "path", [str(workplace.folder), *sys.path]),
+        chdir(workplace.folder),
+    ):
+        yield workplace
+
+
+def search(build_model, x, y, **given):
+    """Search with few passes of MC Dropout and no output."""
+    config = {"uncertainty.n_samples": 4, "training.jit_compile": False, **given.pop("config", {})}
+    return hpsearch.search(build_model, x, y, config=config, console=Console(quiet=True), **given)
+
+
+def digits():
+    bunch = load_digits()
+    images = (bunch.images[..., np.newaxis] / 16).astype("float32")
+    rows = keras.utils.to_categorical(bunch.target, 10)
+    return images, rows
+
+
+def trials_of(study):
+    found = []
+    for trial in study.trials:
+        found.append((trial.params, trial.state.name, trial.value, trial.intermediate_values))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["build_model", "simple_convnet"])
+def test_a_guides_model_is_searched_as_by_the_command_and_either_goes_on(place, name):
+    import guide_models  # noqa: PLC0415 (the fixture has written it)
+
+    x, y = digits()
+    parts = {
+        "x_train": x[:300],
+        "y_train": y[:300],
+        "x_val": x[300:500],
+        "y_val": y[300:500],
+        "x_test": x[500:700],
+        "y_test": y[500:700],
+    }
+    np.savez("digits.npz", **parts)
+    words = [
+        *("data=npz", "data.path=digits.npz", "arch=own", f"arch._target_=guide_models.{name}"),
+        *("training.epochs=2", "seed=3", "uncertainty.n_samples=4", "training.jit_compile=false"),
+    ]
+    function = partial(
+        search,
+        getattr(guide_models, name),
+        parts["x_train"],
+        parts["y_train"],
+        validation_data=(parts["x_val"], parts["y_val"]),
+        test_data=(parts["x_test"], parts["y_test"]),
+        epochs=2,
+        seed=3,
+    )
+    result = function(n_trials=2, study_name="there")
+    # The numbers of a trial follow from the name of its study, so each has a storage of its own.
+    storage = "storage.path=other.db"
+    done = place.here(*words, "study.name=there", "budget.n_trials=2", storage)
+    assert done.returncode == 0, done.stderr
+    mine = place.study("there")
+    import optuna  # noqa: PLC0415
+
+    theirs = optuna.load_study(study_name="there", storage="sqlite:///other.db")
+    assert trials_of(mine) == trials_of(theirs)
+    assert mine.user_attrs["settings"] == theirs.user_attrs["settings"]
+    assert result.best.value == min(t.value for t in mine.trials if t.value is not None)
+    assert result.best.hyperparameters == mine.trials[result.best.number].params
+    # The command goes on with the function's study, and the function with the command's.
+    done = place.here(*words, "study.name=there", "budget.n_trials=3")
+    assert done.returncode == 0, done.stderr
+    more = function(n_trials=4, study_name="there")
+    assert list(more.trials()["number"]) == [0, 1, 2, 3]
+    loaded = more.model()
+    assert loaded.predict(x[:5], verbose=0).shape == (5, 10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shape", "labels"), [((5,), "whole"), ((4, 6), "column"), ((2, 3, 4, 2), "rows")]
+)
+def test_inputs_of_any_shape_are_searched_evaluated_and_served(place, shape, labels):
+    rng = np.random.default_rng(0)
+    y = np.arange(240) % 3
+    x = rng.normal(size=(240, *shape)) + y.reshape(-1, *[1] * len(shape))
+    targets = {
+        "whole": y.astype(float).tolist(),
+        "column": pd.DataFrame({"class": y}),
+        "rows": np.eye(3)[y],
+    }[labels]
+    result = search(
+        flat, x.tolist(), targets, test_data=(x[:60], y[:60]), n_val=60, n_trials=1, epochs=2
+    )
+    assert result.evaluation is not None
+    assert result.model().input_shape == (None, *shape)
+    assert list(result.trials().columns) == [
+        *("number", "end", "value", "epochs", "duration_s", "rate"),
+    ]
+    assert "rate" in result._repr_html_()
+    arrays = {"x_train": x, "y_train": y, "x_test": x[:60], "y_test": y[:60]}
+    np.savez("given.npz", **arrays)
+    words = (
+        "registered_model=npz-own",
+        "version=1",
+        "parts.calibration=null",
+        "parts.ensembles=null",
+    )
+    done = place.here(*words, script="evaluate")
+    assert "given to hpsearch.search and are not stored" in done.stderr
+    done = place.here(*words, "data_path=given.npz", script="evaluate")
+    assert done.returncode == 0, done.stderr
+    import mlflow  # noqa: PLC0415
+
+    served = mlflow.pyfunc.load_model(result.version.uri)
+    answer = served.predict(x[:3].astype("float32"))
+    assert len(answer) == 3
+
+
+@pytest.mark.slow
+def test_without_test_data_nothing_is_evaluated_and_a_second_call_returns_the_same(place):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(100, 4)), np.arange(100) % 2
+    call = partial(search, flat, x, y, validation_data=(x, y), n_trials=1, epochs=1)
+    first, second = call(), call()
+    assert first.evaluation is None
+    assert first.best == second.best
+    assert first.version.number == second.version.number
+    version = place.client.get_model_version("npz-own", "1")
+    assert "no test part" in version.tags["hpsearch.not_evaluated_because"]
+    other = call(study_name="other")
+    assert other.study_name == "other"
+    np.savez("given.npz", x_train=x, y_train=y, x_val=x, y_val=y)
+    words = ("registered_model=npz-own", "version=1")
+    done = place.here(*words, "data_path=given.npz", script="evaluate")
+    assert done.returncode == 2
+    assert "has no test part" in done.stderr
+
+
+class Model(keras_tuner.HyperModel):
+    def __init__(self, n_classes, width=4):
+        super().__init__()
+        self.n_classes, self.width = n_classes, width
+
+    def build(self, hp):
+        return flat(hp, self.n_classes, self.width)
+
+
+class Nets:
+    def build(self, hp):
+        return flat(hp, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "given",
+    [Model, Model(2), partial(flat, width=3), Nets().build, lambda hp: flat(hp, 2)],
+    ids=["class", "instance", "partial", "bound method", "lambda"],
+)
+def test_all_that_builds_models_is_taken(place, given):
+    result = search(given, X, Y, validation_data=(X, Y), n_trials=1, epochs=1, study_name="a")
+    assert result.version.name == "a"
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "sentence"),
+    [
+        ({"n_trails": 3}, ConfigError, "no keyword n_trails. Did you mean 'n_trials'"),
+        ({"max_trials": 3}, ConfigError, "no keyword max_trials: give n_trials"),
+        ({"sample_weight": Y}, ConfigError, "sample weights cannot be searched"),
+        ({"pruner": "promotin"}, ConfigError, "no pruner=promotin. Did you mean 'promoting'"),
+        ({"config": {"training.epoch": 3}}, ConfigError, "Did you mean 'epochs'"),
+        ({"epochs": "many"}, ConfigError, "training.epochs must be a whole number"),
+        ({"config": {"seed": object()}}, ConfigError, "Expected seed to be a number, a text"),
+        ({"study_name": "${seed}"}, ConfigError, "without .* in study.name, which would refer"),
+        ({"space": 3}, ConfigError, "Expected space to be a dictionary"),
+        ({"validation_data": (X, Y, Y)}, DataError, "a third element: sample weights"),
+        ({"validation_data": X}, DataError, "a pair of arrays"),
+        ({"x": {"a": X}}, DataError, "several inputs or outputs"),
+        ({"x": [X, X[:, :2]]}, DataError, "several inputs or outputs"),
+        ({"x": [[1, 2], [3]]}, DataError, "that NumPy cannot convert"),
+        ({"x": np.array([["a", "b"]])}, DataError, "turn texts and categories into numbers"),
+        ({"x": (batch for batch in [X])}, DataError, "generators of batches"),
+        ({"y": None}, DataError, "Expected y to be an array of numbers, received None"),
+        ({"y": np.full((40, 2), 0.5)}, DataError, "rows that are not one 1 among zeros"),
+        ({"build_model": keras.Sequential()}, ConfigError, "a function build_model"),
+        ({"build_model": dict}, ConfigError, "a function build_model"),
+    ],
+)
+def test_mistakes_are_answered_in_a_sentence_before_anything_is_made(
+    tmp_path, given, error, sentence
+):
+    words = {"build_model": flat, "x": X, "y": Y, **given}
+    with chdir(tmp_path), pytest.raises(error, match=sentence):
+        hpsearch.search(words.pop("build_model"), words.pop("x"), words.pop("y"), **words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_small_data_without_validation_data_are_refused_in_the_known_sentence(tmp_path):
+    with chdir(tmp_path), pytest.raises(DataError, match=r"Expected data\.n_val .* received 1000"):
+        search(flat, X, Y)
+    assert not list(tmp_path.iterdir())
+
+
+def own_loss(y_true, y_pred):
+    return keras.losses.sparse_categorical_crossentropy(y_true, y_pred)
+
+
+def with_own_loss(hp):
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2, activation="softmax")])
+    model.compile(keras.optimizers.SGD(hp.Float("rate", 0.1, 0.2)), own_loss)
+    return model
+
+
+def test_one_hot_rows_are_refused_for_a_loss_that_nobody_knows(tmp_path):
+    rows = np.eye(2)[Y]
+    with chdir(tmp_path), pytest.raises(ModelError, match=r"Expected labels .* one-hot rows"):
+        search(with_own_loss, X, rows, validation_data=(X, rows))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_layer_of_the_notebook_itself_is_refused_before_the_study(tmp_path, monkeypatch):
+    monkeypatch.setattr(Layer, "__module__", "__main__")
+    with chdir(tmp_path), pytest.raises(ModelError, match="Layer is defined in the notebook"):
+        search(with_own_layer, X, Y, validation_data=(X, Y))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "text", ["a b", "a=b", "it's", 'say "x"', "back\\slash", "end\\", "1e-3", "null"]
+)
+def test_any_text_reaches_the_configuration_as_it_is(text):
+    words = words_of({"study_name": text}, {"storage.path": f"{text}.db"})
+    config = composed("search", words)
+    assert config.study.name == text
+    assert config.storage.path == f"{text}.db"
+
+
+def test_keywords_are_settings_and_none_is_the_default():
+    space = {"learning_rate": {"low": 1e-5, "high": 0.1, "scale": "log"}, "momentum": 0.9}
+    words = words_of({"n_trials": None, "epochs": 4, "space": space}, {"data.n_train": None})
+    assert words == [
+        "training.epochs=4",
+        "space.bounds.learning_rate={low:1e-05,high:0.1,scale:log}",
+        "space.bounds.momentum=0.9",
+        "data.n_train=null",
+    ]
