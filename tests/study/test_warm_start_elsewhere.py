@@ -148,6 +148,19 @@ def test_a_postgresql_database_begins_a_study_and_is_only_read(study, postgres_s
     assert "read-only transaction" in str(refused.value.__cause__)
 
 
+def test_a_database_of_an_earlier_optuna_is_refused_with_the_command_that_helps(
+    study, postgres_server
+):
+    url = postgres_server.new_database("earlier")
+    storage = RDBStorage(url)
+    foreign(storage)
+    with storage.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'v3.0.0.d'")
+    storage.engine.dispose()
+    with pytest.raises(ConfigError, match=r"change them with: optuna storage upgrade --storage"):
+        begun(study, url)
+
+
 def test_a_database_without_tables_of_optuna_gets_none(study, postgres_server):
     url = postgres_server.new_database("bare")
     with pytest.raises(StorageError, match=r"\(study.warm_storage\) cannot be read"):
