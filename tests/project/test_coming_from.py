@@ -93,10 +93,20 @@ def environment_with(folder: Path, *packages: str) -> Path:
     return python
 
 
+def environment_beside_keras(folder: Path, *packages: str) -> Path:
+    """Return such a Python that finds what it lacks, such as Keras, where these tests find it."""
+    python = environment_with(folder, *packages)
+    (own,) = folder.glob("lib/python*/site-packages")
+    (own / "keras.pth").write_text(site.getsitepackages()[0] + "\n")
+    return python
+
+
 @pytest.mark.slow
 def test_from_kerastuner(tmp_path, mlflow_tables):
     page = Page("kerastuner", tmp_path, mlflow_tables)
-    before = best_value(page.run("python before.py"))
+    pinned = ("-c", str(ROOT / "requirements.txt"))
+    python = environment_beside_keras(tmp_path / "venv", "tensorboard", *pinned)
+    before = best_value(page.shell(f'"{python}" before.py'))
     after = best_value(page.run("python after.py"))
     page.run("python make_data.py")
     from_the_command = page.study("digits-own").best_value
@@ -106,13 +116,10 @@ def test_from_kerastuner(tmp_path, mlflow_tables):
 @pytest.mark.slow
 def test_from_the_sweeper_of_hydra(tmp_path, mlflow_tables):
     page = Page("hydra_sweeper", tmp_path, mlflow_tables)
-    python = environment_with(tmp_path / "venv", *SWEEPER)
+    python = environment_beside_keras(tmp_path / "venv", *SWEEPER)
     install = next(block for block in page.blocks if "pip install" in block)
     named = {word.strip('"') for word in install.splitlines()[0].split()[2:]}
     assert named == set(SWEEPER)
-    # Keras and TensorFlow come from the environment of the tests; what the sweeper needs is first.
-    packages = next((tmp_path / "venv").glob("lib/python*/site-packages"))
-    (packages / "keras.pth").write_text(site.getsitepackages()[0] + "\n")
     page.shell(f'"{python}" train.py --multirun')
     (results,) = tmp_path.rglob("optimization_results.yaml")
     before = yaml.safe_load(results.read_text())["best_value"]
