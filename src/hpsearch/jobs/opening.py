@@ -113,7 +113,10 @@ class Opening:
         begun = study.user_attrs.get(WARM_START)
         if begun is not None:
             numbers = ", ".join(f"#{number}" for number in begun["trials"])
-            tags[f"hpsearch.{WARM_START}"] = f"{begun['study']} {numbers}"
+            origin = f"{begun['study']} {numbers}"
+            if "storage" in begun:
+                origin += f" in {begun['storage']}"
+            tags[f"hpsearch.{WARM_START}"] = origin
         parent = tracking.open_parent(study.study_name, known, tags)
         if parent.run_id != known:
             study.set_user_attr("parent_run_id", parent.run_id)

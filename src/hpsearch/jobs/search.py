@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple
 
 import keras
 import keras_tuner
@@ -42,7 +42,7 @@ from hpsearch.study.sampling import SeededSampler
 from hpsearch.study.storage import SharedStorage
 from hpsearch.study.study import SharedStudy
 from hpsearch.study.trial_end import TrialEnd
-from hpsearch.study.warm_start import Asked, WarmStart
+from hpsearch.study.warm_start import Asked, WarmSettings, WarmStart
 from hpsearch.study.worker_process import this_process
 from hpsearch.study_report.commands import Commands
 from hpsearch.tracking.runs import settings_shown
@@ -131,7 +131,7 @@ class Search:
         trainer = self.trainer(settings=settings, data=data, schedule=self.schedule)
         progress = Progress(settings.monitor, settings.epochs, settings.goal, console)
         trainer.varies = checked.varies
-        conclusion = self._open(data, config, checked.asked)
+        conclusion = self._open(data, config, checked.asked, progress.say)
         study = conclusion.study
         trainer.remembered_proofs = study.remembered_proofs
         if checked.warning:
@@ -222,6 +222,7 @@ class Search:
         data: SearchData,
         config: Plain,
         asked: Asked,
+        say: Callable[[str], None],
     ) -> Conclusion:
         """Open the study, the MLflow store and the parent run, and return them with the rest.
 
@@ -230,11 +231,7 @@ class Search:
         """
         name = self.study["name"]
         storage = self.storage()
-        warm_start = None
-        earlier = self.study["warm_start"]
-        if earlier:
-            n_trials = self.study["n_warm_trials"]
-            warm_start = WarmStart.of(earlier, storage, n_trials)
+        warm_start = WarmStart.asked_for(self.study, name, storage)
         second_objective = self.costs.second_objective
         with storage.exclusively():
             tracking = self.tracking()
@@ -250,7 +247,9 @@ class Search:
             opening = Opening(study, config)
             opening.check_same_settings(data.fingerprint, self.training, second_objective)
             if warm_start is not None:
-                warm_start.begin(study, self.space, asked)
+                begun = warm_start.begin(study, self.space, asked)
+                if begun:
+                    say(begun)
             source = self.data.path or data.name
             parent = opening.parent(tracking, data, source)
         return Conclusion(
@@ -359,12 +358,10 @@ class Search:
         )
 
 
-class _StudySettings(TypedDict):
+class _StudySettings(WarmSettings):
     """The settings of the study; see conf/search.yaml."""
 
     name: str
-    warm_start: str | None
-    n_warm_trials: int
 
 
 class _DrawnModel(NamedTuple):
