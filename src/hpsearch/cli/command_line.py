@@ -76,8 +76,8 @@ def check(root: str, words: Sequence[str]) -> None:
         plain = [read(word) for word in given.overrides]
         has_hydra_keys = any(word.startswith("hydra") for word in plain)
         with files.composing(root):
-            config = compose(root, plain, return_hydra_config=has_hydra_keys)
             _refuse_unknown_choices(plain, files)
+            config = compose(root, plain, return_hydra_config=has_hydra_keys)
             _refuse_wrong_kinds(root, plain, files)
         plain_config = OmegaConf.to_container(_own(config))
         missing = next(_missing("", plain_config), None)
@@ -216,9 +216,10 @@ def _swept(override: Override) -> Iterator[str]:
 
 
 def _refuse_unknown_choices(plain: Sequence[str], files: ConfigFiles) -> None:
-    """Raise ConfigError for a choice of an optional group, which Hydra leaves out if it is missing.
+    """Raise ConfigError for a choice of a group that has no such file.
 
-    A folder of `hydra.searchpath` can hold further choices, so nothing is refused then.
+    Hydra leaves out a missing choice of an optional group, and takes no number for a choice. A
+    folder of `hydra.searchpath` can hold further choices, so nothing is refused then.
     """
     if any(word.startswith("hydra.searchpath") for word in plain):
         return
@@ -227,9 +228,10 @@ def _refuse_unknown_choices(plain: Sequence[str], files: ConfigFiles) -> None:
         group = override.get_key_element().lstrip("+~")
         if override.is_delete() or not files.has_group(group) or group.startswith("hydra"):
             continue
-        value = override.value()
-        if isinstance(value, str) and value not in files.choices(group):
-            raise ConfigError(_no_choice(group, value, files))
+        text = override.get_value_string()
+        has_several = isinstance(override.value(), list)
+        if not has_several and str(override.value()) not in files.choices(group):
+            raise ConfigError(_no_choice(group, text, files))
 
 
 def _refuse_wrong_kinds(root: str, plain: Sequence[str], files: ConfigFiles) -> None:
@@ -253,10 +255,8 @@ def _refuse_wrong_kinds(root: str, plain: Sequence[str], files: ConfigFiles) -> 
 
 
 def _may_be_wrong(value: object) -> bool:
-    """Return False for integers and mappings, which are never of the wrong kind."""
-    if isinstance(value, bool):
-        return True
-    return not isinstance(value, (int, dict))
+    """Return False for mappings and null, which are never of the wrong kind."""
+    return value is not None and not isinstance(value, dict)
 
 
 def _refuse_wrong_kind(
@@ -266,6 +266,10 @@ def _refuse_wrong_kind(
 ) -> None:
     value = override.value()
     text = override.get_value_string()
+    is_bound = key.startswith("space.bounds.")  # a plain value fixes a hyperparameter
+    if isinstance(default, DictConfig) and not is_bound:
+        first = next(name for name in map(str, default) if not name.startswith("_"))
+        raise ConfigError(f"{key} holds settings, such as {key}.{first}=VALUE, but is {text}.")
     if isinstance(default, ListConfig) and not isinstance(value, list):
         raise ConfigError(f"{key} must be a list, such as [{text}], but is {text}.")
     kinds = {
@@ -301,7 +305,9 @@ def default_value(config: DictConfig, key: str) -> object:
 
 
 def _is_a(kind: type, value: object) -> bool:
-    """Return whether a value that is not an integer is of a kind."""
+    """Return whether a value is of a kind; an integer is of each."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return True
     if kind is bool or isinstance(value, bool):
         return kind is type(value)
     if not isinstance(value, float):
