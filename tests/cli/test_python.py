@@ -297,9 +297,9 @@ def test_mistakes_are_answered_in_a_sentence_before_anything_is_made(
     assert not list(tmp_path.iterdir())
 
 
-def test_small_data_without_validation_data_are_refused_in_the_known_sentence(tmp_path):
-    with chdir(tmp_path), pytest.raises(DataError, match=r"Expected data\.n_val .* received 1000"):
-        search(flat, X, Y)
+def test_data_whose_fifth_has_not_each_class_are_refused_in_the_known_sentence(tmp_path):
+    with chdir(tmp_path), pytest.raises(DataError, match=r"Expected data\.n_val .* received 1\."):
+        search(flat, X[:6], Y[:6])
     assert not list(tmp_path.iterdir())
 
 
