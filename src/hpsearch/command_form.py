@@ -136,6 +136,14 @@ def in_form(sentence: str) -> str:
     return project.in_its_words(sentence)
 
 
+def quoted(text: str) -> str:
+    """Return a text in quotes, which Hydra reads as this text."""
+    # Importing this takes a quarter of a second, which commands need only at their end.
+    from hydra.core.override_parser.types import Quote, QuotedString  # noqa: PLC0415
+
+    return QuotedString(text, Quote.single).with_quotes()
+
+
 def look(uri: str, experiment_id: str, run_id: str) -> str:
     """Return what shows a run: the link of an MLflow server, else the command that starts one.
 

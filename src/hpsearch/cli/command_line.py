@@ -266,12 +266,7 @@ def _refuse_wrong_kind(
 ) -> None:
     value = override.value()
     text = override.get_value_string()
-    is_bound = key.startswith("space.bounds.")  # a plain value fixes a hyperparameter
-    if isinstance(default, DictConfig) and not is_bound:
-        first = next(name for name in map(str, default) if not name.startswith("_"))
-        raise ConfigError(f"{key} holds settings, such as {key}.{first}=VALUE, but is {text}.")
-    if isinstance(default, ListConfig) and not isinstance(value, list):
-        raise ConfigError(f"{key} must be a list, such as [{text}], but is {text}.")
+    _refuse_in_place_of_several(key, override, default)
     kinds = {
         bool: "true or false",
         int: "a whole number",
@@ -282,6 +277,21 @@ def _refuse_wrong_kind(
     if kind not in kinds or is_interpolation or _is_a(kind, value):
         return
     raise ConfigError(f"{key} must be {kinds[kind]}, but is {text or 'empty'}.")
+
+
+def _refuse_in_place_of_several(
+    key: str,
+    override: Override,
+    default: object,
+) -> None:
+    """Raise ConfigError for one value in place of a list, or of a mapping with several settings."""
+    text = override.get_value_string()
+    is_bound = key.startswith("space.bounds.")  # a plain value fixes a hyperparameter
+    if isinstance(default, DictConfig) and not is_bound:
+        first = next(name for name in map(str, default) if not name.startswith("_"))
+        raise ConfigError(f"{key} holds settings, such as {key}.{first}=VALUE, but is {text}.")
+    if isinstance(default, ListConfig) and not isinstance(override.value(), list):
+        raise ConfigError(f"{key} must be a list, such as [{text}], but is {text}.")
 
 
 def _parent_of(config: DictConfig, key: str) -> tuple[object, str]:

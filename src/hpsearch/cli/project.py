@@ -15,14 +15,19 @@ from pathlib import Path
 
 import psutil
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import ListConfig
 
 from hpsearch.cli.command_line import default_value, defaults_of, is_group
 from hpsearch.cli.config_files import ConfigFiles
 from hpsearch.cli.terminal import Terminal
-from hpsearch.command_form import Project, option_words
+from hpsearch.command_form import Project, option_words, quoted
+
+# Settings with these names hold text, though their default may be null.
+_TEXTS = (
+    *("path", "uri", "url", "name", "experiment"),
+    *("study", "from_study", "warm_start", "warm_storage"),
+)
 
 
 def main() -> None:
@@ -136,27 +141,20 @@ def _as_value(
     has_list = isinstance(default, ListConfig) or key in ("studies", "levels")
     if has_list and not value.startswith("["):
         return f"[{value}]"
-    # Settings with these names hold text, though their default may be null.
-    texts = ("path", "uri", "url", "name", "experiment", "warm_start", "study", "from_study")
-    is_text = key.rpartition(".")[2] in texts or isinstance(default, str)
+    is_text = key.rpartition(".")[2] in _TEXTS or isinstance(default, str)
     try:
         override = OverridesParser.create().parse_override(f"{key}={value}")
     except HydraException:
-        return _quoted(value)
+        return quoted(value)
     if override.is_sweep_override():
-        if is_sweep and not is_text:
-            return value
-        return _quoted(value)
-    read = override.value()
-    if isinstance(read, str):
-        is_text = read != value
-    if is_text:
-        return _quoted(value)
-    return value
-
-
-def _quoted(text: str) -> str:
-    return QuotedString(text, Quote.single).with_quotes()
+        is_read = is_sweep and not is_text
+    elif isinstance(override.value(), str):
+        is_read = override.value() == value
+    else:
+        is_read = not is_text
+    if is_read:
+        return value
+    return quoted(value)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from hpsearch.command_form import quoted
 from hpsearch.errors import ConfigError, did_you_mean
 
 # The key in the configuration of each keyword.
@@ -153,7 +154,4 @@ def _quoted(text: str, key: str) -> str:
         "inf",
     ):
         return text
-    # Backslashes are doubled only before a quote.
-    escaped = re.sub(r"(\\*)'", lambda found: found[1] * 2 + r"\'", text)
-    escaped = re.sub(r"(\\+)$", lambda found: found[1] * 2, escaped)
-    return f"'{escaped}'"
+    return quoted(text)

@@ -12,7 +12,7 @@ import pickle
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,6 +40,12 @@ def _whole(where: str | Path, kind: str, found: str) -> Iterator[None]:
         ) from error
 
 
+# The arrays of an .npz file.
+_REQUIRED = ("x_train", "y_train")
+_VAL = ("x_val", "y_val")
+_TEST = ("x_test", "y_test")
+
+
 def read_npz(path: Path) -> dict[str, Any]:
     """Return the arrays of an .npz file: x_train, y_train, and those of the others that it holds.
 
@@ -56,30 +62,33 @@ def read_npz(path: Path) -> dict[str, Any]:
             f"Expected {path} to be an .npz file (numpy.savez writes one), received another kind "
             f"of file."
         )
-    required = ("x_train", "y_train")
-    pairs = (("x_val", "y_val"), ("x_test", "y_test"))
     arrays = {}
     with (
         _whole(path, ".npz file", "a damaged one"),
         np.load(path, allow_pickle=False) as file,
     ):
-        missing = [key for key in required if key not in file.files]
-        for pair in pairs:
-            lacking = [key for key in pair if key not in file.files]
-            if len(lacking) == 1:
-                missing += lacking
-        if missing:
-            expected = ", ".join(required)
-            found = ", ".join(file.files) or "none"
-            added = ", ".join(missing)
-            raise DataError(
-                f"Expected {path} to hold the arrays {expected}, and others in pairs, received "
-                f"{found}: {added} must be added."
-            )
-        for key in (*required, *pairs[0], *pairs[1], "class_names"):
+        _check_members(file.files, path)
+        for key in (*_REQUIRED, *_VAL, *_TEST, "class_names"):
             if key in file.files:
                 arrays[key] = _member(file, key, path)
     return arrays
+
+
+def _check_members(names: Sequence[str], path: Path) -> None:
+    """Raise DataError where a required array is missing, or one array of a pair."""
+    missing = [key for key in _REQUIRED if key not in names]
+    for pair in (_VAL, _TEST):
+        lacking = [key for key in pair if key not in names]
+        if len(lacking) == 1:
+            missing += lacking
+    if missing:
+        expected = ", ".join(_REQUIRED)
+        found = ", ".join(names) or "none"
+        added = ", ".join(missing)
+        raise DataError(
+            f"Expected {path} to hold the arrays {expected}, and others in pairs, received "
+            f"{found}: {added} must be added."
+        )
 
 
 def _member(

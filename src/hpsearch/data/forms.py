@@ -118,6 +118,10 @@ def labels_of(
         raise DataError(f"{expected} or one-hot rows (N, C), received shape {targets.shape}.")
     if targets.ndim == 2:
         return _from_rows(targets, expected)
+    return Targets(_whole_numbers(targets, expected), None)
+
+
+def _whole_numbers(targets: np.ndarray, expected: str) -> Labels:
     if targets.dtype.kind not in "iuf":
         raise DataError(f"{expected}, received {targets.dtype}; convert them with astype('int32').")
     if targets.dtype.kind == "f" and not _are_whole(targets):
@@ -126,8 +130,7 @@ def labels_of(
     highest = targets.max()
     if lowest < 0 or highest > np.iinfo(np.int32).max:
         raise DataError(f"{expected}, received values from {lowest} to {highest}.")
-    labels = targets.astype(np.int32, copy=False)
-    return Targets(labels, None)
+    return targets.astype(np.int32, copy=False)
 
 
 def _are_whole(numbers: np.ndarray) -> bool:

@@ -48,7 +48,7 @@ def directed(
     monitor = training.monitor
     part, _, name = monitor.partition("/")
     is_of_part = part in ("train", "val")
-    if is_of_part and name == "loss":
+    if monitor in ("train/loss", "val/loss"):
         of_loss = training.direction or Direction.MINIMIZE
         return replace(training, direction=of_loss)
     reports_more = owns_fit(hypermodel) or _has_own_step(model)
