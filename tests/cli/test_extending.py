@@ -185,20 +185,6 @@ def test_a_warm_start_tries_the_best_of_another_study_first_and_can_be_replayed(
 
 
 @pytest.mark.slow
-def test_from_python_the_same_comes_out_as_from_the_command_line(place, tmp_path):
-    small = ("data.n_train=200", "arch.n_hidden=2", "budget.n_trials=2", *SHORT)
-    words = ("arch=selu", "data=digits", "study.name=digits-notebook", *small)
-    result = Search.compose(*words).run(Console(quiet=True))
-    assert result.outcome.counts().startswith("2 finished")
-    other = Workplace(tmp_path)
-    assert other.run(*words).returncode == 0
-    mine, theirs = (where.study("digits-notebook").trials for where in (place, other))
-    assert [(t.params, t.values, t.intermediate_values) for t in mine] == [
-        (t.params, t.values, t.intermediate_values) for t in theirs
-    ]
-
-
-@pytest.mark.slow
 def test_mlflow_run_searches_a_hypermodel_outside_the_repository_with_depth_and_batch_size(
     tmp_path,
 ):
