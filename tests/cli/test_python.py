@@ -16,9 +16,12 @@ from rich.console import Console
 from sklearn.datasets import load_digits
 
 import hpsearch
+from hpsearch.cli.api import _factory, _is_of, _words_of_model
 from hpsearch.cli.command_line import composed
 from hpsearch.cli.words import words_of
+from hpsearch.data.statistics import measure
 from hpsearch.errors import ConfigError, DataError, ModelError
+from hpsearch.models.architecture import build_hypermodel, build_model
 
 GUIDE = '''
 import keras
@@ -178,9 +181,7 @@ def test_a_guides_model_is_searched_as_by_the_command_and_either_goes_on(place, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("shape", "labels"), [((5,), "column"), ((2, 3, 4, 2), "rows")]
-)
+@pytest.mark.parametrize(("shape", "labels"), [((5,), "column"), ((2, 3, 4, 2), "rows")])
 def test_inputs_of_any_shape_are_searched_evaluated_and_served(place, shape, labels):
     rng = np.random.default_rng(0)
     y = np.arange(240) % 3
@@ -263,14 +264,28 @@ def test_all_that_builds_models_is_taken(place, given):
     assert result.version.name == "a"
 
 
+def unnamed(*arguments):
+    return flat(*arguments, 2)
+
+
 @pytest.mark.parametrize(
-    "given", [Model, partial(flat, width=3), Nets().build], ids=["class", "partial", "bound method"]
+    "given",
+    [Model, partial(flat, width=3), Nets().build, unnamed, lambda hp, /: flat(hp, 2)],
+    ids=["class", "partial", "bound method", "any arguments", "by place"],
 )
 def test_so_is_any_other_callable(given):
     statistics = measure(X, 2)
     hypermodel = build_hypermodel(_factory(given), statistics, keras.optimizers.Adam)
-    model = build_model(hypermodel, keras_tuner.HyperParameters(), statistics.shape)
+    model = build_model(hypermodel, keras_tuner.HyperParameters(), statistics.image_shape)
     assert model.output_shape == (None, 2)
+
+
+def test_a_partial_keeps_what_it_holds():
+    factory = _factory(partial(flat, width=(1, 2), other=np.array([1.0, 2.0])))
+    assert _words_of_model(factory)[2:] == ["+arch.width=[1,2]", "+arch.other=[1.0,2.0]"]
+    assert _is_of(factory, "width", [1, 2])
+    assert not _is_of(factory, "width", [1, 3])
+    assert not _is_of(factory, "n_classes", 2)
 
 
 @pytest.mark.parametrize(
@@ -285,6 +300,9 @@ def test_so_is_any_other_callable(given):
         ({"config": {"seed": object()}}, ConfigError, "Expected seed to be a number, a text"),
         ({"study_name": "${seed}"}, ConfigError, "without .* in study.name, which would refer"),
         ({"space": 3}, ConfigError, "Expected space to be a dictionary"),
+        ({"n_trials": 3, "config": {"budget.n_trials": 4}}, ConfigError, "is given twice"),
+        ({"config": {"data": "digits"}}, ConfigError, "config must not have data"),
+        ({"config": {"seed": ValueError}}, ConfigError, "Expected seed to be a number, a text"),
         ({"validation_data": (X, Y, Y)}, DataError, "a third element: sample weights"),
         ({"validation_data": X}, DataError, "a pair of arrays"),
         ({"x": {"a": X}}, DataError, "several inputs or outputs"),
@@ -338,7 +356,8 @@ def test_a_layer_of_the_notebook_itself_is_refused_before_the_study(tmp_path, mo
 
 
 @pytest.mark.parametrize(
-    "text", ["a b", "a=b", "it's", 'say "x"', "back\\slash", "end\\", "1e-3", "null"]
+    "text",
+    ["größe", "日本", "a b", "a=b", "it's", 'say "x"', "back\\slash", "end\\", "1e-3", "null"],
 )
 def test_any_text_reaches_the_configuration_as_it_is(text):
     words = words_of({"study_name": text}, {"storage.path": f"{text}.db"})

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from hpsearch.backend import check_backend
 from hpsearch.cli import entry
 from hpsearch.cli.command_line import as_overrides, composed
 from hpsearch.cli.words import words_of, written
@@ -105,6 +106,7 @@ def search(
         KeyboardInterrupt: The person stopped it.
     """
     entry.prepare_environment()
+    check_backend()
     words = words_of(keywords, config)
     arrays = arrays_of(x, y, validation_data, test_data, class_names)
     factory = _factory(build_model)
@@ -187,6 +189,17 @@ def _words_of_model(factory: partial[Any]) -> list[str]:
     return words
 
 
+def _is_of(
+    factory: partial[Any],
+    key: str,
+    value: object,
+) -> bool:
+    """Return whether a recorded value is what a partial itself holds, in whatever type."""
+    if key not in factory.keywords:
+        return False
+    return written(factory.keywords[key], key) == written(value, key)
+
+
 def _job(
     config: DictConfig,
     factory: partial[Any],
@@ -199,7 +212,7 @@ def _job(
 
     settings = {}
     for key, value in entry.as_plain(config.arch).items():
-        if key not in ("_target_", "_partial_"):
+        if key not in ("_target_", "_partial_") and not _is_of(factory, key, value):
             settings[key] = value
     model = partial(factory, **settings)
     try:

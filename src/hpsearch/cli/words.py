@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from enum import Enum
 from pathlib import Path
 
 from hpsearch.command_form import quoted
@@ -72,7 +73,13 @@ def words_of(keywords: Mapping[str, object], config: Mapping[str, object] | None
             words.append(_word(_KEYS[name], value))
     for name, value in _mapping("space", space).items():
         words.append(_word(f"space.bounds.{name}", value))
+    taken = {word.partition("=")[0] for word in words}
     for key, value in _mapping("config", config).items():
+        name = str(key).lstrip("+")
+        if name in taken:
+            raise ConfigError(f"{name} is given twice, by a keyword and in config.")
+        if name in ("data", "arch") or name.startswith(("data.path", "data.load", "arch._")):
+            raise ConfigError(f"config must not have {name}: model and data are the arguments.")
         words.append(_word(str(key), value))
     return words
 
@@ -95,8 +102,8 @@ def _mapping(name: str, given: object) -> Mapping[str, object]:
 
 
 def _word(key: str, value: object) -> str:
-    if not re.fullmatch(r"\+{0,2}[\w.@/]+", key):
-        raise ConfigError(f"Expected the dotted key of a setting in config, received {key!r}.")
+    if not re.fullmatch(r"\+{0,2}[\w.@/]+", key, re.ASCII):
+        raise ConfigError(f"Expected the dotted key of a setting, received {key!r}.")
     return f"{key}={written(value, key)}"
 
 
@@ -110,23 +117,33 @@ def written(value: object, key: str) -> str:
     Raises:
         ConfigError: The value has another type.
     """
-    if hasattr(value, "dtype") and hasattr(value, "item"):
-        value = value.item()
+    if hasattr(value, "dtype") and hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return "{" + ",".join(_entries(value, key)) + "}"
+    if isinstance(value, list | tuple):
+        items = [written(item, key) for item in value]
+        return "[" + ",".join(items) + "]"
+    return _single(value, key)
+
+
+def _single(value: object, key: str) -> str:
     if value is None:
         return "null"
+    if isinstance(value, Enum):
+        raise ConfigError(_no_setting(value, key))
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, str | Path):
         return _quoted(str(value), key)
-    if isinstance(value, Mapping):
-        return "{" + ",".join(_entries(value, key)) + "}"
-    if isinstance(value, list | tuple):
-        items = [written(item, key) for item in value]
-        return "[" + ",".join(items) + "]"
+    raise ConfigError(_no_setting(value, key))
+
+
+def _no_setting(value: object, key: str) -> str:
     kind = type(value).__name__
-    raise ConfigError(
+    return (
         f"Expected {key} to be a number, a text, true or false, None, or a list or dictionary of "
         f"these; received a {kind}."
     )
@@ -134,7 +151,7 @@ def written(value: object, key: str) -> str:
 
 def _entries(mapping: Mapping[object, object], key: str) -> Iterator[str]:
     for name, value in mapping.items():
-        if not re.fullmatch(r"\w+", str(name)):
+        if not re.fullmatch(r"\w+", str(name), re.ASCII):
             raise ConfigError(f"Expected plain names as keys of {key}, received {name!r}.")
         yield f"{name}:{written(value, key)}"
 
@@ -146,7 +163,7 @@ def _quoted(text: str, key: str) -> str:
             f"Expected a text without ${{ in {key}, which would refer to another setting; received "
             f"{text!r}."
         )
-    if re.fullmatch(r"[A-Za-z_]\w*(/\w+)*", text) and text.lower() not in (
+    if re.fullmatch(r"[A-Za-z_]\w*(/\w+)*", text, re.ASCII) and text.lower() not in (
         "null",
         "true",
         "false",

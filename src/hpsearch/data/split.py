@@ -134,7 +134,7 @@ class Data:
         )
         return searched, whole.test
 
-    def _split(self, whole: Checked) -> tuple[Examples, Examples]:
+    def _split(self, whole: _Checked) -> tuple[Examples, Examples]:
         """Return train and val."""
         train = whole.train
         labels = train.targets
@@ -155,7 +155,7 @@ class Data:
         return Examples(train.inputs[in_train], labels[in_train]), val
 
 
-class Checked(NamedTuple):
+class _Checked(NamedTuple):
     """The parts of a data set, fit for classification.
 
     Attributes:
@@ -173,7 +173,7 @@ class Checked(NamedTuple):
     has_rows: bool
 
 
-def checked(arrays: Arrays, name: str, *, channel_axis: bool = True) -> Checked:
+def checked(arrays: Arrays, name: str, *, channel_axis: bool = True) -> _Checked:
     """Return the parts of a data set and the class names, fit for classification.
 
     `forms` says which types inputs and labels get. Inputs of uint8 are not copied.
@@ -202,7 +202,7 @@ def checked(arrays: Arrays, name: str, *, channel_axis: bool = True) -> Checked:
         n_columns[part] = found.n_columns
     _check_alike(parts, name)
     class_names = _class_names(arrays.class_names, parts, n_columns["train"], name)
-    return Checked(
+    return _Checked(
         parts["train"],
         parts.get("test"),
         class_names,

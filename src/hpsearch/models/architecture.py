@@ -92,7 +92,8 @@ class _BuiltByFunction(HyperModel):  # type: ignore[misc]
 
     Args:
         function: Returns a compiled model; all its arguments but `hp` are known.
-        hp_name: The name of the argument that takes the hyperparameters.
+        hp_name: The name of the argument that takes the hyperparameters; empty if it is the first
+            one of those without a name.
     """
 
     def __init__(self, function: partial[keras.Model], hp_name: str) -> None:
@@ -102,6 +103,8 @@ class _BuiltByFunction(HyperModel):  # type: ignore[misc]
 
     def build(self, hp: HyperParameters) -> keras.Model:
         """Return the model that the function builds with `hp`."""
+        if not self._hp_name:
+            return self._function(hp)
         return self._function(**{self._hp_name: hp})
 
 
@@ -112,11 +115,16 @@ def _hp_argument(
 ) -> str | None:
     """Return the argument of a function that takes the hyperparameters.
 
-    It is `hp`, or the first argument that is needed and that nothing gives. A class and a function
-    without such an argument make a HyperModel; the answer is then None.
+    It is `hp`, or the first argument that is needed and that nothing gives; an argument that can
+    only be given by its place has an empty name here. A class and a function without such an
+    argument make a HyperModel; the answer is then None.
     """
     if isinstance(factory.func, type):
         return None
+    by_place = (Parameter.POSITIONAL_ONLY, Parameter.VAR_POSITIONAL)
+    first = next(iter(accepted.values()), None)
+    if first is not None and first.kind in by_place:
+        return ""
     if "hp" in accepted:
         return "hp"
     for key, parameter in accepted.items():

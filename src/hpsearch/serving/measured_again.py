@@ -110,7 +110,9 @@ def _saved_and_loaded(model: keras.Model) -> keras.Model:
 
 def _refuse_main(file: Path) -> None:
     """Raise ModelError if a saved model has classes or functions of a notebook or script."""
-    names = names_in_main(config_of(file).get("config"))
+    config = config_of(file)
+    config.pop("compile_config", None)  # without its loss a model is known by its outputs
+    names = names_in_main(config)
     if names:
         listed = ", ".join(names)
         raise ModelError(

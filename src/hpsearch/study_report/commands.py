@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from hpsearch.command_form import command
+from hpsearch.data.datasets import GIVEN_IN_PYTHON
 from hpsearch.study.storage import without_password
 from hpsearch.study_report.searched import Searched
 from hpsearch.study_report.version_page import serving
@@ -29,6 +30,7 @@ class Commands:
         named = [f"study.name={searched.name}"]
         typed: Sequence[str] = searched.config.get("overrides", named)
         self._typed = list(typed)
+        self._has_arrays = any(GIVEN_IN_PYTHON in word for word in self._typed)
 
     def search(self, n_trials: int, changes: Sequence[str] = ()) -> str:
         """Return the command that continues the study until it has `n_trials` trials.
@@ -37,6 +39,11 @@ class Commands:
             n_trials: The budget.
             changes: Settings, `key=value`, that replace those of the search.
         """
+        if self._has_arrays:
+            call = f"# call hpsearch.search again with n_trials={n_trials}"
+            if changes:
+                call += f" and with {', '.join(changes)} in config"
+            return call
         changes = [*changes, f"budget.n_trials={n_trials}"]
         keys = []
         for change in changes:
@@ -48,6 +55,8 @@ class Commands:
 
     def resume(self) -> str:
         """Return the command of the search itself."""
+        if self._has_arrays:
+            return "# call hpsearch.search again with the same arguments"
         return command("search", *self._typed)
 
     def evaluate(self, version: str | None = None) -> str:
@@ -55,6 +64,8 @@ class Commands:
         words = [f"registered_model={self._searched.name}"]
         if version is not None:
             words.append(f"version={version}")
+        if self._has_arrays:
+            words.append("data_path=FILE.npz")  # the arrays are not stored
         words += self._group("tracking")
         return command("evaluate", *words)
 
