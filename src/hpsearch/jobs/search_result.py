@@ -9,7 +9,6 @@ import html
 import math
 import shlex
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import keras
 import mlflow
@@ -29,7 +28,8 @@ from hpsearch.study_report.searched import Outcome, Searched
 from hpsearch.tracking.registry import Registry, Version
 
 
-class Best(NamedTuple):
+@dataclass(frozen=True)
+class Best:
     """The best trial of a search.
 
     Attributes:
