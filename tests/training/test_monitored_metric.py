@@ -310,9 +310,7 @@ def ended(study):
     ("metrics", "monitor", "words", "direction"),
     [
         ("crossentropy", f"val/{SPARSE}", (), StudyDirection.MINIMIZE),
-        ("directed", "val/distance", (), StudyDirection.MINIMIZE),
         ("auc", "val/auc", (f"+arch.loss={ONEHOT}",), StudyDirection.MAXIMIZE),
-        ("function", "val/surprise", ("training.direction=minimize",), StudyDirection.MINIMIZE),
     ],
 )
 @pytest.mark.slow

@@ -171,7 +171,6 @@ def hanging_search(workplace, how, *words, **env):
 @pytest.mark.parametrize(
     ("how", "is_fresh"),
     [
-        ("build loop", False),
         ("build native", True),
         ("callback holding", False),
         ("callback native", True),
