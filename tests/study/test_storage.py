@@ -30,6 +30,8 @@ def opened(kind, tmp_path):
         ("postgresql+psycopg://me:geheim@host:5432/db", "postgresql+psycopg://me:***@host:5432/db"),
         ("at https://a:b@c and https://d:e@f.", "at https://a:***@c and https://d:***@f."),
         ("postgresql://me@host/db", "postgresql://me@host/db"),
+        ("postgresql://me@host/db?password=geheim&a=b", "postgresql://me@host/db?password=***&a=b"),
+        ("postgresql://host/db?a=b&sslpassword=geheim", "postgresql://host/db?a=b&sslpassword=***"),
     ],
 )
 def test_a_password_in_a_url_is_never_shown(text, shown):

@@ -5,6 +5,7 @@ import logging
 import shutil
 import sqlite3
 import warnings
+from contextlib import closing
 from pathlib import Path
 
 import optuna
@@ -269,6 +270,18 @@ def test_a_trial_that_breaks_a_constraint_of_its_study_is_left_out(study, tmp_pa
     ]
 
 
+def test_a_study_whose_trials_all_break_a_constraint_is_refused(study, tmp_path):
+    path = tmp_path / "theirs.log"
+    theirs = optuna.create_study(
+        study_name="theirs", storage=JournalStorage(JournalFileBackend(str(path)))
+    )
+    trial = theirs.ask({"learning_rate": RATE})
+    trial.set_constraint("size", 1.0)
+    theirs.tell(trial, 0.99)
+    with pytest.raises(ConfigError, match="All finished trials of study theirs break a constraint"):
+        begun(study, path)
+
+
 def test_a_study_of_two_objectives_is_ranked_by_the_first(study, tmp_path):
     path = tmp_path / "theirs.log"
     theirs = optuna.create_study(
@@ -310,7 +323,7 @@ def test_what_is_no_storage_is_refused(study, tmp_path):
         with pytest.raises(ConfigError, match="is no storage of Optuna; give a SQLite file"):
             begun(study, path)
         assert path.read_text() == text
-    with pytest.raises(ConfigError, match="but is mysql://me@host/db"):
+    with pytest.raises(ConfigError, match="warm_storage=mysql://me@host/db is no URL of Postgre"):
         begun(study, "mysql://me@host/db")
 
 
@@ -323,6 +336,73 @@ def test_a_damaged_file_is_refused(study, sqlite_file, tmp_path):
     journal.write_text('{"op_code": 0}\n')
     with pytest.raises(StorageError, match=r"damaged.log \(study.warm_storage\) cannot be read"):
         begun(study, journal)
+    for number, line in enumerate(('{"op_code": 99, "worker_id": ""}', '{"op_code": 0}\n[]')):
+        later = tmp_path / f"later{number}.log"
+        later.write_text(f"{line}\n")
+        with pytest.raises(StorageError, match=r"later..log \(study.warm_storage\) cannot be read"):
+            begun(study, later)
+
+
+def test_a_mistake_of_the_reader_is_not_taken_for_a_damaged_storage(sqlite_file):
+    with pytest.raises(KeyError, match="mine"), other_storage(str(sqlite_file)):
+        raise KeyError("mine")
+
+
+def test_a_locked_file_is_refused(study, sqlite_file, monkeypatch):
+    monkeypatch.setattr("hpsearch.study.other_storage._LOCK_TIMEOUT_S", 0.1)
+    with closing(sqlite3.connect(sqlite_file)) as writer:
+        writer.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StorageError, match=r"cannot be read \(database is locked\)"):
+            begun(study, sqlite_file)
+
+
+def test_a_database_of_mlflow_is_refused(study, mlflow_tables):
+    with pytest.raises(ConfigError, match="is no storage of Optuna; give a SQLite file"):
+        begun(study, mlflow_tables)
+
+
+def test_psycopg_that_is_not_installed_is_refused_with_its_cure(study, monkeypatch):
+    monkeypatch.setattr("hpsearch.study.storage.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"needs psycopg, .*pip install 'hpsearch\[postgres\]'"):
+        begun(study, "postgresql+psycopg://me@host/db")
+
+
+@pytest.mark.parametrize("n_trials", [-1, 0, None, True, 1.5])
+def test_a_number_of_trials_below_one_is_refused(study, sqlite_file, n_trials):
+    with pytest.raises(ConfigError, match="n_warm_trials must be a whole number of at least 1"):
+        begun(study, sqlite_file, n_trials=n_trials)
+
+
+@pytest.mark.parametrize("with_log", [False, True])
+def test_a_file_with_a_write_ahead_log_gets_no_new_neighbours(
+    study, sqlite_file, tmp_path, with_log
+):
+    writer = sqlite3.connect(sqlite_file)
+    writer.execute("PRAGMA journal_mode=WAL")
+    writer.execute("UPDATE trial_values SET value = 0.95 WHERE value = 0.3")
+    writer.commit()
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    if with_log:
+        shutil.copy(f"{sqlite_file}-wal", folder)
+    else:
+        writer.close()
+    shutil.copy(sqlite_file, folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    begun(study, folder / "theirs.db", n_trials=1)
+    writer.close()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert enqueued(study) == [{"learning_rate": pytest.approx(6e-3), "momentum": 0.9}]
+
+
+def test_all_spellings_of_a_file_are_one_storage(study, sqlite_file, monkeypatch):
+    monkeypatch.chdir(sqlite_file.parent)
+    begun(study, "theirs.db")
+    for place in ("./theirs.db", "sqlite:///theirs.db", sqlite_file, f"sqlite:///{sqlite_file}"):
+        assert begun(study, place) is None
+    recorded = study.optuna.user_attrs[WARM_START]
+    study.optuna.set_user_attr(WARM_START, recorded | {"storage": "sqlite:///theirs.db"})
+    assert begun(study, sqlite_file) is None
 
 
 def test_a_server_that_does_not_answer_is_a_sentence(study):
@@ -332,7 +412,12 @@ def test_a_server_that_does_not_answer_is_a_sentence(study):
 
 @pytest.mark.parametrize(
     "url",
-    ["postgresql+psycopg://me:geheim@host/db", "postgresql+psycopg://host/db?password=geheim"],
+    [
+        "postgresql+psycopg://me:geheim@host/db",
+        "postgresql+psycopg://host/db?password=geheim",
+        "postgresql+psycopg://host/db?sslpassword=geheim",
+        "postgresql://me@host/db?password=geheim",
+    ],
 )
 def test_a_password_is_refused_and_not_repeated(study, url):
     with pytest.raises(ConfigError, match="must not hold the password") as caught:

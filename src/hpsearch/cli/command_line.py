@@ -331,7 +331,7 @@ def _refuse_passwords(overrides: Sequence[str]) -> None:
     A command line is shown in process lists, and Hydra writes it into files.
     """
     for override in overrides:
-        if re.search(r"://[^:/@\s]*:[^@\s]+@|://.*[?&]password=", override):
+        if re.search(r"://[^:/@\s]*:[^@\s]+@|://.*[?&](ssl)?password=", override):
             key = override.partition("=")[0]
             raise ConfigError(
                 f"{key} must not hold a password, which everybody on this machine could see; put "

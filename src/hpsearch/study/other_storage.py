@@ -13,8 +13,9 @@ import sqlite3
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
+from typing import NoReturn
 
 import optuna
 import sqlalchemy
@@ -23,9 +24,10 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import SQLAlchemyError
 
 from hpsearch.errors import ConfigError, StorageError, first_line
-from hpsearch.study.storage import without_password
+from hpsearch.study.storage import check_postgres, without_password
 
 _FORMS = "a SQLite file, a journal file or postgresql+psycopg://USER@HOST:PORT/DATABASE"
+_LOCK_TIMEOUT_S = 5
 
 
 @contextmanager
@@ -41,23 +43,32 @@ def other_storage(place: str) -> Iterator[BaseStorage]:
             version of Optuna whose tables cannot be read.
         StorageError: The storage cannot be read.
     """
+    with ExitStack() as opened:
+        with reading_errors(place):
+            storage = opened.enter_context(_opened(place.removeprefix("sqlite:///")))
+        yield storage
+
+
+@contextmanager
+def reading_errors(place: str) -> Iterator[None]:
+    """Raise StorageError with one sentence for any error of reading another program's storage.
+
+    Optuna asserts what stands in a journal, and takes its types for granted.
+
+    Args:
+        place: The path or URL of the storage.
+    """
     shown = without_password(place)
-    path = place.removeprefix("sqlite:///")
     try:
-        if "://" in path:
-            with _postgres(path) as storage:
-                yield storage
-        elif _is_sqlite(path):
-            with _copy_of_sqlite(path) as storage:
-                yield storage
-        else:
-            yield JournalStorage(JournalFileBackend(path))
+        yield
     except (
         SQLAlchemyError,
         sqlite3.Error,
         optuna.exceptions.StorageInternalError,
         OSError,
-        KeyError,
+        AssertionError,
+        LookupError,
+        TypeError,
         ValueError,
     ) as error:
         original = getattr(error, "orig", None) or error.__cause__ or error
@@ -66,6 +77,24 @@ def other_storage(place: str) -> Iterator[BaseStorage]:
             f"The storage {shown} (study.warm_storage) cannot be read ({cause}); it must be "
             f"{_FORMS} that Optuna has made."
         ) from error
+
+
+def same_place(place: str | None) -> str | None:
+    """Return one spelling for all spellings of a storage: an absolute path or a URL; or None."""
+    if not place:
+        return None
+    path = place.removeprefix("sqlite:///")
+    if "://" in path:
+        return without_password(path)
+    return str(Path(path).resolve())
+
+
+def _opened(path: str) -> AbstractContextManager[BaseStorage]:
+    if "://" in path:
+        return _postgres(path)
+    if _is_sqlite(path):
+        return _copy_of_sqlite(path)
+    return nullcontext(JournalStorage(JournalFileBackend(path)))
 
 
 def _is_sqlite(path: str) -> bool:
@@ -85,10 +114,14 @@ def _is_sqlite(path: str) -> bool:
     except (ValueError, TypeError):
         is_journal = False
     if not is_journal:
-        raise ConfigError(
-            f"The file {path} (study.warm_storage) is no storage of Optuna; give {_FORMS}."
-        )
+        _refuse(path)
     return False
+
+
+def _refuse(path: str) -> NoReturn:
+    raise ConfigError(
+        f"The file {path} (study.warm_storage) is no storage of Optuna; give {_FORMS}."
+    )
 
 
 @contextmanager
@@ -96,12 +129,7 @@ def _copy_of_sqlite(path: str) -> Iterator[BaseStorage]:
     folder = tempfile.mkdtemp(prefix="hpsearch-")
     try:
         copy = Path(folder) / "copy.db"
-        address = f"{Path(path).absolute().as_uri()}?mode=ro"
-        with (
-            closing(sqlite3.connect(address, uri=True)) as source,
-            closing(sqlite3.connect(copy)) as target,
-        ):
-            source.backup(target)
+        _copy_sqlite(path, copy)
         storage = RDBStorage(f"sqlite:///{copy}", skip_compatibility_check=True)
         try:
             if _is_older(path, storage):
@@ -113,17 +141,53 @@ def _copy_of_sqlite(path: str) -> Iterator[BaseStorage]:
         shutil.rmtree(folder)
 
 
+def _copy_sqlite(path: str, copy: Path) -> None:
+    """Copy a SQLite file with what its write-ahead log holds.
+
+    Raises:
+        ConfigError: Optuna has not made the file.
+        sqlite3.Error: The file is damaged, or another program keeps it locked.
+    """
+    source_path = _without_new_neighbours(Path(path).absolute(), copy.parent)
+    address = f"{source_path.as_uri()}?mode=ro"
+    with (
+        closing(sqlite3.connect(address, timeout=_LOCK_TIMEOUT_S, uri=True)) as source,
+        closing(sqlite3.connect(copy)) as target,
+    ):
+        # `backup` would wait for a lock for ever. Reading gives up, and once this transaction has
+        # read, no other program can lock the file until it ends.
+        source.execute("BEGIN")
+        names = {name for (name,) in source.execute("SELECT name FROM sqlite_master")}
+        if not names >= {"studies", "version_info"}:
+            _refuse(path)
+        source.backup(target)
+
+
+def _without_new_neighbours(path: Path, folder: Path) -> Path:
+    """Return a file with the content of a SQLite file, beside which reading leaves no new files.
+
+    A file with a write-ahead log is read by means of a file `-shm`, which SQLite makes if it is
+    missing. It is missing while no program has the file open, so the file can be copied then.
+
+    Args:
+        path: The absolute path of the SQLite file.
+        folder: The folder of the copy.
+    """
+    with path.open("rb") as file:
+        has_log = file.read(20)[18:] == b"\x02\x02"
+    if not has_log or Path(f"{path}-shm").exists():
+        return path
+    copy = folder / "source.db"
+    shutil.copyfile(path, copy)
+    log = Path(f"{path}-wal")
+    if log.exists():
+        shutil.copyfile(log, f"{copy}-wal")
+    return copy
+
+
 @contextmanager
 def _postgres(url: str) -> Iterator[BaseStorage]:
-    shown = without_password(url)
-    if not url.startswith("postgresql+psycopg://"):
-        raise ConfigError(f"study.warm_storage must be {_FORMS}, but is {shown}.")
-    address = sqlalchemy.make_url(url)
-    if address.password is not None or "password" in address.query:
-        raise ConfigError(
-            "study.warm_storage must not hold the password, which everybody on this machine can "
-            "see there; put it into PGPASSWORD or ~/.pgpass instead."
-        )
+    check_postgres(url, "study.warm_storage", _FORMS)
     options = "-c default_transaction_read_only=on"
     engine = {
         "connect_args": {"connect_timeout": 5, "options": options},
@@ -136,10 +200,10 @@ def _postgres(url: str) -> Iterator[BaseStorage]:
         skip_table_creation=True,
     )
     try:
-        if _is_older(shown, storage):
+        if _is_older(url, storage):
             raise ConfigError(
-                f"The storage {shown} (study.warm_storage) has the tables of an earlier version of "
-                f"Optuna; change them with: optuna storage upgrade --storage {shown}"
+                f"The storage {url} (study.warm_storage) has the tables of an earlier version of "
+                f"Optuna; change them with: optuna storage upgrade --storage {url}"
             )
         yield storage
     finally:

@@ -32,8 +32,12 @@ from hpsearch.study.waiting import impatient, patient
 
 
 def without_password(text: str) -> str:
-    """Return `text` with asterisks in place of the password of every URL."""
-    return re.sub(r"(?<=://)([^:/@\s]*):[^@\s]*@", r"\1:***@", text)
+    """Return `text` with asterisks in place of the passwords of every URL.
+
+    A password stands before the host, or is a parameter `password` or `sslpassword`.
+    """
+    text = re.sub(r"(?<=://)([^:/@\s]*):[^@\s]*@", r"\1:***@", text)
+    return re.sub(r"([?&](?:ssl)?password=)[^&\s]+", r"\1***", text)
 
 
 @contextmanager
@@ -215,6 +219,32 @@ def journal(path: str, patience_s: float) -> SharedStorage:
         return SharedJournal(file, setup)
 
 
+def check_postgres(url: str, key: str, forms: str) -> None:
+    """Check the URL of a PostgreSQL database before anything connects to it.
+
+    Args:
+        url: The URL.
+        key: The setting that gives it.
+        forms: What the setting may be, for a person.
+
+    Raises:
+        ConfigError: The URL holds a password, which process lists and records would show, or it is
+            not one of PostgreSQL; or psycopg is not installed.
+    """
+    shown = without_password(url)
+    if shown != url:
+        raise ConfigError(
+            f"{key}={shown} must not hold the password, which everybody on this machine can see "
+            "there; put it into PGPASSWORD or ~/.pgpass instead."
+        )
+    if not url.startswith("postgresql+psycopg://"):
+        raise ConfigError(f"{key}={url} is no URL of PostgreSQL; give {forms}.")
+    if find_spec("psycopg") is None:
+        raise ConfigError(
+            f"{key}={url} needs psycopg, which is not installed: pip install 'hpsearch[postgres]'."
+        )
+
+
 def postgres(url: str, patience_s: float) -> SharedStorage:
     """Return a storage in a PostgreSQL database.
 
@@ -223,23 +253,10 @@ def postgres(url: str, patience_s: float) -> SharedStorage:
         patience_s: Seconds for which a call is repeated while the server is away.
 
     Raises:
-        ConfigError: The URL holds a password, which process lists and records would show, or it is
-            not one of PostgreSQL; or psycopg is not installed.
+        ConfigError: The URL holds a password or is not one of PostgreSQL, or psycopg is not
+            installed.
     """
-    if without_password(url) != url:
-        raise ConfigError(
-            f"storage.url={without_password(url)} must not hold the password, which everybody on "
-            "this machine can see there; put it into PGPASSWORD or ~/.pgpass instead."
-        )
-    if not url.startswith("postgresql+psycopg://"):
-        raise ConfigError(
-            f"storage.url must read postgresql+psycopg://USER@HOST:PORT/DATABASE, but is {url}."
-        )
-    if find_spec("psycopg") is None:
-        raise ConfigError(
-            "storage=postgres needs psycopg, which is not installed: "
-            "pip install 'hpsearch[postgres]'."
-        )
+    check_postgres(url, "storage.url", "postgresql+psycopg://USER@HOST:PORT/DATABASE")
     with storage_errors(url):
         # A worker has one connection, and a second one while it renews its lease. A server allows
         # 100 connections unless it is configured otherwise.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -16,7 +18,7 @@ from hpsearch.space.bounds import Value, as_read
 from hpsearch.space.space import Space
 from hpsearch.study.direction import Direction
 from hpsearch.study.leases import LEASE, WORKER
-from hpsearch.study.other_storage import other_storage
+from hpsearch.study.other_storage import other_storage, reading_errors, same_place
 from hpsearch.study.sampling import TICKET
 from hpsearch.study.storage import SharedStorage, without_password
 from hpsearch.study.study import SharedStudy, check_known, number_of
@@ -76,16 +78,26 @@ class WarmStart:
                 begin.
 
         Raises:
-            ConfigError: There is no such study, or none of its trials has finished.
+            ConfigError: There is no such study, or none of its trials has finished within its
+                constraints.
         """
-        check_known(name, storage, " to start from (study.warm_start)")
-        study = optuna.load_study(study_name=name, storage=storage)
-        direction = Direction.of(study)
-        complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+        errors: AbstractContextManager[None] = nullcontext()
+        if place is not None:
+            errors = reading_errors(place)
+        with errors:
+            check_known(name, storage, " to start from (study.warm_start)")
+            study = optuna.load_study(study_name=name, storage=storage)
+            direction = Direction.of(study)
+            complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+        if not complete:
+            raise ConfigError(
+                f"No trial of study {name} has finished, so nothing can start from it."
+            )
         feasible = [t for t in complete if all(over <= 0 for over in t.constraints.values())]
         if not feasible:
             raise ConfigError(
-                f"No trial of study {name} has finished, so nothing can start from it."
+                f"All finished trials of study {name} break a constraint of it, so nothing can "
+                "start from it."
             )
         best = sorted(feasible, key=lambda t: (direction.as_loss(t.values[0]), _number(t)))
         values = {}
@@ -118,6 +130,11 @@ class WarmStart:
         name = settings["warm_start"]
         place = settings["warm_storage"]
         n_trials = settings["n_warm_trials"]
+        if not isinstance(n_trials, int) or isinstance(n_trials, bool) or n_trials < 1:
+            raise ConfigError(
+                "study.n_warm_trials must be a whole number of at least 1, but is "
+                f"{json.dumps(n_trials, default=str)}."
+            )
         if not name:
             if place:
                 raise ConfigError(
@@ -126,7 +143,7 @@ class WarmStart:
             return None
         if own_name in optuna.get_all_study_names(own_storage):
             own = optuna.load_study(study_name=own_name, storage=own_storage)
-            if _origin(own) == (name, place):
+            if _same(_origin(own), (name, place)):
                 return None
         if not place:
             return cls.of(name, own_storage, n_trials)
@@ -159,7 +176,7 @@ class WarmStart:
         own = study.optuna
         name = own.study_name
         begun = _origin(own)
-        if begun == (self.name, self.place):
+        if _same(begun, (self.name, self.place)):
             return None
         if begun is not None or own._storage.get_n_trials(own._study_id):
             raise self._begun_otherwise(name, begun)
@@ -179,7 +196,7 @@ class WarmStart:
             own.enqueue_trial(params, user_attrs={WARM_START: source})
         started: dict[str, object] = {"study": self.name, "trials": list(usable)}
         if self.place:
-            started["storage"] = without_password(self.place)
+            started["storage"] = same_place(self.place)
         own.set_user_attr(WARM_START, started)
         return self._told(name, usable, asked)
 
@@ -241,6 +258,16 @@ def _origin(study: optuna.Study) -> tuple[str, str | None] | None:
     if recorded is None:
         return None
     return recorded["study"], recorded.get("storage")
+
+
+def _same(
+    begun: tuple[str, str | None] | None,
+    asked: tuple[str, str | None],
+) -> bool:
+    """Return whether a study has begun with the study that is asked for, however it is spelled."""
+    if begun is None:
+        return False
+    return begun[0] == asked[0] and same_place(begun[1]) == same_place(asked[1])
 
 
 def _in_place(name: str, place: str | None) -> str:
