@@ -9,6 +9,7 @@ from unittest import mock
 import keras
 import keras_tuner
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
 from keras import layers
@@ -19,9 +20,13 @@ import hpsearch
 from hpsearch.cli.api import _factory, _is_of, _words_of_model
 from hpsearch.cli.command_line import composed
 from hpsearch.cli.words import words_of
+from hpsearch.data.given import arrays_of
 from hpsearch.data.statistics import measure
 from hpsearch.errors import ConfigError, DataError, ModelError
+from hpsearch.jobs.search_result import SearchResult
 from hpsearch.models.architecture import build_hypermodel, build_model
+from hpsearch.tracking.mlflow_settings import mlflow_settings_kept
+from hpsearch.tracking.tracking import Tracking
 
 GUIDE = '''
 import keras
@@ -164,8 +169,6 @@ def test_a_guides_model_is_searched_as_by_the_command_and_either_goes_on(place, 
     done = place.here(*words, "study.name=there", "budget.n_trials=2", storage)
     assert done.returncode == 0, done.stderr
     mine = place.study("there")
-    import optuna  # noqa: PLC0415
-
     theirs = optuna.load_study(study_name="there", storage="sqlite:///other.db")
     assert trials_of(mine) == trials_of(theirs)
     assert mine.user_attrs["settings"] == theirs.user_attrs["settings"]
@@ -308,6 +311,11 @@ def test_a_partial_keeps_what_it_holds():
         ({"x": {"a": X}}, DataError, "several inputs or outputs"),
         ({"x": [X, X[:, :2]]}, DataError, "several inputs or outputs"),
         ({"x": [[1, 2], [3]]}, DataError, "that NumPy cannot convert"),
+        ({"x": [[[1, 2], [3]], [[1], [2]]]}, DataError, "that NumPy cannot convert"),
+        ({"x": np.ma.masked_less(X, 1)}, DataError, "a MaskedArray with masked values"),
+        ({"class_names": 3}, DataError, "a list with a name for each class, received 3"),
+        ({"class_names": "ab"}, DataError, "a list with a name for each class, received 'ab'"),
+        ({"class_names": {"a", "b"}}, DataError, "a list with a name for each class"),
         ({"x": np.array([["a", "b"]])}, DataError, "turn texts and categories into numbers"),
         ({"x": (batch for batch in [X])}, DataError, "generators of batches"),
         ({"y": None}, DataError, "Expected y to be an array of numbers, received None"),
@@ -329,6 +337,56 @@ def test_data_whose_fifth_has_not_each_class_are_refused_in_the_known_sentence(t
     with chdir(tmp_path), pytest.raises(DataError, match=r"Expected data\.n_val .* received 1\."):
         search(flat, X[:6], Y[:6])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_table_of_numbers_and_booleans_is_taken():
+    floats = pd.DataFrame({"a": [0.5, 1.5], "b": [True, False]})
+    found = arrays_of(floats, [0, 1], None, None, np.array(["no", "yes"]))
+    assert np.array_equal(found.x_train, [[0.5, 1], [1.5, 0]])
+    assert found.class_names == ("no", "yes")
+    whole = pd.DataFrame({"a": [2**24 + 1, 2], "b": [True, False]})
+    assert arrays_of(whole, [0, 1], None, None, None).x_train.dtype == np.int64
+    with pytest.raises(DataError, match="turn texts and categories into numbers"):
+        arrays_of(pd.DataFrame({"a": ["x"], "b": [True]}), [0], None, None, None)
+
+
+def test_the_settings_of_mlflow_are_the_persons_own_after_a_search(place, monkeypatch):
+    import mlflow  # noqa: PLC0415
+
+    names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_ID")
+
+    def state():
+        uris = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+        return *uris, *(os.environ.get(name) for name in names)
+
+    uri = os.environ["MLFLOW_TRACKING_URI"]
+    found = []
+    before = state()
+    for experiment in ("one", None, "two"):
+        with mlflow_settings_kept():
+            found.append(Tracking(uri, experiment, "spool", 5, 5).experiment_id)
+            assert os.environ["MLFLOW_EXPERIMENT_ID"] == found[-1]
+        assert state() == before
+    assert len(set(found)) == 3
+    with mlflow_settings_kept():
+        mlflow.set_tracking_uri("sqlite:///mine.db")
+        mlflow.set_registry_uri("sqlite:///registry.db")
+        mine = state()
+        with mlflow_settings_kept():
+            Tracking(uri, "one", "spool", 5, 5)
+        assert state() == mine
+        mlflow.set_registry_uri(None)
+    assert state() == before
+
+
+def test_a_hyperparameter_with_the_name_of_a_column_has_a_column_of_its_own():
+    drawn = {"epochs": 7, "rate": 0.1, "value": 3}
+    trial = optuna.trial.create_trial(value=0.5, intermediate_values={1: 0.6, 2: 0.5})
+    searched = mock.Mock(trials=[trial], values=lambda _: drawn)
+    result = SearchResult(searched, *[None] * 4, "run", "look")
+    (row,) = result.trials().to_dict("records")
+    assert (row["epochs"], row["value"], row["rate"]) == (2, 0.5, 0.1)
+    assert (row["hp/epochs"], row["hp/value"]) == (7, 3)
 
 
 def own_loss(y_true, y_pred):

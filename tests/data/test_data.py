@@ -192,6 +192,11 @@ NAN[3, 2, 1, 0] = np.nan
         ({"y_train": Y * 2**28, "class_names": None},
          "received none of class 1; number the classes without gaps"),
         ({"y_test": np.full(20, 4), "class_names": None}, "received label 4 in y_test"),
+        ({"y_test": np.eye(5)[np.arange(20) % 4]},
+         "one-hot rows of 4 columns, one for each class of tiny, received 5 columns in y_test"),
+        ({"y_train": np.eye(4)[Y], "x_val": X, "y_val": np.eye(7)[Y], "class_names": None},
+         "rows of 4 columns, .* received 7 columns in y_val"),
+        ({"y_train": np.eye(5)[Y]}, "rows of 4 columns, .* received 5 columns in y_train"),
         ({"y_train": Y * 0, "class_names": None}, "at least 2 classes in tiny, received 1"),
     ],
 )  # fmt: skip
@@ -252,8 +257,25 @@ def test_a_validation_part_of_its_own_is_kept_whole_and_a_test_part_may_be_missi
         both.test()
     few = data(given, n_train=20).for_search()
     assert (len(few.train), len(few.val)) == (20, 8)
-    with pytest.raises(DataError, match=r"at most 56, received 60"):
-        data(given, n_train=60).for_search()
+    whole = data(given, n_train=60).for_search()
+    assert np.array_equal(whole.train.inputs, X)
+    assert len(data(given, n_train=58).for_search().train) == 58
+
+
+@pytest.mark.parametrize("n_train", ["a", 0, 1, 3, 61, 10.0])
+def test_a_part_of_train_beside_an_own_val_is_refused_by_its_own_sentence(n_train):
+    given = arrays(x_val=X[:8], y_val=Y[:8])
+    sentence = (
+        rf"data\.n_train .* from 4 .* to 60 \(all training examples\), received {n_train!r}\."
+    )
+    with pytest.raises(DataError, match=sentence):
+        data(given, n_train=n_train).for_search()
+
+
+def test_a_part_of_train_beside_an_own_val_holds_each_class():
+    given = arrays(x_val=X[:8], y_val=Y[:8])
+    with pytest.raises(DataError, match=r"n_train=5 to leave .* received none of class 3"):
+        data(given, n_train=5).for_search()
 
 
 def test_one_hot_rows_and_whole_floats_are_the_labels_that_they_stand_for():

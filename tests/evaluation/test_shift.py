@@ -117,3 +117,10 @@ def test_test_time_choices_keep_off_what_is_off_and_are_all_different():
     assert found["last half", "own"] == (0.0, 0.0, 0.2)
     assert all(values[0] == 0 for values in found.values())
     assert len(set(found.values())) == len(found)
+
+
+def test_unknown_inputs_that_are_no_images_must_have_the_models_own_dtype():
+    like = np.zeros((2, 3), np.uint8)
+    assert np.array_equal(fitted(like + 1, like), like + 1)
+    with pytest.raises(DataError, match=r"inputs of uint8, .* received float32; only images"):
+        fitted(np.full((1, 3), 0.5, np.float32), like)

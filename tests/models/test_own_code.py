@@ -1,5 +1,6 @@
 """Test that a registered model includes its own code and works in a fresh process."""
 
+import importlib
 import json
 import re
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 import people
 from hpsearch.errors import ModelError
 from hpsearch.mc_dropout.prediction import McDropout
-from hpsearch.models.own_code import own_code
+from hpsearch.models.own_code import import_own_code, own_code
 from hpsearch.serving.fresh_process import first_line
 from hpsearch.serving.measured_again import check_before, cure
 from project_files import FILES
@@ -384,6 +385,24 @@ def test_own_code_is_what_nobody_can_install(tmp_path, monkeypatch):
         "own_helper.py",
         *(f"own_namespace/deep/{name}" for name in ("net.py", "scale.json", "sibling.py")),
     ]
+
+
+def test_saved_code_is_imported_first_and_found_last_afterwards(tmp_path, monkeypatch):
+    for folder, word in (("mine", "edited"), ("code", "saved")):
+        (tmp_path / folder).mkdir()
+        for name in ("own_saved_a", "own_saved_b"):
+            (tmp_path / folder / f"{name}.py").write_text(f"WORD = '{word}'\n")
+    (tmp_path / "code" / "own_saved_later.py").write_text("WORD = 'saved'\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "mine"), *sys.path])
+    before = list(sys.path)
+    for _ in range(2):
+        import_own_code(tmp_path, {"modules": ["own_saved_a"], "code": "code"})
+    assert sys.path == [*before, str(tmp_path / "code")]
+    words = []
+    for name in ("own_saved_a", "own_saved_b", "own_saved_later"):
+        words.append(importlib.import_module(name).WORD)
+        sys.modules.pop(name)
+    assert words == ["saved", "edited", "saved"]
 
 
 def test_an_installed_hypermodel_whose_models_are_keras_own_brings_nothing():

@@ -21,6 +21,7 @@ from hpsearch.cli.words import words_of, written
 from hpsearch.data.datasets import GIVEN_IN_PYTHON, Arrays
 from hpsearch.data.given import arrays_of
 from hpsearch.errors import ConfigError
+from hpsearch.tracking.mlflow_settings import mlflow_settings_kept
 
 if TYPE_CHECKING:
     # This module imports Keras, and a typo must be answered before that.
@@ -67,7 +68,8 @@ class Search:
         job = entry.instantiate(self.config)
         plain = entry.as_plain(self.config)
         plain["overrides"] = list(self.overrides)
-        result: SearchResult = job.run(plain, console or Console(highlight=False))
+        with mlflow_settings_kept():
+            result: SearchResult = job.run(plain, console or Console(highlight=False))
         return result
 
 
@@ -116,7 +118,8 @@ def search(
     plain = entry.as_plain(given.config)
     plain["overrides"] = list(given.overrides)
     shown = console or Console(highlight=False)
-    result: SearchResult = job.run(plain, shown)
+    with mlflow_settings_kept():
+        result: SearchResult = job.run(plain, shown)
     result.show_found(shown)
     return result
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Set
+from typing import Any, cast
 
 import numpy as np
 
@@ -15,7 +16,7 @@ def arrays_of(
     y: object,
     validation_data: object,
     test_data: object,
-    class_names: Sequence[str] | None,
+    class_names: object,
 ) -> Arrays:
     """Return what a person gives as one data set, unchecked.
 
@@ -27,22 +28,31 @@ def arrays_of(
         class_names: A name for each class, or None.
 
     Raises:
-        DataError: Something is no array of numbers.
+        DataError: Something is no array of numbers, or the class names are no list.
     """
     x_val, y_val = _pair(validation_data, "validation_data")
     x_test, y_test = _pair(test_data, "test_data")
-    names = None
-    if class_names is not None:
-        names = tuple(str(name) for name in class_names)
     return Arrays(
         x_train=_array(x, "x"),
         y_train=_array(y, "y"),
         x_test=x_test,
         y_test=y_test,
-        class_names=names,
+        class_names=_names(class_names),
         x_val=x_val,
         y_val=y_val,
     )
+
+
+def _names(given: object) -> tuple[str, ...] | None:
+    """Return the names of the classes in their order."""
+    if given is None:
+        return None
+    has_order = isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping | Set)
+    if not has_order or getattr(given, "ndim", 1) == 0:
+        raise DataError(
+            f"Expected class_names to be a list with a name for each class, received {given!r:.80}."
+        )
+    return tuple(str(name) for name in cast("Iterable[object]", given))
 
 
 def _pair(given: object, name: str) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -74,14 +84,20 @@ def _array(given: object, name: str) -> np.ndarray:
             f"Expected {name} to be an array of numbers, received a {kind}: data sets and "
             f"generators of batches cannot be searched with yet; give NumPy arrays."
         )
-    several = isinstance(given, tuple | list) and any(np.ndim(part) > 1 for part in given[:1])
-    if isinstance(given, Mapping) or (several and _are_arrays(given)):
+    if isinstance(given, Mapping) or _are_arrays(given):
         raise DataError(
             f"Expected {name} to be one array of numbers, received a {kind} of arrays: models "
             f"with several inputs or outputs cannot be searched yet."
         )
+    if np.ma.is_masked(given):
+        raise DataError(
+            f"Expected {name} to be an array of numbers, received a {kind} with masked values; "
+            f"fill them, or leave their examples out."
+        )
     try:
         array = np.asarray(given)
+        if array.dtype == object:
+            array = _numbers_of_table(given, array)
     except Exception as error:  # a library's own conversion may raise anything
         raise DataError(
             f"Expected {name} to be an array of numbers, received a {kind} that NumPy cannot "
@@ -107,4 +123,27 @@ def _are_arrays(given: object) -> bool:
     """Return whether a list holds arrays, as for several inputs, and not the rows of one."""
     if not isinstance(given, tuple | list):
         return False
-    return all(hasattr(part, "shape") for part in given) and len({np.shape(p) for p in given}) > 1
+    shapes = set()
+    for part in given:
+        if not hasattr(part, "shape") or len(part.shape) < 2:
+            return False
+        shapes.add(tuple(part.shape))
+    return len(shapes) > 1
+
+
+def _numbers_of_table(given: object, array: np.ndarray) -> np.ndarray:
+    """Return a table of pandas whose columns are all numbers or booleans as one type of number.
+
+    Args:
+        given: What the person gave.
+        array: NumPy's objects of it, which are returned where it is no such table.
+    """
+    if type(given).__name__ != "DataFrame":
+        return array
+    table: Any = given
+    kinds = {getattr(dtype, "kind", "O") for dtype in table.dtypes}
+    if not kinds <= set("biuf"):
+        return array
+    if "f" in kinds:
+        return np.asarray(table.to_numpy(dtype="float64"))
+    return np.asarray(table.to_numpy(dtype="int64"))

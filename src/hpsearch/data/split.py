@@ -145,13 +145,7 @@ class Data:
             return train, whole.val
         else:
             val = whole.val
-            most = len(labels) - len(whole.class_names)
-            if self.n_train > most:
-                raise DataError(
-                    f"Expected data.n_train to be null (all) or at most {most}, received "
-                    f"{self.n_train!r}."
-                )
-            in_train, _ = split(labels, self.n_train, len(labels) - self.n_train, self.split_seed)
+            in_train = _part(labels, self.n_train, self.split_seed)
         return Examples(train.inputs[in_train], labels[in_train]), val
 
 
@@ -192,7 +186,7 @@ def checked(arrays: Arrays, name: str, *, channel_axis: bool = True) -> _Checked
         "test": (arrays.x_test, arrays.y_test),
     }
     parts: dict[str, Examples] = {}
-    n_columns = {}
+    n_columns: dict[str, int | None] = {}
     for part, (inputs, targets) in given.items():
         if inputs is None or targets is None:
             continue
@@ -201,7 +195,7 @@ def checked(arrays: Arrays, name: str, *, channel_axis: bool = True) -> _Checked
         parts[part] = Examples(x, found.labels)
         n_columns[part] = found.n_columns
     _check_alike(parts, name)
-    class_names = _class_names(arrays.class_names, parts, n_columns["train"], name)
+    class_names = _class_names(arrays.class_names, parts, n_columns, name)
     return _Checked(
         parts["train"],
         parts.get("test"),
@@ -235,16 +229,17 @@ def _check_alike(parts: Mapping[str, Examples], name: str) -> None:
 def _class_names(
     names: tuple[str, ...] | None,
     parts: Mapping[str, Examples],
-    n_columns: int | None,
+    n_columns: Mapping[str, int | None],
     name: str,
 ) -> tuple[str, ...]:
     """Return a name for each class; raise DataError if the labels are not exactly the classes."""
     present = set(np.unique(parts["train"].targets).tolist())
-    n_classes = n_columns or max(present) + 1
+    n_classes = n_columns["train"] or max(present) + 1
     if names is not None:
         n_classes = len(names)
     if n_classes < 2:
         raise DataError(f"Expected at least 2 classes in {name}, received {n_classes}.")
+    _check_columns(n_columns, n_classes, name)
     for part, examples in parts.items():
         highest = int(examples.targets.max())
         if highest >= n_classes:
@@ -261,6 +256,16 @@ def _class_names(
     if names is not None:
         return names
     return tuple(str(label) for label in range(n_classes))
+
+
+def _check_columns(n_columns: Mapping[str, int | None], n_classes: int, name: str) -> None:
+    """Raise DataError if one-hot rows have not a column for each class."""
+    for part, n_found in n_columns.items():
+        if n_found not in (None, n_classes):
+            raise DataError(
+                f"Expected one-hot rows of {n_classes} columns, one for each class of {name}, "
+                f"received {n_found} columns in y_{part}."
+            )
 
 
 def split(
@@ -298,10 +303,43 @@ def split(
             f"each class, received none of class {rare}, which has {counts[rare]} of {n_labels}; "
             f"add images or train on more."
         )
-    keys = np.random.PCG64(seed).random_raw(n_labels)
+    return _drawn(labels, train_counts, val_counts, seed)
+
+
+def _part(labels: Labels, n_train: int, seed: int) -> NDArray[np.intp]:
+    """Return the ascending indices of a stratified part of a train set that has its own val."""
+    counts = np.bincount(labels)
+    n_labels = len(labels)
+    n_classes = len(counts)
+    if not isinstance(n_train, int) or not n_classes <= n_train <= n_labels:
+        raise DataError(
+            f"Expected data.n_train to be null (all) or a whole number from {n_classes} (the "
+            f"classes) to {n_labels} (all training examples), received {n_train!r}."
+        )
+    _check_seed(seed)
+    left_out = _shares(n_labels - n_train, counts)
+    kept = counts - left_out
+    if kept.min() == 0:
+        rare = int(kept.argmin())
+        raise DataError(
+            f"Expected data.n_train={n_train} to leave a training example of each class, received "
+            f"none of class {rare}, which has {counts[rare]} of {n_labels}; train on more."
+        )
+    in_train, _ = _drawn(labels, kept, left_out, seed)
+    return in_train
+
+
+def _drawn(
+    labels: Labels,
+    train_counts: NDArray[np.intp],
+    val_counts: NDArray[np.intp],
+    seed: int,
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the ascending indices of two parts that hold so many examples of each class."""
+    keys = np.random.PCG64(seed).random_raw(len(labels))
     in_train = []
     in_val = []
-    for label in range(len(counts)):
+    for label in range(len(train_counts)):
         members = np.flatnonzero(labels == label)
         order = np.argsort(keys[members], kind="stable")
         members = members[order]
@@ -335,6 +373,10 @@ def _check_sizes(
                 f"classes) to {most_train} (what data.n_val={n_val} leaves of {n} images), "
                 f"received {n_train!r}."
             )
+    _check_seed(seed)
+
+
+def _check_seed(seed: int) -> None:
     if not isinstance(seed, int) or seed < 0:
         raise DataError(f"Expected data.split_seed to be an integer from 0 on, received {seed!r}.")
 

@@ -159,7 +159,7 @@ def fitted(images: Images, like: Images) -> Images:
         like: Pixels, (N, H, W, 1 or 3), or other inputs, (N, ...).
 
     Raises:
-        DataError: The inputs are no images, and their shapes differ.
+        DataError: The inputs are no images, and their shapes or dtypes differ.
     """
     if images.ndim != 4 or like.ndim != 4:
         if images.shape[1:] != like.shape[1:]:
@@ -167,7 +167,12 @@ def fitted(images: Images, like: Images) -> Images:
                 f"Expected unknown inputs of shape {like.shape[1:]}, received {images.shape[1:]}; "
                 "only images (H, W, C) can be resized."
             )
-        return images.astype(like.dtype)
+        if images.dtype != like.dtype:
+            raise DataError(
+                f"Expected unknown inputs of {like.dtype}, as the model's own, received "
+                f"{images.dtype}; only images (H, W, C) can be scaled."
+            )
+        return images
     _, height, width, channels = like.shape
     mode = "RGB"
     if channels == 1:

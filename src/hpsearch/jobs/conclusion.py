@@ -298,7 +298,7 @@ class Conclusion:
 
     def say_no_test(self, version: Version, progress: Progress) -> None:
         """Say that nothing is evaluated, because the data set has no test part."""
-        reason = "the data set has no test part (x_test, y_test)"
+        reason = "the data set has no test part (x_test and y_test in a file, test_data in Python)"
         progress.say(f"The best model is not evaluated: {reason}.")
         self._tag(version, {"hpsearch.not_evaluated_because": reason})
 

@@ -25,6 +25,7 @@ from hpsearch.study.study import number_of, value_of
 from hpsearch.study.trial_end import TrialEnd
 from hpsearch.study_report.commands import Commands
 from hpsearch.study_report.searched import Outcome, Searched
+from hpsearch.tracking.mlflow_settings import mlflow_settings_kept
 from hpsearch.tracking.registry import Registry, Version
 
 
@@ -97,22 +98,19 @@ class SearchResult:
         uri = self.searched.tracking_uri
         client = MlflowClient(uri, registry_uri=uri)
         registry = Registry(client, import_own_code)
-        # MLflow loads from its own store, which a later search may have changed.
-        others = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
-        mlflow.set_tracking_uri(uri)
-        mlflow.set_registry_uri(uri)
-        try:
+        with mlflow_settings_kept():
+            # MLflow loads from the store that these name.
+            mlflow.set_tracking_uri(uri)
+            mlflow.set_registry_uri(uri)
             model, _found = registry.load(self.version.name, self.version.number)
-        finally:
-            mlflow.set_tracking_uri(others[0])
-            mlflow.set_registry_uri(others[1])
         return model
 
     def trials(self) -> pd.DataFrame:
         """Return a table with a row for each trial, in the order of their numbers.
 
         Its columns are number, end, value, epochs and duration_s, then one for each
-        hyperparameter. The value of a trial that did not finish is missing.
+        hyperparameter. One that has the name of a column before, such as epochs, has the column
+        hp/epochs. The value of a trial that did not finish is missing.
         """
         rows = []
         for trial in self.searched.trials:
@@ -133,7 +131,13 @@ class SearchResult:
                 "epochs": len(trial.intermediate_values),
                 "duration_s": duration_s,
             }
-            rows.append(row | self.searched.values(trial))
+            drawn = {}
+            for name, drawn_value in self.searched.values(trial).items():
+                column = name
+                if name in row:
+                    column = f"hp/{name}"
+                drawn[column] = drawn_value
+            rows.append(row | drawn)
         return pd.DataFrame(rows)
 
     def _repr_html_(self) -> str:

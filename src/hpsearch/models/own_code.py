@@ -19,6 +19,7 @@ import sys
 import sysconfig
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import Distribution, packages_distributions
@@ -142,9 +143,24 @@ def import_own_code(folder: Path, flavor: Mapping[str, Any]) -> None:
     if not modules:
         return
     code = str(folder / flavor["code"])
-    others = [path for path in sys.path if path != code]
-    sys.path[:] = [code, *others]
-    import_modules(modules)
+    with _first_on_path(code):
+        import_modules(modules)
+
+
+@contextmanager
+def _first_on_path(folder: str) -> Iterator[None]:
+    """Import from a folder first, and afterwards only what is found nowhere else.
+
+    Functions of the saved code may import more of it later. The person's own modules of the same
+    names come before it then.
+    """
+    others = [path for path in sys.path if path != folder]
+    sys.path[:] = [folder, *others]
+    try:
+        yield
+    finally:
+        others = [path for path in sys.path if path != folder]
+        sys.path[:] = [*others, folder]
 
 
 def import_modules(modules: Iterable[str]) -> None:
