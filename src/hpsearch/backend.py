@@ -60,7 +60,14 @@ def check_backend() -> None:
 
 
 def _is_installed(name: str) -> bool:
-    return name in sys.modules or find_spec(name) is not None
+    if sys.modules.get(name) is not None:
+        return True
+    try:
+        spec = find_spec(name)
+    except ValueError:  # something has put None in its place
+        return False
+    # A folder of that name without code is no library.
+    return spec is not None and spec.origin is not None
 
 
 def _of_keras_json() -> str | None:

@@ -90,6 +90,8 @@ class Project:
             words += ["-e", entry_point]
         parameters = {item.key: item for item in self.parameters(entry_point)}
         for setting in settings:
+            if setting.startswith("--"):  # `mlflow run` passes no options of hpsearch
+                continue
             key, _, value = setting.lstrip("+").partition("=")
             text = _as_text(value)
             name = key
@@ -108,7 +110,9 @@ class Project:
         for parameter in self.parameters("main"):
             if "." in parameter.key:
                 key = re.escape(parameter.key)
-                sentence = re.sub(rf"\b{key}=", f"-P {parameter.name}=", sentence)
+                # A command within the sentence has these names already.
+                alone = rf"(?<![\w.+])(?<!-P ){key}="
+                sentence = re.sub(alone, f"-P {parameter.name}=", sentence)
         return sentence
 
 
@@ -117,7 +121,7 @@ def command(job: str, *settings: str) -> str:
 
     Args:
         job: The name of the job; `doctor` is followed by a command of its own, `doctor sync`.
-        settings: Settings as Hydra reads them, `KEY=VALUE`.
+        settings: Settings as Hydra reads them, `KEY=VALUE`, after options, `--OPTION=VALUE`.
     """
     project = Project.of_this_process()
     if project is not None:

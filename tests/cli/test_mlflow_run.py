@@ -10,9 +10,12 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
+from conftest import wait_until
 from hpsearch.cli import entry
 from hpsearch.cli.command_line import composed
+from hpsearch.cli.project import _place_of_run
 from hpsearch.command_form import Project, command, in_form, look, option_words
+from hpsearch.errors import ConfigError
 from project_files import ROOT, command_of
 from workplace import SRC, Workplace, shell_environment
 
@@ -92,6 +95,35 @@ def test_the_doctors_own_words_are_no_settings():
     assert "data=digits" in words
 
 
+def test_a_doctor_that_should_repair_is_told_so_in_plain_words():
+    with pytest.raises(ConfigError, match="repair must be true or false, but is yes"):
+        command_of("doctor", repair="yes")
+
+
+@pytest.mark.parametrize("choice", ["arch=7", "data=true", "optimizer=1e-3", "arch=null"])
+def test_a_choice_that_is_no_name_is_a_mistake_too(choice):
+    key, _, value = choice.partition("=")
+    job, words = command_of("main", **{key: value})
+    with pytest.raises(ConfigError, match=f"There is no {choice}"):
+        entry.check(job, entry.as_overrides(words))
+
+
+@pytest.mark.parametrize(
+    ("typed", "place"),
+    [
+        ("python /usr/bin/mlflow run .", 2),
+        ("python -m mlflow run .", 3),
+        ("mlflow --env-file .env run .", 3),
+        ("mlflow --env-file=.env run .", 2),
+        ("mlflow ui", 0),
+        ("bash run mlflow", 0),
+        ("mlflow", 0),
+    ],
+)
+def test_the_word_run_is_found(typed, place):
+    assert _place_of_run(typed.split()) == place
+
+
 @pytest.mark.parametrize(
     ("typed", "kept"),
     [
@@ -137,12 +169,19 @@ def test_a_command_after_mlflow_run_is_one_of_mlflow_run(job, settings, written)
 def test_a_sentence_after_mlflow_run_names_its_parameters():
     said = in_form("Give it more with budget.n_trials=30, or data.path=DIR.")
     assert said == "Give it more with -P trials=30, or -P data_path=DIR."
+    sync = command("doctor sync", "budget.n_trials=30", "data.path=x")
+    assert in_form(f"Give {sync}.") == f"Give {sync}."
 
 
 def test_a_command_after_hpsearch_is_one_of_hpsearch():
     assert in_form("budget.n_trials=30") == "budget.n_trials=30"
     words = shlex.split(command("search", "data.path='a b'", "study.name=x"))
     assert words[-3:] == ["search", "data.path='a b'", "study.name=x"]
+
+
+def here() -> set[str]:
+    """Return the names of what lies in the project's folder."""
+    return {path.name for path in ROOT.iterdir()}
 
 
 def mlflow_run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -213,12 +252,12 @@ def run_literally(line: str, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_search_started_elsewhere_lands_there_and_prints_commands_that_run_there(elsewhere):
-    before = {path.name for path in ROOT.iterdir()}
+    before = here()
     done = mlflow_run(elsewhere, *SMALL)
     assert done.returncode == 0, done.stderr
     made = {path.name for path in elsewhere.iterdir()}
     assert {"mlflow.db", "optuna.db", "outputs"} <= made
-    assert {path.name for path in ROOT.iterdir()} - before <= {".pytest_cache"}
+    assert not {"mlflow.db", "mlruns", "optuna.db", "outputs", "spool"} & (here() - before)
     lines = printed_commands(done.stdout)
     assert len(lines) == 5
     assert "-P trials=4" in lines["Search on"]
@@ -238,7 +277,8 @@ def test_a_mistake_ends_its_run_as_killed_with_its_sentence(tmp_path):
     assert "Error: There is no arch=sellu. Did you mean 'selu'?" in done.stderr
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     (run,) = client.search_runs(["0"], run_view_type=ViewType.ALL)
-    assert run.info.status == "KILLED"
+    # The status is set after `mlflow run` has set another one.
+    wait_until(lambda: client.get_run(run.info.run_id).info.status == "KILLED", "the end as KILLED")
     assert run.info.run_name.startswith("refused: There is no arch=sellu.")
     assert not (tmp_path / "optuna.db").exists()
 

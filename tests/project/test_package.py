@@ -3,6 +3,8 @@ alone.
 """
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -121,10 +123,23 @@ def own_conf(tmp_path):
     folder = tmp_path / "conf"
     for group in ("experiment", "arch"):
         (folder / group).mkdir(parents=True)
-    text = "# @package _global_\ndefaults:\n  - override /data: digits\nbudget:\n  n_trials: 3\n"
+    page = (ROOT / "docs" / "install.md").read_text()
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     (folder / "experiment" / "small.yaml").write_text(text)
     (folder / "arch" / "mine.yaml").write_text((CONF / "arch" / "relu.yaml").read_text())
     return f"--config-dir={folder}"
+
+
+@pytest.mark.slow
+def test_commands_after_a_search_name_ones_own_folder(own_conf, workplace):
+    small = ["training.epochs=1", "training.jit_compile=false", "budget.n_trials=1"]
+    done = workplace.here("experiment=small", "arch=mine", "arch.n_hidden=1", *small, own_conf)
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("Understand it:")]
+    _, _, words = line.partition("hpsearch report ")
+    again = workplace.here(*shlex.split(words), script="report")
+    assert again.returncode == 0, again.stderr
+    assert f"search {own_conf} experiment=small arch=mine" in done.stdout
 
 
 def test_files_of_ones_own_folder_are_known(own_conf):

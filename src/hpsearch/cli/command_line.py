@@ -22,6 +22,7 @@ from hydra.core.override_parser.types import Override, Transformer
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from hpsearch.cli.config_files import CONF, ConfigFiles
 from hpsearch.errors import ConfigError, did_you_mean
@@ -67,6 +68,7 @@ def check(root: str, words: Sequence[str]) -> None:
             a value of the wrong kind; or a value that must be given is missing.
     """
     given = _arguments(words)
+    _refuse_passwords(given.overrides)
     files = ConfigFiles.of(given.config_dir)
     plain: list[str] = []
     try:
@@ -84,9 +86,11 @@ def check(root: str, words: Sequence[str]) -> None:
     except (HydraException, OmegaConfBaseException) as error:
         sentence = _one_sentence(error, root, plain, files)
         raise ConfigError(sentence) from error
+    except YAMLError as error:
+        said = re.sub(r"\s+", " ", str(error))
+        raise ConfigError(f"A file of the configuration is no YAML: {said}.") from error
     finally:
         GlobalHydra.instance().clear()
-    _refuse_passwords(given.overrides)
     if missing:
         raise ConfigError(f"{missing} must be given: {missing}=VALUE.")
 
@@ -94,7 +98,7 @@ def check(root: str, words: Sequence[str]) -> None:
 def is_group(key: str, files: ConfigFiles) -> bool:
     """Return whether a key names a group, whose values are names of files."""
     group = key.partition("@")[0]
-    return group != "" and files.has_group(group)
+    return files.has_group(group)
 
 
 def defaults_of(
@@ -112,7 +116,7 @@ def defaults_of(
     try:
         with files.composing(root):
             return compose(root, first)
-    except (HydraException, OmegaConfBaseException):
+    except (HydraException, OmegaConfBaseException, ValueError, YAMLError):
         return OmegaConf.create()
 
 

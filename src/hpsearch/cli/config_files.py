@@ -69,7 +69,7 @@ class ConfigFiles:
 
     def has_group(self, group: str) -> bool:
         """Return whether a name is that of a group."""
-        return any((folder / group).is_dir() for folder in self._folders())
+        return group != "" and any((folder / group).is_dir() for folder in self._folders())
 
     @contextmanager
     def composing(self, root: str) -> Iterator[None]:

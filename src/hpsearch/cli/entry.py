@@ -193,6 +193,15 @@ def instantiate(config: Plain | DictConfig) -> Any:
     return job
 
 
+def config_dir() -> list[str]:
+    """Return the option that names the person's own folder of configuration, if it was given."""
+    found = []
+    for source in HydraConfig.get().runtime.config_sources:
+        if source.provider == "command-line":
+            found.append(f"--config-dir={source.path}")
+    return found
+
+
 def experiment(
     config: DictConfig,
     parts: list[str],
@@ -206,7 +215,7 @@ def experiment(
         return as_plain(hydra.compose(root, words))
 
     plain = as_plain(config)
-    return Composed(plain, own, typed, composed, instantiate)
+    return Composed(plain, own, typed, composed, instantiate, config_dir())
 
 
 def as_plain(config: DictConfig) -> Plain:
@@ -265,7 +274,7 @@ def _prepare_restart() -> None:
 
 
 def _is_no_sweep() -> bool:
-    return not HydraConfig.initialized() or _is_single_job()
+    return not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN
 
 
 def _is_single_job() -> bool:

@@ -59,7 +59,7 @@ def main() -> None:
     # An installed script does not find modules of the current folder, as `python -m` does.
     folder = os.getcwd()
     if folder not in sys.path:
-        sys.path.insert(0, folder)
+        sys.path.append(folder)
     module = importlib.import_module(f"hpsearch.cli.{job}")
     if job == "doctor":
         module.main()

@@ -20,8 +20,10 @@ from omegaconf import ListConfig
 
 from hpsearch.cli.command_line import default_value, defaults_of, is_group
 from hpsearch.cli.config_files import ConfigFiles
+from hpsearch.cli.refused import refuse
 from hpsearch.cli.terminal import Terminal
 from hpsearch.command_form import Project, option_words, quoted
+from hpsearch.errors import ConfigError
 
 # Settings with these names hold text, though their default may be null.
 _TEXTS = (
@@ -45,7 +47,11 @@ def main() -> None:
     project = Project(str(file), options, os.environ.get("MLFLOW_RUN_ID"))
     project.remember()
     pairs = list(zip(words[::2], words[1::2], strict=True))
-    line = command_line(project, entry_point, pairs)
+    try:
+        line = command_line(project, entry_point, pairs)
+    except ConfigError as error:
+        refuse(project, str(error))
+        raise Terminal().end(f"Error: {error}", error.exit_status) from None
     os.execv(sys.executable, [sys.executable, "-m", "hpsearch", *line])
 
 
@@ -60,9 +66,16 @@ def _mlflow_run() -> psutil.Process | None:
 
 def _place_of_run(command: Sequence[str]) -> int:
     """Return the place of the word `run` in an `mlflow run` command; 0 in any other command."""
-    for place in range(1, len(command)):
-        if command[place] == "run" and Path(command[place - 1]).name == "mlflow":
-            return place
+    names = [Path(word).name for word in command]
+    if "mlflow" not in names:
+        return 0
+    place = names.index("mlflow") + 1
+    while place < len(command) and command[place].startswith("--env-file"):
+        place += 1
+        if command[place - 1] == "--env-file":
+            place += 1
+    if place < len(command) and command[place] == "run":
+        return place
     return 0
 
 
@@ -97,7 +110,10 @@ def _doctor(values: Mapping[str, str]) -> list[str]:
     """Return the command line of the doctor, whose own words are no settings."""
     settings = dict(values)
     words = ["doctor", *settings.pop("command", "compare").split()]
-    if settings.pop("repair", "false") == "true":
+    repair = settings.pop("repair", "false")
+    if repair.lower() not in ("true", "false"):
+        raise ConfigError(f"repair must be true or false, but is {repair}.")
+    if repair.lower() == "true":
         words.append("--repair")
     return [*words, *_overrides("search", settings)]
 

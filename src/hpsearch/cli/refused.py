@@ -8,6 +8,8 @@ milliseconds.
 
 from __future__ import annotations
 
+import os
+import select
 import subprocess
 import sys
 import time
@@ -32,13 +34,15 @@ def refuse(project: Project, sentence: str) -> None:
     words = [sys.executable, "-m", "hpsearch.cli.refused", project.run_id, name]
     process = subprocess.Popen(
         words,
+        env={**os.environ, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
     if process.stdout is not None:
-        process.stdout.readline()  # it is ready to wait, or has ended
+        # It can be read as soon as the process is ready to wait, or has ended.
+        select.select([process.stdout], [], [], 30.0)
 
 
 def main(run_id: str, name: str) -> None:

@@ -16,7 +16,7 @@ from hpsearch.cli.terminal import Terminal
 def main(config: DictConfig) -> float:
     """Run one search; return the best value for Hydra."""
     terminal = Terminal()
-    overrides = HydraConfig.get().overrides.task
+    overrides = [*entry.config_dir(), *HydraConfig.get().overrides.task]
     with entry.ending():
         result = Search(config, overrides).run(terminal.console)
     result.show(terminal.console)

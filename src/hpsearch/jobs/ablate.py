@@ -46,7 +46,7 @@ def ablate(job: Composed, console: Console) -> Answer:
         arm = Arm(name, parts, of_arm["hyperparameters"], level, across, of_arm)
         arms.append(arm)
     config["hyperparameters"].update(champion)
-    command = command_form.command("ablate", *job.typed)
+    command = command_form.command("ablate", *job.options, *job.typed)
     data = job.parts["data"]
     seed = config["seed"]
     experiment = Ablate(ablation, arms, data, tracking, seed, n_seeds)

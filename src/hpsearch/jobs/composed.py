@@ -22,6 +22,7 @@ class Composed:
         typed: The overrides of the command line.
         compose: Returns the configuration of an arm with some overrides, as plain data.
         build: Returns the objects that such a configuration describes.
+        options: The options of the command line that a further command needs as well.
     """
 
     config: Plain
@@ -29,3 +30,4 @@ class Composed:
     typed: Sequence[str]
     compose: Callable[[list[str]], Plain]
     build: Callable[[Plain], Any]
+    options: Sequence[str] = ()

@@ -30,6 +30,7 @@ class Commands:
         named = [f"study.name={searched.name}"]
         typed: Sequence[str] = searched.config.get("overrides", named)
         self._typed = list(typed)
+        self._options = [word for word in self._typed if word.startswith("--")]
         self._has_arrays = any(GIVEN_IN_PYTHON in word for word in self._typed)
 
     def search(self, n_trials: int, changes: Sequence[str] = ()) -> str:
@@ -61,7 +62,7 @@ class Commands:
 
     def evaluate(self, version: str | None = None) -> str:
         """Return the command that evaluates a version; None takes the champion."""
-        words = [f"registered_model={self._searched.name}"]
+        words = [*self._options, f"registered_model={self._searched.name}"]
         if version is not None:
             words.append(f"version={version}")
         if self._has_arrays:
@@ -74,7 +75,7 @@ class Commands:
         name = f"study={self._searched.name}"
         storage = self._group("storage")
         tracking = self._group("tracking")
-        return command("report", name, *storage, *tracking)
+        return command("report", *self._options, name, *storage, *tracking)
 
     def sync(self) -> str:
         """Return the command that sends to MLflow what waits for it."""
