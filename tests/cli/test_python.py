@@ -90,6 +90,14 @@ def flat(hp, n_classes, width=4):
     return model
 
 
+def not_compiled(hp):
+    rate = hp.Float("rate", 0.0, 0.5)
+    return keras.Sequential([layers.Dropout(rate), layers.Dense(2, "softmax")])
+
+
+GIVEN = {"validation_data": (X, Y)}
+
+
 class Layer(layers.Dense):
     """A layer whose class a test moves into `__main__`."""
 
@@ -322,6 +330,7 @@ def test_a_partial_keeps_what_it_holds():
         ({"y": np.full((40, 2), 0.5)}, DataError, "rows that are not one 1 among zeros"),
         ({"build_model": keras.Sequential()}, ConfigError, "a function build_model"),
         ({"build_model": dict}, ConfigError, "a function build_model"),
+        ({"build_model": not_compiled, **GIVEN}, ModelError, "whose compile was not called"),
     ],
 )
 def test_mistakes_are_answered_in_a_sentence_before_anything_is_made(

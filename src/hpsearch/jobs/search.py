@@ -215,6 +215,11 @@ class Search:
                 model = build_model(hypermodel, hp, shape)
             except TrialTimedOutError:
                 raise _builds_too_long() from None
+        if not owns_fit(hypermodel) and not model.compiled:
+            raise ModelError(
+                "Expected build(hp) to return a compiled keras.Model; received one whose compile "
+                "was not called."
+            )
         return _DrawnModel(model, hp, hypermodel, probe.distributions)
 
     def _open(

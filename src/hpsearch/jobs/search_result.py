@@ -194,11 +194,21 @@ class SearchResult:
 
     def show(self, console: Console) -> None:
         """Print the evaluation, the versions and the commands that a person may give next."""
-        self.show_found(console)
+        self._show_versions(console)
         for line in self._next_steps():
             console.print(line, soft_wrap=True, markup=False)
 
     def show_found(self, console: Console) -> None:
+        """Print the evaluation, the versions, and what a person may look at next."""
+        self._show_versions(console)
+        lines = [f"Look at it:    {self.look}"]
+        if self.version is not None:
+            command = Commands(self.searched).evaluate(self.version.number)
+            lines.append(f"Examine it:    {command}")
+        for line in lines:
+            console.print(line, soft_wrap=True, markup=False)
+
+    def _show_versions(self, console: Console) -> None:
         """Print the evaluation and the versions."""
         if self.evaluation is not None:
             section = self.evaluation.section()
