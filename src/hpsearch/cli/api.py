@@ -18,15 +18,14 @@ from hpsearch.backend import check_backend
 from hpsearch.cli import entry
 from hpsearch.cli.command_line import as_overrides, composed
 from hpsearch.cli.words import words_of, written
-from hpsearch.data.datasets import GIVEN_IN_PYTHON, Arrays
-from hpsearch.data.given import arrays_of
 from hpsearch.errors import ConfigError
 from hpsearch.tracking.mlflow_settings import mlflow_settings_kept
 
 if TYPE_CHECKING:
-    # This module imports Keras, and a typo must be answered before that.
+    # These import NumPy and Keras, and a typo must be answered before that.
     from keras_tuner import HyperModel
 
+    from hpsearch.data.datasets import Arrays
     from hpsearch.jobs.search_result import SearchResult
 
 
@@ -65,11 +64,14 @@ class Search:
             KeyboardInterrupt: The person stopped it. The same search continues when it is run
                 again.
         """
-        job = entry.instantiate(self.config)
+        return self._ran(entry.instantiate(self.config), console or Console(highlight=False))
+
+    def _ran(self, job: Any, console: Console) -> SearchResult:
+        """Run the job that the configuration describes, and return its result."""
         plain = entry.as_plain(self.config)
         plain["overrides"] = list(self.overrides)
         with mlflow_settings_kept():
-            result: SearchResult = job.run(plain, console or Console(highlight=False))
+            result: SearchResult = job.run(plain, console)
         return result
 
 
@@ -110,16 +112,15 @@ def search(
     entry.prepare_environment()
     check_backend()
     words = words_of(keywords, config)
+    # The command line imports this module too, and needs no NumPy to answer a typo.
+    from hpsearch.data.given import arrays_of  # noqa: PLC0415
+
     arrays = arrays_of(x, y, validation_data, test_data, class_names)
     factory = _factory(build_model)
     words = [*_words_of_data(arrays), *_words_of_model(factory), *words]
     given = Search.compose(*words)
-    job = _job(given.config, factory, arrays)
-    plain = entry.as_plain(given.config)
-    plain["overrides"] = list(given.overrides)
     shown = console or Console(highlight=False)
-    with mlflow_settings_kept():
-        result: SearchResult = job.run(plain, shown)
+    result = given._ran(_job(given.config, factory, arrays), shown)
     result.show_found(shown)
     return result
 
@@ -167,6 +168,8 @@ def _factory(build_model: object) -> partial[Any]:
 
 def _words_of_data(arrays: Arrays) -> list[str]:
     """Return the words that stand for the arrays."""
+    from hpsearch.data.datasets import GIVEN_IN_PYTHON  # noqa: PLC0415 (it imports NumPy)
+
     path = written(GIVEN_IN_PYTHON, "data.path")
     words = ["data=npz", f"data.path={path}"]
     if arrays.x_val is None:

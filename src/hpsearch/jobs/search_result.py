@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import math
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import keras
@@ -194,29 +195,29 @@ class SearchResult:
 
     def show(self, console: Console) -> None:
         """Print the evaluation, the versions and the commands that a person may give next."""
-        self._show_versions(console)
-        for line in self._next_steps():
-            console.print(line, soft_wrap=True, markup=False)
+        self._show(console, self._next_steps())
 
     def show_found(self, console: Console) -> None:
         """Print the evaluation, the versions, and what a person may look at next."""
-        self._show_versions(console)
-        lines = [f"Look at it:    {self.look}"]
+        steps = [f"Look at it:    {self.look}"]
         if self.version is not None:
             command = Commands(self.searched).evaluate(self.version.number)
-            lines.append(f"Examine it:    {command}")
-        for line in lines:
-            console.print(line, soft_wrap=True, markup=False)
+            steps.append(f"Examine it:    {command}")
+        self._show(console, steps)
 
-    def _show_versions(self, console: Console) -> None:
-        """Print the evaluation and the versions."""
+    def _show(self, console: Console, steps: Sequence[str]) -> None:
+        """Print the evaluation, the versions and the next steps."""
         if self.evaluation is not None:
             section = self.evaluation.section()
             console.print(section.as_table())
             console.print(section.text, soft_wrap=True, markup=False)
+        lines = []
         for version in (self.version, self.cheapest):
             if version is not None:
-                console.print(version.sentence(), soft_wrap=True, markup=False)
+                lines.append(version.sentence())
+        lines += steps
+        for line in lines:
+            console.print(line, soft_wrap=True, markup=False)
 
     def _next_steps(self) -> list[str]:
         """Return the commands that a person may give next, one a line."""
