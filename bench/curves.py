@@ -104,9 +104,7 @@ class Reality:
         hp.values.update(values)
         begin = time.perf_counter()
         keras.utils.set_random_seed(self.seed)
-        fitted = self.trainer.fit(
-            self.made, hp, self.made.build(hp), self.seed, lambda epoch, metrics: None
-        )
+        fitted = self.trainer.fit(self.made, hp, self.made.build(hp), self.seed, lambda *_: None)
         self.trained_s += time.perf_counter() - begin
         return [(m["val/loss"], m["time/epoch_s"]) for m in fitted.history]
 

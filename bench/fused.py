@@ -48,11 +48,7 @@ def epoch_s(trainer: Trainer, made: Any, n: int) -> float:
     ends: list[float] = []
 
     def fit(number: int, hp: Any, model: Any) -> None:
-        listen = (
-            (lambda epoch, metrics: ends.append(time.perf_counter()))
-            if number == 0
-            else lambda epoch, metrics: None
-        )
+        listen = (lambda *_: ends.append(time.perf_counter())) if number == 0 else lambda *_: None
         trainer.fit(made, hp, model, number, listen)
 
     with ThreadPoolExecutor(n) as pool:

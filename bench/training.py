@@ -77,9 +77,9 @@ def ours(config: Any, data: SearchData) -> Arm:
     hp = hyperparameters(config)
 
     def epoch() -> float:
-        return trainer.fit(
-            model_of, hp, model_of.build(hp), 0, lambda epoch, metrics: None
-        ).history[-1]["time/epoch_s"]
+        return trainer.fit(model_of, hp, model_of.build(hp), 0, lambda *_: None).history[-1][
+            "time/epoch_s"
+        ]
 
     return epoch
 
@@ -243,7 +243,7 @@ def loss_row(given: argparse.Namespace, n_seeds: int = 5) -> Row:
         hp = hyperparameters(config)
         hp.values["learning_rate"] = 1e-3
         keras.utils.set_random_seed(seed)
-        fitted = trainer.fit(made, hp, made.build(hp), seed, lambda epoch, metrics: None)
+        fitted = trainer.fit(made, hp, made.build(hp), seed, lambda *_: None)
         ends["ours"].append(fitted.history[-1]["val/loss"])
         keras.utils.set_random_seed(seed)
         val = (data.val.inputs, data.val.targets)

@@ -88,9 +88,11 @@ def fit(
 ) -> tuple[keras.Model, Fitted, list[Mapping[str, float]]]:
     """Fit as a trial does; return the model, the fit, and what was told of each epoch."""
     told: list[Mapping[str, float]] = []
+    lasts: list[bool] = []
 
-    def listen(epoch: int, metrics: Mapping[str, float]) -> None:
+    def listen(epoch: int, metrics: Mapping[str, float], is_last: bool) -> None:
         told.append(metrics)
+        lasts.append(is_last)
         if epoch == stop_after:
             raise StoppedError
 
@@ -99,9 +101,11 @@ def fit(
     hp.values.update(values)
     model = Net().build(hp)
     try:
-        return model, trainer.fit(Net(), hp, model, seed, listen, checkpoint_file=file), told
+        fitted = trainer.fit(Net(), hp, model, seed, listen, checkpoint_file=file)
     except StoppedError:
         return model, Fitted(), told
+    assert lasts == [False] * (fitted.n_epochs - 1) + [True]
+    return model, fitted, told
 
 
 def timeless(history: list[dict[str, float]]) -> list[dict[str, float]]:

@@ -190,7 +190,7 @@ class Arm:
             hp,
             model,
             number,
-            lambda epoch, metrics: ends.append(time.perf_counter()),
+            lambda *_: ends.append(time.perf_counter()),
         )
         return [later - earlier for earlier, later in itertools.pairwise(ends)]
 
@@ -407,7 +407,7 @@ def whole_fits(arm: Arm, k: int) -> Row:
     trainer, ends = arm.fused[k], []
 
     def listener_of(number: int) -> Callable[..., None]:
-        return lambda epoch, metrics: ends.append(time.perf_counter()) if number == 0 else None
+        return lambda *_: ends.append(time.perf_counter()) if number == 0 else None
 
     def fit(number: int, hp: Any, model: keras.Model) -> None:
         trainer.fit(arm.hypermodel, hp, model, number, listener_of(number))

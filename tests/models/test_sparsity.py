@@ -71,7 +71,7 @@ def trained(sparsity, *, normalization="none", activation="elu", strength=None):
     if strength:
         hp.values["sparsity_strength"] = strength
     model = hypermodel.build(hp)
-    fitted = Trainer(SETTINGS, DATA).fit(hypermodel, hp, model, 1, lambda epoch, metrics: None)
+    fitted = Trainer(SETTINGS, DATA).fit(hypermodel, hp, model, 1, lambda *_: None)
     return hypermodel, model, fitted
 
 

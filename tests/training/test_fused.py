@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ def fit(
 ) -> Any:
     """Fit trial `number`; return its weights and its `Fitted`, or None where it was stopped."""
 
-    def listen(epoch: int, metrics: Mapping[str, float]) -> None:
+    def listen(epoch: int, *_: object) -> None:
         if epoch == stop_after:
             raise StoppedError
 

@@ -298,7 +298,7 @@ def test_a_fit_by_keras_that_goes_on_equals_one_never_stopped(
     class StopError(Exception):
         pass
 
-    def stop(epoch: int, _: Any) -> None:
+    def stop(epoch: int, *_: object) -> None:
         if epoch == 2:
             raise StopError
 

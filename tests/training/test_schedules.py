@@ -201,7 +201,7 @@ def test_a_fit_whose_proof_failed_goes_on_where_the_proof_is_remembered(
         trainer.fit(hypermodel, hp, model, 7, listener, checkpoint_file=file)
         return model.get_weights()
 
-    def stop(epoch, metrics):
+    def stop(epoch, *_):
         if epoch == 2:
             raise _StopError
 

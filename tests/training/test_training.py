@@ -198,9 +198,7 @@ def test_a_hypermodels_own_fit_is_what_runs() -> None:
     hypermodel, hp = OwnFit(), keras_tuner.HyperParameters()
     model = hypermodel.build(hp)
     told: list[int] = []
-    fitted = trainer(epochs=2).fit(
-        hypermodel, hp, model, 7, lambda epoch, metrics: told.append(epoch)
-    )
+    fitted = trainer(epochs=2).fit(hypermodel, hp, model, 7, lambda epoch, *_: told.append(epoch))
     assert hypermodel.seen == {"batch_size": 24, "epochs": 2, "verbose": 0}
     assert told == [1, 2]
     assert fitted.n_epochs == 2
@@ -219,7 +217,7 @@ def test_a_hypermodels_own_fit_gets_the_batch_size(values: dict[str, int], batch
     hypermodel, hp = PlainFit(), keras_tuner.HyperParameters()
     hp.values.update(values)
     model = hypermodel.build(hp)
-    trainer(epochs=1).fit(hypermodel, hp, model, 7, lambda epoch, metrics: None)
+    trainer(epochs=1).fit(hypermodel, hp, model, 7, lambda *_: None)
     assert model.optimizer.iterations == 96 // batch_size
     assert "batch_size" not in vars(model.fit)
 

@@ -157,7 +157,7 @@ def test_the_message_of_a_pruned_trial_names_the_pruner_and_its_reason(opened, p
     attempt, told = claimed(study, tracking, parent)
     with attempt.kept():
         for epoch in (1, 2, 3):
-            attempt.epoch(epoch, {"val/loss": 2.5 - epoch / 2}, "val/loss")
+            attempt.epoch(epoch, {"val/loss": 2.5 - epoch / 2}, "val/loss", is_last=epoch == 3)
     assert told == [("pruned", None)]
     (trial,) = study.trials()
     assert trial.user_attrs["message"] == message
@@ -165,3 +165,16 @@ def test_the_message_of_a_pruned_trial_names_the_pruner_and_its_reason(opened, p
     assert tracking.spool.drain(60)
     run = tracking.find_child(parent, 0)
     assert run.data.tags["hpsearch.message"] == message
+
+
+def test_a_trial_whose_training_is_over_finishes_although_the_pruner_would_stop_it(opened):
+    _, study, tracking, parent = opened
+    study.optuna.pruner = _stops_at(2)
+    attempt, told = claimed(study, tracking, parent)
+    with attempt.kept():
+        attempt.epoch(1, {"val/loss": 2.0}, "val/loss", is_last=False)
+        attempt.epoch(2, {"val/loss": 1.5}, "val/loss", is_last=True)
+        attempt.finish(1.5)
+    assert told == [("finished", 1.5)]
+    (trial,) = study.trials()
+    assert trial.value == 1.5

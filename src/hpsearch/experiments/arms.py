@@ -294,16 +294,16 @@ class Workbench:
         Args:
             arm: The setting to train.
             seed: The seed of weights, order of examples and dropout masks.
-            listener: Called after each epoch with its number and metrics.
+            listener: As in `Trainer.fit`.
         """
         hypermodel, hp, model = self.build(arm, seed)
         measured = Measured()
         best_epoch = 0
 
-        def listen(epoch: int, metrics: Mapping[str, float]) -> None:
+        def listen(epoch: int, metrics: Mapping[str, float], is_last: bool) -> None:
             for key, value in metrics.items():
                 measured.curves.setdefault(key, []).append(value)
-            listener(epoch, metrics)
+            listener(epoch, metrics, is_last)
 
         self._add_layers("start", model, measured)
         try:

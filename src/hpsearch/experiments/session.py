@@ -150,7 +150,7 @@ class Session:
         """Train an arm from one seed, in a child run of its own."""
         child = self._open(arm, place)
 
-        def listen(epoch: int, metrics: Mapping[str, float]) -> None:
+        def listen(epoch: int, metrics: Mapping[str, float], is_last: bool) -> None:
             child.metrics(metrics, epoch)
 
         try:

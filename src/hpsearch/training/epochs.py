@@ -24,7 +24,8 @@ from hpsearch.training.checkpoints import Checkpoint, CheckpointFile
 from hpsearch.training.programs.order import Order
 from hpsearch.training.settings import Training
 
-Listener = Callable[[int, Mapping[str, float]], None]
+# Called after each epoch with its number, from 1, its metrics, and whether the fit ends with it.
+Listener = Callable[[int, Mapping[str, float], bool], None]
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Work:
     model: keras.Model
     seed: int
     order: Order
-    listener: Listener = lambda n_epochs, metrics: None
+    listener: Listener = lambda n_epochs, metrics, is_last: None
     checkpoint_file: CheckpointFile | None = None
 
     def seed_of_layer(self, layer: int) -> int:
@@ -183,10 +184,16 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         n_epochs_since = self.fitted.n_epochs - self.fitted.best_epoch
         return n_epochs_since >= self.settings.patience_epochs
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the fit ends here: all its epochs are trained, or its patience is over."""
+        return self.patience_is_over or self.fitted.n_epochs >= self.settings.epochs
+
     def tell_earlier_epochs(self) -> None:
         """Tell the listener of the epochs that were trained before the checkpoint."""
         for n_epochs, metrics in enumerate(self.fitted.history, start=1):
-            self.work.listener(n_epochs, metrics)
+            is_last = n_epochs == self.fitted.n_epochs and self.is_over
+            self.work.listener(n_epochs, metrics, is_last)
 
     def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
         """Take the time, and tell the order which epoch begins."""
@@ -207,7 +214,7 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         if is_best:
             self.best_state = self.state()
         try:
-            self.work.listener(self.fitted.n_epochs, metrics)
+            self.work.listener(self.fitted.n_epochs, metrics, self.is_over)
         except BaseException:
             # The trial may go on later, whatever the error is. No epoch shall be trained twice.
             self._save()

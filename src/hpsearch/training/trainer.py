@@ -107,8 +107,8 @@ class Trainer:
             hp: The hyperparameters that the model was built with.
             model: A compiled model that takes raw pixels (N, H, W, C).
             seed: Decides the order of the examples and the dropout masks.
-            listener: Called as `listener(n_epochs, metrics)` after each epoch, and first for each
-                epoch before a checkpoint. An exception that it raises ends the fit.
+            listener: Called as `listener(n_epochs, metrics, is_last)` after each epoch, and first
+                for each epoch before a checkpoint. An exception that it raises ends the fit.
             checkpoint_file: Where checkpoints are kept. The fit continues from a checkpoint of the
                 same fit if there is one. It writes checkpoints at intervals and when the listener
                 raises. A HyperModel's own `fit` writes none and always begins anew.

@@ -134,6 +134,7 @@ class Attempt:
         epoch: int,
         metrics: Mapping[str, float],
         monitor: str,
+        is_last: bool,
     ) -> None:
         """Write the metrics of an epoch, and report the monitored one to the pruner.
 
@@ -141,6 +142,8 @@ class Attempt:
             epoch: The number of the epoch, from 1.
             metrics: The metrics by their keys in MLflow.
             monitor: The key of the monitored metric.
+            is_last: Whether the training is over. The pruner is not asked then, because it can save
+                no epoch, and a trial that has its result is finished.
 
         Raises:
             TrialPruned: The pruner stops the trial.
@@ -157,7 +160,7 @@ class Attempt:
         this_process.leave_if_asked()
         if time.monotonic() > self._deadline:
             raise OutOfTimeError("budget.timeout_s is over")
-        if self.study.should_stop(self.trial, epoch):
+        if not is_last and self.study.should_stop(self.trial, epoch):
             when = f"in epoch {epoch} at {monitor}={value:.4g}"
             raise optuna.TrialPruned(self._why_stopped(when))
         self.watch.epoch()

@@ -216,11 +216,12 @@ class Objective:
         attempt: Attempt,
         epoch: int,
         metrics: Mapping[str, float],
+        is_last: bool,
     ) -> None:
         """Tell of an epoch that a fit has ended, and end the trial if it must not go on."""
         monitor = self.trainer.settings.monitor
         self.progress.epoch(epoch, metrics[monitor])
-        attempt.epoch(epoch, metrics, monitor)
+        attempt.epoch(epoch, metrics, monitor, is_last)
         self.leave_if_stopped()
 
     def _tell_way(self, attempt: Attempt, way: str) -> None:
