@@ -2,6 +2,7 @@
 
 import os
 import sys
+import types
 from contextlib import chdir
 from functools import partial
 from unittest import mock
@@ -230,11 +231,22 @@ def test_inputs_of_any_shape_are_searched_evaluated_and_served(place, shape, lab
     assert len(answer) == 3
 
 
+def with_elu(function):
+    """Return a function as a person may have changed it: under the same name, with ELU."""
+    code = function.__code__
+    constants = tuple({"relu": "elu"}.get(constant, constant) for constant in code.co_consts)
+    code = code.replace(co_consts=constants)
+    made = types.FunctionType(code, function.__globals__, argdefs=function.__defaults__)
+    made.__module__ = function.__module__
+    return made
+
+
 @pytest.mark.slow
 def test_without_test_data_nothing_is_evaluated_and_a_second_call_returns_the_same(place):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(100, 4)), np.arange(100) % 2
-    call = partial(search, flat, x, y, validation_data=(x, y), n_trials=1, epochs=1)
+    given = {"validation_data": (x, y), "epochs": 1}
+    call = partial(search, flat, x, y, n_trials=1, **given)
     first, second = call(), call()
     assert first.evaluation is None
     assert first.best == second.best
@@ -248,6 +260,12 @@ def test_without_test_data_nothing_is_evaluated_and_a_second_call_returns_the_sa
     done = place.here(*words, "data_path=given.npz", script="evaluate")
     assert done.returncode == 2
     assert "has no test part" in done.stderr
+    with pytest.raises(ConfigError, match="npz-own was made with other code of flat than it has"):
+        search(with_elu(flat), x, y, n_trials=2, **given)
+    may_change = {"study.changed_code": True}
+    third = search(with_elu(flat), x, y, n_trials=2, config=may_change, **given)
+    note = place.client.get_run(third.parent_run_id).data.tags["mlflow.note.content"]
+    assert "the code of the model was changed before trial #1" in note
 
 
 class Model(keras_tuner.HyperModel):

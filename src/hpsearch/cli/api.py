@@ -125,21 +125,16 @@ def search(
     return result
 
 
-class _Given:
-    """Returns the HyperModel that a person has made, in place of its class.
+def _maker(hypermodel: HyperModel) -> Callable[[], HyperModel]:
+    """Return a function that returns a HyperModel, and that bears the name of its class."""
 
-    Args:
-        hypermodel: The HyperModel.
-    """
+    def made() -> HyperModel:
+        return hypermodel
 
-    def __init__(self, hypermodel: HyperModel) -> None:
-        self._hypermodel = hypermodel
-        made = type(hypermodel)
-        self.__module__ = made.__module__
-        self.__qualname__ = made.__qualname__
-
-    def __call__(self) -> HyperModel:
-        return self._hypermodel
+    kind = type(hypermodel)
+    made.__module__ = kind.__module__
+    made.__qualname__ = kind.__qualname__
+    return made
 
 
 def _factory(build_model: object) -> partial[Any]:
@@ -152,7 +147,7 @@ def _factory(build_model: object) -> partial[Any]:
         import keras_tuner  # noqa: PLC0415 (a wrong keyword is answered before)
 
     if isinstance(build_model, keras_tuner.HyperModel):
-        return partial(_Given(build_model))
+        return partial(_maker(build_model))
     is_class = isinstance(build_model, type)
     is_code = isinstance(build_model, partial) or inspect.isroutine(build_model)
     if is_class:

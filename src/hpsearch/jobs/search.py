@@ -32,12 +32,14 @@ from hpsearch.jobs.opening import Opening, tested_space
 from hpsearch.jobs.search_result import SearchResult
 from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.models.architecture import Architecture, build_model
+from hpsearch.models.code_digest import code_digest
 from hpsearch.models.sparse import Sparsity
 from hpsearch.serving.measured_again import check_before
 from hpsearch.serving.registration import Registration
 from hpsearch.space.hyperparameters import OptunaHyperParameters
 from hpsearch.space.space import Space
 from hpsearch.study.budget import Budget
+from hpsearch.study.changed_code import OwnMaker
 from hpsearch.study.sampling import SeededSampler
 from hpsearch.study.storage import SharedStorage
 from hpsearch.study.study import SharedStudy
@@ -251,6 +253,7 @@ class Search:
             )
             opening = Opening(study, config)
             opening.check_same_settings(data.fingerprint, self.training, second_objective)
+            self._check_code(study, say)
             if warm_start is not None:
                 begun = warm_start.begin(study, self.space, asked)
                 if begun:
@@ -271,6 +274,15 @@ class Search:
             shown=data.val.inputs[:256],
             makers=[self.arch.func, self.optimizer.func],
         )
+
+    def _check_code(self, study: SharedStudy, say: Callable[[str], None]) -> None:
+        """Raise ConfigError where a person's own code has changed since the study began."""
+        digest = code_digest([self.arch, self.optimizer, self.schedule, self.sparsity])
+        if digest is None:
+            return
+        name = getattr(self.arch.func, "__qualname__", "the model")
+        maker = OwnMaker(name, digest)
+        maker.check_unchanged(study, self.study["changed_code"], say)
 
     @contextmanager
     def _closing(self, conclusion: Conclusion, progress: Progress) -> Iterator[None]:
@@ -367,6 +379,7 @@ class _StudySettings(WarmSettings):
     """The settings of the study; see conf/search.yaml."""
 
     name: str
+    changed_code: bool
 
 
 class _DrawnModel(NamedTuple):

@@ -75,7 +75,7 @@ def own_code(config: object, makers: Iterable[object] = ()) -> OwnCode:
     modules = sorted(set(_named_modules(config)))
     for maker in makers:
         name = str(getattr(maker, "__module__", ""))
-        if name not in modules and _is_own(name):
+        if name not in modules and is_own(name):
             modules.append(name)
     places: dict[str, list[Path]] = {}
     requirements = []
@@ -229,7 +229,7 @@ def _top(name: str) -> str:
 
 
 @cache
-def _is_own(name: str) -> bool:
+def is_own(name: str) -> bool:
     """Return whether a module is the user's own.
 
     It is not if it belongs to Python or to hpsearch, or is installed. A distribution installed
@@ -306,7 +306,7 @@ def _own_file(name: str) -> Path | None:
 
     A namespace package has no file of its own; its folder is returned.
     """
-    if not _is_own(name):
+    if not is_own(name):
         return None
     top, *parts = name.split(".")
     for place in _places(top):

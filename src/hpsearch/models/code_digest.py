@@ -1,0 +1,248 @@
+"""Compute a digest of a person's own code, to know whether it has changed since a study began.
+
+The digest is taken of the code that runs, not of its text, so comments, formatting and names of
+local variables do not count. It covers a function or class, what it uses of the person's own
+functions, classes and modules, and the plain values and arrays that it reads. Code of Python, of
+installed libraries and of hpsearch does not count.
+"""
+
+from __future__ import annotations
+
+import dis
+import hashlib
+import inspect
+import sys
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any, ClassVar
+
+import keras_tuner
+import numpy as np
+
+from hpsearch.models.own_code import is_own
+
+
+def code_digest(maker: object) -> str | None:
+    """Return the digest of the code that makes a part of a search.
+
+    It is the same in every process of one version of Python.
+
+    Args:
+        maker: A function, a class, a partial of one, or an object that one has made.
+
+    Returns:
+        A SHA-256 digest of 64 hexadecimal digits; None where all the code is a library's.
+    """
+    walk = _Walk()
+    walk.visit(maker)
+    if not walk.has_own_code:
+        return None
+    return walk.hash.hexdigest()
+
+
+class _Walk:
+    """One walk over functions and classes, each of which is described once."""
+
+    PLAIN: ClassVar = (bool, int, float, complex, str, bytes, type(None), type(...), np.generic)
+
+    def __init__(self) -> None:
+        self.hash = hashlib.sha256()
+        self.has_own_code = False
+        self._numbers: dict[int, int] = {}
+        # Visited objects are kept alive. Otherwise another object could get the id of one.
+        self._kept: list[object] = []
+
+    def _add(self, *words: object) -> None:
+        self.hash.update(repr(words).encode("utf-8", "backslashreplace"))
+
+    def visit(self, value: object) -> None:
+        """Describe an object. Where it appears again, its number stands for it.
+
+        A constant of the code may be one object or two equal ones, depending on whether Python has
+        compiled the module or loaded it, so these are always described by what they hold.
+        """
+        if isinstance(value, self.PLAIN):
+            self._add(type(value).__name__, value)
+        elif isinstance(value, tuple):
+            self._items(value)
+        elif isinstance(value, (set, frozenset)):
+            # The order of a set differs between processes.
+            self._add("set", sorted(map(_as_text, value)))
+        elif isinstance(value, types.CodeType):
+            self._code(value)
+        elif id(value) in self._numbers:
+            self._add("again", self._numbers[id(value)])
+        else:
+            self._numbers[id(value)] = len(self._numbers)
+            self._kept.append(value)
+            self._describe(value)
+
+    def _describe(self, value: Any) -> None:
+        """Describe an object that can hold others."""
+        if isinstance(value, np.ndarray):
+            self._array(value)
+        elif isinstance(value, Mapping):
+            self._mapping(value)
+        elif isinstance(value, list):
+            self._items(value)
+        elif isinstance(value, partial):
+            self._items([value.func, value.args, value.keywords])
+        elif isinstance(value, types.MethodType):
+            self._items([value.__func__, value.__self__])
+        elif isinstance(value, types.FunctionType):
+            self._function(value)
+        elif isinstance(value, type):
+            self._class(value)
+        else:
+            self._object(value)
+
+    def _object(self, value: Any) -> None:
+        """Describe an object by its class, the functions that it wraps, and a person's attributes.
+
+        What a library's object holds is left out: Keras, for example, numbers its names.
+        """
+        self._add("object", getattr(value, "__name__", ""))
+        self.visit(type(value))
+        # Of a property, a cached property, a static method, and a function with a cache.
+        for name in ("fget", "fset", "func", "__func__", "__wrapped__"):
+            function = getattr(value, name, None)
+            if isinstance(function, types.FunctionType):
+                self.visit(function)
+        if isinstance(value, keras_tuner.HyperModel):
+            self.has_own_code = True
+            self._mapping(vars(value))
+        elif _is_of_person(type(value)):
+            self._mapping(getattr(value, "__dict__", {}))
+
+    def _items(self, values: Iterable[object]) -> None:
+        values = list(values)
+        self._add("items", len(values))
+        for value in values:
+            self.visit(value)
+
+    def _mapping(self, values: Mapping[Any, Any]) -> None:
+        self._add("mapping", len(values))
+        for key in sorted(values, key=_as_text):
+            self.visit(key)
+            self.visit(values[key])
+
+    def _array(self, value: np.ndarray) -> None:
+        self._add("array", str(value.dtype), value.shape)
+        if value.dtype == object:
+            self._items(value.ravel().tolist())
+            return
+        content = np.ascontiguousarray(value).tobytes()
+        self._add(hashlib.sha256(content).hexdigest())
+
+    def _class(self, value: type) -> None:
+        """Describe a library's class by its name, another by its members and its base classes."""
+        self._add("class", value.__qualname__)
+        if not _is_of_person(value):
+            self._add(value.__module__)
+            return
+        self.has_own_code = True
+        self._items(value.__bases__)
+        for name, member in sorted(vars(value).items()):
+            # Python keeps more under such names, such as the line in which the class begins.
+            is_pythons = name.startswith("__") and not isinstance(member, types.FunctionType)
+            if not is_pythons and name != "_abc_impl":
+                self._add(name)
+                self.visit(member)
+
+    def _function(self, value: types.FunctionType) -> None:
+        """Describe a library's function by its name, another by its code and what it reads."""
+        self._add("function", value.__qualname__)
+        if not _is_of_person(value):
+            self._add(value.__module__)
+            return
+        self.has_own_code = True
+        self._items([value.__code__, value.__defaults__, value.__kwdefaults__])
+        for cell in value.__closure__ or ():
+            self.visit(_content(cell))
+        for code in _codes(value.__code__):
+            for name, found in _read_from_outside(code, value.__globals__):
+                self._add(name)
+                self._read(found, code)
+        # Under a decorator that keeps it, the function that a person wrote.
+        self.visit(getattr(value, "__wrapped__", None))
+
+    def _read(self, value: object, code: types.CodeType) -> None:
+        """Describe what code reads; of a person's own module only what the code mentions."""
+        if not isinstance(value, types.ModuleType):
+            self.visit(value)
+            return
+        if not _is_persons(value.__name__):
+            self._add(value.__name__)
+            return
+        for name in code.co_names:
+            if name in vars(value):
+                self._add(value.__name__, name)
+                self._read(vars(value)[name], code)
+
+    def _code(self, value: types.CodeType) -> None:
+        """Describe code without its place in a file and the names of local variables."""
+        arguments = inspect.getargs(value)
+        self._add(value.co_code, value.co_names, arguments)
+        constants = list(value.co_consts)
+        is_function = not value.co_name.startswith("<")
+        if is_function and constants and isinstance(constants[0], str):
+            constants[0] = None  # a docstring
+        self._items(constants)
+
+
+def _is_of_person(value: type | types.FunctionType) -> bool:
+    """Return whether a class or function is a person's own."""
+    return _is_persons(value.__module__)
+
+
+def _is_persons(module: str | None) -> bool:
+    """Return whether a module is a person's own: a script, a notebook, or what they import."""
+    name = module or ""
+    return name.partition(".")[0] == "__main__" or is_own(name)
+
+
+def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    """Yield code, and that of the functions inside it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _codes(constant)
+
+
+def _read_from_outside(
+    code: types.CodeType,
+    namespace: Mapping[str, Any],
+) -> Iterator[tuple[str, object]]:
+    """Yield the name and the value of each global variable and module that code reads.
+
+    Args:
+        code: The code of a function, without that of the functions inside it.
+        namespace: The global variables of the function.
+    """
+    read = {(item.opname, item.argval) for item in dis.get_instructions(code)}
+    for operation, name in sorted(read, key=_as_text):
+        if operation in ("LOAD_GLOBAL", "LOAD_NAME") and name in namespace:
+            yield name, namespace[name]
+        elif operation == "IMPORT_NAME":
+            package = namespace.get("__package__")
+            for full_name in (name, f"{package}.{name}"):
+                if full_name in sys.modules:
+                    yield full_name, sys.modules[full_name]
+
+
+def _as_text(value: object) -> str:
+    """Return a text of a value that is the same in every process."""
+    if isinstance(value, _Walk.PLAIN):
+        return f"{type(value).__name__} {value!r}"
+    if isinstance(value, tuple):
+        return ", ".join(map(_as_text, value))
+    return type(value).__qualname__
+
+
+def _content(cell: types.CellType) -> object:
+    """Return what a cell of a closure holds; None where it is empty."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
