@@ -127,7 +127,7 @@ def search_ours(overrides: tuple[str, ...], curves: Curves, seed: int, count: Co
         for epoch in range(trial.user_attrs.get("promoted", 0) + 1, len(curve) + 1):
             count.epoch(*curve[epoch - 1])
             study.report(trial, curve[epoch - 1][0], epoch)
-            if study.should_stop(trial, epoch):
+            if epoch < len(curve) and study.should_stop(trial, epoch):
                 study.pause(trial) if study.pauses else study.prune(trial, TrialEnd.PRUNED)
                 break
         else:
