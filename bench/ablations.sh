@@ -4,10 +4,9 @@
 #     bench/ablations.sh FOLDER_OF_CIFAR && python bench/ablations.py sqlite:///mlflow.db --data cifar10
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export PYTHONPATH=src
 common=("data.path=${1:?the folder that holds cifar-10-batches-py}" data.n_train=15000 training.batch_size=128 training.epochs=8)
 
-ablate() { python -m hpsearch ablate "ablation=$1" "${common[@]}" "${@:2}"; }
+ablate() { hpsearch ablate "ablation=$1" "${common[@]}" "${@:2}"; }
 
 ablate initialization
 ablate bias

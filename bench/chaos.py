@@ -1,8 +1,8 @@
 """Kill workers with -9 at random moments while they share a study; at its end nothing may be lost
 or counted twice.
 
-    PYTHONPATH=src python bench/chaos.py --storage journal --trials 200 --kills 100 --workers 4
-    PYTHONPATH=src python bench/chaos.py --storage postgresql+psycopg://user@host:port/database
+    python bench/chaos.py --storage journal --trials 200 --kills 100 --workers 4
+    python bench/chaos.py --storage postgresql+psycopg://user@host:port/database
 
 It prints a table and writes it as JSON; the exit status is 1 where anything is wrong.
 """

@@ -1,8 +1,8 @@
 """Count the trials an hour that `trainer=fused` trains for K = 1, 4, 8, 16, 32, on whatever JAX
 finds.
 
-    KERAS_BACKEND=jax PYTHONPATH=src python bench/fused.py
-    KERAS_BACKEND=jax PYTHONPATH=src python bench/fused.py --quick
+    KERAS_BACKEND=jax python bench/fused.py
+    KERAS_BACKEND=jax python bench/fused.py --quick
 
 Images of CIFAR-10's shape, the dense net of 20 x 100 with Nadam; an epoch of K trials, on a part of
 the images, is timed without the first, which compiles, and made into trials of 10 epochs of all

@@ -1,8 +1,8 @@
 """Measure what trials cost beyond their training: time, memory after many in one process, files
 left on disk.
 
-    PYTHONPATH=src python bench/memory.py            about 12 minutes on two quiet cores
-    PYTHONPATH=src python bench/memory.py --quick
+    python bench/memory.py            about 12 minutes on two quiet cores
+    python bench/memory.py --quick
 
 Real trials, with a study in SQLite, MLflow in SQLite and kept models. Memory: small trials on the
 digits, one process, the median resident size around the 20th and the 200th. Time: trials of 10

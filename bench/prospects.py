@@ -1,7 +1,7 @@
 """Check the report's advice against what more trials really brought: a study is told again from its
 first trials.
 
-    PYTHONPATH=src python bench/prospects.py sqlite:///optuna.db digits-selu --after 6,8
+    python bench/prospects.py sqlite:///optuna.db digits-selu --after 6,8
 
 Nothing is trained. Each row forecasts the rest of the study, as the report would have done then,
 and says what came.

@@ -1,8 +1,8 @@
 """Compute every suggestion again of studies that 1, 2 and 8 workers have made, and resume one in
 the middle.
 
-    PYTHONPATH=src python bench/replay.py --trials 60 --workers 1 2 8
-    PYTHONPATH=src python bench/replay.py --storage postgresql+psycopg://user@host:port/database
+    python bench/replay.py --trials 60 --workers 1 2 8
+    python bench/replay.py --storage postgresql+psycopg://user@host:port/database
 
 Prints for each number of workers how many suggestions are the same again, and how many trials saw
 others run; then whether 13 trials and 11 more of a new process equal 24 in one go. The exit status

@@ -1,9 +1,9 @@
-"""Print the champions of an MLflow store as the README's tables, and write them as JSON.
+"""Print the champions of an MLflow store as the tables of docs/results.md, and write them as JSON.
 
     python bench/results.py sqlite:///mlflow.db --data cifar10 --json docs/results/cifar10.json
 
-Run it where the searches ran; nothing is trained. The second table needs `python -m hpsearch
-evaluate` for each model.
+Run it where the searches ran; nothing is trained. The second table needs `hpsearch evaluate` for
+each model.
 """
 
 from __future__ import annotations

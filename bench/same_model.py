@@ -1,8 +1,8 @@
 """Train models as people write them by hpsearch and by Keras's own fit, and print how far apart the
 two end.
 
-    PYTHONPATH=src python bench/same_model.py > docs/results/same_model_tensorflow.md
-    KERAS_BACKEND=jax PYTHONPATH=src python bench/same_model.py > docs/results/same_model_jax.md
+    python bench/same_model.py > docs/results/same_model_tensorflow.md
+    KERAS_BACKEND=jax python bench/same_model.py > docs/results/same_model_jax.md
 
 Each model of tests/people.py trains three epochs from the same weights on the same batches, in
 float64 and in float32. For float32 the table also says how far Keras's own fit is from itself, with

@@ -1,8 +1,8 @@
 """Two workers on two cores against one on one core: real trials of a real search, each worker
 pinned to a core.
 
-    PYTHONPATH=src python bench/scaling.py --trials 8 --arch selu --data digits
-    PYTHONPATH=src python bench/scaling.py --trials 8 --arch selu --data cifar10 --data-path DIR
+    python bench/scaling.py --trials 8 --arch selu --data digits
+    python bench/scaling.py --trials 8 --arch selu --data cifar10 --data-path DIR
 
 Prints trials an hour and their ratio, and writes JSON. The time until a worker's first trial begins
 is left out.

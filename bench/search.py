@@ -1,14 +1,13 @@
 """Count the epochs and seconds that searches take to a validation loss, with learning curves that
 are replayed.
 
-    PYTHONPATH=src python bench/search.py                    replay the curves of bench/curves.json,
-    10 seeds PYTHONPATH=src python bench/search.py --real --seeds 1 --overrides data=digits arch=elu
-                                                             the same with real training in place of
-                                                             the table
-    PYTHONPATH=src python bench/search.py --record 112 --overrides data=cifar10 data.path=FOLDER \\
+    python bench/search.py
+    python bench/search.py --real --seeds 1 --overrides data=digits arch=elu
+    python bench/search.py --record 112 --overrides data=cifar10 data.path=FOLDER \\
         data.n_train=5000 data.n_val=5000 training.batch_size=128 arch=elu arch.n_hidden=5
-                                                             train and write those curves, half an
-                                                             hour
+
+The first command replays the curves of bench/curves.json with 10 seeds. The second one trains in
+place of reading the table. The third one trains and writes the curves, which takes half an hour.
 
 A replayed trial has the curve of the recorded configuration that lies nearest. Everything else is
 real: this project's studies, samplers and pruners as conf makes them, KerasTuner's oracles, Optuna

@@ -1,9 +1,9 @@
 """Workers whose trials train nothing, against plain Optuna: same database or file, sampler, pruner,
 workers.
 
-    PYTHONPATH=src python bench/storage.py --storage postgresql+psycopg://user@host:port/database
-    --workers 64 PYTHONPATH=src python bench/storage.py --storage journal --workers 8 --history 100
-    5000
+    python bench/storage.py --workers 64 \\
+        --storage postgresql+psycopg://user@host:port/database
+    python bench/storage.py --storage journal --workers 8 --history 100 5000
 
 Prints trials a second of both, their ratio, what was lost or counted twice, and with --history what
 a trial costs in studies of those sizes; writes JSON.

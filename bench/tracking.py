@@ -1,8 +1,7 @@
 """What tracking and storage cost the trials of a real search on SQLite, whose images have
 CIFAR-10's number and shape.
 
-    TF_CPP_MIN_LOG_LEVEL=3 PYTHONPATH=src python bench/tracking.py --arch selu elu --trials 2
-    --epochs 10
+    TF_CPP_MIN_LOG_LEVEL=3 python bench/tracking.py --arch selu elu --trials 2 --epochs 10
 
 It takes some six minutes on two cores.
 Counted are the seconds that a trial's own thread spends in claims, draws, reports, its run's

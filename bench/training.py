@@ -1,8 +1,8 @@
 """Time an epoch of a trial against Keras's fit as it comes, against PyTorch, and against the matrix
 products alone.
 
-    PYTHONPATH=src python bench/training.py            all rows, half an hour
-    PYTHONPATH=src python bench/training.py --quick    to see that it runs
+    python bench/training.py            all rows, half an hour
+    python bench/training.py --quick    to see that it runs
 
 All arms of a row take turns in one process, on images of CIFAR-10's shape, a third of its number,
 which should leave ratios as they are. Each is timed without its first epoch, which compiles. The

@@ -17,7 +17,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 CONF, PAGE = ROOT / "conf", ROOT / "docs" / "configuration.md"
 COMMANDS = ("search", "report", "evaluate", "compare", "ablate")
-SETTING = re.compile(r"^(?P<indent> *)(?P<key>[\w@/]+):(?P<value>[^#]*?)(?: +# (?P<comment>.*))?$")
+COMMENT = re.compile(r" # (.*)$")
+GLOBAL = "# @package _global_"
 HIDDEN = ("_target_", "_partial_", "_self_")
 INTRODUCTION = (
     "# Configuration\n"
@@ -34,32 +35,56 @@ INTRODUCTION = (
 
 
 def settings(path: Path) -> Iterator[tuple[str, str, str]]:
-    """Return each setting of a file: its dotted key, its default and the comment beside it."""
-    parents: list[tuple[int, str]] = []
-    for line in path.read_text().splitlines():
-        found = SETTING.match(line)
-        if found is None:
+    """Return each setting of a file: its dotted key, its default and what is said of it."""
+    text = path.read_text()
+    yield from _settings(yaml.compose(text), "", text)
+
+
+def _settings(node: yaml.MappingNode, prefix: str, text: str) -> Iterator[tuple[str, str, str]]:
+    doc = docstring(next((v.value for k, v in node.value if k.value == "_target_"), ""))
+    for key, value in node.value:
+        name = f"{prefix}{key.value}"
+        if key.value in HIDDEN or name in ("defaults", "hydra"):
             continue
-        indent, key, value = len(found["indent"]), found["key"], found["value"].strip()
-        parents = [(depth, name) for depth, name in parents if depth < indent]
-        dotted = ".".join([*(name for _, name in parents), key])
-        if value in ("", ">-"):
-            parents.append((indent, key))
-        if (
-            (value or found["comment"])
-            and key not in HIDDEN
-            and dotted.split(".")[0] not in ("defaults", "hydra")
-        ):
-            yield dotted, value, found["comment"] or ""
+        found = COMMENT.search(text.splitlines()[key.start_mark.line])
+        words = told(doc, key.value)
+        if found:
+            words = found[1]
+        if isinstance(value, yaml.MappingNode) and not value.flow_style:
+            if words:
+                yield name, "", words
+            yield from _settings(value, f"{name}.", text)
+        elif key.value == "claims":
+            yield name, "", f"{words.rstrip('.')}: {', '.join(_claims(value))}"
+        else:
+            yield name, _written(value, text), words
+
+
+def _claims(node: yaml.SequenceNode) -> Iterator[str]:
+    for claim in node.value:
+        yield from (f'"{value.value}"' for key, value in claim.value if key.value == "says")
+
+
+def _written(node: yaml.Node, text: str) -> str:
+    """Return a value on one line, as it is written in the file or, from a list of lines, joined."""
+    if isinstance(node, yaml.SequenceNode) and not node.flow_style:
+        return f"[{', '.join(_written(item, text) for item in node.value)}]"
+    if isinstance(node, yaml.MappingNode) and not node.flow_style:
+        pairs = (f"{key.value}: {_written(value, text)}" for key, value in node.value)
+        return f"{{{', '.join(pairs)}}}"
+    if isinstance(node, yaml.ScalarNode) and node.style in ("|", ">"):
+        return str(node.value).strip()
+    return " ".join(text[node.start_mark.index : node.end_mark.index].split())
 
 
 def head(path: Path) -> str:
-    """Return the comment at the top of a file, as one line."""
+    """Return the comment at the top of a file, as one line, without Hydra's `@package` line."""
     lines = []
     for line in path.read_text().splitlines():
         if not line.startswith("#"):
             break
-        lines.append(line.lstrip("# "))
+        if line != GLOBAL:
+            lines.append(line.lstrip("# "))
     return " ".join(lines)
 
 
@@ -82,7 +107,9 @@ def docstring(target: str) -> str:
 def told(doc: str, key: str) -> str:
     """Return what a docstring says of an argument or attribute."""
     found = re.search(rf"^ +{re.escape(key)}: (.+(?:\n {{8,}}.+)*)", doc, re.MULTILINE)
-    return re.sub(r"\s+", " ", found[1]) if found else ""
+    if found is None:
+        return ""
+    return re.sub(r"\bNone\b", "null", " ".join(found[1].split()))
 
 
 def cell(text: str) -> str:
@@ -90,34 +117,46 @@ def cell(text: str) -> str:
     return text.replace("|", r"\|").replace("<", "&lt;")
 
 
+def code(text: str) -> str:
+    """Return a value as code in a table, or nothing where there is none."""
+    if not text:
+        return ""
+    return f"`{text.replace('|', chr(92) + '|')}`"
+
+
 def table(path: Path, prefix: str) -> list[str]:
     """Return the settings of a file as a table, or nothing where it has none."""
-    doc = docstring(str(yaml.safe_load(path.read_text()).get("_target_", "")))
     rows = [
-        f"| `{prefix}{key}` | {f'`{cell(value)}`' if value else ''} | "
-        f"{cell(comment or told(doc, key))} |"
-        for key, value, comment in settings(path)
+        f"| `{prefix}{key}` | {code(value)} | {cell(words)} |"
+        for key, value, words in settings(path)
     ]
-    return ["", "| key | default | |", "|---|---|---|", *rows] if rows else []
+    if not rows:
+        return []
+    return ["", "| key | default | |", "|---|---|---|", *rows]
 
 
 def about(path: Path) -> str:
     """Return what a choice is: its file's first comment, or its class's first sentence."""
     target = str(yaml.safe_load(path.read_text()).get("_target_", ""))
-    first = docstring(target).split("\n")[0]
-    return f"{head(path) or first}{f' Builds `{target}`.' if target else ''}"
+    words = head(path) or docstring(target).split("\n")[0]
+    if target in ("", "???"):
+        return words
+    return f"{words} Builds `{target}`."
 
 
 def group(folder: Path) -> list[str]:
     """Return the section of a group."""
     lines = ["", f"## `{folder.name}`"]
     for path in sorted(folder.glob("*.yaml")):
+        prefix = f"{folder.name}."
+        if path.read_text().startswith(GLOBAL):
+            prefix = ""
         lines += [
             "",
             f"### `{folder.name}={path.stem}`",
             "",
             about(path),
-            *table(path, f"{folder.name}."),
+            *table(path, prefix),
         ]
     return lines
 

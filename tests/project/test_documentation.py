@@ -130,11 +130,33 @@ def test_the_command_is_written_as_people_type_it(page):
     assert "PYTHONPATH=src" not in text
 
 
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives the headings of a page."""
+    found = re.findall(r"^#+ (.+)$", without_blocks(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+def without_blocks(page: Path) -> str:
+    return re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_between_pages_lead_somewhere(page):
-    prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
-    for target in re.findall(r"\]\((?!https?://)([^)#]+)[^)]*\)", prose):
-        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+    for target in re.findall(r"\]\((?!https?://)([^)\s]+)", without_blocks(page)):
+        file, _, anchor = target.partition("#")
+        there = page
+        if file:
+            there = page.parent / file
+        assert there.exists(), f"{page.name} links to {target}"
+        assert not anchor or anchor in anchors(there), f"{page.name} links to {target}"
+
+
+def test_keys_on_the_page_of_settings_are_those_that_an_ablation_takes():
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    section = page.split("### `ablation=bias`")[1].split("###")[0]
+    keys = re.findall(r"^\| `([\w.]+)` \| `", section, re.MULTILINE)
+    assert {"ablation.baseline", "ablation.levels.small_random"} <= set(keys)
+    entry.check("ablate", ["ablation=bias", *(f"{key}=null" for key in keys)])
 
 
 @pytest.mark.slow
