@@ -148,16 +148,23 @@ def quoted(text: str) -> str:
     return QuotedString(text, Quote.single).with_quotes()
 
 
-def look(uri: str, experiment_id: str, run_id: str) -> str:
+def look(
+    uri: str,
+    experiment_id: str,
+    run_id: str,
+    part: str = "",
+) -> str:
     """Return what shows a run: the link of an MLflow server, else the command that starts one.
 
     Args:
         uri: The address of the MLflow store, without a password.
         experiment_id: The experiment of the run.
         run_id: The run.
+        part: The part of the run's page that the link opens, such as `artifacts/report.html`.
     """
     if uri.startswith(("http://", "https://")):
-        page = f"experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
+        path = f"experiments/{experiment_id}/runs/{run_id}/{part}".rstrip("/")
+        page = f"{path}?workflowType=machine_learning"
         return f"{uri.rstrip('/')}/#/{page}"
     return shlex.join(["mlflow", "ui", "--backend-store-uri", uri])
 

@@ -1,9 +1,11 @@
 """`hpsearch.search` is the command `search` with arrays: same study, same trials, same mistakes."""
 
+import json
 import os
 import sys
 from contextlib import chdir
 from functools import partial
+from pathlib import Path
 from unittest import mock
 
 import keras
@@ -22,7 +24,7 @@ from hpsearch.cli.command_line import composed
 from hpsearch.cli.words import words_of
 from hpsearch.data.given import arrays_of
 from hpsearch.data.statistics import measure
-from hpsearch.errors import ConfigError, DataError, ModelError
+from hpsearch.errors import ConfigError, DataError, ModelError, UserError
 from hpsearch.jobs.search_result import SearchResult
 from hpsearch.models.architecture import build_hypermodel, build_model
 from hpsearch.tracking.mlflow_settings import mlflow_settings_kept
@@ -71,6 +73,7 @@ def simple_convnet(hp):
     model.compile(loss="categorical_crossentropy", optimizer=adam, metrics=["accuracy"])
     return model
 '''
+LEFT_OUT = ("calibration", "ensembles")
 X = np.zeros((40, 3), "float32")
 Y = np.arange(40) % 2
 
@@ -140,6 +143,13 @@ def trials_of(study):
     for trial in study.trials:
         found.append((trial.params, trial.state.name, trial.value, trial.intermediate_values))
     return found
+
+
+def refused(call, *arguments, **keywords):
+    """Return the sentence with which a call is refused."""
+    with pytest.raises(UserError) as caught:
+        call(*arguments, **keywords)
+    return str(caught.value)
 
 
 @pytest.mark.slow
@@ -216,13 +226,24 @@ def test_inputs_of_any_shape_are_searched_evaluated_and_served(place, shape, lab
     words = (
         "registered_model=npz-own",
         "version=1",
-        "parts.calibration=null",
-        "parts.ensembles=null",
+        *(f"parts.{name}=null" for name in LEFT_OUT),
     )
     done = place.here(*words, script="evaluate")
     assert "given to hpsearch.search and are not stored" in done.stderr
-    done = place.here(*words, "data_path=given.npz", script="evaluate")
+    done = place.here(*words, "data_path=given.npz", "--json", script="evaluate")
     assert done.returncode == 0, done.stderr
+    evaluated = result.evaluate(config={f"parts.{name}": None for name in LEFT_OUT})
+    told = json.loads(done.stdout)
+    assert evaluated.metrics() == told["metrics"]
+    page = Path(evaluated.page).read_text()
+    assert all(section.title in page for section in evaluated.answers.sections)
+    assert "another than in the search" not in page + Path(told["page"]).read_text()
+    assert Path(evaluated.page) in place.folder.rglob("evaluation.html")
+    assert "config must not have data" in refused(result.evaluate, config={"data": "digits"})
+    assert "Did you mean 'shift'" in refused(result.evaluate, config={"parts.shft": None})
+    left_out = {f"parts.{name}": None for name in ("verdict", "rates", "passes", *LEFT_OUT)}
+    half = result.evaluate((x[:30], y[:30]), left_out)
+    assert "another than in the search" in Path(half.page).read_text()
     import mlflow  # noqa: PLC0415
 
     served = mlflow.pyfunc.load_model(result.version.uri)
