@@ -1,6 +1,7 @@
 """`hpsearch.search` is the command `search` with arrays: same study, same trials, same mistakes."""
 
 import inspect
+import io
 import json
 import os
 import sys
@@ -21,17 +22,20 @@ from rich.console import Console
 from sklearn.datasets import load_digits
 
 import hpsearch
-from hpsearch.cli.api import _factory, _is_of, _words_of_model
+from hpsearch.cli.api import _factory, _is_of, _speaking_python, _words_of_model
 from hpsearch.cli.command_line import composed
 from hpsearch.cli.config_files import ConfigFiles
 from hpsearch.cli.words import _OTHERS, Keywords, in_python, words_of
+from hpsearch.command_form import in_form
 from hpsearch.data.given import arrays_of
 from hpsearch.data.statistics import measure
 from hpsearch.errors import ConfigError, DataError, ModelError, UserError
 from hpsearch.jobs.search_result import SearchResult
 from hpsearch.models.architecture import build_hypermodel, build_model
+from hpsearch.study.direction import Direction
 from hpsearch.tracking.mlflow_settings import mlflow_settings_kept
 from hpsearch.tracking.tracking import Tracking
+from hpsearch.trials.progress import Progress
 
 GUIDE = '''
 import keras
@@ -263,7 +267,10 @@ def test_without_test_data_nothing_is_evaluated_and_a_second_call_returns_the_sa
     assert "had no test data: give them here" in refused(first.evaluate)
     assert "test_data to be a pair" in refused(first.evaluate, x)
     left_out = dict.fromkeys(f"parts.{name}" for name in (*LEFT_OUT, "verdict", "rates", "passes"))
-    assert "test/mc/nll" in first.evaluate((x[:40], y[:40]), left_out).metrics()
+    shown = Console(file=io.StringIO(), width=200)
+    evaluated = first.evaluate((x[:40], y[:40]), left_out, shown)
+    assert "test/mc/nll" in evaluated.metrics()
+    assert f"The page is {evaluated.page}\n" in shown.file.getvalue()
     assert first.best == second.best
     assert first.version.number == second.version.number
     version = place.client.get_model_version("npz-own", "1")
@@ -508,6 +515,12 @@ def test_any_text_reaches_the_configuration_as_it_is(text):
 )
 def test_sentences_name_the_arguments_of_python(sentence, said):
     assert in_python(sentence) == said
+    shown = Console(file=io.StringIO(), width=200)
+    with pytest.raises(ConfigError) as caught, _speaking_python():
+        Progress("val/loss", 1, Direction.MINIMIZE, shown).say(sentence)
+        raise ConfigError(sentence)
+    assert (str(caught.value), shown.file.getvalue()) == (said, f"{said}\n")
+    assert in_form(sentence) == sentence
 
 
 def test_help_an_editor_and_the_configuration_know_the_same_keywords():

@@ -100,9 +100,12 @@ def test_the_page_runs_in_a_notebook_and_a_second_call_goes_on(workplace, monkey
     stop.start()
     with chdir(workplace.folder):
         client.execute()
-    first, result, _, again, refused, stopped, on = cells
+    first, result, evaluated, _, again, refused, stopped, on = cells
     assert "'units'" in printed(first)
+    assert "result.evaluate(), where result is what hpsearch.search" in printed(first)
     assert "npz-own 1" in printed(result)
+    page = re.search(r"The page is (\S+/evaluation\.html)", printed(evaluated))
+    assert "Verdict" in Path(page[1]).read_text()
     assert "AGAIN 3 narrow" in printed(again)
     assert "<table>" in printed(again)
     assert "REFUSED" in printed(refused)

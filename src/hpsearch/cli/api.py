@@ -26,6 +26,7 @@ from hpsearch.cli.words import (
     words_of_evaluation,
     written,
 )
+from hpsearch.command_form import in_form, speaking
 from hpsearch.errors import ConfigError, DataError, HpsearchError
 from hpsearch.tracking.mlflow_settings import mlflow_settings_kept
 
@@ -168,12 +169,13 @@ class _Evaluator:
 
 @contextmanager
 def _speaking_python() -> Iterator[None]:
-    """Let an error of the block name settings as arguments in Python."""
-    try:
-        yield
-    except HpsearchError as error:
-        error.args = (in_python(str(error)),)
-        raise
+    """Let what the block prints, and its errors, name settings as arguments in Python."""
+    with speaking(in_python):
+        try:
+            yield
+        except HpsearchError as error:
+            error.args = (in_form(str(error)),)
+            raise
 
 
 @with_keywords
