@@ -516,8 +516,9 @@ def test_any_text_reaches_the_configuration_as_it_is(text):
 def test_sentences_name_the_arguments_of_python(sentence, said):
     assert in_python(sentence) == said
     shown = Console(file=io.StringIO(), width=200)
-    with pytest.raises(ConfigError) as caught, _speaking_python():
+    with _speaking_python():
         Progress("val/loss", 1, Direction.MINIMIZE, shown).say(sentence)
+    with pytest.raises(ConfigError) as caught, _speaking_python():
         raise ConfigError(sentence)
     assert (str(caught.value), shown.file.getvalue()) == (said, f"{said}\n")
     assert in_form(sentence) == sentence

@@ -11,6 +11,7 @@ import nbclient
 import nbformat
 import pytest
 
+from hpsearch.study.trial_end import TrialEnd
 from workplace import SRC
 
 ROOT = Path(__file__).parents[2]
@@ -113,7 +114,9 @@ def test_the_page_runs_in_a_notebook_and_a_second_call_goes_on(workplace, monkey
     (error,) = [output for output in stopped.outputs if output.output_type == "error"]
     assert error.ename == "KeyboardInterrupt"
     assert "During handling" not in "".join(error.traceback)
-    assert "WENT ON ['interrupted', 'finished']" in printed(on)
+    assert "WENT ON ['finished']" in printed(on)
+    ends = [TrialEnd.of(trial) for trial in workplace.study("stopped").trials]
+    assert ends == [TrialEnd.INTERRUPTED, TrialEnd.FINISHED]
     assert {study.name for study in workplace.client.search_registered_models()} == {
         "npz-own",
         "narrow",
