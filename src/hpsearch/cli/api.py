@@ -223,14 +223,23 @@ def search(
         from hpsearch.data.given import arrays_of  # noqa: PLC0415
 
         arrays = arrays_of(x, y, validation_data, test_data, class_names)
-        factory = _factory(build_model)
-        words = [*_words_of_data(arrays), *_words_of_model(factory), *words]
-        given = Search.compose(*words)
-        result = given._ran(_job(given.config, factory, arrays), shown, arrays)
+        return _found(build_model, arrays, words, shown)
+
+
+def _found(
+    build_model: object,
+    arrays: Arrays,
+    words: Sequence[str],
+    console: Console,
+) -> SearchResult:
+    """Search with a model on arrays, with settings `KEY=VALUE`, and show the result."""
+    factory = _factory(build_model)
+    given = Search.compose(*_words_of_data(arrays), *_words_of_model(factory), *words)
+    result = given._ran(_job(given.config, factory, arrays), console, arrays)
     call = "result.evaluate()"
     if arrays.x_test is None:
         call = "result.evaluate(test_data=(x, y))"
-    result.show_found(shown, call)
+    result.show_found(console, call)
     return result
 
 
