@@ -223,10 +223,10 @@ def search(
         from hpsearch.data.given import arrays_of  # noqa: PLC0415
 
         arrays = arrays_of(x, y, validation_data, test_data, class_names)
-        return _found(build_model, arrays, words, shown)
+        return _searched(build_model, arrays, words, shown)
 
 
-def _found(
+def _searched(
     build_model: object,
     arrays: Arrays,
     words: Sequence[str],
