@@ -30,6 +30,7 @@ MODULES = (
     "hpsearch.evaluation.evaluated_model",
     "hpsearch.evaluation.verdict",
     "hpsearch.jobs.search_result",
+    "hpsearch.jobs.evaluate",
     "hpsearch.serving.served_model",
 )
 

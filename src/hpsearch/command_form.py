@@ -2,7 +2,7 @@
 
 After `hpsearch JOB KEY=VALUE` they are `hpsearch` commands. After `mlflow run` they are
 `mlflow run` commands: `hpsearch.cli.project`, which `mlflow run` starts, leaves what it knows of
-that command in an environment variable.
+that command in an environment variable. After a call in Python, settings are its arguments.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
+
+_forms: list[Callable[[str], str]] = []
 
 
 @dataclass(frozen=True)
@@ -132,8 +135,23 @@ def command(job: str, *settings: str) -> str:
     return f"{_program()} {job} {shlex.join(settings)}".rstrip()
 
 
+@contextmanager
+def speaking(form: Callable[[str], str]) -> Iterator[None]:
+    """Give sentences within the block a form: `form` returns a sentence with settings in it."""
+    _forms.append(form)
+    try:
+        yield
+    finally:
+        _forms.pop()
+
+
 def in_form(sentence: str) -> str:
-    """Return a sentence in which settings have the form of this process's own command."""
+    """Return a sentence in which settings have the form in which this process was asked.
+
+    It is that of its own command, or the form of the innermost block `speaking`.
+    """
+    if _forms:
+        return _forms[-1](sentence)
     project = Project.of_this_process()
     if project is None:
         return sentence
@@ -148,16 +166,23 @@ def quoted(text: str) -> str:
     return QuotedString(text, Quote.single).with_quotes()
 
 
-def look(uri: str, experiment_id: str, run_id: str) -> str:
+def look(
+    uri: str,
+    experiment_id: str,
+    run_id: str,
+    part: str = "",
+) -> str:
     """Return what shows a run: the link of an MLflow server, else the command that starts one.
 
     Args:
         uri: The address of the MLflow store, without a password.
         experiment_id: The experiment of the run.
         run_id: The run.
+        part: The part of the run's page that the link opens, such as `artifacts/report.html`.
     """
     if uri.startswith(("http://", "https://")):
-        page = f"experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
+        path = f"experiments/{experiment_id}/runs/{run_id}/{part}".rstrip("/")
+        page = f"{path}?workflowType=machine_learning"
         return f"{uri.rstrip('/')}/#/{page}"
     return shlex.join(["mlflow", "ui", "--backend-store-uri", uri])
 

@@ -62,6 +62,26 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(case, folder):
     check(case, folder, Workplace(folder).here)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "evaluate registered_model=x",
+        "report study=x",
+        "doctor",
+        "doctor sync",
+        "compare studies=[x,y]",
+    ],
+)
+def test_a_job_that_reads_makes_no_database(command, tmp_path):
+    script, *words = shlex.split(command)
+    if script == "compare":
+        words += ["data=digits", "archs=[]"]
+    done = Workplace(tmp_path).here(*words, script=script)
+    assert re.match("Error: There is no (MLflow database .* here|study )", done.stderr), done.stderr
+    assert done.returncode == 2
+    assert not list(tmp_path.iterdir())
+
+
 def test_there_are_enough_of_them_for_every_command():
     scripts = [case["command"].split()[0] for case in CASES]
     assert len(scripts) >= 60

@@ -1,10 +1,15 @@
 """`hpsearch.search` is the command `search` with arrays: same study, same trials, same mistakes."""
 
+import inspect
+import io
+import json
 import os
 import sys
 import types
 from contextlib import chdir
 from functools import partial
+from pathlib import Path
+from typing import get_type_hints
 from unittest import mock
 
 import keras
@@ -18,16 +23,20 @@ from rich.console import Console
 from sklearn.datasets import load_digits
 
 import hpsearch
-from hpsearch.cli.api import _factory, _is_of, _words_of_model
+from hpsearch.cli.api import _factory, _is_of, _speaking_python, _words_of_model
 from hpsearch.cli.command_line import composed
-from hpsearch.cli.words import words_of
+from hpsearch.cli.config_files import ConfigFiles
+from hpsearch.cli.words import _OTHERS, Keywords, in_python, words_of
+from hpsearch.command_form import in_form
 from hpsearch.data.given import arrays_of
 from hpsearch.data.statistics import measure
-from hpsearch.errors import ConfigError, DataError, ModelError
+from hpsearch.errors import ConfigError, DataError, ModelError, UserError
 from hpsearch.jobs.search_result import SearchResult
 from hpsearch.models.architecture import build_hypermodel, build_model
+from hpsearch.study.direction import Direction
 from hpsearch.tracking.mlflow_settings import mlflow_settings_kept
 from hpsearch.tracking.tracking import Tracking
+from hpsearch.trials.progress import Progress
 
 GUIDE = '''
 import keras
@@ -72,6 +81,7 @@ def simple_convnet(hp):
     model.compile(loss="categorical_crossentropy", optimizer=adam, metrics=["accuracy"])
     return model
 '''
+LEFT_OUT = ("calibration", "ensembles")
 X = np.zeros((40, 3), "float32")
 Y = np.arange(40) % 2
 
@@ -141,6 +151,13 @@ def trials_of(study):
     for trial in study.trials:
         found.append((trial.params, trial.state.name, trial.value, trial.intermediate_values))
     return found
+
+
+def refused(call, *arguments, **keywords):
+    """Return the sentence with which a call is refused."""
+    with pytest.raises(UserError) as caught:
+        call(*arguments, **keywords)
+    return str(caught.value)
 
 
 @pytest.mark.slow
@@ -217,13 +234,23 @@ def test_inputs_of_any_shape_are_searched_evaluated_and_served(place, shape, lab
     words = (
         "registered_model=npz-own",
         "version=1",
-        "parts.calibration=null",
-        "parts.ensembles=null",
+        *(f"parts.{name}=null" for name in LEFT_OUT),
     )
     done = place.here(*words, script="evaluate")
     assert "given to hpsearch.search and are not stored" in done.stderr
-    done = place.here(*words, "data_path=given.npz", script="evaluate")
+    done = place.here(*words, "data_path=given.npz", "--json", script="evaluate")
     assert done.returncode == 0, done.stderr
+    evaluated = result.evaluate(config=dict.fromkeys(f"parts.{name}" for name in LEFT_OUT))
+    told = json.loads(done.stdout)
+    assert evaluated.metrics() == told["metrics"]
+    page = Path(evaluated.page).read_text()
+    assert all(section.title in page for section in evaluated.answers.sections)
+    assert "another than in the search" not in page + Path(told["page"]).read_text()
+    assert "config must not have data" in refused(result.evaluate, config={"data": "digits"})
+    assert "Did you mean 'shift'" in refused(result.evaluate, config={"parts.shft": None})
+    left_out = dict.fromkeys(f"parts.{name}" for name in ("verdict", "rates", "passes", *LEFT_OUT))
+    half = result.evaluate((x[:30], y[:30]), left_out)
+    assert "another than in the search" in Path(half.page).read_text()
     import mlflow  # noqa: PLC0415
 
     served = mlflow.pyfunc.load_model(result.version.uri)
@@ -249,6 +276,13 @@ def test_without_test_data_nothing_is_evaluated_and_a_second_call_returns_the_sa
     call = partial(search, flat, x, y, n_trials=1, **given)
     first, second = call(), call()
     assert first.evaluation is None
+    assert "had no test data: give them here" in refused(first.evaluate)
+    assert "test_data to be a pair" in refused(first.evaluate, x)
+    left_out = dict.fromkeys(f"parts.{name}" for name in (*LEFT_OUT, "verdict", "rates", "passes"))
+    shown = Console(file=io.StringIO(), width=200)
+    evaluated = first.evaluate((x[:40], y[:40]), left_out, shown)
+    assert "test/mc/nll" in evaluated.metrics()
+    assert f"The page is {evaluated.page}\n" in shown.file.getvalue()
     assert first.best == second.best
     assert first.version.number == second.version.number
     version = place.client.get_model_version("npz-own", "1")
@@ -323,11 +357,16 @@ def test_a_partial_keeps_what_it_holds():
         ({"n_trails": 3}, ConfigError, "no keyword n_trails. Did you mean 'n_trials'"),
         ({"max_trials": 3}, ConfigError, "no keyword max_trials: give n_trials"),
         ({"sample_weight": Y}, ConfigError, "sample weights cannot be searched"),
-        ({"pruner": "promotin"}, ConfigError, "no pruner=promotin. Did you mean 'promoting'"),
+        ({"pruner": "promotin"}, ConfigError, 'no pruner="promotin". Did you mean .promoting'),
         ({"config": {"training.epoch": 3}}, ConfigError, "Did you mean 'epochs'"),
-        ({"epochs": "many"}, ConfigError, "training.epochs must be a whole number"),
+        ({"epochs": "many"}, ConfigError, "^epochs must be a whole number"),
+        (
+            {"config": {"data.n_train": "a"}, **GIVEN},
+            DataError,
+            r'Expected config\["data.n_train"\]',
+        ),
         ({"config": {"seed": object()}}, ConfigError, "Expected seed to be a number, a text"),
-        ({"study_name": "${seed}"}, ConfigError, "without .* in study.name, which would refer"),
+        ({"study_name": "${seed}"}, ConfigError, "without .* in study_name, which would refer"),
         ({"space": 3}, ConfigError, "Expected space to be a dictionary"),
         ({"n_trials": 3, "config": {"budget.n_trials": 4}}, ConfigError, "is given twice"),
         ({"config": {"data": "digits"}}, ConfigError, "config must not have data"),
@@ -361,7 +400,7 @@ def test_mistakes_are_answered_in_a_sentence_before_anything_is_made(
 
 
 def test_data_whose_fifth_has_not_each_class_are_refused_in_the_known_sentence(tmp_path):
-    with chdir(tmp_path), pytest.raises(DataError, match=r"Expected data\.n_val .* received 1\."):
+    with chdir(tmp_path), pytest.raises(DataError, match=r"Expected n_val .* received 1\."):
         search(flat, X[:6], Y[:6])
     assert not list(tmp_path.iterdir())
 
@@ -449,6 +488,80 @@ def test_any_text_reaches_the_configuration_as_it_is(text):
     config = composed("search", words)
     assert config.study.name == text
     assert config.storage.path == f"{text}.db"
+
+
+@pytest.mark.parametrize(
+    ("sentence", "said"),
+    [
+        (
+            "Study a was made with training.epochs=5, not 6; give study.name=NAME for another.",
+            'Study a was made with epochs=5, not 6; give study_name="NAME" for another.',
+        ),
+        (
+            "Give it more with budget.n_trials=30; a narrower space.bounds.learning_rate helps.",
+            'Give it more with n_trials=30; a narrower space["learning_rate"] helps.',
+        ),
+        (
+            "made with space.bounds.momentum=0.9, not null, and arch.filters=[32,64], seed=3.",
+            'made with space={"momentum": 0.9}, not None, and config={"arch.filters": [32, 64]}, '
+            "seed=3.",
+        ),
+        (
+            "or training.precision=mixed_bfloat16. It took longer than budget.trial_timeout_s.",
+            'or config={"training.precision": "mixed_bfloat16"}. It took longer than '
+            'config["budget.trial_timeout_s"].',
+        ),
+        (
+            "(study.warm_storage): tracking.uri=sqlite:///a.db, uncertainty.from_logits=true, "
+            "optimizer=adam",
+            '(config["study.warm_storage"]): tracking_uri="sqlite:///a.db", '
+            'config={"uncertainty.from_logits": True}, optimizer="adam"',
+        ),
+        (
+            "There is no key training.epoch. It is added with ++training.epoch=VALUE.",
+            'There is no key training.epoch. It is added with config={"++training.epoch": VALUE}.',
+        ),
+        (
+            "send it: python -m hpsearch doctor sync study.name=a budget.n_trials=3",
+            "send it: python -m hpsearch doctor sync study.name=a budget.n_trials=3",
+        ),
+        (
+            "mymodels.build_model and arch._target_=a.b",
+            "mymodels.build_model and arch._target_=a.b",
+        ),
+    ],
+)
+def test_sentences_name_the_arguments_of_python(sentence, said):
+    assert in_python(sentence) == said
+    shown = Console(file=io.StringIO(), width=200)
+    with _speaking_python():
+        Progress("val/loss", 1, Direction.MINIMIZE, shown).say(sentence)
+    with pytest.raises(ConfigError) as caught, _speaking_python():
+        raise ConfigError(sentence)
+    assert (str(caught.value), shown.file.getvalue()) == (said, f"{said}\n")
+    assert in_form(sentence) == sentence
+
+
+def test_help_an_editor_and_the_configuration_know_the_same_keywords():
+    shown = inspect.signature(hpsearch.search)
+    settings = get_type_hints(Keywords)
+    arguments = {"build_model", "x", "y", *_OTHERS}
+    assert shown.parameters.keys() == settings.keys() | arguments
+    code = hpsearch.search.__code__
+    assert set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]) == arguments
+    for name, kind in settings.items():
+        assert shown.parameters[name].annotation == kind
+        assert f"        {name}: " in hpsearch.search.__doc__
+    given = dict.fromkeys(settings.keys() - {"space"}, 3)
+    choices = {
+        group: next(iter(ConfigFiles().choices(group))) for group in given if has_files(group)
+    }
+    config = composed("search", words_of(given | {"direction": "minimize"} | choices, None))
+    assert config.training.epochs == config.tracking.uri == config.study.name == 3
+
+
+def has_files(group):
+    return ConfigFiles().has_group(group)
 
 
 def test_keywords_are_settings_and_none_is_the_default():

@@ -4,6 +4,7 @@ import json
 import shutil
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
@@ -212,6 +213,12 @@ def test_what_mlflow_refuses_for_good_holds_nothing_up(tracking, caplog):
     assert tracking.find_child(parent, 1).info.status == "FINISHED"
 
 
+def test_an_artifact_in_a_local_folder_is_found_by_its_path(tracking):
+    run = tracking.open_run("a page", "evaluation", {})
+    run.client.log_text(run.run_id, "text", "page.html")
+    assert Path(tracking.place(run.run_id, "page.html")).read_text() == "text"
+
+
 @pytest.mark.slow
 def test_a_server_that_is_stopped_for_a_while_costs_nothing(mlflow_server, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -235,6 +242,9 @@ def test_a_server_that_is_stopped_for_a_while_costs_nothing(mlflow_server, tmp_p
     mlflow_server.start()
     assert tracking.close(120)
     client = MlflowClient(mlflow_server.uri)
+    page = f"#/experiments/{tracking.experiment_id}/runs/{parent.run_id}/artifacts/report.html"
+    link = f"{mlflow_server.uri}/{page}?workflowType=machine_learning"
+    assert tracking.place(parent.run_id, "report.html") == link
     runs = tracking.children(parent)
     assert [run.info.status for run in runs] == ["FINISHED"] * 3
     for run in runs:

@@ -6,10 +6,11 @@ A search is composed from the same parts as on the command line.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -17,8 +18,16 @@ from rich.console import Console
 from hpsearch.backend import check_backend
 from hpsearch.cli import entry
 from hpsearch.cli.command_line import as_overrides, composed
-from hpsearch.cli.words import words_of, written
-from hpsearch.errors import ConfigError
+from hpsearch.cli.words import (
+    Keywords,
+    in_python,
+    with_keywords,
+    words_of,
+    words_of_evaluation,
+    written,
+)
+from hpsearch.command_form import in_form, speaking
+from hpsearch.errors import ConfigError, DataError, HpsearchError
 from hpsearch.tracking.mlflow_settings import mlflow_settings_kept
 
 if TYPE_CHECKING:
@@ -26,7 +35,10 @@ if TYPE_CHECKING:
     from keras_tuner import HyperModel
 
     from hpsearch.data.datasets import Arrays
+    from hpsearch.data.split import Data
+    from hpsearch.jobs.evaluate import Evaluated
     from hpsearch.jobs.search_result import SearchResult
+    from hpsearch.tracking.registry import Version
 
 
 class Search:
@@ -66,15 +78,107 @@ class Search:
         """
         return self._ran(entry.instantiate(self.config), console or Console(highlight=False))
 
-    def _ran(self, job: Any, console: Console) -> SearchResult:
-        """Run the job that the configuration describes, and return its result."""
+    def _ran(
+        self,
+        job: Any,
+        console: Console,
+        arrays: Arrays | None = None,
+    ) -> SearchResult:
+        """Run the job that the configuration describes, and return its result.
+
+        Args:
+            job: The job.
+            console: Where progress is shown.
+            arrays: The data set that was given in Python; None where the configuration names it.
+        """
         plain = entry.as_plain(self.config)
         plain["overrides"] = list(self.overrides)
         with mlflow_settings_kept():
             result: SearchResult = job.run(plain, console)
-        return result
+        return replace(result, evaluator=_Evaluator(self, arrays, console))
 
 
+@dataclass(frozen=True)
+class _Evaluator:
+    """Evaluates a version that a search has registered, on the data set of the search.
+
+    Attributes:
+        search: The search.
+        arrays: The data set that was given to it in Python; None where its configuration names it.
+        console: Where the search was shown.
+    """
+
+    search: Search
+    arrays: Arrays | None
+    console: Console
+
+    def __call__(
+        self,
+        version: Version,
+        uri: str,
+        test_data: object,
+        config: Mapping[str, object] | None,
+        console: Console | None,
+    ) -> Evaluated:
+        """Evaluate a version; `SearchResult.evaluate` describes arguments and errors."""
+        with _speaking_python():
+            evaluated = self._evaluated(version, uri, test_data, config)
+        evaluated.show(console or self.console)
+        return evaluated
+
+    def _evaluated(
+        self,
+        version: Version,
+        uri: str,
+        test_data: object,
+        config: Mapping[str, object] | None,
+    ) -> Evaluated:
+        from hpsearch.training.settings import use_precision  # noqa: PLC0415 (it imports Keras)
+
+        name = written(version.name, "registered_model")
+        words = [f"registered_model={name}", f"version={version.number}"]
+        for word in self.search.overrides:
+            if word.startswith(("--config-dir", "tracking")):
+                words.append(word)
+        composition = composed("evaluate", [*words, *words_of_evaluation(config)])
+        data = self._data(test_data)
+        if not data.has_test():
+            raise DataError(
+                "The search had no test data: give them here, result.evaluate(test_data=(x, y))."
+            )
+        plain = entry.as_plain(composition)
+        plain["data"] = entry.as_plain(self.search.config.data)
+        job = entry.instantiate(composition)
+        job = replace(job, data=data, tracking=partial(job.tracking, uri=uri))
+        # The search may have set another one. The command has this one, and so has the same result.
+        use_precision("float32")
+        with mlflow_settings_kept():
+            evaluated: Evaluated = job.run(plain, entry.instantiate)
+        return evaluated
+
+    def _data(self, test_data: object) -> Data:
+        """Return the data set of the search, with another test part where one is given."""
+        from hpsearch.data.given import with_test  # noqa: PLC0415 (it imports NumPy)
+
+        data: Data = entry.instantiate(self.search.config.data)
+        arrays = self.arrays or data.load()
+        if test_data is not None:
+            arrays = with_test(arrays, test_data)
+        return replace(data, load=lambda: arrays)
+
+
+@contextmanager
+def _speaking_python() -> Iterator[None]:
+    """Let what the block prints, and its errors, name settings as arguments in Python."""
+    with speaking(in_python):
+        try:
+            yield
+        except HpsearchError as error:
+            error.args = (in_form(str(error)),)
+            raise
+
+
+@with_keywords
 def search(
     build_model: object,
     x: object,
@@ -85,12 +189,13 @@ def search(
     class_names: Sequence[str] | None = None,
     config: Mapping[str, object] | None = None,
     console: Console | None = None,
-    **keywords: object,
+    **keywords: Unpack[Keywords],
 ) -> SearchResult:
     """Search the hyperparameters of a model on arrays, and return the result.
 
     The study, its trials and its runs are those of the command `search` with the same data in an
-    .npz file. A search that was interrupted continues when it is called again.
+    .npz file. A search that was interrupted continues when it is called again. A setting that is
+    None takes the default of its key in the configuration, which docs/configuration.md lists.
 
     Args:
         build_model: A function `build_model(hp)` that returns a compiled model, or a
@@ -102,26 +207,39 @@ def search(
         class_names: A name for each class; None takes the labels.
         config: Further settings of the configuration by their dotted keys.
         console: Where progress is shown; None takes standard output.
-        **keywords: Settings, as docs/python.md lists them. None takes the configuration's default.
+        **keywords: Settings.
 
     Raises:
         UserError: A mistake that the person can put right, in one sentence.
         SearchError: The search ended without a usable model.
         KeyboardInterrupt: The person stopped it.
     """
-    entry.prepare_environment()
-    check_backend()
-    words = words_of(keywords, config)
-    # The command line imports this module too, and needs no NumPy to answer a typo.
-    from hpsearch.data.given import arrays_of  # noqa: PLC0415
-
-    arrays = arrays_of(x, y, validation_data, test_data, class_names)
-    factory = _factory(build_model)
-    words = [*_words_of_data(arrays), *_words_of_model(factory), *words]
-    given = Search.compose(*words)
     shown = console or Console(highlight=False)
-    result = given._ran(_job(given.config, factory, arrays), shown)
-    result.show_found(shown)
+    with _speaking_python():
+        entry.prepare_environment()
+        check_backend()
+        words = words_of(keywords, config)
+        # The command line imports this module too, and needs no NumPy to answer a typo.
+        from hpsearch.data.given import arrays_of  # noqa: PLC0415
+
+        arrays = arrays_of(x, y, validation_data, test_data, class_names)
+        return _searched(build_model, arrays, words, shown)
+
+
+def _searched(
+    build_model: object,
+    arrays: Arrays,
+    words: Sequence[str],
+    console: Console,
+) -> SearchResult:
+    """Search with a model on arrays, with settings `KEY=VALUE`, and show the result."""
+    factory = _factory(build_model)
+    given = Search.compose(*_words_of_data(arrays), *_words_of_model(factory), *words)
+    result = given._ran(_job(given.config, factory, arrays), console, arrays)
+    call = "result.evaluate()"
+    if arrays.x_test is None:
+        call = "result.evaluate(test_data=(x, y))"
+    result.show_found(console, call)
     return result
 
 

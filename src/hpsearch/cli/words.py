@@ -6,36 +6,83 @@ get the same sentences, and its study can be continued from a shell.
 
 from __future__ import annotations
 
+import inspect
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
+from functools import cache
 from pathlib import Path
+from typing import Annotated, NamedTuple, ParamSpec, TypedDict, TypeVar, get_args, get_type_hints
 
+import yaml
+
+from hpsearch.cli.config_files import CONF
 from hpsearch.command_form import quoted
 from hpsearch.errors import ConfigError, did_you_mean
 
+
+class _Setting(NamedTuple):
+    """The key in the configuration of a keyword, and what the keyword is."""
+
+    key: str
+    text: str
+
+
+class Keywords(TypedDict, total=False):
+    """The keywords of `hpsearch.search` that are settings, with their types."""
+
+    n_trials: Annotated[int | None, _Setting("budget.n_trials", "The trials of the study.")]
+    timeout_s: Annotated[float | None, _Setting("budget.timeout_s", "Seconds of this search.")]
+    epochs: Annotated[int | None, _Setting("training.epochs", "The epochs of a trial, at most.")]
+    batch_size: Annotated[int | None, _Setting("training.batch_size", "Examples of a step.")]
+    monitor: Annotated[
+        str | None, _Setting("training.monitor", "The metric to improve, such as val/accuracy.")
+    ]
+    direction: Annotated[
+        str | None,
+        _Setting("training.direction", "minimize or maximize, where the metric does not say it."),
+    ]
+    study_name: Annotated[
+        str | None, _Setting("study.name", "A study of this name goes on, where there is one.")
+    ]
+    name: Annotated[
+        str | None, _Setting("data.name", "The data's name, the first half of the study's name.")
+    ]
+    n_val: Annotated[
+        int | None,
+        _Setting("data.n_val", "Examples that are split off where validation_data is None."),
+    ]
+    seed: Annotated[int | None, _Setting("seed", "The seed of all randomness.")]
+    space: Annotated[
+        Mapping[str, object] | None,
+        _Setting("space.bounds", "Bounds or a fixed value for hyperparameters, by their names."),
+    ]
+    sampler: Annotated[str | None, _Setting("sampler", "What suggests, such as random.")]
+    pruner: Annotated[str | None, _Setting("pruner", "What stops bad trials, such as median.")]
+    optimizer: Annotated[
+        str | None, _Setting("optimizer", "For a model that asks for one, such as adam.")
+    ]
+    schedule: Annotated[str | None, _Setting("schedule", "Of the learning rate, such as cosine.")]
+    trainer: Annotated[str | None, _Setting("trainer", "How trials train: alone or fused.")]
+    storage: Annotated[str | None, _Setting("storage", "Where the study is, such as journal.")]
+    experiment: Annotated[
+        str | None, _Setting("tracking.experiment", "The MLflow experiment of the runs.")
+    ]
+    tracking_uri: Annotated[str | None, _Setting("tracking.uri", "The MLflow store.")]
+
+
+_TYPES: dict[str, object] = {}
 # The key in the configuration of each keyword.
-_KEYS = {
-    "name": "data.name",
-    "n_val": "data.n_val",
-    "n_trials": "budget.n_trials",
-    "timeout_s": "budget.timeout_s",
-    "epochs": "training.epochs",
-    "batch_size": "training.batch_size",
-    "monitor": "training.monitor",
-    "direction": "training.direction",
-    "study_name": "study.name",
-    "experiment": "tracking.experiment",
-    "tracking_uri": "tracking.uri",
-    "seed": "seed",
-    "optimizer": "optimizer",
-    "sampler": "sampler",
-    "pruner": "pruner",
-    "schedule": "schedule",
-    "trainer": "trainer",
-    "storage": "storage",
-}
-_OTHERS = ("validation_data", "test_data", "class_names", "space", "config")
+_KEYS: dict[str, str] = {}
+_TEXTS: dict[str, str] = {}
+for _name, _hint in get_type_hints(Keywords, include_extras=True).items():
+    _type, _setting = get_args(_hint)
+    _TYPES[_name] = _type
+    _KEYS[_name] = _setting.key
+    _TEXTS[_name] = _setting.text
+_KNOWN_TO_AN_EVALUATION = ("registered_model", "version", "data", "data_path", "tracking.uri")
+_OTHERS = ("validation_data", "test_data", "class_names", "config", "console")
 # Keywords of Keras and KerasTuner, with what to say instead.
 _FOREIGN = {
     "max_trials": "give n_trials",
@@ -51,6 +98,33 @@ _FOREIGN = {
     "callbacks": "a HyperModel may have a method companions() that returns them",
     "verbose": "give console, a rich.console.Console",
 }
+
+
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
+
+
+def with_keywords(function: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
+    """Show the settings that a function takes as **keywords in its signature and its docstring.
+
+    An editor and mypy read them from `Keywords`, `help` and a notebook from here.
+    """
+    signature = inspect.signature(function)
+    parameters = []
+    for parameter in signature.parameters.values():
+        if parameter.kind != inspect.Parameter.VAR_KEYWORD:
+            parameters.append(parameter)
+    lines = []
+    for name, annotation in _TYPES.items():
+        kind = inspect.Parameter.KEYWORD_ONLY
+        parameters.append(inspect.Parameter(name, kind, default=None, annotation=annotation))
+        lines.append(f"        {name}: {_TEXTS[name]} Default: {_KEYS[name]}.")
+    function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    before, line, after = (function.__doc__ or "").partition("        **keywords: ")
+    if line:
+        _, _, after = after.partition("\n")
+        function.__doc__ = before + "\n".join(lines) + "\n" + after
+    return function
 
 
 def words_of(keywords: Mapping[str, object], config: Mapping[str, object] | None) -> list[str]:
@@ -80,6 +154,27 @@ def words_of(keywords: Mapping[str, object], config: Mapping[str, object] | None
             raise ConfigError(f"{name} is given twice, by a keyword and in config.")
         if name in ("data", "arch") or name.startswith(("data.path", "data.load", "arch._")):
             raise ConfigError(f"config must not have {name}: model and data are the arguments.")
+        words.append(_word(str(key), value))
+    return words
+
+
+def words_of_evaluation(config: Mapping[str, object] | None) -> list[str]:
+    """Return the words `KEY=VALUE` of an evaluation whose model and data are known.
+
+    Args:
+        config: Settings by their dotted keys; None is a value here.
+
+    Raises:
+        ConfigError: A key names the model or the data, or a value has a type that no setting has.
+    """
+    words = []
+    for key, value in _mapping("config", config).items():
+        name = str(key).lstrip("+")
+        if name in _KNOWN_TO_AN_EVALUATION or name.startswith("data."):
+            raise ConfigError(
+                f"config must not have {name}: model and data are those of the search, and other "
+                "test data are given as test_data=(x, y)."
+            )
         words.append(_word(str(key), value))
     return words
 
@@ -172,3 +267,94 @@ def _quoted(text: str, key: str) -> str:
     ):
         return text
     return quoted(text)
+
+
+# A key, and the value that is given to it, if there is one.
+_IN_SENTENCE = re.compile(
+    r"""(?<![\w./+=@'"-])(?P<key>[a-z_]\w*(?:\.\w+)*)"""
+    r"""(?:=(?P<value>'[^']*'|"[^"]*"|\[[^\]]*\]|(?:[^\s,;:)]|:(?=\S))*[^\s,;:.)]))?"""
+)
+_COMMAND = re.compile(r"\S*hpsearch (?:search|evaluate|report|ablate|compare|doctor)\b")
+
+
+def in_python(sentence: str) -> str:
+    """Return a sentence in which settings are arguments of `hpsearch.search`.
+
+    `budget.n_trials=30` becomes `n_trials=30`, and `training.precision=float64` becomes
+    `config={"training.precision": "float64"}`. A key without a value becomes `n_trials` or
+    `config["training.precision"]`. A command at the end of the sentence stays as it is.
+    """
+    command = _COMMAND.search(sentence)
+    end = len(sentence)
+    if command is not None:
+        end = command.start()
+    said = _IN_SENTENCE.sub(_argument, sentence[:end])
+    said = re.sub(r"(\+\+[\w.]+)=VALUE", r'config={"\1": VALUE}', said)
+    return re.sub(r"(?<![\w-])null(?![\w-])", "None", said) + sentence[end:]
+
+
+def _argument(found: re.Match[str]) -> str:
+    """Return a setting in a sentence as an argument; anything else as it is."""
+    key = found["key"]
+    value = found["value"]
+    if value is not None:
+        value = _in_python(value)
+    for keyword, of_keyword in _KEYS.items():
+        if key == of_keyword and value is not None:
+            return f"{keyword}={value}"
+        if key == of_keyword:
+            return keyword
+    argument = "config"
+    bound = re.fullmatch(r"space\.bounds\.(\w+)", key)
+    if bound is not None:
+        argument = "space"
+        key = bound[1]
+    elif not _may_be_in_config(key):
+        return found[0]
+    if value is None:
+        return f'{argument}["{key}"]'
+    return f'{argument}={{"{key}": {value}}}'
+
+
+def _may_be_in_config(key: str) -> bool:
+    """Return whether a key is one of conf that `config` may have."""
+    if key.startswith(("data.path", "data.load", "arch._")):
+        return False
+    return key in _keys_of_conf() or key.startswith(("space.bounds.", "arch."))
+
+
+@cache
+def _keys_of_conf() -> frozenset[str]:
+    """Return the dotted keys of a search that are not given by keywords."""
+    found = {"study.warm_start", "study.warm_storage", "study.n_warm_trials"}
+    for file in CONF.glob("[a-z]*/*.yaml"):
+        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+        found.update(_dotted(file.parent.name, settings))
+    return frozenset(found)
+
+
+def _dotted(path: str, settings: object) -> Iterator[str]:
+    """Yield the dotted keys of settings, at every depth."""
+    if isinstance(settings, Mapping):
+        for name, value in settings.items():
+            yield f"{path}.{name}"
+            yield from _dotted(f"{path}.{name}", value)
+
+
+def _in_python(text: str) -> str:
+    """Return the value of a setting as Python writes it."""
+    if text[0] == "[":
+        items = [_in_python(item.strip()) for item in text[1:-1].split(",")]
+        return f"[{', '.join(items)}]"
+    words = {"null": "None", "true": "True", "false": "False", "VALUE": "VALUE"}
+    if text in words:
+        return words[text]
+    try:
+        if math.isfinite(float(text)):
+            return text
+    except ValueError:
+        pass
+    quoted_text = text
+    if text[0] in "'\"":
+        quoted_text = text[1:-1]
+    return f'"{quoted_text}"'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -41,6 +42,16 @@ def arrays_of(
         x_val=x_val,
         y_val=y_val,
     )
+
+
+def with_test(arrays: Arrays, test_data: object) -> Arrays:
+    """Return a data set with another test part, which a person gives as a pair (x, y).
+
+    Raises:
+        DataError: It is no pair of arrays of numbers.
+    """
+    x_test, y_test = _pair(test_data, "test_data")
+    return replace(arrays, x_test=x_test, y_test=y_test)
 
 
 def _names(given: object) -> tuple[str, ...] | None:

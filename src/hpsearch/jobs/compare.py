@@ -19,6 +19,7 @@ from hpsearch.experiments.comparison import Compare
 from hpsearch.experiments.finished_study import FinishedStudy
 from hpsearch.experiments.session import Session
 from hpsearch.jobs.composed import Composed, Plain
+from hpsearch.study.storage import to_read
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,13 @@ class CompareStudies:
         parts = self.job.parts
         n_seeds = config["confirm"]["n_seeds"]
         Session.check_seeds("confirm.n_seeds", n_seeds)
-        storage = parts["storage"]()
         if config["studies"]:
+            storage = to_read(parts["storage"])
             studies = [FinishedStudy.find(name, storage) for name in config["studies"]]
         else:
+            storage = parts["storage"]()
             studies = [self._found(arch, storage, console) for arch in config["archs"]]
-        tracking = parts["tracking"]()
+        tracking = parts["tracking"](must_exist=True)
         recorded = {study.name: study.config(tracking) for study in studies}
         archs = {}
         arms = []

@@ -10,8 +10,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import optuna
 
@@ -21,6 +20,7 @@ from hpsearch.jobs.diagnosis import Diagnosis
 from hpsearch.space.space import Space
 from hpsearch.study.direction import Direction
 from hpsearch.study.replay import explain, replay
+from hpsearch.study.storage import SharedStorage, to_read
 from hpsearch.study.study import SharedStudy
 from hpsearch.tracking.runs import ParentRun
 from hpsearch.tracking.spool_file import Away
@@ -54,7 +54,7 @@ class Doctor:
 
     @cached_property
     def _tracking(self) -> Tracking:
-        tracking: Tracking = self._part("tracking")()
+        tracking: Tracking = self._part("tracking")(must_exist=True)
         return tracking
 
     @cached_property
@@ -65,11 +65,7 @@ class Doctor:
             UserError: The study does not exist.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        path = self.config["storage"].get("path")
-        # Opening a file that does not exist would make an empty storage.
-        if path is not None and not Path(path).exists():
-            raise UserError(self._missing([]))
-        storage = self._part("storage")()
+        storage = cast("SharedStorage", to_read(self._part("storage")))
         names = optuna.get_all_study_names(storage)
         if self.name not in names:
             raise UserError(self._missing(names))

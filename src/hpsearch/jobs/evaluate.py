@@ -20,7 +20,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from rich.console import Console
 
 from hpsearch.data.datasets import GIVEN_IN_PYTHON
-from hpsearch.data.split import Data, SearchData
+from hpsearch.data.split import Data, SearchData, fingerprint
 from hpsearch.errors import ConfigError, ModelError
 from hpsearch.evaluation.evaluated_model import EvaluatedModel
 from hpsearch.evaluation.examination import Examination, Part
@@ -33,6 +33,8 @@ from hpsearch.study_report.version_page import describe
 from hpsearch.tracking.registry import Registry
 from hpsearch.tracking.runs import TrackedRun, now_ms
 from hpsearch.tracking.tracking import Tracking
+
+_PAGE = "evaluation.html"
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,9 @@ class Evaluate:
     parts: Mapping[str, Part | None]
     level: float
     seed: int
-    tracking: Callable[[], Tracking]
+    tracking: Callable[..., Tracking]
 
-    def run(self, config: Plain, rebuild: Callable[[Plain], Data]) -> _Evaluated:
+    def run(self, config: Plain, rebuild: Callable[[Plain], Data]) -> Evaluated:
         """Examine the model.
 
         Args:
@@ -74,7 +76,7 @@ class Evaluate:
             UserError: The model, the version or its data are missing, or do not fit. No run is
                 made.
         """
-        tracking = self.tracking()
+        tracking = self.tracking(must_exist=True)
         registry = Registry(tracking.client, import_own_code)
         model, found = registry.load(self.registered_model, str(self.version))
         data = self.data
@@ -109,7 +111,8 @@ class Evaluate:
                 describe(tracking.client, found.name, found.version, uri)
         finally:
             tracking.close(tracking.patience_s)
-        return _Evaluated(name, run.run_id, uri, tracking.look(run.run_id), answers)
+        place = tracking.place(run.run_id, _PAGE)
+        return Evaluated(name, run.run_id, uri, tracking.look(run.run_id), place, answers)
 
     def _recorded_data(self, tracking: Tracking, found: ModelVersion) -> Plain:
         """Return the settings of the data set on which a version was trained.
@@ -133,8 +136,9 @@ class Evaluate:
         if self.data_path is None and settings["load"].get("path") == GIVEN_IN_PYTHON:
             raise ConfigError(
                 f"Version {found.version} of {found.name} was trained on arrays that were "
-                "given to hpsearch.search and are not stored: write them with numpy.savez(FILE, "
-                "x_train=x, y_train=y, ...) and give data_path=FILE."
+                "given to hpsearch.search and are not stored: call it again and then evaluate() of "
+                "its result, or write them with numpy.savez(FILE, x_train=x, y_train=y, ...) and "
+                "give data_path=FILE."
             )
         if self.data_path is not None:
             settings["path"] = self.data_path
@@ -143,8 +147,8 @@ class Evaluate:
         return settings
 
 
-@dataclass(frozen=True)
-class _Evaluated:
+@dataclass(frozen=True, repr=False)
+class Evaluated:
     """The result of an evaluation.
 
     Attributes:
@@ -152,6 +156,7 @@ class _Evaluated:
         run_id: The MLflow run of the evaluation.
         uri: The MLflow store, without a password.
         look: The link or the command that shows the run.
+        page: The path of the page evaluation.html, or the link that shows it on a server.
         answers: The sections of the page.
     """
 
@@ -159,7 +164,16 @@ class _Evaluated:
     run_id: str
     uri: str
     look: str
+    page: str
     answers: Examination
+
+    def __repr__(self) -> str:
+        """Return the model and the place of the page."""
+        return f"Evaluated(model={self.model!r}, page={self.page!r})"
+
+    def metrics(self) -> dict[str, float]:
+        """Return the numbers of all sections by their MLflow keys, such as `test/mc/nll`."""
+        return self.answers.metrics()
 
     @property
     def nll(self) -> float:
@@ -172,9 +186,7 @@ class _Evaluated:
             console.print(section.as_table() or section.title)
             console.print(f"{section.text}\n", soft_wrap=True, markup=False)
         console.print(
-            f"Evaluated {self.model}; the page evaluation.html is an artifact of run "
-            f"{self.run_id}.\n"
-            f"Look at it:  {self.look}",
+            f"Evaluated {self.model}.\nThe page is {self.page}\nLook at it:  {self.look}",
             soft_wrap=True,
             markup=False,
         )
@@ -183,8 +195,9 @@ class _Evaluated:
         """Return the result as plain data."""
         return {
             "model": self.model,
-            "metrics": self.answers.metrics(),
+            "metrics": self.metrics(),
             "says": {section.title: section.text for section in self.answers.sections},
+            "page": self.page,
             "run_id": self.run_id,
             "tracking_uri": self.uri,
         }
@@ -230,13 +243,16 @@ def _key_values(
         ("data", f"{data.name}: {n_val:,} validation and {n_test:,} test images"),
         ("MC Dropout", f"{settings.n_samples} passes, mask={settings.mask}, seed {settings.seed}"),
     ]
-    recorded = data.fingerprint
+    here = data.fingerprint
+    recorded = here
     if parent is not None:
         trained_on = tracking.client.get_run(parent).data.tags
         recorded = trained_on.get("hpsearch.fingerprint", recorded)
-    if recorded != data.fingerprint:
+    # The search may have had no test part.
+    if recorded not in (here, fingerprint(data.train, data.val)):
         warning = (
-            f"the model was trained on another split ({recorded}) than this ({data.fingerprint})"
+            f"train, val or test is another than in the search (fingerprint {here} in place of "
+            f"{recorded})"
         )
         key_values.append(("careful", warning))
     return key_values
@@ -257,7 +273,7 @@ def _log(
         for figure in section.figures:
             run.file(f"figures/{figure.name}.png", figure.png)
     texts = {
-        "evaluation.html": page,
+        _PAGE: page,
         "certificate.json": json.dumps(asdict(answers.evaluation.certificate), indent=1),
         "config.yaml": yaml.safe_dump(dict(config), sort_keys=False),
     }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from hpsearch.jobs.composed import Plain
 from hpsearch.jobs.opening import recorded_config
 from hpsearch.study.direction import Direction
 from hpsearch.study.pruners import PausableStudy
-from hpsearch.study.storage import SharedStorage, without_password
+from hpsearch.study.storage import SharedStorage, to_read, without_password
 from hpsearch.study.study import check_known
 from hpsearch.study_report.advice import Advice
 from hpsearch.study_report.description import Descriptions
@@ -41,8 +42,8 @@ class Report:
 
     study: str
     path: str
-    storage: Callable[[], SharedStorage]
-    tracking: Callable[[], Tracking]
+    storage: partial[SharedStorage]
+    tracking: Callable[..., Tracking]
 
     def run(self, rebuild: Callable[[Plain], Any]) -> _Reported:
         """Write the page and the descriptions.
@@ -54,7 +55,7 @@ class Report:
             UserError: There is no such study, or no record of its search.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        storage = self.storage()
+        storage = to_read(self.storage)
         check_known(self.study, storage)
         study = optuna.load_study(study_name=self.study, storage=storage)
         parent_run_id = study.user_attrs.get("parent_run_id")
@@ -63,7 +64,7 @@ class Report:
                 f"Study {self.study} has no MLflow run yet; the command that started it goes on "
                 "with it."
             )
-        tracking = self.tracking()
+        tracking = self.tracking(must_exist=True)
         try:
             config = _recorded(tracking, parent_run_id, self.study)
             sampler = optuna.samplers.RandomSampler()
@@ -83,7 +84,8 @@ class Report:
             tracking.close(tracking.patience_s)
         Path(self.path).write_text(page, encoding="utf-8")
         look = tracking.look(parent_run_id)
-        return _Reported(searched, advice, self.path, parent_run_id, look)
+        place = tracking.place(parent_run_id, Descriptions.PAGE)
+        return _Reported(searched, advice, self.path, place, parent_run_id, look)
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ class _Reported:
         searched: The study as its reports see it.
         advice: What the page advises to do next.
         path: The file of the page.
+        place: Where the copy of the page in MLflow is.
         run_id: The MLflow run of the study.
         look: The link or the command that shows this run.
     """
@@ -101,6 +104,7 @@ class _Reported:
     searched: Searched
     advice: Advice
     path: str
+    place: str
     run_id: str
     look: str
 
@@ -115,8 +119,7 @@ class _Reported:
             f"Study {self.searched.name}: {self.searched.outcome.counts()}.",
             self.advice.outlook.text,
             f"{self.advice.next_step}  {self.advice.command}",
-            f"The page is {self.path}, and {Descriptions.PAGE} among the artifacts of run "
-            f"{self.run_id}.",
+            f"The page is {self.path}, and in MLflow {self.place}",
             f"Look at it:  {self.look}",
         ]
 

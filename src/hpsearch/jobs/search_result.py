@@ -8,8 +8,8 @@ from __future__ import annotations
 import html
 import math
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import keras
 import mlflow
@@ -19,6 +19,7 @@ from rich.console import Console
 
 from hpsearch.errors import SearchError
 from hpsearch.evaluation.evaluated_model import Evaluation
+from hpsearch.jobs.evaluate import Evaluated
 from hpsearch.models.own_code import import_own_code
 from hpsearch.space.bounds import Value
 from hpsearch.study.storage import without_password
@@ -28,6 +29,7 @@ from hpsearch.study_report.commands import Commands
 from hpsearch.study_report.searched import Outcome, Searched
 from hpsearch.tracking.mlflow_settings import mlflow_settings_kept
 from hpsearch.tracking.registry import Registry, Version
+from hpsearch.tracking.tracking import check_exists
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class SearchResult:
             study, or the model has no dropout layer.
         parent_run_id: The MLflow run of the study.
         look: The link or the command that shows this run.
+        evaluator: Evaluates a version for the method `evaluate`; None where nothing asks for that.
     """
 
     searched: Searched
@@ -67,6 +70,7 @@ class SearchResult:
     evaluation: Evaluation | None
     parent_run_id: str
     look: str
+    evaluator: Callable[..., Evaluated] | None = field(default=None, repr=False, compare=False)
 
     @property
     def study_name(self) -> str:
@@ -91,20 +95,57 @@ class SearchResult:
         Raises:
             SearchError: This search has registered no version.
         """
-        if self.version is None:
-            raise SearchError(
-                f"This worker has registered no version of {self.searched.name}, because others "
-                "still worked on the study; search again when they have ended."
-            )
+        version = self._registered()
         uri = self.searched.tracking_uri
+        check_exists(uri)
         client = MlflowClient(uri, registry_uri=uri)
         registry = Registry(client, import_own_code)
         with mlflow_settings_kept():
             # MLflow loads from the store that these name.
             mlflow.set_tracking_uri(uri)
             mlflow.set_registry_uri(uri)
-            model, _found = registry.load(self.version.name, self.version.number)
+            model, _found = registry.load(version.name, version.number)
         return model
+
+    def evaluate(
+        self,
+        test_data: object = None,
+        config: Mapping[str, object] | None = None,
+        console: Console | None = None,
+    ) -> Evaluated:
+        """Evaluate the registered model of the best trial, as the command `hpsearch evaluate` does.
+
+        The version is loaded from MLflow. A run of its own gets the page evaluation.html, and the
+        answers are printed.
+
+        Args:
+            test_data: A pair (x, y) to evaluate on; None takes the test data of the search.
+            config: Settings of the evaluation by their dotted keys, such as
+                `{"parts.shift": None}`, which leaves this part out.
+            console: Where the answers are printed; None takes the console of the search.
+
+        Raises:
+            UserError: There are no test data, a setting is wrong, or the model cannot be evaluated.
+            SearchError: This search has registered no version.
+        """
+        version = self._registered()
+        if self.evaluator is None:
+            raise ValueError("Expected a result of hpsearch.search. Received: evaluator=None")
+        uri = self.searched.tracking_uri
+        return self.evaluator(version, uri, test_data, config, console)
+
+    def _registered(self) -> Version:
+        """Return the version of the best model.
+
+        Raises:
+            SearchError: This search has registered none.
+        """
+        if self.version is None:
+            raise SearchError(
+                f"This worker has registered no version of {self.searched.name}, because others "
+                "still worked on the study; search again when they have ended."
+            )
+        return self.version
 
     def trials(self) -> pd.DataFrame:
         """Return a table with a row for each trial, in the order of their numbers.
@@ -197,12 +238,16 @@ class SearchResult:
         """Print the evaluation, the versions and the commands that a person may give next."""
         self._show(console, self._next_steps())
 
-    def show_found(self, console: Console) -> None:
-        """Print the evaluation, the versions, and what a person may look at next."""
+    def show_found(self, console: Console, call: str) -> None:
+        """Print the evaluation, the versions, and what a person may look at next.
+
+        Args:
+            console: Where to print.
+            call: The call that evaluates the model.
+        """
         steps = [f"Look at it:    {self.look}"]
         if self.version is not None:
-            command = Commands(self.searched).evaluate(self.version.number)
-            steps.append(f"Examine it:    {command}")
+            steps.append(f"Examine it:    {call}, where result is what hpsearch.search returned")
         self._show(console, steps)
 
     def _show(self, console: Console, steps: Sequence[str]) -> None:

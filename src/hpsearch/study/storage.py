@@ -12,6 +12,7 @@ import re
 import weakref
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -272,6 +273,18 @@ def postgres(url: str, patience_s: float) -> SharedStorage:
             patience_s,
             engine,
         )
+
+
+def to_read(make: partial[SharedStorage]) -> BaseStorage:
+    """Return a storage that a job reads; where its file does not exist, an empty one without file.
+
+    Args:
+        make: Returns the storage, and would make its file.
+    """
+    path = make.keywords.get("path")
+    if path is not None and not Path(path).exists():
+        return optuna.storages.InMemoryStorage()
+    return make()
 
 
 class AdvisoryLock:

@@ -18,7 +18,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
+from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
+from mlflow.utils.uri import is_local_uri
 
 from hpsearch import command_form
 from hpsearch.errors import TrackingError
@@ -46,6 +48,22 @@ def _tracking_errors(uri: str) -> Iterator[None]:
         ) from error
 
 
+def check_exists(uri: str) -> None:
+    """Check that a database file of MLflow exists, since MLflow makes it where it does not.
+
+    Raises:
+        TrackingError: The URI names a file that does not exist.
+    """
+    scheme, _, path = uri.partition(":///")
+    path = path.partition("?")[0]
+    if not scheme.startswith("sqlite") or path in ("", ":memory:") or Path(path).exists():
+        return
+    raise TrackingError(
+        f"There is no MLflow database {path} here: run this in the folder of the search, or give "
+        "the store of its runs, tracking.uri=URI or MLFLOW_TRACKING_URI."
+    )
+
+
 class Tracking:
     """A client of one MLflow store and one of its experiments.
 
@@ -57,6 +75,8 @@ class Tracking:
         flush_every_s: How long they wait there, to be sent together, in seconds.
         patience_s: How long the search waits for MLflow where it cannot continue without an answer,
             in seconds.
+        must_exist: Whether a database file that does not exist is an error, as it is where a job
+            reads what a search has left. Otherwise MLflow makes the file.
     """
 
     def __init__(
@@ -66,8 +86,12 @@ class Tracking:
         spool: str,
         flush_every_s: float,
         patience_s: float,
+        *,
+        must_exist: bool = False,
     ) -> None:
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+        if must_exist:
+            check_exists(self.uri)
         # The spool and `wait` try again themselves.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         with _tracking_errors(self.uri):
@@ -184,6 +208,22 @@ class Tracking:
         """Return what shows a run: a link to an MLflow server, else the command that starts one."""
         uri = without_password(self.uri)
         return command_form.look(uri, self.experiment_id, run_id)
+
+    def place(self, run_id: str, file: str) -> str:
+        """Return where a person finds an artifact of a run.
+
+        It is the path of a file on this machine, else a link to the server that shows it, else the
+        address in the artifact store.
+        """
+        folder = str(self.client.get_run(run_id).info.artifact_uri)
+        if is_local_uri(folder):  # type: ignore[no-untyped-call]
+            path = Path(local_file_uri_to_path(folder)) / file  # type: ignore[no-untyped-call]
+            if path.exists():
+                return str(path)
+        uri = without_password(self.uri)
+        if uri.startswith(("http://", "https://")):
+            return command_form.look(uri, self.experiment_id, run_id, f"artifacts/{file}")
+        return f"{without_password(folder)}/{file}"
 
     @staticmethod
     def link(text: str, *path: str) -> str:

@@ -134,12 +134,14 @@ class Trainer:
         if owns_fit(work.hypermodel):
             told("by its HyperModel's own fit")
             return self._fit_its_own_way(work)
-        structure = None
+        structure = program = None
         try:
             structure = structure_of(work.model, self.data.train.inputs)
             program = self._load_program(work, structure)
         except NoProgramError as reason:
             told(f"{self.BY_KERAS} {reason}")
+        # Not in the handler, whose exception the traceback of an interrupt would show too.
+        if program is None:
             return self._fit_by_keras(work, structure)
         told(self.BY_PROGRAM)
         return self._fit_by_program(work, program)

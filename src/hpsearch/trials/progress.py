@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
 
+from hpsearch.command_form import in_form
 from hpsearch.study.direction import Direction
 from hpsearch.study.study import best_trial, number_of, value_of
 from hpsearch.study.trial_end import TrialEnd
@@ -68,7 +69,7 @@ class Progress:
 
     def say(self, sentence: str) -> None:
         """Print a line that stays."""
-        self.console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(in_form(sentence), highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def search(
