@@ -326,7 +326,8 @@ def _may_be_in_config(key: str) -> bool:
 @cache
 def _keys_of_conf() -> frozenset[str]:
     """Return the dotted keys of a search that are not given by keywords."""
-    found = {"study.warm_start", "study.warm_storage", "study.n_warm_trials"}
+    search = yaml.safe_load((CONF / "search.yaml").read_text(encoding="utf-8"))
+    found = set(_dotted("study", search["study"]))
     for file in CONF.glob("[a-z]*/*.yaml"):
         settings = yaml.safe_load(file.read_text(encoding="utf-8"))
         found.update(_dotted(file.parent.name, settings))
