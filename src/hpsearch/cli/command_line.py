@@ -25,13 +25,18 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from hpsearch.cli.config_files import CONF, ConfigFiles
+from hpsearch.command_form import has_to_be_added, holds_text, installing, quoted
 from hpsearch.errors import ConfigError, did_you_mean
 
 MULTIRUN = ("-m", "--multirun")
 
 
 def default_choice(root: str, group: str) -> str:
-    """Return the file of a group that `conf/<root>.yaml` takes by default."""
+    """Return the file of a group that `conf/<root>.yaml` takes by default.
+
+    Raises:
+        ValueError: The configuration has no such group.
+    """
     config = OmegaConf.load(CONF / f"{root}.yaml")
     for item in config.defaults:
         if isinstance(item, DictConfig) and group in item:
@@ -43,21 +48,28 @@ def as_overrides(arguments: Sequence[str]) -> list[str]:
     """Return a command line in the form that Hydra reads.
 
     Settings that conf need not list are added: bounds become `++space.bounds.NAME=VALUE`, and so do
-    the settings of an architecture of the person's own, whose constructor refuses a wrong one. The
-    multirun option moves to the front, because Hydra accepts no option between its overrides.
+    the settings of an architecture of the person's own, whose constructor refuses a wrong one. A
+    setting that holds text gets text, so that `study.name=12` is a name. The multirun option moves
+    to the front, because Hydra accepts no option between its overrides.
     """
-    added = ["space.bounds."]
-    if "arch=own" in arguments:
-        added.append("arch.")
     words = []
-    for word in arguments:
-        is_added = word.startswith(tuple(added)) and not word.startswith("arch._")
-        if is_added:
+    for argument in arguments:
+        word = _with_text(argument)
+        if has_to_be_added(word, arguments):
             words.append(f"++{word}")
         else:
             words.append(word)
     # The sort is stable, so that all other words stay in order.
     return sorted(words, key=lambda word: word not in MULTIRUN)
+
+
+def _with_text(word: str) -> str:
+    """Return a word in which a number, true or false has quotes where the setting holds text."""
+    key, _, value = word.partition("=")
+    is_other = re.fullmatch(r"[\d.+e_-]*\d[\d.+e_-]*|true|false", value, re.ASCII | re.IGNORECASE)
+    if is_other is None or not holds_text(key):
+        return word
+    return f"{key}={quoted(value)}"
 
 
 def check(root: str, words: Sequence[str]) -> None:
@@ -369,7 +381,7 @@ def _one_sentence(
     if "'hydra/launcher/submitit_" in text and find_spec("submitit") is None:
         return (
             "hydra/launcher=slurm needs hydra-submitit-launcher, which is not installed: "
-            "pip install 'hpsearch[cluster]'."
+            f"{installing('cluster')}."
         )
     absent = re.search(r"Could not find '((?:hydra/)?\w+)/([^']*)'", text)
     if absent:
