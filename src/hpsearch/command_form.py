@@ -126,6 +126,7 @@ class Project:
                 key = re.escape(parameter.key)
                 alone = rf"(?<![\w.+])(?<!-P ){key}="
                 sentence = re.sub(alone, f"-P {parameter.name}=", sentence)
+                sentence = re.sub(rf"(?<![\w.+]){key}(?![\w.=]|\.\w)", parameter.name, sentence)
         # Advice holds a word in capitals in place of a value, or a list of choices.
         key_alone = r"(?<![\w.+~/@'\"-])(?<!-P )"
         advised = rf"{key_alone}([a-z][a-z_./0-9]*=)(?=[A-Z]{{3,}}\b|\[\.\.\.\])"

@@ -29,6 +29,14 @@ from hpsearch.command_form import has_to_be_added, holds_text, installing, quote
 from hpsearch.errors import ConfigError, did_you_mean
 
 MULTIRUN = ("-m", "--multirun")
+_ALSO_CALLED = {"lr": "learning_rate", "dropout": "dropout_rate"}
+_EXAMPLES = {
+    "search": "arch=selu",
+    "evaluate": "registered_model=digits-selu",
+    "report": "study=digits-selu",
+    "ablate": "ablation=momentum",
+    "compare": "archs=[elu,selu]",
+}
 
 
 def default_choice(root: str, group: str) -> str:
@@ -81,12 +89,14 @@ def check(root: str, words: Sequence[str]) -> None:
     """
     given = _arguments(words)
     _refuse_passwords(given.overrides)
+    if given.package is not None and given.cfg is None:
+        raise ConfigError(f"-p {given.package} names a part for --cfg job; settings need no -p.")
     files = ConfigFiles.of(given.config_dir)
     plain: list[str] = []
     try:
-        read = _single
+        read = partial(_single, root, files)
         if given.multirun:
-            read = partial(_first_choice, files)
+            read = partial(_first_choice, root, files)
         plain = [read(word) for word in given.overrides]
         has_hydra_keys = any(word.startswith("hydra") for word in plain)
         with files.composing(root):
@@ -158,12 +168,17 @@ def _refuse(message: str) -> NoReturn:
     raise ConfigError(f"{word} comes after an option: give all KEY=VALUE first, then the options.")
 
 
-def _parsed(word: str) -> Override:
+def _parsed(
+    root: str,
+    files: ConfigFiles,
+    word: str,
+) -> Override:
     """Return what Hydra reads in an override."""
     has_form = "=" in word or word.startswith("~")
     if not has_form or re.match(r"[^=]* =|[^=]*= ", word):
+        example = _EXAMPLES[root]
         raise ConfigError(
-            f"Expected KEY=VALUE without spaces, such as arch=selu; received {word!r}."
+            f"Expected KEY=VALUE without spaces, such as {example}; received {word!r}."
         )
     try:
         override = OverridesParser.create().parse_override(word)
@@ -179,17 +194,30 @@ def _parsed(word: str) -> Override:
         return override
     if override.get_value_string() in ("", "''"):
         key = override.get_key_element()
+        if is_group(key, files):
+            raise ConfigError(
+                f"{key} has no value: write {key}=NAME.{did_you_mean('', files.choices(key))}"
+            )
         raise ConfigError(f"{key} has no value: write {key}=VALUE, or {key}=null for none.")
     return override
 
 
-def _single(word: str) -> str:
+def _single(
+    root: str,
+    files: ConfigFiles,
+    word: str,
+) -> str:
     """Return an override; raise ConfigError where it gives several values, which needs `-m`."""
-    if _parsed(word).is_sweep_override():
+    override = _parsed(root, files, word)
+    if not override.is_sweep_override():
+        return word
+    key, _, values = word.partition("=")
+    if root == "search":
         raise ConfigError(
-            f"{word} gives several values: add -m to run one search for each, or [...] for a list."
+            f"{word} gives several values: add -m to run one search for each, or write "
+            f"{key}=[{values}] for a list."
         )
-    return word
+    raise ConfigError(f"{word} gives several values: write {key}=[{values}] for a list.")
 
 
 def composed(root: str, overrides: Sequence[str]) -> DictConfig:
@@ -211,9 +239,13 @@ def composed(root: str, overrides: Sequence[str]) -> DictConfig:
     return own
 
 
-def _first_choice(files: ConfigFiles, word: str) -> str:
+def _first_choice(
+    root: str,
+    files: ConfigFiles,
+    word: str,
+) -> str:
     """Return the first job's form of an override that sweeps: `arch=elu,selu` is `arch=elu`."""
-    override = _parsed(word)
+    override = _parsed(root, files, word)
     if not override.is_sweep_override():
         return word
     group = override.get_key_element()
@@ -412,21 +444,33 @@ def _no_choice(
 
 
 def _elsewhere(key: str, config: DictConfig) -> list[str]:
-    """Return the keys in groups of conf that a key without a group may stand for.
+    """Return the keys of conf that a key without a group may stand for.
 
-    `trials` stands for `budget.n_trials`, `data_path` for `data.path`.
+    `trials` stands for `budget.n_trials`, `data_path` for `data.path`, `model` for
+    `registered_model`, and `lr` for the bounds of the learning rate.
     """
-    found: list[str] = []
-    plain = OmegaConf.to_container(config)
-    if not isinstance(plain, dict):
-        return found
-    for group, part in plain.items():
-        if isinstance(part, dict):
-            for name in part:
-                full = f"{group!s}.{name!s}"
-                if key in (name, name.removeprefix("n_"), full.replace(".", "_")):
-                    found.append(full)
+    found = []
+    wanted = _ALSO_CALLED.get(key, key)
+    for full in _all_keys("", OmegaConf.to_container(config)):
+        group, _, name = full.rpartition(".")
+        is_meant = wanted in (name, name.removeprefix("n_"), full.replace(".", "_"))
+        if not group:
+            is_meant = name.endswith(f"_{wanted}")
+        if is_meant:
+            found.append(full)
     return found
+
+
+def _all_keys(path: str, node: object) -> Iterator[str]:
+    """Yield the dotted keys of a configuration as plain data, down to the bounds of a space."""
+    if not isinstance(node, dict) or path.count(".") > 1:
+        return
+    for name, value in node.items():
+        full = str(name)
+        if path:
+            full = f"{path}.{name}"
+        yield full
+        yield from _all_keys(full, value)
 
 
 def _unknown_key(

@@ -42,7 +42,7 @@ def main() -> None:
         names = []
         settings = []
         for word in given.words:
-            if "=" in word:
+            if "=" in word or word.startswith("~"):
                 settings.append(word)
             else:
                 names.append(word)

@@ -35,7 +35,7 @@ from hpsearch.command_form import (
     parameter_words,
     quoted,
 )
-from hpsearch.errors import ConfigError, first_line
+from hpsearch.errors import ConfigError, did_you_mean, first_line
 
 # The configuration of each entry point that has none of its own name.
 _JOBS = {"main": "search", "sweep": "search", "doctor": "search"}
@@ -113,6 +113,7 @@ def command_line(
     root = _JOBS.get(entry_point, entry_point)
     replaced = {_key_of(word) for word in others}
     known = _Defaults(root)
+    _refuse_misspelt(project, entry_point, values, known)
     for parameter in project.parameters(entry_point):
         if values.get(parameter.key) != parameter.default:
             continue
@@ -151,6 +152,24 @@ def _key_of(word: str) -> str:
     return word.partition("=")[0].lstrip("+~")
 
 
+def _refuse_misspelt(
+    project: Project,
+    entry_point: str,
+    values: Mapping[str, str],
+    known: _Defaults,
+) -> None:
+    """Raise ConfigError for a name that is no setting but nearly that of a parameter."""
+    parameters = project.parameters(entry_point)
+    names = [item.name for item in parameters]
+    keys = {item.key for item in parameters}
+    for name in values:
+        if name in keys or "." in name or known.has(name):
+            continue
+        hint = did_you_mean(name, names)
+        if "Did you mean" in hint:
+            raise ConfigError(f"The entry point {entry_point} has no parameter {name}.{hint}")
+
+
 class _Defaults:
     """What the configuration of a job says without any override.
 
@@ -171,6 +190,10 @@ class _Defaults:
                 return False
         default = default_value(self._composed, key)
         return default is not None and str(default) == text
+
+    def has(self, key: str) -> bool:
+        """Return whether a key is a group or stands at the top of the configuration."""
+        return is_group(key, self._files) or key in self._composed
 
     @cached_property
     def _composed(self) -> DictConfig:
