@@ -31,6 +31,8 @@ INTRODUCTION = (
     "`optimizer=sgd optimizer.weight_decay=1e-4`. A key that is\n"
     "not listed is added with `++KEY=VALUE`. `null` is none; `${key}` is the value of another "
     "key.\n"
+    "Behind `mlflow run`, whose parameters have plain names, one parameter holds all other words: "
+    "`-P overrides='++KEY=VALUE ~GROUP --config-dir=DIR'`.\n"
 )
 
 

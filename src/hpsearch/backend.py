@@ -12,6 +12,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from hpsearch.command_form import installing
 from hpsearch.errors import ConfigError
 
 _BACKENDS = ("tensorflow", "jax")  # the first one that is installed is taken
@@ -43,8 +44,8 @@ def check_backend() -> None:
     """
     if not any(_is_installed(name) for name in _BACKENDS):
         raise ConfigError(
-            "Keras needs a backend, and none is installed: pip install 'hpsearch[tensorflow]' or "
-            "pip install 'hpsearch[jax]'."
+            f"Keras needs a backend, and none is installed: {installing('tensorflow')} or "
+            f"{installing('jax')}."
         )
     named = os.environ.get("KERAS_BACKEND") or _of_keras_json() or _BACKENDS[0]
     if named not in _BACKENDS:
@@ -54,7 +55,7 @@ def check_backend() -> None:
         )
     if not _is_installed(named):
         raise ConfigError(
-            f"KERAS_BACKEND={named} is not installed here: pip install 'hpsearch[{named}]', or "
+            f"KERAS_BACKEND={named} is not installed here: {installing(named)}, or "
             "unset KERAS_BACKEND to take the backend that is installed."
         )
 
@@ -70,11 +71,21 @@ def _is_installed(name: str) -> bool:
     return spec is not None and spec.origin is not None
 
 
+def _keras_json() -> Path:
+    """Return the file in which Keras looks for its settings, found as Keras finds it."""
+    folder = os.environ.get("KERAS_HOME")
+    if folder is None:
+        home = os.path.expanduser("~")
+        if not os.access(home, os.W_OK):
+            home = "/tmp"
+        folder = os.path.join(home, ".keras")
+    return Path(os.path.expanduser(folder), "keras.json")
+
+
 def _of_keras_json() -> str | None:
     """Return the backend that Keras's own file names, or None."""
-    home = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
     try:
-        known = json.loads(Path(home, "keras.json").read_text())
+        known = json.loads(_keras_json().read_text())
     except (OSError, ValueError):  # Keras ignores a file that it cannot read
         return None
     if not isinstance(known, dict) or "backend" not in known:

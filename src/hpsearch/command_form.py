@@ -13,15 +13,26 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import yaml
 
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+
+
+# Settings with these names hold text, though their default may be null.
+_TEXTS = (
+    *("path", "uri", "url", "name", "experiment"),
+    *("study", "from_study", "warm_start", "warm_storage", "registered_model"),
+)
+# The parameter of `mlflow run` that holds further words of the hpsearch command.
+OVERRIDES = "overrides"
 _forms: list[Callable[[str], str]] = []
 
 
@@ -85,38 +96,47 @@ class Project:
     def command(self, job: str, settings: Sequence[str]) -> str:
         """Return the `mlflow run` command of a job with settings, each of Hydra's form KEY=VALUE.
 
-        What MLproject's defaults say is left out.
+        What no parameter of `mlflow run` can hold stands in the parameter `overrides`.
         """
         entry_point = _entry_point_of(job)
         words = ["mlflow", "run", *self.options]
         if entry_point != "main":
             words += ["-e", entry_point]
-        parameters = {item.key: item for item in self.parameters(entry_point)}
+        names = {item.key: item.name for item in self.parameters(entry_point)}
+        others = []
         for setting in settings:
-            if setting.startswith("--"):  # `mlflow run` passes no options of hpsearch
+            key, text = _as_parameter(setting, settings, names)
+            if text is None:
+                others.append(setting)
                 continue
-            key, _, value = setting.lstrip("+").partition("=")
-            text = _as_text(value)
-            name = key
-            if key in parameters:
-                name = parameters[key].name
-                if parameters[key].default == text:
-                    continue
-            words += ["-P", f"{name}={text}"]
+            words += ["-P", f"{names.get(key, key)}={text}"]
+        if others:
+            # Hydra reads options behind all overrides.
+            others.sort(key=lambda word: word.startswith("-"))
+            words += ["-P", f"{OVERRIDES}={shlex.join(others)}"]
         return shlex.join(words)
 
     def in_its_words(self, sentence: str) -> str:
-        """Return a sentence in which settings bear the names of `mlflow run`'s parameters.
+        """Return a sentence in which settings are written as `mlflow run` takes them.
 
-        `budget.n_trials=30` becomes `-P trials=30`.
+        `budget.n_trials=30` becomes `-P trials=30`, `study.name=NAME` becomes `-P study.name=NAME`,
+        and `++KEY=VALUE` becomes `-P overrides='++KEY=VALUE'`. A command within the sentence has
+        this form already.
         """
         for parameter in self.parameters("main"):
             if "." in parameter.key:
                 key = re.escape(parameter.key)
-                # A command within the sentence has these names already.
                 alone = rf"(?<![\w.+])(?<!-P ){key}="
                 sentence = re.sub(alone, f"-P {parameter.name}=", sentence)
-        return sentence
+                sentence = re.sub(rf"(?<![\w.+]){key}(?![\w.=]|\.\w)", parameter.name, sentence)
+        # Advice holds a word in capitals in place of a value, or a list of choices.
+        key_alone = r"(?<![\w.+~/@'\"-])(?<!-P )"
+        advised = rf"{key_alone}([a-z][a-z_./0-9]*=)(?=[A-Z]{{3,}}\b|\[\.\.\.\])"
+        sentence = re.sub(advised, r"-P \1", sentence)
+        for word in (r"\+\+[\w./@]+=[A-Z]+", r"--config-dir=DIR", r"--cfg job", r"--help"):
+            free = rf"(?<!overrides=)(?<!overrides=')(?<![\w=]){word}\b"
+            sentence = re.sub(free, lambda found: f"-P {OVERRIDES}='{found[0]}'", sentence)
+        return sentence.replace("add -m to run one search", "give -e sweep to run one search")
 
 
 def command(job: str, *settings: str) -> str:
@@ -156,6 +176,33 @@ def in_form(sentence: str) -> str:
     if project is None:
         return sentence
     return project.in_its_words(sentence)
+
+
+def has_to_be_added(word: str, words: Sequence[str]) -> bool:
+    """Return whether the commands of hpsearch write `++` before a setting by themselves.
+
+    They do so for bounds, and for settings of an architecture of the person's own, since conf need
+    not list these.
+
+    Args:
+        word: The setting, `KEY=VALUE`.
+        words: All words of the command.
+    """
+    if word.startswith("space.bounds."):
+        return True
+    is_of_arch = word.startswith("arch.") and not word.startswith("arch._")
+    return is_of_arch and "arch=own" in words
+
+
+def installing(extra: str) -> str:
+    """Return the command that installs an extra of hpsearch.
+
+    hpsearch that runs from a clone is installed from there; otherwise pip knows it by its name.
+    """
+    folder = Path(__file__).resolve().parents[2]
+    if (folder / "pyproject.toml").exists() and (folder / "conf").is_dir():
+        return shlex.join(["pip", "install", "-e", f"{folder}[{extra}]"])
+    return f"pip install 'hpsearch[{extra}]'"
 
 
 def quoted(text: str) -> str:
@@ -206,16 +253,81 @@ def _entry_point_of(job: str) -> str:
     return job
 
 
-def _as_text(value: str) -> str:
-    """Return the text that Hydra reads in a quoted value; any other value as it is."""
+def _as_parameter(
+    setting: str,
+    settings: Sequence[str],
+    names: Mapping[str, str],
+) -> tuple[str, str | None]:
+    """Return the key and the text of a setting as `mlflow run` passes them.
+
+    The text is None where a parameter of `mlflow run` cannot hold the setting.
+
+    Args:
+        setting: The setting as hpsearch takes it.
+        settings: All settings of the command.
+        names: The names of the entry point's parameters by their keys.
+    """
+    key, _, value = setting.partition("=")
+    bare = setting.removeprefix("++")
+    if bare != setting and (has_to_be_added(bare, settings) or key[2:] in names):
+        key = key[2:]
+    # MLflow takes these names of parameters.
+    if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)*", key, re.ASCII):
+        return key, None
+    text = _unquoted(value)
+    if text is None or (text != value and not _is_text_when_bare(key, text)):
+        return key, None
+    return key, text
+
+
+def _is_text_when_bare(key: str, text: str) -> bool:
+    """Return whether a text without quotes is the value of `-P KEY=TEXT`.
+
+    `hpsearch.cli.project` reads numbers, lists and mappings as Hydra does, but for settings that
+    always hold text.
+    """
+    if text.lower() in ("", "null"):
+        return False
+    if holds_text(key):
+        return True
+    override = _override(text)
+    if override is None:
+        return True
+    if override.is_sweep_override():
+        return False
+    value = override.value()
+    return isinstance(value, str) and value == text
+
+
+def holds_text(key: str) -> bool:
+    """Return whether the name of a setting says that it holds text."""
+    return key.rpartition(".")[2] in _TEXTS
+
+
+def _unquoted(value: str) -> str | None:
+    """Return the text that Hydra reads in a quoted value; any other value as it is.
+
+    It is None where the value has quotes and cannot be read.
+    """
     quote = value[:1]
     if quote not in ("'", '"') or not value.endswith(quote):
         return value
+    override = _override(value)
+    if override is None:
+        return None
+    return str(override.value())
+
+
+def _override(value: str) -> Override | None:
+    """Return what Hydra reads in a value; None where it cannot be read."""
     # Importing this takes a quarter of a second, which commands need only at their end.
     from hydra.core.override_parser.overrides_parser import OverridesParser  # noqa: PLC0415
+    from hydra.errors import HydraException  # noqa: PLC0415
 
-    override = OverridesParser.create().parse_override(f"key={value}")
-    return str(override.value())
+    try:
+        return OverridesParser.create().parse_override(f"key={value}")
+    except HydraException:
+        return None
 
 
 @cache
@@ -240,6 +352,19 @@ def option_words(words: Sequence[str]) -> list[str]:
         if value is not None:
             kept.append(value)
     return kept
+
+
+def parameter_words(words: Sequence[str]) -> list[str]:
+    """Return the `NAME=VALUE` of each parameter among the words after `mlflow run`.
+
+    Args:
+        words: The words of an `mlflow` command, from `run` on.
+    """
+    found = []
+    for name, value in _options(words[1:]):
+        if name in ("-P", "--param-list") and value is not None:
+            found.append(value)
+    return found
 
 
 def _options(words: Sequence[str]) -> Iterator[tuple[str, str | None]]:

@@ -96,10 +96,11 @@ def did_you_mean(received: str, valid: Iterable[str]) -> str:
     """Return an end for a message: the nearest valid name, if any, and all valid names."""
     names = sorted(valid)
     known = f" Valid: {', '.join(names)}."
-    near = get_close_matches(received, names, n=1)
+    by_small_letters = {name.lower(): name for name in names}
+    near = get_close_matches(received.lower(), by_small_letters, n=1)
     if not near:
         return known
-    return f" Did you mean {near[0]!r}?{known}"
+    return f" Did you mean {by_small_letters[near[0]]!r}?{known}"
 
 
 def first_line(error: BaseException) -> str:

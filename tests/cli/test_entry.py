@@ -26,6 +26,7 @@ SRC = Path(__file__).parents[2] / "src"
         (["--cfg", "job", "-p", "space"], ["--cfg", "job", "-p", "space"]),
         (["-m", "arch=elu,selu"], ["-m", "arch=elu,selu"]),
         (["--help"], ["--help"]),
+        (["study.name=12", "seed=12"], ["study.name='12'", "seed=12"]),
     ],
 )
 def test_settings_that_conf_need_not_list_are_added(given, expected):
@@ -39,6 +40,9 @@ def test_settings_that_conf_need_not_list_are_added(given, expected):
             "arch=sellu",
             "There is no arch=sellu. Did you mean 'selu'? Valid: alpha_dropout, batch_norm, cnn,",
         ),
+        ("arch=SELU", "There is no arch=SELU. Did you mean 'selu'?"),
+        ("arch=", "arch has no value: write arch=NAME. Valid: alpha_dropout,"),
+        ("lr=0.1", "There is no key lr. Did you mean space.bounds.learning_rate?"),
         ("data=cifar", "There is no data=cifar. Did you mean 'cifar10'?"),
         ("training.epoch=3", "There is no key training.epoch. Did you mean 'epochs'?"),
         ("budgt.n_trials=3", "There is no key budgt. Did you mean 'budget'?"),
@@ -51,6 +55,30 @@ def test_a_mistake_is_one_sentence_that_says_what_would_be_right(override, sente
         entry.check("search", [override])
     assert str(caught.value).startswith(sentence)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("job", "word", "sentence"),
+    [
+        ("evaluate", "digits-selu", "Expected .* such as registered_model=digits-selu; received"),
+        ("evaluate", "model=x", "There is no key model. Did you mean registered_model?"),
+        ("report", "digits-selu", "Expected .* such as study=digits-selu; received"),
+        (
+            "compare",
+            "studies=a,b",
+            r"studies=a,b gives several .*: write studies=\[a,b\] for a list.",
+        ),
+        ("search", "arch=elu,selu", "arch=elu,selu gives several values: add -m to run one search"),
+    ],
+)
+def test_a_sentence_knows_its_job(job, word, sentence):
+    with pytest.raises(ConfigError, match=f"^{sentence}"):
+        entry.check(job, [word])
+
+
+def test_an_option_of_hydra_that_would_have_no_effect_is_refused():
+    with pytest.raises(ConfigError, match=r"^-p arch=selu names a part for --cfg job"):
+        entry.check("search", ["-p", "arch=selu"])
 
 
 def test_values_of_the_right_kind_are_taken_whatever_their_default_follows_from():
@@ -90,27 +118,58 @@ def test_the_exit_status_says_whose_fault_it_was(error, status, said, capsys):
 
 def command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     env = {"PYTHONPATH": str(SRC), "PATH": "/usr/bin:/bin", "HOME": str(cwd)}
-    words = (sys.executable, "-m", "hpsearch", "search", *words)
+    words = (sys.executable, "-m", "hpsearch", *words)
     return subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True, check=False)
 
 
 def test_help_is_a_page_with_examples_and_the_choices_of_each_group(tmp_path):
     begin = time.monotonic()
-    done = command("--help", cwd=tmp_path)
+    done = command("search", "--help", cwd=tmp_path)
     took_s = time.monotonic() - begin
     assert (done.returncode, done.stderr) == (0, "")
     for part in (
         "Usage:",
         "arch=selu data=digits",
-        "arch: alpha_dropout, batch_norm, cnn",
+        "arch: selu, alpha_dropout, batch_norm, cnn",
         "budget.n_trials",
     ):
         assert part in done.stdout
     assert took_s < 15, "TensorFlow alone takes longer on a slow machine"
 
 
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        ([], "hpsearch search arch=selu data=digits"),
+        (["help"], "Usage: hpsearch JOB"),
+        (["search", "--version"], "hpsearch "),
+        (["ablate", "--help"], "Usage:  hpsearch ablate ablation=NAME"),
+        (["compare", "--help"], "Usage:  hpsearch compare archs=[NAME,NAME]"),
+    ],
+)
+def test_who_asks_for_help_gets_it(words, part, tmp_path):
+    done = command(*words, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert part in done.stdout
+    assert "Hydra" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("serach", "There is no job 'serach'. Did you mean 'search'?"),
+        ("arch=selu", "A job comes before all settings, such as hpsearch search arch=selu;"),
+        ("-sc", "Expected -sc install=SHELL, where SHELL is bash, zsh or fish; received -sc."),
+    ],
+)
+def test_a_first_word_that_is_no_job_is_answered(word, sentence, tmp_path):
+    done = command(word, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"Error: {sentence}")
+
+
 def test_a_typo_leaves_nothing_behind(tmp_path):
-    done = command("arch=sellu", cwd=tmp_path)
+    done = command("search", "arch=sellu", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("Error: There is no arch=sellu.")
     assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 printed.
 """
 
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -14,6 +15,7 @@ from conftest import wait_until
 from hpsearch.cli import entry
 from hpsearch.cli.command_line import composed
 from hpsearch.cli.project import _place_of_run
+from hpsearch.cli.project import command_line as project_command
 from hpsearch.command_form import Project, command, in_form, look, option_words
 from hpsearch.errors import ConfigError
 from project_files import ROOT, command_of
@@ -80,6 +82,70 @@ def test_keys_with_and_without_dots_reach_their_jobs():
     config = composed(job, words)
     assert config.registered_model == "digits-elu"
     assert config.parts.unknown.data.name == "mnist"
+
+
+def test_one_parameter_carries_words_that_no_other_can(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 7\n")
+    words = f"++trainer.foo=2 ~sampler study.name=\"'a b'\" --config-dir={tmp_path}"
+    job, found = command_of("main", experiment="mine", overrides=words)
+    assert "sampler=tpe" not in found
+    entry.check(job, entry.as_overrides(found))
+    config = composed(job, entry.as_overrides(found))
+    assert (config.trainer.foo, config.study.name) == (2, "a b")
+    assert "sampler" not in config
+    job, found = command_of("doctor", overrides="~sparsity")
+    assert (job, found[-1]) == ("doctor", "~sparsity")
+
+
+def typed_at(entry_point: str, *typed: str, **values: str) -> list[str]:
+    """Return the words for what a person has typed; all other parameters have their defaults."""
+    project = Project(str(ROOT / "MLproject"), ["."], None)
+    pairs = [
+        (f"--{item.key}", values.get(item.name, item.default or ""))
+        for item in project.parameters(entry_point)
+    ]
+    return project_command(project, entry_point, pairs, typed)
+
+
+def test_what_nobody_has_typed_is_left_to_the_configuration():
+    words = typed_at("main", "arch", "data", "trials", data="digits", trials="10")
+    assert words == ["search", "arch=selu", "data=digits", "budget.n_trials=10"]
+    assert typed_at("main", "trials") == ["search", "budget.n_trials=20"]
+    words = typed_at("sweep")
+    assert "data=cifar10" not in words
+    assert "arch=elu,batch_norm,selu,alpha_dropout" in words
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"trails": "3"}, "The entry point main has no parameter trails. Did you mean 'trials'?"),
+        ({"overrides": "a='b"}, "overrides=a='b cannot be split into words: No closing quotation"),
+    ],
+)
+def test_a_parameter_that_cannot_be_is_a_mistake(given, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        command_of("main", **given)
+
+
+@pytest.mark.usefixtures("_under_mlflow_run")
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"trials": "abc"}, "trials must be a whole number, but is abc."),
+        ({"trials": ""}, "trials has no value: write -P trials=VALUE"),
+        ({"arch": "sellu"}, "There is no arch=sellu. Did you mean 'selu'?"),
+        ({"arch": "elu,selu"}, "arch=elu,selu gives several values: give -e sweep to run one"),
+        ({"data": "npz"}, "data_path must be given: -P data_path=VALUE."),
+        ({"trainer.foo": "1"}, "There is no key .* added with -P overrides='.*trainer.foo=VALUE'"),
+    ],
+)
+def test_a_mistake_after_mlflow_run_is_answered_in_its_words(given, sentence):
+    job, words = command_of("main", **given)
+    with pytest.raises(ConfigError) as caught:
+        entry.check(job, entry.as_overrides(words))
+    assert re.match(sentence, in_form(str(caught.value)))
 
 
 def test_commas_are_several_values_only_in_a_sweep():
@@ -149,7 +215,21 @@ def _under_mlflow_run():
         (
             "search",
             ["arch=selu", "data=digits", "++budget.n_trials=30", "data.path='a b'"],
-            "-P data=digits -P trials=30 -P 'data_path=a b'",
+            "-P arch=selu -P data=digits -P trials=30 -P 'data_path=a b'",
+        ),
+        (
+            "search",
+            ["arch=own", "++arch.depth=3", "++space.bounds.momentum=0.9", "study.name='12'"],
+            "-P arch=own -P arch.depth=3 -P space.bounds.momentum=0.9 -P study.name=12",
+        ),
+        (
+            "search",
+            ["--config-dir=/my conf", "~sparsity", "++trainer.x=1", "arch.y='1'", "study.name=x"],
+            "-P study.name=x -P "
+            + shlex.quote(
+                "overrides="
+                + shlex.join(["~sparsity", "++trainer.x=1", "arch.y='1'", "--config-dir=/my conf"])
+            ),
         ),
         ("report", ["study=digits-selu"], "-e report -P study=digits-selu"),
         ("doctor sync", ["data=digits"], "-e doctor -P command=sync -P data=digits"),
@@ -169,6 +249,10 @@ def test_a_command_after_mlflow_run_is_one_of_mlflow_run(job, settings, written)
 def test_a_sentence_after_mlflow_run_names_its_parameters():
     said = in_form("Give it more with budget.n_trials=30, or data.path=DIR.")
     assert said == "Give it more with -P trials=30, or -P data_path=DIR."
+    said = in_form("The key is added with ++a.b=VALUE; budget.n_trials must be 1; study.name=NAME.")
+    assert said == (
+        "The key is added with -P overrides='++a.b=VALUE'; trials must be 1; -P study.name=NAME."
+    )
     sync = command("doctor sync", "budget.n_trials=30", "data.path=x")
     assert in_form(f"Give {sync}.") == f"Give {sync}."
 
@@ -253,7 +337,8 @@ def run_literally(line: str, folder: Path) -> None:
 @pytest.mark.slow
 def test_a_search_started_elsewhere_lands_there_and_prints_commands_that_run_there(elsewhere):
     before = here()
-    done = mlflow_run(elsewhere, *SMALL)
+    added = "++optimizer.epsilon=1e-6"
+    done = mlflow_run(elsewhere, *SMALL, "-P", f"overrides={added}")
     assert done.returncode == 0, done.stderr
     made = {path.name for path in elsewhere.iterdir()}
     assert {"mlflow.db", "optuna.db", "outputs"} <= made
@@ -261,6 +346,8 @@ def test_a_search_started_elsewhere_lands_there_and_prints_commands_that_run_the
     lines = printed_commands(done.stdout)
     assert len(lines) == 5
     assert "-P trials=4" in lines["Search on"]
+    assert f"-P overrides={added}" in lines["Search on"]
+    assert "sampler" not in lines["Search on"]
     run_literally(lines["Understand it"], elsewhere)
     assert (elsewhere / "digits-selu.html").exists()
     # The others run in this process, by the words that MLproject makes of them.

@@ -93,10 +93,13 @@ def test_every_trial_is_explained(place, said):
         (["explain"], "explain needs the number of a trial, such as: explain 17."),
         (["explain", "one"], "explain needs the number of a trial, such as: explain 17."),
         (["explian", "1"], "There is no command 'explian'. Did you mean 'explain'?"),
-        (["study.name=nix"], "There is no study nix in this storage; it has: digits-selu."),
+        (
+            ["study.name=nix"],
+            "There is no study nix in this storage; study.name=NAME takes another",
+        ),
         (
             ["storage.path=elsewhere.db"],
-            "There is no study digits-selu in this storage; it has: none.",
+            "There is no study digits-selu in this storage; study.name=NAME takes another",
         ),
         (["budget.trials=3"], "There is no key budget.trials."),
     ],

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 import hpsearch
-from hpsearch import backend
+from hpsearch import backend, command_form
 from hpsearch.cli import completion, main
 from hpsearch.cli.command_line import check
 from hpsearch.cli.config_files import CONF, ConfigFiles
@@ -102,7 +102,7 @@ def test_a_backend_that_a_person_names_stays(installed_backends, monkeypatch):
         (
             (),
             "",
-            "Keras needs a backend, and none is installed: pip install 'hpsearch[tensorflow]'",
+            f"Keras needs a backend, and none is installed: pip install -e '{ROOT}[tensorflow]' or",
         ),
         (("jax",), "tensorflow", "KERAS_BACKEND=tensorflow is not installed here"),
         (("jax", "torch"), "torch", "hpsearch runs Keras on tensorflow or jax, but"),
@@ -115,6 +115,25 @@ def test_a_missing_backend_is_answered_with_its_cure(
     monkeypatch.setenv("KERAS_BACKEND", named)
     with pytest.raises(ConfigError, match="^" + sentence.replace("[", r"\[")):
         backend.check_backend()
+
+
+def test_keras_json_is_found_as_keras_finds_it(installed_backends, monkeypatch, tmp_path):
+    installed_backends("tensorflow", "jax")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for home, folder in (("~/of keras", "of keras"), (None, ".keras")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "keras.json").write_text('{"backend": "jax"}')
+        monkeypatch.delenv("KERAS_HOME")
+        if home is not None:
+            monkeypatch.setenv("KERAS_HOME", home)
+        backend.choose_backend()
+        assert "KERAS_BACKEND" not in os.environ
+        monkeypatch.setenv("KERAS_HOME", "")
+
+
+def test_an_extra_of_a_wheel_is_installed_by_its_name(monkeypatch, tmp_path):
+    monkeypatch.setattr(command_form, "__file__", str(tmp_path / "hpsearch" / "command_form.py"))
+    assert command_form.installing("jax") == "pip install 'hpsearch[jax]'"
 
 
 @pytest.fixture

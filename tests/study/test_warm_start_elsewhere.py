@@ -363,7 +363,7 @@ def test_a_database_of_mlflow_is_refused(study, mlflow_tables):
 
 def test_psycopg_that_is_not_installed_is_refused_with_its_cure(study, monkeypatch):
     monkeypatch.setattr("hpsearch.study.storage.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"needs psycopg, .*pip install 'hpsearch\[postgres\]'"):
+    with pytest.raises(ConfigError, match=r"needs psycopg, .*pip install .*\[postgres\]'"):
         begun(study, "postgresql+psycopg://me@host/db")
 
 

@@ -25,13 +25,26 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from hpsearch.cli.config_files import CONF, ConfigFiles
+from hpsearch.command_form import has_to_be_added, holds_text, installing, quoted
 from hpsearch.errors import ConfigError, did_you_mean
 
 MULTIRUN = ("-m", "--multirun")
+_ALSO_CALLED = {"lr": "learning_rate", "dropout": "dropout_rate"}
+_EXAMPLES = {
+    "search": "arch=selu",
+    "evaluate": "registered_model=digits-selu",
+    "report": "study=digits-selu",
+    "ablate": "ablation=momentum",
+    "compare": "archs=[elu,selu]",
+}
 
 
 def default_choice(root: str, group: str) -> str:
-    """Return the file of a group that `conf/<root>.yaml` takes by default."""
+    """Return the file of a group that `conf/<root>.yaml` takes by default.
+
+    Raises:
+        ValueError: The configuration has no such group.
+    """
     config = OmegaConf.load(CONF / f"{root}.yaml")
     for item in config.defaults:
         if isinstance(item, DictConfig) and group in item:
@@ -43,21 +56,28 @@ def as_overrides(arguments: Sequence[str]) -> list[str]:
     """Return a command line in the form that Hydra reads.
 
     Settings that conf need not list are added: bounds become `++space.bounds.NAME=VALUE`, and so do
-    the settings of an architecture of the person's own, whose constructor refuses a wrong one. The
-    multirun option moves to the front, because Hydra accepts no option between its overrides.
+    the settings of an architecture of the person's own, whose constructor refuses a wrong one. A
+    setting that holds text gets text, so that `study.name=12` is a name. The multirun option moves
+    to the front, because Hydra accepts no option between its overrides.
     """
-    added = ["space.bounds."]
-    if "arch=own" in arguments:
-        added.append("arch.")
     words = []
-    for word in arguments:
-        is_added = word.startswith(tuple(added)) and not word.startswith("arch._")
-        if is_added:
+    for argument in arguments:
+        word = _with_text(argument)
+        if has_to_be_added(word, arguments):
             words.append(f"++{word}")
         else:
             words.append(word)
     # The sort is stable, so that all other words stay in order.
     return sorted(words, key=lambda word: word not in MULTIRUN)
+
+
+def _with_text(word: str) -> str:
+    """Return a word in which a number, true or false has quotes where the setting holds text."""
+    key, _, value = word.partition("=")
+    is_other = re.fullmatch(r"[\d.+e_-]*\d[\d.+e_-]*|true|false", value, re.ASCII | re.IGNORECASE)
+    if is_other is None or not holds_text(key):
+        return word
+    return f"{key}={quoted(value)}"
 
 
 def check(root: str, words: Sequence[str]) -> None:
@@ -69,12 +89,14 @@ def check(root: str, words: Sequence[str]) -> None:
     """
     given = _arguments(words)
     _refuse_passwords(given.overrides)
+    if given.package is not None and given.cfg is None:
+        raise ConfigError(f"-p {given.package} names a part for --cfg job; settings need no -p.")
     files = ConfigFiles.of(given.config_dir)
     plain: list[str] = []
     try:
-        read = _single
+        read = partial(_single, root, files)
         if given.multirun:
-            read = partial(_first_choice, files)
+            read = partial(_first_choice, root, files)
         plain = [read(word) for word in given.overrides]
         has_hydra_keys = any(word.startswith("hydra") for word in plain)
         with files.composing(root):
@@ -146,12 +168,17 @@ def _refuse(message: str) -> NoReturn:
     raise ConfigError(f"{word} comes after an option: give all KEY=VALUE first, then the options.")
 
 
-def _parsed(word: str) -> Override:
+def _parsed(
+    root: str,
+    files: ConfigFiles,
+    word: str,
+) -> Override:
     """Return what Hydra reads in an override."""
     has_form = "=" in word or word.startswith("~")
     if not has_form or re.match(r"[^=]* =|[^=]*= ", word):
+        example = _EXAMPLES[root]
         raise ConfigError(
-            f"Expected KEY=VALUE without spaces, such as arch=selu; received {word!r}."
+            f"Expected KEY=VALUE without spaces, such as {example}; received {word!r}."
         )
     try:
         override = OverridesParser.create().parse_override(word)
@@ -167,17 +194,30 @@ def _parsed(word: str) -> Override:
         return override
     if override.get_value_string() in ("", "''"):
         key = override.get_key_element()
+        if is_group(key, files):
+            raise ConfigError(
+                f"{key} has no value: write {key}=NAME.{did_you_mean('', files.choices(key))}"
+            )
         raise ConfigError(f"{key} has no value: write {key}=VALUE, or {key}=null for none.")
     return override
 
 
-def _single(word: str) -> str:
+def _single(
+    root: str,
+    files: ConfigFiles,
+    word: str,
+) -> str:
     """Return an override; raise ConfigError where it gives several values, which needs `-m`."""
-    if _parsed(word).is_sweep_override():
+    override = _parsed(root, files, word)
+    if not override.is_sweep_override():
+        return word
+    key, _, values = word.partition("=")
+    if root == "search":
         raise ConfigError(
-            f"{word} gives several values: add -m to run one search for each, or [...] for a list."
+            f"{word} gives several values: add -m to run one search for each, or write "
+            f"{key}=[{values}] for a list."
         )
-    return word
+    raise ConfigError(f"{word} gives several values: write {key}=[{values}] for a list.")
 
 
 def composed(root: str, overrides: Sequence[str]) -> DictConfig:
@@ -199,9 +239,13 @@ def composed(root: str, overrides: Sequence[str]) -> DictConfig:
     return own
 
 
-def _first_choice(files: ConfigFiles, word: str) -> str:
+def _first_choice(
+    root: str,
+    files: ConfigFiles,
+    word: str,
+) -> str:
     """Return the first job's form of an override that sweeps: `arch=elu,selu` is `arch=elu`."""
-    override = _parsed(word)
+    override = _parsed(root, files, word)
     if not override.is_sweep_override():
         return word
     group = override.get_key_element()
@@ -369,7 +413,7 @@ def _one_sentence(
     if "'hydra/launcher/submitit_" in text and find_spec("submitit") is None:
         return (
             "hydra/launcher=slurm needs hydra-submitit-launcher, which is not installed: "
-            "pip install 'hpsearch[cluster]'."
+            f"{installing('cluster')}."
         )
     absent = re.search(r"Could not find '((?:hydra/)?\w+)/([^']*)'", text)
     if absent:
@@ -400,21 +444,33 @@ def _no_choice(
 
 
 def _elsewhere(key: str, config: DictConfig) -> list[str]:
-    """Return the keys in groups of conf that a key without a group may stand for.
+    """Return the keys of conf that a key without a group may stand for.
 
-    `trials` stands for `budget.n_trials`, `data_path` for `data.path`.
+    `trials` stands for `budget.n_trials`, `data_path` for `data.path`, `model` for
+    `registered_model`, and `lr` for the bounds of the learning rate.
     """
-    found: list[str] = []
-    plain = OmegaConf.to_container(config)
-    if not isinstance(plain, dict):
-        return found
-    for group, part in plain.items():
-        if isinstance(part, dict):
-            for name in part:
-                full = f"{group!s}.{name!s}"
-                if key in (name, name.removeprefix("n_"), full.replace(".", "_")):
-                    found.append(full)
+    found = []
+    wanted = _ALSO_CALLED.get(key, key)
+    for full in _all_keys("", OmegaConf.to_container(config)):
+        group, _, name = full.rpartition(".")
+        is_meant = wanted in (name, name.removeprefix("n_"), full.replace(".", "_"))
+        if not group:
+            is_meant = name.endswith(f"_{wanted}")
+        if is_meant:
+            found.append(full)
     return found
+
+
+def _all_keys(path: str, node: object) -> Iterator[str]:
+    """Yield the dotted keys of a configuration as plain data, down to the bounds of a space."""
+    if not isinstance(node, dict) or path.count(".") > 1:
+        return
+    for name, value in node.items():
+        full = str(name)
+        if path:
+            full = f"{path}.{name}"
+        yield full
+        yield from _all_keys(full, value)
 
 
 def _unknown_key(

@@ -1,15 +1,35 @@
-"""Completion of a command line in a shell: the jobs here, everything behind a job by Hydra.
+"""Completion of a command line in a shell: jobs and options here, settings by Hydra.
 
 `hpsearch -sc install=bash` prints what a shell must run once. The shell then calls
 `hpsearch -sc query=bash` at each Tab, with the line so far in the environment variable COMP_LINE.
+What cannot be completed is answered with nothing, since an error would be printed into the line
+that the person is typing.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
+from io import StringIO
+
+from hpsearch.errors import ConfigError
+
+_OPTIONS: tuple[str, ...] = (
+    "--cfg",
+    "--config-dir",
+    "--help",
+    "--json",
+    "--multirun",
+    "--package",
+    "--quiet",
+)
+_OPTIONS_OF_DOCTOR = ("--config-dir", "--help", "--json", "--quiet", "--repair")
+_OPTIONS_WITHOUT_JOB = ("--help", "--version")
+_COMMANDS_OF_DOCTOR = ("compare", "explain", "replay", "sync")
 
 
 def is_asked_for(words: Sequence[str]) -> bool:
@@ -23,32 +43,100 @@ def answer(words: Sequence[str], jobs: Sequence[str]) -> None:
     Args:
         words: The command line, such as `-sc query=bash`.
         jobs: The names of all jobs.
+
+    Raises:
+        ConfigError: It is another command line, or names another shell.
     """
-    job = "search"  # any job prints the same installation
-    if any(word.startswith("query=") for word in words):
-        job, begun = _job_of(os.environ.get("COMP_LINE", ""))
-        if begun is not None:
-            names = [name for name in jobs if name.startswith(begun)]
-            print("\n".join(names))
-            return
-        if job not in jobs:
-            return
+    asked, _, shell = "".join(words[1:]).partition("=")
+    if asked not in ("install", "uninstall", "query") or shell not in ("bash", "zsh", "fish"):
+        raise ConfigError(
+            "Expected -sc install=SHELL, where SHELL is bash, zsh or fish; received "
+            f"{' '.join(words)}."
+        )
+    if asked == "query":
+        said = ""
+        with _silence():
+            said = _ends(words, _typed(), jobs)
+        print(said)
+        return
+    if words[1:] == ["install=zsh"]:
+        print("autoload -Uz bashcompinit && bashcompinit")
+    # Any job prints the same lines, which complete the command of this name.
+    sys.argv = ["hpsearch", *words]
+    importlib.import_module("hpsearch.cli.search").main()
+
+
+def _typed() -> list[str]:
+    """Return the words of the line up to the cursor; the last one is empty after a space."""
+    line = os.environ.get("COMP_LINE", "")
+    place = os.environ.get("COMP_POINT", "")
+    if place.isdigit():
+        line = line[: int(place)]
+    words = line.split()
+    if not line or line[-1].isspace():
+        words.append("")
+    return words
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Let nothing that fails within the block reach the terminal."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    with suppress(Exception, SystemExit):
+        yield
+
+
+def _ends(words: Sequence[str], typed: Sequence[str], jobs: Sequence[str]) -> str:
+    """Return the words, a line each, that may stand in place of the last one of the line."""
+    _, *behind = typed
+    begun = typed[-1]
+    if len(behind) < 2:
+        return _beginning_with(begun, [*jobs, *_OPTIONS_WITHOUT_JOB])
+    job = behind[0]
+    if job not in jobs:
+        return ""
+    options = _OPTIONS
     root = job
-    if job == "doctor":  # its settings are those of a search
-        root = "search"
-    sys.argv[1:] = words
-    module = importlib.import_module(f"hpsearch.cli.{root}")
-    module.main()
+    if job == "doctor":
+        options = _OPTIONS_OF_DOCTOR
+        root = "search"  # the doctor's settings are those of a search
+    if begun.startswith("-"):
+        return _beginning_with(begun, options)
+    found = []
+    if job == "doctor" and not any(word in _COMMANDS_OF_DOCTOR for word in behind[1:-1]):
+        found.append(_beginning_with(begun, _COMMANDS_OF_DOCTOR))
+    found.append(_settings(words, root, behind[1:]))
+    return "\n".join(filter(None, found))
 
 
-def _job_of(line: str) -> tuple[str, str | None]:
-    """Return the job of a line, and the begun name of a job where the job is not complete yet.
+def _beginning_with(begun: str, names: Sequence[str]) -> str:
+    """Return those names, a line each, that begin like the last word.
 
-    A complete job is taken out of COMP_LINE, because Hydra expects overrides after the command.
+    Options are among them only if the last word begins one.
     """
-    command, _, rest = line.partition(" ")
-    job, space, behind = rest.lstrip().partition(" ")
-    if not space:
-        return "", job
-    os.environ["COMP_LINE"] = f"{command} {behind}"
-    return job, None
+    fitting = []
+    for name in names:
+        if name.startswith(begun) and (begun or not name.startswith("-")):
+            fitting.append(name)
+    return "\n".join(fitting)
+
+
+def _settings(words: Sequence[str], root: str, behind: Sequence[str]) -> str:
+    """Return what Hydra suggests for the last word, given the settings before it.
+
+    Args:
+        words: The command line, such as `-sc query=bash`.
+        root: The name of the configuration.
+        behind: The words behind the job.
+    """
+    options = [word for word in behind[:-1] if word.startswith("--config-dir=")]
+    # Choices of groups decide which keys there are; Hydra answers nothing if it cannot read a word.
+    kept = [word for word in behind[:-1] if re.fullmatch(r"[\w./@]+=[\w./]+", word, re.ASCII)]
+    os.environ["COMP_LINE"] = " ".join(["hpsearch", *kept, behind[-1]])
+    sys.argv = ["hpsearch", *words, *options]
+    printed = StringIO()
+    with redirect_stdout(printed):
+        importlib.import_module(f"hpsearch.cli.{root}").main()
+    found = printed.getvalue().split()
+    return "\n".join(name for name in found if not re.search(r"(^|\.)(_|hydra\b)", name))

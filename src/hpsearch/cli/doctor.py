@@ -42,7 +42,7 @@ def main() -> None:
         names = []
         settings = []
         for word in given.words:
-            if "=" in word:
+            if "=" in word or word.startswith("~"):
                 settings.append(word)
             else:
                 names.append(word)
@@ -93,13 +93,13 @@ def _run(
 def _parsed(words: list[str]) -> argparse.Namespace:
     """Return the options and the other words of a command line."""
     parser = argparse.ArgumentParser(
-        prog="hpsearch doctor",
+        usage=argparse.SUPPRESS,  # the description has it
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--repair", action="store_true", help="make study and MLflow agree")
     parser.add_argument("--config-dir", metavar="DIR", help="a folder of configuration files")
-    parser.add_argument("words", nargs="*", metavar="COMMAND KEY=VALUE")
+    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
     parser.error = _refuse  # type: ignore[method-assign]
     return parser.parse_args(words)
 

@@ -91,13 +91,24 @@ def _usage(root: str) -> str:
     # The template refers to keys of hydra.help.
     config = OmegaConf.create({"hydra": {"help": given}})
     text = str(config.hydra.help.template)
-    groups = []
-    for path in sorted(CONF.iterdir()):
-        if path.is_dir() and path.name != "hydra":
-            names = ", ".join(ConfigFiles().choices(path.name))
-            groups.append(f"  {path.name}: {names}")
-    listed = "\n".join(groups) + "\n"
+    listed = "\n".join(_choices(root)) + "\n"
     return text.replace("$APP_CONFIG_GROUPS", listed)
+
+
+def _choices(root: str) -> Iterator[str]:
+    """Yield a line for each group of a job that has several choices, with the default first."""
+    config = OmegaConf.load(CONF / f"{root}.yaml")
+    for item in cast("list[object]", OmegaConf.to_container(config.defaults)):
+        if not isinstance(item, dict):
+            continue
+        ((group, default),) = item.items()
+        name = group.removeprefix("optional ")
+        names = ConfigFiles().choices(name)
+        if name.startswith("override ") or len(names) < 2:
+            continue
+        # There is no default where a choice must be given, or where the group may be left out.
+        names.sort(key=lambda choice: choice != default)
+        yield f"  {name}: {', '.join(names)}"
 
 
 def run(root: str, script: Callable[[], object]) -> None:

@@ -162,12 +162,23 @@ def fashion_mnist(path: str | None) -> Arrays:
     )
 
 
-def digits() -> Arrays:
+def digits(path: str | None = None) -> Arrays:
     """Load scikit-learn's 1,797 handwritten digits, grey images (8, 8), without a download.
 
     Every fifth image of a class is a test image. The 17 grey levels are spread over 0 to 255, so
     that a pixel means the same as in the other data sets.
+
+    Args:
+        path: None, since no files are read.
+
+    Raises:
+        DataError: A path was given.
     """
+    if path is not None:
+        raise DataError(
+            "The digits come with scikit-learn and are read from no file, but data.path="
+            f"{path} was given; data=npz reads files of your own."
+        )
     from sklearn.datasets import load_digits  # noqa: PLC0415 (takes a second, only needed here)
 
     bunch = load_digits()

@@ -81,7 +81,10 @@ class Doctor:
 
     def _missing(self, names: list[str]) -> str:
         shown = ", ".join(names) or "none"
-        return f"There is no study {self.name} in this storage; it has: {shown}."
+        return (
+            f"There is no study {self.name} in this storage; study.name=NAME takes another one of: "
+            f"{shown}."
+        )
 
     def compare(self, repair: bool) -> Iterator[tuple[str, str]]:
         """Yield what disagrees between the study, its MLflow runs and SLURM's queue.

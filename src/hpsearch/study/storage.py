@@ -26,6 +26,7 @@ from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from hpsearch.command_form import installing
 from hpsearch.errors import ConfigError, StorageError
 from hpsearch.study.fast_reader import read_trials
 from hpsearch.study.journal_file import FileLock, JournalFile
@@ -242,7 +243,7 @@ def check_postgres(url: str, key: str, forms: str) -> None:
         raise ConfigError(f"{key}={url} is no URL of PostgreSQL; give {forms}.")
     if find_spec("psycopg") is None:
         raise ConfigError(
-            f"{key}={url} needs psycopg, which is not installed: pip install 'hpsearch[postgres]'."
+            f"{key}={url} needs psycopg, which is not installed: {installing('postgres')}."
         )
 
 
