@@ -4,12 +4,12 @@ import re
 from contextlib import chdir
 from pathlib import Path
 
-import nbclient
-import nbformat
 import pytest
 
 from workplace import SRC
 
+nbclient = pytest.importorskip("nbclient", reason="requirements-dev.txt is not installed")
+nbformat = pytest.importorskip("nbformat", reason="requirements-dev.txt is not installed")
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "python.md").read_text()
 CELLS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
