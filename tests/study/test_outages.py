@@ -77,7 +77,7 @@ def test_mlflow_is_away_while_trials_end_and_postgresql_for_20_s_of_that_time(
         said = [worker.communicate(timeout=300)[1] for worker in workers]
     assert [worker.returncode for worker in workers] == [130, 130], said
     n_trials = len(complete_trials(url)) + 2  # the two that were given back
-    done = workplace.run(*command, f"budget.n_trials={n_trials}")
+    done = workplace.here(*command, f"budget.n_trials={n_trials}")
     assert done.returncode == 0, done.stderr
 
     trials = {number_of(t): t for t in complete_trials(url)}
