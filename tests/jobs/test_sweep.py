@@ -26,13 +26,7 @@ def n_running(place, name):
 
 
 def test_a_sweep_is_interrupted_and_another_ends(workplace):
-    words = [
-        *SMALL,
-        "-m",
-        "worker=0,1",
-        "hydra/launcher=local",
-        "hydra.launcher.n_jobs=4",
-    ]
+    words = [*SMALL, "-m", "worker=0,1", "hydra/launcher=local"]
     words += [
         "data.n_train=200",
         "pruner=none",
@@ -40,7 +34,7 @@ def test_a_sweep_is_interrupted_and_another_ends(workplace):
         f"budget.n_trials={N_TRIALS}",
     ]
     long = ["arch=selu", "training.epochs=3000", "training.patience_epochs=3000"]
-    sweep = workplace.start(*words, *long, "study.name=long")
+    sweep = workplace.start(*words, *long, "study.name=long", "hydra.launcher.n_jobs=2")
     database = workplace.folder / "optuna.db"
     wait_until(database.exists, "the first worker's start", 240)
     wait_until(lambda: n_running(workplace, "long") >= 2, "an epoch of each worker", 240)
@@ -53,7 +47,7 @@ def test_a_sweep_is_interrupted_and_another_ends(workplace):
     assert {run.info.status for run in [*workplace.runs("trial"), *workplace.runs("study")]} == {
         "KILLED"
     }
-    done = workplace.run(*words, "arch=elu,selu")
+    done = workplace.run(*words, "arch=elu,selu", "hydra.launcher.n_jobs=4")
     assert done.returncode == 0, done.stderr
     for name in STUDIES:
         trials = workplace.study(name).trials
