@@ -237,7 +237,11 @@ def serving(command, folder, port, env, timeout_s):
 
 
 class SlurmCluster:
-    """A SLURM cluster of one node, this machine, without systemd."""
+    """A SLURM cluster of one node, this machine, without systemd.
+
+    A job that is requeued waits for `cred_expire` seconds before it starts again, which are 120
+    where nothing is set.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.processes = folder, []
@@ -250,7 +254,7 @@ SlurmctldPort={ports[0]}
 SlurmdPort={ports[1]}
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=30
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/slurmd
 SlurmctldPidFile={folder}/slurmctld.pid

@@ -1,6 +1,4 @@
-"""A HyperModel of somebody's own that hangs in one trial, in the way and at the place that HANG
-names.
-"""
+"""A HyperModel of somebody's own that hangs once at each place and in each way that HANG names."""
 
 import ctypes
 import os
@@ -10,7 +8,7 @@ import time
 import keras
 import keras_tuner
 
-HANG = os.environ.get("HANG", "")  # such as `build sleep`
+HANGS = os.environ.get("HANG", "").split(", ")  # such as `build sleep, callback native`
 BUILT: list[int] = []
 
 
@@ -46,14 +44,15 @@ WAYS = {
 
 
 def hang_once(place):
-    """Hang, unless this is another place, or a trial has hung before."""
-    if not HANG.startswith(place):
-        return
-    try:
-        os.close(os.open("has_hung", os.O_CREAT | os.O_EXCL))
-    except FileExistsError:
-        return
-    WAYS[HANG.split()[1]]()
+    """Hang in each way that is named for this place and in which no trial has hung before."""
+    for hang in HANGS:
+        if not hang.startswith(place):
+            continue
+        try:
+            os.close(os.open(f"has_hung {hang}", os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            continue
+        WAYS[hang.split()[1]]()
 
 
 class Hanging(keras.callbacks.Callback):

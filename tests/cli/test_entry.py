@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -116,16 +115,19 @@ def test_the_exit_status_says_whose_fault_it_was(error, status, said, capsys):
     assert capsys.readouterr() == ("", said)
 
 
-def command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    env = {"PYTHONPATH": str(SRC), "PATH": "/usr/bin:/bin", "HOME": str(cwd)}
+def command(*words: str, cwd: Path, first: Path = SRC) -> subprocess.CompletedProcess[str]:
+    """Run a command in a folder; modules are looked for in `first`, then in the package."""
+    env = {"PYTHONPATH": f"{first}:{SRC}", "PATH": "/usr/bin:/bin", "HOME": str(cwd)}
     words = (sys.executable, "-m", "hpsearch", *words)
     return subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True, check=False)
 
 
 def test_help_is_a_page_with_examples_and_the_choices_of_each_group(tmp_path):
-    begin = time.monotonic()
-    done = command("search", "--help", cwd=tmp_path)
-    took_s = time.monotonic() - begin
+    large = tmp_path / "large"
+    large.mkdir()
+    for name in ("tensorflow", "jax", "keras", "mlflow", "optuna"):
+        (large / f"{name}.py").write_text(f"raise RuntimeError('{name} is imported')")
+    done = command("search", "--help", cwd=tmp_path, first=large)
     assert (done.returncode, done.stderr) == (0, "")
     for part in (
         "Usage:",
@@ -134,7 +136,6 @@ def test_help_is_a_page_with_examples_and_the_choices_of_each_group(tmp_path):
         "budget.n_trials",
     ):
         assert part in done.stdout
-    assert took_s < 15, "TensorFlow alone takes longer on a slow machine"
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,6 @@ from hpsearch.html_report.page import html
 from hpsearch.html_report.section import Figure, Section
 from hpsearch.mc_dropout.certificate import fingerprint
 from hpsearch.mc_dropout.prediction import McDropout
-from workplace import SMALL
 
 SETTINGS = McDropout(
     n_samples=20, mask="example", seed=0, batch_size=64, memory_mb=64, from_logits=False
@@ -169,8 +168,8 @@ def test_the_page_is_one_file_and_escapes_what_it_shows():
 
 
 @pytest.mark.slow
-def test_a_search_and_then_its_evaluation_leave_all_in_mlflow(workplace):
-    assert workplace.here(*SMALL, "budget.n_trials=2", "pruner=none").returncode == 0
+def test_a_search_and_then_its_evaluation_leave_all_in_mlflow(searched_copy):
+    workplace = searched_copy
     done = workplace.here(
         "registered_model=digits-selu", "uncertainty.n_samples=10", *FAST, script="evaluate"
     )

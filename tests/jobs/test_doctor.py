@@ -151,7 +151,7 @@ def test_after_kill_9_the_doctor_gives_the_trial_back_and_the_search_goes_on_fro
         path.name for path in (workplace.folder / "checkpoints" / "digits-selu").glob("*.npz")
     ] == ["0.npz"]
     assert n_epochs < 60
-    done = workplace.run(*words)
+    done = workplace.here(*words)
     assert done.returncode == 0, done.stderr
     killed, again = workplace.study("digits-selu").trials
     assert (killed.state, again.state, number_of(again)) == (
@@ -189,7 +189,7 @@ def test_a_spool_that_could_not_be_sent_goes_later_with_sync(mlflow_server, work
     assert (sent.returncode, sent.stdout) == (0, "3 runs were sent.\n"), sent.stderr
     assert workplace.here("sync", *words, script="doctor").stdout == "Nothing waits.\n"
     assert not any(path.is_file() for path in (workplace.folder / "spool").rglob("*.jsonl"))
-    done = workplace.run(*words)
+    done = workplace.here(*words)
     assert done.returncode == 0, done.stderr
     assert "Registered as version 1 of digits-selu" in done.stdout
     assert workplace.here(*words, script="doctor").stdout == AGREE

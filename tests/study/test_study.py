@@ -14,7 +14,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from conftest import SRC
+from conftest import SRC, wait_until
 from hpsearch.errors import Preempted, SearchError, TakenOverError, UserError
 from hpsearch.jobs.diagnosis import Diagnosis
 from hpsearch.study.leases import Worker
@@ -109,10 +109,15 @@ def test_a_silent_worker_counts_as_dead_only_when_its_lease_is_over_or_it_is_see
 
 
 def test_a_lease_is_renewed_while_the_trial_runs(tmp_path):
-    study = study_in(tmp_path, lease_s=0.3)
+    lease_s = 1.5
+    study = study_in(tmp_path, lease_s=lease_s)
     trial = study.claim()
+    first_end = time.time() + lease_s
     with study.lease(trial).kept() as lease:
-        time.sleep(1.0)
+        wait_until(
+            lambda: study.trials()[0].user_attrs.get("lease", 0) > first_end + lease_s,
+            "a renewal after the end of the first lease",
+        )
         assert study.release_dead()[0].state == TrialState.RUNNING
         assert not lease.is_lost.is_set()
 

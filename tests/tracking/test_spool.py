@@ -58,16 +58,31 @@ def test_what_cannot_be_written_waits_in_memory(tmp_path):
     assert [value for _, _, value in ledger.rows] == [1, 2]
 
 
+class LateLedger(Ledger):
+    """Answers nothing before `may_answer` is set, or half a minute is over."""
+
+    def __init__(self):
+        super().__init__()
+        self.is_asked, self.may_answer, self.n_answers = threading.Event(), threading.Event(), 0
+
+    def open(self, entry, is_mine):
+        self.is_asked.set()
+        self.may_answer.wait(30)
+        self.n_answers += 1
+        return super().open(entry, is_mine)
+
+
 def test_a_receiver_that_is_away_is_tried_again_and_nobody_waits_for_it(tmp_path):
-    ledger = Ledger()
+    ledger = LateLedger()
     ledger.is_away = True
     spool = Spool(tmp_path, ledger, every_s=0.05)
-    begin = time.monotonic()
     for number in range(3):
         file = spool.file(f"key-{number}", None)
         for entry in (opening(number), metric(number), {"entry": "end"}):
             file.append(entry)
-    assert time.monotonic() - begin < 0.5
+            assert ledger.is_asked.wait(20)
+    assert ledger.n_answers == 0
+    ledger.may_answer.set()
     assert not spool.drain(0.2)
     ledger.is_away = False
     assert spool.close(10)
