@@ -114,7 +114,8 @@ class _Reported:
         return [
             f"Study {self.searched.name}: {self.searched.outcome.counts()}.",
             self.advice.outlook.text,
-            f"{self.advice.next_step}  {self.advice.command}",
+            self.advice.next_step,
+            f"Next:        {self.advice.command}",
             f"The page is {self.path}, and {Descriptions.PAGE} among the artifacts of run "
             f"{self.run_id}.",
             f"Look at it:  {self.look}",
