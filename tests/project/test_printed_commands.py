@@ -1,7 +1,8 @@
-"""Every command that a job prints, or that its page or description shows, is run as it stands.
+"""Commands that a report prints, or that its page or description shows, do what they say.
 
-Those of a search itself are run by tests/cli/test_mlflow_run.py, those of a version's description
-by test_ui.py.
+After `hpsearch` each is run. After `mlflow run` the report is run, and the words that MLproject
+makes of the others are checked against the configuration. Those of a search itself are run by
+tests/cli/test_mlflow_run.py, those of a version's description by test_ui.py.
 """
 
 import html
@@ -12,6 +13,7 @@ from contextlib import ExitStack
 import pytest
 
 from conftest import free_port, serving
+from hpsearch.cli import entry
 from hpsearch.command_form import Project
 from project_files import ROOT, command_of
 from workplace import Workplace, shell_environment
@@ -46,21 +48,26 @@ def in_description(text: str) -> list[str]:
     return [line for line in lines if not re.match(r"#|export |mlflow models ", line)]
 
 
-def run_here(place: Workplace, line: str) -> str:
-    """Run a printed command in this process, and return what it prints."""
+def job_of(line: str) -> tuple[str, list[str]]:
+    """Return the job that a printed command starts, and the words after it."""
     words = shlex.split(line)
-    if words[:2] == ["mlflow", "run"]:
-        assert words[2:5] == [str(ROOT), "--env-manager", "local"]
-        entry_point = "main"
-        rest = words[5:]
-        if rest[0] == "-e":
-            entry_point = rest[1]
-            rest = rest[2:]
-        assert set(rest[::2]) == {"-P"}
-        job, given = command_of(entry_point, **dict(word.split("=", 1) for word in rest[1::2]))
-    else:
+    if words[:2] != ["mlflow", "run"]:
         assert words[0] == "hpsearch" or words[:3] == ["python", "-m", "hpsearch"]
         _, job, *given = words[words.index("hpsearch") :]
+        return job, given
+    assert words[2:5] == [str(ROOT), "--env-manager", "local"]
+    entry_point = "main"
+    rest = words[5:]
+    if rest[0] == "-e":
+        entry_point = rest[1]
+        rest = rest[2:]
+    assert set(rest[::2]) == {"-P"}
+    return command_of(entry_point, **dict(word.split("=", 1) for word in rest[1::2]))
+
+
+def run_here(place: Workplace, line: str) -> str:
+    """Run a printed command in this process, and return what it prints."""
+    job, given = job_of(line)
     done = place.here(*given, *SHORTER.get(job, []), script=job)
     assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     assert done.stderr == ""
@@ -85,7 +92,11 @@ def test_what_a_report_advises_runs_where_it_is_read(form, searched_copy):
     (place.folder / "digits-selu.html").unlink()
     for line in described:
         assert f"{form} " in line
-        assert look in printed(run_here(place, line))
+        job, words = job_of(line)
+        if form == "hpsearch" or job == "report":
+            assert look in printed(run_here(place, line))
+        else:
+            entry.check(job, entry.as_overrides(words))
     assert (place.folder / "digits-selu.html").exists()
 
 
