@@ -206,8 +206,11 @@ def mlflow_server(tmp_path):
 
 
 @contextmanager
-def serving(command, folder, port, env, timeout_s):
-    """Run a shell command that ends in serving a model on a port, until the end of the block."""
+def serving(command, folder, port, env, timeout_s, *, page="ping"):
+    """Run a shell command that ends in a server on a port, until the end of the block.
+
+    The server runs once it answers for `page`.
+    """
     with open(folder / "serve.log", "wb") as log:
         process = subprocess.Popen(
             ["bash", "-c", command],
@@ -223,12 +226,12 @@ def serving(command, folder, port, env, timeout_s):
         if process.poll() is not None:
             pytest.fail((folder / "serve.log").read_text())
         try:
-            return requests.get(f"{url}/ping", timeout=2).ok
+            return requests.get(f"{url}/{page}", timeout=2).ok
         except requests.RequestException:
             return False
 
     try:
-        wait_until(answers, "the model server's start", timeout_s)
+        wait_until(answers, "the server's start", timeout_s)
         yield SimpleNamespace(url=f"{url}/invocations", answers=answers)
     finally:
         with suppress(ProcessLookupError):

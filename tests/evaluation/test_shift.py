@@ -6,7 +6,7 @@ from sklearn.metrics import roc_auc_score
 
 from hpsearch.errors import ConfigError, DataError
 from hpsearch.evaluation.dropout_rates import DropoutRates
-from hpsearch.evaluation.ensembles import equivalent
+from hpsearch.evaluation.ensembles import compared, equivalent
 from hpsearch.evaluation.out_of_distribution import auroc, fitted, fpr_at_95
 from hpsearch.evaluation.shift import CORRUPTIONS, Shift, corrupt
 
@@ -106,6 +106,18 @@ def test_a_deep_ensemble_equivalent_lies_on_the_curve():
     assert equivalent([1.0, 0.8, 0.7], 0.7) == 3
     assert equivalent([1.0, 0.8, 0.7], 2.0) == 1
     assert equivalent([1.0, 0.8, 0.7], 0.1) == 3
+
+
+@pytest.mark.parametrize(
+    ("nll", "said"),
+    [
+        (0.9, "is worth a deep ensemble of 1.5"),
+        (0.1, "has a lower NLL than ensembles of 1 to 3 of them have on average"),
+        (2.0, "has a higher NLL than one of them alone has on average"),
+    ],
+)
+def test_an_nll_beside_the_curve_is_not_called_an_ensemble(nll, said):
+    assert compared(nll, [1.0, 0.8, 0.7]) == said
 
 
 def test_test_time_choices_keep_off_what_is_off_and_are_all_different():

@@ -66,10 +66,11 @@ class Ensembles:
             found[f"test/{key}/nll"] = measures["nll"]
             found[f"test/{key}/ece"] = measures["ece"]
             found[f"test/{key}_scaled/nll"] = measures["nll_scaled"]
+        against = compared(one_mc["nll_scaled"], nll_by_size)
         text = (
             f"The ensembles consist of the {size} best models that the study has kept, each "
             "trained with its own hyperparameters. After temperature scaling, MC Dropout of one "
-            f"model is worth a deep ensemble of {worth:.1f}."
+            f"model {against}."
         )
         curve = list(enumerate(nll_by_size, start=1))
         curves = {"test/ensemble_scaled/nll_over_members": curve}
@@ -92,6 +93,15 @@ class Ensembles:
             model = replace(evaluated, model=member, settings=settings)
             models.append(model)
         return models
+
+
+def compared(nll: float, curve: Sequence[float]) -> str:
+    """Return how an NLL compares with those of ensembles of 1, 2, ... members, in words."""
+    if nll < min(curve):
+        return f"has a lower NLL than ensembles of 1 to {len(curve)} of them have on average"
+    if nll > curve[0]:
+        return "has a higher NLL than one of them alone has on average"
+    return f"is worth a deep ensemble of {equivalent(curve, nll):.1f}"
 
 
 def equivalent(curve: Sequence[float], nll: float) -> float:

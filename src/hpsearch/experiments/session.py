@@ -234,8 +234,12 @@ class Session:
         parent.tag(tags)
         uri = without_password(self._tracking.uri)
         look = self._tracking.look(parent.run_id)
-        line = f"Look at it:  {look}  (run {parent.run_id})"
-        console.print(line, soft_wrap=True, markup=False)
+        lines = [
+            f"The answer is answer.md among the artifacts of run {parent.run_id}.",
+            f"Look at it:  {look}",
+        ]
+        for line in lines:
+            console.print(line, soft_wrap=True, markup=False)
         return Answer(self.name, verdict, tables, claims, parent.run_id, uri)
 
 

@@ -118,7 +118,8 @@ class _Reported:
         return [
             f"Study {self.searched.name}: {self.searched.outcome.counts()}.",
             self.advice.outlook.text,
-            f"{self.advice.next_step}  {self.advice.command}",
+            self.advice.next_step,
+            f"Next:        {self.advice.command}",
             f"The page is {self.path}, and in MLflow {self.place}",
             f"Look at it:  {self.look}",
         ]

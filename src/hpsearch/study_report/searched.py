@@ -148,7 +148,10 @@ class Searched:
         """
         rows = self.best_rows(5)
         by_column = list(zip(*rows, strict=True))
-        return Section(f"The best {len(rows) - 1} trials", "", by_column)
+        title = f"The best {len(rows) - 1} trials"
+        if len(rows) == 2:
+            title = "The best trial"
+        return Section(title, "", by_column)
 
     @property
     def label(self) -> str:

@@ -21,7 +21,7 @@ def serving(model: str, uri: str) -> str:
     """Return the commands that serve a model of the MLflow store at `uri`."""
     return (
         f"export MLFLOW_TRACKING_URI={shlex.quote(uri)}\n"
-        f"mlflow models serve -m {model} --env-manager local --port 5077"
+        f"mlflow models serve -m {shlex.quote(model)} --env-manager local --port 5077"
     )
 
 
