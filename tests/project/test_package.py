@@ -286,6 +286,8 @@ def test_a_search_runs_where_jax_is_the_only_backend(wheel, tmp_path):
         [python, "-c", "import importlib.util as u; exit(u.find_spec('tensorflow') is not None)"],
         tmp_path,
     )
+    program = "import hpsearch, keras; assert keras.backend.backend() == 'jax'"
+    run([python, "-c", program], tmp_path)
     command = python.with_name("hpsearch")
     said = run([command, "search", *SMALL, "budget.n_trials=2"], tmp_path)
     assert "Registered as version 1 of digits-selu" in said
