@@ -29,6 +29,7 @@ from hpsearch.cli.refused import refuse
 from hpsearch.cli.terminal import Terminal
 from hpsearch.command_form import (
     OVERRIDES,
+    Parameter,
     Project,
     holds_text,
     option_words,
@@ -115,13 +116,9 @@ def command_line(
     known = _Defaults(root)
     _refuse_misspelt(project, entry_point, values, known)
     for parameter in project.parameters(entry_point):
-        if values.get(parameter.key) != parameter.default:
-            continue
-        # `null` stands for a value that is not given, which the configuration may require.
-        is_left_out = parameter.default == "null" or parameter.key in replaced
-        if typed is not None and parameter.name not in typed:
-            is_left_out = is_left_out or known.say(parameter.key, parameter.default)
-        if is_left_out:
+        has_default = values.get(parameter.key) == parameter.default
+        is_typed = typed is None or parameter.name in typed
+        if has_default and _says_nothing(parameter, is_typed, replaced, known):
             del values[parameter.key]
     if entry_point == "doctor":
         words = _words_of_doctor(values)
@@ -131,6 +128,19 @@ def command_line(
         words = [root]
     overrides = _overrides(root, values, others, is_sweep=entry_point == "sweep")
     return [*words, *overrides, *others]
+
+
+def _says_nothing(
+    parameter: Parameter,
+    is_typed: bool,
+    replaced: Collection[str],
+    known: _Defaults,
+) -> bool:
+    """Return whether the default of a parameter can be left out of the command line."""
+    # `null` stands for a value that is not given, which the configuration may require.
+    if parameter.default == "null" or parameter.key in replaced:
+        return True
+    return not is_typed and known.say(parameter.key, parameter.default)
 
 
 def _others(text: str) -> list[str]:
