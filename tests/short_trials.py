@@ -138,7 +138,8 @@ class ShortTrials:
             attempt.run.params({"learning_rate": rate, "momentum": momentum})
             for epoch in range(1, self.n_epochs + 1):
                 time.sleep(self.epoch_s)
-                attempt.epoch(epoch, self.metrics(rate, momentum, epoch), MONITOR)
+                metrics = self.metrics(rate, momentum, epoch)
+                attempt.epoch(epoch, metrics, MONITOR, is_last=epoch == self.n_epochs)
             attempt.run.metrics({"best/val/loss": loss(rate, momentum, self.n_epochs)})
             attempt.finish(loss(rate, momentum, self.n_epochs))
 

@@ -364,6 +364,12 @@ def test_each_conf_file_builds_its_data_set_and_hands_the_path_on(name, tmp_path
     assert built.name == conf.name == name
     assert built.load.func is getattr(datasets, name)
     if name == "digits":
+        with pytest.raises(
+            DataError, match=r"read from no file, but data\.path=.*absent was given"
+        ):
+            built.test()
+        conf.path = None
+        built = instantiate(OmegaConf.create({"data": conf}).data)
         assert built.for_search().image_shape == (8, 8, 1)
     else:
         with pytest.raises(DataError, match=r"absent.*received nothing there\.$"):
