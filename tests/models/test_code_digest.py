@@ -138,6 +138,12 @@ def test_an_object_counts_with_its_attributes(module):
     assert code_digest(partial(tuned, width=8)) != code_digest(partial(tuned, width=9))
 
 
+def test_a_docstring_does_not_count_where_the_function_returns_none(module):
+    text = "class Net:\n    def __init__(self):\n        self.width = 3\n"
+    documented = changed(text, "        self", '        """Make it."""\n        self')
+    assert code_digest(module(text).Net) == code_digest(module(documented).Net)
+
+
 @pytest.mark.parametrize(
     "build",
     [

@@ -183,12 +183,15 @@ class _Walk:
     def _code(self, value: types.CodeType) -> None:
         """Describe code without its place in a file and the names of local variables."""
         arguments = inspect.getargs(value)
-        self._add(value.co_code, value.co_names, arguments)
-        constants = list(value.co_consts)
-        is_function = not value.co_name.startswith("<")
-        if is_function and constants and isinstance(constants[0], str):
-            constants[0] = None  # a docstring
-        self._items(constants)
+        self._add(value.co_names, arguments)
+        for item in dis.get_instructions(value):
+            self._add(item.opname)
+            # A docstring is a constant that no instruction of a function loads. The number of a
+            # constant does not count, since adding a docstring can change it.
+            if item.opcode in dis.hasconst:
+                self.visit(item.argval)
+            else:
+                self._add(item.arg)
 
 
 def _is_of_person(value: type | types.FunctionType) -> bool:
