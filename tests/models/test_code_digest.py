@@ -66,7 +66,7 @@ def module_of(tmp_path, monkeypatch):
 
     def imported(text, name=None):
         name = name or f"own_{tmp_path.name}_{next(numbers)}".replace("-", "_")
-        (tmp_path / f"{name}.py").write_text(text)
+        (tmp_path / f"{name.replace('.', '/')}.py").write_text(text)
         sys.modules.pop(name, None)
         importlib.invalidate_caches()
         return importlib.import_module(name)
@@ -163,6 +163,19 @@ def test_modules_that_the_code_imports_count_as_far_as_it_uses_them(module, buil
     before = digest(1, 2)
     assert digest(1, 3) == before
     assert digest(2, 2) != before
+
+
+def test_modules_of_a_package_that_name_each_other_are_read_to_an_end(module, tmp_path):
+    package = f"own_{tmp_path.name}".replace("-", "_")
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").touch()
+    (tmp_path / package / "sizes.py").touch()
+    parts = f"import {package}.sizes\n\ndef block(n):\n    return n + 1\n"
+    build = f"import {package}.parts\n\ndef build(hp):\n    return {package}.parts.block(1)\n"
+    module(parts, f"{package}.parts")
+    before = code_digest(module(build).build)
+    module(changed(parts, "n + 1", "n + 2"), f"{package}.parts")
+    assert code_digest(module(build).build) not in (None, before)
 
 
 def test_closures_decorators_and_lambdas_count(module):

@@ -50,6 +50,7 @@ class _Walk:
         self.hash = hashlib.sha256()
         self.has_own_code = False
         self._numbers: dict[int, int] = {}
+        self._mentioned: set[tuple[int, str]] = set()
         # Visited objects are kept alive. Otherwise another object could get the id of one.
         self._kept: list[object] = []
 
@@ -168,13 +169,20 @@ class _Walk:
         self.visit(getattr(value, "__wrapped__", None))
 
     def _read(self, value: object, code: types.CodeType) -> None:
-        """Describe what code reads; of a person's own module only what the code mentions."""
+        """Describe what code reads; of a person's own module only what the code mentions.
+
+        Modules can name each other, so each is described once for the same code.
+        """
         if not isinstance(value, types.ModuleType):
             self.visit(value)
             return
         if not _is_persons(value.__name__):
             self._add(value.__name__)
             return
+        mentioned = (id(code), value.__name__)
+        if mentioned in self._mentioned:
+            return
+        self._mentioned.add(mentioned)
         for name in code.co_names:
             if name in vars(value):
                 self._add(value.__name__, name)
