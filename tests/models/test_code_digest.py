@@ -165,6 +165,17 @@ def test_modules_that_the_code_imports_count_as_far_as_it_uses_them(module, buil
     assert digest(2, 2) != before
 
 
+def test_values_of_pythons_containers_count_and_the_environment_does_not(module, monkeypatch):
+    text = "from os import environ\nfrom types import SimpleNamespace\n"
+    text += "SIZES = SimpleNamespace(width=3)\nDEPTHS = range(3)\n"
+    text += "def build(hp):\n    return environ.get('OWN'), SIZES.width, DEPTHS\n"
+    before = code_digest(module(text).build)
+    monkeypatch.setenv("OWN_OTHER", "1")
+    assert code_digest(module(text).build) == before
+    assert code_digest(module(changed(text, "width=3", "width=4")).build) != before
+    assert code_digest(module(changed(text, "range(3)", "range(4)")).build) != before
+
+
 def test_modules_of_a_package_that_name_each_other_are_read_to_an_end(module, tmp_path):
     package = f"own_{tmp_path.name}".replace("-", "_")
     (tmp_path / package).mkdir()

@@ -11,8 +11,10 @@ from __future__ import annotations
 import dis
 import hashlib
 import inspect
+import os
 import sys
 import types
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, ClassVar
@@ -80,12 +82,15 @@ class _Walk:
             self._describe(value)
 
     def _describe(self, value: Any) -> None:
-        """Describe an object that can hold others."""
+        """Describe an object that can hold others.
+
+        The environment is another one in every process.
+        """
         if isinstance(value, np.ndarray):
             self._array(value)
-        elif isinstance(value, Mapping):
+        elif isinstance(value, Mapping) and value is not os.environ:
             self._mapping(value)
-        elif isinstance(value, list):
+        elif isinstance(value, (list, deque, range)):
             self._items(value)
         elif isinstance(value, partial):
             self._items([value.func, value.args, value.keywords])
@@ -113,7 +118,7 @@ class _Walk:
         if isinstance(value, keras_tuner.HyperModel):
             self.has_own_code = True
             self._mapping(vars(value))
-        elif _is_of_person(type(value)):
+        elif isinstance(value, types.SimpleNamespace) or _is_of_person(type(value)):
             self._mapping(getattr(value, "__dict__", {}))
 
     def _items(self, values: Iterable[object]) -> None:
