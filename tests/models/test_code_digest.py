@@ -165,6 +165,25 @@ def test_modules_that_the_code_imports_count_as_far_as_it_uses_them(module, buil
     assert digest(2, 2) != before
 
 
+@pytest.mark.parametrize("statement", ["from . import parts", "from .. import parts"])
+def test_what_a_function_imports_from_its_package_counts(module, tmp_path, statement):
+    package = f"own_{tmp_path.name}".replace("-", "_")
+    inner = package
+    if ".." in statement:
+        inner = f"{package}.inner"
+    (tmp_path / package / "inner").mkdir(parents=True)
+    for folder in (package, f"{package}/inner"):
+        (tmp_path / folder / "__init__.py").touch()
+    build = f"def build(hp):\n    {statement}\n    return parts.block(1)\n"
+    found = []
+    for n in (1, 2):
+        module(f"def block(n):\n    return n + {n}\n", f"{package}.parts")
+        build_model = module(build, f"{inner}.nets").build
+        assert build_model(None) == 1 + n
+        found.append(code_digest(build_model))
+    assert found[0] != found[1]
+
+
 def test_values_of_pythons_containers_count_and_the_environment_does_not(module, monkeypatch):
     text = "from os import environ\nfrom types import SimpleNamespace\n"
     text += "SIZES = SimpleNamespace(width=3)\nDEPTHS = range(3)\n"

@@ -241,10 +241,23 @@ def _read_from_outside(
         if operation in ("LOAD_GLOBAL", "LOAD_NAME") and name in namespace:
             yield name, namespace[name]
         elif operation == "IMPORT_NAME":
-            package = namespace.get("__package__")
-            for full_name in (name, f"{package}.{name}"):
+            for full_name in _full_names(name, namespace.get("__package__") or ""):
                 if full_name in sys.modules:
                     yield full_name, sys.modules[full_name]
+
+
+def _full_names(name: str, package: str) -> Iterator[str]:
+    """Yield what an imported name may mean: a module, or one of a package around the code.
+
+    Args:
+        name: The name in the statement, without leading dots; empty in `from . import parts`.
+        package: The package of the code; empty where it is in none.
+    """
+    if name:
+        yield name
+    while package:
+        yield f"{package}.{name}".rstrip(".")
+        package = package.rpartition(".")[0]
 
 
 def _as_text(value: object) -> str:
