@@ -158,6 +158,8 @@ def test_other_data_or_settings_are_not_mixed_into_a_study(searched):
     told = refused(searched[0], "budget.n_trials=9", "training.batch_size=64")
     assert told.startswith("Error: Study digits-selu was made with training.batch_size=32, not 64;")
     assert "study.name=NAME" in told
+    told = refused(searched[0], "budget.n_trials=9", "optimizer=sgd")
+    assert "was made with the optimizer keras.optimizers.Nadam, not keras.optimizers.SGD;" in told
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def module_of(tmp_path, monkeypatch):
 
     def imported(text, name=None):
         name = name or f"own_{tmp_path.name}_{next(numbers)}".replace("-", "_")
-        (tmp_path / f"{name}.py").write_text(text)
+        (tmp_path / f"{name.replace('.', '/')}.py").write_text(text)
         sys.modules.pop(name, None)
         importlib.invalidate_caches()
         return importlib.import_module(name)
@@ -138,6 +138,12 @@ def test_an_object_counts_with_its_attributes(module):
     assert code_digest(partial(tuned, width=8)) != code_digest(partial(tuned, width=9))
 
 
+def test_a_docstring_does_not_count_where_the_function_returns_none(module):
+    text = "class Net:\n    def __init__(self):\n        self.width = 3\n"
+    documented = changed(text, "        self", '        """Make it."""\n        self')
+    assert code_digest(module(text).Net) == code_digest(module(documented).Net)
+
+
 @pytest.mark.parametrize(
     "build",
     [
@@ -157,6 +163,49 @@ def test_modules_that_the_code_imports_count_as_far_as_it_uses_them(module, buil
     before = digest(1, 2)
     assert digest(1, 3) == before
     assert digest(2, 2) != before
+
+
+@pytest.mark.parametrize("statement", ["from . import parts", "from .. import parts"])
+def test_what_a_function_imports_from_its_package_counts(module, tmp_path, statement):
+    package = f"own_{tmp_path.name}".replace("-", "_")
+    inner = package
+    if ".." in statement:
+        inner = f"{package}.inner"
+    (tmp_path / package / "inner").mkdir(parents=True)
+    for folder in (package, f"{package}/inner"):
+        (tmp_path / folder / "__init__.py").touch()
+    build = f"def build(hp):\n    {statement}\n    return parts.block(1)\n"
+    found = []
+    for n in (1, 2):
+        module(f"def block(n):\n    return n + {n}\n", f"{package}.parts")
+        build_model = module(build, f"{inner}.nets").build
+        assert build_model(None) == 1 + n
+        found.append(code_digest(build_model))
+    assert found[0] != found[1]
+
+
+def test_values_of_pythons_containers_count_and_the_environment_does_not(module, monkeypatch):
+    text = "from os import environ\nfrom types import SimpleNamespace\n"
+    text += "SIZES = SimpleNamespace(width=3)\nDEPTHS = range(3)\n"
+    text += "def build(hp):\n    return environ.get('OWN'), SIZES.width, DEPTHS\n"
+    before = code_digest(module(text).build)
+    monkeypatch.setenv("OWN_OTHER", "1")
+    assert code_digest(module(text).build) == before
+    assert code_digest(module(changed(text, "width=3", "width=4")).build) != before
+    assert code_digest(module(changed(text, "range(3)", "range(4)")).build) != before
+
+
+def test_modules_of_a_package_that_name_each_other_are_read_to_an_end(module, tmp_path):
+    package = f"own_{tmp_path.name}".replace("-", "_")
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").touch()
+    (tmp_path / package / "sizes.py").touch()
+    parts = f"import {package}.sizes\n\ndef block(n):\n    return n + 1\n"
+    build = f"import {package}.parts\n\ndef build(hp):\n    return {package}.parts.block(1)\n"
+    module(parts, f"{package}.parts")
+    before = code_digest(module(build).build)
+    module(changed(parts, "n + 1", "n + 2"), f"{package}.parts")
+    assert code_digest(module(build).build) not in (None, before)
 
 
 def test_closures_decorators_and_lambdas_count(module):

@@ -27,6 +27,9 @@ from hpsearch.tracking.tracking import Tracking
 from hpsearch.training.settings import Training
 from hpsearch.trials.objective import Objective
 
+# The recorded classes of groups that a person chooses, in words.
+_CLASSES = {"arch.class": "model", "optimizer.class": "optimizer", "schedule.class": "schedule"}
+
 
 @dataclass(frozen=True)
 class Opening:
@@ -74,17 +77,18 @@ class Opening:
         keys = mine.keys() | theirs.keys()
         different = [key for key in keys if mine.get(key) != theirs.get(key)]
         if different:
-            # The fingerprint comes last, since other settings of the data change it too.
-            key = min(different, key=lambda name: (name == of_data, name))
-            back = f"{key}={_as_typed(theirs.get(key))}"
-            made = f"with {back}, not {_as_typed(mine.get(key))}"
+            # The fingerprint comes last, since other settings of the data change it too. A class
+            # comes first, since other classes have other settings.
+            key = min(different, key=lambda name: (name == of_data, name not in _CLASSES, name))
+            was = _as_named(key, theirs.get(key))
+            made = f"with {was}, not {_as_typed(mine.get(key))}"
             if key == of_data:
-                back = "the same data"
-            raise ConfigError(self._otherwise(made, back))
-        was = Direction.of(study)
-        if was != training.goal:
-            made = f"to {was} {training.monitor}, not to {training.goal}"
-            raise ConfigError(self._otherwise(made, f"training.direction={was}"))
+                was = "the same data"
+            raise ConfigError(self._otherwise(made, was))
+        goal = Direction.of(study)
+        if goal != training.goal:
+            made = f"to {goal} {training.monitor}, not to {training.goal}"
+            raise ConfigError(self._otherwise(made, f"training.direction={goal}"))
 
     def _otherwise(self, made: str, back: str) -> str:
         return (
@@ -141,6 +145,16 @@ class Opening:
             if key not in typed:
                 lacking[key] = value
         parent.params(lacking)
+
+
+def _as_named(key: str, value: object) -> str:
+    """Return a recorded setting as the command line takes it, or a class in words.
+
+    No single setting gives a class of the record: its group has other settings then, too.
+    """
+    if key in _CLASSES:
+        return f"the {_CLASSES[key]} {value}"
+    return f"{key}={_as_typed(value)}"
 
 
 def _as_typed(value: object) -> object:

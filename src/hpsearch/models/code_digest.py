@@ -11,8 +11,10 @@ from __future__ import annotations
 import dis
 import hashlib
 import inspect
+import os
 import sys
 import types
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, ClassVar
@@ -50,6 +52,7 @@ class _Walk:
         self.hash = hashlib.sha256()
         self.has_own_code = False
         self._numbers: dict[int, int] = {}
+        self._mentioned: set[tuple[int, str]] = set()
         # Visited objects are kept alive. Otherwise another object could get the id of one.
         self._kept: list[object] = []
 
@@ -79,12 +82,15 @@ class _Walk:
             self._describe(value)
 
     def _describe(self, value: Any) -> None:
-        """Describe an object that can hold others."""
+        """Describe an object that can hold others.
+
+        The environment is another one in every process.
+        """
         if isinstance(value, np.ndarray):
             self._array(value)
-        elif isinstance(value, Mapping):
+        elif isinstance(value, Mapping) and value is not os.environ:
             self._mapping(value)
-        elif isinstance(value, list):
+        elif isinstance(value, (list, deque, range)):
             self._items(value)
         elif isinstance(value, partial):
             self._items([value.func, value.args, value.keywords])
@@ -112,7 +118,7 @@ class _Walk:
         if isinstance(value, keras_tuner.HyperModel):
             self.has_own_code = True
             self._mapping(vars(value))
-        elif _is_of_person(type(value)):
+        elif isinstance(value, types.SimpleNamespace) or _is_of_person(type(value)):
             self._mapping(getattr(value, "__dict__", {}))
 
     def _items(self, values: Iterable[object]) -> None:
@@ -168,13 +174,20 @@ class _Walk:
         self.visit(getattr(value, "__wrapped__", None))
 
     def _read(self, value: object, code: types.CodeType) -> None:
-        """Describe what code reads; of a person's own module only what the code mentions."""
+        """Describe what code reads; of a person's own module only what the code mentions.
+
+        Modules can name each other, so each is described once for the same code.
+        """
         if not isinstance(value, types.ModuleType):
             self.visit(value)
             return
         if not _is_persons(value.__name__):
             self._add(value.__name__)
             return
+        mentioned = (id(code), value.__name__)
+        if mentioned in self._mentioned:
+            return
+        self._mentioned.add(mentioned)
         for name in code.co_names:
             if name in vars(value):
                 self._add(value.__name__, name)
@@ -183,12 +196,15 @@ class _Walk:
     def _code(self, value: types.CodeType) -> None:
         """Describe code without its place in a file and the names of local variables."""
         arguments = inspect.getargs(value)
-        self._add(value.co_code, value.co_names, arguments)
-        constants = list(value.co_consts)
-        is_function = not value.co_name.startswith("<")
-        if is_function and constants and isinstance(constants[0], str):
-            constants[0] = None  # a docstring
-        self._items(constants)
+        self._add(value.co_names, arguments)
+        for item in dis.get_instructions(value):
+            self._add(item.opname)
+            # A docstring is a constant that no instruction of a function loads. The number of a
+            # constant does not count, since adding a docstring can change it.
+            if item.opcode in dis.hasconst:
+                self.visit(item.argval)
+            else:
+                self._add(item.arg)
 
 
 def _is_of_person(value: type | types.FunctionType) -> bool:
@@ -225,10 +241,23 @@ def _read_from_outside(
         if operation in ("LOAD_GLOBAL", "LOAD_NAME") and name in namespace:
             yield name, namespace[name]
         elif operation == "IMPORT_NAME":
-            package = namespace.get("__package__")
-            for full_name in (name, f"{package}.{name}"):
+            for full_name in _full_names(name, namespace.get("__package__") or ""):
                 if full_name in sys.modules:
                     yield full_name, sys.modules[full_name]
+
+
+def _full_names(name: str, package: str) -> Iterator[str]:
+    """Yield what an imported name may mean: a module, or one of a package around the code.
+
+    Args:
+        name: The name in the statement, without leading dots; empty in `from . import parts`.
+        package: The package of the code; empty where it is in none.
+    """
+    if name:
+        yield name
+    while package:
+        yield f"{package}.{name}".rstrip(".")
+        package = package.rpartition(".")[0]
 
 
 def _as_text(value: object) -> str:
