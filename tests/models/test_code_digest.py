@@ -239,6 +239,21 @@ cached = functools.cache(made(8))
     assert code_digest(other.cached) != code_digest(own.cached)
 
 
+def test_without_values_only_the_code_counts(module):
+    def digest(text):
+        own = module(text)
+        return code_digest((own.build_model, own.Tuned(8)), with_values=False)
+
+    both = BUILD + TUNED
+    before = digest(both)
+    assert before is not None
+    for old, new in (("[16, 32]", "[16, 64]"), ("depth = 3", "depth = 4"), ("relu", "elu")):
+        # The last one is a default of a function.
+        assert digest(both.replace(old, new, 1)) == before, old
+    for old, new in (('"rate"', '"dropout_rate"'), ('"adam"', '"sgd"'), ('"elu"', '"tanh"')):
+        assert (digest(changed(both, old, new)) == before) == (old == '"elu"')
+
+
 def test_code_of_libraries_has_no_digest():
     assert code_digest(keras.optimizers.Adam) is None
     assert code_digest(partial(keras_tuner.applications.HyperResNet, classes=10)) is None

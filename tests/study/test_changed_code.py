@@ -9,7 +9,9 @@ from hpsearch.study.changed_code import OwnMaker, changed_before
 from hpsearch.study.trial_end import TrialEnd
 from small_study import study_in, suggested
 
-FIRST, SECOND, THIRD = (OwnMaker("build_model", digest) for digest in ("a1", "b2", "c3"))
+FIRST, SECOND, THIRD = (
+    OwnMaker("build_model", digest) for digest in ("1-3.11-a1", "1-3.11-b2", "1-3.11-c3")
+)
 
 
 @pytest.fixture(name="study")
@@ -67,11 +69,12 @@ def test_a_trial_that_runs_counts_and_one_that_failed_does_not(tmp_path):
     assert changed_before(study.optuna) == []
 
 
-def test_another_python_cannot_compare_and_says_so(study):
-    study.optuna.set_user_attr("code", {"digest": "a0", "python": "3.9"})
+@pytest.mark.parametrize("digest", ["1-3.9-a1", "0-3.11-a1"])
+def test_digests_that_were_made_otherwise_are_not_compared_which_is_said(study, digest):
+    study.optuna.set_user_attr("code", {"digest": digest})
     (said,) = open_with(study, FIRST)
-    assert "began with Python 3.9" in said
-    assert "cannot tell whether build_model has changed" in said
+    assert "began with another version of Python or hpsearch" in said
+    assert "tell whether build_model has changed" in said
 
 
 def test_a_study_that_knows_no_code_learns_it(study):

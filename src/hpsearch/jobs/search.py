@@ -133,7 +133,7 @@ class Search:
         trainer = self.trainer(settings=settings, data=data, schedule=self.schedule)
         progress = Progress(settings.monitor, settings.epochs, settings.goal, console)
         trainer.varies = checked.varies
-        conclusion = self._open(data, config, checked.asked, progress.say)
+        conclusion = self._open(data, config, checked, progress.say)
         study = conclusion.study
         trainer.remembered_proofs = study.remembered_proofs
         if checked.warning:
@@ -198,7 +198,8 @@ class Search:
         names = frozenset(drawn.hp.asked)
         asked = Asked(names, drawn.distributions)
         varies = len(structures) > 1
-        return _Checked(asked, training, varies, warning)
+        code = self._code_of(architecture)
+        return _Checked(asked, training, varies, warning, code)
 
     def _drawn(self, architecture: Architecture, seed: int) -> _DrawnModel:
         """Return a model whose hyperparameters are drawn at random.
@@ -228,7 +229,7 @@ class Search:
         self,
         data: SearchData,
         config: Plain,
-        asked: Asked,
+        checked: _Checked,
         say: Callable[[str], None],
     ) -> Conclusion:
         """Open the study, the MLflow store and the parent run, and return them with the rest.
@@ -253,9 +254,9 @@ class Search:
             )
             opening = Opening(study, config)
             opening.check_same_settings(data.fingerprint, self.training, second_objective)
-            self._check_code(study, say)
+            self._check_code(checked.code, study, say)
             if warm_start is not None:
-                begun = warm_start.begin(study, self.space, asked)
+                begun = warm_start.begin(study, self.space, checked.asked)
                 if begun:
                     say(begun)
             source = self.data.path or data.name
@@ -275,14 +276,33 @@ class Search:
             makers=[self.arch.func, self.optimizer.func],
         )
 
-    def _check_code(self, study: SharedStudy, say: Callable[[str], None]) -> None:
+    def _check_code(
+        self,
+        digest: str | None,
+        study: SharedStudy,
+        say: Callable[[str], None],
+    ) -> None:
         """Raise ConfigError where a person's own code has changed since the study began."""
-        digest = code_digest([self.arch, self.optimizer, self.schedule, self.sparsity])
         if digest is None:
             return
         name = getattr(self.arch.func, "__qualname__", "the model")
         maker = OwnMaker(name, digest)
         maker.check_unchanged(study, self.study["changed_code"], say)
+
+    def _code_of(self, architecture: Architecture) -> str | None:
+        """Return the digest of a person's own code that makes the models, one of which is built.
+
+        Where building another one changes values that the code reads, only the code counts, since
+        such values differ between processes.
+        """
+        parts = (self.arch, self.optimizer, self.schedule, self.sparsity)
+        digest = code_digest(parts)
+        if digest is None:
+            return None
+        self._drawn(architecture, seed=1)
+        if code_digest(parts) == digest:
+            return digest
+        return code_digest(parts, with_values=False)
 
     @contextmanager
     def _closing(self, conclusion: Conclusion, progress: Progress) -> Iterator[None]:
@@ -407,12 +427,14 @@ class _Checked:
         training: The settings, with the direction of the monitored metric.
         varies: Whether models of other hyperparameters have other structures.
         warning: A sentence for the person before the first trial, or None.
+        code: The digest of a person's own code that makes the models; None where there is none.
     """
 
     asked: Asked
     training: Training
     varies: bool
     warning: str | None
+    code: str | None
 
 
 def _fixed_settings(config: Plain, architecture: Architecture) -> dict[str, object]:

@@ -24,31 +24,40 @@ import numpy as np
 
 from hpsearch.models.own_code import is_own
 
+# It is raised when the digest of the same code changes.
+_FORM = 1
 
-def code_digest(maker: object) -> str | None:
+
+def code_digest(maker: object, *, with_values: bool = True) -> str | None:
     """Return the digest of the code that makes a part of a search.
 
     It is the same in every process of one version of Python.
 
     Args:
-        maker: A function, a class, a partial of one, or an object that one has made.
+        maker: A function, a class, a partial of one, an object that one has made, or a tuple.
+        with_values: Whether values that the code reads count too: global variables, attributes.
 
     Returns:
-        A SHA-256 digest of 64 hexadecimal digits; None where all the code is a library's.
+        How the digest was made, such as `1-3.11`, a hyphen, and a SHA-256 digest of 64 hexadecimal
+        digits; None where all the code is a library's. Others say nothing of each other if they
+        were not made alike.
     """
-    walk = _Walk()
+    walk = _Walk(with_values)
     walk.visit(maker)
     if not walk.has_own_code:
         return None
-    return walk.hash.hexdigest()
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return f"{_FORM}-{python}-{walk.hash.hexdigest()}"
 
 
 class _Walk:
     """One walk over functions and classes, each of which is described once."""
 
     PLAIN: ClassVar = (bool, int, float, complex, str, bytes, type(None), type(...), np.generic)
+    DATA: ClassVar = (*PLAIN, set, frozenset, list, deque, range, Mapping, np.ndarray)
 
-    def __init__(self) -> None:
+    def __init__(self, with_values: bool) -> None:
+        self.with_values = with_values
         self.hash = hashlib.sha256()
         self.has_own_code = False
         self._numbers: dict[int, int] = {}
@@ -62,18 +71,17 @@ class _Walk:
     def visit(self, value: object) -> None:
         """Describe an object. Where it appears again, its number stands for it.
 
-        A constant of the code may be one object or two equal ones, depending on whether Python has
-        compiled the module or loaded it, so these are always described by what they hold.
+        A tuple may be one object or two equal ones, depending on whether Python has compiled the
+        module or loaded it, so it is always described by what it holds.
         """
-        if isinstance(value, self.PLAIN):
-            self._add(type(value).__name__, value)
-        elif isinstance(value, tuple):
+        if isinstance(value, tuple):
             self._items(value)
-        elif isinstance(value, (set, frozenset)):
-            # The order of a set differs between processes.
-            self._add("set", sorted(map(_as_text, value)))
         elif isinstance(value, types.CodeType):
             self._code(value)
+        elif isinstance(value, self.DATA) and not self.with_values:
+            return
+        elif isinstance(value, (*self.PLAIN, set, frozenset)):
+            self._add(_as_text(value))
         elif id(value) in self._numbers:
             self._add("again", self._numbers[id(value)])
         else:
@@ -117,9 +125,9 @@ class _Walk:
                 self.visit(function)
         if isinstance(value, keras_tuner.HyperModel):
             self.has_own_code = True
-            self._mapping(vars(value))
+            self.visit(vars(value))
         elif isinstance(value, types.SimpleNamespace) or _is_of_person(type(value)):
-            self._mapping(getattr(value, "__dict__", {}))
+            self.visit(getattr(value, "__dict__", {}))
 
     def _items(self, values: Iterable[object]) -> None:
         values = list(values)
@@ -201,10 +209,12 @@ class _Walk:
             self._add(item.opname)
             # A docstring is a constant that no instruction of a function loads. The number of a
             # constant does not count, since adding a docstring can change it.
-            if item.opcode in dis.hasconst:
-                self.visit(item.argval)
-            else:
+            if item.opcode not in dis.hasconst:
                 self._add(item.arg)
+            elif isinstance(item.argval, types.CodeType):
+                self._code(item.argval)
+            else:
+                self._add(_as_text(item.argval))
 
 
 def _is_of_person(value: type | types.FunctionType) -> bool:
@@ -265,7 +275,10 @@ def _as_text(value: object) -> str:
     if isinstance(value, _Walk.PLAIN):
         return f"{type(value).__name__} {value!r}"
     if isinstance(value, tuple):
-        return ", ".join(map(_as_text, value))
+        return f"({', '.join(map(_as_text, value))})"
+    if isinstance(value, (set, frozenset)):
+        # The order of a set differs between processes.
+        return f"{{{', '.join(sorted(map(_as_text, value)))}}}"
     return type(value).__qualname__
 
 

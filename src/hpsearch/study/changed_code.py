@@ -6,7 +6,6 @@ remembers a digest of a person's own code, and the trials before which it was ch
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -24,7 +23,7 @@ class OwnMaker:
 
     Attributes:
         name: The name of the function or class.
-        digest: The digest of its code.
+        digest: The digest of its code, as `models.code_digest` returns it.
     """
 
     name: str
@@ -49,37 +48,41 @@ class OwnMaker:
         Raises:
             ConfigError: The code has changed, and `may_change` is false.
         """
-        python = f"{sys.version_info.major}.{sys.version_info.minor}"
-        mine = {"digest": self.digest, "python": python}
         known = _recorded(study.optuna)
         trials = [t for t in study.trials() if not TrialEnd.has_failed(t)]
         if not known or not trials:
-            study.optuna.set_user_attr(self._ATTR, mine)
-            return
-        name = study.optuna.study_name
-        if known["python"] != python:
-            say(
-                f"Study {name} began with Python {known['python']}, so this process with Python "
-                f"{python} cannot tell whether {self.name} has changed since."
-            )
+            study.optuna.set_user_attr(self._ATTR, {"digest": self.digest})
             return
         if known["digest"] == self.digest:
             return
+        name = study.optuna.study_name
+        if _how_made(known["digest"]) != _how_made(self.digest):
+            say(
+                f"Study {name} began with another version of Python or hpsearch, so nobody can "
+                f"tell whether {self.name} has changed since."
+            )
+            return
         if not may_change:
             raise ConfigError(
-                f"Study {name} was made with other code of {self.name} than it has now; give "
-                "study.name=NAME to start another one, or study.changed_code=true to go on with "
-                "this one."
+                f"Study {name} was made with other code of {self.name} than it has now, or other "
+                "values that it reads; give study.name=NAME to start another one, or "
+                "study.changed_code=true to go on with this one."
             )
         first = 1 + max(map(number_of, trials))
         before = [*changed_before(study.optuna), first]
-        study.optuna.set_user_attr(self._ATTR, {**mine, "changed_before": before})
+        record = {"digest": self.digest, "changed_before": before}
+        study.optuna.set_user_attr(self._ATTR, record)
         say(f"The code of {self.name} has changed: trials from #{first} on are of the new code.")
 
 
 def changed_before(study: optuna.Study) -> list[int]:
     """Return the numbers of the trials before which the code that makes models was changed."""
     return list(_recorded(study).get("changed_before", []))
+
+
+def _how_made(digest: str) -> str:
+    """Return how a digest was made; digests that were made otherwise cannot be compared."""
+    return digest.rpartition("-")[0]
 
 
 def _recorded(study: optuna.Study) -> Mapping[str, Any]:
