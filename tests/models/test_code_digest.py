@@ -14,7 +14,7 @@ import keras
 import keras_tuner
 import pytest
 
-from hpsearch.models.code_digest import code_digest
+from hpsearch.models.code_digest import code_digest as _code_digest
 
 BUILD = """
 import keras
@@ -55,6 +55,11 @@ class Tuned(Base):
     def fit(self, hp, model, *args, **more):
         return model.fit(*args, **more)
 """
+
+
+def code_digest(maker):
+    """Return the digest of what builds models without changing any value."""
+    return _code_digest(maker, lambda: None)
 
 
 @pytest.fixture(name="module")
@@ -239,19 +244,42 @@ cached = functools.cache(made(8))
     assert code_digest(other.cached) != code_digest(own.cached)
 
 
-def test_without_values_only_the_code_counts(module):
+@pytest.mark.parametrize(
+    ("before", "counting"),
+    [
+        ("COUNT = 0\n", "    global COUNT\n    COUNT += 1\n"),
+        ("MADE = {}\n", "    MADE[len(MADE)] = hp\n"),
+        ("LAST = None\n", "    global LAST\n    LAST = object()\n"),
+    ],
+)
+def test_what_building_a_model_changes_does_not_count_and_the_rest_does(module, before, counting):
+    text = f"{before}WIDTH = 3\n\ndef build_model(hp):\n{counting}    return WIDTH\n"
+
     def digest(text):
         own = module(text)
-        return code_digest((own.build_model, own.Tuned(8)), with_values=False)
+        own.build_model(1)
+        found = _code_digest(own.build_model, lambda: own.build_model(2))
+        assert _code_digest(own.build_model, lambda: own.build_model(2)) == found
+        return found
 
-    both = BUILD + TUNED
-    before = digest(both)
-    assert before is not None
-    for old, new in (("[16, 32]", "[16, 64]"), ("depth = 3", "depth = 4"), ("relu", "elu")):
-        # The last one is a default of a function.
-        assert digest(both.replace(old, new, 1)) == before, old
-    for old, new in (('"rate"', '"dropout_rate"'), ('"adam"', '"sgd"'), ('"elu"', '"tanh"')):
-        assert (digest(changed(both, old, new)) == before) == (old == '"elu"')
+    assert digest(text) == digest(text)
+    assert digest(text) != digest(changed(text, "WIDTH = 3", "WIDTH = 4"))
+
+
+def test_a_hypermodel_that_counts_its_models_still_counts_with_its_width(module):
+    counting = changed(
+        TUNED, "        return self.width", "        self.n += 1\n        return self.width"
+    )
+    counting = changed(counting, "self.width = width", "self.width, self.n = width, 0")
+    hp = keras_tuner.HyperParameters()
+
+    def digest(width):
+        made = module(counting).Tuned(width)
+        made.build(hp)
+        return _code_digest(made, lambda: made.build(hp))
+
+    assert digest(8) == digest(8)
+    assert digest(8) != digest(9)
 
 
 def test_code_of_libraries_has_no_digest():
@@ -264,8 +292,8 @@ def test_the_digest_is_the_same_in_every_process(tmp_path):
     """The first process compiles the module, the second loads it, and sets have other orders."""
     (tmp_path / "own_everywhere.py").write_text(BUILD + TUNED + "\nmade = Tuned(3)\n")
     code = (
-        "import own_everywhere as own; from hpsearch.models.code_digest import code_digest as d;"
-        "print(d(own.build_model), d(own.Tuned), d(own.made))"
+        "import own_everywhere as own; from hpsearch.models.code_digest import code_digest;"
+        "print([code_digest(maker, int) for maker in (own.build_model, own.Tuned, own.made)])"
     )
     source = Path(__file__).parents[2] / "src"
     found = set()

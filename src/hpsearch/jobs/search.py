@@ -198,7 +198,8 @@ class Search:
         names = frozenset(drawn.hp.asked)
         asked = Asked(names, drawn.distributions)
         varies = len(structures) > 1
-        code = self._code_of(architecture)
+        parts = (self.arch, self.optimizer, self.schedule, self.sparsity)
+        code = code_digest(parts, lambda: self._drawn(architecture, seed=1))
         return _Checked(asked, training, varies, warning, code)
 
     def _drawn(self, architecture: Architecture, seed: int) -> _DrawnModel:
@@ -288,21 +289,6 @@ class Search:
         name = getattr(self.arch.func, "__qualname__", "the model")
         maker = OwnMaker(name, digest)
         maker.check_unchanged(study, self.study["changed_code"], say)
-
-    def _code_of(self, architecture: Architecture) -> str | None:
-        """Return the digest of a person's own code that makes the models, one of which is built.
-
-        Where building another one changes values that the code reads, only the code counts, since
-        such values differ between processes.
-        """
-        parts = (self.arch, self.optimizer, self.schedule, self.sparsity)
-        digest = code_digest(parts)
-        if digest is None:
-            return None
-        self._drawn(architecture, seed=1)
-        if code_digest(parts) == digest:
-            return digest
-        return code_digest(parts, with_values=False)
 
     @contextmanager
     def _closing(self, conclusion: Conclusion, progress: Progress) -> Iterator[None]:

@@ -15,7 +15,7 @@ import os
 import sys
 import types
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -28,24 +28,31 @@ from hpsearch.models.own_code import is_own
 _FORM = 1
 
 
-def code_digest(maker: object, *, with_values: bool = True) -> str | None:
-    """Return the digest of the code that makes a part of a search.
+def code_digest(maker: object, build: Callable[[], object]) -> str | None:
+    """Return the digest of the code that makes models, and of the values that it reads.
 
-    It is the same in every process of one version of Python.
+    It is the same in every process of one version of Python. A value that building a model
+    changes, such as a counter, does not count, since it differs between processes.
 
     Args:
-        maker: A function, a class, a partial of one, an object that one has made, or a tuple.
-        with_values: Whether values that the code reads count too: global variables, attributes.
+        maker: A function, a class, a partial of one, an object that one has made, or a tuple. It
+            has built a model in this process.
+        build: Builds another model.
 
     Returns:
         How the digest was made, such as `1-3.11`, a hyphen, and a SHA-256 digest of 64 hexadecimal
-        digits; None where all the code is a library's. Others say nothing of each other if they
-        were not made alike.
+        digits; None where all the code is a library's. Digests that were made otherwise cannot be
+        compared.
     """
-    walk = _Walk(with_values)
-    walk.visit(maker)
+    walk = _Walk.over(maker)
     if not walk.has_own_code:
         return None
+    build()
+    after = _Walk.over(maker)
+    names = walk.values.keys() | after.values.keys()
+    changed = {name for name in names if walk.values.get(name) != after.values.get(name)}
+    if changed:
+        walk = _Walk.over(maker, changed)
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     return f"{_FORM}-{python}-{walk.hash.hexdigest()}"
 
@@ -54,16 +61,25 @@ class _Walk:
     """One walk over functions and classes, each of which is described once."""
 
     PLAIN: ClassVar = (bool, int, float, complex, str, bytes, type(None), type(...), np.generic)
-    DATA: ClassVar = (*PLAIN, set, frozenset, list, deque, range, Mapping, np.ndarray)
+    DATA: ClassVar = (*PLAIN, tuple, set, frozenset, list, deque, range, Mapping, np.ndarray)
 
-    def __init__(self, with_values: bool) -> None:
-        self.with_values = with_values
+    def __init__(self, left_out: Container[str]) -> None:
+        self.left_out = left_out
+        # The digests of the values of each name.
+        self.values: dict[str, list[str]] = {}
         self.hash = hashlib.sha256()
         self.has_own_code = False
         self._numbers: dict[int, int] = {}
         self._mentioned: set[tuple[int, str]] = set()
         # Visited objects are kept alive. Otherwise another object could get the id of one.
         self._kept: list[object] = []
+
+    @classmethod
+    def over(cls, maker: object, left_out: Container[str] = ()) -> _Walk:
+        """Return a walk over what makes models, without the values of some names."""
+        walk = cls(left_out)
+        walk.visit(maker)
+        return walk
 
     def _add(self, *words: object) -> None:
         self.hash.update(repr(words).encode("utf-8", "backslashreplace"))
@@ -78,8 +94,6 @@ class _Walk:
             self._items(value)
         elif isinstance(value, types.CodeType):
             self._code(value)
-        elif isinstance(value, self.DATA) and not self.with_values:
-            return
         elif isinstance(value, (*self.PLAIN, set, frozenset)):
             self._add(_as_text(value))
         elif id(value) in self._numbers:
@@ -125,9 +139,32 @@ class _Walk:
                 self.visit(function)
         if isinstance(value, keras_tuner.HyperModel):
             self.has_own_code = True
-            self.visit(vars(value))
+            self._attributes(value)
         elif isinstance(value, types.SimpleNamespace) or _is_of_person(type(value)):
-            self.visit(getattr(value, "__dict__", {}))
+            self._attributes(value)
+
+    def _attributes(self, value: object) -> None:
+        for name, attribute in sorted(getattr(value, "__dict__", {}).items()):
+            self._named(name, attribute)
+
+    def _named(self, name: str, value: object) -> None:
+        """Describe the value of a global variable, an attribute or a default.
+
+        The digests of values are kept by their names, those of code and other objects are not.
+        """
+        if name in self.left_out:
+            return
+        if not isinstance(value, self.DATA):
+            self._add(name)
+            self.visit(value)
+            return
+        outer = self.hash
+        self.hash = hashlib.sha256()
+        self.visit(value)
+        digest = self.hash.hexdigest()
+        self.hash = outer
+        self.values.setdefault(name, []).append(digest)
+        self._add(name, digest)
 
     def _items(self, values: Iterable[object]) -> None:
         values = list(values)
@@ -161,8 +198,7 @@ class _Walk:
             # Python keeps more under such names, such as the line in which the class begins.
             is_pythons = name.startswith("__") and not isinstance(member, types.FunctionType)
             if not is_pythons and name != "_abc_impl":
-                self._add(name)
-                self.visit(member)
+                self._named(name, member)
 
     def _function(self, value: types.FunctionType) -> None:
         """Describe a library's function by its name, another by its code and what it reads."""
@@ -171,35 +207,41 @@ class _Walk:
             self._add(value.__module__)
             return
         self.has_own_code = True
-        self._items([value.__code__, value.__defaults__, value.__kwdefaults__])
-        for cell in value.__closure__ or ():
-            self.visit(_content(cell))
+        self._code(value.__code__)
+        self._named(f"defaults of {value.__qualname__}", value.__defaults__)
+        self._named(f"other defaults of {value.__qualname__}", value.__kwdefaults__)
+        cells = value.__closure__ or ()
+        for name, cell in zip(value.__code__.co_freevars, cells, strict=True):
+            self._named(name, _content(cell))
         for code in _codes(value.__code__):
             for name, found in _read_from_outside(code, value.__globals__):
-                self._add(name)
-                self._read(found, code)
+                self._read(name, found, code)
         # Under a decorator that keeps it, the function that a person wrote.
         self.visit(getattr(value, "__wrapped__", None))
 
-    def _read(self, value: object, code: types.CodeType) -> None:
+    def _read(
+        self,
+        name: str,
+        value: object,
+        code: types.CodeType,
+    ) -> None:
         """Describe what code reads; of a person's own module only what the code mentions.
 
         Modules can name each other, so each is described once for the same code.
         """
         if not isinstance(value, types.ModuleType):
-            self.visit(value)
+            self._named(name, value)
             return
+        self._add(value.__name__)
         if not _is_persons(value.__name__):
-            self._add(value.__name__)
             return
         mentioned = (id(code), value.__name__)
         if mentioned in self._mentioned:
             return
         self._mentioned.add(mentioned)
-        for name in code.co_names:
-            if name in vars(value):
-                self._add(value.__name__, name)
-                self._read(vars(value)[name], code)
+        for mentioned_name in code.co_names:
+            if mentioned_name in vars(value):
+                self._read(mentioned_name, vars(value)[mentioned_name], code)
 
     def _code(self, value: types.CodeType) -> None:
         """Describe code without its place in a file and the names of local variables."""
