@@ -46,11 +46,12 @@ class CompareStudies:
         parts = self.job.parts
         n_seeds = config["confirm"]["n_seeds"]
         Session.check_seeds("confirm.n_seeds", n_seeds)
+        storage = to_read(parts["storage"])
         if config["studies"]:
-            storage = to_read(parts["storage"])
             studies = [FinishedStudy.find(name, storage) for name in config["studies"]]
         else:
-            storage = parts["storage"]()
+            if config["missing"] == "start":
+                storage = parts["storage"]()
             studies = [self._found(arch, storage, console) for arch in config["archs"]]
         tracking = parts["tracking"](must_exist=True)
         recorded = {study.name: study.config(tracking) for study in studies}
