@@ -111,7 +111,7 @@ class Search:
             Preempted: The cluster stopped it. The same command continues the search.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        check_name("study.name", str(self.study["name"]))
+        check_name("study.name", self.study["name"])
         use_precision(self.training.precision)
         data = self.data.for_search()
         architecture = self._architecture(data)

@@ -29,13 +29,15 @@ from hpsearch.study.trial_end import TrialEnd
 from hpsearch.tracking.runs import END, TrackedRun
 
 
-def check_name(key: str, name: str) -> None:
+def check_name(key: str, name: str | None) -> None:
     """Raise ConfigError for a name that no registered model can have in MLflow.
 
     Args:
         key: The setting that holds the name, for the message.
         name: The name.
     """
+    if name is None:
+        raise ConfigError(f"{key} must be a name, but is null.")
     if set("/:?#@") & set(name) or set("'\"") <= set(name):
         raise ConfigError(
             f"{key} names a registered model too, so it must have none of / : ? # @ and only one "
