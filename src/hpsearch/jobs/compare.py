@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from optuna.storages import BaseStorage
 from rich.console import Console
 
+from hpsearch.command_form import as_text
 from hpsearch.errors import ConfigError
 from hpsearch.experiments.answers import Answer, Claim
 from hpsearch.experiments.arms import Arm
@@ -119,7 +120,7 @@ class CompareStudies:
             group = key.split(".")[0]
             if group in self.job.parts:
                 words.append(word)
-        return [*words, f"arch={arch}", f"study.name={study}"]
+        return [*words, f"arch={arch}", f"study.name={as_text(study)}"]
 
     def _arch(self, study: str, recorded: Plain) -> str:
         """Return the architecture of a study, of whose search `recorded` is the configuration."""
