@@ -213,6 +213,14 @@ def quoted(text: str) -> str:
     return QuotedString(text, Quote.single).with_quotes()
 
 
+def as_text(text: str) -> str:
+    """Return a text as Hydra reads it in a setting, in quotes only where it needs them."""
+    override = _override(text)
+    if override is None or override.is_sweep_override() or override.value() != text:
+        return quoted(text)
+    return text
+
+
 def look(
     uri: str,
     experiment_id: str,

@@ -69,13 +69,13 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(case, folder):
         "report study=x",
         "doctor",
         "doctor sync",
-        "compare studies=[x,y]",
+        "compare data=digits archs=[] studies=[x,y]",
+        "compare data=digits archs=[elu,selu]",
+        "ablate data=digits ablation=momentum from_study=x",
     ],
 )
 def test_a_job_that_reads_makes_no_database(command, tmp_path):
     script, *words = shlex.split(command)
-    if script == "compare":
-        words += ["data=digits", "archs=[]"]
     done = Workplace(tmp_path).here(*words, script=script)
     assert re.match("Error: There is no (MLflow database .* here|study )", done.stderr), done.stderr
     assert done.returncode == 2

@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from hpsearch.cli import entry
+from hpsearch.command_form import as_text
 from hpsearch.errors import ConfigError, SearchError, UserError
 
 SRC = Path(__file__).parents[2] / "src"
@@ -182,3 +184,10 @@ def test_gpu_memory_is_taken_as_it_is_needed_unless_a_person_says_otherwise(monk
     entry.prepare_environment()
     assert os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
     assert os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] == "false"
+
+
+@pytest.mark.parametrize("name", ["plain-name", "a b", "Tim's model", 'the "best"', "a,b", "12"])
+def test_a_text_is_quoted_only_where_hydra_reads_it_otherwise(name):
+    override = OverridesParser.create().parse_override(f"study={as_text(name)}")
+    assert (override.is_sweep_override(), override.value()) == (False, name)
+    assert as_text("plain-name") == "plain-name"

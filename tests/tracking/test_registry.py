@@ -5,7 +5,7 @@ import pytest
 from mlflow import MlflowClient
 
 from hpsearch.models.own_code import import_own_code
-from hpsearch.tracking.registry import Registry
+from hpsearch.tracking.registry import Registry, check_name, named
 
 
 @pytest.fixture
@@ -34,3 +34,11 @@ def test_the_models_of_a_study_are_those_of_finished_trials_the_lowest_loss_firs
     kept(client, parent_run_id, tmp_path, 4, {"hpsearch.end": "killed"}, status="KILLED")
     models = Registry(client, import_own_code).kept_of_study(parent_run_id)
     assert [model.output_shape for model in models] == [(None, 2), (None, 1)]
+
+
+@pytest.mark.parametrize("name", ["plain", "Tim's model", 'the "best"', "a % b -- c"])
+def test_versions_are_found_by_any_name_that_is_taken(client, name):
+    check_name("study.name", name)
+    client.create_registered_model(name)
+    client.create_model_version(name, "file:///nowhere")
+    assert [version.name for version in client.search_model_versions(named(name))] == [name]

@@ -14,6 +14,7 @@ from hpsearch.experiments.arms import Arm
 from hpsearch.experiments.finished_study import FinishedStudy
 from hpsearch.experiments.session import Session
 from hpsearch.jobs.composed import Composed
+from hpsearch.study.storage import to_read
 
 
 def ablate(job: Composed, console: Console) -> Answer:
@@ -26,11 +27,13 @@ def ablate(job: Composed, console: Console) -> Answer:
     config = job.config
     n_seeds = config["n_seeds"]
     Session.check_seeds("n_seeds", n_seeds)
-    tracking = job.parts["tracking"]()
     champion = {}
-    if config["from_study"] is not None:
-        storage = job.parts["storage"]()
+    if config["from_study"] is None:
+        tracking = job.parts["tracking"]()
+    else:
+        storage = to_read(job.parts["storage"])
         study = FinishedStudy.find(config["from_study"], storage)
+        tracking = job.parts["tracking"](must_exist=True)
         best = study.trials[0]
         recorded = study.config(tracking)
         champion = study.hyperparameters(best, recorded)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from optuna.storages import BaseStorage
 from rich.console import Console
 
+from hpsearch.command_form import as_text
 from hpsearch.errors import ConfigError
 from hpsearch.experiments.answers import Answer, Claim
 from hpsearch.experiments.arms import Arm
@@ -46,11 +47,12 @@ class CompareStudies:
         parts = self.job.parts
         n_seeds = config["confirm"]["n_seeds"]
         Session.check_seeds("confirm.n_seeds", n_seeds)
+        storage = to_read(parts["storage"])
         if config["studies"]:
-            storage = to_read(parts["storage"])
             studies = [FinishedStudy.find(name, storage) for name in config["studies"]]
         else:
-            storage = parts["storage"]()
+            if config["missing"] == "start":
+                storage = parts["storage"]()
             studies = [self._found(arch, storage, console) for arch in config["archs"]]
         tracking = parts["tracking"](must_exist=True)
         recorded = {study.name: study.config(tracking) for study in studies}
@@ -118,7 +120,7 @@ class CompareStudies:
             group = key.split(".")[0]
             if group in self.job.parts:
                 words.append(word)
-        return [*words, f"arch={arch}", f"study.name={study}"]
+        return [*words, f"arch={arch}", f"study.name={as_text(study)}"]
 
     def _arch(self, study: str, recorded: Plain) -> str:
         """Return the architecture of a study, of whose search `recorded` is the configuration."""

@@ -47,6 +47,7 @@ from hpsearch.study.trial_end import TrialEnd
 from hpsearch.study.warm_start import Asked, WarmSettings, WarmStart
 from hpsearch.study.worker_process import this_process
 from hpsearch.study_report.commands import Commands
+from hpsearch.tracking.registry import check_name
 from hpsearch.tracking.runs import settings_shown
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.training.checkpoints import Checkpoints
@@ -110,6 +111,7 @@ class Search:
             Preempted: The cluster stopped it. The same command continues the search.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        check_name("study.name", self.study["name"])
         use_precision(self.training.precision)
         data = self.data.for_search()
         architecture = self._architecture(data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from hpsearch.command_form import command
+from hpsearch.command_form import as_text, command
 from hpsearch.data.datasets import GIVEN_IN_PYTHON
 from hpsearch.study.storage import without_password
 from hpsearch.study_report.searched import Searched
@@ -27,7 +27,7 @@ class Commands:
     def __init__(self, searched: Searched) -> None:
         self._searched = searched
         # The settings that were typed. Without a record of them only the study's name is known.
-        named = [f"study.name={searched.name}"]
+        named = [f"study.name={as_text(searched.name)}"]
         typed: Sequence[str] = searched.config.get("overrides", named)
         self._typed = list(typed)
         self._options = [word for word in self._typed if word.startswith("--")]
@@ -62,7 +62,7 @@ class Commands:
 
     def evaluate(self, version: str | None = None) -> str:
         """Return the command that evaluates a version; None takes the champion."""
-        words = [*self._options, f"registered_model={self._searched.name}"]
+        words = [*self._options, f"registered_model={as_text(self._searched.name)}"]
         if version is not None:
             words.append(f"version={version}")
         if self._has_arrays:
@@ -72,7 +72,7 @@ class Commands:
 
     def report(self) -> str:
         """Return the command that makes the report again."""
-        name = f"study={self._searched.name}"
+        name = f"study={as_text(self._searched.name)}"
         storage = self._group("storage")
         tracking = self._group("tracking")
         return command("report", *self._options, name, *storage, *tracking)

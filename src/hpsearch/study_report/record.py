@@ -21,6 +21,7 @@ from hpsearch.study_report.description import Descriptions
 from hpsearch.study_report.searched import Searched, end_of
 from hpsearch.study_report.sections import key_values, sections
 from hpsearch.tracking.delivery import TRIAL
+from hpsearch.tracking.registry import named
 from hpsearch.tracking.runs import ParentRun
 from hpsearch.tracking.tracking import Tracking
 
@@ -99,9 +100,8 @@ def _descriptions(
             number = int(tags[TRIAL])
             runs[number] = run.info.run_id
     own = []
-    query = f"name='{searched.name}'"
     with suppress(MlflowException):
-        for version in tracking.client.search_model_versions(query):
+        for version in tracking.client.search_model_versions(named(searched.name)):
             if version.tags.get("parent_run") == parent.run_id:
                 own.append(version)
     latest = max(own, key=lambda version: int(version.version), default=None)

@@ -24,9 +24,33 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from numpy.typing import NDArray
 
 from hpsearch import command_form
-from hpsearch.errors import ModelError, did_you_mean, first_line
+from hpsearch.errors import ConfigError, ModelError, did_you_mean, first_line
 from hpsearch.study.trial_end import TrialEnd
 from hpsearch.tracking.runs import END, TrackedRun
+
+
+def check_name(key: str, name: str | None) -> None:
+    """Raise ConfigError for a name that no registered model can have in MLflow.
+
+    Args:
+        key: The setting that holds the name, for the message.
+        name: The name.
+    """
+    if name is None:
+        raise ConfigError(f"{key} must be a name, but is null.")
+    if set("/:?#@") & set(name) or set("'\"") <= set(name):
+        raise ConfigError(
+            f"{key} names a registered model too, so it must have none of / : ? # @ and only one "
+            f"kind of quotation marks, but is {name}."
+        )
+
+
+def named(name: str) -> str:
+    """Return the filter by which MLflow finds the versions of a registered model."""
+    quote = "'"
+    if quote in name:
+        quote = '"'
+    return f"name = {quote}{name}{quote}"
 
 
 @dataclass(frozen=True)
@@ -274,7 +298,7 @@ class Registry:
     def _version(self, name: str, candidate: Candidate) -> str:
         """Return the number of the version of a run's model, which is made where there is none."""
         tags = dict(candidate.tags)
-        versions = self.client.search_model_versions(f"name='{name}'")
+        versions = self.client.search_model_versions(named(name))
         run_id = candidate.run_id
         made = [version for version in versions if version.run_id == run_id]
         if made:
@@ -353,7 +377,7 @@ class Registry:
             hint = did_you_mean(name, models)
             return f"There is no registered model {name}.{hint}"
         valid = list(models[name].aliases)
-        for version in self.client.search_model_versions(f"name = '{name}'"):
+        for version in self.client.search_model_versions(named(name)):
             valid.append(str(version.version))
         hint = did_you_mean(which, valid)
         return f"There is no version {which} of {name}.{hint}"
