@@ -1,13 +1,17 @@
 """A try whose trial another worker has taken over leaves everything to the other worker."""
 
 import math
+import os
 import shutil
+import signal
+import time
 from contextlib import suppress
 
 import optuna
 import pytest
 
 from hpsearch.study.trial_end import TrialEnd
+from hpsearch.study.worker_process import this_process
 from hpsearch.trials.attempt import Attempt, GivenBackError
 from hpsearch.trials.watchdog import TrialTimedOutError
 from short_trials import ShortTrials
@@ -178,3 +182,26 @@ def test_a_trial_whose_training_is_over_finishes_although_the_pruner_would_stop_
     assert told == [("finished", 1.5)]
     (trial,) = study.trials()
     assert trial.value == 1.5
+
+
+def _lose_an_interrupt():
+    """Interrupt this process as Ctrl-C does, where a library's code catches everything."""
+    with suppress(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+
+
+@pytest.mark.parametrize("after", ["an error of its own", "nothing"])
+def test_an_interrupt_that_a_library_loses_ends_the_search_nevertheless(opened, after):
+    _, study, tracking, parent = opened
+    attempt, told = claimed(study, tracking, parent)
+    with pytest.raises(KeyboardInterrupt), this_process.heeding_signals(30.0), attempt.kept():  # noqa: PT012
+        _lose_an_interrupt()
+        if after == "nothing":
+            attempt.epoch(1, {"val/loss": 2.0}, "val/loss", is_last=False)
+        raise TypeError("None cannot be converted")
+    assert not this_process.is_interrupted
+    assert told == []
+    (trial, retry) = study.trials()
+    assert TrialEnd.of(trial) == TrialEnd.INTERRUPTED
+    assert retry.state == optuna.trial.TrialState.WAITING

@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import NoReturn
 
 from hpsearch.errors import Preempted
@@ -77,6 +78,7 @@ class _WorkerProcess:
     def __init__(self) -> None:
         self._heeds_signals = False  # whether the block of `heeding_signals` runs
         self._grace_s = 0.0
+        self.is_interrupted = False  # by Ctrl-C, since the block of `heeding_signals` began
         self._asked: int | None = None  # the signal that asked this process to leave
         self._alarm: Callable[[], None] | None = None
         self._command: _Command | None = None  # None if this process must not be replaced
@@ -98,7 +100,10 @@ class _WorkerProcess:
         Submitit sends its signal before the time of a job is over. `Preempted` is raised at the
         next `leave_if_asked`, or after `grace_s` seconds wherever the process is. After the block,
         the signal is passed to the handler that was installed before, so that submitit can requeue
-        the job. Outside of the main thread the block runs without all this.
+        the job. SIGINT, which Ctrl-C sends, raises KeyboardInterrupt at once as ever, and at the
+        next `leave_if_asked` again if that was lost in a library's code.
+
+        Outside of the main thread the block runs without all this.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -111,10 +116,19 @@ class _WorkerProcess:
         preempts = signal.Signals[f"SIG{submitit_signal}"]
         for number in {signal.SIGTERM, preempts}:
             before[number] = signal.signal(number, self._ask)
+        interrupts = signal.getsignal(signal.SIGINT)
+        if callable(interrupts):
+
+            def interrupt(number: int, frame: FrameType | None) -> None:
+                self.is_interrupted = True
+                interrupts(number, frame)
+
+            before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
         try:
             yield
         finally:
             self._heeds_signals = False
+            self.is_interrupted = False
             signal.setitimer(signal.ITIMER_REAL, 0)
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -136,10 +150,16 @@ class _WorkerProcess:
             self._alarm()
 
     def leave_if_asked(self) -> None:
-        """Raise Preempted if the cluster has asked this process to leave.
+        """Raise an error if this process was asked to leave.
 
         It is called where a trial can be given back without a loss.
+
+        Raises:
+            Preempted: The cluster has asked.
+            KeyboardInterrupt: The person has interrupted this process, and still it went on.
         """
+        if self.is_interrupted:
+            raise KeyboardInterrupt
         if self._asked is not None:
             raise Preempted(self._asked)
 

@@ -272,6 +272,10 @@ class Attempt:
         return TrialEnd.ERROR
 
     def _fail_by(self, error: Exception) -> None:
+        if this_process.is_interrupted:
+            # A library has turned the interrupt into an error of its own.
+            self.give_back(TrialEnd.INTERRUPTED, KeyboardInterrupt.__name__)
+            raise KeyboardInterrupt from error
         end = self.end_of(error)
         message = f"{type(error).__name__}: {error}"
         if end == TrialEnd.OUT_OF_MEMORY:
