@@ -401,6 +401,11 @@ def test_mistakes_are_answered_in_a_sentence_before_anything_is_made(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_console_is_one_of_rich():
+    with pytest.raises(ConfigError, match=r"rich\.console\.Console, received a bool\."):
+        hpsearch.search(flat, X, Y, console=True)
+
+
 def test_data_whose_fifth_has_not_each_class_are_refused_in_the_known_sentence(tmp_path):
     with chdir(tmp_path), pytest.raises(DataError, match=r"Expected n_val .* received 1\."):
         search(flat, X[:6], Y[:6])
@@ -523,6 +528,8 @@ def test_any_text_reaches_the_configuration_as_it_is(text):
             "There is no key training.epoch. It is added with ++training.epoch=VALUE.",
             'There is no key training.epoch. It is added with config={"++training.epoch": VALUE}.',
         ),
+        ("space.bounds.lr.low is too high", 'space["lr"]["low"] is too high'),
+        ("give space.bounds.lr.low=0.1", 'give space={"lr": {"low": 0.1}}'),
         (
             "send it: python -m hpsearch doctor sync study.name=a budget.n_trials=3",
             "send it: python -m hpsearch doctor sync study.name=a budget.n_trials=3",

@@ -49,8 +49,8 @@ import keras_tuner
 
 class Waiting(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
-        Path("in_a_trial").touch()
         try:
+            Path("in_a_trial").touch()
             while not Path("interrupted").exists():
                 time.sleep(0.05)
         except KeyboardInterrupt:

@@ -121,9 +121,12 @@ class _Evaluator:
         console: Console | None,
     ) -> Evaluated:
         """Evaluate a version; `SearchResult.evaluate` describes arguments and errors."""
+        shown = self.console
+        if console is not None:
+            shown = _console(console)
         with _speaking_python():
             evaluated = self._evaluated(version, uri, test_data, config)
-        evaluated.show(console or self.console)
+        evaluated.show(shown)
         return evaluated
 
     def _evaluated(
@@ -214,7 +217,7 @@ def search(
         SearchError: The search ended without a usable model.
         KeyboardInterrupt: The person stopped it.
     """
-    shown = console or Console(highlight=False)
+    shown = _console(console)
     with _speaking_python():
         entry.prepare_environment()
         check_backend()
@@ -224,6 +227,16 @@ def search(
 
         arrays = arrays_of(x, y, validation_data, test_data, class_names)
         return _searched(build_model, arrays, words, shown)
+
+
+def _console(given: object) -> Console:
+    """Return the console that was given, or one that writes to standard output."""
+    if given is None:
+        return Console(highlight=False)
+    if not isinstance(given, Console):
+        kind = type(given).__name__
+        raise ConfigError(f"Expected console to be a rich.console.Console, received a {kind}.")
+    return given
 
 
 def _searched(
@@ -239,6 +252,8 @@ def _searched(
     call = "result.evaluate()"
     if arrays.x_test is None:
         call = "result.evaluate(test_data=(x, y))"
+    elif result.evaluation is None:  # a model without dropout
+        call = ""
     result.show_found(console, call)
     return result
 

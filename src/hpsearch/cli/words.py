@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -304,16 +304,25 @@ def _argument(found: re.Match[str]) -> str:
             return f"{keyword}={value}"
         if key == of_keyword:
             return keyword
-    argument = "config"
-    bound = re.fullmatch(r"space\.bounds\.(\w+)", key)
-    if bound is not None:
-        argument = "space"
-        key = bound[1]
-    elif not _may_be_in_config(key):
-        return found[0]
+    if key.startswith("space.bounds."):
+        names = key.removeprefix("space.bounds.").split(".")
+        return _nested("space", names, value)
+    if _may_be_in_config(key):
+        return _nested("config", [key], value)
+    return found[0]
+
+
+def _nested(
+    argument: str,
+    names: Sequence[str],
+    value: str | None,
+) -> str:
+    """Return a setting in a dictionary as an argument; without a value its place there."""
     if value is None:
-        return f'{argument}["{key}"]'
-    return f'{argument}={{"{key}": {value}}}'
+        return argument + "".join(f'["{name}"]' for name in names)
+    for name in reversed(names):
+        value = f'{{"{name}": {value}}}'
+    return f"{argument}={value}"
 
 
 def _may_be_in_config(key: str) -> bool:

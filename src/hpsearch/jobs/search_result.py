@@ -243,10 +243,10 @@ class SearchResult:
 
         Args:
             console: Where to print.
-            call: The call that evaluates the model.
+            call: The call that evaluates the model; empty where none can.
         """
         steps = [f"Look at it:    {self.look}"]
-        if self.version is not None:
+        if self.version is not None and call:
             steps.append(f"Examine it:    {call}, where result is what hpsearch.search returned")
         self._show(console, steps)
 
@@ -277,7 +277,8 @@ class SearchResult:
         version = self.version
         if version is not None:
             uri = shlex.quote(self._uri)
-            lines.append(f"Examine it:    {commands.evaluate(version.number)}")
+            if self.evaluation is not None:  # else the command would be refused
+                lines.append(f"Examine it:    {commands.evaluate(version.number)}")
             lines.append(
                 f"Serve it:      MLFLOW_TRACKING_URI={uri} mlflow models serve "
                 f"-m {shlex.quote(version.uri)} --env-manager local"
