@@ -5,16 +5,18 @@ import shutil
 import threading
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from mlflow import MlflowClient
 
+from hpsearch.errors import TrackingError
 from hpsearch.study.leases import Worker
 from hpsearch.tracking.delivery import Delivery
 from hpsearch.tracking.runs import TrialName
 from hpsearch.tracking.spool import Spool
 from hpsearch.tracking.spool_file import SpoolFile
-from hpsearch.tracking.tracking import Tracking
+from hpsearch.tracking.tracking import Tracking, check_exists
 from ledger import Ledger, metric, opening
 
 
@@ -226,6 +228,16 @@ def test_what_mlflow_refuses_for_good_holds_nothing_up(tracking, caplog):
     assert tracking.spool.drain(60)
     assert "MLflow refused" in caplog.text
     assert tracking.find_child(parent, 1).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("name", ["my runs.db", "x=1, [a] 'b'.db", "100%20.db"])
+def test_a_database_is_found_as_it_is_named_and_as_mlflow_run_writes_it(tmp_path, name):
+    for written in (name, quote(name)):
+        with pytest.raises(TrackingError, match="There is no MLflow database"):
+            check_exists(f"sqlite:///{tmp_path}/{written}")
+    (tmp_path / name).touch()
+    for written in (name, quote(name)):
+        check_exists(f"sqlite:///{tmp_path}/{written}")
 
 
 def test_an_artifact_in_a_local_folder_is_found_by_its_path(tracking):

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import unquote
 
 import mlflow
 import requests
@@ -56,7 +57,10 @@ def check_exists(uri: str) -> None:
     """
     scheme, _, path = uri.partition(":///")
     path = path.partition("?")[0]
-    if not scheme.startswith("sqlite") or path in ("", ":memory:") or Path(path).exists():
+    if not scheme.startswith("sqlite") or path in ("", ":memory:"):
+        return
+    # `mlflow run` writes a blank as %20, and not every SQLAlchemy reads it so.
+    if Path(path).exists() or Path(unquote(path)).exists():
         return
     raise TrackingError(
         f"There is no MLflow database {path} here: run this in the folder of the search, or give "
