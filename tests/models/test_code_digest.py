@@ -266,6 +266,13 @@ def test_what_building_a_model_changes_does_not_count_and_the_rest_does(module, 
     assert digest(text) != digest(changed(text, "WIDTH = 3", "WIDTH = 4"))
 
 
+def test_no_other_model_is_built_for_code_that_reads_no_values(module):
+    own = module("from keras import layers\n\ndef build_model(hp):\n    return layers.Dense(3)\n")
+    built = []
+    assert _code_digest(partial(own.build_model), lambda: built.append(1)) is not None
+    assert built == []
+
+
 def test_a_hypermodel_that_counts_its_models_still_counts_with_its_width(module):
     counting = changed(
         TUNED, "        return self.width", "        self.n += 1\n        return self.width"

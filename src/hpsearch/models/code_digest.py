@@ -37,7 +37,7 @@ def code_digest(maker: object, build: Callable[[], object]) -> str | None:
     Args:
         maker: A function, a class, a partial of one, an object that one has made, or a tuple. It
             has built a model in this process.
-        build: Builds another model.
+        build: Builds another model. It is called only where the code reads values.
 
     Returns:
         How the digest was made, such as `1-3.11`, a hyphen, and a SHA-256 digest of 64 hexadecimal
@@ -47,11 +47,11 @@ def code_digest(maker: object, build: Callable[[], object]) -> str | None:
     walk = _Walk.over(maker)
     if not walk.has_own_code:
         return None
-    build()
-    after = _Walk.over(maker)
-    names = walk.values.keys() | after.values.keys()
-    changed = {name for name in names if walk.values.get(name) != after.values.get(name)}
-    if changed:
+    if walk.values:
+        build()
+        after = _Walk.over(maker)
+        names = walk.values.keys() | after.values.keys()
+        changed = {name for name in names if walk.values.get(name) != after.values.get(name)}
         walk = _Walk.over(maker, changed)
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     return f"{_FORM}-{python}-{walk.hash.hexdigest()}"
@@ -208,8 +208,10 @@ class _Walk:
             return
         self.has_own_code = True
         self._code(value.__code__)
-        self._named(f"defaults of {value.__qualname__}", value.__defaults__)
-        self._named(f"other defaults of {value.__qualname__}", value.__kwdefaults__)
+        for name in ("__defaults__", "__kwdefaults__"):
+            defaults = getattr(value, name)
+            if defaults:
+                self._named(f"{value.__qualname__} {name}", defaults)
         cells = value.__closure__ or ()
         for name, cell in zip(value.__code__.co_freevars, cells, strict=True):
             self._named(name, _content(cell))
