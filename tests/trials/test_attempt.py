@@ -191,6 +191,15 @@ def _lose_an_interrupt():
         time.sleep(10)
 
 
+@pytest.fixture
+def interruptible():
+    """Let SIGINT interrupt this process, which a shell's background job would ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("after", ["an error of its own", "nothing"])
 def test_an_interrupt_that_a_library_loses_ends_the_search_nevertheless(opened, after):
     _, study, tracking, parent = opened
