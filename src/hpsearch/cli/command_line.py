@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from functools import partial
 from importlib.util import find_spec
 from typing import NoReturn
 
@@ -94,10 +93,7 @@ def check(root: str, words: Sequence[str]) -> None:
     files = ConfigFiles.of(given.config_dir)
     plain: list[str] = []
     try:
-        read = partial(_single, root, files)
-        if given.multirun:
-            read = partial(_first_choice, root, files)
-        plain = [read(word) for word in given.overrides]
+        plain = [_for_one_job(root, files, word, given.multirun) for word in given.overrides]
         has_hydra_keys = any(word.startswith("hydra") for word in plain)
         with files.composing(root):
             _refuse_unknown_choices(plain, files)
@@ -202,15 +198,22 @@ def _parsed(
     return override
 
 
-def _single(
+def _for_one_job(
     root: str,
     files: ConfigFiles,
     word: str,
+    is_multirun: bool,
 ) -> str:
-    """Return an override; raise ConfigError where it gives several values, which needs `-m`."""
+    """Return an override; of one that gives several values, the form of the first job.
+
+    Raises:
+        ConfigError: It gives several values, which needs `-m`.
+    """
     override = _parsed(root, files, word)
     if not override.is_sweep_override():
         return word
+    if is_multirun:
+        return _first_choice(files, override)
     key, _, values = word.partition("=")
     if root == "search":
         raise ConfigError(
@@ -239,15 +242,8 @@ def composed(root: str, overrides: Sequence[str]) -> DictConfig:
     return own
 
 
-def _first_choice(
-    root: str,
-    files: ConfigFiles,
-    word: str,
-) -> str:
+def _first_choice(files: ConfigFiles, override: Override) -> str:
     """Return the first job's form of an override that sweeps: `arch=elu,selu` is `arch=elu`."""
-    override = _parsed(root, files, word)
-    if not override.is_sweep_override():
-        return word
     group = override.get_key_element()
     if files.has_group(group):
         known = files.choices(group)

@@ -214,8 +214,8 @@ class _Walk:
                 self._named(f"{value.__qualname__} {name}", defaults)
         cells = value.__closure__ or ()
         for name, cell in zip(value.__code__.co_freevars, cells, strict=True):
-            self._named(name, _content(cell))
-        for code in _codes(value.__code__):
+            self._named(name, content_of(cell))
+        for code in codes_in(value.__code__):
             for name, found in _read_from_outside(code, value.__globals__):
                 self._read(name, found, code)
         # Under a decorator that keeps it, the function that a person wrote.
@@ -272,12 +272,12 @@ def _is_persons(module: str | None) -> bool:
     return name.partition(".")[0] == "__main__" or is_own(name)
 
 
-def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+def codes_in(code: types.CodeType) -> Iterator[types.CodeType]:
     """Yield code, and that of the functions inside it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from _codes(constant)
+            yield from codes_in(constant)
 
 
 def _read_from_outside(
@@ -326,7 +326,7 @@ def _as_text(value: object) -> str:
     return type(value).__qualname__
 
 
-def _content(cell: types.CellType) -> object:
+def content_of(cell: types.CellType) -> object:
     """Return what a cell of a closure holds; None where it is empty."""
     try:
         return cell.cell_contents

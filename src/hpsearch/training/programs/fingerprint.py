@@ -26,6 +26,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from hpsearch.models.code_digest import codes_in, content_of
 from hpsearch.models.loss_and_optimizer import MOMENTUMS
 from hpsearch.models.own_code import is_library
 from hpsearch.training.programs.inputs import dropouts, is_momentum
@@ -200,7 +201,7 @@ class _Walk:
         self.visit(value.__defaults__)
         self.visit(value.__kwdefaults__)
         for cell in value.__closure__ or ():
-            self.visit(_content(cell))
+            self.visit(content_of(cell))
         self.read(_names_in(code), value.__globals__)
 
     def read(self, names: tuple[str, ...], namespace: Mapping[str, object]) -> None:
@@ -406,18 +407,10 @@ def _set_by(cls: type) -> frozenset[str]:
             function = getattr(function, name, None) or function
         if not isinstance(function, types.FunctionType):
             continue
-        for code in _codes(function.__code__):
+        for code in codes_in(function.__code__):
             stored = [i.argval for i in dis.get_instructions(code) if i.opname == "STORE_ATTR"]
             found.update(stored)
     return frozenset(found)
-
-
-def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
-    """Yield code, and that of the functions inside it."""
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _codes(constant)
 
 
 def _is_plain(value: object) -> bool:
@@ -442,14 +435,6 @@ def _attributes(value: object) -> dict[str, object]:
     return found
 
 
-def _content(cell: types.CellType) -> object:
-    """Return what a cell of a closure holds; None where it is empty."""
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return None
-
-
 def _names_in(code: types.CodeType) -> tuple[str, ...]:
     """Return the names that code mentions, sorted.
 
@@ -457,7 +442,7 @@ def _names_in(code: types.CodeType) -> tuple[str, ...]:
     string may name an attribute.
     """
     found: set[str] = set()
-    for part in _codes(code):
+    for part in codes_in(code):
         found.update(part.co_names)
         found.update(constant for constant in part.co_consts if isinstance(constant, str))
     return tuple(sorted(found))
