@@ -295,6 +295,14 @@ def test_integers_become_float32_and_grey_images_keep_their_shape_where_told():
     assert checked(flat, "tiny", channel_axis=False).train.inputs.shape == (60, 4, 5)
 
 
+@pytest.mark.parametrize("shape", [(60, 3, 32, 32), (60, 1, 28, 28), (60, 4, 16, 9)])
+def test_channels_that_come_first_are_refused_where_inputs_are_images(shape):
+    given = arrays(x_train=np.zeros(shape, "uint8"), x_test=np.zeros((20, *shape[1:]), "uint8"))
+    with pytest.raises(DataError, match=r"channels last in x_train of tiny.*numpy\.moveaxis"):
+        checked(given, "tiny")
+    assert checked(given, "tiny", channel_axis=False).train.inputs.shape == shape
+
+
 def test_uint8_images_are_not_copied_by_the_check():
     given = arrays()
     assert np.shares_memory(checked(given, "tiny")[0].inputs, given.x_train)

@@ -56,6 +56,8 @@ def inputs_of(
     )
     if inputs.ndim < 2 or inputs.size == 0:
         raise DataError(f"{expected}, received shape {inputs.shape}.")
+    if channel_axis:
+        _check_channels(inputs.shape, name, key)
     if inputs.ndim == 3 and channel_axis:
         inputs = inputs[..., np.newaxis]
     if inputs.dtype == np.uint8:
@@ -77,6 +79,20 @@ def inputs_of(
             f"infinite."
         )
     return inputs
+
+
+def _check_channels(shape: tuple[int, ...], name: str, key: str) -> None:
+    """Raise DataError for images whose channels come before their height and width."""
+    if len(shape) != 4:
+        return
+    _, first, _, last = shape
+    n_channels = (1, 3, 4)
+    if first in n_channels and last not in n_channels and min(shape[2:]) > 4:
+        raise DataError(
+            f"Expected images with their channels last in {key} of {name}, (N, H, W, C); received "
+            f"shape {shape}: give numpy.moveaxis({key}, 1, -1), or data.channel_axis=false for "
+            "inputs that are no images."
+        )
 
 
 def _exact(

@@ -19,6 +19,8 @@ from hpsearch.html_report.section import Figure, Section, drawn
 from hpsearch.mc_dropout.prediction import McPrediction
 from hpsearch.metrics import Floats, Ints
 
+_FIRST_FITTED = 4  # The number of groups of passes from which on the law holds well.
+
 
 @dataclass(frozen=True)
 class NumberOfPasses:
@@ -43,7 +45,14 @@ class NumberOfPasses:
 
     def examine(self, evaluated: EvaluatedModel) -> Section:
         """Fit the law on test. This describes MC Dropout and chooses nothing."""
+        title = "How many passes?"
         law = self.law(evaluated.mc_test)
+        if law is None:
+            return Section(
+                title,
+                f"This needs at least {2 * _FIRST_FITTED} passes, and uncertainty.n_samples is "
+                f"{evaluated.mc_test.n_samples}.",
+            )
         enough = law.n_within(self.tolerance)
         n_samples = evaluated.mc_test.n_samples
         found = {
@@ -60,29 +69,24 @@ class NumberOfPasses:
             f"{n_samples} it is {law.slope / n_samples:.2g} nats above that."
         )
         return Section(
-            title="How many passes?",
+            title=title,
             text=text,
             metrics=found,
             curves={"test/mc/nll_over_passes": curve},
             figures=[self._figure(law)],
         )
 
-    def law(self, prediction: McPrediction) -> _PassesLaw:
+    def law(self, prediction: McPrediction) -> _PassesLaw | None:
         """Fit the law to a prediction, which holds the label's probability in each group of passes.
 
-        Raises:
-            ConfigError: There are too few passes for a fit.
+        Returns:
+            The law; None where there are too few passes for a fit.
         """
         group_size = prediction.group_size
         n_groups = prediction.n_samples // group_size  # leaves out a last group that is smaller
         groups = prediction.label_probs[:n_groups]
-        first_fitted = 4  # number of groups of passes from which on the law holds well
-        if n_groups < 2 * first_fitted:
-            raise ConfigError(
-                f"Expected at least {2 * first_fitted} passes for the curve of passes, received "
-                f"uncertainty.n_samples={prediction.n_samples}. Use more passes, or "
-                "parts.passes=null."
-            )
+        if n_groups < 2 * _FIRST_FITTED:
+            return None
         rng = np.random.default_rng(self.seed)
         counts = np.arange(1, n_groups + 1)
         total = np.zeros(n_groups)
@@ -93,7 +97,7 @@ class NumberOfPasses:
             total -= log_probs.mean(axis=1)
         n_samples = counts * group_size
         nll = total / self.n_orders
-        fitted = slice(first_fitted - 1, None)
+        fitted = slice(_FIRST_FITTED - 1, None)
         inverse = 1.0 / n_samples[fitted]
         slope, at_infinity = np.polyfit(inverse, nll[fitted], 1)
         slope = max(slope, 0.0)
