@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import site
 import sys
@@ -269,14 +270,35 @@ def _places(top: str) -> list[Path]:
     return [file.resolve()]
 
 
+def is_own_file(name: str) -> bool:
+    """Return whether code of a file is the user's own, as a traceback names the file.
+
+    A cell of a notebook has a name as if it were a file; it is the user's own, too.
+    """
+    if re.match(r"<ipython-input-|.*[/\\]ipykernel_\d+[/\\]", name):
+        return True
+    path = Path(name)
+    if name.startswith("<") or "__autograph_generated_file" in path.name or not path.is_file():
+        return False
+    place = path.resolve()
+    if place.is_relative_to(Path(__file__).parents[1]):
+        return False
+    return not any(place.is_relative_to(root) for root in _roots_of_libraries())
+
+
 def _is_installed(place: Path) -> bool:
-    roots = [*site.getsitepackages(), site.getusersitepackages()]
-    for kind in ("purelib", "platlib", "stdlib", "platstdlib"):
-        roots.append(sysconfig.get_path(kind))
-    for root in roots:
-        if place.is_relative_to(Path(root).resolve()):
-            return True
+    if any(place.is_relative_to(root) for root in _roots_of_libraries()):
+        return True
     return any(place.parent.glob("*.dist-info"))
+
+
+@cache
+def _roots_of_libraries() -> list[Path]:
+    """Return the folders of Python, of installed packages and of their commands."""
+    roots = [*site.getsitepackages(), site.getusersitepackages()]
+    for kind in ("purelib", "platlib", "stdlib", "platstdlib", "scripts"):
+        roots.append(sysconfig.get_path(kind))
+    return [Path(root).resolve() for root in roots]
 
 
 @cache

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.errors import ConfigError, SearchError
+from hpsearch.study.failures import failures, summary
 from hpsearch.study.trial_end import TrialEnd
 
 
@@ -56,9 +57,10 @@ class Budget:
 
     def check_failures(self, trials: list[FrozenTrial]) -> None:
         """Raise SearchError if more than `max_failures` trials have failed."""
-        failed = [t for t in trials if TrialEnd.has_failed(t)]
-        if len(failed) > self.max_failures:
+        found = failures(trials)
+        n_failed = sum(len(group.trials) for group in found)
+        if n_failed > self.max_failures:
             raise SearchError(
-                f"{len(failed)} trials failed, more than budget.max_failures={self.max_failures}; "
-                f"the last one: {failed[-1].user_attrs.get('message')}"
+                f"{n_failed} trials failed, more than budget.max_failures={self.max_failures}: "
+                f"{summary(found)}."
             )

@@ -35,6 +35,7 @@ from threadpoolctl import threadpool_limits
 from hpsearch.seeds import derive
 from hpsearch.space.bounds import Range, Value
 from hpsearch.space.space import Space, broken_limit
+from hpsearch.study.failures import failures, summary
 from hpsearch.study_report.commands import Commands
 from hpsearch.study_report.figures import Clock
 from hpsearch.study_report.searched import Dimension, Floats, Searched, end_of
@@ -68,6 +69,9 @@ class Advice:
             command = commands.evaluate()
             return cls(step, command, outlook, edges)
         step = "Let the search go on."
+        failed = failures(searched.trials)
+        if failed and searched.best is None:
+            step = f"Mend what makes trials fail, and let the search go on: {summary(failed)}."
         if cut:
             bounds = [f"{edge.dimension.name}'s {edge.bound} bound" for edge in cut]
             names = " and ".join(bounds)

@@ -10,8 +10,9 @@ from optuna.trial import FrozenTrial
 
 from hpsearch.html_report.section import Section
 from hpsearch.study.changed_code import changed_before
+from hpsearch.study.failures import failures
 from hpsearch.study.replay import standing
-from hpsearch.study.study import value_of
+from hpsearch.study.study import number_of, value_of
 from hpsearch.study_report.advice import Advice, Edge, Prospects
 from hpsearch.study_report.commands import Commands
 from hpsearch.study_report.figures import Clock, Figures
@@ -188,10 +189,19 @@ def _stopped(searched: Searched) -> list[Section]:
         "why",
     ]
     max_rows = 60
-    rows = [_stopped_row(searched, trial) for trial in trials[:max_rows]]
+    rows = []
     text = "The place of a pruned trial is the one among the trials that reached the same epoch."
-    if len(trials) > max_rows:
-        text += f" The first {max_rows} of {len(trials)}."
+    failed_alike: set[int] = set()
+    for failure in failures(trials):
+        first, *alike = failure.trials
+        if alike:
+            failed_alike.update(trial.number for trial in alike)
+            text += f" {len(failure.trials)} trials failed like trial {number_of(first)}."
+    shown = [trial for trial in trials if trial.number not in failed_alike]
+    for trial in shown[:max_rows]:
+        rows.append(_stopped_row(searched, trial))
+    if len(shown) > max_rows:
+        text += f" The first {max_rows} of {len(shown)} rows."
     return [Section("Why trials were stopped", text, [head, *rows])]
 
 
@@ -202,7 +212,7 @@ def _stopped_row(searched: Searched, trial: FrozenTrial) -> list[str]:
     if step is not None:
         reached = trial.intermediate_values[step]
         cells[2:] = [str(step), f"{reached:.4f}"]
-    message = str(trial.user_attrs.get("message", ""))[:200]
+    message = str(trial.user_attrs.get("message", ""))[:400]
     if end != "pruned" or step is None:
         return [*cells, "", "", message]
     found = standing(searched.study, trial, step, searched.tries)

@@ -21,6 +21,7 @@ import psutil
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 
 from hpsearch.errors import DivergedError, InfeasibleError, Preempted, TakenOverError, UserError
+from hpsearch.models.own_error import described
 from hpsearch.study.study import SharedStudy, number_of
 from hpsearch.study.trial_end import TrialEnd
 from hpsearch.study.worker_process import this_process
@@ -277,7 +278,7 @@ class Attempt:
             self.give_back(TrialEnd.INTERRUPTED, KeyboardInterrupt.__name__)
             raise KeyboardInterrupt from error
         end = self.end_of(error)
-        message = f"{type(error).__name__}: {error}"
+        message = described(error)
         if end == TrialEnd.OUT_OF_MEMORY:
             message = (
                 "There was not enough memory: give a smaller training.batch_size, a smaller model "
@@ -288,14 +289,11 @@ class Attempt:
 
     def _fail(self, end: TrialEnd, message: str) -> None:
         self.has_failed = True
-        # Keras's errors say first where they come from, then, after a blank line, what is wrong.
-        without_colors = re.sub(r"\x1b\[\d+m", "", message)
-        short = " ".join(without_colors.split("\n\n")[:2])
         self._end(
             end,
-            message[:5000],
-            lambda: self._tell_failure(end, short),
-            said=f"failed: {short}",
+            message,
+            lambda: self._tell_failure(end, message),
+            said=f"failed: {message}",
         )
 
     def _tell_failure(self, end: TrialEnd, message: str) -> None:

@@ -21,6 +21,7 @@ from rich.text import Text
 
 from hpsearch.command_form import in_form
 from hpsearch.study.direction import Direction
+from hpsearch.study.failures import kind_of
 from hpsearch.study.study import best_trial, number_of, value_of
 from hpsearch.study.trial_end import TrialEnd
 
@@ -66,6 +67,8 @@ class Progress:
         )
         self._looked = time.monotonic()
         self._shown = self._looked
+        # The first trial of each kind of failure.
+        self._failures: dict[str, int | None] = {}
 
     def say(self, sentence: str) -> None:
         """Print a line that stays."""
@@ -141,6 +144,7 @@ class Progress:
         """Show that the running trial ended: `finished` with its value, or in another way."""
         where = self._where()
         self._look_again()
+        outcome = self._once(outcome)
         if not hasattr(self._own, "bar"):
             # The watchdog ends a trial that hangs from another thread.
             self.say(f"{where}: {outcome}")
@@ -153,6 +157,17 @@ class Progress:
                 line += "  (best so far)"
         self.say(line)
         self._bars.remove_task(self._own.bar)
+
+    def _once(self, outcome: str) -> str:
+        """Return how a trial ended; of trials that fail alike the first one alone says why."""
+        if not outcome.startswith("failed: "):
+            return outcome
+        kind = kind_of(outcome)
+        number = getattr(self._own, "number", None)
+        first = self._failures.setdefault(kind, number)
+        if first is None or first == number:
+            return outcome
+        return f"failed like trial {first}"
 
     def seconds_left(self, now: datetime) -> float | None:
         """Return the seconds until the budget is spent, or None before the first trial has ended.
