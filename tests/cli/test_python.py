@@ -543,10 +543,20 @@ def test_any_text_reaches_the_configuration_as_it_is(text):
 def test_sentences_name_the_arguments_of_python(sentence, said):
     assert in_python(sentence) == said
     shown = Console(file=io.StringIO(), width=200)
-    with _speaking_python():
+
+    @_speaking_python
+    def call(*, fails):
         Progress("val/loss", 1, Direction.MINIMIZE, shown).say(sentence)
-    with pytest.raises(ConfigError) as caught, _speaking_python():
-        raise ConfigError(sentence)
+        if fails:
+            raise ConfigError(sentence)
+
+    call(fails=False)
+    shown.file.seek(0)
+    with pytest.raises(ConfigError) as caught:
+        call(fails=True)
+    # The person's own line, and the function that was called.
+    assert len(caught.traceback) == 2
+    assert caught.value.__suppress_context__
     assert (str(caught.value), shown.file.getvalue()) == (said, f"{said}\n")
     assert in_form(sentence) == sentence
 
@@ -556,7 +566,7 @@ def test_help_an_editor_and_the_configuration_know_the_same_keywords():
     settings = get_type_hints(Keywords)
     arguments = {"build_model", "x", "y", *_OTHERS}
     assert shown.parameters.keys() == settings.keys() | arguments
-    code = hpsearch.search.__code__
+    code = inspect.unwrap(hpsearch.search).__code__
     assert set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]) == arguments
     for name, kind in settings.items():
         assert shown.parameters[name].annotation == kind

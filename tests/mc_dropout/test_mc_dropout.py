@@ -297,13 +297,9 @@ def test_logits_are_refused_unless_announced():
         layers.Dropout(0.3)(layers.Flatten()(layers.Rescaling(1 / 255)(inputs)))
     )
     model = keras.Model(inputs, logits)
-    with pytest.raises(
-        ModelError, match=r"a model that returns logits needs uncertainty.from_logits=true"
-    ):
+    with pytest.raises(ModelError, match=r"or give uncertainty.from_logits=true"):
         Sampler(model, settings()).predict(IMAGES)
-    with pytest.raises(
-        ModelError, match=r"a model that returns logits needs uncertainty.from_logits=true"
-    ):
+    with pytest.raises(ModelError, match=r"or give uncertainty.from_logits=true"):
         plain_probs(model, IMAGES, settings())
     probs = Sampler(model, settings(from_logits=True)).predict(IMAGES).probs
     assert probs.sum(axis=1) == pytest.approx(1.0)

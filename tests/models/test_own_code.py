@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from textwrap import dedent
 
 import keras
@@ -15,7 +14,6 @@ import pytest
 
 import people
 from hpsearch.errors import ModelError
-from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.models.own_code import import_own_code, own_code
 from hpsearch.serving.fresh_process import first_line
 from hpsearch.serving.measured_again import check_before, cure
@@ -277,9 +275,6 @@ def told():
 
 
 IMAGES = np.random.default_rng(0).integers(0, 17, (5, 8, 8, 1)).astype("uint8")
-SETTINGS = McDropout(
-    n_samples=2, mask="example", seed=0, batch_size=64, memory_mb=64, from_logits=False
-)
 
 
 @pytest.mark.parametrize(
@@ -295,7 +290,7 @@ SETTINGS = McDropout(
 def test_what_a_file_does_not_give_back_is_refused_before_a_search(layer, said):
     model = people.dense(layer())
     with pytest.raises(ModelError, match=said) as refused:
-        check_before(model, IMAGES, SETTINGS, "float32")
+        check_before(model, IMAGES, "float32")
     assert str(refused.value).startswith("The models of this search could not be registered: ")
     assert "\n" not in str(refused.value)
 
@@ -308,7 +303,7 @@ def test_what_a_file_does_not_give_back_is_refused_before_a_search(layer, said):
     ],
 )
 def test_what_a_file_gives_back_otherwise_is_warned_of_before_a_search(layer, said):
-    assert said in (check_before(people.dense(layer()), IMAGES, SETTINGS, "float32") or "")
+    assert said in (check_before(people.dense(layer()), IMAGES, "float32") or "")
 
 
 @pytest.mark.parametrize("name", people.BUILDS)
@@ -323,18 +318,9 @@ def test_what_people_write_is_refused_only_where_keras_cannot_load_it(name):
         with pytest.raises(
             ModelError, match="could not be registered: Keras cannot save and load one"
         ):
-            check_before(model, IMAGES, SETTINGS, model.dtype_policy.name)
+            check_before(model, IMAGES, model.dtype_policy.name)
     else:
-        assert check_before(model, IMAGES, SETTINGS, model.dtype_policy.name) is None
-
-
-def test_answers_that_are_no_probabilities_are_refused_before_a_search():
-    images, hidden = keras.Input((8, 8, 1)), keras.layers.Flatten()
-    logits = keras.layers.Dense(10)(hidden(images))
-    model = keras.Model(images, logits)
-    with pytest.raises(ModelError, match=r"uncertainty\.from_logits=true"):
-        check_before(model, IMAGES, SETTINGS, "float32")
-    check_before(model, IMAGES, replace(SETTINGS, from_logits=True), "float32")
+        assert check_before(model, IMAGES, model.dtype_policy.name) is None
 
 
 def test_a_search_whose_models_could_not_be_registered_does_not_begin(workplace, monkeypatch):

@@ -122,11 +122,11 @@ def test_the_champion_moves_only_for_more_than_luck(data):
     untrained, trained = small(), small()
     trained.compile("adam", "sparse_categorical_crossentropy")
     trained.fit(data.train.inputs, data.train.targets, epochs=5, verbose=0)
-    better, why = REGISTRATION.compare(trained, untrained, data.val, SETTINGS)
+    better, why = REGISTRATION.compare(trained, untrained, data.val, SETTINGS, SETTINGS)
     assert better
     assert "better by more than chance" in why
-    assert not REGISTRATION.compare(untrained, trained, data.val, SETTINGS)[0]
-    same, why = REGISTRATION.compare(trained, trained, data.val, SETTINGS)
+    assert not REGISTRATION.compare(untrained, trained, data.val, SETTINGS, SETTINGS)[0]
+    same, why = REGISTRATION.compare(trained, trained, data.val, SETTINGS, SETTINGS)
     assert not same
     assert "not better by more than chance (p = 1)" in why
 

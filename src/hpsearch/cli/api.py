@@ -6,11 +6,10 @@ A search is composed from the same parts as on the command line.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, Unpack, cast
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, cast
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -39,6 +38,29 @@ if TYPE_CHECKING:
     from hpsearch.jobs.evaluate import Evaluated
     from hpsearch.jobs.search_result import SearchResult
     from hpsearch.tracking.registry import Version
+
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
+
+
+def _speaking_python(function: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
+    """Let what a function prints, and its errors, name settings as arguments in Python.
+
+    A mistake is one sentence; the lines of this package that have led to it are left out of its
+    traceback, which then ends at the person's own line.
+    """
+
+    @wraps(function)
+    def call(*args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
+        with speaking(in_python):
+            try:
+                return function(*args, **kwargs)
+            except HpsearchError as error:
+                error.args = (in_form(str(error)),)
+                told = error.with_traceback(None)
+        raise told from None
+
+    return call
 
 
 class Search:
@@ -112,6 +134,7 @@ class _Evaluator:
     arrays: Arrays | None
     console: Console
 
+    @_speaking_python
     def __call__(
         self,
         version: Version,
@@ -124,8 +147,7 @@ class _Evaluator:
         shown = self.console
         if console is not None:
             shown = _console(console)
-        with _speaking_python():
-            evaluated = self._evaluated(version, uri, test_data, config)
+        evaluated = self._evaluated(version, uri, test_data, config)
         evaluated.show(shown)
         return evaluated
 
@@ -170,18 +192,8 @@ class _Evaluator:
         return replace(data, load=lambda: arrays)
 
 
-@contextmanager
-def _speaking_python() -> Iterator[None]:
-    """Let what the block prints, and its errors, name settings as arguments in Python."""
-    with speaking(in_python):
-        try:
-            yield
-        except HpsearchError as error:
-            error.args = (in_form(str(error)),)
-            raise
-
-
 @with_keywords
+@_speaking_python
 def search(
     build_model: object,
     x: object,
@@ -218,15 +230,14 @@ def search(
         KeyboardInterrupt: The person stopped it.
     """
     shown = _console(console)
-    with _speaking_python():
-        entry.prepare_environment()
-        check_backend()
-        words = words_of(keywords, config)
-        # The command line imports this module too, and needs no NumPy to answer a typo.
-        from hpsearch.data.given import arrays_of  # noqa: PLC0415
+    entry.prepare_environment()
+    check_backend()
+    words = words_of(keywords, config)
+    # The command line imports this module too, and needs no NumPy to answer a typo.
+    from hpsearch.data.given import arrays_of  # noqa: PLC0415
 
-        arrays = arrays_of(x, y, validation_data, test_data, class_names)
-        return _searched(build_model, arrays, words, shown)
+    arrays = arrays_of(x, y, validation_data, test_data, class_names)
+    return _searched(build_model, arrays, words, shown)
 
 
 def _console(given: object) -> Console:

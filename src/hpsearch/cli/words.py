@@ -334,9 +334,11 @@ def _may_be_in_config(key: str) -> bool:
 
 @cache
 def _keys_of_conf() -> frozenset[str]:
-    """Return the dotted keys of a search that are not given by keywords."""
+    """Return the dotted keys of a search and of an evaluation that no keywords give."""
     search = yaml.safe_load((CONF / "search.yaml").read_text(encoding="utf-8"))
     found = set(_dotted("study", search["study"]))
+    evaluate = yaml.safe_load((CONF / "evaluate.yaml").read_text(encoding="utf-8"))
+    found.update(_dotted("parts", evaluate["parts"]))
     for file in CONF.glob("[a-z]*/*.yaml"):
         settings = yaml.safe_load(file.read_text(encoding="utf-8"))
         found.update(_dotted(file.parent.name, settings))

@@ -119,7 +119,7 @@ def plain_probs(
     if settings.from_logits:
         output = ops.convert_to_numpy(ops.softmax(output))
     probs = np.asarray(output, np.float64)
-    check_distributions(probs, settings.from_logits)
+    check_distributions(probs)
     return probs
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,7 +35,7 @@ from hpsearch.study_report.commands import Commands
 from hpsearch.study_report.pareto import Front
 from hpsearch.study_report.searched import Searched
 from hpsearch.study_report.version_page import CERTIFICATE
-from hpsearch.tracking.registry import Candidate, Registry, Version
+from hpsearch.tracking.registry import FROM_LOGITS, Candidate, Registry, Version
 from hpsearch.tracking.runs import ChildRun, ParentRun
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.training.settings import VAL_BATCH_SIZE, Training
@@ -150,8 +150,14 @@ class Conclusion:
         value = value_of(best) or 0.0
         self.parent.metrics({name: value})
 
-        def judge(champion: keras.Model | None) -> tuple[bool, str]:
-            return self.registration.judge(candidate.model, champion, data, self.uncertainty)
+        def judge(champion: keras.Model | None, from_logits: bool) -> tuple[bool, str]:
+            return self.registration.judge(
+                candidate.model,
+                champion,
+                data,
+                self.uncertainty,
+                replace(self.uncertainty, from_logits=from_logits),
+            )
 
         version = self.registry.register(self.name, candidate, judge)
         return candidate.model, version
@@ -196,6 +202,7 @@ class Conclusion:
             "hpsearch.trial": number,
             "hpsearch.study": self.name,
             "parent_run": self.parent.run_id,
+            FROM_LOGITS: str(bool(self.uncertainty.from_logits)).lower(),
         }
 
         def save(folder: Path) -> dict[str, object]:

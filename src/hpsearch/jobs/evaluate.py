@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import keras
 import yaml
@@ -30,7 +30,7 @@ from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.models.own_code import import_own_code
 from hpsearch.study.storage import without_password
 from hpsearch.study_report.version_page import describe
-from hpsearch.tracking.registry import Registry
+from hpsearch.tracking.registry import Registry, returns_logits
 from hpsearch.tracking.runs import TrackedRun, now_ms
 from hpsearch.tracking.tracking import Tracking
 
@@ -90,8 +90,9 @@ class Evaluate:
         if parent is not None:
             members = registry.kept_of_study(parent)
         test = data.test()
-        evaluated = EvaluatedModel(model, self.uncertainty, known.val, test, members)
-        evaluation = evaluated.evaluate()
+        settings = self._settings_for(found)
+        evaluated = EvaluatedModel(model, settings, known.val, test, members)
+        answers = Examination.of(evaluated, evaluated.evaluate(), self.parts.values())
         name = f"{found.name} version {found.version}"
         tags = {
             "hpsearch.model": found.name,
@@ -103,7 +104,6 @@ class Evaluate:
         run = tracking.open_run(title, "evaluation", tags)
         try:
             with run.ending():
-                answers = Examination.of(evaluated, evaluation, self.parts.values())
                 head = _key_values(name, known, evaluated, tracking, parent)
                 page = answers.page(name, head)
                 _log(run, answers, page, config)
@@ -113,6 +113,12 @@ class Evaluate:
             tracking.close(tracking.patience_s)
         place = tracking.place(run.run_id, _PAGE)
         return Evaluated(name, run.run_id, uri, tracking.look(run.run_id), place, answers)
+
+    def _settings_for(self, found: ModelVersion) -> McDropout:
+        """Return the settings of MC Dropout for a version, which may return logits."""
+        if self.uncertainty.from_logits is not None:
+            return self.uncertainty
+        return replace(self.uncertainty, from_logits=returns_logits(found))
 
     def _recorded_data(self, tracking: Tracking, found: ModelVersion) -> Plain:
         """Return the settings of the data set on which a version was trained.

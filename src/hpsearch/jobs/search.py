@@ -8,59 +8,51 @@ and its MLflow run (`jobs.opening`), runs trials, and then registers and evaluat
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
 
 import keras
 import keras_tuner
 import optuna
-from optuna.distributions import BaseDistribution
 from rich.console import Console
 
 from hpsearch.data.split import Data, SearchData
 from hpsearch.data.statistics import measure
-from hpsearch.errors import ModelError, SearchError
+from hpsearch.errors import SearchError
 from hpsearch.evaluation.evaluated_model import EvaluatedModel
 from hpsearch.experiments.learning_rate_test import RangeTest
 from hpsearch.jobs.composed import Plain
 from hpsearch.jobs.conclusion import Conclusion
+from hpsearch.jobs.model_check import Checked, ModelCheck
 from hpsearch.jobs.opening import Opening, tested_space
 from hpsearch.jobs.search_result import SearchResult
 from hpsearch.mc_dropout.prediction import McDropout
-from hpsearch.models.architecture import Architecture, build_model
-from hpsearch.models.code_digest import code_digest
+from hpsearch.models.architecture import Architecture
 from hpsearch.models.sparse import Sparsity
-from hpsearch.serving.measured_again import check_before
 from hpsearch.serving.registration import Registration
-from hpsearch.space.hyperparameters import OptunaHyperParameters
 from hpsearch.space.space import Space
 from hpsearch.study.budget import Budget
 from hpsearch.study.changed_code import OwnMaker
+from hpsearch.study.failures import failures, summary
 from hpsearch.study.sampling import SeededSampler
 from hpsearch.study.storage import SharedStorage
 from hpsearch.study.study import SharedStudy
 from hpsearch.study.trial_end import TrialEnd
-from hpsearch.study.warm_start import Asked, WarmSettings, WarmStart
+from hpsearch.study.warm_start import WarmSettings, WarmStart
 from hpsearch.study.worker_process import this_process
 from hpsearch.study_report.commands import Commands
 from hpsearch.tracking.registry import check_name
 from hpsearch.tracking.runs import settings_shown
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.training.checkpoints import Checkpoints
-from hpsearch.training.how_trained import known_structure
-from hpsearch.training.monitored_metric import directed
-from hpsearch.training.own_fit import owns_fit
 from hpsearch.training.schedules import Schedule
 from hpsearch.training.settings import Training, use_precision
 from hpsearch.training.trainer import Trainer
 from hpsearch.trials.costs import Costs
 from hpsearch.trials.objective import Objective
 from hpsearch.trials.progress import Progress
-from hpsearch.trials.watchdog import TrialTimedOutError, Watch
 from hpsearch.trials.worker import run_trials
 
 
@@ -115,18 +107,31 @@ class Search:
         use_precision(self.training.precision)
         data = self.data.for_search()
         architecture = self._architecture(data)
-        checked = self._check(architecture, data)
+        checked = ModelCheck(
+            architecture,
+            data,
+            self.training,
+            self.schedule,
+            self.uncertainty,
+            self.budget,
+            makers=(self.arch, self.optimizer, self.schedule, self.sparsity),
+        ).run()
         pruner = self.pruner
         if self.costs.second_objective:
             pruner = optuna.pruners.NopPruner()
-        job = replace(self, training=checked.training, pruner=pruner)
+        job = replace(
+            self,
+            training=checked.training,
+            uncertainty=checked.uncertainty,
+            pruner=pruner,
+        )
         return job._search(data, architecture, checked, config, console)
 
     def _search(
         self,
         data: SearchData,
         architecture: Architecture,
-        checked: _Checked,
+        checked: Checked,
         config: Plain,
         console: Console,
     ) -> SearchResult:
@@ -138,8 +143,8 @@ class Search:
         conclusion = self._open(data, config, checked, progress.say)
         study = conclusion.study
         trainer.remembered_proofs = study.remembered_proofs
-        if checked.warning:
-            progress.say(checked.warning)
+        for warning in checked.warnings:
+            progress.say(warning)
         objective = Objective(
             make=architecture.hypermodel,
             space=self.space,
@@ -174,65 +179,11 @@ class Search:
             others=("batch_size",),
         )
 
-    def _check(self, architecture: Architecture, data: SearchData) -> _Checked:
-        """Build a model, so that mistakes show before a study or a run is made."""
-        drawn = self._drawn(architecture, seed=0)
-        model = drawn.model
-        images = data.train.inputs
-        may_vary = False
-        if not owns_fit(drawn.hypermodel):
-            self.space.check_used(drawn.hp.asked)
-            same_structure = {"learning_rate", "momentum", "dropout_rate"}
-            may_vary = not same_structure.issuperset(drawn.hp.asked)
-        structures = set()
-        if may_vary:
-            structures.add(known_structure(model, images))
-        training = directed(self.training, drawn.hypermodel, model, data)
-        if may_vary:
-            for seed in (1, 2):
-                other = self._drawn(architecture, seed)
-                structures.add(known_structure(other.model, images))
-        # These are as many images as metrics are built with, so that JAX compiles no operation for
-        # another size.
-        shown = data.val.inputs[:2]
-        precision = self.training.precision
-        warning = check_before(model, shown, self.uncertainty, precision)
-        names = frozenset(drawn.hp.asked)
-        asked = Asked(names, drawn.distributions)
-        varies = len(structures) > 1
-        parts = (self.arch, self.optimizer, self.schedule, self.sparsity)
-        code = code_digest(parts, lambda: self._drawn(architecture, seed=1))
-        return _Checked(asked, training, varies, warning, code)
-
-    def _drawn(self, architecture: Architecture, seed: int) -> _DrawnModel:
-        """Return a model whose hyperparameters are drawn at random.
-
-        Raises:
-            ModelError: The model takes longer than `budget.trial_timeout_s` to build.
-        """
-        sampler = optuna.samplers.RandomSampler(seed=seed)
-        probe = optuna.create_study(sampler=sampler).ask()
-        hp = OptunaHyperParameters(probe, self.space)
-        hypermodel = architecture.hypermodel(hp)
-        budget = self.budget
-        with Watch(budget.trial_timeout_s, budget.grace_s, _end_build):
-            try:
-                shape = architecture.statistics.image_shape
-                model = build_model(hypermodel, hp, shape)
-            except TrialTimedOutError:
-                raise _builds_too_long() from None
-        if not owns_fit(hypermodel) and not model.compiled:
-            raise ModelError(
-                "Expected build(hp) to return a compiled keras.Model; received one whose compile "
-                "was not called."
-            )
-        return _DrawnModel(model, hp, hypermodel, probe.distributions)
-
     def _open(
         self,
         data: SearchData,
         config: Plain,
-        checked: _Checked,
+        checked: Checked,
         say: Callable[[str], None],
     ) -> Conclusion:
         """Open the study, the MLflow store and the parent run, and return them with the rest.
@@ -345,16 +296,7 @@ class Search:
         """
         best = conclusion.best()
         if best is None:
-            last = ""
-            for trial in conclusion.study.trials():
-                message = trial.user_attrs.get("message")
-                if message and (TrialEnd.has_spent(trial) or TrialEnd.has_failed(trial)):
-                    last = f"; the last one: {message}".rstrip(".")
-            raise SearchError(
-                f"No trial of study {conclusion.name} finished{last}. Give it more with "
-                f"budget.n_trials={self.budget.n_trials + 10}; where trials diverged, a narrower "
-                "space.bounds.learning_rate helps."
-            )
+            raise SearchError(self._no_best(conclusion.study))
         version = cheapest = evaluation = None
         if conclusion.study.is_running() or not conclusion.study.claim_conclusion():
             progress.say(
@@ -382,47 +324,29 @@ class Search:
             look=conclusion.tracking.look(run_id),
         )
 
+    def _no_best(self, study: SharedStudy) -> str:
+        """Return why no trial of a study has finished, and what helps."""
+        trials = study.trials()
+        begin = f"No trial of study {self.study['name']} finished"
+        more = f"give it more trials with budget.n_trials={self.budget.n_trials + 10}"
+        failed = failures(trials)
+        if failed:
+            return f"{begin}: {summary(failed)}. Mend it and {more}."
+        ends = {TrialEnd.of(trial) for trial in trials}
+        messages = [str(trial.user_attrs.get("message", "")).rstrip(".") for trial in trials]
+        last = next((f": {message}" for message in reversed(messages) if message), "")
+        if TrialEnd.DIVERGED in ends:
+            more += ", and a narrower space.bounds.learning_rate"
+        if TrialEnd.INFEASIBLE in ends:
+            more += ", and bounds of smaller models or higher limits in costs"
+        return f"{begin}{last}. What helps is to {more}."
+
 
 class _StudySettings(WarmSettings):
     """The settings of the study; see conf/search.yaml."""
 
     name: str
     changed_code: bool
-
-
-class _DrawnModel(NamedTuple):
-    """A model whose hyperparameters were drawn at random, to check it before the search.
-
-    Attributes:
-        model: The model.
-        hp: Its hyperparameters.
-        hypermodel: The HyperModel that has built it.
-        distributions: The distributions that its hyperparameters were drawn from.
-    """
-
-    model: keras.Model
-    hp: OptunaHyperParameters
-    hypermodel: keras_tuner.HyperModel
-    distributions: Mapping[str, BaseDistribution]
-
-
-@dataclass(frozen=True)
-class _Checked:
-    """What the check of a model has found before the search begins.
-
-    Attributes:
-        asked: The hyperparameters that a model asked for.
-        training: The settings, with the direction of the monitored metric.
-        varies: Whether models of other hyperparameters have other structures.
-        warning: A sentence for the person before the first trial, or None.
-        code: The digest of a person's own code that makes the models; None where there is none.
-    """
-
-    asked: Asked
-    training: Training
-    varies: bool
-    warning: str | None
-    code: str | None
 
 
 def _fixed_settings(config: Plain, architecture: Architecture) -> dict[str, object]:
@@ -444,16 +368,3 @@ def _ends_run(study: SharedStudy, status: str) -> bool:
     if status == "FINISHED":
         return study.claim_conclusion()
     return status != "RUNNING"
-
-
-def _builds_too_long() -> ModelError:
-    return ModelError(
-        "A model took longer than budget.trial_timeout_s to build; look for what hangs in its "
-        "build."
-    )
-
-
-def _end_build() -> None:
-    """Exit the process, since nothing else ends a build that hangs."""
-    os.write(2, f"Error: {_builds_too_long()}\n".encode())
-    os._exit(ModelError.exit_status)

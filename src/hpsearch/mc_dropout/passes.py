@@ -132,7 +132,7 @@ class Sampler:
             rates = self.split.rates
         plan = self._plan(n_samples, seed, rates)
         sums = self._sums(images, labels, plan)
-        check_distributions(sums.mean, self.settings.from_logits)
+        check_distributions(sums.mean)
         return sums.prediction(n_samples)
 
     def samples(
@@ -335,12 +335,11 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return result
 
 
-def check_distributions(probs: Floats, from_logits: bool) -> None:
+def check_distributions(probs: Floats) -> None:
     """Raise ModelError unless the outputs of a model are class probabilities.
 
     Args:
-        probs: Outputs of the model, (N, C), behind a softmax where `from_logits` is true.
-        from_logits: The setting that the error message names.
+        probs: Outputs of the model, (N, C), behind a softmax where the model returns logits.
 
     Raises:
         ModelError: A value is not finite or negative, or a row does not sum to one.
@@ -354,11 +353,11 @@ def check_distributions(probs: Floats, from_logits: bool) -> None:
     sums = probs.sum(axis=1)
     gaps = np.abs(sums - 1)
     if lowest < 0 or gaps.max() > SUM_TOLERANCE:
-        setting = str(from_logits).lower()
         raise ModelError(
             "Expected class probabilities that sum to one, received values from "
-            f"{lowest:.4g} to {highest:.4g} with from_logits={setting}: "
-            "a model that returns logits needs uncertainty.from_logits=true."
+            f"{lowest:.4g} to {highest:.4g}: end the model with a softmax or, where it returns "
+            "logits, compile it with a loss of from_logits=True or give "
+            "uncertainty.from_logits=true."
         )
 
 

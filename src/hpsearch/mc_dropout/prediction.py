@@ -27,7 +27,8 @@ class McDropout:
         batch_size: The largest number of images in a compiled call. No result depends on it.
         memory_mb: Limit, in MB, on the features, activations and sums of a compiled call. Batches
             become smaller where they would exceed it.
-        from_logits: Whether the model returns logits, which need a softmax.
+        from_logits: Whether the model returns logits, which need a softmax. None counts as False
+            here; a search replaces it by what the loss of the model says.
     """
 
     n_samples: int
@@ -35,7 +36,7 @@ class McDropout:
     seed: int
     batch_size: int
     memory_mb: float
-    from_logits: bool
+    from_logits: bool | None
 
     def __post_init__(self) -> None:
         """Raise ConfigError if a setting is out of range."""

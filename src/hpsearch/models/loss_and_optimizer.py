@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 import keras
@@ -82,16 +83,60 @@ def labels_for(model: keras.Model) -> Literal["sparse", "onehot"]:
     raise ModelError(
         "Expected the architecture to compile its model with the loss "
         "sparse_categorical_crossentropy or "
-        f"categorical_crossentropy; received {loss!r}."
+        f"categorical_crossentropy; received {_named(loss)}.{_advice(names)}"
     )
 
 
-def check_rows(model: keras.Model) -> None:
-    """Raise ModelError if a model cannot be trained on a data set of one-hot rows.
+def check_compiled(model: keras.Model) -> None:
+    """Raise ModelError if a model is not compiled, or with arguments in each other's places."""
+    if not model.compiled:
+        raise ModelError(
+            "Expected build(hp) to return a compiled keras.Model; received one whose compile was "
+            "not called."
+        )
+    compiled = getattr(model, "_compile_loss", None)
+    weights = keras.tree.flatten(getattr(compiled, "_user_loss_weights", None))
+    if any(isinstance(weight, str) for weight in weights):
+        raise ModelError(
+            "Expected numbers as loss_weights, the third argument of model.compile; received "
+            f"{weights!r}: give metrics by their name, model.compile(optimizer, loss, "
+            f"metrics={weights!r})."
+        )
 
-    Rows become labels where the loss of Keras takes labels, which changes no value. Nobody knows
-    what a loss that is not of Keras takes, and `labels_for` gives it labels.
+
+def returns_logits(model: keras.Model) -> bool:
+    """Return whether the loss of a model says that the model returns logits.
+
+    A loss of Keras says so by `from_logits`. Any other one counts as saying no.
     """
+    loss = _single(getattr(model, "loss", None))
+    said = getattr(loss, "from_logits", False)
+    if isinstance(loss, partial):
+        said = loss.keywords.get("from_logits", said)
+    return said is True
+
+
+def check_targets(model: keras.Model, *, are_rows: bool) -> None:
+    """Raise ModelError if the loss of a model does not fit the targets of a data set.
+
+    One-hot rows become labels where the loss of Keras takes labels, and labels become rows where
+    it takes the probabilities of classes, which changes no value. Nobody knows what a loss that is
+    not of Keras takes, and `labels_for` gives it labels. A loss of numbers, such as the squared
+    error, may take labels for quantities, so it needs rows.
+
+    Args:
+        model: A compiled model.
+        are_rows: Whether the targets were given as one-hot rows, (N, C), and not as labels.
+    """
+    names = _loss_names(_single(model.loss))
+    if not are_rows and "meansquarederror" in names:
+        raise ModelError(
+            "Expected one-hot rows (N, C) for a model with the loss mean_squared_error, received "
+            "labels (N,): give rows with keras.utils.to_categorical(labels), or compile the model "
+            "with the loss sparse_categorical_crossentropy."
+        )
+    if not are_rows:
+        return
     if labels_for(model) == "sparse" and not _is_of_keras(_single(model.loss)):
         raise ModelError(
             "Expected labels (N,) for a model with a loss of its own, received one-hot rows: give "
@@ -123,6 +168,23 @@ def _single(loss: object) -> object:
             loss = list(loss.values())
         loss = loss[0]
     return loss
+
+
+def _named(loss: object) -> str:
+    """Return a loss as a message names it."""
+    if loss is None or isinstance(loss, str):
+        return repr(loss)
+    return str(getattr(loss, "__name__", type(loss).__name__))
+
+
+def _advice(names: Sequence[str]) -> str:
+    """Return a sentence on what takes the place of the losses of these names, or nothing."""
+    if any(name.startswith("binary") for name in names):
+        return (
+            " A model of two classes ends with Dense(2, activation='softmax') here, and gives a "
+            "probability for each of them."
+        )
+    return ""
 
 
 def _loss_names(loss: object) -> list[str]:

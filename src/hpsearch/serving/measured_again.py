@@ -23,8 +23,6 @@ import numpy as np
 from hpsearch.data.forms import Images
 from hpsearch.data.split import Examples
 from hpsearch.errors import ModelError, SearchError
-from hpsearch.mc_dropout.passes import check_distributions
-from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.models.own_code import config_of, names_in_main
 from hpsearch.serving.fresh_process import Answer, Question, first_line
 
@@ -52,35 +50,24 @@ class Expected:
     batch_size: int
 
 
-def check_before(
-    model: keras.Model, images: Images, settings: McDropout, precision: str
-) -> str | None:
+def check_before(model: keras.Model, images: Images, precision: str) -> str | None:
     """Raise ModelError before a search if its models could never be registered.
 
     Args:
         model: A built model, as a trial would train it.
         images: A few images of the validation data, (N, *image_shape).
-        settings: `from_logits` tells whether the model returns logits.
         precision: Keras's dtype policy, such as `float32` or `mixed_float16`.
 
     Returns:
         A warning if the loaded model gives other outputs, which training may change; else None.
 
     Raises:
-        ModelError: Keras cannot load the file that it saves of the model, or the outputs are not
-            class probabilities.
+        ModelError: Keras cannot load the file that it saves of the model.
     """
     loaded = _saved_and_loaded(model)
     outputs = _outputs(model, images)
     if outputs is None:  # only compiled programs can call the model, so training will check it
         return None
-    if len(outputs) == 1:
-        probs = outputs[0]
-        if settings.from_logits:
-            softmax = keras.ops.softmax(probs)
-            probs = keras.ops.convert_to_numpy(softmax)
-        if np.isfinite(probs).all():  # a model that has not been trained may overflow
-            check_distributions(np.asarray(probs, np.float64), settings.from_logits)
     if _are_close(outputs, _outputs(loaded, images), precision):
         return None
     is_repeatable = _are_close(outputs, _outputs(model, images), precision)

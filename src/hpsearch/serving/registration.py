@@ -72,6 +72,7 @@ class Registration:
         champion: keras.Model | None,
         data: SearchData,
         settings: McDropout,
+        of_champion: McDropout,
     ) -> tuple[bool, str]:
         """Return whether a model becomes the champion, and the reason in words.
 
@@ -83,6 +84,7 @@ class Registration:
             champion: The model of the present champion, or None.
             data: The data of the search; the models are compared on its validation part.
             settings: Settings of MC Dropout; `from_logits` and `batch_size` are used.
+            of_champion: The same for the champion's model.
         """
         val = data.val
         mine = plain_probs(challenger, val.inputs, settings)
@@ -101,7 +103,7 @@ class Registration:
             )
         if champion is None:
             return True, "there was no champion"
-        return self.compare(challenger, champion, val, settings)
+        return self.compare(challenger, champion, val, settings, of_champion)
 
     def compare(
         self,
@@ -109,6 +111,7 @@ class Registration:
         champion: keras.Model,
         val: Examples,
         settings: McDropout,
+        of_champion: McDropout,
     ) -> tuple[bool, str]:
         """Return whether a challenger is better than the champion, and the reason in words.
 
@@ -119,12 +122,13 @@ class Registration:
             champion: The model of the present champion.
             val: Validation data.
             settings: Settings of MC Dropout; `from_logits` and `batch_size` are used.
+            of_champion: The same for the champion's model.
         """
         same_inputs = champion.input_shape == challenger.input_shape
         same_outputs = champion.output_shape == challenger.output_shape
         if not same_inputs or not same_outputs:
             return False, "the champion is for other images or classes"
-        theirs = plain_probs(champion, val.inputs, settings)
+        theirs = plain_probs(champion, val.inputs, of_champion)
         mine = plain_probs(challenger, val.inputs, settings)
         found = self._difference(theirs, mine, val.targets, self.measure)
         is_better = found.verdict(self.level) == "better"

@@ -28,6 +28,14 @@ from hpsearch.errors import ConfigError, ModelError, did_you_mean, first_line
 from hpsearch.study.trial_end import TrialEnd
 from hpsearch.tracking.runs import END, TrackedRun
 
+# The tag of a version whose model returns logits, which need a softmax: `true` or `false`.
+FROM_LOGITS = "hpsearch.from_logits"
+
+
+def returns_logits(version: ModelVersion) -> bool:
+    """Return whether the model of a version returns logits, as its tag says."""
+    return bool(version.tags.get(FROM_LOGITS) == "true")
+
 
 def check_name(key: str, name: str | None) -> None:
     """Raise ConfigError for a name that no registered model can have in MLflow.
@@ -210,7 +218,7 @@ class Registry:
         self,
         name: str,
         candidate: Candidate,
-        judge: Callable[[keras.Model | None], tuple[bool, str]],
+        judge: Callable[[keras.Model | None, bool], tuple[bool, str]],
     ) -> Version:
         """Make a trial's model a version of registered model `name`: its champion or challenger.
 
@@ -220,13 +228,13 @@ class Registry:
         Args:
             name: The registered model.
             candidate: The trial's model.
-            judge: Gets the champion's model, or None where there is no champion. Returns whether
-                the version becomes champion, and why.
+            judge: Gets the champion's model, or None where there is no champion, and whether that
+                model returns logits. Returns whether the version becomes champion, and why.
         """
         number = self._version(name, candidate)
         champion = self._by_alias(name, self.CHAMPION)
         if champion is None:
-            promoted, why = judge(None)
+            promoted, why = judge(None, False)
             return self._give(name, number, promoted, why)
         if champion == number:
             self._end_challenge(name, number)
@@ -239,13 +247,13 @@ class Registry:
             why = f"version {champion} has become champion since"
             return Version(name, number, alias, why)
         try:
-            model, _found = self.load(name, champion)
+            model, found = self.load(name, champion)
         # The version's own code may raise anything, or a file may be missing.
         except Exception as error:
             cause = f"{first_line(error):.200}"
             why = f"the champion, version {champion}, cannot be loaded to compare with it: {cause}"
             return self._give(name, number, False, why)
-        promoted, why = judge(model)
+        promoted, why = judge(model, returns_logits(found))
         return self._give(name, number, promoted, f"{why}, version {champion}")
 
     def _give(

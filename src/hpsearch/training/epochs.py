@@ -172,6 +172,8 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         self.continuation = continuation
         self.fitted = Fitted()
         self.best_state: list[np.ndarray] = []
+        # A HyperModel's own fit need not call `on_epoch_begin`.
+        self._begin = time.perf_counter()
         if continuation:
             found = continuation.load()
             if found:
@@ -208,7 +210,9 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
             if name.startswith("val_"):
                 key = name.replace("_", "/", 1)
             metrics[key] = value
-        metrics["time/epoch_s"] = time.perf_counter() - self._begin
+        now = time.perf_counter()
+        metrics["time/epoch_s"] = now - self._begin
+        self._begin = now
         monitor = self.settings.monitor
         is_best = self.fitted.add(metrics, monitor, self.direction)
         if is_best:

@@ -15,7 +15,7 @@ from keras.metrics import Metric
 
 from hpsearch.data.split import SearchData
 from hpsearch.errors import ConfigError, ModelError, did_you_mean, first_line
-from hpsearch.models.loss_and_optimizer import check_rows, labels_for, numbers_of
+from hpsearch.models.loss_and_optimizer import check_targets, labels_for, numbers_of
 from hpsearch.study.direction import Direction
 from hpsearch.training.own_fit import owns_fit
 from hpsearch.training.settings import Training
@@ -43,15 +43,14 @@ def directed(
         ModelError: The metrics or a loss do not fit the model and the labels.
     """
     form = labels_for(model)
-    if data.has_rows:
-        check_rows(model)
+    check_targets(model, are_rows=data.has_rows)
     monitor = training.monitor
     part, _, name = monitor.partition("/")
     is_of_part = part in ("train", "val")
     if monitor in ("train/loss", "val/loss"):
         of_loss = training.direction or Direction.MINIMIZE
         return replace(training, direction=of_loss)
-    reports_more = owns_fit(hypermodel) or _has_own_step(model)
+    reports_more = owns_fit(hypermodel) or has_own_step(model)
     known = _known(model, data, form, reports_more=reports_more)
     hint = _hint(monitor, known)
     if hint and not (reports_more and is_of_part):
@@ -66,7 +65,7 @@ def directed(
     return replace(training, direction=direction)
 
 
-def _has_own_step(model: keras.Model) -> bool:
+def has_own_step(model: keras.Model) -> bool:
     """Return whether a model has a training or test method that is not Keras's.
 
     Such a model may report metrics that are not known before its first epoch.

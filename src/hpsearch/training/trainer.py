@@ -18,7 +18,7 @@ import numpy as np
 from keras_tuner import HyperModel, HyperParameters
 
 from hpsearch.data.split import Examples, SearchData
-from hpsearch.errors import ConfigError
+from hpsearch.errors import ConfigError, ModelError
 from hpsearch.models.loss_and_optimizer import labels_for
 from hpsearch.seeds import derive
 from hpsearch.training.checkpoints import CheckpointFile
@@ -242,6 +242,12 @@ class Trainer:
             self._run(model, epochs, [epochs], x=images, y=labels)
         finally:
             model.fit = fit
+        if not epochs.fitted.n_epochs:
+            raise ModelError(
+                "The HyperModel's own fit has not told its callbacks that an epoch ended: pass "
+                "callbacks=callbacks on to model.fit, or call callback.on_epoch_end(epoch, logs) "
+                "after each epoch of a loop of your own."
+            )
         model.set_weights(epochs.best_state)
         return epochs.fitted
 
