@@ -116,6 +116,7 @@ class Search:
             self.budget,
             makers=(self.arch, self.optimizer, self.schedule, self.sparsity),
         ).run()
+        self.sampler(root_seed=self.seed).check(checked.asked.distributions)
         pruner = self.pruner
         if self.costs.second_objective:
             pruner = optuna.pruners.NopPruner()

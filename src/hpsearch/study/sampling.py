@@ -17,6 +17,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GridSampler, QMCSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from hpsearch.errors import ConfigError
 from hpsearch.seeds import derive
 from hpsearch.space.space import Space
 from hpsearch.study.history import History, PastStudy
@@ -96,6 +97,22 @@ class SeededSampler(BaseSampler):
         self._any = make(seed=0)
         # Optuna's number is the key; the slots of a worker run several trials at once.
         self._prepared: dict[int, _Prepared] = {}
+
+    def check(self, names: Iterable[str]) -> None:
+        """Raise ConfigError if the sampler has no values for a hyperparameter.
+
+        Args:
+            names: The hyperparameters that a model asks for, as Optuna knows them.
+        """
+        if not isinstance(self._any, Grid):
+            return
+        lacking = sorted(set(names) - self._any.names)
+        if lacking:
+            raise ConfigError(
+                f"sampler=grid needs bounds of each hyperparameter, and {lacking[0]} has none: "
+                f"give ++space.bounds.{lacking[0]}={{choices: [...]}} or "
+                f"{{low: ..., high: ...}}, or take another sampler."
+            )
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Read the history, and build the sampler for a trial."""
@@ -239,6 +256,11 @@ class Grid(_Sequential, GridSampler):
         seed: int,
     ) -> None:
         super().__init__(space.grid(n_points), seed)
+
+    @property
+    def names(self) -> set[str]:
+        """The hyperparameters that the grid has values for."""
+        return set(self._search_space)
 
     def __len__(self) -> int:
         return len(self._all_grids)
