@@ -263,7 +263,9 @@ class Search:
                 if begun:
                     say(begun)
             source = self.data.path or data.name
-            parent = opening.parent(tracking, data, source)
+            parent = opening.parent(tracking, data, source, say)
+        tracking.spool.say = say
+        storage.outage.say = say
         return Conclusion(
             name,
             study,
@@ -307,6 +309,8 @@ class Search:
             if not tracking.close(tracking.patience_s):
                 sync = Commands(conclusion.searched()).sync()
                 progress.say(f"MLflow is away; send what waits for it with: {sync}")
+            if tracking.refusals:
+                progress.say(tracking.refusals)
 
         with conclusion.parent.ending(end):
             yield
