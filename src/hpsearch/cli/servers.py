@@ -30,27 +30,36 @@ def check_servers(config: Mapping[str, Any], say: Callable[[str], object]) -> No
     Raises:
         UserError: One of them cannot be used. The sentence says why, and what helps.
     """
-    checks = {"storage": _check_storage, "tracking": _check_tracking}
+    check_storage: Callable[..., None] = _check_storage
     if "budget" not in config:  # the job only reads studies
-        checks["storage"] = _check_storage_to_read
+        check_storage = _check_storage_to_read
+    checks = {"tracking": _check_tracking, "storage": check_storage}
     for key, check in checks.items():
         part = config.get(key)
         if isinstance(part, DictConfig):
             part = OmegaConf.to_container(part, resolve=True)
-        if not isinstance(part, Mapping) or not str(part.get("_target_")).startswith("hpsearch."):
-            continue
-        patience_s = _seconds(part.get("patience_s"))
-        deadline = time.monotonic()
-        if this_process.n_restarts(os.getpid()):
-            deadline += patience_s
-        while True:
-            try:
-                check(part, patience_s, say)
-                break
-            except UserError as error:
-                if isinstance(error, ConfigError) or time.monotonic() > deadline:
-                    raise
-            time.sleep(1.0)
+        if isinstance(part, Mapping) and str(part.get("_target_")).startswith("hpsearch."):
+            settings = {str(name): value for name, value in part.items()}
+            _patiently(check, settings, say)
+
+
+def _patiently(
+    check: Callable[..., None],
+    part: Mapping[str, Any],
+    say: Callable[[str], object],
+) -> None:
+    """Check a part; a process that continues the work of another one tries it again for a while."""
+    patience_s = float(part.get("patience_s") or 0.0)
+    deadline = time.monotonic()
+    if this_process.n_restarts(os.getpid()):
+        deadline += patience_s
+    while True:
+        try:
+            return check(part, patience_s, say)
+        except UserError as error:
+            if isinstance(error, ConfigError) or time.monotonic() >= deadline:
+                raise
+        time.sleep(1.0)
 
 
 def _check_storage(
@@ -96,9 +105,3 @@ def _check_tracking(
 
     store = Store(part.get("uri"), part.get("experiment"))
     store.check(_TIMEOUT_S, patience_s, say)
-
-
-def _seconds(value: object) -> float:
-    if isinstance(value, int | float):
-        return float(value)
-    return 0.0

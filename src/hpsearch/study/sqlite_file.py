@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -50,8 +51,12 @@ def check_folder(path: Path) -> None:
         folder = folder.parent
     if not folder.is_dir():
         raise OSError(f"{folder} is no folder")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OSError(f"the folder {folder} cannot be written")
+    try:
+        # The file has no name, so it leaves nothing behind.
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"the folder {folder} cannot be written: {error.strerror}") from error
     if path.exists() and not os.access(path, os.W_OK):
         raise OSError(f"{path} cannot be written")
 

@@ -210,7 +210,10 @@ def _cause_of_tls(error: ssl.SSLError) -> str:
         )
     if "WRONG_VERSION_NUMBER" in reason or "HTTP_REQUEST" in reason:
         return "it speaks http, not https; give http:// in place of https://"
-    return f"no TLS connection can be made ({reason}); look at the certificates of both sides"
+    return (
+        f"no TLS connection can be made ({reason}); look at its log, and name a certificate in "
+        "MLFLOW_TRACKING_CLIENT_CERT_PATH where it asks for one"
+    )
 
 
 def _speaks_tls(uri: str) -> bool:
