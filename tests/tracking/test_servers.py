@@ -303,8 +303,8 @@ def test_a_missing_alias_model_version_and_run_are_absent_in_a_database(tmp_path
         unless_absent(lambda: client.get_model_version_by_alias("m", "champion"))
 
 
-NAMES = ["units[0]", "units[1]", "units_0_", "dropout@1", "a/../b", "/a", "./a", "a//b", "", "ß?", "%", "🙂", ".", "..", "a\nb"]
-NAMES += ["x" * 300, "x" * 301]
+NAMES = ["units[0]", "units[1]", "units_0_", "dropout@1", "a/../b", "/a", "./a", "a//b", "", "ß?"]
+NAMES += ["%", "🙂", ".", "..", "a\nb", "x" * 300, "x" * 301]
 
 
 def test_every_name_has_a_key_of_its_own_that_mlflow_takes(tmp_path, mlflow_tables):

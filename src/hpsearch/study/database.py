@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from hpsearch.errors import first_line
 
@@ -61,8 +61,6 @@ def why_not(url: str, error: BaseException) -> str:
         url: The database.
         error: What SQLAlchemy or its driver has raised.
     """
-    if isinstance(error, ArgumentError | ValueError):
-        return f"its address is not one ({first_line(error)}); correct it"
     original: BaseException = error
     if isinstance(error, DBAPIError) and error.orig is not None:
         original = error.orig
@@ -95,8 +93,8 @@ _CAUSES = (
     ),
     (
         'database ".*" does not exist',
-        "it has no database {database}; make it with: createdb -h {host} -p {port} {database}, or "
-        "give another one",
+        "it has no database {database}; make it with: "
+        "createdb -h {host} -p {port} -U {user} {database}, or give another one",
     ),
     (
         'role ".*" does not exist',
@@ -110,8 +108,8 @@ _CAUSES = (
     ),
     (
         "no pg_hba.conf entry.*no encryption",
-        "it lets {user} in from here only with TLS, if at all; add ?sslmode=require to the URL, "
-        "or an entry to its pg_hba.conf",
+        "it lets {user} in from here only with TLS, if at all; set PGSSLMODE=require, or add an "
+        "entry to its pg_hba.conf",
     ),
     (
         "no pg_hba.conf entry|pg_hba.conf rejects",
@@ -157,6 +155,11 @@ _CAUSES = (
         "its log",
     ),
 )
+
+
+def is_url(url: str) -> bool:
+    """Return whether the address of a database can be read."""
+    return _parts(url) is not None
 
 
 def _parts(url: str) -> URL | None:

@@ -28,7 +28,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from hpsearch.command_form import installing
 from hpsearch.errors import ConfigError, StorageError, first_line
-from hpsearch.study.database import CONNECT_TIMEOUT_S, why_not
+from hpsearch.study.database import CONNECT_TIMEOUT_S, is_url, why_not
 from hpsearch.study.fast_reader import read_trials
 from hpsearch.study.journal_file import FileLock, JournalFile
 from hpsearch.study.waiting import Outage, impatient, patient
@@ -258,7 +258,7 @@ def check_postgres(url: str, key: str, forms: str) -> None:
             f"{key}={shown} must not hold the password, which everybody on this machine can see "
             "there; put it into PGPASSWORD or ~/.pgpass instead."
         )
-    if not url.startswith("postgresql+psycopg://"):
+    if not url.startswith("postgresql+psycopg://") or not is_url(url):
         raise ConfigError(f"{key}={url} is no URL of PostgreSQL; give {forms}.")
     if find_spec("psycopg") is None:
         raise ConfigError(

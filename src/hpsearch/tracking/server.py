@@ -24,6 +24,10 @@ from hpsearch.errors import TrackingError, first_line
 from hpsearch.study.storage import without_password
 
 _LOGIN = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+_SILENT = (
+    "it has not answered for {timeout_s:g} seconds; look whether mlflow server works there, and "
+    "set MLFLOW_HTTP_REQUEST_TIMEOUT=SECONDS where it is slow"
+)
 _SPEAKS_HTTPS = "it speaks https, not http; give https:// in place of http://"
 # What OpenSSL says of a certificate, by its number.
 _EXPIRED, _OTHER_HOST, _OTHER_ADDRESS = 10, 62, 64
@@ -179,10 +183,8 @@ _CAUSES: dict[type[BaseException], str] = {
     ConnectionRefusedError: (
         "nothing answers there; start mlflow server, or correct the address and the port"
     ),
-    requests.exceptions.Timeout: (
-        "it has not answered for {timeout_s:g} seconds; look whether mlflow server works there, "
-        "and set MLFLOW_HTTP_REQUEST_TIMEOUT=SECONDS where it is slow"
-    ),
+    TimeoutError: _SILENT,
+    requests.exceptions.Timeout: _SILENT,
 }
 
 

@@ -49,6 +49,13 @@ class Store:
         given = self.given_uri or os.environ.get("MLFLOW_TRACKING_URI")
         return given or "sqlite:///mlflow.db"
 
+    def _fault(self, cause: str) -> TrackingError:
+        return TrackingError(
+            f"The MLflow store {without_password(self.uri)} cannot be used ({cause}); "
+            "tracking.uri or MLFLOW_TRACKING_URI must name a running server or a database file "
+            "that can be written."
+        )
+
     @contextmanager
     def errors(self) -> Iterator[None]:
         """Raise TrackingError in place of an error of MLflow; its sentence names the store."""
@@ -61,11 +68,7 @@ class Store:
             self.check(10.0, 0.0, _to_nobody)
             sentences = re.split(r"[.:] (?=[A-Z])", first_line(error))
             cause = without_password(sentences[0].rstrip("."))
-            raise TrackingError(
-                f"The MLflow store {without_password(self.uri)} cannot be used ({cause}); "
-                "tracking.uri or MLFLOW_TRACKING_URI must name a running server or a database "
-                "file that can be written."
-            ) from error
+            raise self._fault(cause) from error
 
     @property
     def experiment_id(self) -> str | None:
@@ -159,11 +162,7 @@ class Store:
         try:
             check_file(file, patience_s, say)
         except OSError as error:
-            raise TrackingError(
-                f"The MLflow store {without_password(self.uri)} cannot be used ({error}); "
-                "tracking.uri or MLFLOW_TRACKING_URI must name a running server or a database "
-                "file that can be written."
-            ) from error
+            raise self._fault(str(error)) from error
 
     def _check_database(self) -> None:
         shown = without_password(self.uri)
