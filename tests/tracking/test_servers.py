@@ -16,7 +16,9 @@ from conftest import free_port
 from faulty_server import ABSENT, certificate, faulty_server, silent_port
 from hpsearch.errors import TrackingError
 from hpsearch.tracking.absent import unless_absent
+from hpsearch.tracking.client import StoreClient
 from hpsearch.tracking.keys import as_key
+from hpsearch.tracking.registry import Candidate, Registry
 from hpsearch.tracking.server import ask
 from hpsearch.tracking.store import Store
 
@@ -301,6 +303,39 @@ def test_a_missing_alias_model_version_and_run_are_absent_in_a_database(tmp_path
         database.execute("DROP TABLE registered_model_aliases")
     with pytest.raises(MlflowException):
         unless_absent(lambda: client.get_model_version_by_alias("m", "champion"))
+
+
+@pytest.mark.parametrize(
+    ("answer", "cause"),
+    [((500, "application/json", FAILED), "no space left"), ((401, "text/plain", "no"), "a login")],
+)
+def test_a_registry_that_cannot_be_read_has_not_no_champion(answer, cause, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    candidate = Candidate(None, "0" * 32, lambda _folder: {}, {})
+    with faulty_server(answer) as server:
+        registry = Registry(StoreClient(Store(server.uri, None), 0), print)
+        with pytest.raises(TrackingError, match=cause):
+            registry.load("m", "champion")
+        with pytest.raises(TrackingError, match=cause):
+            registry.register("m", candidate, lambda _champion: (True, "it is the first"))
+        server.answer = lambda _request: ABSENT
+        assert registry._by_alias("m", "champion") is None
+
+
+def test_a_call_that_meets_a_lock_waits_for_its_end_and_answers_stay_mlflows(
+    tmp_path, mlflow_tables
+):
+    path = tmp_path / "mlflow.db"
+    path.write_bytes(mlflow_tables.read_bytes())
+    client = StoreClient(Store(f"sqlite:///{path}", None), 60)
+    assert isinstance(client, MlflowClient)
+    run = client.create_run("0").info.run_id
+    thread = locked_for(path, 3)
+    client.set_tag(run, "a", "b")
+    thread.join()
+    assert client.get_run(run).data.tags["a"] == "b"
+    with pytest.raises(MlflowException, match="not found"):
+        client.get_run("0" * 32)
 
 
 NAMES = ["units[0]", "units[1]", "units_0_", "dropout@1", "a/../b", "/a", "./a", "a//b", "", "ß?"]

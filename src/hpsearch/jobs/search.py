@@ -137,6 +137,8 @@ class Search:
         trainer.varies = checked.varies
         conclusion = self._open(data, config, checked, progress.say)
         study = conclusion.study
+        conclusion.tracking.spool.say = progress.say
+        study.storage.outage.say = progress.say
         trainer.remembered_proofs = study.remembered_proofs
         if checked.warning:
             progress.say(checked.warning)
@@ -264,8 +266,6 @@ class Search:
                     say(begun)
             source = self.data.path or data.name
             parent = opening.parent(tracking, data, source, say)
-        tracking.spool.say = say
-        storage.outage.say = say
         return Conclusion(
             name,
             study,

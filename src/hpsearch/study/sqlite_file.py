@@ -25,7 +25,8 @@ def check_file(
         say: Called with a sentence once, where it is waited for longer than a moment.
 
     Raises:
-        OSError: It cannot be used; the message is a part of a sentence.
+        TimeoutError: It is locked for longer; the message is a part of a sentence.
+        OSError: It cannot be used for another reason; the message is a part of a sentence.
     """
     check_folder(path)
     if not path.exists():
@@ -37,7 +38,7 @@ def check_file(
     while _is_locked(path):
         waited_s = time.monotonic() - begin
         if waited_s > patience_s:
-            raise OSError(f"another process has kept it locked for {waited_s:.0f} seconds")
+            raise TimeoutError(f"another process has kept it locked for {waited_s:.0f} seconds")
         if waited_s > 1 and not is_told:
             is_told = True
             say(f"{path} is locked by another process; waiting up to {patience_s:g} seconds.")

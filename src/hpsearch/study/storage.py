@@ -65,6 +65,11 @@ def _sentence(place: str, error: BaseException) -> str:
         cause = why_not(place, error)
         return without_password(f"The study storage {place} cannot be used: {cause}.")
     cause = first_line(getattr(error, "orig", None) or error)
+    if isinstance(error, TimeoutError) or "database is locked" in cause:
+        return (
+            f"The study storage {path} cannot be used: {cause}; end the process that keeps it "
+            "locked, or wait for its end."
+        )
     return (
         f"The study storage {path} cannot be used ({cause}); storage.path must name a file in a "
         "folder that can be written."

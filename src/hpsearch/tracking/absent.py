@@ -28,6 +28,20 @@ def unless_absent(call: Callable[[], _Result]) -> _Result | None:
         return None
 
 
+def is_answer(error: MlflowException) -> bool:
+    """Return whether a store has answered, and would answer the same when it is asked again.
+
+    Any other failure may pass.
+    """
+    return error.error_code in {
+        "INVALID_PARAMETER_VALUE",
+        "RESOURCE_DOES_NOT_EXIST",
+        "RESOURCE_ALREADY_EXISTS",
+        "INVALID_STATE",
+        "BAD_REQUEST",
+    }
+
+
 def _is_absent(error: MlflowException) -> bool:
     """Return whether an error is MLflow's answer that something does not exist.
 

@@ -19,6 +19,7 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from hpsearch.errors import TrackingError
+from hpsearch.tracking.absent import is_answer
 from hpsearch.tracking.spool_file import Away, Entry, State
 from hpsearch.tracking.store import Store
 
@@ -143,7 +144,7 @@ class Delivery:
             try:
                 self._log_batch(run_id, kind, some)
             except MlflowException as error:
-                if not _is_final(error):
+                if not is_answer(error):
                     raise
                 for row in some:
                     with self._refusals_kept(run_id, {"kind": kind, **dict(row)}):
@@ -164,7 +165,7 @@ class Delivery:
         try:
             yield
         except MlflowException as error:
-            if not _is_final(error):
+            if not is_answer(error):
                 raise
             self.n_refused += 1
             logger = logging.getLogger(__name__)
@@ -216,16 +217,3 @@ def _failures_as_away() -> Iterator[None]:
         yield
     except (MlflowException, TrackingError, OSError) as error:
         raise Away from error
-
-
-def _is_final(error: MlflowException) -> bool:
-    """Return whether a store gives this answer again when it is asked again.
-
-    Any other failure may pass.
-    """
-    return error.error_code in {
-        "INVALID_PARAMETER_VALUE",
-        "RESOURCE_DOES_NOT_EXIST",
-        "INVALID_STATE",
-        "BAD_REQUEST",
-    }

@@ -49,13 +49,6 @@ class Store:
         given = self.given_uri or os.environ.get("MLFLOW_TRACKING_URI")
         return given or "sqlite:///mlflow.db"
 
-    def _fault(self, cause: str) -> TrackingError:
-        return TrackingError(
-            f"The MLflow store {without_password(self.uri)} cannot be used ({cause}); "
-            "tracking.uri or MLFLOW_TRACKING_URI must name a running server or a database file "
-            "that can be written."
-        )
-
     @contextmanager
     def errors(self) -> Iterator[None]:
         """Raise TrackingError in place of an error of MLflow; its sentence names the store."""
@@ -64,11 +57,27 @@ class Store:
         try:
             yield
         except (MlflowException, OSError) as error:
-            # The store itself says best why it cannot be used.
+            raise self.fault(error) from error
+
+    def fault(self, error: Exception) -> TrackingError:
+        """Return an error that says why the store cannot be used, and what helps.
+
+        Args:
+            error: What MLflow has raised. The store itself is asked first, which says it better.
+        """
+        try:
             self.check(10.0, 0.0, _to_nobody)
-            sentences = re.split(r"[.:] (?=[A-Z])", first_line(error))
-            cause = without_password(sentences[0].rstrip("."))
-            raise self._fault(cause) from error
+        except TrackingError as found:
+            return found
+        sentences = re.split(r"[.:] (?=[A-Z])", first_line(error))
+        return self._fault(sentences[0].rstrip("."))
+
+    def _fault(self, cause: str) -> TrackingError:
+        return TrackingError(
+            f"The MLflow store {without_password(self.uri)} cannot be used "
+            f"({without_password(cause)}); tracking.uri or MLFLOW_TRACKING_URI must name a running "
+            "server or a database file that can be written."
+        )
 
     @property
     def experiment_id(self) -> str | None:
@@ -161,6 +170,11 @@ class Store:
     ) -> None:
         try:
             check_file(file, patience_s, say)
+        except TimeoutError as error:
+            raise TrackingError(
+                f"The MLflow store {without_password(self.uri)} cannot be used: {error}; end that "
+                "process, or wait for its end."
+            ) from error
         except OSError as error:
             raise self._fault(str(error)) from error
 

@@ -28,6 +28,7 @@ from hpsearch.errors import TrackingError
 from hpsearch.models.moved_names import with_current_names
 from hpsearch.study.storage import without_password
 from hpsearch.tracking.absent import unless_absent
+from hpsearch.tracking.client import StoreClient
 from hpsearch.tracking.delivery import Delivery
 from hpsearch.tracking.runs import ChildRun, ParentRun, TrackedRun, now_ms
 from hpsearch.tracking.spool import Spool
@@ -64,13 +65,15 @@ class Tracking:
         self.uri = self.store.uri
         if must_exist:
             self.store.check_exists()
-        # The spool and `wait` try again themselves.
+        # MLflow's own client would try for minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         folder = Path(spool).absolute()
         self.store.check(10.0, patience_s, logging.getLogger(__name__).warning)
         with self.store.errors():
-            self.client = MlflowClient(self.uri, registry_uri=self.uri)
-            self._delivery = Delivery(self.client, self.store, folder / "refused.jsonl")
+            self.client: MlflowClient = StoreClient(self.store, patience_s)
+            # The spool needs no sentences, and waits by itself.
+            plain = MlflowClient(self.uri, registry_uri=self.uri)
+            self._delivery = Delivery(plain, self.store, folder / "refused.jsonl")
             # MLflow's fluent calls must not write to this run by chance.
             self.project_run_id = os.environ.pop("MLFLOW_RUN_ID", None)
             self.experiment_id = self._experiment_id()
