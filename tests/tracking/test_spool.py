@@ -234,6 +234,17 @@ def test_what_mlflow_refuses_for_good_holds_nothing_up(tracking, caplog):
     assert tracking.find_child(parent, 1).info.status == "FINISHED"
 
 
+def test_a_deleted_run_of_a_study_is_told_with_what_restores_it(tracking):
+    run_id = tracking.open_parent("study", None, {}).run_id
+    tracking.client.delete_run(run_id)
+    with pytest.raises(TrackingError) as caught:
+        tracking.open_parent("study", run_id, {})
+    assert f"mlflow runs restore --run-id {run_id}, or" in str(caught.value)
+    tracking.client.restore_run(run_id)
+    assert tracking.open_parent("study", run_id, {}).run_id == run_id
+    assert tracking.open_parent("study", "0" * 32, {}).run_id != run_id
+
+
 @pytest.mark.parametrize("name", ["my runs.db", "x=1, [a] 'b'.db", "100%20.db"])
 def test_a_database_is_found_as_it_is_named_and_as_mlflow_run_writes_it(tmp_path, name):
     for written in (name, quote(name)):

@@ -127,8 +127,8 @@ class Opening:
         if parent.run_id != known:
             if known is not None:
                 say(
-                    f"The MLflow run {known} of study {study.study_name} is deleted or not in this "
-                    f"store; run {parent.run_id} takes its place, for new trials and the report."
+                    f"The MLflow run {known} of study {study.study_name} is not in this store; "
+                    f"run {parent.run_id} takes its place, for new trials and the report."
                 )
             study.set_user_attr("parent_run_id", parent.run_id)
             self._log_settings(parent)

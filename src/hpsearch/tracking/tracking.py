@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import tempfile
 import time
 from collections.abc import Mapping
@@ -127,6 +128,8 @@ class Tracking:
         """
         with self.store.errors():
             known = self._find(known_run_id)
+            if known_run_id is not None and known is None:
+                self._check_not_deleted(name, known_run_id)
             run_id = known or self.project_run_id or self._create(name, {})
             parent = ParentRun(self.client, run_id)
             all_tags = {"hpsearch.kind": "study", **tags, MLFLOW_RUN_NAME: name}
@@ -322,6 +325,20 @@ class Tracking:
         if run is None or run.info.lifecycle_stage != "active":
             return None
         return run_id
+
+    def _check_not_deleted(self, study: str, run_id: str) -> None:
+        """Raise TrackingError where the run of a study is deleted.
+
+        The runs of its trials stand below it, so a new run could not show nor register them.
+        """
+        if unless_absent(lambda: self.client.get_run(run_id)) is None:
+            return
+        uri = shlex.quote(without_password(self.uri))
+        raise TrackingError(
+            f"The MLflow run {run_id} of study {study} is deleted; restore it with: "
+            f"MLFLOW_TRACKING_URI={uri} mlflow runs restore --run-id {run_id}, or start another "
+            "study, study.name=NAME."
+        )
 
     def _set_running(self, run_id: str) -> None:
         self.client.update_run(run_id, status="RUNNING")
