@@ -16,7 +16,8 @@ from hpsearch.tracking.delivery import Delivery
 from hpsearch.tracking.runs import TrialName
 from hpsearch.tracking.spool import Spool
 from hpsearch.tracking.spool_file import SpoolFile
-from hpsearch.tracking.tracking import Tracking, check_exists
+from hpsearch.tracking.store import Store
+from hpsearch.tracking.tracking import Tracking
 from ledger import Ledger, metric, opening
 
 
@@ -205,7 +206,7 @@ def test_a_retry_writes_into_the_same_run_only_what_is_missing(tracking):
 
 def test_rows_that_are_sent_again_because_an_answer_was_lost_are_there_once(tracking):
     parent = tracking.open_parent("study", None, {})
-    delivery = Delivery(tracking.client, tracking.uri)
+    delivery = Delivery(tracking.client, tracking.store, tracking.spool.folder / "refused.jsonl")
     entry = {"experiment_id": tracking.experiment_id, "parent_run_id": parent.run_id, "number": 1}
     state = delivery.open(entry | {"time": 0, "name": "#1", "tags": {}}, is_mine=True)
     rows = {
@@ -227,17 +228,31 @@ def test_what_mlflow_refuses_for_good_holds_nothing_up(tracking, caplog):
     run.end("FINISHED")
     assert tracking.spool.drain(60)
     assert "MLflow refused" in caplog.text
+    (line,) = (tracking.spool.folder / "refused.jsonl").read_text().splitlines()
+    assert json.loads(line)["value"] == "2", "what was refused is lost"
+    assert "has refused 1 entries" in tracking.refusals
     assert tracking.find_child(parent, 1).info.status == "FINISHED"
+
+
+def test_a_deleted_run_of_a_study_is_told_with_what_restores_it(tracking):
+    run_id = tracking.open_parent("study", None, {}).run_id
+    tracking.client.delete_run(run_id)
+    with pytest.raises(TrackingError) as caught:
+        tracking.open_parent("study", run_id, {})
+    assert f"mlflow runs restore --run-id {run_id}, or" in str(caught.value)
+    tracking.client.restore_run(run_id)
+    assert tracking.open_parent("study", run_id, {}).run_id == run_id
+    assert tracking.open_parent("study", "0" * 32, {}).run_id != run_id
 
 
 @pytest.mark.parametrize("name", ["my runs.db", "x=1, [a] 'b'.db", "100%20.db"])
 def test_a_database_is_found_as_it_is_named_and_as_mlflow_run_writes_it(tmp_path, name):
     for written in (name, quote(name)):
         with pytest.raises(TrackingError, match="There is no MLflow database"):
-            check_exists(f"sqlite:///{tmp_path}/{written}")
+            Store(f"sqlite:///{tmp_path}/{written}", None).check_exists()
     (tmp_path / name).touch()
     for written in (name, quote(name)):
-        check_exists(f"sqlite:///{tmp_path}/{written}")
+        Store(f"sqlite:///{tmp_path}/{written}", None).check_exists()
 
 
 def test_an_artifact_in_a_local_folder_is_found_by_its_path(tracking):

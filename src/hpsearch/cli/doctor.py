@@ -25,6 +25,7 @@ import hydra
 from hpsearch.backend import check_backend
 from hpsearch.cli import entry
 from hpsearch.cli.command_line import as_overrides, composed
+from hpsearch.cli.servers import check_servers
 from hpsearch.cli.terminal import Terminal
 from hpsearch.errors import ConfigError, did_you_mean
 
@@ -61,6 +62,7 @@ def main() -> None:
             overrides.append(f"--config-dir={given.config_dir}")
         config = entry.as_plain(composed("search", overrides))
         check_backend()
+        check_servers(config, Terminal().say)
 
         # Importing this takes seconds, which a typo must not cost.
         from hpsearch.jobs.doctor import Doctor  # noqa: PLC0415

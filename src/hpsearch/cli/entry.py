@@ -37,6 +37,7 @@ from hpsearch.cli.command_line import (
 )
 from hpsearch.cli.config_files import CONF, ConfigFiles
 from hpsearch.cli.refused import refuse
+from hpsearch.cli.servers import check_servers
 from hpsearch.cli.terminal import Terminal
 from hpsearch.command_form import Project
 from hpsearch.errors import ConfigError, HpsearchError, Preempted, UserError
@@ -73,8 +74,10 @@ def prepare_environment() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     # Optuna warns of its QMCSampler.
     warnings.filterwarnings("ignore", message=".* is experimental")
-    for name in ("mlflow", "mlflow.pyfunc", "alembic", "mlflow.store.db.utils", "absl", "optuna"):
+    for name in ("mlflow", "mlflow.pyfunc", "alembic", "absl", "optuna"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # MLflow logs each error of a database with its traceback, and raises it too.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     # MLflow warns where an environment has no pip, such as one that uv has made.
     logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
     # TensorFlow warns of each model that it compiles again.
@@ -186,6 +189,7 @@ def instantiate(config: Plain | DictConfig) -> Any:
         raise KeyboardInterrupt
     _prepare_restart()
     check_backend()
+    check_servers(cast("Mapping[str, Any]", config), Terminal().say)
     try:
         with native_noise_held_back():
             # Importing this takes seconds, which a typo must not cost. TensorFlow's libraries write

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import optuna
-import yaml
 from optuna.trial import FrozenTrial
 
 from hpsearch.errors import ConfigError
@@ -64,9 +62,7 @@ class FinishedStudy:
 
     def config(self, tracking: Tracking) -> dict[str, Any]:
         """Return the composed configuration that the search was started with."""
-        path = tracking.client.download_artifacts(self.parent_run_id, "config.yaml")
-        text = Path(path).read_text()
-        return dict(with_current_names(yaml.safe_load(text)))
+        return tracking.config_of_study(self.name, self.parent_run_id)
 
     @staticmethod
     def hyperparameters(trial: FrozenTrial, config: Mapping[str, Any]) -> dict[str, Value]:

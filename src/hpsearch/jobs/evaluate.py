@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 
 import keras
 import yaml
 from mlflow.entities import Metric
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from rich.console import Console
 
@@ -25,7 +23,6 @@ from hpsearch.errors import ConfigError, ModelError
 from hpsearch.evaluation.evaluated_model import EvaluatedModel
 from hpsearch.evaluation.examination import Examination, Part
 from hpsearch.jobs.composed import Plain
-from hpsearch.jobs.opening import recorded_config
 from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.models.own_code import import_own_code
 from hpsearch.study.storage import without_password
@@ -131,8 +128,7 @@ class Evaluate:
         parent = found.tags.get("parent_run")
         config = None
         if parent:
-            with suppress(MlflowException, OSError):
-                config = recorded_config(tracking, parent)
+            config = tracking.recorded_config(parent)
         if config is None:
             raise ConfigError(
                 f"Version {found.version} of {found.name} has no record of its data set: "

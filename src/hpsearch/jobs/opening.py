@@ -6,8 +6,8 @@ settings and its direction are checked first.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import keras_tuner
@@ -101,6 +101,7 @@ class Opening:
         tracking: Tracking,
         data: SearchData,
         source: str,
+        say: Callable[[str], object],
     ) -> ParentRun:
         """Return the MLflow run of the study, and make it where there is none.
 
@@ -110,6 +111,7 @@ class Opening:
             tracking: The MLflow store.
             data: The data set, which becomes the input of the run.
             source: The place that the data come from.
+            say: Called with a sentence where the run that the study had is gone.
         """
         study = self.study.optuna
         known = study.user_attrs.get("parent_run_id")
@@ -123,6 +125,11 @@ class Opening:
             tags[f"hpsearch.{WARM_START}"] = origin
         parent = tracking.open_parent(study.study_name, known, tags)
         if parent.run_id != known:
+            if known is not None:
+                say(
+                    f"The MLflow run {known} of study {study.study_name} is not in this store; "
+                    f"run {parent.run_id} takes its place, for new trials and the report."
+                )
             study.set_user_attr("parent_run_id", parent.run_id)
             self._log_settings(parent)
             parent.data(data, source)
@@ -162,19 +169,6 @@ def _as_typed(value: object) -> object:
     if value is None:
         return "null"
     return value
-
-
-def recorded_config(tracking: Tracking, run_id: str) -> Plain:
-    """Return the composed configuration that `Opening.parent` has written to the run of a study.
-
-    Raises:
-        MlflowException: MLflow has no record of it.
-        OSError: Its file is gone.
-    """
-    path = tracking.client.download_artifacts(run_id, "config.yaml")
-    text = Path(path).read_text(encoding="utf-8")
-    found = yaml.safe_load(text)
-    return dict(with_current_names(found))
 
 
 def tested_space(test: RangeTest, objective: Objective) -> Space:

@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from mlflow.exceptions import MlflowException
 
-from hpsearch.errors import ConfigError, TrackingError
+from hpsearch.errors import ConfigError
 from hpsearch.jobs.composed import Plain
-from hpsearch.jobs.opening import recorded_config
 from hpsearch.study.direction import Direction
 from hpsearch.study.pruners import PausableStudy
 from hpsearch.study.storage import SharedStorage, to_read, without_password
@@ -66,7 +64,7 @@ class Report:
             )
         tracking = self.tracking(must_exist=True)
         try:
-            config = _recorded(tracking, parent_run_id, self.study)
+            config = tracking.config_of_study(self.study, parent_run_id)
             sampler = optuna.samplers.RandomSampler()
             pruner = rebuild(config["pruner"])
             searched = Searched(
@@ -135,19 +133,3 @@ class _Reported:
             "run_id": self.run_id,
             "tracking_uri": self._uri,
         }
-
-
-def _recorded(tracking: Tracking, parent_run_id: str, name: str) -> Plain:
-    """Return the composed configuration that the search has recorded.
-
-    Raises:
-        TrackingError: The MLflow store has no record of it.
-    """
-    try:
-        return recorded_config(tracking, parent_run_id)
-    except (MlflowException, OSError) as error:
-        raise TrackingError(
-            f"The MLflow store {without_password(tracking.uri)} has no record of study {name} (run "
-            f"{parent_run_id}); give the store in which it was searched, tracking.uri=URI or "
-            "MLFLOW_TRACKING_URI."
-        ) from error

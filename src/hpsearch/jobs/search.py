@@ -143,6 +143,8 @@ class Search:
         trainer.varies = checked.varies
         conclusion = self._open(data, config, checked, progress.say)
         study = conclusion.study
+        conclusion.tracking.spool.say = progress.say
+        study.storage.outage.say = progress.say
         trainer.remembered_proofs = study.remembered_proofs
         for warning in checked.warnings:
             progress.say(warning)
@@ -215,7 +217,7 @@ class Search:
                 if begun:
                     say(begun)
             source = self.data.path or data.name
-            parent = opening.parent(tracking, data, source)
+            parent = opening.parent(tracking, data, source, say)
         return Conclusion(
             name,
             study,
@@ -259,6 +261,8 @@ class Search:
             if not tracking.close(tracking.patience_s):
                 sync = Commands(conclusion.searched()).sync()
                 progress.say(f"MLflow is away; send what waits for it with: {sync}")
+            if tracking.refusals:
+                progress.say(tracking.refusals)
 
         with conclusion.parent.ending(end):
             yield

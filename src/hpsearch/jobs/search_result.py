@@ -29,7 +29,7 @@ from hpsearch.study_report.commands import Commands
 from hpsearch.study_report.searched import Outcome, Searched
 from hpsearch.tracking.mlflow_settings import mlflow_settings_kept
 from hpsearch.tracking.registry import Registry, Version
-from hpsearch.tracking.tracking import check_exists
+from hpsearch.tracking.store import Store
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class SearchResult:
         """
         version = self._registered()
         uri = self.searched.tracking_uri
-        check_exists(uri)
+        Store(uri, None).check_exists()
         client = MlflowClient(uri, registry_uri=uri)
         registry = Registry(client, import_own_code)
         with mlflow_settings_kept():

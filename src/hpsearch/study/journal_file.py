@@ -17,7 +17,7 @@ from io import FileIO
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 
-from hpsearch.study.waiting import patient
+from hpsearch.study.waiting import Outage, patient
 
 
 class FileLock(BaseJournalFileLock):
@@ -60,7 +60,12 @@ class JournalFile(JournalFileBackend):
     Args:
         path: The file.
         patience_s: Seconds for which an append is repeated while the file cannot be written.
+
+    Attributes:
+        outage: Says that the file cannot be written, and that it can again.
     """
+
+    outage: Outage | None = None
 
     def __init__(self, path: str, patience_s: float) -> None:
         self.lock = FileLock(path)

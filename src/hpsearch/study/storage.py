@@ -27,10 +27,11 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from hpsearch.command_form import installing
-from hpsearch.errors import ConfigError, StorageError
+from hpsearch.errors import ConfigError, StorageError, first_line
+from hpsearch.study.database import CONNECT_TIMEOUT_S, is_url, why_not
 from hpsearch.study.fast_reader import read_trials
 from hpsearch.study.journal_file import FileLock, JournalFile
-from hpsearch.study.waiting import impatient, patient
+from hpsearch.study.waiting import Outage, impatient, patient
 
 
 def without_password(text: str) -> str:
@@ -52,14 +53,27 @@ def storage_errors(place: str) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError) as error:
-        original = getattr(error, "orig", None) or error.__cause__ or error
-        lines = str(original).strip().splitlines()
-        cause = without_password(lines[0])
-        raise StorageError(
-            f"The study storage {without_password(place)} cannot be used ({cause}); storage.path "
-            "must name a file in a folder that can be written, or storage.url a running "
-            "PostgreSQL server."
-        ) from error
+        raise StorageError(_sentence(place, error)) from error
+
+
+def _sentence(place: str, error: BaseException) -> str:
+    """Return a sentence that says why a storage cannot be used, and what helps."""
+    if isinstance(error, optuna.exceptions.StorageInternalError) and error.__cause__:
+        error = error.__cause__
+    path = place.removeprefix("sqlite:///")
+    if "://" in path:
+        cause = why_not(place, error)
+        return without_password(f"The study storage {place} cannot be used: {cause}.")
+    cause = first_line(getattr(error, "orig", None) or error)
+    if isinstance(error, TimeoutError) or "database is locked" in cause:
+        return (
+            f"The study storage {path} cannot be used: {cause}; end the process that keeps it "
+            "locked, or wait for its end."
+        )
+    return (
+        f"The study storage {path} cannot be used ({cause}); storage.path must name a file in a "
+        "folder that can be written."
+    )
 
 
 class _SharedRdb(RDBStorage):
@@ -70,6 +84,9 @@ class _SharedRdb(RDBStorage):
         exclusively: Returns a lock that keeps out all other workers of the same database.
         patience_s: Seconds for which a call is repeated while the database is away.
         engine: Arguments of SQLAlchemy's `create_engine`.
+
+    Attributes:
+        outage: Says that the database is away, and that it is back.
     """
 
     def __init__(
@@ -81,6 +98,7 @@ class _SharedRdb(RDBStorage):
     ) -> None:
         self.exclusively = exclusively
         self.patience_s = patience_s
+        self.outage = Outage(partial(_sentence, url))
         with impatient, exclusively():
             super().__init__(url, engine_kwargs=dict(engine))
         # Optuna would keep its connections until the end of the process.
@@ -138,6 +156,9 @@ class SharedJournal(JournalStorage):
     Args:
         backend: The journal.
         exclusively: Returns a lock that keeps out all other workers of the same journal.
+
+    Attributes:
+        outage: Says that the journal cannot be written, and that it can again.
     """
 
     def __init__(
@@ -146,6 +167,7 @@ class SharedJournal(JournalStorage):
         exclusively: Callable[[], AbstractContextManager[object]],
     ) -> None:
         self.exclusively = exclusively
+        self.outage = Outage(str)
         super().__init__(backend)
 
     def set_trial_user_attrs(
@@ -218,7 +240,9 @@ def journal(path: str, patience_s: float) -> SharedStorage:
         folder.mkdir(parents=True, exist_ok=True)
         file = JournalFile(path, patience_s)
         setup = FileLock(path + ".setup")
-        return SharedJournal(file, setup)
+        storage = SharedJournal(file, setup)
+        file.outage = storage.outage = Outage(partial(_sentence, path))
+        return storage
 
 
 def check_postgres(url: str, key: str, forms: str) -> None:
@@ -239,7 +263,7 @@ def check_postgres(url: str, key: str, forms: str) -> None:
             f"{key}={shown} must not hold the password, which everybody on this machine can see "
             "there; put it into PGPASSWORD or ~/.pgpass instead."
         )
-    if not url.startswith("postgresql+psycopg://"):
+    if not url.startswith("postgresql+psycopg://") or not is_url(url):
         raise ConfigError(f"{key}={url} is no URL of PostgreSQL; give {forms}.")
     if find_spec("psycopg") is None:
         raise ConfigError(
@@ -266,7 +290,7 @@ def postgres(url: str, patience_s: float) -> SharedStorage:
             "pool_pre_ping": True,
             "pool_size": 1,
             "max_overflow": 1,
-            "connect_args": {"connect_timeout": 5},
+            "connect_args": {"connect_timeout": CONNECT_TIMEOUT_S},
         }
         return _SharedRdb(
             url,
@@ -299,7 +323,10 @@ class AdvisoryLock:
     def __init__(self, url: str, patience_s: float) -> None:
         self.patience_s = patience_s
         self._engine = sqlalchemy.create_engine(
-            url, poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT"
+            url,
+            poolclass=sqlalchemy.NullPool,
+            isolation_level="AUTOCOMMIT",
+            connect_args={"connect_timeout": CONNECT_TIMEOUT_S},
         )
 
     @patient

@@ -58,23 +58,72 @@ def unless_away(call: Callable[[], _Result]) -> _Result | None:
         return None
 
 
+class Outage:
+    """Says once that a storage is away, and once that it is back.
+
+    Args:
+        sentence: Returns a sentence on why the storage is away, from the error.
+
+    Attributes:
+        say: Called with a sentence.
+    """
+
+    say: Callable[[str], object] | None = None
+    # A connection that was lost is made anew within this time, and nobody need know.
+    _SHORT_S = 1.0
+
+    def __init__(self, sentence: Callable[[BaseException], str]) -> None:
+        self._sentence = sentence
+        self._lock = threading.Lock()
+        self._since: float | None = None
+        self._is_told = False
+
+    def goes_on(self, error: BaseException) -> None:
+        """Note that a call has failed since the storage is away."""
+        with self._lock:
+            now = time.monotonic()
+            if self._since is None:
+                self._since = now
+            if self.say is None or self._is_told or now - self._since < self._SHORT_S:
+                return
+            self._is_told = True
+            self.say(f"{self._sentence(error)} The search waits for it where it has to.")
+
+    def is_over(self) -> None:
+        """Note that a call has succeeded."""
+        if self._since is None:
+            return
+        with self._lock:
+            if self._is_told and self.say is not None:
+                self.say("The study storage answers again.")
+            self._since = None
+            self._is_told = False
+
+
 def patient(method: Callable[..., _Result]) -> Callable[..., _Result]:
     """Return a method of a storage that repeats its call while the storage is away.
 
-    It does so for the `patience_s` seconds of its object, unless the thread is `impatient`.
+    It does so for the `patience_s` seconds of its object, unless the thread is `impatient`. The
+    `outage` of the object is told, if it has one.
     """
 
     @functools.wraps(method)
     def call(self: Any, *args: object, **kwargs: object) -> _Result:
         deadline = time.monotonic() + self.patience_s
         pause_s = 0.02
+        outage: Outage = getattr(self, "outage", None) or Outage(str)
         while True:
             try:
-                return method(self, *args, **kwargs)
+                result = method(self, *args, **kwargs)
             except Exception as error:
-                is_over = impatient.is_on or time.monotonic() > deadline
-                if is_over or not _is_away(error):
+                if not _is_away(error):
                     raise
+                outage.goes_on(error)
+                if impatient.is_on or time.monotonic() > deadline:
+                    raise
+            else:
+                outage.is_over()
+                return result
             time.sleep(pause_s * random.uniform(0.5, 1.5))
             pause_s = min(2 * pause_s, 2.0)
 

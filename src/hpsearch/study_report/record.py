@@ -6,10 +6,7 @@ gets a description, and so does the version of the registered model that the stu
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 from mlflow.entities import DatasetInput
-from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from hpsearch.html_report.page import html
@@ -100,10 +97,9 @@ def _descriptions(
             number = int(tags[TRIAL])
             runs[number] = run.info.run_id
     own = []
-    with suppress(MlflowException):
-        for version in tracking.client.search_model_versions(named(searched.name)):
-            if version.tags.get("parent_run") == parent.run_id:
-                own.append(version)
+    for version in tracking.client.search_model_versions(named(searched.name)):
+        if version.tags.get("parent_run") == parent.run_id:
+            own.append(version)
     latest = max(own, key=lambda version: int(version.version), default=None)
     experiment_id = tracking.experiment_of(parent)
     return Descriptions(

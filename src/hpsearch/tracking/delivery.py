@@ -5,44 +5,56 @@ An entry opens the trial's run, adds metrics, parameters, tags or a file to it, 
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
-import requests
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from hpsearch.errors import TrackingError
+from hpsearch.tracking.absent import is_answer
 from hpsearch.tracking.spool_file import Away, Entry, State
+from hpsearch.tracking.store import Store
 
 TRIAL = "hpsearch.trial"
+_Row = Metric | Param | RunTag
 
 
 class Delivery:
-    """Writes a spool's entries to the MLflow store at `uri`; see `Receiver`."""
+    """Writes a spool's entries to an MLflow store; see `Receiver`.
 
-    def __init__(self, client: MlflowClient, uri: str) -> None:
+    Args:
+        client: A client of the store.
+        store: The store.
+        refused: The file that gets what MLflow refuses for good, one entry a line.
+
+    Attributes:
+        n_refused: How many entries MLflow has refused for good.
+        refused: The file that holds them.
+    """
+
+    def __init__(
+        self,
+        client: MlflowClient,
+        store: Store,
+        refused: Path,
+    ) -> None:
         self._client = client
-        self._uri = uri
-
-    def check_reachable(self) -> None:
-        """Raise an error where the server of the store does not answer within 10 seconds.
-
-        MLflow's own client would try for minutes. A database is not asked.
-        """
-        if self._uri.startswith(("http://", "https://")):
-            server = self._uri.rstrip("/")
-            response = requests.get(f"{server}/health", timeout=10)
-            response.raise_for_status()
+        self._store = store
+        self.refused = refused
+        self.n_refused = 0
 
     def open(self, entry: Entry, is_mine: bool) -> State:
         """Find or create the trial's run, and return its state."""
         with _failures_as_away():
-            self.check_reachable()
+            self._store.check_reachable()
             run = self.find(entry["experiment_id"], entry["parent_run_id"], entry["number"])
             if run is None:
                 return self._create(entry)
@@ -98,7 +110,7 @@ class Delivery:
     def take(self, state: State, entries: list[Entry]) -> None:
         """Write entries to their run; a run that is over gets no more tags, files and ends."""
         with _failures_as_away():
-            self.check_reachable()
+            self._store.check_reachable()
             run_id = state["run_id"]
             missing = []
             for row in _rows(entries, "metrics"):
@@ -113,22 +125,56 @@ class Delivery:
             tags = [RunTag(*row) for row in _rows(entries, "tags")]
             self._log(run_id, "tags", tags, 100)
             for entry in entries:
-                with _refusals_logged(run_id):
+                with self._refusals_kept(run_id, entry):
                     self._finish(run_id, entry)
 
     def _log(
         self,
         run_id: str,
         kind: str,
-        rows: Sequence[object],
+        rows: Sequence[_Row],
         size: int,
     ) -> None:
-        """Log rows of one kind, `size` at a time, which is the most that MLflow takes."""
+        """Log rows of one kind, `size` at a time, which is the most that MLflow takes.
+
+        MLflow refuses a batch as a whole. Then each row is sent alone, so that the others arrive.
+        """
         for start in range(0, len(rows), size):
             some = rows[start : start + size]
-            batch: dict[str, Any] = {kind: some}
-            with _refusals_logged(run_id):
-                self._client.log_batch(run_id, **batch)
+            try:
+                self._log_batch(run_id, kind, some)
+            except MlflowException as error:
+                if not is_answer(error):
+                    raise
+                for row in some:
+                    with self._refusals_kept(run_id, {"kind": kind, **dict(row)}):
+                        self._log_batch(run_id, kind, [row])
+
+    def _log_batch(
+        self,
+        run_id: str,
+        kind: str,
+        rows: Sequence[_Row],
+    ) -> None:
+        batch: dict[str, Any] = {kind: rows}
+        self._client.log_batch(run_id, **batch)
+
+    @contextmanager
+    def _refusals_kept(self, run_id: str, entry: Mapping[str, object]) -> Iterator[None]:
+        """Write what MLflow refuses for good to a file, so that it holds up no other entry."""
+        try:
+            yield
+        except MlflowException as error:
+            if not is_answer(error):
+                raise
+            self.n_refused += 1
+            logger = logging.getLogger(__name__)
+            logger.warning("MLflow refused an entry of run %s: %s", run_id, error)
+            line = json.dumps({"run_id": run_id, "because": str(error), **entry}, default=str)
+            with suppress(OSError):  # a full disk; the log has it
+                self.refused.parent.mkdir(parents=True, exist_ok=True)
+                with open(self.refused, "a", encoding="utf-8") as file:
+                    file.write(line + "\n")
 
     def _finish(self, run_id: str, entry: Entry) -> None:
         """Log the file of an entry, or end its run."""
@@ -169,23 +215,5 @@ def _failures_as_away() -> Iterator[None]:
     """Raise Away in place of an error of MLflow or of the network."""
     try:
         yield
-    except (MlflowException, requests.RequestException, OSError) as error:
+    except (MlflowException, TrackingError, OSError) as error:
         raise Away from error
-
-
-@contextmanager
-def _refusals_logged(run_id: str) -> Iterator[None]:
-    """Log what MLflow refuses for good, so that it does not hold up the entries after it."""
-    try:
-        yield
-    except MlflowException as error:
-        # A store gives these answers again when it is asked again. Any other failure may pass.
-        if error.error_code not in {
-            "INVALID_PARAMETER_VALUE",
-            "RESOURCE_DOES_NOT_EXIST",
-            "INVALID_STATE",
-            "BAD_REQUEST",
-        }:
-            raise
-        logger = logging.getLogger(__name__)
-        logger.warning("MLflow refused an entry of run %s: %s", run_id, error)

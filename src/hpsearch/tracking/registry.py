@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from hpsearch import command_form
 from hpsearch.errors import ConfigError, ModelError, did_you_mean, first_line
 from hpsearch.study.trial_end import TrialEnd
+from hpsearch.tracking.absent import unless_absent
 from hpsearch.tracking.runs import END, TrackedRun
 
 # The tag of a version whose model returns logits, which need a softmax: `true` or `false`.
@@ -332,12 +333,19 @@ class Registry:
             path = Path(folder) / "model"
             tags = candidate.save(path)
             self.client.log_artifacts(run_id, str(path), "model")
-        # The registered model may exist. Any other failure shows in the next call.
-        with contextlib.suppress(MlflowException):
-            self.client.create_registered_model(name)
+        if unless_absent(lambda: self.client.get_registered_model(name)) is None:
+            self._create(name)
         source = f"runs:/{run_id}/model"
         version = self.client.create_model_version(name, source, run_id)
         return str(version.version), tags
+
+    def _create(self, name: str) -> None:
+        """Make a registered model, unless another worker has made it meanwhile."""
+        try:
+            self.client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
 
     def _by_alias(self, name: str, alias: str) -> str | None:
         """Return the number of the version that has an alias, or None."""
@@ -366,12 +374,12 @@ class Registry:
         return self._loaded(f"models:/{name}/{found.version}"), found
 
     def _find(self, name: str, which: str) -> ModelVersion | None:
-        try:
-            if which.isdigit():
-                return self.client.get_model_version(name, which)
-            return self.client.get_model_version_by_alias(name, which)
-        except MlflowException:
+        if not which.isdigit():
+            return unless_absent(lambda: self.client.get_model_version_by_alias(name, which))
+        longest = 9  # digits of a number that every database holds
+        if len(which) > longest:
             return None
+        return unless_absent(lambda: self.client.get_model_version(name, which))
 
     def _no_version(self, name: str, which: str) -> str:
         found = self.client.search_registered_models()

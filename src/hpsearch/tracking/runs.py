@@ -19,6 +19,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 
 from hpsearch.data.split import SearchData
 from hpsearch.errors import Preempted, TrackingError
+from hpsearch.tracking.keys import as_key
 from hpsearch.tracking.spool import Spool
 from hpsearch.tracking.spool_file import Entry
 
@@ -39,7 +40,7 @@ class TrackedRun:
 
     def tag(self, tags: Mapping[str, object]) -> None:
         """Set tags."""
-        rows = [RunTag(key, str(value)) for key, value in tags.items()]
+        rows = [RunTag(as_key(key), str(value)) for key, value in tags.items()]
         self.client.log_batch(self.run_id, tags=rows)
 
     def params(self, params: Mapping[str, object]) -> None:
@@ -55,7 +56,7 @@ class TrackedRun:
         now = now_ms()
         rows = []
         for key, value in metrics.items():
-            metric = Metric(key, value, now, step)
+            metric = Metric(as_key(key), value, now, step)
             rows.append(metric)
         self.client.log_batch(self.run_id, metrics=rows)
 
@@ -188,12 +189,12 @@ class ChildRun(TrackedRun):
         now = now_ms()
         rows = []
         for key, value in metrics.items():
-            rows.append((key, float(value), now, step))
+            rows.append((as_key(key), float(value), now, step))
         self._file.append({"entry": "metrics", "rows": rows})
 
     def tag(self, tags: Mapping[str, object]) -> None:
         """Set tags."""
-        rows = {key: str(value) for key, value in tags.items()}
+        rows = {as_key(key): str(value) for key, value in tags.items()}
         self._file.append({"entry": "tags", "rows": rows})
 
     def params(self, params: Mapping[str, object]) -> None:
@@ -221,7 +222,7 @@ class ChildRun(TrackedRun):
 
 def _as_params(params: Mapping[str, object]) -> dict[str, str]:
     """Return parameters as the texts that MLflow keeps, which takes 6000 characters of each."""
-    return {key: str(value)[:6000] for key, value in params.items()}
+    return {as_key(key): str(value)[:6000] for key, value in params.items()}
 
 
 @dataclass(frozen=True)

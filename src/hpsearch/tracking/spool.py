@@ -19,11 +19,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from hpsearch.errors import TrackingError, first_line
 from hpsearch.study.journal_file import FileLock
 from hpsearch.study.leases import Worker
+from hpsearch.study.storage import without_password
 from hpsearch.tracking.spool_file import Away, Receiver, SpoolFile, State
 
 
@@ -34,8 +37,12 @@ class Spool:
         folder: The folder that holds the spools of all workers.
         receiver: Takes the entries.
         every_s: How long entries may wait to be sent together, in seconds.
+
+    Attributes:
+        say: Called with a sentence when the receiver is away, and when it is back.
     """
 
+    say: Callable[[str], object] | None = None
     _LONGEST_PAUSE_S = 30.0
 
     def __init__(
@@ -54,6 +61,7 @@ class Spool:
         self._wanted = False
         self._stopped = False
         self._thread: threading.Thread | None = None
+        self._is_away = False
 
     def file(self, key: str, before: str | None) -> SpoolFile:
         """Return a new file that the thread will send; see `SpoolFile` for the arguments."""
@@ -122,7 +130,9 @@ class Spool:
                 for key, file in files.items():
                     self._send(key, file)
                 pause_s = self._every_s
-            except Away:
+                self._tell(None)
+            except Away as away:
+                self._tell(away)
                 pause_s = min(2 * pause_s, self._LONGEST_PAUSE_S)
             except Exception:
                 logger = logging.getLogger(__name__)
@@ -130,6 +140,20 @@ class Spool:
                 pause_s = self._LONGEST_PAUSE_S
             with self._changed:
                 self._changed.notify_all()
+
+    def _tell(self, away: Away | None) -> None:
+        """Say once that the receiver is away, and once that it is back."""
+        was_away = self._is_away
+        self._is_away = away is not None
+        if self.say is None or was_away == self._is_away:
+            return
+        if away is None:
+            self.say("MLflow answers again; all that has waited for it is sent.")
+            return
+        cause = first_line(away.__cause__ or away)
+        if not isinstance(away.__cause__, TrackingError):
+            cause = f"MLflow cannot be used now ({without_password(cause)})"
+        self.say(f"{cause}. Meanwhile training goes on, and what it writes waits in {self.folder}.")
 
     def _send(self, key: str, file: SpoolFile) -> None:
         if file.before is not None:

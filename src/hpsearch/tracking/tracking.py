@@ -5,19 +5,20 @@ No password is written to MLflow or shown in an error message.
 
 from __future__ import annotations
 
+import logging
 import os
-import re
+import shlex
+import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from urllib.parse import unquote
+from typing import Any
 
 import mlflow
-import requests
+import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
@@ -25,47 +26,15 @@ from mlflow.utils.uri import is_local_uri
 
 from hpsearch import command_form
 from hpsearch.errors import TrackingError
+from hpsearch.models.moved_names import with_current_names
 from hpsearch.study.storage import without_password
+from hpsearch.tracking.absent import unless_absent
+from hpsearch.tracking.client import StoreClient
 from hpsearch.tracking.delivery import Delivery
 from hpsearch.tracking.runs import ChildRun, ParentRun, TrackedRun, now_ms
 from hpsearch.tracking.spool import Spool
 from hpsearch.tracking.spool_file import Entry
-
-
-@contextmanager
-def _tracking_errors(uri: str) -> Iterator[None]:
-    """Raise TrackingError in place of an error of MLflow; its sentence names the store."""
-    try:
-        yield
-    except (MlflowException, OSError) as error:
-        lines = str(error).strip().splitlines()
-        sentences = re.split(r"[.:] (?=[A-Z])", lines[0])
-        cause = without_password(sentences[0].rstrip("."))
-        if isinstance(error, requests.ConnectionError):
-            cause = "nothing answers there"
-        raise TrackingError(
-            f"The MLflow store {without_password(uri)} cannot be used ({cause}); "
-            "MLFLOW_TRACKING_URI must name a running server or a database file that can be written."
-        ) from error
-
-
-def check_exists(uri: str) -> None:
-    """Check that a database file of MLflow exists, since MLflow makes it where it does not.
-
-    Raises:
-        TrackingError: The URI names a file that does not exist.
-    """
-    scheme, _, path = uri.partition(":///")
-    path = path.partition("?")[0]
-    if not scheme.startswith("sqlite") or path in ("", ":memory:"):
-        return
-    # `mlflow run` writes a blank as %20, and not every SQLAlchemy reads it so.
-    if Path(path).exists() or Path(unquote(path)).exists():
-        return
-    raise TrackingError(
-        f"There is no MLflow database {path} here: run this in the folder of the search, or give "
-        "the store of its runs, tracking.uri=URI or MLFLOW_TRACKING_URI."
-    )
+from hpsearch.tracking.store import Store
 
 
 class Tracking:
@@ -93,20 +62,23 @@ class Tracking:
         *,
         must_exist: bool = False,
     ) -> None:
-        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+        self.store = Store(uri, experiment)
+        self.uri = self.store.uri
         if must_exist:
-            check_exists(self.uri)
-        # The spool and `wait` try again themselves.
+            self.store.check_exists()
+        # MLflow's own client would try for minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        with _tracking_errors(self.uri):
-            self.client = MlflowClient(self.uri, registry_uri=self.uri)
-            self._delivery = Delivery(self.client, self.uri)
-            self._delivery.check_reachable()
+        folder = Path(spool).absolute()
+        self.store.check(10.0, patience_s, logging.getLogger(__name__).warning)
+        with self.store.errors():
+            self.client: MlflowClient = StoreClient(self.store, patience_s)
+            # The spool needs no sentences, and waits by itself.
+            plain = MlflowClient(self.uri, registry_uri=self.uri)
+            self._delivery = Delivery(plain, self.store, folder / "refused.jsonl")
             # MLflow's fluent calls must not write to this run by chance.
             self.project_run_id = os.environ.pop("MLFLOW_RUN_ID", None)
-            self.experiment_id = self._experiment_id(experiment)
+            self.experiment_id = self._experiment_id()
             self._show_as_training()
-        folder = Path(spool).absolute()
         self.spool = Spool(folder, self._delivery, flush_every_s)
         self.patience_s = patience_s
         # `models:/...` then means this store, here and in child processes.
@@ -114,13 +86,13 @@ class Tracking:
         mlflow.set_registry_uri(self.uri)
         os.environ["MLFLOW_EXPERIMENT_ID"] = self.experiment_id
 
-    def _experiment_id(self, given: str | None) -> str:
+    def _experiment_id(self) -> str:
         if self.project_run_id:
             run = self.client.get_run(self.project_run_id)
             return str(run.info.experiment_id)
-        if not given and "MLFLOW_EXPERIMENT_ID" in os.environ:
-            return os.environ["MLFLOW_EXPERIMENT_ID"]
-        name = given or os.environ.get("MLFLOW_EXPERIMENT_NAME", "Default")
+        if self.store.experiment_id is not None:
+            return self.store.experiment_id
+        name = self.store.experiment
         found = self.client.get_experiment_by_name(name)
         if found:
             return str(found.experiment_id)
@@ -133,6 +105,7 @@ class Tracking:
         """
         kind = "mlflow.experimentKind"
         experiment = self.client.get_experiment(self.experiment_id)
+        self.store.check_active(self.experiment_id, experiment.lifecycle_stage)
         if kind not in experiment.tags:
             self.client.set_experiment_tag(self.experiment_id, kind, "custom_model_development")
 
@@ -153,8 +126,10 @@ class Tracking:
             known_run_id: The parent run that the study has recorded, if any.
             tags: More tags of the run.
         """
-        with _tracking_errors(self.uri):
+        with self.store.errors():
             known = self._find(known_run_id)
+            if known_run_id is not None and known is None:
+                self._check_not_deleted(name, known_run_id)
             run_id = known or self.project_run_id or self._create(name, {})
             parent = ParentRun(self.client, run_id)
             all_tags = {"hpsearch.kind": "study", **tags, MLFLOW_RUN_NAME: name}
@@ -246,7 +221,7 @@ class Tracking:
         tags: Mapping[str, str],
     ) -> TrackedRun:
         """Return a child run of `parent` that is not a trial: the known run, else a new run."""
-        with _tracking_errors(self.uri):
+        with self.store.errors():
             run_id = self._find(known_run_id)
             if run_id is None:
                 all_tags = {MLFLOW_PARENT_RUN_ID: parent.run_id, **tags}
@@ -258,6 +233,52 @@ class Tracking:
         """Return the run of trial `number`, or None where there is none."""
         return self._delivery.find(self.experiment_id, parent.run_id, number)
 
+    def recorded_config(self, run_id: str) -> dict[str, Any] | None:
+        """Return the composed configuration that a search has written to the run of its study.
+
+        Returns:
+            None where MLflow has no such run, or the run has no record of it.
+        """
+        file = "config.yaml"
+        with self.store.errors():
+            artifacts = unless_absent(lambda: self.client.list_artifacts(run_id))
+            if file not in [artifact.path for artifact in artifacts or ()]:
+                return None
+            with tempfile.TemporaryDirectory() as folder:
+                path = self.client.download_artifacts(run_id, file, folder)
+                text = Path(path).read_text(encoding="utf-8")
+        return dict(with_current_names(yaml.safe_load(text)))
+
+    def config_of_study(self, name: str, run_id: str) -> dict[str, Any]:
+        """Return the composed configuration that the search of a study has recorded.
+
+        Args:
+            name: The study.
+            run_id: Its run.
+
+        Raises:
+            TrackingError: The MLflow store has no record of it.
+        """
+        config = self.recorded_config(run_id)
+        if config is None:
+            raise TrackingError(
+                f"The MLflow store {without_password(self.uri)} has no record of study {name} (run "
+                f"{run_id}); give the store in which it was searched, tracking.uri=URI or "
+                "MLFLOW_TRACKING_URI."
+            )
+        return config
+
+    @property
+    def refusals(self) -> str:
+        """A sentence on what MLflow has refused for good; empty where it has taken all."""
+        n_refused = self._delivery.n_refused
+        if not n_refused:
+            return ""
+        file = self._delivery.refused
+        return (
+            f"MLflow has refused {n_refused} entries for good; {file} holds them with the reasons."
+        )
+
     def wait(self) -> bool:
         """Wait until MLflow answers, but at most `patience_s` seconds; return whether it has.
 
@@ -265,8 +286,8 @@ class Tracking:
         """
         deadline = time.monotonic() + self.patience_s
         while True:
-            with suppress(requests.RequestException):
-                self._delivery.check_reachable()
+            with suppress(TrackingError):
+                self.store.check_reachable()
                 return True
             if time.monotonic() > deadline:
                 self.patience_s = 0.0
@@ -284,7 +305,7 @@ class Tracking:
         tags: Mapping[str, str],
     ) -> TrackedRun:
         """Return the run of a job without trials: the run of `mlflow run`, else a new run."""
-        with _tracking_errors(self.uri):
+        with self.store.errors():
             run_id = self.project_run_id or self._create(name, {})
             run = TrackedRun(self.client, run_id)
             all_tags = {**tags, MLFLOW_RUN_NAME: name, "hpsearch.kind": kind}
@@ -298,12 +319,26 @@ class Tracking:
 
     def _find(self, run_id: str | None) -> str | None:
         """Return the id of a run that exists and has not been deleted, else None."""
-        if run_id:
-            with suppress(MlflowException):
-                run = self.client.get_run(run_id)
-                if run.info.lifecycle_stage == "active":
-                    return run_id
-        return None
+        if not run_id:
+            return None
+        run = unless_absent(lambda: self.client.get_run(run_id))
+        if run is None or run.info.lifecycle_stage != "active":
+            return None
+        return run_id
+
+    def _check_not_deleted(self, study: str, run_id: str) -> None:
+        """Raise TrackingError where the run of a study is deleted.
+
+        The runs of its trials stand below it, so a new run could not show nor register them.
+        """
+        if unless_absent(lambda: self.client.get_run(run_id)) is None:
+            return
+        uri = shlex.quote(without_password(self.uri))
+        raise TrackingError(
+            f"The MLflow run {run_id} of study {study} is deleted; restore it with: "
+            f"MLFLOW_TRACKING_URI={uri} mlflow runs restore --run-id {run_id}, or start another "
+            "study, study.name=NAME."
+        )
 
     def _set_running(self, run_id: str) -> None:
         self.client.update_run(run_id, status="RUNNING")
