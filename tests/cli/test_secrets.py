@@ -1,31 +1,162 @@
-"""A database password reaches no run, artifact, log line, process list or error message."""
+"""A secret reaches no run, artifact, log line, process list or error message."""
 
 import os
+import re
 import subprocess
 import sys
 
+import keras_tuner
+import numpy as np
 import pytest
 
+import hpsearch
 from conftest import SRC
 from hpsearch.cli import entry
-from hpsearch.errors import ConfigError
+from hpsearch.command_form import Project, look
+from hpsearch.errors import ConfigError, first_line
+from hpsearch.study_report.version_page import serving
 from workplace import SMALL
 
 SECRET = "geheim-und-lang"
 
 
+URL = f"postgresql+psycopg://me:{SECRET}@host/db"
+REFUSED = "must not hold a secret"
+
+
 @pytest.mark.parametrize(
-    "override",
+    "words",
     [
-        f"storage.url=postgresql+psycopg://me:{SECRET}@host/db",
-        f"tracking.uri=http://me:{SECRET}@host:5000",
+        ["storage=postgres", f"storage.url={URL}"],
+        ["storage=postgres", f"storage.url='postgresql+psycopg://host/db?passwd={SECRET}'"],
+        [f"tracking.uri=http://me:{SECRET}@host:5000"],
+        [f"tracking.uri='https://{SECRET}@host'"],
+        [f"tracking.uri='http://host:5000?access_token={SECRET}'"],
+        [f"tracking.uri='http\\://me\\:{SECRET}@host'"],
+        [f"++tracking.uri=http%3A%2F%2Fme%3A{SECRET}%40host"],
+        [f"tracking.uri='http://host/#api_key={SECRET}'", "tracking.uri=http://host"],
+        ["-m", f"tracking.uri='http://a','http://me:{SECRET}@b'"],
+        [f"study.warm_storage='host=db password={SECRET}'", "study.warm_start=a"],
+        [f"data.name='{URL}'"],
+        [f"++arch.notes=[a,{{b:'{URL}'}}]"],
+        [f"hydra.job.env_set.MLFLOW_TRACKING_URI=http://me:{SECRET}@host"],
+        [f"+hydra.job.env_set.PGPASSWORD={SECRET}"],
+        [f"+hydra.job.env_set={{MLFLOW_TRACKING_TOKEN:{SECRET}}}"],
+        [f"hydra.run.dir='s3://me:{SECRET}@host'"],
     ],
 )
-def test_a_password_on_the_command_line_is_refused_before_anything_is_written(override):
-    group = ["storage=postgres"] if override.startswith("storage") else []
-    with pytest.raises(ConfigError, match="must not hold a password") as caught:
-        entry.check("search", [*group, override])
+def test_a_secret_on_the_command_line_is_refused_before_anything_is_written(words):
+    with pytest.raises(ConfigError, match=REFUSED) as caught:
+        entry.check("search", words)
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        ("storage/own.yaml", f"defaults: [postgres]\nurl: {URL}", ["storage=own"]),
+        ("tracking/own.yaml", f"defaults: [mlflow]\nuri: http://{SECRET}@h", ["tracking=own"]),
+        (
+            "tracking/own.yaml",
+            "defaults: [mlflow]\nuri: ${oc.env:OF_A_PERSON}",
+            ["tracking=own"],
+        ),
+        (
+            "tracking/own.yaml",
+            "defaults: [mlflow]\nuri: http://me:${oc.env:WORD_OF_A_PERSON}@host",
+            ["tracking=own"],
+        ),
+        (
+            "tracking/own.yaml",
+            f"defaults: [mlflow]\nuri: '${{oc.env:HARMLESS,\"http://me:{SECRET}@host\"}}'",
+            ["tracking=own"],
+        ),
+        (
+            "experiment/own.yaml",
+            f"# @package _global_\nhydra: {{job: {{env_set: {{PGPASSWORD: {SECRET}}}}}}}",
+            ["experiment=own"],
+        ),
+        (
+            "experiment/own.yaml",
+            f"# @package _global_\nstudy: {{warm_storage: '{URL}'}}",
+            ["experiment=own"],
+        ),
+        (
+            "storage/own.yaml",
+            f"defaults: [postgres]\nurl: {URL}",
+            ["-m", "storage=sqlite,journal,own"],
+        ),
+    ],
+)
+def test_a_secret_in_a_file_of_a_persons_own_is_refused(file, text, words, tmp_path, monkeypatch):
+    monkeypatch.setenv("OF_A_PERSON", f"http://me:{SECRET}@host")
+    monkeypatch.setenv("WORD_OF_A_PERSON", SECRET)
+    monkeypatch.setenv("HARMLESS", "http://host")
+    path = tmp_path / file
+    path.parent.mkdir()
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=REFUSED) as caught:
+        entry.check("search", [*words, f"--config-dir={tmp_path}"])
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {"tracking_uri": f"http://me:{SECRET}@host"},
+        {"config": {"tracking.uri": f"http://host/?token={SECRET}"}},
+        {"config": {"++hydra.job.env_set.PGPASSWORD": SECRET}},
+        {"storage": "postgres", "config": {"storage.url": URL}},
+        {"experiment": URL},
+    ],
+)
+def test_a_secret_is_refused_in_python_too(keywords, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    x = np.zeros((20, 4, 4, 1), "uint8")
+    y = np.arange(20) % 2
+    with pytest.raises(ConfigError, match=REFUSED) as caught:
+        hpsearch.search(keras_tuner.HyperModel, x, y, **keywords)
+    assert SECRET not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_postgres_without_a_password_and_a_server_of_mlflow_are_accepted():
+    url = "storage.url='postgresql+psycopg://me@a:1,b:2/db?passfile=/home/me/.pgpass'"
+    entry.check("search", ["storage=postgres", url, "tracking.uri=http://host:5000/a@b"])
+
+
+def test_an_error_of_a_library_is_said_without_its_secrets():
+    assert SECRET not in str(ConfigError(f"{URL} cannot be reached (password={SECRET})."))
+    assert SECRET not in first_line(ValueError(f"no answer from {URL}"))
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"http://me:{SECRET}@host:5000/",
+        f"https://{SECRET}@host",
+        f"http://host:5000/?token={SECRET}",
+        URL,
+        f"postgresql://me@host/db?password={SECRET}",
+    ],
+)
+def test_commands_of_a_store_with_a_secret_can_be_pasted(uri):
+    shown = [look(uri, "1", "2"), serving("models:/digits@champion", uri)]
+    for text in shown:
+        assert SECRET not in text
+        assert "***" not in text
+    assert "${MLFLOW_TRACKING_URI:?" in shown[1]
+    if uri.startswith("http"):
+        assert re.match(r"https?://host(:5000)?/#/experiments/1/runs/2", shown[0])
+    else:
+        assert "${MLFLOW_TRACKING_URI:?" in shown[0]
+
+
+def test_a_projects_url_is_printed_without_its_token():
+    file = str(SRC.parent / "MLproject")
+    of = Project(file, [f"https://{SECRET}@host/me/project.git#sub", "-v", "main"], None)
+    said = of.command("search", ["arch=selu"])
+    assert said == "mlflow run 'https://host/me/project.git#sub' -v main -P arch=selu"
 
 
 @pytest.mark.slow

@@ -36,6 +36,7 @@ from hpsearch.cli.command_line import (
     default_choice,
 )
 from hpsearch.cli.config_files import CONF, ConfigFiles
+from hpsearch.cli.no_secrets import refuse_secrets
 from hpsearch.cli.refused import refuse
 from hpsearch.cli.terminal import Terminal
 from hpsearch.command_form import Project
@@ -186,6 +187,7 @@ def instantiate(config: Plain | DictConfig) -> Any:
         raise KeyboardInterrupt
     _prepare_restart()
     check_backend()
+    refuse_secrets(config)
     try:
         with native_noise_held_back():
             # Importing this takes seconds, which a typo must not cost. TensorFlow's libraries write

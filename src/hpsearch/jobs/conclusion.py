@@ -25,11 +25,11 @@ from hpsearch.evaluation.evaluated_model import EvaluatedModel, Evaluation
 from hpsearch.jobs.composed import Plain
 from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.models.own_code import config_of, import_own_code, own_code
+from hpsearch.secrets_in_text import without_secrets
 from hpsearch.serving.fresh_process import first_line
 from hpsearch.serving.measured_again import Expected, cure, measure_again
 from hpsearch.serving.registration import Registration
 from hpsearch.space.space import Space
-from hpsearch.study.storage import without_password
 from hpsearch.study.study import SharedStudy, best_trial, number_of, value_of
 from hpsearch.study_report.commands import Commands
 from hpsearch.study_report.pareto import Front
@@ -142,7 +142,7 @@ class Conclusion:
         if not self.tracking.wait():
             raise TrackingError(
                 f"All trials are done, but MLflow does not answer at "
-                f"{without_password(self.tracking.uri)}; when it does, the same command registers "
+                f"{without_secrets(self.tracking.uri)}; when it does, the same command registers "
                 "and evaluates the best model."
             )
         candidate = self._candidate(best, data, progress)

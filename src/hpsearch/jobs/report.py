@@ -17,9 +17,10 @@ from mlflow.exceptions import MlflowException
 from hpsearch.errors import ConfigError, TrackingError
 from hpsearch.jobs.composed import Plain
 from hpsearch.jobs.opening import recorded_config
+from hpsearch.secrets_in_text import without_secrets
 from hpsearch.study.direction import Direction
 from hpsearch.study.pruners import PausableStudy
-from hpsearch.study.storage import SharedStorage, to_read, without_password
+from hpsearch.study.storage import SharedStorage, to_read
 from hpsearch.study.study import check_known
 from hpsearch.study_report.advice import Advice
 from hpsearch.study_report.description import Descriptions
@@ -111,7 +112,7 @@ class _Reported:
     @property
     def _uri(self) -> str:
         """The MLflow store, without a password."""
-        return without_password(self.searched.tracking_uri)
+        return without_secrets(self.searched.tracking_uri)
 
     def lines(self) -> list[str]:
         """Return the advice and the places of the page as lines for a person."""
@@ -147,7 +148,7 @@ def _recorded(tracking: Tracking, parent_run_id: str, name: str) -> Plain:
         return recorded_config(tracking, parent_run_id)
     except (MlflowException, OSError) as error:
         raise TrackingError(
-            f"The MLflow store {without_password(tracking.uri)} has no record of study {name} (run "
+            f"The MLflow store {without_secrets(tracking.uri)} has no record of study {name} (run "
             f"{parent_run_id}); give the store in which it was searched, tracking.uri=URI or "
             "MLFLOW_TRACKING_URI."
         ) from error

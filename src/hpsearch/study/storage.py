@@ -8,7 +8,6 @@ half a line.
 
 from __future__ import annotations
 
-import re
 import weakref
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -28,18 +27,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from hpsearch.command_form import installing
 from hpsearch.errors import ConfigError, StorageError
+from hpsearch.secrets_in_text import without_secrets
 from hpsearch.study.fast_reader import read_trials
 from hpsearch.study.journal_file import FileLock, JournalFile
 from hpsearch.study.waiting import impatient, patient
-
-
-def without_password(text: str) -> str:
-    """Return `text` with asterisks in place of the passwords of every URL.
-
-    A password stands before the host, or is a parameter `password` or `sslpassword`.
-    """
-    text = re.sub(r"(?<=://)([^:/@\s]*):[^@\s]*@", r"\1:***@", text)
-    return re.sub(r"([?&](?:ssl)?password=)[^&\s]+", r"\1***", text)
 
 
 @contextmanager
@@ -54,9 +45,9 @@ def storage_errors(place: str) -> Iterator[None]:
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError) as error:
         original = getattr(error, "orig", None) or error.__cause__ or error
         lines = str(original).strip().splitlines()
-        cause = without_password(lines[0])
+        cause = without_secrets(lines[0])
         raise StorageError(
-            f"The study storage {without_password(place)} cannot be used ({cause}); storage.path "
+            f"The study storage {without_secrets(place)} cannot be used ({cause}); storage.path "
             "must name a file in a folder that can be written, or storage.url a running "
             "PostgreSQL server."
         ) from error
@@ -233,7 +224,7 @@ def check_postgres(url: str, key: str, forms: str) -> None:
         ConfigError: The URL holds a password, which process lists and records would show, or it is
             not one of PostgreSQL; or psycopg is not installed.
     """
-    shown = without_password(url)
+    shown = without_secrets(url)
     if shown != url:
         raise ConfigError(
             f"{key}={shown} must not hold the password, which everybody on this machine can see "

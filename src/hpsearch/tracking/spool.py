@@ -19,9 +19,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import traceback
 from contextlib import suppress
 from pathlib import Path
 
+from hpsearch.secrets_in_text import without_secrets
 from hpsearch.study.journal_file import FileLock
 from hpsearch.study.leases import Worker
 from hpsearch.tracking.spool_file import Away, Receiver, SpoolFile, State
@@ -126,7 +128,10 @@ class Spool:
                 pause_s = min(2 * pause_s, self._LONGEST_PAUSE_S)
             except Exception:
                 logger = logging.getLogger(__name__)
-                logger.exception("The spool could not be sent; it will be tried again.")
+                said = without_secrets(traceback.format_exc())
+                logger.log(
+                    logging.ERROR, "The spool could not be sent; it will be tried again.\n%s", said
+                )
                 pause_s = self._LONGEST_PAUSE_S
             with self._changed:
                 self._changed.notify_all()

@@ -18,15 +18,14 @@ import requests
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
-from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 from mlflow.utils.uri import is_local_uri
 
 from hpsearch import command_form
 from hpsearch.errors import TrackingError
-from hpsearch.study.storage import without_password
-from hpsearch.tracking.delivery import Delivery
+from hpsearch.secrets_in_text import without_secrets
+from hpsearch.tracking.delivery import Delivery, context_tags
 from hpsearch.tracking.runs import ChildRun, ParentRun, TrackedRun, now_ms
 from hpsearch.tracking.spool import Spool
 from hpsearch.tracking.spool_file import Entry
@@ -40,11 +39,11 @@ def _tracking_errors(uri: str) -> Iterator[None]:
     except (MlflowException, OSError) as error:
         lines = str(error).strip().splitlines()
         sentences = re.split(r"[.:] (?=[A-Z])", lines[0])
-        cause = without_password(sentences[0].rstrip("."))
+        cause = without_secrets(sentences[0].rstrip("."))
         if isinstance(error, requests.ConnectionError):
             cause = "nothing answers there"
         raise TrackingError(
-            f"The MLflow store {without_password(uri)} cannot be used ({cause}); "
+            f"The MLflow store {without_secrets(uri)} cannot be used ({cause}); "
             "MLFLOW_TRACKING_URI must name a running server or a database file that can be written."
         ) from error
 
@@ -104,6 +103,7 @@ class Tracking:
             self._delivery.check_reachable()
             # MLflow's fluent calls must not write to this run by chance.
             self.project_run_id = os.environ.pop("MLFLOW_RUN_ID", None)
+            self._hide_secrets_of_project()
             self.experiment_id = self._experiment_id(experiment)
             self._show_as_training()
         folder = Path(spool).absolute()
@@ -125,6 +125,16 @@ class Tracking:
         if found:
             return str(found.experiment_id)
         return str(self.client.create_experiment(name))
+
+    def _hide_secrets_of_project(self) -> None:
+        """Hide the secrets in the tags of the run of `mlflow run`, such as that of a git remote."""
+        if self.project_run_id is None:
+            return
+        run = self.client.get_run(self.project_run_id)
+        for key, value in run.data.tags.items():
+            shown = without_secrets(value)
+            if shown != value:
+                self.client.set_tag(self.project_run_id, key, shown)
 
     def _show_as_training(self) -> None:
         """Tell MLflow's UI that the experiment trains models.
@@ -210,8 +220,7 @@ class Tracking:
 
     def look(self, run_id: str) -> str:
         """Return what shows a run: a link to an MLflow server, else the command that starts one."""
-        uri = without_password(self.uri)
-        return command_form.look(uri, self.experiment_id, run_id)
+        return command_form.look(self.uri, self.experiment_id, run_id)
 
     def place(self, run_id: str, file: str) -> str:
         """Return where a person finds an artifact of a run.
@@ -224,10 +233,9 @@ class Tracking:
             path = Path(local_file_uri_to_path(folder)) / file  # type: ignore[no-untyped-call]
             if path.exists():
                 return str(path)
-        uri = without_password(self.uri)
-        if uri.startswith(("http://", "https://")):
-            return command_form.look(uri, self.experiment_id, run_id, f"artifacts/{file}")
-        return f"{without_password(folder)}/{file}"
+        if self.uri.startswith(("http://", "https://")):
+            return command_form.look(self.uri, self.experiment_id, run_id, f"artifacts/{file}")
+        return f"{without_secrets(folder)}/{file}"
 
     @staticmethod
     def link(text: str, *path: str) -> str:
@@ -292,7 +300,7 @@ class Tracking:
             return run
 
     def _create(self, name: str, tags: Mapping[str, str]) -> str:
-        all_tags = {**resolve_tags(), **tags}
+        all_tags = {**context_tags(), **tags}
         run = self.client.create_run(self.experiment_id, tags=all_tags, run_name=name)
         return str(run.info.run_id)
 

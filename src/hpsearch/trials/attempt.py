@@ -21,6 +21,7 @@ import psutil
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 
 from hpsearch.errors import DivergedError, InfeasibleError, Preempted, TakenOverError, UserError
+from hpsearch.secrets_in_text import without_secrets
 from hpsearch.study.study import SharedStudy, number_of
 from hpsearch.study.trial_end import TrialEnd
 from hpsearch.study.worker_process import this_process
@@ -289,6 +290,7 @@ class Attempt:
     def _fail(self, end: TrialEnd, message: str) -> None:
         self.has_failed = True
         # Keras's errors say first where they come from, then, after a blank line, what is wrong.
+        message = without_secrets(message)
         without_colors = re.sub(r"\x1b\[\d+m", "", message)
         short = " ".join(without_colors.split("\n\n")[:2])
         self._end(
