@@ -2,12 +2,18 @@
 
 import os
 import re
+import shutil
+import sqlite3
 import subprocess
 import sys
+import time
+import zipfile
+from contextlib import closing
 
 import keras_tuner
 import numpy as np
 import pytest
+from mlflow import MlflowClient
 
 import hpsearch
 from conftest import SRC
@@ -18,6 +24,10 @@ from hpsearch.study_report.version_page import serving
 from workplace import SMALL
 
 SECRET = "geheim-und-lang"
+OF_MLFLOW = "word-of-the-store"
+OF_REGISTRY = "word-of-the-registry"
+TOKEN_OF_MLFLOW = "token-of-the-store"
+TOKEN_OF_GIT = "ghp_token-of-git"
 
 
 URL = f"postgresql+psycopg://me:{SECRET}@host/db"
@@ -159,11 +169,66 @@ def test_a_projects_url_is_printed_without_its_token():
     assert said == "mlflow run 'https://host/me/project.git#sub' -v main -P arch=selu"
 
 
+@pytest.fixture
+def code_with_a_token(tmp_path_factory):
+    """A copy of hpsearch in a git repository whose remote has a token."""
+    folder = tmp_path_factory.mktemp("code")
+    shutil.copytree(SRC, folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(SRC.parent / "conf", folder / "conf")
+    git = ["git", "-C", str(folder), "-c", "user.name=me", "-c", "user.email=me@host"]
+    remote = f"https://{TOKEN_OF_GIT}@host/me/project.git"
+    for words in (["init", "-q"], ["remote", "add", "origin", remote]):
+        subprocess.run([*git, *words], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "All"], check=True)
+    return folder / "src"
+
+
+def everything_in(folder):
+    """Return what the files of a folder hold, also within archives and databases."""
+    found = []
+    for path in folder.rglob("*"):
+        if path.is_file():
+            found.append(path.read_bytes().decode(errors="replace"))
+        if path.suffix == ".db":
+            with closing(sqlite3.connect(path)) as database:
+                found.append("\n".join(database.iterdump()))
+        elif path.is_file() and zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                found += [archive.read(n).decode(errors="replace") for n in archive.namelist()]
+    return found
+
+
+def ran_with_processes(command, folder, environment):
+    """Run a command, and return its status, what it printed, and the processes meanwhile."""
+    processes = []
+    log = folder / "printed.log"
+    with log.open("wb") as file:
+        running = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=file, stderr=subprocess.STDOUT
+        )
+        while running.poll() is None:
+            listed = ["ps", "axww", "-o", "args"]
+            processes.append(subprocess.run(listed, capture_output=True, text=True, check=True))
+            time.sleep(0.3)
+    return running.returncode, log.read_text(), "".join(done.stdout for done in processes)
+
+
 @pytest.mark.slow
-def test_a_search_on_postgres_leaves_the_password_nowhere(postgres_server, tmp_path):
+def test_a_search_leaves_no_secret_anywhere(
+    postgres_server, mlflow_server, code_with_a_token, tmp_path
+):
     url = postgres_server.new_database("secrets")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
-    environment |= {"PYTHONPATH": str(SRC), "PGPASSWORD": postgres_server.password}
+    of_mlflow = mlflow_server.uri.replace("://", f"://me:{OF_MLFLOW}@")
+    environment |= {
+        "PYTHONPATH": str(code_with_a_token),
+        "PGPASSWORD": postgres_server.password,
+        "MLFLOW_TRACKING_URI": of_mlflow,
+        "MLFLOW_REGISTRY_URI": of_mlflow.replace(OF_MLFLOW, OF_REGISTRY),
+        "MLFLOW_TRACKING_TOKEN": TOKEN_OF_MLFLOW,
+        "OF_A_PERSON": f"http://me:{SECRET}@host",
+    }
+    secrets = [postgres_server.password, OF_MLFLOW, OF_REGISTRY, TOKEN_OF_MLFLOW, TOKEN_OF_GIT]
     command = [sys.executable, "-m", "hpsearch", "search", *SMALL, "storage=postgres"]
     command += [
         f"storage.url={url}",
@@ -171,32 +236,32 @@ def test_a_search_on_postgres_leaves_the_password_nowhere(postgres_server, tmp_p
         "training.epochs=1",
         "uncertainty.n_samples=2",
     ]
-    search = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    processes = subprocess.run(
-        ["ps", "axww", "-o", "args"], capture_output=True, text=True, check=True
-    ).stdout
-    said, _ = search.communicate(timeout=600)
-    assert search.returncode == 0, said
-    wrong = [
-        *command[:-3],
-        "storage.url=" + url.replace(str(postgres_server.port), "1"),
-        "storage.patience_s=1",
-    ]
-    refused = subprocess.run(
-        wrong, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert refused.returncode == 2
-    everything = [said, processes, refused.stdout, refused.stderr]
-    everything += [
-        p.read_bytes().decode(errors="replace") for p in tmp_path.rglob("*") if p.is_file()
-    ]
+    status, said, processes = ran_with_processes(command, tmp_path, environment)
+    assert status == 0, said
+    others = []
+    away = "storage.url=" + url.replace(str(postgres_server.port), "1")
+    refused = ["tracking.uri='${oc.env:OF_A_PERSON}'"]
+    for words in ([away, "storage.patience_s=1"], refused):
+        done = subprocess.run(
+            [*command[:-3], *words],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2
+        others += [done.stdout, done.stderr]
+    everything = [said, processes, *others, *everything_in(tmp_path)]
     everything += [postgres_server.dump("secrets")]
-    assert len(everything) > 10
-    assert not [text[:200] for text in everything if postgres_server.password in text]
+    assert len(everything) > 50
+    for secret in (SECRET, *secrets):
+        for text in everything:
+            place = text.find(secret)
+            assert place < 0, text[max(0, place - 300) : place + 300]
+    client = MlflowClient(mlflow_server.uri, registry_uri=mlflow_server.uri)
+    version = client.get_model_version("digits-selu", "1")
+    assert "${MLFLOW_TRACKING_URI:?" in version.description
+    remote = client.get_run(version.run_id).data.tags["mlflow.source.git.repoURL"]
+    assert remote == "https://***@host/me/project.git"
+    assert "***" not in said
