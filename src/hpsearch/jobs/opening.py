@@ -211,9 +211,11 @@ def _as_named(key: str, value: object) -> str:
 
 
 def _as_typed(value: object) -> object:
-    """Return a setting as the command line takes it: None is written `null`."""
+    """Return a setting as the command line takes it: None is written `null`, True `true`."""
     if value is None:
         return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
     return value
 
 
