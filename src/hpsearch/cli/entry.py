@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -42,6 +43,7 @@ from hpsearch.cli.terminal import Terminal
 from hpsearch.command_form import Project
 from hpsearch.errors import ConfigError, HpsearchError, Preempted, UserError
 from hpsearch.jobs.composed import Composed, Plain
+from hpsearch.secrets_in_text import has_secret, without_secrets
 from hpsearch.study.worker_process import this_process
 
 # Not empty once Ctrl-C has reached this process, which then starts no other job of its sweep.
@@ -336,6 +338,12 @@ def ending() -> Iterator[None]:
         yield
     except (HpsearchError, KeyboardInterrupt, Preempted) as error:
         raise _end(error) from None
+    except Exception as error:
+        said = "".join(traceback.format_exception(error))
+        if not has_secret(said):
+            raise
+        # Hydra would print the traceback as it is; an error of MLflow holds the address of a store.
+        raise Terminal().end(without_secrets(said), 1) from None
 
 
 def _end(error: BaseException) -> BaseException:

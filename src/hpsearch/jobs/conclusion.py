@@ -25,7 +25,6 @@ from hpsearch.evaluation.evaluated_model import EvaluatedModel, Evaluation
 from hpsearch.jobs.composed import Plain
 from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.models.own_code import config_of, import_own_code, own_code
-from hpsearch.secrets_in_text import without_secrets
 from hpsearch.serving.fresh_process import first_line
 from hpsearch.serving.measured_again import Expected, cure, measure_again
 from hpsearch.serving.registration import Registration
@@ -142,7 +141,7 @@ class Conclusion:
         if not self.tracking.wait():
             raise TrackingError(
                 f"All trials are done, but MLflow does not answer at "
-                f"{without_secrets(self.tracking.uri)}; when it does, the same command registers "
+                f"{self.tracking.uri}; when it does, the same command registers "
                 "and evaluates the best model."
             )
         candidate = self._candidate(best, data, progress)

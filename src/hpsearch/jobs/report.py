@@ -148,7 +148,7 @@ def _recorded(tracking: Tracking, parent_run_id: str, name: str) -> Plain:
         return recorded_config(tracking, parent_run_id)
     except (MlflowException, OSError) as error:
         raise TrackingError(
-            f"The MLflow store {without_secrets(tracking.uri)} has no record of study {name} (run "
+            f"The MLflow store {tracking.uri} has no record of study {name} (run "
             f"{parent_run_id}); give the store in which it was searched, tracking.uri=URI or "
             "MLFLOW_TRACKING_URI."
         ) from error

@@ -73,7 +73,7 @@ def reading_errors(place: str) -> Iterator[None]:
         ValueError,
     ) as error:
         original = getattr(error, "orig", None) or error.__cause__ or error
-        cause = without_secrets(first_line(original))
+        cause = first_line(original)
         raise StorageError(
             f"The storage {shown} (study.warm_storage) cannot be read ({cause}); it must be "
             f"{_FORMS} that Optuna has made."
