@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import yaml
 
+from hpsearch.secrets_in_text import has_secret, without_login
+
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
@@ -99,7 +101,7 @@ class Project:
         What no parameter of `mlflow run` can hold stands in the parameter `overrides`.
         """
         entry_point = _entry_point_of(job)
-        words = ["mlflow", "run", *self.options]
+        words = ["mlflow", "run", *map(_without_token, self.options)]
         if entry_point != "main":
             words += ["-e", entry_point]
         names = {item.key: item.name for item in self.parameters(entry_point)}
@@ -230,7 +232,7 @@ def look(
     """Return what shows a run: the link of an MLflow server, else the command that starts one.
 
     Args:
-        uri: The address of the MLflow store, without a password.
+        uri: The address of the MLflow store.
         experiment_id: The experiment of the run.
         run_id: The run.
         part: The part of the run's page that the link opens, such as `artifacts/report.html`.
@@ -238,8 +240,27 @@ def look(
     if uri.startswith(("http://", "https://")):
         path = f"experiments/{experiment_id}/runs/{run_id}/{part}".rstrip("/")
         page = f"{path}?workflowType=machine_learning"
-        return f"{uri.rstrip('/')}/#/{page}"
-    return shlex.join(["mlflow", "ui", "--backend-store-uri", uri])
+        server = re.split("[?#]", without_login(uri))[0]
+        return f"{server.rstrip('/')}/#/{page}"
+    return f"mlflow ui --backend-store-uri {store_in_shell(uri)}"
+
+
+def store_in_shell(uri: str) -> str:
+    """Return the address of an MLflow store as a command of a shell has it.
+
+    An address with a secret can only come from MLFLOW_TRACKING_URI. The command takes it from
+    there, and a shell that lacks the variable says so.
+    """
+    if has_secret(uri):
+        return '"${MLFLOW_TRACKING_URI:?must be set as it was for the search}"'
+    return shlex.quote(uri)
+
+
+def _without_token(word: str) -> str:
+    """Return a word without the login of a project's URL, where that login has a secret."""
+    if has_secret(word):
+        return without_login(word)
+    return word
 
 
 def _program() -> str:

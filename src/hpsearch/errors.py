@@ -26,11 +26,19 @@ import signal
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from hpsearch.secrets_in_text import without_secrets
+
 
 class HpsearchError(Exception):
-    """The base of all errors of hpsearch; `exit_status` is the exit status of the command."""
+    """The base of all errors of hpsearch; `exit_status` is the exit status of the command.
+
+    Secrets in the message, such as those of a library's error, are hidden.
+    """
 
     exit_status = 1
+
+    def __init__(self, *details: object) -> None:
+        super().__init__(*map(_shown, details))
 
 
 class UserError(HpsearchError):
@@ -92,6 +100,12 @@ class Preempted(BaseException):
         self.exit_status = 128 + number
 
 
+def _shown(detail: object) -> object:
+    if isinstance(detail, str):
+        return without_secrets(detail)
+    return detail
+
+
 def did_you_mean(received: str, valid: Iterable[str]) -> str:
     """Return an end for a message: the nearest valid name, if any, and all valid names."""
     names = sorted(valid)
@@ -104,11 +118,11 @@ def did_you_mean(received: str, valid: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message without its full stop, for use in a sentence.
+    """Return the first line of an error's message, without secrets, for use in a sentence.
 
-    An error without a message gives the name of its class.
+    It has no full stop. An error without a message gives the name of its class.
     """
-    lines = str(error).strip().splitlines()
+    lines = without_secrets(str(error)).strip().splitlines()
     if not lines:
         return type(error).__name__
     return lines[0].rstrip(".")

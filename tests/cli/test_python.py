@@ -249,6 +249,8 @@ def test_inputs_of_any_shape_are_searched_evaluated_and_served(place, shape, lab
     assert all(section.title in page for section in evaluated.answers.sections)
     assert "another than in the search" not in page + Path(told["page"]).read_text()
     assert "config must not have data" in refused(result.evaluate, config={"data": "digits"})
+    store = {"+tracking.uri": "http://host"}
+    assert "the MLflow store of its search" in refused(result.evaluate, config=store)
     assert "Did you mean 'shift'" in refused(result.evaluate, config={"parts.shft": None})
     left_out = dict.fromkeys(f"parts.{name}" for name in ("verdict", "rates", "passes", *LEFT_OUT))
     half = result.evaluate((x[:30], y[:30]), left_out)
@@ -370,6 +372,9 @@ def test_a_partial_keeps_what_it_holds():
         ({"config": {"seed": object()}}, ConfigError, "Expected seed to be a number, a text"),
         ({"study_name": "${seed}"}, ConfigError, "without .* in study_name, which would refer"),
         ({"space": 3}, ConfigError, "Expected space to be a dictionary"),
+        ({"space": {3: 0.9}}, ConfigError, "Expected texts as keys of space, received 3"),
+        ({"config": {3: 3}}, ConfigError, "Expected texts as keys of config, received 3"),
+        ({"config": {None: 3}}, ConfigError, "Expected texts as keys of config, received None"),
         ({"n_trials": 3, "config": {"budget.n_trials": 4}}, ConfigError, "is given twice"),
         ({"config": {"data": "digits"}}, ConfigError, "config must not have data"),
         ({"config": {"seed": ValueError}}, ConfigError, "Expected seed to be a number, a text"),

@@ -160,6 +160,15 @@ def test_other_data_or_settings_are_not_mixed_into_a_study(searched):
     assert "study.name=NAME" in told
     told = refused(searched[0], "budget.n_trials=9", "optimizer=sgd")
     assert "was made with the optimizer keras.optimizers.Nadam, not keras.optimizers.SGD;" in told
+    told = refused(searched[0], "budget.n_trials=9", "sampler=random")
+    assert "with the sampler optuna.samplers.TPESampler, not optuna.samplers.RandomSampler;" in told
+    told = refused(searched[0], "budget.n_trials=9", "pruner=median", "training.epochs=7")
+    assert "was made with training.epochs=6, not 7;" in told
+    told = refused(searched[0], "budget.n_trials=9", "costs.constraints.n_parameters=9")
+    assert "was made with costs.constraints.n_parameters=null, not 9;" in told
+    told = refused(searched[0], "budget.n_trials=9", "space.bounds.learning_rate.high=0.1")
+    assert "was made with space.bounds.learning_rate.high=0.005, not with" in told
+    assert "study.changed_bounds=true" in told
 
 
 @pytest.mark.parametrize(

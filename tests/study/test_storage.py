@@ -24,20 +24,6 @@ def opened(kind, tmp_path):
     return storage.journal(str(tmp_path / "study.log"), patience_s=30)
 
 
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("postgresql+psycopg://me:geheim@host:5432/db", "postgresql+psycopg://me:***@host:5432/db"),
-        ("at https://a:b@c and https://d:e@f.", "at https://a:***@c and https://d:***@f."),
-        ("postgresql://me@host/db", "postgresql://me@host/db"),
-        ("postgresql://me@host/db?password=geheim&a=b", "postgresql://me@host/db?password=***&a=b"),
-        ("postgresql://host/db?a=b&sslpassword=geheim", "postgresql://host/db?a=b&sslpassword=***"),
-    ],
-)
-def test_a_password_in_a_url_is_never_shown(text, shown):
-    assert storage.without_password(text) == shown
-
-
 def test_a_url_with_a_password_is_refused_without_showing_it():
     with pytest.raises(ConfigError, match="PGPASSWORD") as caught:
         storage.postgres("postgresql+psycopg://me:geheim@localhost/db", patience_s=1)

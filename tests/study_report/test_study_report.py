@@ -160,7 +160,7 @@ def test_the_next_command_is_the_one_that_was_typed_with_what_changes():
     advice = Advice.of(SEARCHED)
     assert advice.command.removeprefix("python -m ") == (
         "hpsearch search arch=selu data=digits data.path=null 'tracking.uri=sqlite:///a b' "
-        "space.bounds.learning_rate.high=0.032 budget.n_trials=14"
+        "space.bounds.learning_rate.high=0.032 study.changed_bounds=true budget.n_trials=14"
     )
     assert (
         Commands(SEARCHED)

@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from hpsearch.cli.config_files import CONF, ConfigFiles
+from hpsearch.cli.no_secrets import refuse_secrets, refuse_secrets_in_words
 from hpsearch.command_form import has_to_be_added, holds_text, installing, quoted
 from hpsearch.errors import ConfigError, did_you_mean
 
@@ -87,17 +88,19 @@ def check(root: str, words: Sequence[str]) -> None:
             a value of the wrong kind; or a value that must be given is missing.
     """
     given = _arguments(words)
-    _refuse_passwords(given.overrides)
+    refuse_secrets_in_words(given.overrides)
     if given.package is not None and given.cfg is None:
         raise ConfigError(f"-p {given.package} names a part for --cfg job; settings need no -p.")
     files = ConfigFiles.of(given.config_dir)
     plain: list[str] = []
     try:
         plain = [_for_one_job(root, files, word, given.multirun) for word in given.overrides]
-        has_hydra_keys = any(word.startswith("hydra") for word in plain)
         with files.composing(root):
             _refuse_unknown_choices(plain, files)
-            config = compose(root, plain, return_hydra_config=has_hydra_keys)
+            config = compose(root, plain, return_hydra_config=True)
+            refuse_secrets(config)
+            for other in _other_choices(given.overrides, plain, files):
+                refuse_secrets(compose(root, other, return_hydra_config=True))
             _refuse_wrong_kinds(root, plain, files)
         plain_config = OmegaConf.to_container(_own(config))
         missing = next(_missing("", plain_config), None)
@@ -254,6 +257,18 @@ def _first_choice(files: ConfigFiles, override: Override) -> str:
     return f"{group}={first}"
 
 
+def _other_choices(
+    words: Sequence[str], plain: Sequence[str], files: ConfigFiles
+) -> Iterator[list[str]]:
+    """Yield the overrides with each further choice of a sweep that a person's own folder has."""
+    for place, word in enumerate(words):
+        group = word.partition("=")[0]
+        if files.own is not None and is_group(group, files) and plain[place] != word:
+            choices = list(_swept(OverridesParser.create().parse_override(word)))
+            for choice in choices[1:]:
+                yield [*plain[:place], f"{group}={choice}", *plain[place + 1 :]]
+
+
 def _swept(override: Override) -> Iterator[str]:
     for value in override.sweep_iterator(transformer=Transformer.encode):
         yield str(value)
@@ -367,21 +382,6 @@ def _is_a(kind: type, value: object) -> bool:
     if not isinstance(value, float):
         return False
     return kind is float or value.is_integer()
-
-
-def _refuse_passwords(overrides: Sequence[str]) -> None:
-    """Raise ConfigError where an override holds a password.
-
-    A command line is shown in process lists, and Hydra writes it into files.
-    """
-    for override in overrides:
-        if re.search(r"://[^:/@\s]*:[^@\s]+@|://.*[?&](ssl)?password=", override):
-            key = override.partition("=")[0]
-            raise ConfigError(
-                f"{key} must not hold a password, which everybody on this machine could see; put "
-                "it into PGPASSWORD or ~/.pgpass for PostgreSQL, into MLFLOW_TRACKING_PASSWORD for "
-                "MLflow."
-            )
 
 
 def _missing(path: str, node: object) -> Iterator[str]:

@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -36,12 +37,14 @@ from hpsearch.cli.command_line import (
     default_choice,
 )
 from hpsearch.cli.config_files import CONF, ConfigFiles
+from hpsearch.cli.no_secrets import refuse_secrets
 from hpsearch.cli.refused import refuse
 from hpsearch.cli.servers import check_servers
 from hpsearch.cli.terminal import Terminal
 from hpsearch.command_form import Project
 from hpsearch.errors import ConfigError, HpsearchError, Preempted, UserError
 from hpsearch.jobs.composed import Composed, Plain
+from hpsearch.secrets_in_text import has_secret, without_secrets
 from hpsearch.study.worker_process import this_process
 
 # Not empty once Ctrl-C has reached this process, which then starts no other job of its sweep.
@@ -189,6 +192,7 @@ def instantiate(config: Plain | DictConfig) -> Any:
         raise KeyboardInterrupt
     _prepare_restart()
     check_backend()
+    refuse_secrets(config)
     check_servers(cast("Mapping[str, Any]", config), Terminal().say)
     try:
         with native_noise_held_back():
@@ -338,6 +342,12 @@ def ending() -> Iterator[None]:
         yield
     except (HpsearchError, KeyboardInterrupt, Preempted) as error:
         raise _end(error) from None
+    except Exception as error:
+        said = "".join(traceback.format_exception(error))
+        if not has_secret(said):
+            raise
+        # Hydra would print the traceback as it is; an error of MLflow holds the address of a store.
+        raise Terminal().end(without_secrets(said), 1) from None
 
 
 def _end(error: BaseException) -> BaseException:

@@ -81,7 +81,7 @@ for _name, _hint in get_type_hints(Keywords, include_extras=True).items():
     _TYPES[_name] = _type
     _KEYS[_name] = _setting.key
     _TEXTS[_name] = _setting.text
-_KNOWN_TO_AN_EVALUATION = ("registered_model", "version", "data", "data_path", "tracking.uri")
+_KNOWN_TO_AN_EVALUATION = ("registered_model", "version", "data", "data_path")
 _OTHERS = ("validation_data", "test_data", "class_names", "config", "console")
 # Keywords of Keras and KerasTuner, with what to say instead.
 _FOREIGN = {
@@ -149,12 +149,12 @@ def words_of(keywords: Mapping[str, object], config: Mapping[str, object] | None
         words.append(_word(f"space.bounds.{name}", value))
     taken = {word.partition("=")[0] for word in words}
     for key, value in _mapping("config", config).items():
-        name = str(key).lstrip("+")
+        name = key.lstrip("+")
         if name in taken:
             raise ConfigError(f"{name} is given twice, by a keyword and in config.")
         if name in ("data", "arch") or name.startswith(("data.path", "data.load", "arch._")):
             raise ConfigError(f"config must not have {name}: model and data are the arguments.")
-        words.append(_word(str(key), value))
+        words.append(_word(key, value))
     return words
 
 
@@ -169,13 +169,18 @@ def words_of_evaluation(config: Mapping[str, object] | None) -> list[str]:
     """
     words = []
     for key, value in _mapping("config", config).items():
-        name = str(key).lstrip("+")
+        name = key.lstrip("+")
+        if name == "tracking.uri":
+            raise ConfigError(
+                "config must not have tracking.uri: a model is evaluated in the MLflow store "
+                "of its search."
+            )
         if name in _KNOWN_TO_AN_EVALUATION or name.startswith("data."):
             raise ConfigError(
                 f"config must not have {name}: model and data are those of the search, and other "
                 "test data are given as test_data=(x, y)."
             )
-        words.append(_word(str(key), value))
+        words.append(_word(key, value))
     return words
 
 
@@ -188,11 +193,15 @@ def _unknown(name: str) -> str:
 
 
 def _mapping(name: str, given: object) -> Mapping[str, object]:
+    """Return a dictionary whose keys are texts; an empty one for None."""
     if given is None:
         return {}
     if not isinstance(given, Mapping):
         kind = type(given).__name__
         raise ConfigError(f"Expected {name} to be a dictionary, received a {kind}.")
+    for key in given:
+        if not isinstance(key, str):
+            raise ConfigError(f"Expected texts as keys of {name}, received {key!r}.")
     return given
 
 

@@ -21,8 +21,8 @@ from hpsearch.errors import ConfigError
 from hpsearch.experiments.answers import Answer, Results, Table
 from hpsearch.experiments.arms import Arm, Measured, Workbench
 from hpsearch.models.moved_names import MOVED
+from hpsearch.secrets_in_text import without_secrets
 from hpsearch.seeds import derive
-from hpsearch.study.storage import without_password
 from hpsearch.study.trial_end import TrialEnd
 from hpsearch.tracking.runs import END, ParentRun, TrackedRun, settings_shown
 from hpsearch.tracking.tracking import Tracking
@@ -232,7 +232,7 @@ class Session:
             "hpsearch.verdict": verdict[:5000],
         }
         parent.tag(tags)
-        uri = without_password(self._tracking.uri)
+        uri = without_secrets(self._tracking.uri)
         look = self._tracking.look(parent.run_id)
         lines = [
             f"The answer is answer.md among the artifacts of run {parent.run_id}.",

@@ -29,7 +29,6 @@ from hpsearch.serving.fresh_process import first_line
 from hpsearch.serving.measured_again import Expected, cure, measure_again
 from hpsearch.serving.registration import Registration
 from hpsearch.space.space import Space
-from hpsearch.study.storage import without_password
 from hpsearch.study.study import SharedStudy, best_trial, number_of, value_of
 from hpsearch.study_report.commands import Commands
 from hpsearch.study_report.pareto import Front
@@ -142,7 +141,7 @@ class Conclusion:
         if not self.tracking.wait():
             raise TrackingError(
                 f"All trials are done, but MLflow does not answer at "
-                f"{without_password(self.tracking.uri)}; when it does, the same command registers "
+                f"{self.tracking.uri}; when it does, the same command registers "
                 "and evaluates the best model."
             )
         candidate = self._candidate(best, data, progress)

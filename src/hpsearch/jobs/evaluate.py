@@ -25,7 +25,7 @@ from hpsearch.evaluation.examination import Examination, Part
 from hpsearch.jobs.composed import Plain
 from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.models.own_code import import_own_code
-from hpsearch.study.storage import without_password
+from hpsearch.secrets_in_text import without_secrets
 from hpsearch.study_report.version_page import describe
 from hpsearch.tracking.registry import Registry, returns_logits
 from hpsearch.tracking.runs import TrackedRun, now_ms
@@ -96,7 +96,7 @@ class Evaluate:
             "hpsearch.version": found.version,
             "hpsearch.data": known.name,
         }
-        uri = without_password(tracking.uri)
+        uri = without_secrets(tracking.uri)
         title = f"{found.name} v{found.version} evaluation"
         run = tracking.open_run(title, "evaluation", tags)
         try:
@@ -105,7 +105,7 @@ class Evaluate:
                 page = answers.page(name, head)
                 _log(run, answers, page, config)
                 _tag_version(tracking, found, answers)
-                describe(tracking.client, found.name, found.version, uri)
+                describe(tracking.client, found.name, found.version, tracking.uri)
         finally:
             tracking.close(tracking.patience_s)
         place = tracking.place(run.run_id, _PAGE)

@@ -19,6 +19,7 @@ from hpsearch.experiments.learning_rate_test import RangeTest, below, middles
 from hpsearch.jobs.composed import Plain
 from hpsearch.models.moved_names import with_current_names
 from hpsearch.space.space import Space
+from hpsearch.study.changed_bounds import Bounds
 from hpsearch.study.direction import Direction
 from hpsearch.study.study import SharedStudy
 from hpsearch.study.warm_start import WARM_START
@@ -28,7 +29,13 @@ from hpsearch.training.settings import Training
 from hpsearch.trials.objective import Objective
 
 # The recorded classes of groups that a person chooses, in words.
-_CLASSES = {"arch.class": "model", "optimizer.class": "optimizer", "schedule.class": "schedule"}
+_CLASSES = {
+    "arch.class": "model",
+    "optimizer.class": "optimizer",
+    "schedule.class": "schedule",
+    "sampler.make.class": "sampler",
+    "pruner.class": "pruner",
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,8 @@ class Opening:
     config: Plain
     # Trials can be compared only where these groups of settings are the same.
     _SETTINGS: ClassVar = ("data", "arch", "optimizer", "training", "schedule", "sparsity", "seed")
+    # These decide what is drawn and what is stopped. Studies of earlier versions lack them.
+    _OF_TRIALS: ClassVar = ("sampler", "pruner", "costs", "lr_test")
 
     def check_same_settings(
         self,
@@ -70,22 +79,35 @@ class Opening:
         if second_objective is not None:
             mine["costs.second_objective"] = second_objective
         study = self.study.optuna
-        theirs = with_current_names(study.user_attrs.get("settings"))
-        if theirs is None:
-            study.set_user_attr("settings", mine)
-            theirs = mine
+        recorded = study.user_attrs.get("settings")
+        theirs = with_current_names(recorded) or mine
+        mine = {**mine, **self._of_trials()}
+        if "lr_test" not in theirs:
+            theirs = {**theirs, **self._of_trials()}
         keys = mine.keys() | theirs.keys()
         different = [key for key in keys if mine.get(key) != theirs.get(key)]
         if different:
-            # The fingerprint comes last, since other settings of the data change it too. A class
-            # comes first, since other classes have other settings.
-            key = min(different, key=lambda name: (name == of_data, name not in _CLASSES, name))
+            key = min(different, key=self._rank)
             was = _as_named(key, theirs.get(key))
             made = f"with {was}, not {_as_typed(mine.get(key))}"
             if key == of_data:
                 was = "the same data"
             raise ConfigError(self._otherwise(made, was))
-        goal = Direction.of(study)
+        self._check_direction(training)
+        if recorded is None or "lr_test" not in recorded:
+            study.set_user_attr("settings", theirs)
+
+    def _rank(self, key: str) -> tuple[bool, bool, bool, str]:
+        """Return what sorts the keys of changed settings, the one that is the cause first.
+
+        The fingerprint comes last, since other settings of the data change it too. A class comes
+        first, since other classes have other settings. A pruner's settings follow from others.
+        """
+        is_of_trials = key.partition(".")[0] in self._OF_TRIALS
+        return key == "data.fingerprint", is_of_trials, key not in _CLASSES, key
+
+    def _check_direction(self, training: Training) -> None:
+        goal = Direction.of(self.study.optuna)
         if goal != training.goal:
             made = f"to {goal} {training.monitor}, not to {training.goal}"
             raise ConfigError(self._otherwise(made, f"training.direction={goal}"))
@@ -96,22 +118,47 @@ class Opening:
             f"another one, or {back} to go on with this one."
         )
 
+    def _of_trials(self) -> dict[str, object]:
+        """Return the settings that decide what is drawn and what is stopped."""
+        shown = settings_shown(self.config, self._OF_TRIALS)
+        # The choice of a version and the way of measuring change no trial.
+        others = ("costs.tolerance", "costs.n_images", "costs.n_repeats", "costs.second_objective")
+        return {key: value for key, value in shown.items() if key not in others}
+
+    def check_same_bounds(self, may_change: bool, say: Callable[[str], None]) -> bool:
+        """Raise an error where the study has other bounds; return whether they are changed now.
+
+        Args:
+            may_change: Whether the study goes on with changed bounds.
+            say: Takes a sentence for the person.
+
+        Raises:
+            ConfigError: The study was made with other bounds, and they must not change.
+        """
+        shown = settings_shown(self.config, ("space",))
+        bounds = {key: value for key, value in shown.items() if key.startswith("space.bounds.")}
+        return Bounds(bounds).check_unchanged(self.study, may_change, say)
+
     def parent(
         self,
         tracking: Tracking,
         data: SearchData,
         source: str,
         say: Callable[[str], object],
+        *,
+        has_new_bounds: bool,
     ) -> ParentRun:
         """Return the MLflow run of the study, and make it where there is none.
 
-        The run keeps the configuration as `config.yaml`.
+        The run keeps the configuration as `config.yaml`: that of the command that began the study,
+        or of the last one that gave it other bounds or more trials. Other workers do not write it.
 
         Args:
             tracking: The MLflow store.
             data: The data set, which becomes the input of the run.
             source: The place that the data come from.
             say: Called with a sentence where the run that the study had is gone.
+            has_new_bounds: Whether the study goes on with other bounds from now on.
         """
         study = self.study.optuna
         known = study.user_attrs.get("parent_run_id")
@@ -124,6 +171,8 @@ class Opening:
                 origin += f" in {begun['storage']}"
             tags[f"hpsearch.{WARM_START}"] = origin
         parent = tracking.open_parent(study.study_name, known, tags)
+        n_trials = self.config["budget"]["n_trials"]
+        n_before = study.user_attrs.get("n_trials", 0)
         if parent.run_id != known:
             if known is not None:
                 say(
@@ -133,6 +182,9 @@ class Opening:
             study.set_user_attr("parent_run_id", parent.run_id)
             self._log_settings(parent)
             parent.data(data, source)
+        elif n_trials <= n_before and not has_new_bounds:
+            return parent
+        study.set_user_attr("n_trials", max(n_trials, n_before))
         text = yaml.safe_dump(dict(self.config), sort_keys=False)
         parent.client.log_text(parent.run_id, text, "config.yaml")
         return parent
@@ -165,9 +217,11 @@ def _as_named(key: str, value: object) -> str:
 
 
 def _as_typed(value: object) -> object:
-    """Return a setting as the command line takes it: None is written `null`."""
+    """Return a setting as the command line takes it: None is written `null`, True `true`."""
     if value is None:
         return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
     return value
 
 

@@ -15,9 +15,10 @@ import optuna
 
 from hpsearch.errors import ConfigError
 from hpsearch.jobs.composed import Plain
+from hpsearch.secrets_in_text import without_secrets
 from hpsearch.study.direction import Direction
 from hpsearch.study.pruners import PausableStudy
-from hpsearch.study.storage import SharedStorage, to_read, without_password
+from hpsearch.study.storage import SharedStorage, to_read
 from hpsearch.study.study import check_known
 from hpsearch.study_report.advice import Advice
 from hpsearch.study_report.description import Descriptions
@@ -109,7 +110,7 @@ class _Reported:
     @property
     def _uri(self) -> str:
         """The MLflow store, without a password."""
-        return without_password(self.searched.tracking_uri)
+        return without_secrets(self.searched.tracking_uri)
 
     def lines(self) -> list[str]:
         """Return the advice and the places of the page as lines for a person."""

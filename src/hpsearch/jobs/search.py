@@ -191,8 +191,7 @@ class Search:
     ) -> Conclusion:
         """Open the study, the MLflow store and the parent run, and return them with the rest.
 
-        One worker does so at a time, so that workers which start at once make one study and one
-        run.
+        One worker does so at a time, so that workers that start at once share study and run.
         """
         name = self.study["name"]
         storage = self.storage()
@@ -211,13 +210,14 @@ class Search:
             )
             opening = Opening(study, config)
             opening.check_same_settings(data.fingerprint, self.training, second_objective)
+            new_bounds = opening.check_same_bounds(self.study["changed_bounds"], say)
             self._check_code(checked.code, study, say)
             if warm_start is not None:
                 begun = warm_start.begin(study, self.space, checked.asked)
                 if begun:
                     say(begun)
             source = self.data.path or data.name
-            parent = opening.parent(tracking, data, source, say)
+            parent = opening.parent(tracking, data, source, say, has_new_bounds=new_bounds)
         return Conclusion(
             name,
             study,
@@ -352,6 +352,7 @@ class _StudySettings(WarmSettings):
 
     name: str
     changed_code: bool
+    changed_bounds: bool
 
 
 def _fixed_settings(config: Plain, architecture: Architecture) -> dict[str, object]:

@@ -17,12 +17,13 @@ import pandas as pd
 from mlflow import MlflowClient
 from rich.console import Console
 
+from hpsearch.command_form import store_in_shell
 from hpsearch.errors import SearchError
 from hpsearch.evaluation.evaluated_model import Evaluation
 from hpsearch.jobs.evaluate import Evaluated
 from hpsearch.models.own_code import import_own_code
+from hpsearch.secrets_in_text import without_secrets
 from hpsearch.space.bounds import Value
-from hpsearch.study.storage import without_password
 from hpsearch.study.study import number_of, value_of
 from hpsearch.study.trial_end import TrialEnd
 from hpsearch.study_report.commands import Commands
@@ -198,7 +199,7 @@ class SearchResult:
     @property
     def _uri(self) -> str:
         """The MLflow store, without a password."""
-        return without_password(self.searched.tracking_uri)
+        return without_secrets(self.searched.tracking_uri)
 
     def summary(self) -> dict[str, object]:
         """Return the result as plain data."""
@@ -276,7 +277,7 @@ class SearchResult:
         ]
         version = self.version
         if version is not None:
-            uri = shlex.quote(self._uri)
+            uri = store_in_shell(self.searched.tracking_uri)
             if self.evaluation is not None:  # else the command would be refused
                 lines.append(f"Examine it:    {commands.evaluate(version.number)}")
             lines.append(

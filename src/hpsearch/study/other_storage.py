@@ -24,7 +24,8 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import SQLAlchemyError
 
 from hpsearch.errors import ConfigError, StorageError, first_line
-from hpsearch.study.storage import check_postgres, without_password
+from hpsearch.secrets_in_text import without_secrets
+from hpsearch.study.storage import check_postgres
 
 _FORMS = "a SQLite file, a journal file or postgresql+psycopg://USER@HOST:PORT/DATABASE"
 _LOCK_TIMEOUT_S = 5
@@ -58,7 +59,7 @@ def reading_errors(place: str) -> Iterator[None]:
     Args:
         place: The path or URL of the storage.
     """
-    shown = without_password(place)
+    shown = without_secrets(place)
     try:
         yield
     except (
@@ -72,7 +73,7 @@ def reading_errors(place: str) -> Iterator[None]:
         ValueError,
     ) as error:
         original = getattr(error, "orig", None) or error.__cause__ or error
-        cause = without_password(first_line(original))
+        cause = first_line(original)
         raise StorageError(
             f"The storage {shown} (study.warm_storage) cannot be read ({cause}); it must be "
             f"{_FORMS} that Optuna has made."
@@ -85,7 +86,7 @@ def same_place(place: str | None) -> str | None:
         return None
     path = place.removeprefix("sqlite:///")
     if "://" in path:
-        return without_password(path)
+        return without_secrets(path)
     return str(Path(path).resolve())
 
 

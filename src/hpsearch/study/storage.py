@@ -8,7 +8,6 @@ half a line.
 
 from __future__ import annotations
 
-import re
 import weakref
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -28,19 +27,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from hpsearch.command_form import installing
 from hpsearch.errors import ConfigError, StorageError, first_line
+from hpsearch.secrets_in_text import without_secrets
 from hpsearch.study.database import CONNECT_TIMEOUT_S, is_url, why_not
 from hpsearch.study.fast_reader import read_trials
 from hpsearch.study.journal_file import FileLock, JournalFile
 from hpsearch.study.waiting import Outage, impatient, patient
-
-
-def without_password(text: str) -> str:
-    """Return `text` with asterisks in place of the passwords of every URL.
-
-    A password stands before the host, or is a parameter `password` or `sslpassword`.
-    """
-    text = re.sub(r"(?<=://)([^:/@\s]*):[^@\s]*@", r"\1:***@", text)
-    return re.sub(r"([?&](?:ssl)?password=)[^&\s]+", r"\1***", text)
 
 
 @contextmanager
@@ -63,7 +54,7 @@ def _sentence(place: str, error: BaseException) -> str:
     path = place.removeprefix("sqlite:///")
     if "://" in path:
         cause = why_not(place, error)
-        return without_password(f"The study storage {place} cannot be used: {cause}.")
+        return without_secrets(f"The study storage {place} cannot be used: {cause}.")
     cause = first_line(getattr(error, "orig", None) or error)
     if isinstance(error, TimeoutError) or "database is locked" in cause:
         return (
@@ -257,7 +248,7 @@ def check_postgres(url: str, key: str, forms: str) -> None:
         ConfigError: The URL holds a password, which process lists and records would show, or it is
             not one of PostgreSQL; or psycopg is not installed.
     """
-    shown = without_password(url)
+    shown = without_secrets(url)
     if shown != url:
         raise ConfigError(
             f"{key}={shown} must not hold the password, which everybody on this machine can see "

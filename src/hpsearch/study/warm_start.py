@@ -14,13 +14,14 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.errors import ConfigError, SpaceError
+from hpsearch.secrets_in_text import without_secrets
 from hpsearch.space.bounds import Value, as_read
 from hpsearch.space.space import Space
 from hpsearch.study.direction import Direction
 from hpsearch.study.leases import LEASE, WORKER
 from hpsearch.study.other_storage import other_storage, reading_errors, same_place
 from hpsearch.study.sampling import TICKET
-from hpsearch.study.storage import SharedStorage, without_password
+from hpsearch.study.storage import SharedStorage
 from hpsearch.study.study import SharedStudy, check_known, number_of
 
 # The user attribute of a study that names the earlier study, and its storage if that is another
@@ -273,7 +274,7 @@ def _same(
 def _in_place(name: str, place: str | None) -> str:
     if place is None:
         return name
-    return f"{name} in {without_password(place)}"
+    return f"{name} in {without_secrets(place)}"
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -77,6 +77,8 @@ class Advice:
             names = " and ".join(bounds)
             step = f"Widen {names}, where the best trial lies, and let the search go on."
         changes = [edge.override(searched.space) for edge in cut]
+        if cut:
+            changes.append("study.changed_bounds=true")
         n_spent = len(searched.spent)
         n_again = max(n_spent, Prospects.MIN_FINISHED)
         n_more = min(n_again, 100)  # as many again, within reason

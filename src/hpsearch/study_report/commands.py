@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from hpsearch.command_form import as_text, command
 from hpsearch.data.datasets import GIVEN_IN_PYTHON
-from hpsearch.study.storage import without_password
 from hpsearch.study_report.searched import Searched
 from hpsearch.study_report.version_page import serving
 
@@ -83,9 +82,8 @@ class Commands:
 
     def serve(self) -> str:
         """Return the commands that serve the champion."""
-        uri = without_password(self._searched.tracking_uri)
         model = f"models:/{self._searched.name}@champion"
-        return serving(model, uri)
+        return serving(model, self._searched.tracking_uri)
 
     def _group(self, group: str) -> list[str]:
         """Return the settings of the search that are in a group of the configuration."""

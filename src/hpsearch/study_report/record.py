@@ -10,7 +10,6 @@ from mlflow.entities import DatasetInput
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from hpsearch.html_report.page import html
-from hpsearch.study.storage import without_password
 from hpsearch.study.study import number_of
 from hpsearch.study_report import version_page
 from hpsearch.study_report.advice import Advice
@@ -57,13 +56,12 @@ def record(
     parent.tag(tags)
     _describe_trials(tracking, descriptions)
     if descriptions.version is not None:
-        uri = without_password(tracking.uri)
         number = str(descriptions.version.version)
         version_page.describe(
             tracking.client,
             searched.name,
             number,
-            uri,
+            tracking.uri,
         )
     return advice, page
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from optuna.trial import FrozenTrial
 
 from hpsearch.html_report.section import Section
+from hpsearch.study.changed_bounds import bounds_changed_before
 from hpsearch.study.changed_code import changed_before
 from hpsearch.study.failures import failures
 from hpsearch.study.replay import standing
@@ -35,10 +36,14 @@ def key_values(searched: Searched) -> list[tuple[str, str]]:
     if methods:
         found.append(("by", " and ".join(methods)))
     found.append(("trials", f"{outcome.counts()}; {outcome.n_epochs} epochs in all"))
-    changed = changed_before(searched.study)
-    if changed:
-        numbers = ", ".join(f"#{number}" for number in changed)
-        found.append(("careful", f"the code of the model was changed before trial {numbers}"))
+    changes = {
+        "the code of the model was": changed_before(searched.study),
+        "the bounds were": bounds_changed_before(searched.study),
+    }
+    for what, before in changes.items():
+        if before:
+            numbers = ", ".join(f"#{number}" for number in before)
+            found.append(("careful", f"{what} changed before trial {numbers}"))
     clock = Clock.of_study(searched)
     found.append(("took", f"{Clock.shown(clock.total_s)} of work"))
     best = searched.best

@@ -5,6 +5,7 @@ It says which trial the version is from, what it is worth, how to load it and ho
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
 
@@ -12,6 +13,8 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
+from hpsearch.command_form import store_in_shell
+from hpsearch.secrets_in_text import has_secret
 from hpsearch.tracking.tracking import Tracking
 
 CERTIFICATE = "hpsearch.certificate"
@@ -20,7 +23,7 @@ CERTIFICATE = "hpsearch.certificate"
 def serving(model: str, uri: str) -> str:
     """Return the commands that serve a model of the MLflow store at `uri`."""
     return (
-        f"export MLFLOW_TRACKING_URI={shlex.quote(uri)}\n"
+        f"export MLFLOW_TRACKING_URI={store_in_shell(uri)}\n"
         f"mlflow models serve -m {shlex.quote(model)} --env-manager local --port 5077"
     )
 
@@ -111,14 +114,19 @@ def _use(found: ModelVersion, uri: str) -> str:
     signature = mlflow.models.get_model_info(model).signature
     spec = signature.inputs.inputs[0]
     shape = (2, *spec.shape[1:])
+    imports = "import mlflow"
+    store = json.dumps(uri)
+    if has_secret(uri):
+        imports = "import os\n\nimport mlflow"
+        store = 'os.environ["MLFLOW_TRACKING_URI"]'  # which must be as it was for the search
     return f"""\
 ### Load it
 
 ```python
-import mlflow
+{imports}
 import numpy as np
 
-mlflow.set_tracking_uri("{uri}")
+mlflow.set_tracking_uri({store})
 images = np.zeros({shape}, "{spec.type.name}")  # yours: raw pixels
 model = mlflow.pyfunc.load_model("{model}")
 print(model.predict(images))  # class, probabilities, uncertainties, conformal set, abstain

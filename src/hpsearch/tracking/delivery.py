@@ -19,12 +19,21 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from hpsearch.errors import TrackingError
+from hpsearch.secrets_in_text import without_secrets
 from hpsearch.tracking.absent import is_answer
 from hpsearch.tracking.spool_file import Away, Entry, State
 from hpsearch.tracking.store import Store
 
 TRIAL = "hpsearch.trial"
 _Row = Metric | Param | RunTag
+
+
+def context_tags() -> dict[str, str]:
+    """Return MLflow's tags of this process's user and code, without secrets.
+
+    The address of a git remote may hold a token.
+    """
+    return {key: without_secrets(str(value)) for key, value in resolve_tags().items()}
 
 
 class Delivery:
@@ -79,7 +88,7 @@ class Delivery:
 
     def _create(self, entry: Entry) -> State:
         tags = {
-            **resolve_tags(),
+            **context_tags(),
             **entry["tags"],
             MLFLOW_PARENT_RUN_ID: entry["parent_run_id"],
             TRIAL: str(entry["number"]),

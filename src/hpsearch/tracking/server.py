@@ -21,7 +21,7 @@ from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
 from hpsearch.errors import TrackingError, first_line
-from hpsearch.study.storage import without_password
+from hpsearch.secrets_in_text import without_secrets
 
 _LOGIN = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 _SILENT = (
@@ -81,7 +81,7 @@ def ask(
 
 
 def _fault(uri: str, cause: str) -> TrackingError:
-    return TrackingError(f"The MLflow server {without_password(uri)} cannot be used: {cause}.")
+    return TrackingError(f"The MLflow server {without_secrets(uri)} cannot be used: {cause}.")
 
 
 def _answer(response: requests.Response) -> dict[str, Any] | None:
@@ -112,7 +112,7 @@ def _refusal(
         )
     said = f"HTTP {status}"
     if answer is not None and "message" in answer:
-        message = without_password(str(answer["message"]))
+        message = without_secrets(str(answer["message"]))
         said += f", {message:.200}".rstrip(".")
     return (
         f"it fails with an error of its own ({said}); look at the log of mlflow server and of any "
@@ -171,7 +171,7 @@ def _cause(
         return _SPEAKS_HTTPS
     if any(isinstance(found, requests.ConnectionError) for found in errors):
         return "it ends the connection without an answer; look at its log"
-    return without_password(first_line(error))
+    return without_secrets(first_line(error))
 
 
 _CAUSES: dict[type[BaseException], str] = {

@@ -19,14 +19,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from hpsearch.errors import TrackingError, first_line
+from hpsearch.secrets_in_text import without_secrets
 from hpsearch.study.journal_file import FileLock
 from hpsearch.study.leases import Worker
-from hpsearch.study.storage import without_password
 from hpsearch.tracking.spool_file import Away, Receiver, SpoolFile, State
 
 
@@ -136,7 +137,10 @@ class Spool:
                 pause_s = min(2 * pause_s, self._LONGEST_PAUSE_S)
             except Exception:
                 logger = logging.getLogger(__name__)
-                logger.exception("The spool could not be sent; it will be tried again.")
+                said = without_secrets(traceback.format_exc())
+                logger.log(
+                    logging.ERROR, "The spool could not be sent; it will be tried again.\n%s", said
+                )
                 pause_s = self._LONGEST_PAUSE_S
             with self._changed:
                 self._changed.notify_all()
@@ -152,7 +156,7 @@ class Spool:
             return
         cause = first_line(away.__cause__ or away)
         if not isinstance(away.__cause__, TrackingError):
-            cause = f"MLflow cannot be used now ({without_password(cause)})"
+            cause = f"MLflow cannot be used now ({without_secrets(cause)})"
         self.say(f"{cause}. Meanwhile training goes on, and what it writes waits in {self.folder}.")
 
     def _send(self, key: str, file: SpoolFile) -> None:

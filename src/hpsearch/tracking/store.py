@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -19,10 +18,11 @@ from urllib.parse import quote, unquote, urlsplit
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from hpsearch import command_form
 from hpsearch.errors import TrackingError, first_line
+from hpsearch.secrets_in_text import without_secrets
 from hpsearch.study.database import check_database, why_not
 from hpsearch.study.sqlite_file import check_file
-from hpsearch.study.storage import without_password
 
 _FORMS = "http://HOST:PORT of a server or sqlite:///FILE.db"
 _DATABASES = ("postgresql", "mysql", "mssql")
@@ -74,8 +74,8 @@ class Store:
 
     def _fault(self, cause: str) -> TrackingError:
         return TrackingError(
-            f"The MLflow store {without_password(self.uri)} cannot be used "
-            f"({without_password(cause)}); tracking.uri or MLFLOW_TRACKING_URI must name a running "
+            f"The MLflow store {without_secrets(self.uri)} cannot be used "
+            f"({without_secrets(cause)}); tracking.uri or MLFLOW_TRACKING_URI must name a running "
             "server or a database file that can be written."
         )
 
@@ -172,20 +172,20 @@ class Store:
             check_file(file, patience_s, say)
         except TimeoutError as error:
             raise TrackingError(
-                f"The MLflow store {without_password(self.uri)} cannot be used: {error}; end that "
+                f"The MLflow store {without_secrets(self.uri)} cannot be used: {error}; end that "
                 "process, or wait for its end."
             ) from error
         except OSError as error:
             raise self._fault(str(error)) from error
 
     def _check_database(self) -> None:
-        shown = without_password(self.uri)
+        shown = without_secrets(self.uri)
         try:
             check_database(self.uri, "experiments")
         except OSError as error:
             raise TrackingError(f"The MLflow store {shown} cannot be used: {error}.") from error
         except SQLAlchemyError as error:
-            cause = without_password(why_not(self.uri, error))
+            cause = without_secrets(why_not(self.uri, error))
             raise TrackingError(f"The MLflow store {shown} cannot be used: {cause}.") from error
         except ImportError as error:
             raise TrackingError(
@@ -204,7 +204,7 @@ class Store:
         if not self.given_uri:
             key = "MLFLOW_TRACKING_URI"
         raise TrackingError(
-            f"{key}={without_password(uri)} is no address of an MLflow store; give {_FORMS}."
+            f"{key}={without_secrets(uri)} is no address of an MLflow store; give {_FORMS}."
         )
 
     def _is_well_formed(self, scheme: str) -> bool:
@@ -242,7 +242,7 @@ class Store:
             return None
         if "experiment" not in found:
             raise TrackingError(
-                f"The MLflow server {without_password(self.uri)} cannot be used: what answers "
+                f"The MLflow server {without_secrets(self.uri)} cannot be used: what answers "
                 "there is no MLflow server; give the address of mlflow server, with its port."
             )
         experiment = found["experiment"]
@@ -278,7 +278,7 @@ class Store:
             return
         raise TrackingError(
             f"There is no experiment with the id {self.experiment_id} at "
-            f"{without_password(self.uri)}, but MLFLOW_EXPERIMENT_ID names it; unset it, or give "
+            f"{without_secrets(self.uri)}, but MLFLOW_EXPERIMENT_ID names it; unset it, or give "
             "another experiment, tracking.experiment=NAME."
         )
 
@@ -286,9 +286,9 @@ class Store:
         """Raise TrackingError where the experiment is deleted, so that nothing can be written."""
         if stage != "deleted":
             return
-        uri = shlex.quote(without_password(self.uri))
+        uri = command_form.store_in_shell(self.uri)
         raise TrackingError(
-            f"The experiment {experiment_id} at {without_password(self.uri)} is deleted; restore "
+            f"The experiment {experiment_id} at {without_secrets(self.uri)} is deleted; restore "
             f"it with: MLFLOW_TRACKING_URI={uri} mlflow experiments restore --experiment-id "
             f"{experiment_id}, or give another one, tracking.experiment=NAME."
         )

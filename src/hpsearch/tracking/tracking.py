@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import tempfile
 import time
 from collections.abc import Mapping
@@ -19,7 +18,6 @@ import mlflow
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 from mlflow.utils.uri import is_local_uri
@@ -27,10 +25,10 @@ from mlflow.utils.uri import is_local_uri
 from hpsearch import command_form
 from hpsearch.errors import TrackingError
 from hpsearch.models.moved_names import with_current_names
-from hpsearch.study.storage import without_password
+from hpsearch.secrets_in_text import without_secrets
 from hpsearch.tracking.absent import unless_absent
 from hpsearch.tracking.client import StoreClient
-from hpsearch.tracking.delivery import Delivery
+from hpsearch.tracking.delivery import Delivery, context_tags
 from hpsearch.tracking.runs import ChildRun, ParentRun, TrackedRun, now_ms
 from hpsearch.tracking.spool import Spool
 from hpsearch.tracking.spool_file import Entry
@@ -77,6 +75,7 @@ class Tracking:
             self._delivery = Delivery(plain, self.store, folder / "refused.jsonl")
             # MLflow's fluent calls must not write to this run by chance.
             self.project_run_id = os.environ.pop("MLFLOW_RUN_ID", None)
+            self._hide_secrets_of_project()
             self.experiment_id = self._experiment_id()
             self._show_as_training()
         self.spool = Spool(folder, self._delivery, flush_every_s)
@@ -97,6 +96,16 @@ class Tracking:
         if found:
             return str(found.experiment_id)
         return str(self.client.create_experiment(name))
+
+    def _hide_secrets_of_project(self) -> None:
+        """Hide the secrets in the tags of the run of `mlflow run`, such as that of a git remote."""
+        if self.project_run_id is None:
+            return
+        run = self.client.get_run(self.project_run_id)
+        for key, value in run.data.tags.items():
+            shown = without_secrets(value)
+            if shown != value:
+                self.client.set_tag(self.project_run_id, key, shown)
 
     def _show_as_training(self) -> None:
         """Tell MLflow's UI that the experiment trains models.
@@ -185,8 +194,7 @@ class Tracking:
 
     def look(self, run_id: str) -> str:
         """Return what shows a run: a link to an MLflow server, else the command that starts one."""
-        uri = without_password(self.uri)
-        return command_form.look(uri, self.experiment_id, run_id)
+        return command_form.look(self.uri, self.experiment_id, run_id)
 
     def place(self, run_id: str, file: str) -> str:
         """Return where a person finds an artifact of a run.
@@ -199,10 +207,9 @@ class Tracking:
             path = Path(local_file_uri_to_path(folder)) / file  # type: ignore[no-untyped-call]
             if path.exists():
                 return str(path)
-        uri = without_password(self.uri)
-        if uri.startswith(("http://", "https://")):
-            return command_form.look(uri, self.experiment_id, run_id, f"artifacts/{file}")
-        return f"{without_password(folder)}/{file}"
+        if self.uri.startswith(("http://", "https://")):
+            return command_form.look(self.uri, self.experiment_id, run_id, f"artifacts/{file}")
+        return f"{without_secrets(folder)}/{file}"
 
     @staticmethod
     def link(text: str, *path: str) -> str:
@@ -262,7 +269,7 @@ class Tracking:
         config = self.recorded_config(run_id)
         if config is None:
             raise TrackingError(
-                f"The MLflow store {without_password(self.uri)} has no record of study {name} (run "
+                f"The MLflow store {without_secrets(self.uri)} has no record of study {name} (run "
                 f"{run_id}); give the store in which it was searched, tracking.uri=URI or "
                 "MLFLOW_TRACKING_URI."
             )
@@ -313,7 +320,7 @@ class Tracking:
             return run
 
     def _create(self, name: str, tags: Mapping[str, str]) -> str:
-        all_tags = {**resolve_tags(), **tags}
+        all_tags = {**context_tags(), **tags}
         run = self.client.create_run(self.experiment_id, tags=all_tags, run_name=name)
         return str(run.info.run_id)
 
@@ -333,7 +340,7 @@ class Tracking:
         """
         if unless_absent(lambda: self.client.get_run(run_id)) is None:
             return
-        uri = shlex.quote(without_password(self.uri))
+        uri = command_form.store_in_shell(self.uri)
         raise TrackingError(
             f"The MLflow run {run_id} of study {study} is deleted; restore it with: "
             f"MLFLOW_TRACKING_URI={uri} mlflow runs restore --run-id {run_id}, or start another "

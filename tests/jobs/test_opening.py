@@ -1,0 +1,118 @@
+"""A study is opened again only with the settings that decide what its trials are."""
+
+import shutil
+from copy import deepcopy
+
+import pytest
+import yaml
+
+from hpsearch.errors import ConfigError
+from hpsearch.jobs.opening import Opening
+from hpsearch.tracking.tracking import Tracking
+from hpsearch.training.settings import Training
+from small_study import study_in, suggested
+from small_training import SETTINGS, search_data
+
+CONFIG = {
+    "data": {"name": "digits"},
+    "training": {"epochs": 6},
+    "seed": 42,
+    "space": {"bounds": {"learning_rate": {"low": 1e-4, "high": 5e-3, "scale": "log"}}},
+    "sampler": {"make": {"_target_": "optuna.samplers.TPESampler", "n_startup_trials": 5}},
+    "pruner": {"_target_": "hpsearch.study.pruners.Hyperband", "max_resource": 6},
+    "costs": {"constraints": {"n_parameters": None}, "tolerance": 0.1},
+    "lr_test": False,
+    "budget": {"n_trials": 4},
+    "uncertainty": {"n_samples": 100},
+}
+OTHER_SAMPLER = {"make": {"_target_": "optuna.samplers.RandomSampler"}}
+WIDER = {"bounds": {"learning_rate": {"low": 1e-4, "high": 0.1, "scale": "log"}}}
+
+
+@pytest.fixture(name="study")
+def study_with_a_trial(tmp_path):
+    study = study_in(tmp_path, n_trials=9)
+    check(study)
+    trial = study.claim()
+    study.complete(trial, suggested(trial)["learning_rate"])
+    return study
+
+
+@pytest.fixture(name="tracking")
+def store(tmp_path, mlflow_tables):
+    shutil.copy(mlflow_tables, tmp_path / "mlflow.db")
+    tracking = Tracking(f"sqlite:///{tmp_path}/mlflow.db", "opening", str(tmp_path), 1.0, 1.0)
+    yield tracking
+    tracking.close(5.0)
+
+
+def opening(study, **changes):
+    return Opening(study, {**deepcopy(CONFIG), **changes})
+
+
+def check(study, may_change=False, **changes):
+    found = opening(study, **changes)
+    found.check_same_settings("f", Training(**SETTINGS), None)
+    return found.check_same_bounds(may_change, lambda sentence: None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "made"),
+    [
+        ({"sampler": OTHER_SAMPLER}, "the sampler optuna.samplers.TPESampler, not optuna.samplers"),
+        (
+            {"sampler": {"make": {**CONFIG["sampler"]["make"], "n_startup_trials": 9}}},
+            "sampler.make.n_startup_trials=5, not 9",
+        ),
+        ({"pruner": None}, "the pruner hpsearch.study.pruners.Hyperband, not null"),
+        (
+            {"training": {"epochs": 7}, "pruner": {**CONFIG["pruner"], "max_resource": 7}},
+            "training.epochs=6, not 7",
+        ),
+        ({"costs": {"constraints": {"n_parameters": 9}}}, "costs.constraints.n_parameters=null"),
+        ({"lr_test": True}, "lr_test=false, not true"),
+    ],
+)
+def test_settings_that_decide_about_trials_are_refused(study, changes, made):
+    with pytest.raises(ConfigError, match=f"was made with {made}"):
+        check(study, **changes)
+    assert not check(study)
+
+
+def test_settings_that_decide_about_no_trial_may_differ(study):
+    costs = {"constraints": {"n_parameters": None}, "tolerance": 0.3}
+    assert not check(study, costs=costs, uncertainty={"n_samples": 3}, budget={"n_trials": 9})
+
+
+def test_a_study_of_an_earlier_version_learns_what_it_has_not_recorded(study):
+    settings = study.optuna.user_attrs["settings"]
+    earlier = ("data.", "training.", "seed")
+    kept = {key: value for key, value in settings.items() if key.startswith(earlier)}
+    study.optuna.set_user_attr("settings", kept)
+    with pytest.raises(ConfigError, match=r"training\.epochs=6, not 7"):
+        check(study, sampler=OTHER_SAMPLER, training={"epochs": 7})
+    assert not check(study, sampler=OTHER_SAMPLER)
+    with pytest.raises(ConfigError, match=r"the sampler optuna\.samplers\.RandomSampler"):
+        check(study)
+
+
+def test_the_run_keeps_the_configuration_of_what_was_done(study, tracking):
+    data = search_data()
+
+    def recorded(may_change=False, **changes):
+        has_new_bounds = check(study, may_change, **changes)
+        of = opening(study, **changes)
+        run_id = of.parent(tracking, data, "digits", has_new_bounds=has_new_bounds).run_id
+        path = tracking.client.download_artifacts(run_id, "config.yaml")
+        with open(path) as file:
+            return yaml.safe_load(file)
+
+    assert recorded() == CONFIG
+    assert recorded(uncertainty={"n_samples": 3}, budget={"n_trials": 3}) == CONFIG
+    more = {"n_trials": 9}
+    assert recorded(budget=more)["budget"] == more
+    assert recorded()["budget"] == more
+    with pytest.raises(ConfigError, match="changed_bounds"):
+        recorded(space=WIDER)
+    assert recorded(may_change=True, space=WIDER) == {**CONFIG, "space": WIDER}
+    assert recorded(space=WIDER, uncertainty={"n_samples": 3}) == {**CONFIG, "space": WIDER}
