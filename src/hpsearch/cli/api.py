@@ -18,6 +18,7 @@ from rich.console import Console
 from hpsearch.backend import check_backend
 from hpsearch.cli import entry
 from hpsearch.cli.command_line import as_overrides, composed
+from hpsearch.cli.log import libraries_quiet
 from hpsearch.cli.words import (
     Keywords,
     in_python,
@@ -28,6 +29,7 @@ from hpsearch.cli.words import (
 )
 from hpsearch.command_form import in_form, speaking
 from hpsearch.errors import ConfigError, DataError, HpsearchError
+from hpsearch.standard_error import standard_error
 from hpsearch.tracking.mlflow_settings import mlflow_settings_kept
 
 if TYPE_CHECKING:
@@ -93,7 +95,7 @@ class Search:
         """
         plain = entry.as_plain(self.config)
         plain["overrides"] = list(self.overrides)
-        with mlflow_settings_kept():
+        with mlflow_settings_kept(), libraries_quiet():
             result: SearchResult = job.run(plain, console)
         return replace(result, evaluator=_Evaluator(self, arrays, console))
 
@@ -155,7 +157,7 @@ class _Evaluator:
         job = replace(job, data=data, tracking=partial(job.tracking, uri=uri))
         # The search may have set another one. The command has this one, and so has the same result.
         use_precision("float32")
-        with mlflow_settings_kept():
+        with mlflow_settings_kept(), libraries_quiet():
             evaluated: Evaluated = job.run(plain, entry.instantiate)
         return evaluated
 
@@ -276,7 +278,7 @@ def _factory(build_model: object) -> partial[Any]:
     Raises:
         ConfigError: It is neither a HyperModel nor a class or function that can make one.
     """
-    with entry.native_noise_held_back():
+    with standard_error.held_back():
         import keras_tuner  # noqa: PLC0415 (a wrong keyword is answered before)
 
     if isinstance(build_model, keras_tuner.HyperModel):

@@ -38,6 +38,7 @@ from hpsearch.serving.measured_again import check_before
 from hpsearch.serving.registration import Registration
 from hpsearch.space.hyperparameters import OptunaHyperParameters
 from hpsearch.space.space import Space
+from hpsearch.standard_error import standard_error
 from hpsearch.study.budget import Budget
 from hpsearch.study.changed_code import OwnMaker
 from hpsearch.study.sampling import SeededSampler
@@ -455,5 +456,5 @@ def _builds_too_long() -> ModelError:
 
 def _end_build() -> None:
     """Exit the process, since nothing else ends a build that hangs."""
-    os.write(2, f"Error: {_builds_too_long()}\n".encode())
+    standard_error.tell(f"Error: {_builds_too_long()}")
     os._exit(ModelError.exit_status)
