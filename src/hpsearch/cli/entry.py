@@ -275,10 +275,12 @@ def _check_partials(parts: Mapping[str, object]) -> None:
                 raise ConfigError(f"{name} cannot be built: {error}.") from error
 
 
-def _forget() -> None:
-    """Remove Hydra's record of a mistaken command, and the folders that are empty then."""
+def _forget(log: Log | None) -> None:
+    """Remove the log and Hydra's record of a mistaken command, and folders that are empty then."""
     if not _is_single_job():
         return
+    if log is not None:
+        log.remove()
     folder = Path(HydraConfig.get().runtime.output_dir)
     shutil.rmtree(folder / ".hydra", ignore_errors=True)
     for empty in (folder, *folder.parents[:2]):
@@ -379,7 +381,7 @@ def _exit(error: BaseException, log: Log | None = None) -> SystemExit:
     sentence, exit_status = _sentence(error, log)
     end = terminal.end(f"Error: {sentence}", exit_status)
     if isinstance(error, UserError):
-        _forget()
+        _forget(log)
         project = Project.of_this_process()
         if project is not None and _is_no_sweep():
             refuse(project, str(error))

@@ -92,6 +92,10 @@ class Log:
                 if not self.is_needed or not self._path.stat().st_size:
                     self._path.unlink()
 
+    def remove(self) -> None:
+        """Remove the file; what is written after this is lost."""
+        self._path.unlink(missing_ok=True)
+
     def _open(self) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         try:

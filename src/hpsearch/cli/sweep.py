@@ -9,14 +9,16 @@ leave out the jobs that follow.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shlex
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib import import_module
+from multiprocessing import resource_tracker
 from pathlib import Path
+from types import FrameType
 from typing import Any, ClassVar, cast
 
 import psutil
@@ -27,7 +29,9 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from hpsearch.cli.log import Log, note
 from hpsearch.cli.terminal import Terminal
+from hpsearch.study.worker_process import this_process
 
 _FILE = "end.json"
 
@@ -74,9 +78,11 @@ class Job:
         self._write()
         if _interrupts:
             raise KeyboardInterrupt
-        if has_launcher("joblib") and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            # An earlier Ctrl-C, which `launching` has blocked, is raised here.
+        if not _is_beside(HydraConfig.get().launcher):
+            return
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, _interrupt)
+            # A Ctrl-C that has waited is raised here.
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
     def finish(
@@ -86,8 +92,9 @@ class Job:
         result: Mapping[str, object],
     ) -> None:
         """Write how the job has ended; Ctrl-C is only noted then, until the next job begins."""
-        if has_launcher("joblib"):
+        if _is_beside(HydraConfig.get().launcher):
             _note_interrupts()
+        this_process.is_interrupted = False
         if exit_status == 130:
             _interrupts.append(signal.SIGINT)
         self.end = end
@@ -117,13 +124,18 @@ class Launched(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Remember a sweep before its jobs are launched."""
         Launched.config = config
-        if "joblib" in config.hydra.launcher._target_:
+        if _is_beside(config.hydra.launcher):
             _leave_ctrl_c_to_the_jobs()
 
 
 def has_launcher(name: str) -> bool:
     """Return whether the launcher of the running job has a name, such as `joblib`."""
     return name in HydraConfig.get().launcher._target_
+
+
+def _is_beside(launcher: DictConfig) -> bool:
+    """Return whether jobs run in other processes of this terminal, which Ctrl-C reaches too."""
+    return not any(kind in launcher._target_ for kind in ("BasicLauncher", "SlurmLauncher"))
 
 
 def jobs_of(words: Sequence[str]) -> list[list[str]]:
@@ -159,8 +171,16 @@ def run_and_list(script: Callable[[], object]) -> None:
     if failure is not None and not any(job.folder for job in jobs):
         raise failure
     if isinstance(failure, Exception):
-        logging.getLogger("hydra").error("The launcher failed.", exc_info=failure)
+        path = Path(config.hydra.sweep.dir) / f"{config.hydra.job.name}.log"
+        with Log(path, Terminal()).kept():
+            note(failure)
     raise SystemExit(_show(jobs, config, is_interrupted))
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Interrupt the job, at the latest where its trials next ask; a library may lose the first."""
+    this_process.is_interrupted = True
+    signal.default_int_handler(number, frame)
 
 
 def _note_interrupts() -> None:
@@ -172,10 +192,11 @@ def _note_interrupts() -> None:
 def _leave_ctrl_c_to_the_jobs() -> None:
     """Let Ctrl-C reach the jobs of a sweep in other processes alone.
 
-    If joblib saw it, joblib would kill its workers before they give their trials back. A worker
+    A launcher that saw it would kill its workers before they give their trials back. A worker
     inherits that Ctrl-C is blocked, so that it waits there until a job begins.
     """
     _note_interrupts()
+    resource_tracker.ensure_running()  # its start would unblock Ctrl-C
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
@@ -183,8 +204,7 @@ def _wait_for_others(config: DictConfig) -> None:
     """Wait for all jobs that submitit has started; its launcher stops at the first that died."""
     if "submitit" not in config.hydra.launcher._target_:
         return
-    import submitit  # noqa: PLC0415 (an extra)
-
+    submitit = import_module("submitit")  # an extra
     folder = Path(config.hydra.sweep.dir) / ".submitit"
     for place in sorted(folder.glob("*/*_submitted.pkl")):
         job_id = place.parent.name
@@ -233,7 +253,7 @@ def _show(
         if job.exit_status and not (is_interrupted and not job.folder):
             status = max(status, job.exit_status)
         own = [word for word in job.overrides if word not in shared]
-        words = shlex.join(own or job.overrides)
+        words = shlex.join(word.lstrip("+") for word in own or job.overrides)
         line = f"  job {job.number}, {words}: {job.end}"
         if job.exit_status and terminal.is_for_scripts:
             terminal.mistake(line.strip())
