@@ -127,6 +127,16 @@ def run(root: str, script: Callable[[], object]) -> None:
             _check_jobs(root, sys.argv[1:])
             check_backend()
         sweep.run_and_list(script)
+    except OSError as error:
+        # A job tells its own errors, so Hydra itself could not write.
+        key = "hydra.run.dir"
+        if not words.isdisjoint(MULTIRUN):
+            key = "hydra.sweep.dir"
+        refused = ConfigError(
+            f"Hydra's record of this command cannot be written into {sweep.Launched.folder} "
+            f"({error.strerror}); {key}=FOLDER names another folder."
+        )
+        raise _exit(refused) from None
     except (Exception, KeyboardInterrupt) as error:
         raise _exit(error) from None
 

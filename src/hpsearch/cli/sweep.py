@@ -113,16 +113,23 @@ class Job:
 
 
 class Launched(Callback):
-    """Remembers the sweep that this process launches; the configuration names it for Hydra.
+    """Remembers what Hydra starts in this process; the configuration names this class for Hydra.
 
     Attributes:
+        folder: Where Hydra writes its record; empty before it starts.
         config: The configuration of the sweep; None where no sweep has begun.
     """
 
+    folder: ClassVar[str] = ""
     config: ClassVar[DictConfig | None] = None
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Remember where a single job writes."""
+        Launched.folder = config.hydra.run.dir
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Remember a sweep before its jobs are launched."""
+        Launched.folder = config.hydra.sweep.dir
         Launched.config = config
         if _is_beside(config.hydra.launcher):
             _leave_ctrl_c_to_the_jobs()
@@ -160,6 +167,9 @@ def run_and_list(script: Callable[[], object]) -> None:
     except BaseException as error:
         failure = error
     config = Launched.config
+    if config is not None and _is_beside(config.hydra.launcher):
+        # A Ctrl-C that has waited is noted here.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if config is None:
         if failure is not None:
             raise failure

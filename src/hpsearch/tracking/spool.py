@@ -16,15 +16,18 @@ It does no harm to send an entry twice: MLflow's stores keep one row of a metric
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 
+from hpsearch.disks import Trouble
+from hpsearch.errors import first_line
 from hpsearch.study.journal_file import FileLock
 from hpsearch.study.leases import Worker
 from hpsearch.tracking.spool_file import Away, Receiver, SpoolFile, State
+
+_trouble = Trouble(__name__)
 
 
 class Spool:
@@ -122,11 +125,15 @@ class Spool:
                 for key, file in files.items():
                     self._send(key, file)
                 pause_s = self._every_s
+                _trouble.ends("MLflow takes again what waits for it.")
             except Away:
                 pause_s = min(2 * pause_s, self._LONGEST_PAUSE_S)
-            except Exception:
-                logger = logging.getLogger(__name__)
-                logger.exception("The spool could not be sent; it will be tried again.")
+            except Exception as error:
+                _trouble.begins(
+                    f"What waits for MLflow could not be sent ({first_line(error)}); it will be "
+                    "tried again.",
+                    error,
+                )
                 pause_s = self._LONGEST_PAUSE_S
             with self._changed:
                 self._changed.notify_all()

@@ -22,8 +22,10 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 from mlflow.utils.uri import is_local_uri
+from sqlalchemy.exc import SQLAlchemyError
 
 from hpsearch import command_form
+from hpsearch.disks import check_folder
 from hpsearch.errors import TrackingError
 from hpsearch.study.storage import without_password
 from hpsearch.tracking.delivery import Delivery
@@ -37,8 +39,8 @@ def _tracking_errors(uri: str) -> Iterator[None]:
     """Raise TrackingError in place of an error of MLflow; its sentence names the store."""
     try:
         yield
-    except (MlflowException, OSError) as error:
-        lines = str(error).strip().splitlines()
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        lines = str(getattr(error, "orig", error)).strip().splitlines()
         sentences = re.split(r"[.:] (?=[A-Z])", lines[0])
         cause = without_password(sentences[0].rstrip("."))
         if isinstance(error, requests.ConnectionError):
@@ -94,8 +96,11 @@ class Tracking:
         must_exist: bool = False,
     ) -> None:
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+        folder = Path(spool).absolute()
         if must_exist:
             check_exists(self.uri)
+        else:
+            check_folder(folder, "tracking.spool=FOLDER names another one")
         # The spool and `wait` try again themselves.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         with _tracking_errors(self.uri):
@@ -106,7 +111,8 @@ class Tracking:
             self.project_run_id = os.environ.pop("MLFLOW_RUN_ID", None)
             self.experiment_id = self._experiment_id(experiment)
             self._show_as_training()
-        folder = Path(spool).absolute()
+        if not must_exist:
+            self._check_artifacts()
         self.spool = Spool(folder, self._delivery, flush_every_s)
         self.patience_s = patience_s
         # `models:/...` then means this store, here and in child processes.
@@ -125,6 +131,13 @@ class Tracking:
         if found:
             return str(found.experiment_id)
         return str(self.client.create_experiment(name))
+
+    def _check_artifacts(self) -> None:
+        """Raise ConfigError where the experiment's artifacts lie in a folder without room."""
+        location = self.client.get_experiment(self.experiment_id).artifact_location
+        if is_local_uri(location):  # type: ignore[no-untyped-call]
+            folder = Path(local_file_uri_to_path(location))  # type: ignore[no-untyped-call]
+            check_folder(folder, "tracking.experiment=NAME starts an experiment elsewhere")
 
     def _show_as_training(self) -> None:
         """Tell MLflow's UI that the experiment trains models.
