@@ -51,7 +51,7 @@ class _StandardError:
         self._terminal = stream
         if _descriptor_of(stream) == 2:
             self._terminal = open(  # noqa: SIM115 (closed below)
-                os.dup(2), "w", encoding=stream.encoding, errors="backslashreplace", buffering=1
+                os.dup(2), "w", encoding=stream.encoding, errors=stream.errors, buffering=1
             )
         os.dup2(file, 2)
         sys.stderr = _STREAM

@@ -36,7 +36,7 @@ from hpsearch.cli.command_line import (
 from hpsearch.cli.config_files import CONF, ConfigFiles
 from hpsearch.cli.log import Log, note
 from hpsearch.cli.refused import refuse
-from hpsearch.cli.terminal import Terminal
+from hpsearch.cli.terminal import Terminal, write_readably
 from hpsearch.command_form import Project
 from hpsearch.errors import ConfigError, HpsearchError, Preempted, UserError, first_line
 from hpsearch.jobs.composed import Composed, Plain
@@ -66,6 +66,7 @@ def prepare_environment() -> None:
         # MLflow would print two lines for each trial.
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     }
+    write_readably()
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     choose_backend()

@@ -2,17 +2,47 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import math
 import os
 import sys
+import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from contextlib import suppress
+from typing import ClassVar, cast
 
 from rich.console import Console
 
 from hpsearch.command_form import in_form
 from hpsearch.standard_error import standard_error
+
+_READABLE = "hpsearch.readable"  # the name of an error handler of codecs
+_IN_ASCII = {
+    "\N{MULTIPLICATION SIGN}": "x",
+    "→": "->",
+    "←": "<-",
+    "\N{EN DASH}": "-",
+    "—": "-",
+    "\N{MINUS SIGN}": "-",
+    "±": "+-",
+    "≤": "<=",
+    "≥": ">=",
+    "≈": "~",
+    "·": "*",
+    "•": "*",
+    "√": "sqrt",
+    "ß": "ss",
+    "\N{LEFT SINGLE QUOTATION MARK}": "'",
+    "\N{RIGHT SINGLE QUOTATION MARK}": "'",
+    "“": '"',
+    "”": '"',
+    "█": "#",
+    "━": "-",
+    "─": "-",
+    "│": "|",
+}
 
 
 class Terminal:
@@ -102,6 +132,32 @@ class Terminal:
         error = self.mistake(sentence).strip().removeprefix("Error: ")
         self.result({"error": error, "exit_status": exit_status})
         return SystemExit(exit_status)
+
+
+def write_readably() -> None:
+    """Let stdout and stderr write what their encoding lacks in letters that it has.
+
+    Words of the command line that Python could not decode, as in the locale C, are read as UTF-8.
+    """
+    codecs.register_error(_READABLE, _readable)
+    for stream in (sys.stdout, sys.stderr):
+        is_text_file = isinstance(stream, io.TextIOWrapper)
+        if is_text_file and not stream.encoding.lower().startswith("utf"):
+            cast("io.TextIOWrapper", stream).reconfigure(errors=_READABLE)
+    for place, word in enumerate(sys.argv):
+        with suppress(UnicodeError):
+            sys.argv[place] = word.encode("utf-8", "surrogateescape").decode("utf-8")
+
+
+def _readable(error: UnicodeError) -> tuple[str, int]:
+    """Return ASCII for the characters that an encoding lacks, and where to go on."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    said = ""
+    for character in error.object[error.start : error.end]:
+        plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+        said += _IN_ASCII.get(character) or plain or "?"
+    return said, error.end
 
 
 def _plain(value: object) -> object:
