@@ -95,7 +95,12 @@ class Search:
         """
         plain = entry.as_plain(self.config)
         plain["overrides"] = list(self.overrides)
+        import keras  # noqa: PLC0415 (it takes seconds, which a typo must not cost)
+
         with mlflow_settings_kept(), libraries_quiet():
+            with standard_error.held_back():
+                # Native code writes to the terminal when devices are first looked for.
+                keras.distribution.list_devices()
             result: SearchResult = job.run(plain, console)
         return replace(result, evaluator=_Evaluator(self, arrays, console))
 
