@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import time
 from pathlib import Path
 
 from hpsearch.errors import ConfigError
@@ -44,14 +45,19 @@ class Trouble:
 
     Args:
         name: The name of the logger.
+        calm_s: For how many seconds nothing must have failed before the trouble is over. A disk
+            that is nearly full has room and none by turns.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, calm_s: float = 60.0) -> None:
         self._logger = logging.getLogger(name)
+        self._calm_s = calm_s
         self._is_told = False
+        self._last = 0.0  # when it failed last, on the clock of `time.monotonic`
 
     def begins(self, sentence: str, error: BaseException) -> None:
         """Tell that something failed, if it has not been told."""
+        self._last = time.monotonic()
         if not self._is_told:
             self._is_told = True
             self._logger.warning(sentence)
@@ -59,6 +65,6 @@ class Trouble:
 
     def ends(self, sentence: str) -> None:
         """Tell that it works again, if it was told that it did not."""
-        if self._is_told:
+        if self._is_told and time.monotonic() - self._last >= self._calm_s:
             self._is_told = False
             self._logger.warning(sentence)

@@ -96,13 +96,19 @@ def test_what_is_held_back_is_shown_where_the_block_fails(capfd):
 
 
 def test_a_trouble_is_told_when_it_begins_and_when_it_ends(caplog):
-    trouble = Trouble("hpsearch.any")
+    trouble = Trouble("hpsearch.any", calm_s=0)
     trouble.ends("There is room again.")
     for _ in range(3):
         trouble.begins("The disk is full.", OSError("no room"))
     trouble.ends("There is room again.")
     told = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert told == ["The disk is full.", "There is room again."]
+    flapping = Trouble("hpsearch.other")
+    for _ in range(3):
+        flapping.begins("The other disk is full.", OSError("no room"))
+        flapping.ends("It has room again.")
+    told = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert told[2:] == ["The other disk is full."]
 
 
 @pytest.mark.parametrize("place", ["/proc/none", "file/below"])

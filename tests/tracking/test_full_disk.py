@@ -118,7 +118,7 @@ def test_a_search_whose_disk_becomes_full_ends_as_any_other_and_says_so_once(tin
     search = workplace.start(*words, "checkpoints.every_s=0")
     wait_until((tiny / "checkpoints").exists, "the first checkpoint", 240)
     filling = fill(tiny)
-    out, err = search.communicate(timeout=240)
+    _, err = search.communicate(timeout=240)
     assert search.returncode == 0, err
     lines = sorted(err.splitlines())
     assert len(lines) == 2, err
