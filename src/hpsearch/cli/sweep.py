@@ -235,6 +235,8 @@ def _jobs(config: DictConfig) -> list[Job]:
     for path in Path(config.hydra.sweep.dir).rglob(_FILE):
         with suppress(OSError, ValueError, TypeError):
             job = Job(**json.loads(path.read_text(encoding="utf-8")))
+            if job.number in jobs:  # as they were typed
+                job.overrides = jobs[job.number].overrides
             jobs[job.number] = job
     return [jobs[number] for number in sorted(jobs)]
 
