@@ -2,12 +2,15 @@
 command again.
 """
 
+import json
 import os
 import signal
 from collections import Counter
 
+import numpy as np
 import pytest
 from optuna.trial import TrialState
+from sklearn.datasets import load_digits
 
 from conftest import wait_until
 from workplace import SMALL
@@ -83,3 +86,57 @@ def test_a_sweep_is_interrupted_and_goes_on(workplace):
         STUDIES, N_TRIALS
     )
     assert sorted(m.name for m in workplace.client.search_registered_models()) == list(STUDIES)
+
+
+TINY = [
+    "data=npz",
+    "data.n_val=100",
+    "arch.n_hidden=1",
+    "arch.n_units=5",
+    "training.epochs=1",
+    "training.jit_compile=false",
+    "budget.n_trials=1",
+    "study.name='s${hydra:job.num}'",
+]
+
+
+def listed(out):
+    """Return how each job of a sweep has ended, of the last lines that it has printed."""
+    lines = out.splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("The jobs of this sweep"))
+    return [line.partition(": ")[2] for line in lines[first + 1 :]]
+
+
+@pytest.fixture
+def files(workplace):
+    """A data set, and a file that is none."""
+    digits = load_digits()
+    x, y = digits.images[:600], digits.target[:600]
+    np.savez(workplace.folder / "good.npz", x_train=x, y_train=y)
+    (workplace.folder / "bad.npz").write_text("no data")
+    return workplace
+
+
+@pytest.mark.parametrize("launcher", ["basic", "local", "submitit_local"])
+def test_one_bad_job_lets_the_others_run_and_each_end_is_listed(launcher, files):
+    paths = "bad.npz,missing.npz"
+    if launcher == "local":
+        paths += ",good.npz"
+    done = files.run("-m", f"data.path={paths}", *TINY, f"hydra/launcher={launcher}")
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    bad, missing, *others = listed(done.stdout)
+    assert bad.startswith("failed: Expected bad.npz to be an .npz file")
+    assert missing.startswith("failed: ")
+    assert others == ["finished"] * (launcher == "local")
+
+
+def test_a_failed_search_ends_a_sweep_for_scripts_with_an_object_for_each_job(files):
+    rates = ["space.bounds.learning_rate=1e30,1e-2", "optimizer=sgd"]
+    done = files.run("-m", "data.path=good.npz", *rates, *TINY, "--json")
+    failed, finished = map(json.loads, done.stdout.splitlines())
+    assert (done.returncode, failed["exit_status"], finished["end"]) == (1, 1, "finished")
+    assert failed["end"].startswith("failed: No trial of study s0 finished")
+    assert finished["result"]["study"] == "s1"
+    assert done.stderr.startswith("job 0, space.bounds.learning_rate=1e+30: failed: No trial")
+    assert len(done.stderr.splitlines()) == 1

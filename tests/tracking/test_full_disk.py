@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from conftest import wait_until
 from hpsearch.tracking.spool import Spool
 from hpsearch.tracking.spool_file import SpoolFile
 from hpsearch.training.checkpoints import Checkpoint, CheckpointFile
@@ -95,24 +96,38 @@ def test_a_model_that_the_spools_disk_cannot_hold_waits_elsewhere(tiny, tmp_path
 def test_a_checkpoint_that_does_not_fit_leaves_the_older_one_and_no_part_of_itself(tiny, caplog):
     file = CheckpointFile(tiny / "3.npz", every_s=0)
     file.save(Checkpoint("x", [{"val/loss": 1.5}], 1, [np.ones(3)], [np.ones(3)]))
-    file.save(Checkpoint("x", [{"val/loss": 1.5}] * 2, 2, [np.ones(10**5)], [np.ones(3)]))
-    assert "No checkpoint of trial 3 could be written" in caplog.text
+    for _ in range(3):
+        file.save(Checkpoint("x", [{"val/loss": 1.5}] * 2, 2, [np.ones(10**5)], [np.ones(3)]))
+    told = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert told == [
+        "No checkpoint of trial 3 could be written (No space left on device); the search goes on "
+        "without."
+    ]
     assert len(file.load().history) == 1
     assert [path.name for path in tiny.iterdir()] == ["3.npz"]
 
 
 @pytest.mark.slow
-def test_a_search_whose_spool_and_checkpoints_are_on_a_full_disk_ends_as_any_other(tiny, workplace):
-    fill(tiny)
+def test_a_search_whose_disk_becomes_full_ends_as_any_other_and_says_so_once(tiny, workplace):
     words = [
         *SMALL,
         "budget.n_trials=4",
         f"tracking.spool={tiny}/spool",
         f"checkpoints.path={tiny}/checkpoints",
     ]
-    done = workplace.run(*words, "checkpoints.every_s=0")
-    assert done.returncode == 0, done.stderr
-    assert "No checkpoint of trial 0 could be written" in done.stderr
+    search = workplace.start(*words, "checkpoints.every_s=0")
+    wait_until((tiny / "checkpoints").exists, "the first checkpoint", 240)
+    filling = fill(tiny)
+    _, err = search.communicate(timeout=240)
+    assert search.returncode == 0, err
+    lines = sorted(err.splitlines())
+    assert len(lines) == 2, err
+    assert lines[0].startswith("No checkpoint of trial 0 could be written (No space left")
+    assert lines[1].startswith(f"The spool {tiny}/spool cannot be written (No space left")
+    refused = workplace.here(*words)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(f"Error: Nothing can be written into the folder {tiny}/")
+    filling.unlink()
     statuses = [run.info.status for run in workplace.runs("trial")]
     assert len(statuses) == 4
     assert set(statuses) <= {"FINISHED", "KILLED"}

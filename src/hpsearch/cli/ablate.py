@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import hydra
 from omegaconf import DictConfig
 
@@ -11,15 +13,17 @@ from hpsearch.cli.terminal import Terminal
 
 
 @hydra.main(config_path=str(CONF), config_name="ablate", version_base="1.3")
-def main(config: DictConfig) -> None:
+def main(config: DictConfig) -> float:
     """Run one ablation."""
-    terminal = Terminal(width=180)
-    with entry.ending():
-        parts = ["data", "tracking", "storage", "uncertainty", "range_test", "ablation"]
-        job = entry.experiment(config, parts, "ablate")
+    return entry.carry_out(config, _ablate, width=180)
 
-        # Importing this takes seconds, which a typo must not cost.
-        from hpsearch.jobs.ablate import ablate  # noqa: PLC0415
 
-        answer = ablate(job, terminal.console)
-    terminal.result(answer.summary())
+def _ablate(config: DictConfig, terminal: Terminal) -> entry.Done:
+    parts = ["data", "tracking", "storage", "uncertainty", "range_test", "ablation"]
+    job = entry.experiment(config, parts, "ablate")
+
+    # Importing this takes seconds, which a typo must not cost.
+    from hpsearch.jobs.ablate import ablate  # noqa: PLC0415
+
+    answer = ablate(job, terminal.console)
+    return entry.Done(math.nan, answer.summary())

@@ -17,6 +17,7 @@ from rich.console import Console
 from hpsearch.backend import check_backend
 from hpsearch.cli import entry
 from hpsearch.cli.command_line import as_overrides, composed
+from hpsearch.cli.log import libraries_quiet
 from hpsearch.cli.words import (
     Keywords,
     in_python,
@@ -27,6 +28,7 @@ from hpsearch.cli.words import (
 )
 from hpsearch.command_form import in_form, speaking
 from hpsearch.errors import ConfigError, DataError, HpsearchError
+from hpsearch.standard_error import standard_error
 from hpsearch.tracking.mlflow_settings import mlflow_settings_kept
 
 if TYPE_CHECKING:
@@ -115,7 +117,12 @@ class Search:
         """
         plain = entry.as_plain(self.config)
         plain["overrides"] = list(self.overrides)
-        with mlflow_settings_kept():
+        import keras  # noqa: PLC0415 (it takes seconds, which a typo must not cost)
+
+        with mlflow_settings_kept(), libraries_quiet():
+            with standard_error.held_back():
+                # Native code writes to the terminal when devices are first looked for.
+                keras.distribution.list_devices()
             result: SearchResult = job.run(plain, console)
         return replace(result, evaluator=_Evaluator(self, arrays, console))
 
@@ -177,7 +184,7 @@ class _Evaluator:
         job = replace(job, data=data, tracking=partial(job.tracking, uri=uri))
         # The search may have set another one. The command has this one, and so has the same result.
         use_precision("float32")
-        with mlflow_settings_kept():
+        with mlflow_settings_kept(), libraries_quiet():
             evaluated: Evaluated = job.run(plain, entry.instantiate)
         return evaluated
 
@@ -287,7 +294,7 @@ def _factory(build_model: object) -> partial[Any]:
     Raises:
         ConfigError: It is neither a HyperModel nor a class or function that can make one.
     """
-    with entry.native_noise_held_back():
+    with standard_error.held_back():
         import keras_tuner  # noqa: PLC0415 (a wrong keyword is answered before)
 
     if isinstance(build_model, keras_tuner.HyperModel):

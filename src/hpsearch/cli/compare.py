@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
@@ -25,19 +27,21 @@ def _check_settings(config: DictConfig) -> None:
 
 
 @hydra.main(config_path=str(CONF), config_name="compare", version_base="1.3")
-def main(config: DictConfig) -> None:
+def main(config: DictConfig) -> float:
     """Run one comparison."""
-    terminal = Terminal(width=180)
-    with entry.ending():
-        _check_settings(config)
-        parts = ["data", "tracking", "storage", "uncertainty"]
-        job = entry.experiment(config, parts, "search")
+    return entry.carry_out(config, _compare, width=180)
 
-        # Importing this takes seconds, which a typo must not cost.
-        from hpsearch.jobs.compare import CompareStudies  # noqa: PLC0415
 
-        known = GlobalHydra.instance().config_loader().get_group_options("arch")
-        default = default_choice("search", "arch")
-        compare = CompareStudies(job, known, default)
-        answer = compare.run(terminal.console)
-    terminal.result(answer.summary())
+def _compare(config: DictConfig, terminal: Terminal) -> entry.Done:
+    _check_settings(config)
+    parts = ["data", "tracking", "storage", "uncertainty"]
+    job = entry.experiment(config, parts, "search")
+
+    # Importing this takes seconds, which a typo must not cost.
+    from hpsearch.jobs.compare import CompareStudies  # noqa: PLC0415
+
+    known = GlobalHydra.instance().config_loader().get_group_options("arch")
+    default = default_choice("search", "arch")
+    compare = CompareStudies(job, known, default)
+    answer = compare.run(terminal.console)
+    return entry.Done(math.nan, answer.summary())

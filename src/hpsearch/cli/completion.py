@@ -26,8 +26,9 @@ _OPTIONS: tuple[str, ...] = (
     "--multirun",
     "--package",
     "--quiet",
+    "--verbose",
 )
-_OPTIONS_OF_DOCTOR = ("--config-dir", "--help", "--json", "--quiet", "--repair")
+_OPTIONS_OF_DOCTOR = ("--config-dir", "--help", "--json", "--quiet", "--repair", "--verbose")
 _OPTIONS_WITHOUT_JOB = ("--help", "--version")
 _COMMANDS_OF_DOCTOR = ("compare", "explain", "replay", "sync")
 

@@ -25,6 +25,7 @@ import hydra
 from hpsearch.backend import check_backend
 from hpsearch.cli import entry
 from hpsearch.cli.command_line import as_overrides, composed
+from hpsearch.cli.log import Log
 from hpsearch.cli.servers import check_servers
 from hpsearch.cli.terminal import Terminal
 from hpsearch.errors import ConfigError, did_you_mean
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 def main() -> None:
     """Run one command and end with its exit status."""
     entry.prepare_environment()
-    with entry.ending():
-        words = Terminal.take_flags(sys.argv[1:])
+    words = Terminal.take_flags(sys.argv[1:])
+    with Log.without_folder(Terminal()).kept() as log, entry.ending(log):
         given = _parsed(words)
         names = []
         settings = []

@@ -7,29 +7,26 @@ by Hydra itself, which also starts sweeps.
 from __future__ import annotations
 
 import inspect
-import logging
+import math
 import os
 import re
 import shutil
-import signal
 import sys
-import tempfile
-import traceback
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException, InstantiationException
+from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hpsearch.backend import check_backend, choose_backend
+from hpsearch.cli import sweep
 from hpsearch.cli.command_line import (
     MULTIRUN,
     as_overrides,
@@ -37,18 +34,16 @@ from hpsearch.cli.command_line import (
     default_choice,
 )
 from hpsearch.cli.config_files import CONF, ConfigFiles
+from hpsearch.cli.log import Log, note
 from hpsearch.cli.no_secrets import refuse_secrets
 from hpsearch.cli.refused import refuse
 from hpsearch.cli.servers import check_servers
-from hpsearch.cli.terminal import Terminal
+from hpsearch.cli.terminal import Terminal, write_readably
 from hpsearch.command_form import Project
-from hpsearch.errors import ConfigError, HpsearchError, Preempted, UserError
+from hpsearch.errors import ConfigError, HpsearchError, Preempted, UserError, first_line
 from hpsearch.jobs.composed import Composed, Plain
-from hpsearch.secrets_in_text import has_secret, without_secrets
+from hpsearch.standard_error import standard_error
 from hpsearch.study.worker_process import this_process
-
-# Not empty once Ctrl-C has reached this process, which then starts no other job of its sweep.
-_was_interrupted: list[bool] = []
 
 
 def prepare_environment() -> None:
@@ -63,6 +58,8 @@ def prepare_environment() -> None:
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
         "TF_CPP_MIN_LOG_LEVEL": "3",
+        # Hydra would print a traceback, which now goes to the log.
+        "HYDRA_FULL_ERROR": "1",
         # It is off on some CPUs; convolutions are 1.5 times as fast with it.
         "TF_ENABLE_ONEDNN_OPTS": "1",
         "GIT_PYTHON_REFRESH": "quiet",
@@ -71,20 +68,10 @@ def prepare_environment() -> None:
         # MLflow would print two lines for each trial.
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     }
+    write_readably()
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     choose_backend()
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    # Optuna warns of its QMCSampler.
-    warnings.filterwarnings("ignore", message=".* is experimental")
-    for name in ("mlflow", "mlflow.pyfunc", "alembic", "absl", "optuna"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # MLflow logs each error of a database with its traceback, and raises it too.
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-    # MLflow warns where an environment has no pip, such as one that uv has made.
-    logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
-    # TensorFlow warns of each model that it compiles again.
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 def _usage(root: str) -> str:
@@ -124,6 +111,7 @@ def run(root: str, script: Callable[[], object]) -> None:
         root: The name of the job and of its configuration, `conf/<root>.yaml`.
         script: The job's `main`, which Hydra has decorated.
     """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0")  # the log takes it
     prepare_environment()
     typed = Terminal.take_flags(sys.argv[1:])
     sys.argv[1:] = as_overrides(typed)
@@ -139,46 +127,36 @@ def run(root: str, script: Callable[[], object]) -> None:
     try:
         if words.isdisjoint(without_job):
             check(root, sys.argv[1:])
+            _check_jobs(root, sys.argv[1:])
             check_backend()
-        _start(script)
-    except (HpsearchError, KeyboardInterrupt) as error:
+        sweep.run_and_list(script)
+    except OSError as error:
+        # A job tells its own errors, so Hydra itself could not write.
+        key = "hydra.run.dir"
+        if not words.isdisjoint(MULTIRUN):
+            key = "hydra.sweep.dir"
+        refused = ConfigError(
+            f"Hydra's record of this command cannot be written into {sweep.Launched.folder} "
+            f"({error.strerror}); {key}=FOLDER names another folder."
+        )
+        raise _exit(refused) from None
+    except (Exception, KeyboardInterrupt) as error:
         raise _exit(error) from None
 
 
-def _start(script: Callable[[], object]) -> None:
-    if "hydra/launcher=local" in sys.argv[1:]:
-        signal.signal(signal.SIGINT, _leave_it_to_the_workers)
-    try:
-        script()
-    finally:
-        if _was_interrupted:
-            raise KeyboardInterrupt
+def _check_jobs(root: str, words: Sequence[str]) -> None:
+    """Check the jobs of a sweep one by one, the first dozens where there are more.
 
-
-def _leave_it_to_the_workers(_number: int, _frame: object) -> None:
-    """Note a first Ctrl-C, which reaches the workers of a local sweep too.
-
-    If joblib saw it, joblib would kill the workers before they give their trials back.
+    Raises:
+        ConfigError: As for `check`.
     """
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    _was_interrupted.append(True)
-
-
-@contextmanager
-def native_noise_held_back() -> Iterator[None]:
-    """Hold back what native code writes to stderr, unless the block fails."""
-    with tempfile.TemporaryFile() as held:
-        stderr = os.dup(2)
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            held.seek(0)
-            os.write(stderr, held.read())
-            raise
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
+    if set(words).isdisjoint(MULTIRUN):
+        return
+    most = 24  # each takes a third of a second
+    typed = [word for word in words if not word.startswith("-")]
+    options = [word for word in words if word.startswith("--config-dir=")]
+    for job in sweep.jobs_of(typed)[1:most]:
+        check(root, [*job, *options])
 
 
 def instantiate(config: Plain | DictConfig) -> Any:
@@ -188,14 +166,12 @@ def instantiate(config: Plain | DictConfig) -> Any:
         ConfigError: A part does not take a key, or refuses a value. The message is one sentence.
     """
     prepare_environment()  # a launcher's processes have not come through `run`
-    if _was_interrupted:
-        raise KeyboardInterrupt
     _prepare_restart()
     check_backend()
     refuse_secrets(config)
     check_servers(cast("Mapping[str, Any]", config), Terminal().say)
     try:
-        with native_noise_held_back():
+        with standard_error.held_back():
             # Importing this takes seconds, which a typo must not cost. TensorFlow's libraries write
             # to the terminal while they load.
             import keras  # noqa: F401, PLC0415
@@ -314,10 +290,12 @@ def _check_partials(parts: Mapping[str, object]) -> None:
                 raise ConfigError(f"{name} cannot be built: {error}.") from error
 
 
-def _forget() -> None:
-    """Remove Hydra's record of a mistaken command, and the folders that are empty then."""
+def _forget(log: Log | None) -> None:
+    """Remove the log and Hydra's record of a mistaken command, and folders that are empty then."""
     if not _is_single_job():
         return
+    if log is not None:
+        log.remove()
     folder = Path(HydraConfig.get().runtime.output_dir)
     shutil.rmtree(folder / ".hydra", ignore_errors=True)
     for empty in (folder, *folder.parents[:2]):
@@ -325,44 +303,88 @@ def _forget() -> None:
             empty.rmdir()
 
 
-class _JobEnded(CompactHydraException):
-    """A job of a sweep has ended and has printed why.
+class Done(NamedTuple):
+    """What a job has done.
 
-    The other jobs continue, and Hydra prints no traceback for this class.
+    Attributes:
+        value: What an optimizing sweeper of Hydra's minimizes.
+        summary: The result for `--json`.
     """
+
+    value: float
+    summary: Mapping[str, object]
+
+
+def carry_out(
+    config: DictConfig,
+    work: Callable[[DictConfig, Terminal], Done],
+    width: int | None = None,
+) -> float:
+    """Do the work of a job that Hydra has started, and end the job.
+
+    Args:
+        config: The composed configuration.
+        work: Does the work, given the configuration and the terminal.
+        width: The columns of the output where stdout is no terminal.
+
+    Returns:
+        The value of the job; NaN for a job of a sweep that has failed, so that the others run.
+
+    Raises:
+        SystemExit: A job that is no part of a sweep has failed.
+    """
+    terminal = Terminal(width)
+    hydra_config = HydraConfig.get()
+    path = Path(hydra_config.runtime.output_dir) / f"{hydra_config.job.name}.log"
+    with Log(path, terminal).kept() as log:
+        job = sweep.Job.of_this_process()
+        if job is not None:
+            return _carried_out_in_sweep(job, partial(work, config, terminal), log)
+        with ending(log):
+            done = work(config, terminal)
+        terminal.result(done.summary)
+        return done.value
+
+
+def _carried_out_in_sweep(
+    job: sweep.Job,
+    work: Callable[[], Done],
+    log: Log,
+) -> float:
+    try:
+        job.begin()
+        done = work()
+    except Preempted as error:
+        job.finish(str(error), error.exit_status, {})
+        if sweep.has_launcher("joblib"):
+            return math.nan
+        raise SystemExit(error.exit_status) from None
+    except KeyboardInterrupt:
+        job.finish("interrupted", 130, {})
+        if sweep.has_launcher("basic"):
+            raise
+        return math.nan
+    except Exception as error:
+        sentence, exit_status = _sentence(error, log)
+        terminal = Terminal()
+        if not terminal.is_for_scripts:  # the list of jobs has it too
+            terminal.mistake(f"Error: {sentence}")
+        job.finish(f"failed: {sentence}", exit_status, {})
+        return math.nan
+    job.finish("finished", 0, done.summary)
+    return done.value
 
 
 @contextmanager
-def ending() -> Iterator[None]:
-    """Print why a job ends early in the block, and exit.
-
-    A job of a local sweep raises an exception instead that lets the other jobs continue.
-    """
+def ending(log: Log | None = None) -> Iterator[None]:
+    """Print why a command ends early in the block, and exit."""
     try:
         yield
-    except (HpsearchError, KeyboardInterrupt, Preempted) as error:
-        raise _end(error) from None
-    except Exception as error:
-        said = "".join(traceback.format_exception(error))
-        if not has_secret(said):
-            raise
-        # Hydra would print the traceback as it is; an error of MLflow holds the address of a store.
-        raise Terminal().end(without_secrets(said), 1) from None
+    except (Exception, KeyboardInterrupt, Preempted) as error:
+        raise _exit(error, log) from None
 
 
-def _end(error: BaseException) -> BaseException:
-    """Print why a job ends, and return the exception that ends it."""
-    end = _exit(error)
-    if not HydraConfig.initialized():
-        return end
-    if "joblib" not in HydraConfig.get().launcher._target_:
-        return end
-    if end.code == 130:  # as after Ctrl-C
-        _was_interrupted.append(True)
-    return _JobEnded(f"A job of this sweep ended with status {end.code}; see above.")
-
-
-def _exit(error: BaseException) -> SystemExit:
+def _exit(error: BaseException, log: Log | None = None) -> SystemExit:
     """Print why a command ends, and return its exit; Hydra would print a traceback."""
     terminal = Terminal()
     again = "The same command goes on where this one stopped."
@@ -371,13 +393,26 @@ def _exit(error: BaseException) -> SystemExit:
         return terminal.end(f"\nInterrupted. {again}", 130)
     if isinstance(error, Preempted):
         return terminal.end(f"{error}. {again}", error.exit_status)
-    exit_status = 1
-    if isinstance(error, HpsearchError):
-        exit_status = error.exit_status
-    end = terminal.end(f"Error: {error}", exit_status)
+    sentence, exit_status = _sentence(error, log)
+    end = terminal.end(f"Error: {sentence}", exit_status)
     if isinstance(error, UserError):
-        _forget()
+        _forget(log)
         project = Project.of_this_process()
         if project is not None and _is_no_sweep():
             refuse(project, str(error))
     return end
+
+
+def _sentence(error: BaseException, log: Log | None) -> tuple[str, int]:
+    """Return an error in one sentence and its exit status; the log gets its traceback."""
+    if isinstance(error, HpsearchError):
+        if log is not None:
+            note(error)
+        return str(error), error.exit_status
+    if log is None:
+        with Log.without_folder(Terminal()).kept() as other:
+            return _sentence(error, other)
+    note(error)
+    log.is_needed = True
+    said = f"{type(error).__name__}: {first_line(error)}"
+    return f"An unexpected error, {said}. {log.hint}", 1

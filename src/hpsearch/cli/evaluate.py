@@ -13,11 +13,12 @@ from hpsearch.cli.terminal import Terminal
 @hydra.main(config_path=str(CONF), config_name="evaluate", version_base="1.3")
 def main(config: DictConfig) -> float:
     """Evaluate one registered model; return the NLL of MC Dropout on test for Hydra."""
-    terminal = Terminal(width=140)
-    with entry.ending():
-        job = entry.instantiate(config)
-        plain = entry.as_plain(config)
-        result = job.run(plain, entry.instantiate)
+    return entry.carry_out(config, _evaluate, width=140)
+
+
+def _evaluate(config: DictConfig, terminal: Terminal) -> entry.Done:
+    job = entry.instantiate(config)
+    plain = entry.as_plain(config)
+    result = job.run(plain, entry.instantiate)
     result.show(terminal.console)
-    terminal.result(result.summary())
-    return float(result.nll)
+    return entry.Done(float(result.nll), result.summary())

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import hpsearch
 from hpsearch.cli import completion, entry
 from hpsearch.cli.command_line import MULTIRUN
-from hpsearch.cli.terminal import Terminal
+from hpsearch.cli.terminal import Terminal, write_readably
 from hpsearch.errors import ConfigError, did_you_mean
 from hpsearch.study.worker_process import this_process
 
@@ -41,6 +41,7 @@ def _help() -> str:
 
 def main() -> None:
     """Start the job that the first word of the command line names."""
+    write_readably()
     words = sys.argv[1:]
     if not words or words[0] in {"-h", "--help", "help"}:
         print(_help())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import hydra
 from omegaconf import DictConfig
 
@@ -11,12 +13,14 @@ from hpsearch.cli.terminal import Terminal
 
 
 @hydra.main(config_path=str(CONF), config_name="report", version_base="1.3")
-def main(config: DictConfig) -> None:
+def main(config: DictConfig) -> float:
     """Write the report of one study."""
-    terminal = Terminal()
-    with entry.ending():
-        job = entry.instantiate(config)
-        reported = job.run(entry.instantiate)
+    return entry.carry_out(config, _report)
+
+
+def _report(config: DictConfig, terminal: Terminal) -> entry.Done:
+    job = entry.instantiate(config)
+    reported = job.run(entry.instantiate)
     for line in reported.lines():
         terminal.say(line)
-    terminal.result(reported.summary())
+    return entry.Done(math.nan, reported.summary())

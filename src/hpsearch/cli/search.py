@@ -15,10 +15,11 @@ from hpsearch.cli.terminal import Terminal
 @hydra.main(config_path=str(CONF), config_name="search", version_base="1.3")
 def main(config: DictConfig) -> float:
     """Run one search; return the best value for Hydra."""
-    terminal = Terminal()
+    return entry.carry_out(config, _search)
+
+
+def _search(config: DictConfig, terminal: Terminal) -> entry.Done:
     overrides = [*entry.config_dir(), *HydraConfig.get().overrides.task]
-    with entry.ending():
-        result = Search(config, overrides).run(terminal.console)
+    result = Search(config, overrides).run(terminal.console)
     result.show(terminal.console)
-    terminal.result(result.summary())
-    return result.value
+    return entry.Done(result.value, result.summary())

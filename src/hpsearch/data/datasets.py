@@ -7,7 +7,6 @@ and an .npz file of the user's own. Each function returns `Arrays`.
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 
 from hpsearch.data.archives import read_cifar, read_idx, read_npz
 from hpsearch.errors import DataError, first_line
+from hpsearch.standard_error import standard_error
 
 # The path in the configuration of a search whose arrays were given to `hpsearch.search`.
 GIVEN_IN_PYTHON = "arrays given in Python"
@@ -272,7 +272,7 @@ def _download(title: str, module: str, names: tuple[str, ...]) -> Arrays:
 
     load: Callable[[], Any] = getattr(keras.datasets, module).load_data
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(standard_error.terminal):
             (x_train, y_train), (x_test, y_test) = load()
     except Exception as error:  # Keras raises a bare Exception where a download fails
         reason = first_line(error)

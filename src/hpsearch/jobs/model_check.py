@@ -31,6 +31,7 @@ from hpsearch.models.own_error import described
 from hpsearch.serving.measured_again import check_before
 from hpsearch.space.hyperparameters import OptunaHyperParameters
 from hpsearch.space.space import Space
+from hpsearch.standard_error import standard_error
 from hpsearch.study.budget import Budget
 from hpsearch.study.warm_start import Asked
 from hpsearch.training.how_trained import known_structure
@@ -378,5 +379,5 @@ def _takes_too_long() -> ModelError:
 
 def _end_build() -> None:
     """Exit the process, since nothing else ends a build that hangs."""
-    os.write(2, f"Error: {_takes_too_long()}\n".encode())
+    standard_error.tell(f"Error: {_takes_too_long()}")
     os._exit(ModelError.exit_status)

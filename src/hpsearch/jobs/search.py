@@ -104,6 +104,7 @@ class Search:
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         check_name("study.name", self.study["name"])
+        self.checkpoints.check_folder()
         use_precision(self.training.precision)
         data = self.data.for_search()
         architecture = self._architecture(data)

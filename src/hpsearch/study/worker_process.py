@@ -24,6 +24,7 @@ from types import FrameType
 from typing import NoReturn
 
 from hpsearch.errors import Preempted
+from hpsearch.standard_error import standard_error
 
 
 class _Command:
@@ -50,6 +51,7 @@ class _Command:
                 os.set_inheritable(int(name), False)
         signal.pthread_sigmask(signal.SIG_SETMASK, self._blocked)  # inherited as well
         os.chdir(self._folder)
+        standard_error.restore()
         os.execve(sys.executable, self._words_with_overrides(), self.environment)
 
     def _words_with_overrides(self) -> list[str]:
@@ -282,7 +284,7 @@ class _WorkerProcess:
             message = (
                 f"Error: no fresh process could be started ({error}); the same command goes on."
             )
-            os.write(2, f"{message}\n".encode())
+            standard_error.tell(message)
         os._exit(1)
 
 

@@ -16,19 +16,20 @@ It does no harm to send an entry twice: MLflow's stores keep one row of a metric
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from hpsearch.disks import Trouble
 from hpsearch.errors import TrackingError, first_line
 from hpsearch.secrets_in_text import without_secrets
 from hpsearch.study.journal_file import FileLock
 from hpsearch.study.leases import Worker
 from hpsearch.tracking.spool_file import Away, Receiver, SpoolFile, State
+
+_trouble = Trouble(__name__)
 
 
 class Spool:
@@ -131,15 +132,16 @@ class Spool:
                 for key, file in files.items():
                     self._send(key, file)
                 pause_s = self._every_s
+                _trouble.ends("MLflow takes again what waits for it.")
                 self._tell(None)
             except Away as away:
                 self._tell(away)
                 pause_s = min(2 * pause_s, self._LONGEST_PAUSE_S)
-            except Exception:
-                logger = logging.getLogger(__name__)
-                said = without_secrets(traceback.format_exc())
-                logger.log(
-                    logging.ERROR, "The spool could not be sent; it will be tried again.\n%s", said
+            except Exception as error:
+                _trouble.begins(
+                    f"What waits for MLflow could not be sent ({first_line(error)}); it will be "
+                    "tried again.",
+                    error,
                 )
                 pause_s = self._LONGEST_PAUSE_S
             with self._changed:

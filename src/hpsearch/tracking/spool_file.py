@@ -6,6 +6,7 @@ memory.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -16,6 +17,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, TypedDict
+
+from hpsearch.disks import Trouble
+
+_trouble = Trouble(__name__)
 
 
 class Entry(TypedDict, total=False):
@@ -117,18 +122,34 @@ class SpoolFile:
         self._write()
 
     def _write(self) -> None:
-        with self._lock, suppress(OSError):
+        with self._lock:
             if not self._unwritten:
                 return
-            folder = self.path.parent
-            folder.mkdir(parents=True, exist_ok=True)
-            lines = b"".join(self._unwritten)
-            with open(self.path, "ab", buffering=0) as file:
-                end = file.tell()
-                if file.write(lines) < len(lines):
-                    file.truncate(end)
-                    return
-            self._unwritten.clear()
+            try:
+                self._append_to_file(b"".join(self._unwritten))
+            except OSError as error:
+                folder = self.path.parent.parent
+                _trouble.begins(
+                    f"The spool {folder} cannot be written ({error.strerror}); what trials write "
+                    "waits in memory.",
+                    error,
+                )
+            else:
+                _trouble.ends("The spool can be written again.")
+                self._unwritten.clear()
+
+    def _append_to_file(self, lines: bytes) -> None:
+        """Append lines to the file, or none of them.
+
+        Raises:
+            OSError: The file cannot be written, or its disk has no room for all.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "ab", buffering=0) as file:
+            end = file.tell()
+            if file.write(lines) < len(lines):
+                file.truncate(end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def keep_file(self, path: Path) -> Path:
         """Move a file here until it is sent, and return its new path.

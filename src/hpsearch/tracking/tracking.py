@@ -23,6 +23,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFL
 from mlflow.utils.uri import is_local_uri
 
 from hpsearch import command_form
+from hpsearch.disks import check_folder
 from hpsearch.errors import TrackingError
 from hpsearch.models.moved_names import with_current_names
 from hpsearch.secrets_in_text import without_secrets
@@ -62,11 +63,13 @@ class Tracking:
     ) -> None:
         self.store = Store(uri, experiment)
         self.uri = self.store.uri
+        folder = Path(spool).absolute()
         if must_exist:
             self.store.check_exists()
+        else:
+            check_folder(folder, "tracking.spool=FOLDER names another one")
         # MLflow's own client would try for minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        folder = Path(spool).absolute()
         self.store.check(10.0, patience_s, logging.getLogger(__name__).warning)
         with self.store.errors():
             self.client: MlflowClient = StoreClient(self.store, patience_s)
@@ -78,6 +81,8 @@ class Tracking:
             self._hide_secrets_of_project()
             self.experiment_id = self._experiment_id()
             self._show_as_training()
+        if not must_exist:
+            self._check_artifacts()
         self.spool = Spool(folder, self._delivery, flush_every_s)
         self.patience_s = patience_s
         # `models:/...` then means this store, here and in child processes.
@@ -106,6 +111,13 @@ class Tracking:
             shown = without_secrets(value)
             if shown != value:
                 self.client.set_tag(self.project_run_id, key, shown)
+
+    def _check_artifacts(self) -> None:
+        """Raise ConfigError where the experiment's artifacts lie in a folder without room."""
+        location = self.client.get_experiment(self.experiment_id).artifact_location
+        if is_local_uri(location):  # type: ignore[no-untyped-call]
+            folder = Path(local_file_uri_to_path(location))  # type: ignore[no-untyped-call]
+            check_folder(folder, "tracking.experiment=NAME starts an experiment elsewhere")
 
     def _show_as_training(self) -> None:
         """Tell MLflow's UI that the experiment trains models.

@@ -7,7 +7,6 @@ have done.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import time
@@ -18,6 +17,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
+
+from hpsearch.disks import Trouble, check_folder
+
+_trouble = Trouble(__name__)
 
 
 @dataclass(frozen=True)
@@ -125,15 +128,20 @@ class CheckpointFile:
     def save(self, checkpoint: Checkpoint) -> None:
         """Replace the trial's checkpoint.
 
-        If it cannot be written, for example on a full disk, a warning is logged, the older
+        If it cannot be written, for example on a full disk, this is told once, the older
         checkpoint stays and the trial continues.
         """
         try:
             checkpoint.write(self.path)
         except OSError as error:
-            logger = logging.getLogger(__name__)
             trial = self.path.stem
-            logger.warning("No checkpoint of trial %s could be written: %s", trial, error)
+            _trouble.begins(
+                f"No checkpoint of trial {trial} could be written ({error.strerror}); the search "
+                "goes on without.",
+                error,
+            )
+        else:
+            _trouble.ends("Checkpoints can be written again.")
         self._saved = time.monotonic()
 
     def load(self) -> Checkpoint | None:
@@ -159,6 +167,10 @@ class Checkpoints:
 
     path: str
     every_s: float
+
+    def check_folder(self) -> None:
+        """Raise ConfigError where nothing can be written into the folder."""
+        check_folder(Path(self.path), "checkpoints.path=FOLDER names another one")
 
     def of(self, study: str, number: int) -> CheckpointFile:
         """Return the file of a trial's checkpoint."""

@@ -25,6 +25,7 @@ from hpsearch.models.architecture import build_model
 from hpsearch.seeds import GLOBAL_GENERATOR, derive
 from hpsearch.space.hyperparameters import OptunaHyperParameters
 from hpsearch.space.space import Space
+from hpsearch.standard_error import standard_error
 from hpsearch.study.study import SharedStudy
 from hpsearch.study.trial_end import PAUSED_AT, TrialEnd
 from hpsearch.study.warm_start import WARM_START
@@ -310,9 +311,9 @@ class Objective:
                 this_process.restart()
             message = (
                 f"Error: trial {culprit.number} hangs, and nothing but the end of this process "
-                "ends it. The same command goes on.\n"
+                "ends it. The same command goes on."
             )
-            os.write(2, message.encode())
+            standard_error.tell(message)
             os._exit(1)
 
     def _culprit(self, overdue: Attempt) -> Attempt:

@@ -100,7 +100,11 @@ class Progress:
             yield
             return
         with Live(
-            get_renderable=self._view, console=self.console, transient=True, refresh_per_second=4
+            get_renderable=self._view,
+            console=self.console,
+            transient=True,
+            refresh_per_second=4,
+            redirect_stderr=False,
         ) as live:
             self._live = live
             try:
