@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import NoReturn
 
@@ -24,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from hpsearch.cli.config_files import CONF, ConfigFiles
+from hpsearch.cli.early import check_parts
 from hpsearch.command_form import has_to_be_added, holds_text, installing, quoted
 from hpsearch.errors import ConfigError, did_you_mean
 
@@ -94,13 +96,16 @@ def check(root: str, words: Sequence[str]) -> None:
     plain: list[str] = []
     try:
         plain = [_for_one_job(root, files, word, given.multirun) for word in given.overrides]
-        has_hydra_keys = any(word.startswith("hydra") for word in plain)
         with files.composing(root):
             _refuse_unknown_choices(plain, files)
-            config = compose(root, plain, return_hydra_config=has_hydra_keys)
+            config = compose(root, plain, return_hydra_config=True)
             _refuse_wrong_kinds(root, plain, files)
-        plain_config = OmegaConf.to_container(_own(config))
-        missing = next(_missing("", plain_config), None)
+        own = _own(config)
+        missing = next(_missing("", OmegaConf.to_container(own)), None)
+        if missing:
+            raise ConfigError(f"{missing} must be given: {missing}=VALUE.")
+        with _resolving(config):
+            check_parts(root, own)
     except (HydraException, OmegaConfBaseException) as error:
         sentence = _one_sentence(error, root, plain, files)
         raise ConfigError(sentence) from error
@@ -109,8 +114,18 @@ def check(root: str, words: Sequence[str]) -> None:
         raise ConfigError(f"A file of the configuration is no YAML: {said}.") from error
     finally:
         GlobalHydra.instance().clear()
-    if missing:
-        raise ConfigError(f"{missing} must be given: {missing}=VALUE.")
+
+
+@contextmanager
+def _resolving(config: DictConfig) -> Iterator[None]:
+    """Let Hydra's own settings be referred to within the block, as `${hydra:KEY}`."""
+    known = HydraConfig.instance()
+    before = known.cfg
+    known.set_config(config)
+    try:
+        yield
+    finally:
+        known.cfg = before
 
 
 def is_group(key: str, files: ConfigFiles) -> bool:

@@ -6,29 +6,26 @@ by Hydra itself, which also starts sweeps.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
-import re
 import shutil
 import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException, InstantiationException
+from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from hpsearch.backend import check_backend, choose_backend
+from hpsearch.cli.building import built, check_partials
 from hpsearch.cli.command_line import (
     MULTIRUN,
     as_overrides,
@@ -39,7 +36,7 @@ from hpsearch.cli.config_files import CONF, ConfigFiles
 from hpsearch.cli.refused import refuse
 from hpsearch.cli.terminal import Terminal
 from hpsearch.command_form import Project
-from hpsearch.errors import ConfigError, HpsearchError, Preempted, UserError
+from hpsearch.errors import HpsearchError, Preempted, UserError
 from hpsearch.jobs.composed import Composed, Plain
 from hpsearch.study.worker_process import this_process
 
@@ -186,21 +183,15 @@ def instantiate(config: Plain | DictConfig) -> Any:
         raise KeyboardInterrupt
     _prepare_restart()
     check_backend()
-    try:
-        with native_noise_held_back():
-            # Importing this takes seconds, which a typo must not cost. TensorFlow's libraries write
-            # to the terminal while they load.
-            import keras  # noqa: F401, PLC0415
-        job = hydra.utils.instantiate(config, _convert_="all")
-    except OmegaConfBaseException as error:
-        first_line = str(error).splitlines()[0]
-        raise ConfigError(f"The configuration cannot be resolved: {first_line}.") from error
-    except InstantiationException as error:
-        _raise_in_one_sentence(error)
+    with native_noise_held_back():
+        # Importing this takes seconds, which a typo must not cost. TensorFlow's libraries write
+        # to the terminal while they load.
+        import keras  # noqa: F401, PLC0415
+    job = built(config)
     if isinstance(job, dict):
-        _check_partials(job)
+        check_partials(job)
     else:
-        _check_partials(vars(job))
+        check_partials(vars(job))
     return job
 
 
@@ -235,42 +226,6 @@ def as_plain(config: DictConfig) -> Plain:
     return cast("Plain", plain)
 
 
-def _raise_in_one_sentence(error: InstantiationException) -> NoReturn:
-    """Raise our own error that lies behind an error of Hydra, or else a ConfigError."""
-    cause = _first_cause(error)
-    if isinstance(cause, HpsearchError):
-        raise cause from None
-    place = _place_of(error)
-    if isinstance(cause, ImportError | AttributeError):
-        raise ConfigError(
-            f"{place}._target_ cannot be imported: {cause}; a module of your own must lie in "
-            "the current folder or in one that PYTHONPATH names."
-        ) from error
-    pattern = r"missing \d+ required (?:positional|keyword-only) arguments?: (.+)"
-    lacking = re.search(pattern, str(cause))
-    if lacking:
-        raise ConfigError(f"{place} needs {lacking[1]}, which nothing sets.") from error
-    raise ConfigError(f"{place} cannot be built: {cause or error}") from error
-
-
-def _place_of(error: InstantiationException) -> str:
-    """Return the key of the part that could not be built."""
-    key = re.search(r"full_key: (\S+)", str(error))
-    if key is None:
-        return "The configuration"
-    return key[1]
-
-
-def _first_cause(error: InstantiationException) -> BaseException | None:
-    """Return our own error behind an error of Hydra, or else the innermost cause."""
-    cause = error.__cause__
-    while cause is not None and cause.__cause__ is not None:
-        if isinstance(cause, HpsearchError):
-            break
-        cause = cause.__cause__
-    return cause
-
-
 def _prepare_restart() -> None:
     """Let a process that replaces this one write to the same folder.
 
@@ -290,20 +245,6 @@ def _is_no_sweep() -> bool:
 
 def _is_single_job() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.RUN
-
-
-def _check_partials(parts: Mapping[str, object]) -> None:
-    """Raise ConfigError where a part has an argument that it will refuse when the job completes it.
-
-    Arguments that a part takes as **keywords are not checked.
-    """
-    for name, part in parts.items():
-        if isinstance(part, partial):
-            try:
-                signature = inspect.signature(part.func)
-                signature.bind_partial(*part.args, **part.keywords)
-            except TypeError as error:
-                raise ConfigError(f"{name} cannot be built: {error}.") from error
 
 
 def _forget() -> None:

@@ -30,6 +30,7 @@ from hpsearch.jobs.composed import Plain
 from hpsearch.jobs.conclusion import Conclusion
 from hpsearch.jobs.opening import Opening, tested_space
 from hpsearch.jobs.search_result import SearchResult
+from hpsearch.jobs.settings import check_job
 from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.models.architecture import Architecture, build_model
 from hpsearch.models.code_digest import code_digest
@@ -47,7 +48,6 @@ from hpsearch.study.trial_end import TrialEnd
 from hpsearch.study.warm_start import Asked, WarmSettings, WarmStart
 from hpsearch.study.worker_process import this_process
 from hpsearch.study_report.commands import Commands
-from hpsearch.tracking.registry import check_name
 from hpsearch.tracking.runs import settings_shown
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.training.checkpoints import Checkpoints
@@ -111,7 +111,7 @@ class Search:
             Preempted: The cluster stopped it. The same command continues the search.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        check_name("study.name", self.study["name"])
+        check_job("search", config)
         use_precision(self.training.precision)
         data = self.data.for_search()
         architecture = self._architecture(data)
