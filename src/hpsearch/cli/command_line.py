@@ -18,7 +18,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Transformer
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -26,18 +26,12 @@ from yaml import YAMLError
 
 from hpsearch.cli.config_files import CONF, ConfigFiles
 from hpsearch.cli.early import check_parts
+from hpsearch.cli.one_override import for_one_job, no_choice
 from hpsearch.command_form import has_to_be_added, holds_text, installing, quoted
 from hpsearch.errors import ConfigError, did_you_mean
 
 MULTIRUN = ("-m", "--multirun")
 _ALSO_CALLED = {"lr": "learning_rate", "dropout": "dropout_rate"}
-_EXAMPLES = {
-    "search": "arch=selu",
-    "evaluate": "registered_model=digits-selu",
-    "report": "study=digits-selu",
-    "ablate": "ablation=momentum",
-    "compare": "archs=[elu,selu]",
-}
 
 
 def default_choice(root: str, group: str) -> str:
@@ -95,7 +89,7 @@ def check(root: str, words: Sequence[str]) -> None:
     files = ConfigFiles.of(given.config_dir)
     plain: list[str] = []
     try:
-        plain = [_for_one_job(root, files, word, given.multirun) for word in given.overrides]
+        plain = [for_one_job(root, files, word, given.multirun) for word in given.overrides]
         with files.composing(root):
             _refuse_unknown_choices(plain, files)
             config = compose(root, plain, return_hydra_config=True)
@@ -128,12 +122,6 @@ def _resolving(config: DictConfig) -> Iterator[None]:
         known.cfg = before
 
 
-def is_group(key: str, files: ConfigFiles) -> bool:
-    """Return whether a key names a group, whose values are names of files."""
-    group = key.partition("@")[0]
-    return files.has_group(group)
-
-
 def defaults_of(
     root: str,
     overrides: Sequence[str],
@@ -144,7 +132,7 @@ def defaults_of(
     It is empty where a choice does not exist, which `check` answers. Of several choices, as a sweep
     has them, the first one counts.
     """
-    choices = [word for word in overrides if is_group(word.partition("=")[0], files)]
+    choices = [word for word in overrides if files.is_group(word.partition("=")[0])]
     first = [choice.partition(",")[0] for choice in choices]
     try:
         with files.composing(root):
@@ -168,7 +156,10 @@ def _own(config: DictConfig) -> DictConfig:
 
 def _refuse(message: str) -> NoReturn:
     """Raise ConfigError in place of argparse's own ending, which prints a page."""
-    unknown = re.search(r"unrecognized arguments: (\S+)", message)
+    option = re.match(r"argument (--[\w-]+)\S*: (.*)", message)
+    if option is not None:
+        raise ConfigError(_of_option(option[1], option[2]))
+    unknown = re.search(r"(?:unrecognized arguments|ambiguous option): (\S+)", message)
     if unknown is None:
         raise ConfigError(f"{message[0].upper()}{message[1:]}.")
     word = unknown[1]
@@ -177,65 +168,6 @@ def _refuse(message: str) -> NoReturn:
             f"There is no option {word}: settings are KEY=VALUE without dashes, see --help."
         )
     raise ConfigError(f"{word} comes after an option: give all KEY=VALUE first, then the options.")
-
-
-def _parsed(
-    root: str,
-    files: ConfigFiles,
-    word: str,
-) -> Override:
-    """Return what Hydra reads in an override."""
-    has_form = "=" in word or word.startswith("~")
-    if not has_form or re.match(r"[^=]* =|[^=]*= ", word):
-        example = _EXAMPLES[root]
-        raise ConfigError(
-            f"Expected KEY=VALUE without spaces, such as {example}; received {word!r}."
-        )
-    try:
-        override = OverridesParser.create().parse_override(word)
-    except HydraException as error:
-        shown = word.lstrip("+")
-        key = shown.partition("=")[0]
-        cause = error.__cause__ or error
-        said = str(cause).splitlines()[0]
-        raise ConfigError(
-            f"{shown} cannot be read ({said}); a text must be in quotes: \"{key}='TEXT'\"."
-        ) from error
-    if override.is_delete():
-        return override
-    if override.get_value_string() in ("", "''"):
-        key = override.get_key_element()
-        if is_group(key, files):
-            raise ConfigError(
-                f"{key} has no value: write {key}=NAME.{did_you_mean('', files.choices(key))}"
-            )
-        raise ConfigError(f"{key} has no value: write {key}=VALUE, or {key}=null for none.")
-    return override
-
-
-def _for_one_job(
-    root: str,
-    files: ConfigFiles,
-    word: str,
-    is_multirun: bool,
-) -> str:
-    """Return an override; of one that gives several values, the form of the first job.
-
-    Raises:
-        ConfigError: It gives several values, which needs `-m`.
-    """
-    override = _parsed(root, files, word)
-    if not override.is_sweep_override():
-        return word
-    if is_multirun:
-        return _first_choice(files, override)
-    key, _, values = word.partition("=")
-    if root == "search":
-        raise ConfigError(
-            f"{word} gives several values: add -m to run one search for each, or write "
-            f"{key}=[{values}] for a list."
-        )
-    raise ConfigError(f"{word} gives several values: write {key}=[{values}] for a list.")
 
 
 def composed(root: str, overrides: Sequence[str]) -> DictConfig:
@@ -257,21 +189,24 @@ def composed(root: str, overrides: Sequence[str]) -> DictConfig:
     return own
 
 
-def _first_choice(files: ConfigFiles, override: Override) -> str:
-    """Return the first job's form of an override that sweeps: `arch=elu,selu` is `arch=elu`."""
-    group = override.get_key_element()
-    if files.has_group(group):
-        known = files.choices(group)
-        for value in _swept(override):
-            if value not in known:
-                raise ConfigError(_no_choice(group, value, files))
-    first = next(_swept(override))
-    return f"{group}={first}"
+def _of_option(option: str, message: str) -> str:
+    """Return the sentence on a value that an option of Hydra does not take.
 
-
-def _swept(override: Override) -> Iterator[str]:
-    for value in override.sweep_iterator(transformer=Transformer.encode):
-        yield str(value)
+    Args:
+        option: The option.
+        message: What argparse says of its value.
+    """
+    choice = re.match(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
+    if choice is not None:
+        valid = choice[2].replace("'", "").split(", ")
+        return f"There is no {option}={choice[1]}.{did_you_mean(choice[1], valid)}"
+    value = re.match(r"ignored explicit argument '=?(.*)'", message)
+    if value is not None:
+        return (
+            f"The option {option} takes no value, but received {value[1]!r}: settings are "
+            "KEY=VALUE without dashes, see --help."
+        )
+    return f"The option {option} needs a value: {option}=VALUE."
 
 
 def _refuse_unknown_choices(plain: Sequence[str], files: ConfigFiles) -> None:
@@ -288,9 +223,8 @@ def _refuse_unknown_choices(plain: Sequence[str], files: ConfigFiles) -> None:
         if override.is_delete() or not files.has_group(group) or group.startswith("hydra"):
             continue
         text = override.get_value_string()
-        has_several = isinstance(override.value(), list)
-        if not has_several and str(override.value()) not in files.choices(group):
-            raise ConfigError(_no_choice(group, text, files))
+        if str(override.value()) not in files.choices(group):
+            raise ConfigError(no_choice(group, text, files))
 
 
 def _refuse_wrong_kinds(root: str, plain: Sequence[str], files: ConfigFiles) -> None:
@@ -428,7 +362,7 @@ def _one_sentence(
         )
     absent = re.search(r"Could not find '((?:hydra/)?\w+)/([^']*)'", text)
     if absent:
-        return _no_choice(absent[1], absent[2], files)
+        return no_choice(absent[1], absent[2], files)
     key = re.search(r"Key '([^']+)' is not in struct\s*full_key: (\S+)", text)
     if key:
         return _unknown_key(key[2], root, overrides, files)
@@ -443,15 +377,6 @@ def _one_sentence(
     without_link = text.split("See https://")[0]
     without_hint = without_link.split("Set the environment")[0]
     return re.sub(r"\s+", " ", without_hint).strip()
-
-
-def _no_choice(
-    group: str,
-    received: str,
-    files: ConfigFiles,
-) -> str:
-    known = files.choices(group)
-    return f"There is no {group}={received}.{did_you_mean(received, known)}"
 
 
 def _elsewhere(key: str, config: DictConfig) -> list[str]:

@@ -60,7 +60,10 @@ def _check_target(
     place = _place_of(target)
     if place is None:
         if first not in sys.modules and find_spec(first) is None:
-            raise ConfigError(_not_imported(key, f"No module named {first!r}"))
+            raise ConfigError(
+                f"{key}._target_ cannot be imported: No module named {first!r}; a module of your "
+                "own must lie in the current folder or in one that PYTHONPATH names."
+            )
         return
     if place.module in sys.modules or len(place.names) != 1:
         return
@@ -72,8 +75,8 @@ def _check_target(
         known = [word for word, node in found.items() if node is not None and word[0] != "_"]
         hint = ""
         if known:
-            hint = did_you_mean(name, known).rstrip(".")
-        raise ConfigError(_not_imported(key, f"{place.module} has no {name}.{hint}".rstrip(".")))
+            hint = did_you_mean(name, known)
+        raise ConfigError(f"{key}._target_ cannot be imported: {place.module} has no {name}.{hint}")
     _check_settings(key, part, _arguments(found[name]))
 
 
@@ -88,13 +91,6 @@ def _check_settings(
             raise ConfigError(
                 f"{key} cannot be built: got an unexpected keyword argument {setting!r}."
             )
-
-
-def _not_imported(key: str, reason: str) -> str:
-    return (
-        f"{key}._target_ cannot be imported: {reason}; a module of your own must lie in the "
-        "current folder or in one that PYTHONPATH names."
-    )
 
 
 def _place_of(target: str) -> _Place | None:
@@ -135,8 +131,10 @@ def _parsed(key: str, place: _Place) -> ast.Module:
     try:
         return ast.parse(place.file.read_bytes(), str(place.file))
     except SyntaxError as error:
-        reason = f"{place.file.name} has a mistake in line {error.lineno} ({error.msg})"
-        raise ConfigError(_not_imported(key, reason)) from error
+        raise ConfigError(
+            f"{key}._target_ cannot be imported: {place.file.name} has a mistake in line "
+            f"{error.lineno} ({error.msg})."
+        ) from error
     except (OSError, ValueError):
         return ast.parse("from . import *")
 
