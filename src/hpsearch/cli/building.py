@@ -64,7 +64,8 @@ def _raise_in_one_sentence(error: InstantiationException) -> NoReturn:
     lacking = re.search(pattern, str(cause))
     if lacking:
         raise ConfigError(f"{place} needs {lacking[1]}, which nothing sets.") from error
-    raise ConfigError(f"{place} cannot be built: {cause or error}") from error
+    said = re.sub(r"^\w+\.__init__\(\) ", "", str(cause or error)).rstrip(".")
+    raise ConfigError(f"{place} cannot be built: {said}.") from error
 
 
 def _place_of(error: InstantiationException) -> str:

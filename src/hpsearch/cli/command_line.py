@@ -26,12 +26,22 @@ from yaml import YAMLError
 
 from hpsearch.cli.config_files import CONF, ConfigFiles
 from hpsearch.cli.early import check_parts
+from hpsearch.cli.kinds import check_kind
 from hpsearch.cli.one_override import for_one_job, no_choice
 from hpsearch.command_form import has_to_be_added, holds_text, installing, quoted
 from hpsearch.errors import ConfigError, did_you_mean
 
 MULTIRUN = ("-m", "--multirun")
-_ALSO_CALLED = {"lr": "learning_rate", "dropout": "dropout_rate"}
+_ALSO_CALLED = {
+    "lr": "learning_rate",
+    "dropout": "dropout_rate",
+    "model": "arch",
+    "architecture": "arch",
+    "dataset": "data",
+    "objective": "monitor",
+    "timeout": "timeout_s",
+    "project_name": "name",
+}
 
 
 def default_choice(root: str, group: str) -> str:
@@ -103,7 +113,7 @@ def check(root: str, words: Sequence[str]) -> None:
     except (HydraException, OmegaConfBaseException) as error:
         sentence = _one_sentence(error, root, plain, files)
         raise ConfigError(sentence) from error
-    except YAMLError as error:
+    except (YAMLError, UnicodeError, OSError) as error:
         said = re.sub(r"\s+", " ", str(error))
         raise ConfigError(f"A file of the configuration is no YAML: {said}.") from error
     finally:
@@ -237,7 +247,7 @@ def _refuse_wrong_kinds(root: str, plain: Sequence[str], files: ConfigFiles) -> 
         group = key.partition("@")[0]
         if files.has_group(group):
             choices.append(word)
-        elif not override.is_delete() and _may_be_wrong(override.value()):
+        elif not override.is_delete():
             suspects.append(override)
     if not suspects:
         return
@@ -245,11 +255,6 @@ def _refuse_wrong_kinds(root: str, plain: Sequence[str], files: ConfigFiles) -> 
     for override in suspects:
         key = override.get_key_element().lstrip("+")
         _refuse_wrong_kind(key, override, default_value(defaults, key))
-
-
-def _may_be_wrong(value: object) -> bool:
-    """Return False for mappings and null, which are never of the wrong kind."""
-    return value is not None and not isinstance(value, dict)
 
 
 def _refuse_wrong_kind(
@@ -260,16 +265,11 @@ def _refuse_wrong_kind(
     value = override.value()
     text = override.get_value_string()
     _refuse_in_place_of_several(key, override, default)
-    kinds = {
-        bool: "true or false",
-        int: "a whole number",
-        float: "a number",
-    }
-    kind = type(default)
     is_interpolation = "${" in str(value)
-    if kind not in kinds or is_interpolation or _is_a(kind, value):
-        return
-    raise ConfigError(f"{key} must be {kinds[kind]}, but is {text or 'empty'}.")
+    # Whether a part takes null, its class says.
+    may_be_null = value is None and "." in key
+    if not is_interpolation and not may_be_null and isinstance(default, bool | int | float):
+        check_kind(key, type(default), value, text)
 
 
 def _refuse_in_place_of_several(
@@ -279,6 +279,8 @@ def _refuse_in_place_of_several(
 ) -> None:
     """Raise ConfigError for one value in place of a list, or of a mapping with several settings."""
     text = override.get_value_string()
+    if override.value() is None or isinstance(override.value(), dict):
+        return
     is_bound = key.startswith("space.bounds.")  # a plain value fixes a hyperparameter
     if isinstance(default, DictConfig) and not is_bound:
         first = next(name for name in map(str, default) if not name.startswith("_"))
@@ -305,17 +307,6 @@ def default_value(config: DictConfig, key: str) -> object:
     if OmegaConf.is_interpolation(node, last):
         return None
     return node[last]
-
-
-def _is_a(kind: type, value: object) -> bool:
-    """Return whether a value is of a kind; an integer is of each."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return True
-    if kind is bool or isinstance(value, bool):
-        return kind is type(value)
-    if not isinstance(value, float):
-        return False
-    return kind is float or value.is_integer()
 
 
 def _refuse_passwords(overrides: Sequence[str]) -> None:
@@ -374,6 +365,10 @@ def _one_sentence(
         name = required[1]
         hint = did_you_mean("", files.choices(name))
         return f"{name} must be given: {name}=NAME.{hint}"
+    of_hydra = re.search(r"full_key: (hydra\.\S+)", text)
+    if of_hydra:
+        said = text.partition("full_key:")[0].strip()
+        text = f"{of_hydra[1]} cannot be set so: {said}."
     without_link = text.split("See https://")[0]
     without_hint = without_link.split("Set the environment")[0]
     return re.sub(r"\s+", " ", without_hint).strip()
@@ -387,11 +382,12 @@ def _elsewhere(key: str, config: DictConfig) -> list[str]:
     """
     found = []
     wanted = _ALSO_CALLED.get(key, key)
+    bare = re.sub("^(n|num|max|number_of)_", "", wanted)
     for full in _all_keys("", OmegaConf.to_container(config)):
         group, _, name = full.rpartition(".")
-        is_meant = wanted in (name, name.removeprefix("n_"), full.replace(".", "_"))
+        is_meant = bare in (name, name.removeprefix("n_")) or wanted == full.replace(".", "_")
         if not group:
-            is_meant = name.endswith(f"_{wanted}")
+            is_meant = name == wanted or name.endswith(f"_{key}")
         if is_meant:
             found.append(full)
     return found

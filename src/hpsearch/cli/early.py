@@ -18,10 +18,12 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import cast
 
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from hpsearch.cli.building import built, check_partials
-from hpsearch.cli.written_code import check_code
+from hpsearch.cli.kinds import check_kinds
+from hpsearch.cli.written_code import check_code, check_settings
 from hpsearch.data.split import Data
 from hpsearch.jobs.composed import Plain
 from hpsearch.jobs.settings import check_job
@@ -55,13 +57,15 @@ def check_parts(root: str, config: DictConfig) -> None:
         UserError: A part does not take a key, or refuses a value, its code cannot be found, or its
             files are not there.
     """
-    plain = cast("Plain", OmegaConf.to_container(config, resolve=True))
-    check_job(root, plain)
+    check_job(root, as_plain(config))
     checked = deepcopy(config)
+    if "_target_" in config:
+        check_settings("The configuration", as_plain(config))
     for name, part in _parts(checked, ""):
-        check_code(name, OmegaConf.to_container(part, resolve=True))
+        check_code(name, as_plain(part))
         _use_settings(part)
         with _without_slow_libraries():
+            _check_kinds(name, part)
             found = built(part)
             check_partials({name: found})
             if isinstance(found, Data):
@@ -81,6 +85,22 @@ def _parts(node: DictConfig, path: str) -> Iterator[tuple[str, DictConfig]]:
             yield name, value
         else:
             yield from _parts(value, f"{name}.")
+
+
+def _check_kinds(key: str, part: DictConfig) -> None:
+    """Raise ConfigError where a setting of a part, or of a part within it, is of a wrong kind."""
+    target = str(part["_target_"])
+    if target.partition(".")[0] not in _KNOWN:
+        return
+    made = get_object(target)
+    check_kinds(key, made, as_plain(part))
+    for name, inner in _parts(part, f"{key}."):
+        _check_kinds(name, inner)
+
+
+def as_plain(part: DictConfig) -> Plain:
+    """Return a part as plain data, with its interpolations resolved."""
+    return cast("Plain", OmegaConf.to_container(part, resolve=True))
 
 
 def _use_settings(part: DictConfig) -> None:

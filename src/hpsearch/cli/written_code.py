@@ -39,14 +39,19 @@ def check_code(key: str, part: object) -> None:
         part: The part as plain data; parts within it are checked too.
     """
     if isinstance(part, Mapping):
-        target = part.get("_target_")
-        if isinstance(target, str):
-            _check_target(key, target, part)
+        check_settings(key, part)
         for name, value in part.items():
             check_code(f"{key}.{name}", value)
     elif isinstance(part, list):
         for value in part:
             check_code(key, value)
+
+
+def check_settings(key: str, part: Mapping[str, object]) -> None:
+    """Raise ConfigError as `check_code` does, but not for the parts within a part."""
+    target = part.get("_target_")
+    if isinstance(target, str):
+        _check_target(key, target, part)
 
 
 def _check_target(
@@ -179,9 +184,18 @@ def _arguments(node: ast.stmt | None) -> set[str] | None:
     if isinstance(node, ast.ClassDef):
         own = [item for item in node.body if isinstance(item, ast.FunctionDef)]
         makers = [item for item in own if item.name == "__init__"]
+        if _is_dataclass(node):
+            fields = [item.target for item in node.body if isinstance(item, ast.AnnAssign)]
+            return {field.id for field in fields if isinstance(field, ast.Name)}
         if node.decorator_list or node.keywords or len(makers) != 1:
             return None
         node = makers[0]
     if not isinstance(node, ast.FunctionDef) or node.decorator_list or node.args.kwarg:
         return None
     return {argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)}
+
+
+def _is_dataclass(node: ast.ClassDef) -> bool:
+    """Return whether a class is a dataclass that takes no arguments of another class."""
+    decorators = [ast.unparse(item).partition("(")[0] for item in node.decorator_list]
+    return decorators == ["dataclass"] and not node.bases
