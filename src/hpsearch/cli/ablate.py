@@ -15,6 +15,8 @@ def main(config: DictConfig) -> None:
     """Run one ablation."""
     terminal = Terminal(width=180)
     with entry.ending():
+        if config.from_study is not None:
+            entry.check_studies(config, [config.from_study])
         parts = ["data", "tracking", "storage", "uncertainty", "range_test", "ablation"]
         job = entry.experiment(config, parts, "ablate")
 

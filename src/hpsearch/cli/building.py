@@ -13,7 +13,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from hpsearch.errors import ConfigError, HpsearchError
+from hpsearch.errors import ConfigError, HpsearchError, first_line
 from hpsearch.jobs.composed import Plain
 
 
@@ -26,10 +26,14 @@ def built(config: Plain | DictConfig) -> Any:
     try:
         return hydra.utils.instantiate(config, _convert_="all")
     except OmegaConfBaseException as error:
-        first_line = str(error).splitlines()[0]
-        raise ConfigError(f"The configuration cannot be resolved: {first_line}.") from error
+        raise unresolved(error) from error
     except InstantiationException as error:
         _raise_in_one_sentence(error)
+
+
+def unresolved(error: OmegaConfBaseException) -> ConfigError:
+    """Return the error that tells a person of a setting that refers to one that is not there."""
+    return ConfigError(f"The configuration cannot be resolved: {first_line(error)}.")
 
 
 def check_partials(parts: Mapping[str, object]) -> None:

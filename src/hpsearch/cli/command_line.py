@@ -168,7 +168,7 @@ def _refuse(message: str) -> NoReturn:
     """Raise ConfigError in place of argparse's own ending, which prints a page."""
     option = re.match(r"argument (--[\w-]+)\S*: (.*)", message)
     if option is not None:
-        raise ConfigError(_of_option(option[1], option[2]))
+        raise ConfigError(of_option(option[1], option[2]))
     unknown = re.search(r"(?:unrecognized arguments|ambiguous option): (\S+)", message)
     if unknown is None:
         raise ConfigError(f"{message[0].upper()}{message[1:]}.")
@@ -199,7 +199,7 @@ def composed(root: str, overrides: Sequence[str]) -> DictConfig:
     return own
 
 
-def _of_option(option: str, message: str) -> str:
+def of_option(option: str, message: str) -> str:
     """Return the sentence on a value that an option of Hydra does not take.
 
     Args:

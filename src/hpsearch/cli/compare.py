@@ -17,6 +17,9 @@ def main(config: DictConfig) -> None:
     """Run one comparison."""
     terminal = Terminal(width=180)
     with entry.ending():
+        if config.missing == "say":
+            of_archs = [f"{config.data.name}-{arch}" for arch in config.archs]
+            entry.check_studies(config, config.studies or of_archs)
         parts = ["data", "tracking", "storage", "uncertainty"]
         job = entry.experiment(config, parts, "search")
 

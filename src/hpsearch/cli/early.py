@@ -20,8 +20,9 @@ from typing import cast
 
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from hpsearch.cli.building import built, check_partials
+from hpsearch.cli.building import built, check_partials, unresolved
 from hpsearch.cli.kinds import check_kinds
 from hpsearch.cli.written_code import check_code, check_settings
 from hpsearch.data.split import Data
@@ -99,8 +100,15 @@ def _check_kinds(key: str, part: DictConfig) -> None:
 
 
 def as_plain(part: DictConfig) -> Plain:
-    """Return a part as plain data, with its interpolations resolved."""
-    return cast("Plain", OmegaConf.to_container(part, resolve=True))
+    """Return a part as plain data, with its interpolations resolved.
+
+    Raises:
+        ConfigError: A setting refers to one that is not there.
+    """
+    try:
+        return cast("Plain", OmegaConf.to_container(part, resolve=True))
+    except OmegaConfBaseException as error:
+        raise unresolved(error) from error
 
 
 def _use_settings(part: DictConfig) -> None:

@@ -13,12 +13,13 @@ import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
 import hydra
+import optuna
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from hydra.types import RunMode
@@ -38,6 +39,8 @@ from hpsearch.cli.terminal import Terminal
 from hpsearch.command_form import Project
 from hpsearch.errors import HpsearchError, Preempted, UserError
 from hpsearch.jobs.composed import Composed, Plain
+from hpsearch.study.storage import to_read
+from hpsearch.study.study import check_known
 from hpsearch.study.worker_process import this_process
 
 # Not empty once Ctrl-C has reached this process, which then starts no other job of its sweep.
@@ -193,6 +196,19 @@ def instantiate(config: Plain | DictConfig) -> Any:
     else:
         check_partials(vars(job))
     return job
+
+
+def check_studies(config: DictConfig, names: Iterable[str]) -> None:
+    """Raise ConfigError where a storage lacks one of some studies, before Keras is imported.
+
+    Args:
+        config: The composed configuration of a job that reads studies.
+        names: The names of the studies.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = to_read(built(config.storage))
+    for name in names:
+        check_known(name, storage)
 
 
 def config_dir() -> list[str]:

@@ -15,6 +15,7 @@ def main(config: DictConfig) -> None:
     """Write the report of one study."""
     terminal = Terminal()
     with entry.ending():
+        entry.check_studies(config, [config.study])
         job = entry.instantiate(config)
         reported = job.run(entry.instantiate)
     for line in reported.lines():

@@ -106,6 +106,17 @@ class Data:
         """Return train, val and their description."""
         return self._parts[0]
 
+    def sizes(self) -> str:
+        """Return a sentence that tells how many examples each part has."""
+        search, test = self._parts
+        n_test = 0
+        if test is not None:
+            n_test = len(test)
+        return (
+            f"Data {self.name}: {len(search.train):,} examples to train on, {len(search.val):,} to "
+            f"validate, {n_test:,} to test."
+        )
+
     def has_test(self) -> bool:
         """Return whether the data set has a test part."""
         return self._parts[1] is not None

@@ -74,6 +74,11 @@ class Opening:
         if theirs is None:
             study.set_user_attr("settings", mine)
             theirs = mine
+        of_split = "data.n_val"
+        if None in (mine.get(of_split), theirs.get(of_split)):
+            # A number that null stands for is the same split; the fingerprint tells another one.
+            mine.pop(of_split, None)
+            theirs = {key: value for key, value in theirs.items() if key != of_split}
         keys = mine.keys() | theirs.keys()
         different = [key for key in keys if mine.get(key) != theirs.get(key)]
         if different:

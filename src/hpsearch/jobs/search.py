@@ -138,6 +138,7 @@ class Search:
         conclusion = self._open(data, config, checked, progress.say)
         study = conclusion.study
         trainer.remembered_proofs = study.remembered_proofs
+        progress.say(self.data.sizes())
         if checked.warning:
             progress.say(checked.warning)
         objective = Objective(
