@@ -25,7 +25,6 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from hpsearch.cli.config_files import CONF, ConfigFiles
-from hpsearch.cli.early import check_parts
 from hpsearch.cli.kinds import check_kind
 from hpsearch.cli.one_override import for_one_job, no_choice
 from hpsearch.command_form import has_to_be_added, holds_text, installing, quoted
@@ -108,6 +107,9 @@ def check(root: str, words: Sequence[str]) -> None:
         missing = next(_missing("", OmegaConf.to_container(own)), None)
         if missing:
             raise ConfigError(f"{missing} must be given: {missing}=VALUE.")
+        # Importing this takes half a second, which a typo must not cost.
+        from hpsearch.cli.early import check_parts  # noqa: PLC0415
+
         with _resolving(config):
             check_parts(root, own)
     except (HydraException, OmegaConfBaseException) as error:

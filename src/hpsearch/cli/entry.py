@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import hydra
-import optuna
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from hydra.types import RunMode
@@ -39,8 +38,6 @@ from hpsearch.cli.terminal import Terminal
 from hpsearch.command_form import Project
 from hpsearch.errors import HpsearchError, Preempted, UserError
 from hpsearch.jobs.composed import Composed, Plain
-from hpsearch.study.storage import to_read
-from hpsearch.study.study import check_known
 from hpsearch.study.worker_process import this_process
 
 # Not empty once Ctrl-C has reached this process, which then starts no other job of its sweep.
@@ -205,6 +202,12 @@ def check_studies(config: DictConfig, names: Iterable[str]) -> None:
         config: The composed configuration of a job that reads studies.
         names: The names of the studies.
     """
+    # Importing these takes a second, which a typo must not cost.
+    import optuna  # noqa: PLC0415
+
+    from hpsearch.study.storage import to_read  # noqa: PLC0415
+    from hpsearch.study.study import check_known  # noqa: PLC0415
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = to_read(built(config.storage))
     for name in names:
