@@ -54,7 +54,8 @@ def check_kinds(
         kinds = [hints.get(name)]
         if isinstance(kinds[0], UnionType):
             kinds = list(get_args(kinds[0]))
-        if value is None and NoneType in kinds:
+        is_part = isinstance(value, Mapping) and "_target_" in value
+        if is_part or (value is None and NoneType in kinds):
             continue
         text = str(value)
         if value is None:
