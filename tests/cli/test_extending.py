@@ -46,7 +46,7 @@ def name_of(words):
 @pytest.mark.parametrize("words", SEARCHES, ids=name_of)
 def test_every_search_of_the_page_composes(words, place):
     for word in words:
-        path = place / word.removeprefix("data.path=")
+        path = place.folder / word.removeprefix("data.path=")
         if path.suffix == ".npz" and not path.exists():
             np.savez(path, x_train=np.zeros((4, 8, 8)), y_train=np.arange(4) % 2)
     entry.check("search", entry.as_overrides(words))
