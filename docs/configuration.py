@@ -92,7 +92,7 @@ def head(path: Path) -> str:
 
 def docstring(target: str) -> str:
     """Return the docstring of one of our own classes or functions, read without importing it; else
-    nothing.
+    nothing. That of a class whose settings stand in `settings.py` of its room comes with theirs.
     """
     module, _, name = target.rpartition(".")
     path = ROOT / "src" / f"{module.replace('.', '/')}.py"
@@ -103,7 +103,11 @@ def docstring(target: str) -> str:
         for n in ast.parse(path.read_text()).body
         if isinstance(n, (ast.ClassDef, ast.FunctionDef))
     ]
-    return next((ast.get_docstring(n) or "" for n in nodes if n.name == name), "")
+    doc = next((ast.get_docstring(n) or "" for n in nodes if n.name == name), "")
+    room = module.rpartition(".")[0]
+    if "`describes its settings" in doc.replace("settings` describes", "`describes"):
+        doc += "\n" + docstring(f"{room}.settings.{name}")
+    return doc
 
 
 def told(doc: str, key: str) -> str:

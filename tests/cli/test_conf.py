@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import keras
+import numpy as np
 import optuna
 import pytest
 import yaml
@@ -30,7 +31,7 @@ from hpsearch.training.trainer import Trainer
 CONF = Path(__file__).parents[2] / "conf"
 NEEDED = {
     "data=npz": ["data.path=mine.npz"],
-    "arch=own": ["arch._target_=mine.Net"],
+    "arch=own": ["arch._target_=keras_tuner.applications.HyperXception"],
     "storage=postgres": ["storage.url=postgresql+psycopg://me@host/db"],
 }
 
@@ -85,8 +86,11 @@ def composed(*overrides: str):
         for name in choices(group.name)
     ],
 )
-def test_every_choice_of_every_group_composes_whole(choice):
+def test_every_choice_of_every_group_composes_whole(choice, tmp_path, monkeypatch):
     root = ROOTS.get(choice.partition("=")[0], "search")
+    images, labels = np.zeros((4, 8, 8)), np.arange(4) % 2
+    np.savez(tmp_path / "mine.npz", x_train=images, y_train=labels)
+    monkeypatch.chdir(tmp_path)
     entry.check(root, [choice, *NEEDED.get(choice, [])])
 
 

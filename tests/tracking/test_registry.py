@@ -5,7 +5,8 @@ import pytest
 from mlflow import MlflowClient
 
 from hpsearch.models.own_code import import_own_code
-from hpsearch.tracking.registry import Registry, check_name, named
+from hpsearch.tracking.names import check_name
+from hpsearch.tracking.registry import Registry, named
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ def main(config: DictConfig) -> float:
 
 
 def _ablate(config: DictConfig, terminal: Terminal) -> entry.Done:
+    if config.from_study is not None:
+        entry.check_studies(config, [config.from_study])
     parts = ["data", "tracking", "storage", "uncertainty", "range_test", "ablation"]
     job = entry.experiment(config, parts, "ablate")
 

@@ -318,10 +318,6 @@ def _words_of_data(arrays: Arrays) -> list[str]:
 
     path = written(GIVEN_IN_PYTHON, "data.path")
     words = ["data=npz", f"data.path={path}"]
-    if arrays.x_val is None:
-        # A fifth, but no more than is split off a file. A setting of the person's comes later.
-        n_val = min(1000, len(arrays.x_train) // 5)
-        words.append(f"data.n_val={n_val}")
     if arrays.x_train.ndim == 3:
         words.append("data.channel_axis=false")
     return words

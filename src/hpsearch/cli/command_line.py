@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import NoReturn
 
@@ -17,25 +18,29 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Transformer
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from hpsearch.cli.config_files import CONF, ConfigFiles
+from hpsearch.cli.kinds import check_kind
 from hpsearch.cli.no_secrets import refuse_secrets, refuse_secrets_in_words
+from hpsearch.cli.one_override import for_one_job, no_choice, swept
 from hpsearch.command_form import has_to_be_added, holds_text, installing, quoted
 from hpsearch.errors import ConfigError, did_you_mean
 
 MULTIRUN = ("-m", "--multirun")
-_ALSO_CALLED = {"lr": "learning_rate", "dropout": "dropout_rate"}
-_EXAMPLES = {
-    "search": "arch=selu",
-    "evaluate": "registered_model=digits-selu",
-    "report": "study=digits-selu",
-    "ablate": "ablation=momentum",
-    "compare": "archs=[elu,selu]",
+_ALSO_CALLED = {
+    "lr": "learning_rate",
+    "dropout": "dropout_rate",
+    "model": "arch",
+    "architecture": "arch",
+    "dataset": "data",
+    "objective": "monitor",
+    "timeout": "timeout_s",
+    "project_name": "name",
 }
 
 
@@ -94,7 +99,7 @@ def check(root: str, words: Sequence[str]) -> None:
     files = ConfigFiles.of(given.config_dir)
     plain: list[str] = []
     try:
-        plain = [_for_one_job(root, files, word, given.multirun) for word in given.overrides]
+        plain = [for_one_job(root, files, word, given.multirun) for word in given.overrides]
         with files.composing(root):
             _refuse_unknown_choices(plain, files)
             config = compose(root, plain, return_hydra_config=True)
@@ -102,24 +107,35 @@ def check(root: str, words: Sequence[str]) -> None:
             for other in _other_choices(given.overrides, plain, files):
                 refuse_secrets(compose(root, other, return_hydra_config=True))
             _refuse_wrong_kinds(root, plain, files)
-        plain_config = OmegaConf.to_container(_own(config))
-        missing = next(_missing("", plain_config), None)
+        own = _own(config)
+        missing = next(_missing("", OmegaConf.to_container(own)), None)
+        if missing:
+            raise ConfigError(f"{missing} must be given: {missing}=VALUE.")
+        # Importing this takes half a second, which a typo must not cost.
+        from hpsearch.cli.early import check_parts  # noqa: PLC0415
+
+        with _resolving(config):
+            check_parts(root, own)
     except (HydraException, OmegaConfBaseException) as error:
         sentence = _one_sentence(error, root, plain, files)
         raise ConfigError(sentence) from error
-    except YAMLError as error:
+    except (YAMLError, UnicodeError, OSError) as error:
         said = re.sub(r"\s+", " ", str(error))
         raise ConfigError(f"A file of the configuration is no YAML: {said}.") from error
     finally:
         GlobalHydra.instance().clear()
-    if missing:
-        raise ConfigError(f"{missing} must be given: {missing}=VALUE.")
 
 
-def is_group(key: str, files: ConfigFiles) -> bool:
-    """Return whether a key names a group, whose values are names of files."""
-    group = key.partition("@")[0]
-    return files.has_group(group)
+@contextmanager
+def _resolving(config: DictConfig) -> Iterator[None]:
+    """Let Hydra's own settings be referred to within the block, as `${hydra:KEY}`."""
+    known = HydraConfig.instance()
+    before = known.cfg
+    known.set_config(config)
+    try:
+        yield
+    finally:
+        known.cfg = before
 
 
 def defaults_of(
@@ -132,7 +148,7 @@ def defaults_of(
     It is empty where a choice does not exist, which `check` answers. Of several choices, as a sweep
     has them, the first one counts.
     """
-    choices = [word for word in overrides if is_group(word.partition("=")[0], files)]
+    choices = [word for word in overrides if files.is_group(word.partition("=")[0])]
     first = [choice.partition(",")[0] for choice in choices]
     try:
         with files.composing(root):
@@ -156,7 +172,10 @@ def _own(config: DictConfig) -> DictConfig:
 
 def _refuse(message: str) -> NoReturn:
     """Raise ConfigError in place of argparse's own ending, which prints a page."""
-    unknown = re.search(r"unrecognized arguments: (\S+)", message)
+    option = re.match(r"argument (--[\w-]+)\S*: (.*)", message)
+    if option is not None:
+        raise ConfigError(of_option(option[1], option[2]))
+    unknown = re.search(r"(?:unrecognized arguments|ambiguous option): (\S+)", message)
     if unknown is None:
         raise ConfigError(f"{message[0].upper()}{message[1:]}.")
     word = unknown[1]
@@ -167,63 +186,18 @@ def _refuse(message: str) -> NoReturn:
     raise ConfigError(f"{word} comes after an option: give all KEY=VALUE first, then the options.")
 
 
-def _parsed(
-    root: str,
+def _other_choices(
+    words: Sequence[str],
+    plain: Sequence[str],
     files: ConfigFiles,
-    word: str,
-) -> Override:
-    """Return what Hydra reads in an override."""
-    has_form = "=" in word or word.startswith("~")
-    if not has_form or re.match(r"[^=]* =|[^=]*= ", word):
-        example = _EXAMPLES[root]
-        raise ConfigError(
-            f"Expected KEY=VALUE without spaces, such as {example}; received {word!r}."
-        )
-    try:
-        override = OverridesParser.create().parse_override(word)
-    except HydraException as error:
-        shown = word.lstrip("+")
-        key = shown.partition("=")[0]
-        cause = error.__cause__ or error
-        said = str(cause).splitlines()[0]
-        raise ConfigError(
-            f"{shown} cannot be read ({said}); a text must be in quotes: \"{key}='TEXT'\"."
-        ) from error
-    if override.is_delete():
-        return override
-    if override.get_value_string() in ("", "''"):
-        key = override.get_key_element()
-        if is_group(key, files):
-            raise ConfigError(
-                f"{key} has no value: write {key}=NAME.{did_you_mean('', files.choices(key))}"
-            )
-        raise ConfigError(f"{key} has no value: write {key}=VALUE, or {key}=null for none.")
-    return override
-
-
-def _for_one_job(
-    root: str,
-    files: ConfigFiles,
-    word: str,
-    is_multirun: bool,
-) -> str:
-    """Return an override; of one that gives several values, the form of the first job.
-
-    Raises:
-        ConfigError: It gives several values, which needs `-m`.
-    """
-    override = _parsed(root, files, word)
-    if not override.is_sweep_override():
-        return word
-    if is_multirun:
-        return _first_choice(files, override)
-    key, _, values = word.partition("=")
-    if root == "search":
-        raise ConfigError(
-            f"{word} gives several values: add -m to run one search for each, or write "
-            f"{key}=[{values}] for a list."
-        )
-    raise ConfigError(f"{word} gives several values: write {key}=[{values}] for a list.")
+) -> Iterator[list[str]]:
+    """Yield the overrides with each further choice of a sweep that a person's own folder has."""
+    for place, word in enumerate(words):
+        group = word.partition("=")[0]
+        if files.own is not None and files.is_group(group) and plain[place] != word:
+            choices = list(swept(OverridesParser.create().parse_override(word)))
+            for choice in choices[1:]:
+                yield [*plain[:place], f"{group}={choice}", *plain[place + 1 :]]
 
 
 def composed(root: str, overrides: Sequence[str]) -> DictConfig:
@@ -245,33 +219,24 @@ def composed(root: str, overrides: Sequence[str]) -> DictConfig:
     return own
 
 
-def _first_choice(files: ConfigFiles, override: Override) -> str:
-    """Return the first job's form of an override that sweeps: `arch=elu,selu` is `arch=elu`."""
-    group = override.get_key_element()
-    if files.has_group(group):
-        known = files.choices(group)
-        for value in _swept(override):
-            if value not in known:
-                raise ConfigError(_no_choice(group, value, files))
-    first = next(_swept(override))
-    return f"{group}={first}"
+def of_option(option: str, message: str) -> str:
+    """Return the sentence on a value that an option of Hydra does not take.
 
-
-def _other_choices(
-    words: Sequence[str], plain: Sequence[str], files: ConfigFiles
-) -> Iterator[list[str]]:
-    """Yield the overrides with each further choice of a sweep that a person's own folder has."""
-    for place, word in enumerate(words):
-        group = word.partition("=")[0]
-        if files.own is not None and is_group(group, files) and plain[place] != word:
-            choices = list(_swept(OverridesParser.create().parse_override(word)))
-            for choice in choices[1:]:
-                yield [*plain[:place], f"{group}={choice}", *plain[place + 1 :]]
-
-
-def _swept(override: Override) -> Iterator[str]:
-    for value in override.sweep_iterator(transformer=Transformer.encode):
-        yield str(value)
+    Args:
+        option: The option.
+        message: What argparse says of its value.
+    """
+    choice = re.match(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
+    if choice is not None:
+        valid = choice[2].replace("'", "").split(", ")
+        return f"There is no {option}={choice[1]}.{did_you_mean(choice[1], valid)}"
+    value = re.match(r"ignored explicit argument '=?(.*)'", message)
+    if value is not None:
+        return (
+            f"The option {option} takes no value, but received {value[1]!r}: settings are "
+            "KEY=VALUE without dashes, see --help."
+        )
+    return f"The option {option} needs a value: {option}=VALUE."
 
 
 def _refuse_unknown_choices(plain: Sequence[str], files: ConfigFiles) -> None:
@@ -288,9 +253,8 @@ def _refuse_unknown_choices(plain: Sequence[str], files: ConfigFiles) -> None:
         if override.is_delete() or not files.has_group(group) or group.startswith("hydra"):
             continue
         text = override.get_value_string()
-        has_several = isinstance(override.value(), list)
-        if not has_several and str(override.value()) not in files.choices(group):
-            raise ConfigError(_no_choice(group, text, files))
+        if str(override.value()) not in files.choices(group):
+            raise ConfigError(no_choice(group, text, files))
 
 
 def _refuse_wrong_kinds(root: str, plain: Sequence[str], files: ConfigFiles) -> None:
@@ -303,7 +267,7 @@ def _refuse_wrong_kinds(root: str, plain: Sequence[str], files: ConfigFiles) -> 
         group = key.partition("@")[0]
         if files.has_group(group):
             choices.append(word)
-        elif not override.is_delete() and _may_be_wrong(override.value()):
+        elif not override.is_delete():
             suspects.append(override)
     if not suspects:
         return
@@ -311,11 +275,6 @@ def _refuse_wrong_kinds(root: str, plain: Sequence[str], files: ConfigFiles) -> 
     for override in suspects:
         key = override.get_key_element().lstrip("+")
         _refuse_wrong_kind(key, override, default_value(defaults, key))
-
-
-def _may_be_wrong(value: object) -> bool:
-    """Return False for mappings and null, which are never of the wrong kind."""
-    return value is not None and not isinstance(value, dict)
 
 
 def _refuse_wrong_kind(
@@ -326,16 +285,11 @@ def _refuse_wrong_kind(
     value = override.value()
     text = override.get_value_string()
     _refuse_in_place_of_several(key, override, default)
-    kinds = {
-        bool: "true or false",
-        int: "a whole number",
-        float: "a number",
-    }
-    kind = type(default)
     is_interpolation = "${" in str(value)
-    if kind not in kinds or is_interpolation or _is_a(kind, value):
-        return
-    raise ConfigError(f"{key} must be {kinds[kind]}, but is {text or 'empty'}.")
+    # Whether a part takes null, its class says.
+    may_be_null = value is None and "." in key
+    if not is_interpolation and not may_be_null and isinstance(default, bool | int | float):
+        check_kind(key, type(default), value, text)
 
 
 def _refuse_in_place_of_several(
@@ -345,6 +299,8 @@ def _refuse_in_place_of_several(
 ) -> None:
     """Raise ConfigError for one value in place of a list, or of a mapping with several settings."""
     text = override.get_value_string()
+    if override.value() is None or isinstance(override.value(), dict):
+        return
     is_bound = key.startswith("space.bounds.")  # a plain value fixes a hyperparameter
     if isinstance(default, DictConfig) and not is_bound:
         first = next(name for name in map(str, default) if not name.startswith("_"))
@@ -371,17 +327,6 @@ def default_value(config: DictConfig, key: str) -> object:
     if OmegaConf.is_interpolation(node, last):
         return None
     return node[last]
-
-
-def _is_a(kind: type, value: object) -> bool:
-    """Return whether a value is of a kind; an integer is of each."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return True
-    if kind is bool or isinstance(value, bool):
-        return kind is type(value)
-    if not isinstance(value, float):
-        return False
-    return kind is float or value.is_integer()
 
 
 def _missing(path: str, node: object) -> Iterator[str]:
@@ -413,7 +358,7 @@ def _one_sentence(
         )
     absent = re.search(r"Could not find '((?:hydra/)?\w+)/([^']*)'", text)
     if absent:
-        return _no_choice(absent[1], absent[2], files)
+        return no_choice(absent[1], absent[2], files)
     key = re.search(r"Key '([^']+)' is not in struct\s*full_key: (\S+)", text)
     if key:
         return _unknown_key(key[2], root, overrides, files)
@@ -425,18 +370,13 @@ def _one_sentence(
         name = required[1]
         hint = did_you_mean("", files.choices(name))
         return f"{name} must be given: {name}=NAME.{hint}"
+    of_hydra = re.search(r"full_key: (hydra\.\S+)", text)
+    if of_hydra:
+        said = text.partition("full_key:")[0].strip()
+        text = f"{of_hydra[1]} cannot be set so: {said}."
     without_link = text.split("See https://")[0]
     without_hint = without_link.split("Set the environment")[0]
     return re.sub(r"\s+", " ", without_hint).strip()
-
-
-def _no_choice(
-    group: str,
-    received: str,
-    files: ConfigFiles,
-) -> str:
-    known = files.choices(group)
-    return f"There is no {group}={received}.{did_you_mean(received, known)}"
 
 
 def _elsewhere(key: str, config: DictConfig) -> list[str]:
@@ -447,11 +387,12 @@ def _elsewhere(key: str, config: DictConfig) -> list[str]:
     """
     found = []
     wanted = _ALSO_CALLED.get(key, key)
+    bare = re.sub("^(n|num|max|number_of)_", "", wanted)
     for full in _all_keys("", OmegaConf.to_container(config)):
         group, _, name = full.rpartition(".")
-        is_meant = wanted in (name, name.removeprefix("n_"), full.replace(".", "_"))
+        is_meant = bare in (name, name.removeprefix("n_")) or wanted == full.replace(".", "_")
         if not group:
-            is_meant = name.endswith(f"_{wanted}")
+            is_meant = name == wanted or name.endswith(f"_{key}")
         if is_meant:
             found.append(full)
     return found

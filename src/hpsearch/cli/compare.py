@@ -12,18 +12,6 @@ from hpsearch.cli import entry
 from hpsearch.cli.command_line import default_choice
 from hpsearch.cli.config_files import CONF
 from hpsearch.cli.terminal import Terminal
-from hpsearch.errors import ConfigError
-
-
-def _check_settings(config: DictConfig) -> None:
-    """Raise ConfigError where a setting is out of range."""
-    if config.missing not in ("say", "start"):
-        raise ConfigError(f"missing must be say or start, but is {config.missing}.")
-    top_k = config.confirm.top_k
-    if top_k < 1:
-        raise ConfigError(f"confirm.top_k must be at least 1, but is {top_k}.")
-    if not config.studies and not config.archs:
-        raise ConfigError("archs must name at least one architecture, such as archs=[elu,selu].")
 
 
 @hydra.main(config_path=str(CONF), config_name="compare", version_base="1.3")
@@ -33,7 +21,9 @@ def main(config: DictConfig) -> float:
 
 
 def _compare(config: DictConfig, terminal: Terminal) -> entry.Done:
-    _check_settings(config)
+    if config.missing == "say":
+        of_archs = [f"{config.data.name}-{arch}" for arch in config.archs]
+        entry.check_studies(config, config.studies or of_archs)
     parts = ["data", "tracking", "storage", "uncertainty"]
     job = entry.experiment(config, parts, "search")
 

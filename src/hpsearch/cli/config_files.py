@@ -71,6 +71,10 @@ class ConfigFiles:
         """Return whether a name is that of a group."""
         return group != "" and any((folder / group).is_dir() for folder in self._folders())
 
+    def is_group(self, key: str) -> bool:
+        """Return whether a key names a group, whose values are names of files."""
+        return self.has_group(key.partition("@")[0])
+
     @contextmanager
     def composing(self, root: str) -> Iterator[None]:
         """Let `hydra.compose` read these files within the block.

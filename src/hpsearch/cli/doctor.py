@@ -16,6 +16,7 @@ exit status is 1 where something disagrees.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
@@ -24,7 +25,7 @@ import hydra
 
 from hpsearch.backend import check_backend
 from hpsearch.cli import entry
-from hpsearch.cli.command_line import as_overrides, composed
+from hpsearch.cli.command_line import as_overrides, composed, of_option
 from hpsearch.cli.log import Log
 from hpsearch.cli.servers import check_servers
 from hpsearch.cli.terminal import Terminal
@@ -55,9 +56,7 @@ def main() -> None:
         if command not in commands:
             hint = did_you_mean(command, commands)
             raise ConfigError(f"There is no command {command!r}.{hint}")
-        number = 0
-        if command == "explain":
-            number = _number(names[1:])
+        number = _number(command, names[1:])
         overrides = as_overrides(settings)
         if given.config_dir is not None:
             overrides.append(f"--config-dir={given.config_dir}")
@@ -109,11 +108,21 @@ def _parsed(words: list[str]) -> argparse.Namespace:
 
 def _refuse(message: str) -> NoReturn:
     """Raise ConfigError in place of argparse's own ending, which prints a page."""
+    option = re.match(r"argument (--[\w-]+): (.*)", message)
+    if option is not None:
+        raise ConfigError(of_option(option[1], option[2]))
     raise ConfigError(f"Expected COMMAND [--repair] [KEY=VALUE ...], but {message}; see --help.")
 
 
-def _number(words: list[str]) -> int:
-    has_number = len(words) == 1 and words[0].isdigit()
+def _number(command: str, words: list[str]) -> int:
+    """Return the number of the trial that a command explains; 0 for the other commands."""
+    if command != "explain":
+        if words:
+            raise ConfigError(
+                f"The command {command} takes settings, KEY=VALUE, but received {words[0]!r}."
+            )
+        return 0
+    has_number = len(words) == 1 and re.fullmatch(r"\d{1,18}", words[0], re.ASCII)
     if not has_number:
         raise ConfigError("explain needs the number of a trial, such as: explain 17.")
     return int(words[0])

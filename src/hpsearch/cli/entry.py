@@ -6,27 +6,24 @@ by Hydra itself, which also starts sweeps.
 
 from __future__ import annotations
 
-import inspect
 import math
 import os
-import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import Any, NamedTuple, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from hpsearch.backend import check_backend, choose_backend
 from hpsearch.cli import sweep
+from hpsearch.cli.building import built, check_partials
 from hpsearch.cli.command_line import (
     MULTIRUN,
     as_overrides,
@@ -170,22 +167,35 @@ def instantiate(config: Plain | DictConfig) -> Any:
     check_backend()
     refuse_secrets(config)
     check_servers(cast("Mapping[str, Any]", config), Terminal().say)
-    try:
-        with standard_error.held_back():
-            # Importing this takes seconds, which a typo must not cost. TensorFlow's libraries write
-            # to the terminal while they load.
-            import keras  # noqa: F401, PLC0415
-        job = hydra.utils.instantiate(config, _convert_="all")
-    except OmegaConfBaseException as error:
-        first_line = str(error).splitlines()[0]
-        raise ConfigError(f"The configuration cannot be resolved: {first_line}.") from error
-    except InstantiationException as error:
-        _raise_in_one_sentence(error)
+    with standard_error.held_back():
+        # Importing this takes seconds, which a typo must not cost. TensorFlow's libraries write
+        # to the terminal while they load.
+        import keras  # noqa: F401, PLC0415
+    job = built(config)
     if isinstance(job, dict):
-        _check_partials(job)
+        check_partials(job)
     else:
-        _check_partials(vars(job))
+        check_partials(vars(job))
     return job
+
+
+def check_studies(config: DictConfig, names: Iterable[str]) -> None:
+    """Raise ConfigError where a storage lacks one of some studies, before Keras is imported.
+
+    Args:
+        config: The composed configuration of a job that reads studies.
+        names: The names of the studies.
+    """
+    # Importing these takes a second, which a typo must not cost.
+    import optuna  # noqa: PLC0415
+
+    from hpsearch.study.storage import to_read  # noqa: PLC0415
+    from hpsearch.study.study import check_known  # noqa: PLC0415
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = to_read(built(config.storage))
+    for name in names:
+        check_known(name, storage)
 
 
 def config_dir() -> list[str]:
@@ -219,42 +229,6 @@ def as_plain(config: DictConfig) -> Plain:
     return cast("Plain", plain)
 
 
-def _raise_in_one_sentence(error: InstantiationException) -> NoReturn:
-    """Raise our own error that lies behind an error of Hydra, or else a ConfigError."""
-    cause = _first_cause(error)
-    if isinstance(cause, HpsearchError):
-        raise cause from None
-    place = _place_of(error)
-    if isinstance(cause, ImportError | AttributeError):
-        raise ConfigError(
-            f"{place}._target_ cannot be imported: {cause}; a module of your own must lie in "
-            "the current folder or in one that PYTHONPATH names."
-        ) from error
-    pattern = r"missing \d+ required (?:positional|keyword-only) arguments?: (.+)"
-    lacking = re.search(pattern, str(cause))
-    if lacking:
-        raise ConfigError(f"{place} needs {lacking[1]}, which nothing sets.") from error
-    raise ConfigError(f"{place} cannot be built: {cause or error}") from error
-
-
-def _place_of(error: InstantiationException) -> str:
-    """Return the key of the part that could not be built."""
-    key = re.search(r"full_key: (\S+)", str(error))
-    if key is None:
-        return "The configuration"
-    return key[1]
-
-
-def _first_cause(error: InstantiationException) -> BaseException | None:
-    """Return our own error behind an error of Hydra, or else the innermost cause."""
-    cause = error.__cause__
-    while cause is not None and cause.__cause__ is not None:
-        if isinstance(cause, HpsearchError):
-            break
-        cause = cause.__cause__
-    return cause
-
-
 def _prepare_restart() -> None:
     """Let a process that replaces this one write to the same folder.
 
@@ -274,20 +248,6 @@ def _is_no_sweep() -> bool:
 
 def _is_single_job() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.RUN
-
-
-def _check_partials(parts: Mapping[str, object]) -> None:
-    """Raise ConfigError where a part has an argument that it will refuse when the job completes it.
-
-    Arguments that a part takes as **keywords are not checked.
-    """
-    for name, part in parts.items():
-        if isinstance(part, partial):
-            try:
-                signature = inspect.signature(part.func)
-                signature.bind_partial(*part.args, **part.keywords)
-            except TypeError as error:
-                raise ConfigError(f"{name} cannot be built: {error}.") from error
 
 
 def _forget(log: Log | None) -> None:

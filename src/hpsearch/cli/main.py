@@ -50,6 +50,7 @@ def main() -> None:
         print(f"hpsearch {hpsearch.__version__}")
         return
     try:
+        _check_folder()
         if completion.is_asked_for(words):
             completion.answer(words, list(_JOBS))
             return
@@ -57,6 +58,16 @@ def main() -> None:
     except ConfigError as error:
         raise Terminal().end(f"Error: {error}", error.exit_status) from None
     _start(words)
+
+
+def _check_folder() -> None:
+    """Raise ConfigError where the current folder has been removed since the shell entered it."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise ConfigError(
+            "The current folder does not exist any more: enter another one."
+        ) from error
 
 
 def _check_job(words: Sequence[str]) -> None:

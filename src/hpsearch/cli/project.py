@@ -23,7 +23,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig
 
-from hpsearch.cli.command_line import default_choice, default_value, defaults_of, is_group
+from hpsearch.cli.command_line import default_choice, default_value, defaults_of
 from hpsearch.cli.config_files import ConfigFiles
 from hpsearch.cli.refused import refuse
 from hpsearch.cli.terminal import Terminal
@@ -193,7 +193,7 @@ class _Defaults:
 
     def say(self, key: str, text: str | None) -> bool:
         """Return whether the configuration has a value, or takes a choice, that is written so."""
-        if is_group(key, self._files):
+        if self._files.is_group(key):
             try:
                 return default_choice(self._root, key) == text
             except ValueError:  # a group of Hydra's own
@@ -203,7 +203,7 @@ class _Defaults:
 
     def has(self, key: str) -> bool:
         """Return whether a key is a group or stands at the top of the configuration."""
-        return is_group(key, self._files) or key in self._composed
+        return self._files.is_group(key) or key in self._composed
 
     @cached_property
     def _composed(self) -> DictConfig:
@@ -235,7 +235,7 @@ def _overrides(
     overrides = []
     for key, value in values.items():
         written = value
-        if value not in ("", "null") and not is_group(key, files):
+        if value not in ("", "null") and not files.is_group(key):
             written = _as_value(key, value, default_value(defaults, key), is_sweep=is_sweep)
         overrides.append(f"{key}={written}")
     return overrides

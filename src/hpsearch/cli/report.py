@@ -19,6 +19,7 @@ def main(config: DictConfig) -> float:
 
 
 def _report(config: DictConfig, terminal: Terminal) -> entry.Done:
+    entry.check_studies(config, [config.study])
     job = entry.instantiate(config)
     reported = job.run(entry.instantiate)
     for line in reported.lines():

@@ -46,6 +46,22 @@ _VAL = ("x_val", "y_val")
 _TEST = ("x_test", "y_test")
 
 
+def check_npz(path: Path) -> None:
+    """Raise DataError where there is no .npz file, or where it lacks an array."""
+    if not path.is_file():
+        raise DataError(f"Expected an .npz file at {path}, received {_what_is_at(path)}.")
+    if not zipfile.is_zipfile(path):
+        raise DataError(
+            f"Expected {path} to be an .npz file (numpy.savez writes one), received another kind "
+            f"of file."
+        )
+    with (
+        _whole(path, ".npz file", "a damaged one"),
+        np.load(path, allow_pickle=False) as file,
+    ):
+        _check_members(file.files, path)
+
+
 def read_npz(path: Path) -> dict[str, Any]:
     """Return the arrays of an .npz file: x_train, y_train, and those of the others that it holds.
 
@@ -55,19 +71,12 @@ def read_npz(path: Path) -> dict[str, Any]:
     Raises:
         DataError: The file is missing, damaged or not an .npz, or lacks an array.
     """
-    if not path.is_file():
-        raise DataError(f"Expected an .npz file at {path}, received {_what_is_at(path)}.")
-    if not zipfile.is_zipfile(path):
-        raise DataError(
-            f"Expected {path} to be an .npz file (numpy.savez writes one), received another kind "
-            f"of file."
-        )
+    check_npz(path)
     arrays = {}
     with (
         _whole(path, ".npz file", "a damaged one"),
         np.load(path, allow_pickle=False) as file,
     ):
-        _check_members(file.files, path)
         for key in (*_REQUIRED, *_VAL, *_TEST, "class_names"):
             if key in file.files:
                 arrays[key] = _member(file, key, path)

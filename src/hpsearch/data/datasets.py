@@ -9,15 +9,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
-from hpsearch.data.archives import read_cifar, read_idx, read_npz
+from hpsearch.data.archives import check_npz, read_cifar, read_idx, read_npz
 from hpsearch.errors import DataError, first_line
 from hpsearch.standard_error import standard_error
 
+# Folder and archive of each.
+_OF_CIFAR10 = ("cifar-10-batches-py", "cifar-10-python.tar.gz")
+_OF_CIFAR100 = ("cifar-100-python", "cifar-100-python.tar.gz")
 # The path in the configuration of a search whose arrays were given to `hpsearch.search`.
 GIVEN_IN_PYTHON = "arrays given in Python"
 
@@ -71,7 +75,7 @@ def cifar10(path: str | None) -> Arrays:
     )
     if path is None:
         return _download("CIFAR-10", "cifar10", names)
-    where = _find(path, "cifar-10-batches-py", "cifar-10-python.tar.gz")
+    where = _find(path, *_OF_CIFAR10)
     sizes = {f"data_batch_{i}": 10_000 for i in range(1, 6)}
     sizes["test_batch"] = 10_000
     return _cifar(where, sizes, "labels", names)
@@ -103,7 +107,7 @@ def cifar100(path: str | None) -> Arrays:
     )
     if path is None:
         return _download("CIFAR-100", "cifar100", names)
-    where = _find(path, "cifar-100-python", "cifar-100-python.tar.gz")
+    where = _find(path, *_OF_CIFAR100)
     sizes = {"train": 50_000, "test": 10_000}
     return _cifar(where, sizes, "fine_labels", names)
 
@@ -120,10 +124,7 @@ def mnist(path: str | None) -> Arrays:
     names = tuple("0123456789")
     if path is None:
         return _download("MNIST", "mnist", names)
-    file = Path(path).expanduser()
-    if file.is_dir():
-        file = file / "mnist.npz"
-    return replace(npz(str(file)), class_names=names)
+    return replace(npz(str(_mnist_file(path))), class_names=names)
 
 
 def fashion_mnist(path: str | None) -> Arrays:
@@ -175,10 +176,7 @@ def digits(path: str | None = None) -> Arrays:
         DataError: A path was given.
     """
     if path is not None:
-        raise DataError(
-            "The digits come with scikit-learn and are read from no file, but data.path="
-            f"{path} was given; data=npz reads files of your own."
-        )
+        _refuse_path(path)
     from sklearn.datasets import load_digits  # noqa: PLC0415 (takes a second, only needed here)
 
     bunch = load_digits()
@@ -221,6 +219,34 @@ def npz(path: str) -> Arrays:
         )
     class_names = tuple(str(name) for name in names)
     return Arrays(**arrays, class_names=class_names)
+
+
+def check_files(load: Callable[[], Arrays]) -> None:
+    """Raise DataError where the files of a data set are not there, without reading its images.
+
+    Args:
+        load: One of the functions above with its path.
+    """
+    if not isinstance(load, partial):
+        return
+    path = load.keywords.get("path")
+    check = _CHECKS.get(load.func)
+    if path not in (None, GIVEN_IN_PYTHON) and check is not None:
+        check(path)
+
+
+def _mnist_file(path: str) -> Path:
+    file = Path(path).expanduser()
+    if file.is_dir():
+        file = file / "mnist.npz"
+    return file
+
+
+def _refuse_path(path: str) -> NoReturn:
+    raise DataError(
+        "The digits come with scikit-learn and are read from no file, but data.path="
+        f"{path} was given; data=npz reads files of your own."
+    )
 
 
 def _find(path: str, folder: str, archive: str) -> Path:
@@ -284,3 +310,12 @@ def _download(title: str, module: str, names: tuple[str, ...]) -> Arrays:
         x_train = x_train.transpose(0, 2, 3, 1)
         x_test = x_test.transpose(0, 2, 3, 1)
     return Arrays(x_train, y_train, x_test, y_test, names)
+
+
+_CHECKS: dict[object, Callable[[str], object]] = {
+    cifar10: lambda path: _find(path, *_OF_CIFAR10),
+    cifar100: lambda path: _find(path, *_OF_CIFAR100),
+    digits: _refuse_path,
+    mnist: lambda path: check_npz(_mnist_file(path)),
+    npz: lambda path: check_npz(Path(path).expanduser()),
+}

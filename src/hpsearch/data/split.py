@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hpsearch.data.datasets import Arrays
+from hpsearch.data.datasets import Arrays, check_files
 from hpsearch.data.forms import Images, Labels, inputs_of, labels_of
 from hpsearch.errors import DataError
 
@@ -79,8 +79,9 @@ class Data:
         path: The path of the files, or None for a source without files. `load` already has it.
         n_train: The number of images to train on, a stratified part for quick tries; None takes
             all images that are not in val.
-        n_val: The number of training images in the stratified validation part. It changes nothing
-            where the data set brings a validation part of its own.
+        n_val: The number of training images in the stratified validation part; None takes a fifth
+            of them, but at most 1,000. It changes nothing where the data set brings a validation
+            part of its own.
         split_seed: The seed of the split. Val is the same for every `n_train`.
         channel_axis: Whether grey images (N, H, W) become (N, H, W, 1).
 
@@ -93,13 +94,28 @@ class Data:
     load: Callable[[], Arrays]
     path: str | None
     n_train: int | None
-    n_val: int
+    n_val: int | None
     split_seed: int
     channel_axis: bool = True  # as in all configurations that earlier versions have recorded
+
+    def check_files(self) -> None:
+        """Raise DataError where the files of the data set are not there, without reading them."""
+        check_files(self.load)
 
     def for_search(self) -> SearchData:
         """Return train, val and their description."""
         return self._parts[0]
+
+    def sizes(self) -> str:
+        """Return a sentence that tells how many examples each part has."""
+        search, test = self._parts
+        n_test = 0
+        if test is not None:
+            n_test = len(test)
+        return (
+            f"Data {self.name}: {len(search.train):,} examples to train on, {len(search.val):,} to "
+            f"validate, {n_test:,} to test."
+        )
 
     def has_test(self) -> bool:
         """Return whether the data set has a test part."""
@@ -139,7 +155,10 @@ class Data:
         train = whole.train
         labels = train.targets
         if whole.val is None:
-            in_train, in_val = split(labels, self.n_train, self.n_val, self.split_seed)
+            n_val = self.n_val
+            if n_val is None:
+                n_val = min(1000, len(labels) // 5)
+            in_train, in_val = split(labels, self.n_train, n_val, self.split_seed)
             val = Examples(train.inputs[in_val], labels[in_val])
         elif self.n_train is None:
             return train, whole.val

@@ -7,7 +7,6 @@ classes that hold the right class with a chosen probability, by split conformal 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import matplotlib.pyplot as plt
@@ -19,26 +18,19 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 
 from hpsearch import metrics
-from hpsearch.errors import ConfigError
+from hpsearch.evaluation import settings
 from hpsearch.evaluation.evaluated_model import EvaluatedModel
 from hpsearch.html_report.section import Figure, Section, drawn
 from hpsearch.metrics import Flags, Floats, Ints, Reliability
 from hpsearch.seeds import derive
 
 
-@dataclass(frozen=True)
-class Calibration:
+class Calibration(settings.Calibration):
     """The part of an evaluation that measures calibration.
 
-    Attributes:
-        n_simulations: Number of simulated test sets behind a null band.
-        level: Probability that a calibrated model falls outside of its null band.
-        seed: Root of the seeds of the simulations.
+    `evaluation.settings` describes its settings.
     """
 
-    n_simulations: int
-    level: float
-    seed: int
     _HEAD: ClassVar = (
         "arm",
         "ECE",
@@ -179,22 +171,11 @@ class Calibration:
         return found
 
 
-@dataclass(frozen=True)
-class Conformal:
+class Conformal(settings.Conformal):
     """The part of an evaluation that makes conformal sets.
 
-    Attributes:
-        coverage: Probability with which a set must hold the right class, in (0, 1).
+    `evaluation.settings` describes its settings.
     """
-
-    coverage: float
-
-    def __post_init__(self) -> None:
-        """Refuse a coverage that is out of range."""
-        if not 0 < self.coverage < 1:
-            raise ConfigError(
-                f"parts.conformal.coverage must lie between 0 and 1, but is {self.coverage}."
-            )
 
     def examine(self, evaluated: EvaluatedModel) -> Section:
         """Measure coverage and mean size on test of sets that are made on val."""

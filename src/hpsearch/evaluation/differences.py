@@ -16,6 +16,7 @@ from numpy.random import Generator
 from scipy import stats
 
 from hpsearch import metrics
+from hpsearch.evaluation.settings import MEASURES
 from hpsearch.metrics import Flags, Floats, Ints, Reliability
 
 
@@ -53,9 +54,6 @@ class Difference:
         if higher == (self.measure == "accuracy"):
             return "better"
         return "worse"
-
-
-MEASURES = ("accuracy", "nll", "brier_score", "ece", "aurc")
 
 
 def compare(

@@ -7,44 +7,19 @@ compared on test with the model's own rates.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from hpsearch import metrics
-from hpsearch.errors import ConfigError
+from hpsearch.evaluation import settings
 from hpsearch.evaluation.differences import Difference, compare
 from hpsearch.evaluation.evaluated_model import EvaluatedModel
 from hpsearch.html_report.section import Section
 
 
-@dataclass(frozen=True)
-class DropoutRates:
+class DropoutRates(settings.DropoutRates):
     """The part of an evaluation that searches dropout rates for test time.
 
-    Attributes:
-        rates: Rates to try beside each layer's own, in (0, 1).
-        n_samples: Number of passes with each choice on val.
-        n_resamples: Number of resamples of the comparison on test.
-        level: Level of the comparison on test.
-        seed: Seed of the comparison on test.
+    `evaluation.settings` describes its settings.
     """
-
-    rates: Sequence[float]
-    n_samples: int
-    n_resamples: int
-    level: float
-    seed: int
-
-    def __post_init__(self) -> None:
-        """Refuse settings that are out of range."""
-        outside = []
-        for rate in self.rates:
-            if not 0 < rate < 1:
-                outside.append(rate)
-        if outside or self.n_samples < 1:
-            raise ConfigError(
-                "Expected test-time rates between 0 and 1 and a positive n_samples, received "
-                f"rates={list(self.rates)}, n_samples={self.n_samples}."
-            )
 
     def examine(self, evaluated: EvaluatedModel) -> Section:
         """Choose the rates with the lowest NLL on val, and test them against the model's own."""

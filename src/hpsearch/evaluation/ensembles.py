@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 
 from hpsearch import metrics
-from hpsearch.errors import ConfigError
+from hpsearch.evaluation import settings
 from hpsearch.evaluation.calibration import scaled, temperature
 from hpsearch.evaluation.evaluated_model import EvaluatedModel
 from hpsearch.html_report.section import Section
 from hpsearch.seeds import derive
 
 
-@dataclass(frozen=True)
-class Ensembles:
+class Ensembles(settings.Ensembles):
     """The part of an evaluation that measures ensembles.
 
-    Attributes:
-        n_members: Number of members, at most: the best trials whose models the study has kept.
-        n_samples: Number of passes of MC Dropout of each member.
+    `evaluation.settings` describes its settings.
     """
-
-    n_members: int
-    n_samples: int
-
-    def __post_init__(self) -> None:
-        """Refuse settings that are out of range."""
-        if self.n_members < 2 or self.n_samples < 1:
-            raise ConfigError(
-                "Expected at least two members and one pass of an ensemble, received "
-                f"n_members={self.n_members}, n_samples={self.n_samples}."
-            )
 
     def examine(self, evaluated: EvaluatedModel) -> Section | None:
         """Measure ensembles of plain and of MC Dropout members.

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from hpsearch import metrics
-from hpsearch.errors import ConfigError
+from hpsearch.evaluation import settings
 from hpsearch.evaluation.evaluated_model import EvaluatedModel
 from hpsearch.html_report.section import Figure, Section, drawn
 from hpsearch.mc_dropout.prediction import McPrediction
@@ -22,26 +22,11 @@ from hpsearch.metrics import Floats, Ints
 _FIRST_FITTED = 4  # The number of groups of passes from which on the law holds well.
 
 
-@dataclass(frozen=True)
-class NumberOfPasses:
+class NumberOfPasses(settings.NumberOfPasses):
     """The part of an evaluation that examines the number of passes.
 
-    Attributes:
-        tolerance: Acceptable distance of the NLL from that of infinitely many passes, in nats.
-        n_orders: Number of orders of the passes over which the curve is averaged.
-        seed: Seed of these orders.
+    `evaluation.settings` describes its settings.
     """
-
-    tolerance: float
-    n_orders: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        """Refuse a tolerance that is not positive."""
-        if self.tolerance <= 0:
-            raise ConfigError(
-                f"Expected a positive tolerance of the curve of passes, received {self.tolerance}."
-            )
 
     def examine(self, evaluated: EvaluatedModel) -> Section:
         """Fit the law on test. This describes MC Dropout and chooses nothing."""

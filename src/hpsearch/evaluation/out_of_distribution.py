@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 from PIL import Image
 from sklearn.metrics import roc_auc_score, roc_curve
@@ -12,37 +9,19 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from hpsearch import metrics
 from hpsearch.data.forms import Images
 from hpsearch.data.split import Data
-from hpsearch.errors import ConfigError, DataError
+from hpsearch.errors import DataError
+from hpsearch.evaluation import settings
 from hpsearch.evaluation.evaluated_model import EvaluatedModel, white
 from hpsearch.html_report.section import Section
 from hpsearch.mc_dropout.prediction import McPrediction
 from hpsearch.metrics import Flags, Floats
 
 
-@dataclass(frozen=True)
-class OutOfDistribution:
+class OutOfDistribution(settings.OutOfDistribution):
     """The part of an evaluation that compares known with unknown images.
 
-    Attributes:
-        data: The data set whose test images are unknown. None leaves this part out.
-        classes: The labels in it whose images are taken, such as classes that training has held
-            out. None takes all.
-        n_images: Number of known and of unknown images, at most.
-        n_samples: Number of passes of MC Dropout.
+    `evaluation.settings` describes its settings.
     """
-
-    data: Data | None
-    classes: Sequence[int] | None
-    n_images: int
-    n_samples: int
-
-    def __post_init__(self) -> None:
-        """Refuse settings that are out of range."""
-        if self.n_images < 1 or self.n_samples < 1:
-            raise ConfigError(
-                "Expected positive n_images and n_samples of the part on the unknown, received "
-                f"n_images={self.n_images}, n_samples={self.n_samples}."
-            )
 
     def examine(self, evaluated: EvaluatedModel) -> Section | None:
         """Measure how well each score of uncertainty tells unknown from known test images.

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import matplotlib.pyplot as plt
 import numpy as np
 
 from hpsearch import metrics
+from hpsearch.evaluation import settings
 from hpsearch.evaluation.evaluated_model import EvaluatedModel, white
 from hpsearch.evaluation.out_of_distribution import auroc, uncertainties
 from hpsearch.html_report.section import Figure, Section, drawn
 from hpsearch.metrics import Flags, Floats
 
 
-@dataclass(frozen=True)
-class Selective:
+class Selective(settings.Selective):
     """The part of an evaluation in which the model answers only where it is certain.
 
-    Attributes:
-        coverage: Share of images answered at which the error rate is measured, in (0, 1].
+    `evaluation.settings` describes its settings.
     """
-
-    coverage: float
 
     def examine(self, evaluated: EvaluatedModel) -> Section:
         """Rank the test images by each score of uncertainty, and measure the errors."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import matplotlib.pyplot as plt
@@ -23,47 +22,21 @@ from scipy import ndimage
 
 from hpsearch import metrics
 from hpsearch.data.forms import Images
-from hpsearch.errors import ConfigError, DataError, did_you_mean
+from hpsearch.errors import DataError
+from hpsearch.evaluation import settings
 from hpsearch.evaluation.evaluated_model import EvaluatedModel, white
 from hpsearch.html_report.section import Figure, Section, drawn
 from hpsearch.metrics import Floats, Ints
 from hpsearch.seeds import derive
 
 
-@dataclass(frozen=True)
-class Shift:
+class Shift(settings.Shift):
     """The part of an evaluation that measures predictions of corrupted images.
 
-    Attributes:
-        names: Kinds of corruption, from `CORRUPTIONS`.
-        n_images: Number of test images, at most; the first ones are taken.
-        n_samples: Number of passes of MC Dropout.
-        path: Folder of the original CIFAR-10-C. None corrupts the test images instead.
-        seed: Root of all random draws.
+    `evaluation.settings` describes its settings.
     """
 
     SEVERITIES: ClassVar = (1, 2, 3, 4, 5)
-
-    names: Sequence[str]
-    n_images: int
-    n_samples: int
-    path: str | None
-    seed: int
-
-    def __post_init__(self) -> None:
-        """Refuse unknown corruptions and settings that are out of range."""
-        for name in self.names:
-            if name not in CORRUPTIONS:
-                raise ConfigError(
-                    f"There is no corruption {name} for "
-                    f"parts.shift.names.{did_you_mean(name, CORRUPTIONS)}"
-                )
-        are_positive = self.n_images >= 1 and self.n_samples >= 1
-        if not self.names or not are_positive:
-            raise ConfigError(
-                "Expected corruptions with positive n_images and n_samples, received "
-                f"names={list(self.names)}, n_images={self.n_images}, n_samples={self.n_samples}."
-            )
 
     def examine(self, evaluated: EvaluatedModel) -> Section:
         """Measure both arms at each severity of each corruption.
@@ -404,15 +377,16 @@ def _through_pil(x: Floats, change: Callable[[Image.Image], Image.Image]) -> Flo
     return changed / 255.0
 
 
-CORRUPTIONS: dict[str, Callable[[Floats, int, Generator], Floats]] = {
-    "gaussian_noise": _gaussian_noise,
-    "shot_noise": _shot_noise,
-    "impulse_noise": _impulse_noise,
-    "defocus_blur": _defocus_blur,
-    "motion_blur": _motion_blur,
-    "fog": _fog,
-    "brightness": _brightness,
-    "contrast": _contrast,
-    "pixelate": _pixelate,
-    "jpeg_compression": _jpeg_compression,
-}
+_FUNCTIONS: tuple[Callable[[Floats, int, Generator], Floats], ...] = (
+    _gaussian_noise,
+    _shot_noise,
+    _impulse_noise,
+    _defocus_blur,
+    _motion_blur,
+    _fog,
+    _brightness,
+    _contrast,
+    _pixelate,
+    _jpeg_compression,
+)
+CORRUPTIONS = dict(zip(settings.KINDS, _FUNCTIONS, strict=True))

@@ -2,47 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
 
 from hpsearch import metrics
-from hpsearch.errors import ConfigError
-from hpsearch.evaluation.differences import MEASURES, Difference, compare
+from hpsearch.evaluation import settings
+from hpsearch.evaluation.differences import Difference, compare
 from hpsearch.evaluation.evaluated_model import EvaluatedModel
 from hpsearch.html_report.section import Figure, Section, drawn
 from hpsearch.seeds import derive
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(settings.Verdict):
     """The part of an evaluation that compares the two arms on test.
 
-    Attributes:
-        level: Probability that equally good arms are called different by any measure, in (0, 1).
-        n_resamples: Number of resamples of the paired bootstrap and of the permutation test.
-        n_seeds: Number of sets of masks over which the spread of MC Dropout is measured.
-        seed: Seed of the resampling.
+    `evaluation.settings` describes its settings.
     """
-
-    level: float
-    n_resamples: int
-    n_seeds: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        """Refuse settings that are out of range."""
-        if not 0 < self.level < 1:
-            raise ConfigError(f"level must lie between 0 and 1, but is {self.level}.")
-        fewest = math.ceil(len(MEASURES) / self.level)
-        if self.n_resamples < fewest or self.n_seeds < 1:
-            raise ConfigError(
-                f"Expected at least {fewest} resamples for the level {self.level} and at least "
-                f"one seed, received n_resamples={self.n_resamples}, n_seeds={self.n_seeds}."
-            )
 
     def examine(self, evaluated: EvaluatedModel) -> Section:
         """Compare the arms on test by every measure."""
@@ -127,7 +104,7 @@ class Verdict:
             summaries.append(summary)
         ddof = min(1, self.n_seeds - 1)
         spreads = {}
-        for name in MEASURES:
+        for name in settings.MEASURES:
             values = [summary[name] for summary in summaries]
             spreads[name] = float(np.std(values, ddof=ddof))
         return spreads

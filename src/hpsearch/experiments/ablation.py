@@ -13,7 +13,6 @@ from typing import NamedTuple, TypedDict, cast
 from rich.console import Console
 
 from hpsearch.data.split import Data
-from hpsearch.errors import ConfigError, did_you_mean
 from hpsearch.experiments.answers import Answer, Claim, Results, Table
 from hpsearch.experiments.arms import Arm, Trained, Workbench
 from hpsearch.experiments.figures import draw
@@ -86,16 +85,7 @@ class Ablation:
 
         Args:
             wanted: The levels to train; None for all.
-
-        Raises:
-            ConfigError: `wanted` is no list, or names a level that does not exist.
         """
-        if isinstance(wanted, str):
-            raise ConfigError(f"levels must be a list, such as [{wanted}], but is {wanted}.")
-        for name in wanted or ():
-            if name not in self.levels:
-                hint = did_you_mean(str(name), self.levels)
-                raise ConfigError(f"Ablation {self.name} has no level {name}.{hint}")
         found = []
         for level, overrides in self.levels.items():
             if wanted is None or level in wanted:

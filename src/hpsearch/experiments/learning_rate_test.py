@@ -16,7 +16,8 @@ import keras_tuner
 import matplotlib.pyplot as plt
 import numpy as np
 
-from hpsearch.errors import ConfigError, ModelError
+from hpsearch.errors import ModelError
+from hpsearch.experiments import settings
 from hpsearch.html_report.section import Figure, drawn
 from hpsearch.metrics import Floats
 from hpsearch.models.architecture import build_model
@@ -72,33 +73,11 @@ class Curve:
         return drawn("lr_test", plot, "Training loss while the learning rate rises.")
 
 
-@dataclass(frozen=True)
-class RangeTest:
+class RangeTest(settings.RangeTest):
     """Settings of the test; see conf/range_test.
 
-    Attributes:
-        low: The first learning rate, above 0.
-        high: The last learning rate, above `low`.
-        n_points: The number of learning rates, evenly spaced on a log scale.
-        steps_per_point: The number of training steps at each learning rate.
-        margin: The upper bound divided by the largest stable learning rate.
-
-    Raises:
-        ConfigError: `low` does not lie between 0 and `high`.
+    `experiments.settings` describes its settings.
     """
-
-    low: float
-    high: float
-    n_points: int
-    steps_per_point: int
-    margin: float
-
-    def __post_init__(self) -> None:
-        if not 0 < self.low < self.high:
-            raise ConfigError(
-                f"range_test.low must lie between 0 and range_test.high={self.high}, but is "
-                f"{self.low}."
-            )
 
     def curve(
         self,

@@ -17,7 +17,6 @@ from pathlib import Path
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from rich.console import Console
 
-from hpsearch.errors import ConfigError
 from hpsearch.experiments.answers import Answer, Results, Table
 from hpsearch.experiments.arms import Arm, Measured, Workbench
 from hpsearch.models.moved_names import MOVED
@@ -67,19 +66,6 @@ class Session:
             cell = run.data.tags.get(self._cell_tag)
             if cell is not None:
                 self._cells[cell] = run
-
-    @staticmethod
-    def check_seeds(key: str, n_seeds: int) -> None:
-        """Raise ConfigError where there are too few seeds for an interval.
-
-        Args:
-            key: The setting that holds the number, for the message.
-            n_seeds: The number of seeds.
-        """
-        if n_seeds < 2:
-            raise ConfigError(
-                f"{key} must be at least 2, since one seed has no interval, but is {n_seeds}."
-            )
 
     def _known(self, digests: Sequence[str]) -> str | None:
         """Return the parent run of an earlier session; None where there is none."""

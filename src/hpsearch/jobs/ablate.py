@@ -12,8 +12,8 @@ from hpsearch.experiments.ablation import Ablate
 from hpsearch.experiments.answers import Answer
 from hpsearch.experiments.arms import Arm
 from hpsearch.experiments.finished_study import FinishedStudy
-from hpsearch.experiments.session import Session
 from hpsearch.jobs.composed import Composed
+from hpsearch.jobs.settings import check_job
 from hpsearch.study.storage import to_read
 
 
@@ -25,8 +25,8 @@ def ablate(job: Composed, console: Console) -> Answer:
         console: Where progress and tables are printed.
     """
     config = job.config
+    check_job("ablate", config)
     n_seeds = config["n_seeds"]
-    Session.check_seeds("n_seeds", n_seeds)
     champion = {}
     if config["from_study"] is None:
         tracking = job.parts["tracking"]()

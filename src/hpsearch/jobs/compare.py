@@ -18,8 +18,8 @@ from hpsearch.experiments.answers import Answer, Claim
 from hpsearch.experiments.arms import Arm
 from hpsearch.experiments.comparison import Compare
 from hpsearch.experiments.finished_study import FinishedStudy
-from hpsearch.experiments.session import Session
 from hpsearch.jobs.composed import Composed, Plain
+from hpsearch.jobs.settings import check_job
 from hpsearch.study.storage import to_read
 
 
@@ -44,9 +44,9 @@ class CompareStudies:
             ConfigError: A study is missing, has no finished trial, or was searched on other data.
         """
         config = self.job.config
+        check_job("compare", config)
         parts = self.job.parts
         n_seeds = config["confirm"]["n_seeds"]
-        Session.check_seeds("confirm.n_seeds", n_seeds)
         storage = to_read(parts["storage"])
         if config["studies"]:
             studies = [FinishedStudy.find(name, storage) for name in config["studies"]]

@@ -85,7 +85,7 @@ class Opening:
         if "lr_test" not in theirs:
             theirs = {**theirs, **self._of_trials()}
         keys = mine.keys() | theirs.keys()
-        different = [key for key in keys if mine.get(key) != theirs.get(key)]
+        different = [key for key in keys if not _are_same(key, mine.get(key), theirs.get(key))]
         if different:
             key = min(different, key=self._rank)
             was = _as_named(key, theirs.get(key))
@@ -204,6 +204,14 @@ class Opening:
             if key not in typed:
                 lacking[key] = value
         parent.params(lacking)
+
+
+def _are_same(key: str, mine: object, theirs: object) -> bool:
+    """Return whether a setting of a search is that of its study."""
+    if key == "data.n_val" and None in (mine, theirs):
+        # A number that null stands for is the same split; the fingerprint tells another one.
+        return True
+    return mine == theirs
 
 
 def _as_named(key: str, value: object) -> str:

@@ -28,6 +28,7 @@ from hpsearch.jobs.conclusion import Conclusion
 from hpsearch.jobs.model_check import Checked, ModelCheck
 from hpsearch.jobs.opening import Opening, tested_space
 from hpsearch.jobs.search_result import SearchResult
+from hpsearch.jobs.settings import check_job
 from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.models.architecture import Architecture
 from hpsearch.models.sparse import Sparsity
@@ -43,7 +44,6 @@ from hpsearch.study.trial_end import TrialEnd
 from hpsearch.study.warm_start import WarmSettings, WarmStart
 from hpsearch.study.worker_process import this_process
 from hpsearch.study_report.commands import Commands
-from hpsearch.tracking.registry import check_name
 from hpsearch.tracking.runs import settings_shown
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.training.checkpoints import Checkpoints
@@ -103,7 +103,7 @@ class Search:
             Preempted: The cluster stopped it. The same command continues the search.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        check_name("study.name", self.study["name"])
+        check_job("search", config)
         self.checkpoints.check_folder()
         use_precision(self.training.precision)
         data = self.data.for_search()
@@ -147,6 +147,7 @@ class Search:
         conclusion.tracking.spool.say = progress.say
         study.storage.outage.say = progress.say
         trainer.remembered_proofs = study.remembered_proofs
+        progress.say(self.data.sizes())
         for warning in checked.warnings:
             progress.say(warning)
         objective = Objective(

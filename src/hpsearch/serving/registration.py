@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,49 +22,23 @@ from mlflow.models.model import MLMODEL_FILE_NAME
 from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
 from hpsearch.data.split import Examples, SearchData
-from hpsearch.errors import ConfigError, ModelError, did_you_mean
+from hpsearch.errors import ModelError
 from hpsearch.evaluation.calibration import ConformalSets
-from hpsearch.evaluation.differences import MEASURES, Difference, compare
+from hpsearch.evaluation.differences import Difference, compare
 from hpsearch.evaluation.evaluated_model import plain_probs
 from hpsearch.mc_dropout.passes import Sampler
 from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.metrics import Floats, Ints
 from hpsearch.models.own_code import OwnCode, config_of, own_code
+from hpsearch.serving import settings as checked
 from hpsearch.serving.served_model import Record
 
 
-@dataclass(frozen=True)
-class Registration:
+class Registration(checked.Registration):
     """Settings for making a version of a trained model.
 
-    Attributes:
-        coverage: How often the served conformal sets hold the right class, in (0, 1).
-        measure: Measure on validation data by which a challenger must be better to become the
-            champion.
-        level: Probability that an equally good challenger is called better and becomes the
-            champion, in (0, 1).
-        n_resamples: Number of resamples of this test, at least 1 / level.
-        seed: Seed of the resampling.
+    `serving.settings` describes its settings.
     """
-
-    coverage: float
-    measure: str
-    level: float
-    n_resamples: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        """Raise ConfigError if a setting is out of range."""
-        if self.measure not in MEASURES:
-            hint = did_you_mean(self.measure, MEASURES)
-            raise ConfigError(f"There is no registration.measure={self.measure}.{hint}")
-        are_shares = 0 < self.coverage < 1 and 0 < self.level < 1
-        if not are_shares or self.n_resamples * self.level < 1:
-            raise ConfigError(
-                "Expected coverage and level between 0 and 1 and at least 1 / level resamples, "
-                f"received coverage={self.coverage}, level={self.level}, "
-                f"n_resamples={self.n_resamples}."
-            )
 
     def judge(
         self,

@@ -128,19 +128,11 @@ class WarmStart:
             ConfigError: The settings or the earlier study do not allow a warm start.
             StorageError: The storage of the earlier study cannot be read.
         """
+        check_asked(settings)
         name = settings["warm_start"]
         place = settings["warm_storage"]
         n_trials = settings["n_warm_trials"]
-        if not isinstance(n_trials, int) or isinstance(n_trials, bool) or n_trials < 1:
-            raise ConfigError(
-                "study.n_warm_trials must be a whole number of at least 1, but is "
-                f"{json.dumps(n_trials, default=str)}."
-            )
         if not name:
-            if place:
-                raise ConfigError(
-                    "study.warm_storage needs the name of a study in it: study.warm_start=NAME."
-                )
             return None
         if own_name in optuna.get_all_study_names(own_storage):
             own = optuna.load_study(study_name=own_name, storage=own_storage)
@@ -251,6 +243,20 @@ class WarmSettings(TypedDict):
     warm_start: str | None
     warm_storage: str | None
     n_warm_trials: int
+
+
+def check_asked(settings: WarmSettings) -> None:
+    """Raise ConfigError where the settings of a study ask for an impossible warm start."""
+    n_trials = settings["n_warm_trials"]
+    if not isinstance(n_trials, int) or isinstance(n_trials, bool) or n_trials < 1:
+        raise ConfigError(
+            "study.n_warm_trials must be a whole number of at least 1, but is "
+            f"{json.dumps(n_trials, default=str)}."
+        )
+    if settings["warm_storage"] and not settings["warm_start"]:
+        raise ConfigError(
+            "study.warm_storage needs the name of a study in it: study.warm_start=NAME."
+        )
 
 
 def _origin(study: optuna.Study) -> tuple[str, str | None] | None:

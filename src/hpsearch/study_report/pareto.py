@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 from hpsearch.html_report.section import Figure, Section, drawn
 from hpsearch.study.study import number_of, ranked
 from hpsearch.study_report.searched import Searched
-from hpsearch.tracking.registry import Registry
+from hpsearch.tracking.names import CHEAPEST
 
 
 class Front:
@@ -44,7 +44,7 @@ class Front:
         """Return the section of the study's page that shows the front."""
         searched = self._searched
         cost = searched.objectives[1]
-        alias = Registry.CHEAPEST[cost]
+        alias = CHEAPEST[cost]
         rows = [["trial", *searched.objectives, ""]]
         for trial in self.trials:
             marks = []
@@ -91,7 +91,7 @@ class Front:
             axis.annotate(number, (price, value), (6, 6), textcoords="offset points")
         for trial, name, marker in (
             (self.trials[0], "best", "*"),
-            (self.cheapest, Registry.CHEAPEST[cost], "D"),
+            (self.cheapest, CHEAPEST[cost], "D"),
         ):
             value, price = trial.values
             (ring,) = axis.plot(price, value, marker, color="tab:red")

@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import keras
 import mlflow
@@ -24,7 +23,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from numpy.typing import NDArray
 
 from hpsearch import command_form
-from hpsearch.errors import ConfigError, ModelError, did_you_mean, first_line
+from hpsearch.errors import ModelError, did_you_mean, first_line
 from hpsearch.study.trial_end import TrialEnd
 from hpsearch.tracking.absent import unless_absent
 from hpsearch.tracking.runs import END, TrackedRun
@@ -36,22 +35,6 @@ FROM_LOGITS = "hpsearch.from_logits"
 def returns_logits(version: ModelVersion) -> bool:
     """Return whether the model of a version returns logits, as its tag says."""
     return bool(version.tags.get(FROM_LOGITS) == "true")
-
-
-def check_name(key: str, name: str | None) -> None:
-    """Raise ConfigError for a name that no registered model can have in MLflow.
-
-    Args:
-        key: The setting that holds the name, for the message.
-        name: The name.
-    """
-    if name is None:
-        raise ConfigError(f"{key} must be a name, but is null.")
-    if set("/:?#@") & set(name) or set("'\"") <= set(name):
-        raise ConfigError(
-            f"{key} names a registered model too, so it must have none of / : ? # @ and only one "
-            f"kind of quotation marks, but is {name}."
-        )
 
 
 def named(name: str) -> str:
@@ -121,12 +104,8 @@ class Registry:
         client: A client of the store.
         import_own_code: Imports the modules that a version needs before Keras loads it, given the
             folder of the version and the entry `keras` of the file MLmodel there.
-
-    Attributes:
-        CHEAPEST: The alias of the cheapest good model by the cost that is searched.
     """
 
-    CHEAPEST: ClassVar = {"latency_ms": "fastest", "n_parameters": "smallest"}
     CHAMPION = "champion"
     _CHALLENGER = "challenger"
     _PROMOTED_TAG = "hpsearch.champion_because"

@@ -34,7 +34,8 @@ from hpsearch.training.programs.on_jax import State, metrics_of, steps_of
 from hpsearch.training.programs.order import Element, Order
 from hpsearch.training.programs.program import Program, jax_variables
 from hpsearch.training.programs.proof import compiled_tolerance
-from hpsearch.training.schedules import Schedule, Scheduling
+from hpsearch.training.schedules import Schedule
+from hpsearch.training.scheduling import Scheduling
 from hpsearch.training.settings import VAL_BATCH_SIZE, Training
 from hpsearch.training.trainer import Trainer
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-import keras
-
 from hpsearch.errors import ConfigError, did_you_mean
 from hpsearch.study.direction import Direction
 
@@ -18,6 +16,8 @@ VAL_BATCH_SIZE = 1000
 
 def use_precision(precision: str) -> None:
     """Let Keras build models in a precision, as in `Training`, from now on."""
+    import keras  # noqa: PLC0415 (a mistake in the settings below is answered without it)
+
     floatx = "float32"
     if precision == "float64":
         floatx = "float64"

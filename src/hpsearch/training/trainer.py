@@ -41,13 +41,8 @@ from hpsearch.training.programs.program import (
     kept_values,
     values_of,
 )
-from hpsearch.training.schedules import (
-    Constant,
-    Schedule,
-    Scheduling,
-    sweep_by_keras,
-    sweep_by_program,
-)
+from hpsearch.training.schedules import Constant, Schedule
+from hpsearch.training.scheduling import Scheduling, sweep_by_keras, sweep_by_program
 from hpsearch.training.settings import VAL_BATCH_SIZE, Training
 
 

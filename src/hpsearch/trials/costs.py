@@ -9,11 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import keras
+import numpy as np
 
 from hpsearch.errors import ConfigError, InfeasibleError, did_you_mean
-from hpsearch.tracking.registry import Registry
+from hpsearch.tracking.names import CHEAPEST
+
+if TYPE_CHECKING:
+    # A mistake in the settings is answered without Keras.
+    import keras
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,8 @@ class Costs:
 
     def __post_init__(self) -> None:
         for name in (self.second_objective, *self.constraints):
-            if name is not None and name not in Registry.CHEAPEST:
-                hint = did_you_mean(str(name), Registry.CHEAPEST)
+            if name is not None and name not in CHEAPEST:
+                hint = did_you_mean(str(name), CHEAPEST)
                 raise ConfigError(f"There is no cost {name!r}.{hint}")
         for name, limit in self.limits.items():
             if isinstance(limit, str) or not limit > 0:
@@ -59,7 +64,7 @@ class Costs:
     @property
     def alias(self) -> str:
         """The alias of the version that is cheapest by the second objective."""
-        return Registry.CHEAPEST[self.second_objective or "latency_ms"]
+        return CHEAPEST[self.second_objective or "latency_ms"]
 
     def of(self, model: keras.Model) -> dict[str, float]:
         """Return the costs of a model that a search asks for; they do not depend on its weights."""
@@ -93,7 +98,7 @@ def _latency_ms(
     The least is the best estimate, because other work on the machine only ever adds time.
     """
     shape = (n_images, *model.input_shape[1:])
-    images = keras.ops.convert_to_numpy(keras.ops.zeros(shape))
+    images = np.zeros(shape, np.float32)
     seconds = []
     n_warm_up = 3  # calls that compile and fill caches
     for _ in range(n_warm_up + n_repeats):
