@@ -78,7 +78,7 @@ def test_a_search_whose_trials_all_fail_ends_with_1(workplace):
     ]
     done = workplace.here(*words)
     assert (done.returncode, json.loads(done.stdout)["exit_status"]) == (1, 1)
-    assert done.stderr.startswith("Error: No trial of study digits-selu finished; the last one: ")
+    assert done.stderr.startswith("Error: No trial of study digits-selu finished: train/loss is ")
 
 
 @pytest.mark.slow

@@ -21,7 +21,8 @@ END = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned"}
 
 def test_prints_progress_then_a_table_then_where_to_look_and_nothing_else(searched):
     _, done = searched
-    *lines, look, on, understand, examine, serve = done.stdout.splitlines()
+    sizes, *lines, look, on, understand, examine, serve = done.stdout.splitlines()
+    assert sizes == ("Data digits: 1,155 examples to train on, 287 to validate, 355 to test.")
     assert lines[0] == "Study digits-selu begins: 7 trials of at most 6 epochs."
     assert (
         sum(bool(re.match(r"trial \d/7  #\d lr=.*: (finished|pruned)", line)) for line in lines)
@@ -182,7 +183,10 @@ def test_other_data_or_settings_are_not_mixed_into_a_study(searched):
         (["space.bounds.learning_rate.low=1"], "swap them"),
         (["data.path=nowhere", "data=cifar10"], "nothing there"),
         (["storage.path=/proc/none/optuna.db"], "The study storage"),
-        (["tracking.uri=http://127.0.0.1:9"], "The MLflow store http://127.0.0.1:9 cannot be used"),
+        (
+            ["tracking.uri=http://127.0.0.1:9"],
+            "The MLflow server http://127.0.0.1:9 cannot be used",
+        ),
         (["+space.bounds.learnin_rate=1"], "learnin_rate"),
     ],
 )

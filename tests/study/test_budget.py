@@ -46,15 +46,15 @@ def test_running_and_spent_trials_take_a_place_and_others_do_not():
     assert not budget(n_trials=1).has_room([RUNNING])
 
 
-def test_more_failures_than_allowed_end_the_search_with_the_last_message():
+def test_more_failures_than_allowed_end_the_search_with_what_most_failed_by():
     budget().check_failures([ERROR, KILLED, SURPLUS, DIVERGED, PRUNED, FINISHED, RUNNING])
     budget(max_failures=2).check_failures([ERROR, OUT_OF_MEMORY])
     with pytest.raises(SearchError) as raised:
         budget().check_failures([ERROR, FINISHED, OUT_OF_MEMORY, KILLED])
     assert str(raised.value) == (
-        "2 trials failed, more than budget.max_failures=1; the last one: too large"
+        "2 trials failed, more than budget.max_failures=1: 1 of 2 by the first error."
     )
-    with pytest.raises(SearchError, match=r"^1 trials failed.*the last one: the first error$"):
+    with pytest.raises(SearchError, match=r"^1 trials failed.*: the first error\.$"):
         budget(max_failures=0).check_failures([ERROR])
 
 

@@ -48,7 +48,7 @@ def test_a_failed_trial_gives_its_place_to_another_and_too_many_end_the_search(t
     study = study_in(tmp_path, n_trials=1)
     study.fail(study.claim(), TrialEnd.ERROR, "ValueError: a bug")
     with pytest.raises(
-        SearchError, match=r"1 trials failed, more than budget.max_failures=0; .* ValueError"
+        SearchError, match=r"1 trials failed, more than budget.max_failures=0: ValueError: a bug"
     ):
         study.claim()
 
@@ -354,7 +354,7 @@ def test_an_error_in_a_trial_is_recorded_on_both_sides(tracked, attempt):
     assert outcome.startswith(
         "failed: There was not enough memory: give a smaller training.batch_size"
     )
-    assert outcome.endswith(". MemoryError: no more")
+    assert ". MemoryError: no more (" in outcome
     run = tracking.find_child(parent, attempt.number)
     assert (run.info.status, run.data.tags["hpsearch.end"]) == ("FAILED", "out_of_memory")
     assert states(study)[-1] == ("FAIL", "out_of_memory")

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from hpsearch.backend import check_backend
 from hpsearch.cli import entry
-from hpsearch.cli.command_line import as_overrides, composed
+from hpsearch.cli.command_line import as_overrides, check_values, composed
 from hpsearch.cli.log import libraries_quiet
 from hpsearch.cli.words import (
     Keywords,
@@ -83,7 +83,15 @@ class Search:
 
         Raises:
             ConfigError: An override names a key, a choice or a file that does not exist.
+            UserError: A value cannot be used, as far as that is known without a model.
         """
+        search = cls._composed(*overrides)
+        check_values("search", search.overrides)
+        return search
+
+    @classmethod
+    def _composed(cls, *overrides: str) -> Search:
+        """Return the search of a command line, whose values are not looked at."""
         entry.prepare_environment()
         words = as_overrides(overrides)
         return cls(composed("search", words), words)
@@ -265,7 +273,7 @@ def _searched(
 ) -> SearchResult:
     """Search with a model on arrays, with settings `KEY=VALUE`, and show the result."""
     factory = _factory(build_model)
-    given = Search.compose(*_words_of_data(arrays), *_words_of_model(factory), *words)
+    given = Search._composed(*_words_of_data(arrays), *_words_of_model(factory), *words)
     result = given._ran(_job(given.config, factory, arrays), console, arrays)
     call = "result.evaluate()"
     if arrays.x_test is None:

@@ -27,9 +27,9 @@ from yaml import YAMLError
 from hpsearch.cli.config_files import CONF, ConfigFiles
 from hpsearch.cli.kinds import check_kind
 from hpsearch.cli.no_secrets import refuse_secrets, refuse_secrets_in_words
-from hpsearch.cli.one_override import for_one_job, no_choice, swept
+from hpsearch.cli.one_override import for_one_job, jobs_of, no_choice, swept
 from hpsearch.command_form import has_to_be_added, holds_text, installing, quoted
-from hpsearch.errors import ConfigError, did_you_mean
+from hpsearch.errors import ConfigError, UserError, did_you_mean
 
 MULTIRUN = ("-m", "--multirun")
 _ALSO_CALLED = {
@@ -88,6 +88,8 @@ def _with_text(word: str) -> str:
 def check(root: str, words: Sequence[str]) -> None:
     """Compose `conf/<root>.yaml` with the overrides among `words`.
 
+    Of a sweep that is what Hydra needs to start it; `check_values` looks at the values of its jobs.
+
     Raises:
         ConfigError: An override names an option, a key, a choice or a file that does not exist, or
             a value of the wrong kind; or a value that must be given is missing.
@@ -98,26 +100,77 @@ def check(root: str, words: Sequence[str]) -> None:
         raise ConfigError(f"-p {given.package} names a part for --cfg job; settings need no -p.")
     files = ConfigFiles.of(given.config_dir)
     plain: list[str] = []
-    try:
-        plain = [for_one_job(root, files, word, given.multirun) for word in given.overrides]
+    with _answering(root, plain, files):
+        for word in given.overrides:
+            plain.append(for_one_job(root, files, word, given.multirun))
         with files.composing(root):
             _refuse_unknown_choices(plain, files)
             config = compose(root, plain, return_hydra_config=True)
             refuse_secrets(config)
             for other in _other_choices(given.overrides, plain, files):
                 refuse_secrets(compose(root, other, return_hydra_config=True))
-            _refuse_wrong_kinds(root, plain, files)
-        own = _own(config)
-        missing = next(_missing("", OmegaConf.to_container(own)), None)
+            if not given.multirun:
+                _refuse_wrong_kinds(root, plain, files)
+        missing = next(_missing("", OmegaConf.to_container(_own(config))), None)
         if missing:
             raise ConfigError(f"{missing} must be given: {missing}=VALUE.")
-        # Importing this takes half a second, which a typo must not cost.
-        from hpsearch.cli.early import check_parts  # noqa: PLC0415
 
+
+def check_values(root: str, words: Sequence[str]) -> None:
+    """Check the values of a command line that `check` has passed, before the job starts.
+
+    The jobs of a sweep run though some of them are mistaken, so a sweep is refused only where all
+    of them are, the first dozens if there are more.
+
+    Raises:
+        UserError: As for `early.check_parts`, or a value is of the wrong kind.
+    """
+    most_jobs = 24  # each takes a third of a second
+    given = _arguments(words)
+    files = ConfigFiles.of(given.config_dir)
+    jobs = [list(given.overrides)]
+    if given.multirun:
+        jobs = jobs_of(given.overrides)[:most_jobs]
+    first: UserError | None = None
+    for job in jobs:
+        try:
+            _check_job(root, job, files)
+        except UserError as error:
+            first = first or error
+        else:
+            return
+    if first is not None:
+        raise first
+
+
+def _check_job(
+    root: str,
+    overrides: list[str],
+    files: ConfigFiles,
+) -> None:
+    """Check the values of one job."""
+    # Importing this takes half a second, which a typo must not cost.
+    from hpsearch.cli.early import check_parts  # noqa: PLC0415
+
+    with _answering(root, overrides, files):
+        with files.composing(root):
+            config = compose(root, overrides, return_hydra_config=True)
+            _refuse_wrong_kinds(root, overrides, files)
         with _resolving(config):
-            check_parts(root, own)
+            check_parts(root, _own(config))
+
+
+@contextmanager
+def _answering(
+    root: str,
+    overrides: Sequence[str],
+    files: ConfigFiles,
+) -> Iterator[None]:
+    """Raise ConfigError in place of an error of Hydra or of YAML in the block."""
+    try:
+        yield
     except (HydraException, OmegaConfBaseException) as error:
-        sentence = _one_sentence(error, root, plain, files)
+        sentence = _one_sentence(error, root, overrides, files)
         raise ConfigError(sentence) from error
     except (YAMLError, UnicodeError, OSError) as error:
         said = re.sub(r"\s+", " ", str(error))

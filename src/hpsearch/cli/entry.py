@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from hpsearch.cli.command_line import (
     MULTIRUN,
     as_overrides,
     check,
+    check_values,
     default_choice,
 )
 from hpsearch.cli.config_files import CONF, ConfigFiles
@@ -124,7 +125,7 @@ def run(root: str, script: Callable[[], object]) -> None:
     try:
         if words.isdisjoint(without_job):
             check(root, sys.argv[1:])
-            _check_jobs(root, sys.argv[1:])
+            check_values(root, sys.argv[1:])
             check_backend()
         sweep.run_and_list(script)
     except OSError as error:
@@ -139,21 +140,6 @@ def run(root: str, script: Callable[[], object]) -> None:
         raise _exit(refused) from None
     except (Exception, KeyboardInterrupt) as error:
         raise _exit(error) from None
-
-
-def _check_jobs(root: str, words: Sequence[str]) -> None:
-    """Check the jobs of a sweep one by one, the first dozens where there are more.
-
-    Raises:
-        ConfigError: As for `check`.
-    """
-    if set(words).isdisjoint(MULTIRUN):
-        return
-    most = 24  # each takes a third of a second
-    typed = [word for word in words if not word.startswith("-")]
-    options = [word for word in words if word.startswith("--config-dir=")]
-    for job in sweep.jobs_of(typed)[1:most]:
-        check(root, [*job, *options])
 
 
 def instantiate(config: Plain | DictConfig) -> Any:
@@ -299,11 +285,24 @@ def carry_out(
     with Log(path, terminal).kept() as log:
         job = sweep.Job.of_this_process()
         if job is not None:
-            return _carried_out_in_sweep(job, partial(work, config, terminal), log)
+            return _carried_out_in_sweep(job, partial(_checked, work, config, terminal), log)
         with ending(log):
             done = work(config, terminal)
         terminal.result(done.summary)
         return done.value
+
+
+def _checked(
+    work: Callable[[DictConfig, Terminal], Done],
+    config: DictConfig,
+    terminal: Terminal,
+) -> Done:
+    """Check the values of a job of a sweep, and do its work."""
+    # Importing this takes half a second, which a typo must not cost.
+    from hpsearch.cli.early import check_parts  # noqa: PLC0415
+
+    check_parts(str(HydraConfig.get().job.config_name), config)
+    return work(config, terminal)
 
 
 def _carried_out_in_sweep(

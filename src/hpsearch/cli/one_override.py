@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Transformer
 from hydra.errors import HydraException
@@ -156,6 +157,13 @@ def swept(override: Override) -> Iterator[str]:
     """Yield each value of an override that gives several."""
     for value in override.sweep_iterator(transformer=Transformer.encode):
         yield str(value)
+
+
+def jobs_of(words: Sequence[str]) -> list[list[str]]:
+    """Return the overrides of each job of a sweep, in the order in which Hydra numbers them."""
+    overrides = OverridesParser.create().parse_overrides(list(words))
+    (jobs,) = BasicSweeper.split_arguments(overrides, None)
+    return jobs
 
 
 def no_choice(

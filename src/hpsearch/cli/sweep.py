@@ -22,14 +22,13 @@ from types import FrameType
 from typing import Any, ClassVar, cast
 
 import psutil
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from hpsearch.cli.log import Log, note
+from hpsearch.cli.one_override import jobs_of
 from hpsearch.cli.terminal import Terminal
 from hpsearch.study.worker_process import this_process
 
@@ -143,13 +142,6 @@ def has_launcher(name: str) -> bool:
 def _is_beside(launcher: DictConfig) -> bool:
     """Return whether jobs run in other processes of this terminal, which Ctrl-C reaches too."""
     return not any(kind in launcher._target_ for kind in ("BasicLauncher", "SlurmLauncher"))
-
-
-def jobs_of(words: Sequence[str]) -> list[list[str]]:
-    """Return the overrides of each job of a sweep, in the order in which Hydra numbers them."""
-    overrides = OverridesParser.create().parse_overrides(list(words))
-    (jobs,) = BasicSweeper.split_arguments(overrides, None)
-    return jobs
 
 
 def run_and_list(script: Callable[[], object]) -> None:

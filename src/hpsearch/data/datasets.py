@@ -7,6 +7,7 @@ and an .npz file of the user's own. Each function returns `Arrays`.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -153,7 +154,7 @@ def fashion_mnist(path: str | None) -> Arrays:
     )
     if path is None:
         return _download("Fashion-MNIST", "fashion_mnist", names)
-    folder = Path(path).expanduser()
+    folder = _expanded(path)
     return Arrays(
         x_train=read_idx(folder / "train-images-idx3-ubyte.gz", 3),
         y_train=read_idx(folder / "train-labels-idx1-ubyte.gz", 1),
@@ -205,7 +206,7 @@ def npz(path: str) -> Arrays:
         DataError: The file is missing, damaged or not an .npz, it lacks an array, or its
             class_names are not text.
     """
-    file = Path(path).expanduser()
+    file = _expanded(path)
     arrays = read_npz(file)
     names = arrays.pop("class_names", None)
     for key in ("x_test", "y_test"):
@@ -236,7 +237,7 @@ def check_files(load: Callable[[], Arrays]) -> None:
 
 
 def _mnist_file(path: str) -> Path:
-    file = Path(path).expanduser()
+    file = _expanded(path)
     if file.is_dir():
         file = file / "mnist.npz"
     return file
@@ -249,9 +250,14 @@ def _refuse_path(path: str) -> NoReturn:
     )
 
 
+def _expanded(path: str) -> Path:
+    """Return a path in which `~` is the home folder, and `~NAME` one that exists."""
+    return Path(os.path.expanduser(path))
+
+
 def _find(path: str, folder: str, archive: str) -> Path:
     """Return the folder or the archive that `path` is or holds."""
-    here = Path(path).expanduser().resolve()
+    here = _expanded(path).resolve()
     if here.is_file():
         return here
     if here.is_dir() and here.name == folder:
@@ -317,5 +323,5 @@ _CHECKS: dict[object, Callable[[str], object]] = {
     cifar100: lambda path: _find(path, *_OF_CIFAR100),
     digits: _refuse_path,
     mnist: lambda path: check_npz(_mnist_file(path)),
-    npz: lambda path: check_npz(Path(path).expanduser()),
+    npz: lambda path: check_npz(_expanded(path)),
 }
