@@ -24,18 +24,27 @@ def check_folder(folder: Path, cure: str) -> None:
     Raises:
         ConfigError: Nothing can be written there.
     """
+    reason = why_not_written(folder)
+    if reason is not None:
+        raise ConfigError(f"Nothing can be written into the folder {folder} ({reason}); {cure}.")
+
+
+def why_not_written(folder: Path) -> str | None:
+    """Return why no file can be written into a folder, or made there where it does not exist.
+
+    Nothing stays there. Where a file can be written, the answer is None.
+    """
     place = folder.absolute()
     while not place.exists():
         place = place.parent
     try:
+        # The file has no name, so it leaves nothing behind.
         with tempfile.TemporaryFile(dir=place) as file:
             file.write(bytes(_BLOCK))
             file.flush()
     except OSError as error:
-        reason = error.strerror
-        raise ConfigError(
-            f"Nothing can be written into the folder {folder} ({reason}); {cure}."
-        ) from error
+        return str(error.strerror)
+    return None
 
 
 class Trouble:

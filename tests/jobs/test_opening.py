@@ -102,7 +102,7 @@ def test_the_run_keeps_the_configuration_of_what_was_done(study, tracking):
     def recorded(may_change=False, **changes):
         has_new_bounds = check(study, may_change, **changes)
         of = opening(study, **changes)
-        parent = of.parent(tracking, data, "digits", print, has_new_bounds=has_new_bounds)
+        parent = of.parent(tracking, data, "digits", has_new_bounds=has_new_bounds)
         run_id = parent.run_id
         path = tracking.client.download_artifacts(run_id, "config.yaml")
         with open(path) as file:

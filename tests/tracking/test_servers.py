@@ -211,7 +211,7 @@ def test_files_that_are_no_databases_are_told_and_nothing_is_made(tmp_path):
     cases = {
         str(page): "is no SQLite database",
         str(tmp_path): "is no file",
-        f"{page}/x.db": "is no folder",
+        f"{page}/x.db": "Not a directory",
         "/proc/x.db": "cannot be used",
     }
     for path, cause in cases.items():

@@ -21,6 +21,7 @@ from hpsearch.models.moved_names import with_current_names
 from hpsearch.space.space import Space
 from hpsearch.study.changed_bounds import Bounds
 from hpsearch.study.direction import Direction
+from hpsearch.study.storage import SharedStorage
 from hpsearch.study.study import SharedStudy
 from hpsearch.study.warm_start import WARM_START
 from hpsearch.tracking.runs import ParentRun, settings_shown
@@ -144,7 +145,6 @@ class Opening:
         tracking: Tracking,
         data: SearchData,
         source: str,
-        say: Callable[[str], object],
         *,
         has_new_bounds: bool,
     ) -> ParentRun:
@@ -157,7 +157,6 @@ class Opening:
             tracking: The MLflow store.
             data: The data set, which becomes the input of the run.
             source: The place that the data come from.
-            say: Called with a sentence where the run that the study had is gone.
             has_new_bounds: Whether the study goes on with other bounds from now on.
         """
         study = self.study.optuna
@@ -174,11 +173,6 @@ class Opening:
         n_trials = self.config["budget"]["n_trials"]
         n_before = study.user_attrs.get("n_trials", 0)
         if parent.run_id != known:
-            if known is not None:
-                say(
-                    f"The MLflow run {known} of study {study.study_name} is not in this store; "
-                    f"run {parent.run_id} takes its place, for new trials and the report."
-                )
             study.set_user_attr("parent_run_id", parent.run_id)
             self._log_settings(parent)
             parent.data(data, source)
@@ -204,6 +198,21 @@ class Opening:
             if key not in typed:
                 lacking[key] = value
         parent.params(lacking)
+
+
+def known_run(name: str, storage: SharedStorage) -> str | None:
+    """Return the id of the MLflow run that a study has recorded; None where there is none.
+
+    Args:
+        name: The name of the study, which need not exist.
+        storage: The storage of the study.
+    """
+    try:
+        study_id = storage.get_study_id_from_name(name)
+    except KeyError:
+        return None
+    run_id: str | None = storage.get_study_user_attrs(study_id).get("parent_run_id")
+    return run_id
 
 
 def _are_same(key: str, mine: object, theirs: object) -> bool:

@@ -26,7 +26,7 @@ from hpsearch.experiments.learning_rate_test import RangeTest
 from hpsearch.jobs.composed import Plain
 from hpsearch.jobs.conclusion import Conclusion
 from hpsearch.jobs.model_check import Checked, ModelCheck
-from hpsearch.jobs.opening import Opening, tested_space
+from hpsearch.jobs.opening import Opening, known_run, tested_space
 from hpsearch.jobs.search_result import SearchResult
 from hpsearch.jobs.settings import check_job
 from hpsearch.mc_dropout.prediction import McDropout
@@ -78,7 +78,7 @@ class Search:
     storage: Callable[[], SharedStorage]
     checkpoints: Checkpoints
     budget: Budget
-    tracking: Callable[[], Tracking]
+    tracking: Callable[..., Tracking]
     registration: Registration
     uncertainty: McDropout
     worker: int
@@ -200,7 +200,9 @@ class Search:
         warm_start = WarmStart.asked_for(self.study, name, storage)
         second_objective = self.costs.second_objective
         with storage.exclusively():
-            tracking = self.tracking()
+            known = known_run(name, storage)
+            tracking = self.tracking(must_exist=known is not None)
+            tracking.check_room()
             study = SharedStudy.open(
                 name,
                 storage=storage,
@@ -219,7 +221,7 @@ class Search:
                 if begun:
                     say(begun)
             source = self.data.path or data.name
-            parent = opening.parent(tracking, data, source, say, has_new_bounds=new_bounds)
+            parent = opening.parent(tracking, data, source, has_new_bounds=new_bounds)
         return Conclusion(
             name,
             study,

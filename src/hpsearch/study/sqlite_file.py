@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
+
+from hpsearch.disks import why_not_written
 
 
 def check_file(
@@ -48,16 +49,9 @@ def check_file(
 def check_folder(path: Path) -> None:
     """Raise OSError where a file cannot be written or made at `path`."""
     folder = path.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir():
-        raise OSError(f"{folder} is no folder")
-    try:
-        # The file has no name, so it leaves nothing behind.
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(f"the folder {folder} cannot be written: {error.strerror}") from error
+    reason = why_not_written(folder)
+    if reason is not None:
+        raise OSError(f"nothing can be written into the folder {folder}: {reason}")
     if path.exists() and not os.access(path, os.W_OK):
         raise OSError(f"{path} cannot be written")
 

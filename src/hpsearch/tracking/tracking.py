@@ -66,8 +66,6 @@ class Tracking:
         folder = Path(spool).absolute()
         if must_exist:
             self.store.check_exists()
-        else:
-            check_folder(folder, "tracking.spool=FOLDER names another one")
         # MLflow's own client would try for minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         self.store.check(10.0, patience_s, logging.getLogger(__name__).warning)
@@ -81,8 +79,6 @@ class Tracking:
             self._hide_secrets_of_project()
             self.experiment_id = self._experiment_id()
             self._show_as_training()
-        if not must_exist:
-            self._check_artifacts()
         self.spool = Spool(folder, self._delivery, flush_every_s)
         self.patience_s = patience_s
         # `models:/...` then means this store, here and in child processes.
@@ -112,8 +108,9 @@ class Tracking:
             if shown != value:
                 self.client.set_tag(self.project_run_id, key, shown)
 
-    def _check_artifacts(self) -> None:
-        """Raise ConfigError where the experiment's artifacts lie in a folder without room."""
+    def check_room(self) -> None:
+        """Raise ConfigError where the spool or the experiment's artifacts have no room."""
+        check_folder(self.spool.folder, "tracking.spool=FOLDER names another one")
         location = self.client.get_experiment(self.experiment_id).artifact_location
         if is_local_uri(location):  # type: ignore[no-untyped-call]
             folder = Path(local_file_uri_to_path(location))  # type: ignore[no-untyped-call]
@@ -138,7 +135,7 @@ class Tracking:
     ) -> ParentRun:
         """Return the parent run of a study.
 
-        It is the known run where that exists, else the run of `mlflow run`, else a new run. Where
+        It is the known run if there is one, else the run of `mlflow run`, else a new run. Where
         the study has a parent run and `mlflow run` brings another run, the other run is tagged as a
         continuation of the parent run.
 
@@ -146,11 +143,14 @@ class Tracking:
             name: The name of the study.
             known_run_id: The parent run that the study has recorded, if any.
             tags: More tags of the run.
+
+        Raises:
+            TrackingError: The store cannot be used, or has not the run that the study has recorded.
         """
         with self.store.errors():
             known = self._find(known_run_id)
             if known_run_id is not None and known is None:
-                self._check_not_deleted(name, known_run_id)
+                raise self._lost(name, known_run_id)
             run_id = known or self.project_run_id or self._create(name, {})
             parent = ParentRun(self.client, run_id)
             all_tags = {"hpsearch.kind": "study", **tags, MLFLOW_RUN_NAME: name}
@@ -345,15 +345,19 @@ class Tracking:
             return None
         return run_id
 
-    def _check_not_deleted(self, study: str, run_id: str) -> None:
-        """Raise TrackingError where the run of a study is deleted.
+    def _lost(self, study: str, run_id: str) -> TrackingError:
+        """Return the error that the run of a study is deleted, or is in another store.
 
         The runs of its trials stand below it, so a new run could not show nor register them.
         """
         if unless_absent(lambda: self.client.get_run(run_id)) is None:
-            return
+            return TrackingError(
+                f"Study {study} has its runs in another MLflow store than "
+                f"{without_secrets(self.uri)}, which has no run {run_id}; give that store, "
+                "tracking.uri=URI or MLFLOW_TRACKING_URI, or start another study, study.name=NAME."
+            )
         uri = command_form.store_in_shell(self.uri)
-        raise TrackingError(
+        return TrackingError(
             f"The MLflow run {run_id} of study {study} is deleted; restore it with: "
             f"MLFLOW_TRACKING_URI={uri} mlflow runs restore --run-id {run_id}, or start another "
             "study, study.name=NAME."
