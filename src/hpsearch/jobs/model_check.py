@@ -381,9 +381,9 @@ def _check_outputs(
         check_distributions(numbers)
     elif numbers.min() >= 0 and np.allclose(numbers.sum(axis=1), 1, atol=SUM_TOLERANCE):
         raise ModelError(
-            "Expected a model that returns logits, as its loss says with from_logits=True; "
-            "received probabilities that sum to one: leave out from_logits=True, or the softmax "
-            "at the end of the model."
+            "Expected a model that returns logits, as its loss with from_logits=True or "
+            "uncertainty.from_logits=true says; received probabilities that sum to one: leave out "
+            "from_logits=True, or the softmax at the end of the model."
         )
 
 
