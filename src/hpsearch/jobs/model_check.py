@@ -34,6 +34,7 @@ from hpsearch.space.space import Space
 from hpsearch.standard_error import standard_error
 from hpsearch.study.budget import Budget
 from hpsearch.study.warm_start import Asked
+from hpsearch.study.worker_process import this_process
 from hpsearch.training.how_trained import known_structure
 from hpsearch.training.monitored_metric import directed, has_own_step
 from hpsearch.training.own_fit import kept_model, owns_fit
@@ -164,13 +165,18 @@ class ModelCheck:
 
     @property
     def _may_be_mistaken(self) -> bool:
-        """Whether code that this project has not tested makes the models."""
+        """Whether code makes the models that neither others have tested nor this check before.
+
+        A worker that is replaced by a fresh process has checked the models in its first one.
+        """
+        if this_process.n_restarts(os.getpid()):
+            return False
         for maker in self.makers:
             code = getattr(maker, "func", maker)
             if not hasattr(code, "__module__"):
                 continue
             package = str(code.__module__).partition(".")[0]
-            if package not in ("hpsearch", "keras", "builtins"):
+            if package not in ("hpsearch", "keras", "keras_tuner", "builtins"):
                 return True
         return False
 
