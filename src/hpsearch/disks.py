@@ -35,9 +35,9 @@ def why_not_written(folder: Path) -> str | None:
     Nothing stays there. Where a file can be written, the answer is None.
     """
     place = folder.absolute()
-    while not place.exists():
-        place = place.parent
     try:
+        while not place.exists():
+            place = place.parent
         # The file has no name, so it leaves nothing behind.
         with tempfile.TemporaryFile(dir=place) as file:
             file.write(bytes(_BLOCK))

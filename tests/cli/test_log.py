@@ -1,11 +1,14 @@
 """What libraries say goes to the log of a job, and the terminal shows sentences alone."""
 
+import errno
 import logging
 import os
 import subprocess
 import sys
 import threading
 import warnings
+from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -118,6 +121,15 @@ def test_a_folder_that_cannot_be_written_is_named_with_its_setting(place, tmp_pa
         check_folder(tmp_path / place, "key=FOLDER names another one")
     check_folder(tmp_path / "new" / "folder", "")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_below_one_that_may_not_be_entered_is_named_with_its_setting(tmp_path):
+    refused = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    with (
+        mock.patch.object(Path, "exists", side_effect=refused),
+        pytest.raises(ConfigError, match=r"\(Permission denied\); key=FOLDER"),
+    ):
+        check_folder(tmp_path / "spool", "key=FOLDER names another one")
 
 
 def test_an_ascii_terminal_gets_letters_that_it_has(tmp_path):

@@ -13,7 +13,9 @@ from keras import layers
 from rich.console import Console
 
 import hpsearch
+from hpsearch.data.split import Examples
 from hpsearch.errors import ModelError
+from hpsearch.jobs.model_check import _some
 
 SPARSE = "sparse_categorical_crossentropy"
 RNG = np.random.default_rng(0)
@@ -52,6 +54,16 @@ class TrainsAlone(keras_tuner.HyperModel):
 class Mistyped(TrainsAlone):
     def fit(self, hp, model, *data, **given):
         return model.fit(*data, **given, batchsize=3)
+
+
+class NeedsMany(TrainsAlone):
+    """A HyperModel with a `fit` that is made for the data of the search."""
+
+    def fit(self, hp, model, x, y, **given):
+        fewest = 70
+        if len(x) < fewest:
+            raise ValueError("too few examples")
+        return model.fit(x, y, **given)
 
 
 @keras.saving.register_keras_serializable("model_check")
@@ -149,6 +161,22 @@ def test_a_mistake_in_a_model_is_one_sentence_and_leaves_nothing(name, tmp_path,
         search(build)
     assert "\n" not in str(caught.value)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_a_fit_that_needs_more_than_a_few_examples_is_searched(store):
+    result, _ = search(NeedsMany, n_trials=1)
+    assert result.best.number == 0
+
+
+def test_the_few_examples_of_a_check_have_all_classes_in_whatever_order_they_are():
+    labels = np.repeat(np.arange(10), 30)
+    for targets in (labels, RNG.permutation(labels)):
+        some = _some(Examples(targets[:, None], targets), 32)
+        assert len(some) == 32
+        assert np.bincount(some.targets).min() == 3
+        assert some.inputs[:, 0].tolist() == some.targets.tolist()
+    assert len(_some(Examples(labels, labels), 500)) == 300
 
 
 @pytest.mark.slow

@@ -79,6 +79,17 @@ def test_settings_that_decide_about_trials_are_refused(study, changes, made):
     assert not check(study)
 
 
+def test_a_grid_keeps_its_bounds_which_are_named_as_they_are_typed(tmp_path):
+    def grid(space):
+        return {"make": {"_target_": "hpsearch.study.sampling.Grid", "space": space}}
+
+    study = study_in(tmp_path, n_trials=9)
+    check(study, sampler=grid(CONFIG["space"]))
+    said = "with space.bounds.learning_rate.high=0.005, not 0.1; give study.name=NAME .*, or space."
+    with pytest.raises(ConfigError, match=said):
+        check(study, may_change=True, sampler=grid(WIDER), space=WIDER)
+
+
 def test_settings_that_decide_about_no_trial_may_differ(study):
     costs = {"constraints": {"n_parameters": None}, "tolerance": 0.3}
     assert not check(study, costs=costs, uncertainty={"n_samples": 3}, budget={"n_trials": 9})

@@ -81,6 +81,29 @@ def test_what_no_trial_records_never_changes(study, changed):
     assert open_with(study, FIRST) == (False, [])
 
 
+@pytest.mark.parametrize(
+    ("bound", "may_change"),
+    [
+        ({".low": 1e-4, ".high": 0.5, ".scale": "log"}, True),
+        ({".low": 1e-4, ".high": 0.5, ".scale": "linear"}, False),
+        ({".low": 1e-4, ".high": 0.5}, False),
+        ({".choices": [0.1, 0.2]}, False),
+        ({"": 0.1}, False),
+    ],
+)
+def test_a_bound_of_what_the_model_itself_proposed_keeps_its_scale(tmp_path, bound, may_change):
+    study = study_in(tmp_path, n_trials=9)
+    others = {"space.bounds.momentum": 0.9}
+    assert open_with(study, others) == (False, [])
+    finish_one(study)
+    settings = {**others, **{f"{RATE}{end}": value for end, value in bound.items()}}
+    if may_change:
+        assert open_with(study, settings, may_change=True)[0]
+        return
+    with pytest.raises(ConfigError, match="can change bounds only by low and high"):
+        open_with(study, settings, may_change=True)
+
+
 def test_a_study_without_a_trial_to_compare_with_takes_other_bounds(tmp_path):
     study = study_in(tmp_path, n_trials=9)
     assert open_with(study, FIRST) == (False, [])

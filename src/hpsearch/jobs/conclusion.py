@@ -149,13 +149,16 @@ class Conclusion:
         value = value_of(best) or 0.0
         self.parent.metrics({name: value})
 
-        def judge(champion: keras.Model | None, from_logits: bool) -> tuple[bool, str]:
+        def judge(champion: keras.Model | None, from_logits: bool | None) -> tuple[bool, str]:
+            of_champion = self.uncertainty
+            if from_logits is not None:
+                of_champion = replace(of_champion, from_logits=from_logits)
             return self.registration.judge(
                 candidate.model,
                 champion,
                 data,
                 self.uncertainty,
-                replace(self.uncertainty, from_logits=from_logits),
+                of_champion,
             )
 
         version = self.registry.register(self.name, candidate, judge)

@@ -34,6 +34,7 @@ from hpsearch.space.space import Space
 from hpsearch.standard_error import standard_error
 from hpsearch.study.budget import Budget
 from hpsearch.study.warm_start import Asked
+from hpsearch.study.worker_process import this_process
 from hpsearch.training.how_trained import known_structure
 from hpsearch.training.monitored_metric import directed, has_own_step
 from hpsearch.training.own_fit import kept_model, owns_fit
@@ -164,13 +165,18 @@ class ModelCheck:
 
     @property
     def _may_be_mistaken(self) -> bool:
-        """Whether code that this project has not tested makes the models."""
+        """Whether code makes the models that neither others have tested nor this check before.
+
+        A worker that is replaced by a fresh process has checked the models in its first one.
+        """
+        if this_process.n_restarts(os.getpid()):
+            return False
         for maker in self.makers:
             code = getattr(maker, "func", maker)
             if not hasattr(code, "__module__"):
                 continue
             package = str(code.__module__).partition(".")[0]
-            if package not in ("hpsearch", "keras", "builtins"):
+            if package not in ("hpsearch", "keras", "keras_tuner", "builtins"):
                 return True
         return False
 
@@ -205,19 +211,41 @@ class ModelCheck:
         model: keras.Model,
         training: Training,
     ) -> None:
-        """Train a model on one batch; a HyperModel with a `fit` of its own gets two."""
-        n_batches = 1
-        if owns_fit(hypermodel):
-            n_batches = 2
+        """Train a model on one batch; a HyperModel with a `fit` of its own gets two.
+
+        A `fit` may need more examples than that, so it has failed only if it fails on all of them.
+        """
         batch_size = int(hp.values.get("batch_size", training.batch_size))
-        n_examples = n_batches * batch_size
-        parts = []
-        for part in (self.data.train, self.data.val):
-            parts.append(Examples(part.inputs[:n_examples], part.targets[:n_examples]))
-        train, val = parts
-        little = replace(self.data, train=train, val=val)
+        if not owns_fit(hypermodel):
+            self._train_on(self._little(batch_size), hypermodel, hp, model, training)
+            return
+        try:
+            self._train_on(self._little(2 * batch_size), hypermodel, hp, model, training)
+        except ModelError as error:
+            if error.__cause__ is None:  # no error of the person's code
+                raise
+            self._train_on(self.data, hypermodel, hp, model, training)
+
+    def _little(self, n_examples: int) -> SearchData:
+        """Return data of at most `n_examples` in each part."""
+        train, val = (_some(part, n_examples) for part in (self.data.train, self.data.val))
+        return replace(self.data, train=train, val=val)
+
+    def _train_on(
+        self,
+        data: SearchData,
+        hypermodel: keras_tuner.HyperModel,
+        hp: _Drawn,
+        model: keras.Model,
+        training: Training,
+    ) -> None:
+        """Train a model for one epoch.
+
+        Raises:
+            ModelError: It cannot be trained.
+        """
         settings = replace(training, epochs=1)
-        trainer = Trainer(settings, little, self.schedule)
+        trainer = Trainer(settings, data, self.schedule)
         # Keras's own fit then trains the model. A program takes the same steps, and is proved to.
         trainer.varies = True
         shape = self.architecture.statistics.image_shape
@@ -316,6 +344,19 @@ class _Failure(NamedTuple):
         )
 
 
+def _some(part: Examples, n_examples: int) -> Examples:
+    """Return `n_examples` of a part, with as many of its classes as that allows.
+
+    The examples may be in the order of their classes, of which the first ones have few.
+    """
+    n = len(part)
+    if n <= n_examples:
+        return part
+    by_class = np.argsort(part.targets, kind="stable")
+    rows = np.sort(by_class[np.arange(n_examples) * n // n_examples])
+    return Examples(part.inputs[rows], part.targets[rows])
+
+
 def _check_outputs(
     outputs: object,
     n_classes: int,
@@ -346,9 +387,9 @@ def _check_outputs(
         check_distributions(numbers)
     elif numbers.min() >= 0 and np.allclose(numbers.sum(axis=1), 1, atol=SUM_TOLERANCE):
         raise ModelError(
-            "Expected a model that returns logits, as its loss says with from_logits=True; "
-            "received probabilities that sum to one: leave out from_logits=True, or the softmax "
-            "at the end of the model."
+            "Expected a model that returns logits, as its loss with from_logits=True or "
+            "uncertainty.from_logits=true says; received probabilities that sum to one: leave out "
+            "from_logits=True, or the softmax at the end of the model."
         )
 
 

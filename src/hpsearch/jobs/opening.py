@@ -230,7 +230,9 @@ def _as_named(key: str, value: object) -> str:
     """
     if key in _CLASSES:
         return f"the {_CLASSES[key]} {value}"
-    return f"{key}={_as_typed(value)}"
+    # A grid has the bounds of the search among its own settings.
+    typed = key.replace("sampler.make.space.", "space.")
+    return f"{typed}={_as_typed(value)}"
 
 
 def _as_typed(value: object) -> object:

@@ -339,8 +339,6 @@ class Search:
         begin = f"No trial of study {self.study['name']} finished"
         more = f"give it more trials with budget.n_trials={self.budget.n_trials + 10}"
         failed = failures(trials)
-        if failed:
-            return f"{begin}: {summary(failed)}. Mend it and {more}."
         ends = {TrialEnd.of(trial) for trial in trials}
         messages = [str(trial.user_attrs.get("message", "")).rstrip(".") for trial in trials]
         last = next((f": {message}" for message in reversed(messages) if message), "")
@@ -348,6 +346,8 @@ class Search:
             more += ", and a narrower space.bounds.learning_rate"
         if TrialEnd.INFEASIBLE in ends:
             more += ", and bounds of smaller models or higher limits in costs"
+        if failed:
+            return f"{begin}: {summary(failed)}. Mend it and {more}."
         return f"{begin}{last}. What helps is to {more}."
 
 

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import optuna
+from optuna.distributions import BaseDistribution
 
 from hpsearch.errors import ConfigError
 from hpsearch.study.study import SharedStudy, number_of
 from hpsearch.study.trial_end import TrialEnd
 
 _Flat = Mapping[str, object]
+_Drawn = Mapping[str, BaseDistribution]
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class Bounds:
         theirs: _Flat = known["settings"]
         if not _differing(theirs, self.settings):
             return False
-        self._check_change(study.optuna.study_name, theirs, may_change)
+        drawn = {name: found for t in trials for name, found in t.distributions.items()}
+        self._check_change(study.optuna.study_name, theirs, drawn, may_change)
         first = 1 + max(map(number_of, trials))
         before = [*bounds_changed_before(study.optuna), first]
         record = {"settings": dict(self.settings), "changed_before": before}
@@ -70,11 +73,12 @@ class Bounds:
         self,
         name: str,
         theirs: _Flat,
+        drawn: _Drawn,
         may_change: bool,
     ) -> None:
         """Raise ConfigError where a study of a name must not go on with these bounds."""
         different = _differing(theirs, self.settings)
-        never = [key for key in different if not _may_change(key, theirs)]
+        never = [key for key in different if not self._may_change(key, theirs, drawn)]
         key = (never or different)[0]
         made = f"{_with(key, theirs)}, not {_with(key, self.settings)}"
         if never:
@@ -89,6 +93,33 @@ class Bounds:
                 "study.changed_bounds=true to go on with this one within the new bounds, or the "
                 "earlier bounds."
             )
+
+    def _may_change(
+        self,
+        key: str,
+        before: _Flat,
+        drawn: _Drawn,
+    ) -> bool:
+        """Return whether a study whose settings were `before` may go on with this value of a key.
+
+        Optuna lets neither choices nor scales change, and no trial records a value that was fixed.
+
+        Args:
+            key: A setting that has changed.
+            before: The earlier settings.
+            drawn: What trials have drawn, also without a bound, as the model proposes it.
+        """
+        name = ".".join(key.split(".")[:3])  # space.bounds.NAME
+        if any(other == name or other.startswith(f"{name}.") for other in before):
+            return key.endswith((".low", ".high"))
+        distribution = drawn.get(name.rpartition(".")[2])
+        if distribution is None:
+            return True
+        scale = "linear"
+        if getattr(distribution, "log", False):
+            scale = "log"
+        is_range = f"{name}.low" in self.settings and hasattr(distribution, "log")
+        return is_range and self.settings.get(f"{name}.scale", "linear") == scale
 
 
 def bounds_changed_before(study: optuna.Study) -> list[int]:
@@ -105,16 +136,6 @@ def _differing(some: _Flat, others: _Flat) -> list[str]:
     """Return the keys of the settings that differ or that only one has, sorted."""
     keys = some.keys() | others.keys()
     return sorted(key for key in keys if some.get(key) != others.get(key))
-
-
-def _may_change(key: str, before: _Flat) -> bool:
-    """Return whether a study whose settings were `before` may go on with another value of a key.
-
-    Optuna lets neither choices nor scales change, and no trial records a value that was fixed.
-    """
-    name = ".".join(key.split(".")[:3])  # space.bounds.NAME
-    is_new = not any(other == name or other.startswith(f"{name}.") for other in before)
-    return is_new or key.endswith((".low", ".high"))
 
 
 def _with(key: str, settings: _Flat) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -44,6 +45,7 @@ class StoreClient(MlflowClient):
         *args: object,
         **keywords: object,
     ) -> Any:
+        deadline = time.monotonic() + self._patience_s
         while True:
             try:
                 return method(*args, **keywords)
@@ -51,6 +53,8 @@ class StoreClient(MlflowClient):
                 if isinstance(error, MlflowException) and is_answer(error):
                     raise
                 # A transaction that met a lock has changed nothing.
-                if "database is locked" not in str(error):
+                is_locked = "database is locked" in str(error)
+                if not is_locked or time.monotonic() > deadline:
                     raise self._store.fault(error) from error
+                time.sleep(0.1)
             self._store.check(10.0, self._patience_s, logging.getLogger(__name__).warning)

@@ -32,9 +32,15 @@ from hpsearch.tracking.runs import END, TrackedRun
 FROM_LOGITS = "hpsearch.from_logits"
 
 
-def returns_logits(version: ModelVersion) -> bool:
-    """Return whether the model of a version returns logits, as its tag says."""
-    return bool(version.tags.get(FROM_LOGITS) == "true")
+def returns_logits(version: ModelVersion) -> bool | None:
+    """Return whether the model of a version returns logits, as its tag says.
+
+    None is the answer for a version of an earlier hpsearch, which has no such tag.
+    """
+    said = version.tags.get(FROM_LOGITS)
+    if said is None:
+        return None
+    return bool(said == "true")
 
 
 def named(name: str) -> str:
@@ -198,7 +204,7 @@ class Registry:
         self,
         name: str,
         candidate: Candidate,
-        judge: Callable[[keras.Model | None, bool], tuple[bool, str]],
+        judge: Callable[[keras.Model | None, bool | None], tuple[bool, str]],
     ) -> Version:
         """Make a trial's model a version of registered model `name`: its champion or challenger.
 
@@ -209,12 +215,13 @@ class Registry:
             name: The registered model.
             candidate: The trial's model.
             judge: Gets the champion's model, or None where there is no champion, and whether that
-                model returns logits. Returns whether the version becomes champion, and why.
+                model returns logits, or None where nobody knows. Returns whether the version
+                becomes champion, and why.
         """
         number = self._version(name, candidate)
         champion = self._by_alias(name, self.CHAMPION)
         if champion is None:
-            promoted, why = judge(None, False)
+            promoted, why = judge(None, None)
             return self._give(name, number, promoted, why)
         if champion == number:
             self._end_challenge(name, number)
