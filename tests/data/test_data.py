@@ -303,6 +303,11 @@ def test_channels_that_come_first_are_refused_where_inputs_are_images(shape):
     assert checked(given, "tiny", channel_axis=False).train.inputs.shape == shape
 
 
+def test_measurements_are_not_taken_for_images_with_channels_first():
+    given = arrays(x_train=np.zeros((60, 1, 100, 8)), x_test=np.zeros((20, 1, 100, 8)))
+    assert checked(given, "tiny").train.inputs.shape == (60, 1, 100, 8)
+
+
 def test_uint8_images_are_not_copied_by_the_check():
     given = arrays()
     assert np.shares_memory(checked(given, "tiny")[0].inputs, given.x_train)

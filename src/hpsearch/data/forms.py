@@ -85,9 +85,11 @@ def _check_channels(shape: tuple[int, ...], name: str, key: str) -> None:
     """Raise DataError for images whose channels come before their height and width."""
     if len(shape) != 4:
         return
-    _, first, _, last = shape
+    _, first, *sides = shape
     n_channels = (1, 3, 4)
-    if first in n_channels and last not in n_channels and min(shape[2:]) > 4:
+    # The sides of an image differ less than a series of measurements from their number.
+    is_like_image = min(sides) > 4 and max(sides) <= 4 * min(sides)
+    if first in n_channels and sides[1] not in n_channels and is_like_image:
         raise DataError(
             f"Expected images with their channels last in {key} of {name}, (N, H, W, C); received "
             f"shape {shape}: give numpy.moveaxis({key}, 1, -1), or data.channel_axis=false for "

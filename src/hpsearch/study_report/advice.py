@@ -77,7 +77,10 @@ class Advice:
             names = " and ".join(bounds)
             step = f"Widen {names}, where the best trial lies, and let the search go on."
         changes = [edge.override(searched.space) for edge in cut]
-        if cut:
+        if cut and _walks_grid(searched):
+            step = f"Widen {names}, where the best trial lies, in another study with another grid."
+            changes.append(f"study.name={searched.name}-wider")
+        elif cut:
             changes.append("study.changed_bounds=true")
         n_spent = len(searched.spent)
         n_again = max(n_spent, Prospects.MIN_FINISHED)
@@ -89,6 +92,12 @@ class Advice:
     def cut(self) -> list[Edge]:
         """The hyperparameters whose best value lies at a bound."""
         return [edge for edge in self.edges if edge.bound]
+
+
+def _walks_grid(searched: Searched) -> bool:
+    """Return whether the points of a study are those of a grid, which its bounds decide."""
+    sampler = searched.config.get("sampler", {})
+    return str(sampler.get("make", {}).get("_target_")).endswith(".Grid")
 
 
 @dataclass(frozen=True)
