@@ -23,6 +23,8 @@ def speak():
     logging.getLogger("hpsearch.room").warning("a sentence")
     sys.stderr.write("a line\n")
     os.write(2, b"a native line\n")
+    with standard_error.held_back():
+        os.write(2, b"a line of an import\n")
     thread = threading.Thread(target=lambda: 1 / 0)
     thread.start()
     thread.join()
@@ -35,7 +37,14 @@ def run(command, folder, env):
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
 
 
-LIBRARIES = ("a record", "a line", "a native line", "ZeroDivisionError", "a warning")
+LIBRARIES = (
+    "a record",
+    "a line",
+    "a native line",
+    "a line of an import",
+    "ZeroDivisionError",
+    "a warning",
+)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

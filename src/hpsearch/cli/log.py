@@ -82,11 +82,11 @@ class Log:
         file = self._open()
         try:
             with _configured(file, self._terminal):
+                where = standard_error.diverted(file)
                 if self._terminal.is_verbose:
+                    where = standard_error.shown()
+                with where:
                     yield self
-                else:
-                    with standard_error.diverted(file):
-                        yield self
         finally:
             os.close(file)
             with suppress(OSError):
