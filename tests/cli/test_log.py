@@ -19,7 +19,7 @@ from hpsearch.standard_error import standard_error
 
 def speak():
     """Say something in each way that libraries have."""
-    logging.getLogger("library").info("a record")
+    logging.getLogger("library").info("a record of https://me:hunter2@host")
     logging.getLogger("hpsearch.room").warning("a sentence")
     sys.stderr.write("a line\n")
     os.write(2, b"a native line\n")
@@ -63,6 +63,7 @@ def test_libraries_are_heard_in_the_log_and_with_v_on_the_terminal(is_verbose, t
         assert done.stderr == "a sentence\nover"
         assert all(said in log for said in LIBRARIES)
     assert "INFO library: a record" in log
+    assert "hunter2" not in log + done.stderr
 
 
 def test_a_crash_of_native_code_is_told_on_the_terminal(tmp_path):
