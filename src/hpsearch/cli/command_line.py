@@ -143,6 +143,16 @@ def check_values(root: str, words: Sequence[str]) -> None:
         raise first
 
 
+def check_kinds_within(root: str, words: Sequence[str]) -> None:
+    """Check the kinds of the values of a job of a sweep, which Hydra has begun.
+
+    Raises:
+        ConfigError: A value is of the wrong kind.
+    """
+    given = _arguments(words)
+    _refuse_wrong_kinds(root, given.overrides, ConfigFiles.of(given.config_dir))
+
+
 def _check_job(
     root: str,
     overrides: list[str],

@@ -28,6 +28,7 @@ from hpsearch.cli.command_line import (
     MULTIRUN,
     as_overrides,
     check,
+    check_kinds_within,
     check_values,
     default_choice,
 )
@@ -301,7 +302,10 @@ def _checked(
     # Importing this takes half a second, which a typo must not cost.
     from hpsearch.cli.early import check_parts  # noqa: PLC0415
 
-    check_parts(str(HydraConfig.get().job.config_name), config)
+    hydra_config = HydraConfig.get()
+    root = str(hydra_config.job.config_name)
+    check_kinds_within(root, [*config_dir(), *hydra_config.overrides.task])
+    check_parts(root, config)
     return work(config, terminal)
 
 
