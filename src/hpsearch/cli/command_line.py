@@ -366,7 +366,8 @@ def _refuse_in_place_of_several(
         return
     is_bound = key.startswith("space.bounds.")  # a plain value fixes a hyperparameter
     if isinstance(default, DictConfig) and not is_bound:
-        first = next(name for name in map(str, default) if not name.startswith("_"))
+        names = [name for name in map(str, default) if not name.startswith("_")]
+        first = (names or ["NAME"])[0]
         raise ConfigError(f"{key} holds settings, such as {key}.{first}=VALUE, but is {text}.")
     if isinstance(default, ListConfig) and not isinstance(override.value(), list):
         raise ConfigError(f"{key} must be a list, such as [{text}], but is {text}.")
