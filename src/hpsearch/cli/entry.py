@@ -289,7 +289,7 @@ def carry_out(
             return _carried_out_in_sweep(job, partial(_checked, work, config, terminal), log)
         with ending(log):
             done = work(config, terminal)
-        terminal.result(done.summary)
+            terminal.result(done.summary)
         return done.value
 
 
