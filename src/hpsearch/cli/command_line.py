@@ -134,7 +134,7 @@ def check_values(root: str, words: Sequence[str]) -> None:
     first: UserError | None = None
     for job in jobs:
         try:
-            _check_job(root, job, files)
+            _check_job(root, job, files, is_of_sweep=given.multirun)
         except UserError as error:
             first = first or error
         else:
@@ -157,6 +157,8 @@ def _check_job(
     root: str,
     overrides: list[str],
     files: ConfigFiles,
+    *,
+    is_of_sweep: bool,
 ) -> None:
     """Check the values of one job."""
     # Importing this takes half a second, which a typo must not cost.
@@ -165,7 +167,8 @@ def _check_job(
     with _answering(root, overrides, files):
         with files.composing(root):
             config = compose(root, overrides, return_hydra_config=True)
-            _refuse_wrong_kinds(root, overrides, files)
+            if is_of_sweep:  # `check` has looked at the kinds of a single job
+                _refuse_wrong_kinds(root, overrides, files)
         with _resolving(config):
             check_parts(root, _own(config))
 
