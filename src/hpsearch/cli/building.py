@@ -6,11 +6,11 @@ import inspect
 import re
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import hydra
 from hydra.errors import InstantiationException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hpsearch.errors import ConfigError, HpsearchError, first_line
@@ -26,14 +26,21 @@ def built(config: Plain | DictConfig) -> Any:
     try:
         return hydra.utils.instantiate(config, _convert_="all")
     except OmegaConfBaseException as error:
-        raise unresolved(error) from error
+        raise _unresolved(error) from error
     except InstantiationException as error:
         _raise_in_one_sentence(error)
 
 
-def unresolved(error: OmegaConfBaseException) -> ConfigError:
-    """Return the error that tells a person of a setting that refers to one that is not there."""
-    return ConfigError(f"The configuration cannot be resolved: {first_line(error)}.")
+def as_plain(part: DictConfig) -> Plain:
+    """Return a configuration, or a part of it, as plain data, with its interpolations resolved.
+
+    Raises:
+        ConfigError: A setting refers to one that is not there.
+    """
+    try:
+        return cast("Plain", OmegaConf.to_container(part, resolve=True))
+    except OmegaConfBaseException as error:
+        raise _unresolved(error) from error
 
 
 def check_partials(parts: Mapping[str, object]) -> None:
@@ -88,3 +95,8 @@ def _first_cause(error: InstantiationException) -> BaseException | None:
             break
         cause = cause.__cause__
     return cause
+
+
+def _unresolved(error: OmegaConfBaseException) -> ConfigError:
+    """Return the error that tells a person of a setting that refers to one that is not there."""
+    return ConfigError(f"The configuration cannot be resolved: {first_line(error)}.")

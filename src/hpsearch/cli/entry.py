@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hpsearch.backend import check_backend, choose_backend
 from hpsearch.cli import sweep
-from hpsearch.cli.building import built, check_partials
+from hpsearch.cli.building import as_plain, built, check_partials
 from hpsearch.cli.command_line import (
     MULTIRUN,
     as_overrides,
@@ -208,12 +208,6 @@ def experiment(
 
     plain = as_plain(config)
     return Composed(plain, own, typed, composed, instantiate, config_dir())
-
-
-def as_plain(config: DictConfig) -> Plain:
-    """Return a configuration as plain data, with its interpolations resolved."""
-    plain = OmegaConf.to_container(config, resolve=True)
-    return cast("Plain", plain)
 
 
 def _prepare_restart() -> None:
