@@ -26,9 +26,14 @@ def built(config: Plain | DictConfig) -> Any:
     try:
         return hydra.utils.instantiate(config, _convert_="all")
     except OmegaConfBaseException as error:
-        raise _unresolved(error) from error
+        raise unresolved(error) from error
     except InstantiationException as error:
         _raise_in_one_sentence(error)
+
+
+def unresolved(error: OmegaConfBaseException) -> ConfigError:
+    """Return the error that tells a person of a setting that refers to one that is not there."""
+    return ConfigError(f"The configuration cannot be resolved: {first_line(error)}.")
 
 
 def as_plain(part: DictConfig) -> Plain:
@@ -40,7 +45,7 @@ def as_plain(part: DictConfig) -> Plain:
     try:
         return cast("Plain", OmegaConf.to_container(part, resolve=True))
     except OmegaConfBaseException as error:
-        raise _unresolved(error) from error
+        raise unresolved(error) from error
 
 
 def check_partials(parts: Mapping[str, object]) -> None:
@@ -95,8 +100,3 @@ def _first_cause(error: InstantiationException) -> BaseException | None:
             break
         cause = cause.__cause__
     return cause
-
-
-def _unresolved(error: OmegaConfBaseException) -> ConfigError:
-    """Return the error that tells a person of a setting that refers to one that is not there."""
-    return ConfigError(f"The configuration cannot be resolved: {first_line(error)}.")

@@ -24,6 +24,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from hpsearch.cli.building import unresolved
 from hpsearch.cli.config_files import CONF, ConfigFiles
 from hpsearch.cli.kinds import check_kind
 from hpsearch.cli.no_secrets import refuse_secrets, refuse_secrets_in_words
@@ -281,7 +282,10 @@ def composed(root: str, overrides: Sequence[str]) -> DictConfig:
         config = compose(root, given.overrides, return_hydra_config=True)
     HydraConfig.instance().set_config(config)
     own = _own(config)
-    OmegaConf.resolve(own)
+    try:
+        OmegaConf.resolve(own)
+    except OmegaConfBaseException as error:
+        raise unresolved(error) from error
     return own
 
 
