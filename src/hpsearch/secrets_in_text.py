@@ -28,12 +28,13 @@ _PARAMETERS = ("key", "sig", "pass", "auth", "authorization", "jwt")
 # URLs in which a user without a password may be a token.
 _WITH_TOKENS = ("http", "https", "mlflow-artifacts")
 _END = r"""(?=['"`)\]}>,.;:]*(?:[\s&#]|$))"""  # what may follow a value in a sentence
-_URL = re.compile(r"(?P<scheme>[a-z][a-z\d+.-]*)://(?P<rest>\S*)", re.IGNORECASE)
+# Bounds on the lengths of names let the time for a long text grow with its length alone.
+_URL = re.compile(r"(?P<scheme>[a-z][a-z\d+.-]{0,40})://(?P<rest>\S*)", re.IGNORECASE)
 # A text that is a URL as a whole may have spaces in its password.
 _ONLY_URL = re.compile(r"\A(?P<scheme>[a-z][a-z\d+.-]*)://(?P<rest>[^:/@\s]*:[^@]*@.*)\Z", re.I)
 _PARAMETER = re.compile(rf"(?<=[?&#;])(?P<name>[^\s=&?#;/]+)=(?P<value>[^\s&#]*?){_END}")
 _KEY_VALUE = re.compile(
-    r"(?<![\w?&;#.%])(?P<name>[A-Za-z][\w.-]*)(?P<is>\s*=\s*|['\"]\s*:\s*)"
+    r"(?<![\w?&;#.%])(?P<name>[A-Za-z][\w.-]{0,200})(?P<is>\s*=\s*|['\"]\s*:\s*)"
     rf"""(?P<value>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s'"&#]+?{_END})"""
 )
 _HEADER = re.compile(
@@ -41,7 +42,7 @@ _HEADER = re.compile(
     r"(?P<value>[^\s'\",]+)",
     re.IGNORECASE,
 )
-_ENCODED = re.compile(r"\S*%[\da-f]{2}\S*", re.IGNORECASE)
+_ENCODED = re.compile(r"(?<!\S)\S*%[\da-f]{2}\S*", re.IGNORECASE)
 
 
 def without_secrets(text: str) -> str:

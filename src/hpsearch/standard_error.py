@@ -22,6 +22,7 @@ class _StandardError:
     def __init__(self) -> None:
         self._kept: int | None = None  # the descriptor of the terminal while 2 is another file
         self._terminal: TextIO | None = None
+        self._is_shown = False
 
     @property
     def terminal(self) -> TextIO:
@@ -71,7 +72,13 @@ class _StandardError:
 
     @contextmanager
     def held_back(self) -> Iterator[None]:
-        """Hold back what is written to standard error in the block, unless the block fails."""
+        """Hold back what is written to standard error in the block, unless the block fails.
+
+        Within `shown` nothing is held back.
+        """
+        if self._is_shown:
+            yield
+            return
         with tempfile.TemporaryFile() as held:
             try:
                 with self.diverted(held.fileno()):
@@ -80,6 +87,15 @@ class _StandardError:
                 held.seek(0)
                 os.write(2, held.read())
                 raise
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Let all that is written to standard error in the block be seen."""
+        self._is_shown = True
+        try:
+            yield
+        finally:
+            self._is_shown = False
 
     def restore(self) -> None:
         """Give descriptor 2 back, at the end or before another program replaces this process."""

@@ -22,10 +22,12 @@ from hpsearch.standard_error import standard_error
 
 def speak():
     """Say something in each way that libraries have."""
-    logging.getLogger("library").info("a record")
+    logging.getLogger("library").info("a record of https://me:hunter2@host")
     logging.getLogger("hpsearch.room").warning("a sentence")
     sys.stderr.write("a line\n")
     os.write(2, b"a native line\n")
+    with standard_error.held_back():
+        os.write(2, b"a line of an import\n")
     thread = threading.Thread(target=lambda: 1 / 0)
     thread.start()
     thread.join()
@@ -38,7 +40,14 @@ def run(command, folder, env):
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
 
 
-LIBRARIES = ("a record", "a line", "a native line", "ZeroDivisionError", "a warning")
+LIBRARIES = (
+    "a record",
+    "a line",
+    "a native line",
+    "a line of an import",
+    "ZeroDivisionError",
+    "a warning",
+)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -57,6 +66,7 @@ def test_libraries_are_heard_in_the_log_and_with_v_on_the_terminal(is_verbose, t
         assert done.stderr == "a sentence\nover"
         assert all(said in log for said in LIBRARIES)
     assert "INFO library: a record" in log
+    assert "hunter2" not in log + done.stderr
 
 
 def test_a_crash_of_native_code_is_told_on_the_terminal(tmp_path):

@@ -140,3 +140,18 @@ def test_a_failed_search_ends_a_sweep_for_scripts_with_an_object_for_each_job(fi
     assert finished["result"]["study"] == "s1"
     assert done.stderr.startswith("job 0, space.bounds.learning_rate=1e+30: failed: No trial")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_value_of_the_wrong_kind_is_answered_in_its_own_job(files):
+    done = files.run("-m", "data.path=good.npz", "seed=abc,1", *TINY)
+    assert done.returncode == 2, done.stderr
+    wrong = "failed: seed must be a whole number, but is abc."
+    assert listed(done.stdout) == [wrong, "finished"]
+
+
+def test_a_sweep_lists_no_jobs_of_an_earlier_one_in_its_folder(files):
+    words = ["-m", *TINY, "hydra.sweep.dir=sweep"]
+    assert files.run(*words, "data.path=bad.npz,missing.npz").returncode == 2
+    done = files.run(*words, "data.path=good.npz")
+    assert done.returncode == 0, done.stderr
+    assert listed(done.stdout) == ["finished"]

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from hpsearch.backend import check_backend
 from hpsearch.cli import entry
+from hpsearch.cli.building import as_plain
 from hpsearch.cli.command_line import as_overrides, check_values, composed
 from hpsearch.cli.log import libraries_quiet
 from hpsearch.cli.words import (
@@ -123,7 +124,7 @@ class Search:
             console: Where progress is shown.
             arrays: The data set that was given in Python; None where the configuration names it.
         """
-        plain = entry.as_plain(self.config)
+        plain = as_plain(self.config)
         plain["overrides"] = list(self.overrides)
         import keras  # noqa: PLC0415 (it takes seconds, which a typo must not cost)
 
@@ -186,8 +187,8 @@ class _Evaluator:
             raise DataError(
                 "The search had no test data: give them here, result.evaluate(test_data=(x, y))."
             )
-        plain = entry.as_plain(composition)
-        plain["data"] = entry.as_plain(self.search.config.data)
+        plain = as_plain(composition)
+        plain["data"] = as_plain(self.search.config.data)
         job = entry.instantiate(composition)
         job = replace(job, data=data, tracking=partial(job.tracking, uri=uri))
         # The search may have set another one. The command has this one, and so has the same result.
@@ -367,7 +368,7 @@ def _job(
     from hpsearch.jobs.search import Search as Job  # noqa: PLC0415 (it imports Keras)
 
     settings = {}
-    for key, value in entry.as_plain(config.arch).items():
+    for key, value in as_plain(config.arch).items():
         if key not in ("_target_", "_partial_") and not _is_of(factory, key, value):
             settings[key] = value
     model = partial(factory, **settings)

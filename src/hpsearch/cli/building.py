@@ -6,11 +6,11 @@ import inspect
 import re
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import hydra
 from hydra.errors import InstantiationException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hpsearch.errors import ConfigError, HpsearchError, first_line
@@ -34,6 +34,18 @@ def built(config: Plain | DictConfig) -> Any:
 def unresolved(error: OmegaConfBaseException) -> ConfigError:
     """Return the error that tells a person of a setting that refers to one that is not there."""
     return ConfigError(f"The configuration cannot be resolved: {first_line(error)}.")
+
+
+def as_plain(part: DictConfig) -> Plain:
+    """Return a configuration, or a part of it, as plain data, with its interpolations resolved.
+
+    Raises:
+        ConfigError: A setting refers to one that is not there.
+    """
+    try:
+        return cast("Plain", OmegaConf.to_container(part, resolve=True))
+    except OmegaConfBaseException as error:
+        raise unresolved(error) from error
 
 
 def check_partials(parts: Mapping[str, object]) -> None:

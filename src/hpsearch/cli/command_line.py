@@ -24,6 +24,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from hpsearch.cli.building import unresolved
 from hpsearch.cli.config_files import CONF, ConfigFiles
 from hpsearch.cli.kinds import check_kind
 from hpsearch.cli.no_secrets import refuse_secrets, refuse_secrets_in_words
@@ -134,7 +135,7 @@ def check_values(root: str, words: Sequence[str]) -> None:
     first: UserError | None = None
     for job in jobs:
         try:
-            _check_job(root, job, files)
+            _check_job(root, job, files, is_of_sweep=given.multirun)
         except UserError as error:
             first = first or error
         else:
@@ -143,10 +144,22 @@ def check_values(root: str, words: Sequence[str]) -> None:
         raise first
 
 
+def check_kinds_within(root: str, words: Sequence[str]) -> None:
+    """Check the kinds of the values of a job of a sweep, which Hydra has begun.
+
+    Raises:
+        ConfigError: A value is of the wrong kind.
+    """
+    given = _arguments(words)
+    _refuse_wrong_kinds(root, given.overrides, ConfigFiles.of(given.config_dir))
+
+
 def _check_job(
     root: str,
     overrides: list[str],
     files: ConfigFiles,
+    *,
+    is_of_sweep: bool,
 ) -> None:
     """Check the values of one job."""
     # Importing this takes half a second, which a typo must not cost.
@@ -155,7 +168,8 @@ def _check_job(
     with _answering(root, overrides, files):
         with files.composing(root):
             config = compose(root, overrides, return_hydra_config=True)
-            _refuse_wrong_kinds(root, overrides, files)
+            if is_of_sweep:  # `check` has looked at the kinds of a single job
+                _refuse_wrong_kinds(root, overrides, files)
         with _resolving(config):
             check_parts(root, _own(config))
 
@@ -268,7 +282,10 @@ def composed(root: str, overrides: Sequence[str]) -> DictConfig:
         config = compose(root, given.overrides, return_hydra_config=True)
     HydraConfig.instance().set_config(config)
     own = _own(config)
-    OmegaConf.resolve(own)
+    try:
+        OmegaConf.resolve(own)
+    except OmegaConfBaseException as error:
+        raise unresolved(error) from error
     return own
 
 
@@ -356,7 +373,8 @@ def _refuse_in_place_of_several(
         return
     is_bound = key.startswith("space.bounds.")  # a plain value fixes a hyperparameter
     if isinstance(default, DictConfig) and not is_bound:
-        first = next(name for name in map(str, default) if not name.startswith("_"))
+        names = [name for name in map(str, default) if not name.startswith("_")]
+        first = (names or ["NAME"])[0]
         raise ConfigError(f"{key} holds settings, such as {key}.{first}=VALUE, but is {text}.")
     if isinstance(default, ListConfig) and not isinstance(override.value(), list):
         raise ConfigError(f"{key} must be a list, such as [{text}], but is {text}.")

@@ -25,6 +25,7 @@ import hydra
 
 from hpsearch.backend import check_backend
 from hpsearch.cli import entry
+from hpsearch.cli.building import as_plain
 from hpsearch.cli.command_line import as_overrides, composed, of_option
 from hpsearch.cli.log import Log
 from hpsearch.cli.servers import check_servers
@@ -60,7 +61,7 @@ def main() -> None:
         overrides = as_overrides(settings)
         if given.config_dir is not None:
             overrides.append(f"--config-dir={given.config_dir}")
-        config = entry.as_plain(composed("search", overrides))
+        config = as_plain(composed("search", overrides))
         check_backend()
         check_servers(config, Terminal().say)
 

@@ -16,17 +16,14 @@ from copy import deepcopy
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import cast
 
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from hpsearch.cli.building import built, check_partials, unresolved
+from hpsearch.cli.building import as_plain, built, check_partials
 from hpsearch.cli.kinds import check_kinds
 from hpsearch.cli.written_code import check_code, check_settings
 from hpsearch.data.split import Data
-from hpsearch.jobs.composed import Plain
 from hpsearch.jobs.settings import check_job
 
 _SLOW = frozenset({"jax", "keras", "keras_tuner", "mlflow", "tensorflow", "torch"})
@@ -97,18 +94,6 @@ def _check_kinds(key: str, part: DictConfig) -> None:
     check_kinds(key, made, as_plain(part))
     for name, inner in _parts(part, f"{key}."):
         _check_kinds(name, inner)
-
-
-def as_plain(part: DictConfig) -> Plain:
-    """Return a part as plain data, with its interpolations resolved.
-
-    Raises:
-        ConfigError: A setting refers to one that is not there.
-    """
-    try:
-        return cast("Plain", OmegaConf.to_container(part, resolve=True))
-    except OmegaConfBaseException as error:
-        raise unresolved(error) from error
 
 
 def _use_settings(part: DictConfig) -> None:

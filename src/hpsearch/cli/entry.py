@@ -23,11 +23,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from hpsearch.backend import check_backend, choose_backend
 from hpsearch.cli import sweep
-from hpsearch.cli.building import built, check_partials
+from hpsearch.cli.building import as_plain, built, check_partials
 from hpsearch.cli.command_line import (
     MULTIRUN,
     as_overrides,
     check,
+    check_kinds_within,
     check_values,
     default_choice,
 )
@@ -209,12 +210,6 @@ def experiment(
     return Composed(plain, own, typed, composed, instantiate, config_dir())
 
 
-def as_plain(config: DictConfig) -> Plain:
-    """Return a configuration as plain data, with its interpolations resolved."""
-    plain = OmegaConf.to_container(config, resolve=True)
-    return cast("Plain", plain)
-
-
 def _prepare_restart() -> None:
     """Let a process that replaces this one write to the same folder.
 
@@ -288,7 +283,7 @@ def carry_out(
             return _carried_out_in_sweep(job, partial(_checked, work, config, terminal), log)
         with ending(log):
             done = work(config, terminal)
-        terminal.result(done.summary)
+            terminal.result(done.summary)
         return done.value
 
 
@@ -301,7 +296,10 @@ def _checked(
     # Importing this takes half a second, which a typo must not cost.
     from hpsearch.cli.early import check_parts  # noqa: PLC0415
 
-    check_parts(str(HydraConfig.get().job.config_name), config)
+    hydra_config = HydraConfig.get()
+    root = str(hydra_config.job.config_name)
+    check_kinds_within(root, [*config_dir(), *hydra_config.overrides.task])
+    check_parts(root, config)
     return work(config, terminal)
 
 

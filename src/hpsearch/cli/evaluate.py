@@ -6,6 +6,7 @@ import hydra
 from omegaconf import DictConfig
 
 from hpsearch.cli import entry
+from hpsearch.cli.building import as_plain
 from hpsearch.cli.config_files import CONF
 from hpsearch.cli.terminal import Terminal
 
@@ -18,7 +19,7 @@ def main(config: DictConfig) -> float:
 
 def _evaluate(config: DictConfig, terminal: Terminal) -> entry.Done:
     job = entry.instantiate(config)
-    plain = entry.as_plain(config)
+    plain = as_plain(config)
     result = job.run(plain, entry.instantiate)
     result.show(terminal.console)
     return entry.Done(float(result.nll), result.summary())

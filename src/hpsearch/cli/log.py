@@ -22,17 +22,27 @@ _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _SPEAKING = ("mlflow", "alembic", "absl", "optuna", "tensorflow", "jax")
 
 
+class _Formatter(logging.Formatter):
+    """Writes a record with its time, and without secrets."""
+
+    def __init__(self) -> None:
+        super().__init__(_FORMAT)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_secrets(super().format(record))
+
+
 class _ToFile(logging.Handler):
     """Writes each record at once to an open file; a full disk loses records and nothing else."""
 
     def __init__(self, file: int) -> None:
         super().__init__()
         self._file = file
-        self.setFormatter(logging.Formatter(_FORMAT))
+        self.setFormatter(_Formatter())
 
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(Exception):  # a record of a library may be wrongly made, and the disk full
-            text = f"{without_secrets(self.format(record))}\n"
+            text = f"{self.format(record)}\n"
             os.write(self._file, text.encode("utf-8", "backslashreplace"))
 
 
@@ -82,11 +92,11 @@ class Log:
         file = self._open()
         try:
             with _configured(file, self._terminal):
+                where = standard_error.diverted(file)
                 if self._terminal.is_verbose:
+                    where = standard_error.shown()
+                with where:
                     yield self
-                else:
-                    with standard_error.diverted(file):
-                        yield self
         finally:
             os.close(file)
             with suppress(OSError):
@@ -122,7 +132,7 @@ def _configured(file: int, terminal: Terminal) -> Iterator[None]:
     handlers = [(root, to_file), (own, to_terminal)]
     if terminal.is_verbose:
         shown = logging.StreamHandler()
-        shown.setFormatter(logging.Formatter(_FORMAT))
+        shown.setFormatter(_Formatter())
         handlers.append((root, shown))
     level = root.level
     root.setLevel(logging.INFO)

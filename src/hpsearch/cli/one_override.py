@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Transformer
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, Transformer
 from hydra.errors import HydraException
 
 from hpsearch.cli.config_files import ConfigFiles
@@ -39,6 +39,11 @@ def for_one_job(
     _refuse_list_of_choices(root, files, override)
     if not override.is_sweep_override():
         return word
+    if isinstance(override.value(), Glob | IntervalSweep):
+        key = override.get_key_element()
+        raise ConfigError(
+            f"{word} does not say which values are tried: write them out, -m {key}=VALUE,VALUE."
+        )
     if is_multirun:
         return _first_choice(files, override)
     key, _, values = word.partition("=")

@@ -117,10 +117,12 @@ class Launched(Callback):
     Attributes:
         folder: Where Hydra writes its record; empty before it starts.
         config: The configuration of the sweep; None where no sweep has begun.
+        earlier: The files of an earlier sweep in the same folder, with their times.
     """
 
     folder: ClassVar[str] = ""
     config: ClassVar[DictConfig | None] = None
+    earlier: ClassVar[Mapping[Path, int]] = {}
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Remember where a single job writes."""
@@ -130,6 +132,7 @@ class Launched(Callback):
         """Remember a sweep before its jobs are launched."""
         Launched.folder = config.hydra.sweep.dir
         Launched.config = config
+        Launched.earlier = _written(config)
         if _is_beside(config.hydra.launcher):
             _leave_ctrl_c_to_the_jobs()
 
@@ -224,13 +227,24 @@ def _jobs(config: DictConfig) -> list[Job]:
         words = OmegaConf.to_container(config.hydra.overrides.task)
         for number, overrides in enumerate(jobs_of(cast("list[str]", words))):
             jobs[number] = Job(number, overrides)
-    for path in Path(config.hydra.sweep.dir).rglob(_FILE):
+    for path, time_ns in _written(config).items():
+        if Launched.earlier.get(path) == time_ns:
+            continue
         with suppress(OSError, ValueError, TypeError):
             job = Job(**json.loads(path.read_text(encoding="utf-8")))
             if job.number in jobs:  # as they were typed
                 job.overrides = jobs[job.number].overrides
             jobs[job.number] = job
     return [jobs[number] for number in sorted(jobs)]
+
+
+def _written(config: DictConfig) -> dict[Path, int]:
+    """Return the files of the jobs in the folder of a sweep, with the times of their writing."""
+    files = {}
+    for path in Path(config.hydra.sweep.dir).rglob(_FILE):
+        with suppress(OSError):
+            files[path] = path.stat().st_mtime_ns
+    return files
 
 
 def _show(

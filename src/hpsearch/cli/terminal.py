@@ -130,7 +130,8 @@ class Terminal:
     def end(self, sentence: str, exit_status: int) -> SystemExit:
         """Print why the command ends early, and return the exit that the caller must raise."""
         error = self.mistake(sentence).strip().removeprefix("Error: ")
-        self.result({"error": error, "exit_status": exit_status})
+        with suppress(OSError):  # it may be stdout itself that cannot be written
+            self.result({"error": error, "exit_status": exit_status})
         return SystemExit(exit_status)
 
 
