@@ -31,17 +31,23 @@ _END = r"""(?=['"`)\]}>,.;:]*(?:[\s&#]|$))"""  # what may follow a value in a se
 # Bounds on the lengths of names let the time for a long text grow with its length alone.
 _URL = re.compile(r"(?P<scheme>[a-z][a-z\d+.-]{0,40})://(?P<rest>\S*)", re.IGNORECASE)
 # A text that is a URL as a whole may have spaces in its password.
-_ONLY_URL = re.compile(r"\A(?P<scheme>[a-z][a-z\d+.-]*)://(?P<rest>[^:/@\s]*:[^@]*@.*)\Z", re.I)
+_ONLY_URL = re.compile(
+    r"\A(?P<scheme>[a-z][a-z\d+.-]*)://(?P<rest>[^:/@\s]*:(?!\d+[\s/])[^@]*@.*)\Z", re.I
+)
 _PARAMETER = re.compile(rf"(?<=[?&#;])(?P<name>[^\s=&?#;/]+)=(?P<value>[^\s&#]*?){_END}")
 _KEY_VALUE = re.compile(
     r"(?<![\w?&;#.%])(?P<name>[A-Za-z][\w.-]{0,200})(?P<is>\s*=\s*|['\"]\s*:\s*)"
     rf"""(?P<value>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s'"&#]+?{_END})"""
 )
 _HEADER = re.compile(
-    r"(?P<head>authorization['\"]?\s*[:=]\s*['\"]?(?:[a-z]+\s+)?|\bbearer\s+)"
-    r"(?P<value>[^\s'\",]+)",
+    r"(?P<head>authorization['\"]?\s*[:=]\s*['\"]?[a-z]+\s+)(?P<value>[^\s'\",]+)"
+    # A word without a digit may be one of a sentence, such as `authorization: required`.
+    r"|(?P<word>authorization['\"]?\s*[:=]\s*['\"]?|\bbearer\s+)"
+    r"(?P<likely>(?=[^\s'\",]*\d|[^\s'\",]{16})[^\s'\",]+)",
     re.IGNORECASE,
 )
+# What a setting that is called a token may have without being one, such as `pad_token=0`.
+_HARMLESS = re.compile(r"VALUE|\.\.\.|-?\d{1,5}(\.\d+)?|true|false|null|none", re.IGNORECASE)
 _ENCODED = re.compile(r"(?<!\S)\S*%[\da-f]{2}\S*", re.IGNORECASE)
 
 
@@ -107,8 +113,8 @@ def _end_of_login(scheme: str, rest: str) -> int:
     is_port = re.fullmatch(r"[^:]*(:\d*)?", authority)
     if end or authority.startswith("["):
         return end
-    if _has_tokens(scheme) and is_port:  # as in `host:5000/path@version`
-        return 0
+    if is_port and (_has_tokens(scheme) or "@" not in rest.partition("?")[0]):
+        return 0  # as in `host:5000/path@version`, or `host:5432/database?user=me@host`
     if ":" not in authority:
         return 0
     return rest.rfind("@") + 1
@@ -123,14 +129,17 @@ def _parameter(found: re.Match[str]) -> str:
 
 
 def _key_value(found: re.Match[str]) -> str:
+    name = found["name"]
     value = found["value"].strip("'\"/*)]}")
-    if not value or not names_secret(found["name"]):
+    if not value or not names_secret(name) or name in ("PWD", "OLDPWD"):
         return found[0]
-    return found["name"] + found["is"] + _HIDDEN
+    if value == "VALUE" or (name.lower().endswith("token") and _HARMLESS.fullmatch(value)):
+        return found[0]
+    return name + found["is"] + _HIDDEN
 
 
 def _header(found: re.Match[str]) -> str:
-    return found["head"] + _HIDDEN
+    return (found["head"] or found["word"]) + _HIDDEN
 
 
 def _encoded(found: re.Match[str]) -> str:

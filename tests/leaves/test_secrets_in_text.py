@@ -110,6 +110,14 @@ PLAIN = (
     "100%25 of a%20b",
     "${oc.env:PGUSER,me}",
     "",
+    "++arch.pad_token=0",
+    "arch.use_token=true",
+    "add it with ++arch.pad_token=VALUE",
+    "PWD=/home/me OLDPWD=/tmp",
+    "the bearer of good news",
+    "authorization: required",
+    "http://h:5000 and me@x.org",
+    "postgresql://db:5432/study?application_name=me@laptop",
 )
 
 

@@ -130,6 +130,8 @@ def run(root: str, script: Callable[[], object]) -> None:
             check_backend()
         sweep.run_and_list(script)
     except OSError as error:
+        if not sweep.Launched.folder:
+            raise _exit(error) from None
         # A job tells its own errors, so Hydra itself could not write.
         key = "hydra.run.dir"
         if not words.isdisjoint(MULTIRUN):
@@ -232,8 +234,11 @@ def _is_single_job() -> bool:
 
 
 def _forget(log: Log | None) -> None:
-    """Remove the log and Hydra's record of a mistaken command, and folders that are empty then."""
-    if not _is_single_job():
+    """Remove the log and Hydra's record of a mistaken command, and folders that are empty then.
+
+    They stay where trials have run, since the log may then say more.
+    """
+    if not _is_single_job() or this_process.has_worked:
         return
     if log is not None:
         log.remove()

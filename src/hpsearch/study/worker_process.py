@@ -79,6 +79,7 @@ class _WorkerProcess:
 
     def __init__(self) -> None:
         self._heeds_signals = False  # whether the block of `heeding_signals` runs
+        self.has_worked = False  # whether that block has begun, in which trials run
         self._grace_s = 0.0
         self.is_interrupted = False  # by Ctrl-C, since the block of `heeding_signals` began
         self._asked: int | None = None  # the signal that asked this process to leave
@@ -107,6 +108,7 @@ class _WorkerProcess:
 
         Outside of the main thread the block runs without all this.
         """
+        self.has_worked = True
         if threading.current_thread() is not threading.main_thread():
             yield
             return
