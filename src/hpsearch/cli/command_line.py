@@ -33,6 +33,8 @@ from hpsearch.command_form import has_to_be_added, holds_text, installing, quote
 from hpsearch.errors import ConfigError, UserError, did_you_mean
 
 MULTIRUN = ("-m", "--multirun")
+# The classes of these groups may take more settings than conf lists.
+_OPEN_GROUPS = ("arch", "data", "optimizer", "pruner", "sampler", "schedule")
 _ALSO_CALLED = {
     "lr": "learning_rate",
     "dropout": "dropout_rate",
@@ -501,7 +503,7 @@ def _unknown_key(
     meant = _elsewhere(path, config)
     if meant:
         hint = f" Did you mean {' or '.join(meant)}?"
-    return (
-        f"There is no key {path}.{hint} "
-        f"A setting that conf does not list is added with ++{path}=VALUE."
-    )
+    group = path.partition(".")[0]
+    if group in _OPEN_GROUPS:
+        hint += f" A setting that conf does not list is added with ++{path}=VALUE."
+    return f"There is no key {path}.{hint}"

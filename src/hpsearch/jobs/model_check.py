@@ -23,7 +23,7 @@ from hpsearch.data.split import Examples, SearchData
 from hpsearch.errors import DivergedError, HpsearchError, ModelError
 from hpsearch.mc_dropout.passes import check_distributions
 from hpsearch.mc_dropout.prediction import McDropout
-from hpsearch.metrics import SUM_TOLERANCE
+from hpsearch.metrics import SUM_TOLERANCE, Floats
 from hpsearch.models.architecture import Architecture, build_model
 from hpsearch.models.code_digest import code_digest
 from hpsearch.models.loss_and_optimizer import check_compiled, returns_logits
@@ -192,8 +192,15 @@ class ModelCheck:
             ModelError: Its outputs are neither logits nor probabilities of the classes.
         """
         given = self.uncertainty.from_logits
+        said = returns_logits(model)
         if given is None:
-            given = returns_logits(model)
+            given = said is True
+        elif said is not None and given != said:
+            raise ModelError(
+                f"uncertainty.from_logits={str(given).lower()} contradicts the loss of the model, "
+                f"which is trained with from_logits={said}: change the loss, or leave the setting "
+                "out."
+            )
         images = keras.ops.convert_to_tensor(self.data.val.inputs[:2])
         try:
             outputs = model(images, training=False)
@@ -201,7 +208,7 @@ class ModelCheck:
             return given
         if may_have_several and len(keras.tree.flatten(outputs)) > 1:
             return given
-        _check_outputs(outputs, self.data.n_classes, from_logits=given)
+        _check_outputs(outputs, self.data.n_classes, given, is_said=said is not None)
         return given
 
     def _train(
@@ -339,8 +346,8 @@ class _Failure(NamedTuple):
         """Return a sentence for the person."""
         drawn = ", ".join(f"{name}={value}" for name, value in self.values.items())
         return (
-            f"A model of {drawn} does not work, and the search goes on without such models: "
-            f"{self.error}"
+            f"A model of {drawn} does not work, so trials of such models will fail while others "
+            f"go on: {self.error}"
         )
 
 
@@ -360,8 +367,9 @@ def _some(part: Examples, n_examples: int) -> Examples:
 def _check_outputs(
     outputs: object,
     n_classes: int,
-    *,
     from_logits: bool,
+    *,
+    is_said: bool,
 ) -> None:
     """Raise ModelError unless the outputs of a model are class probabilities, or logits.
 
@@ -369,6 +377,7 @@ def _check_outputs(
         outputs: What the model returned for a few images.
         n_classes: The number of classes, C.
         from_logits: Whether the model returns logits.
+        is_said: Whether the loss says so, and not a setting or nobody.
     """
     shape = getattr(outputs, "shape", None)
     if shape is None or len(shape) != 2 or shape[-1] != n_classes:
@@ -383,14 +392,26 @@ def _check_outputs(
     numbers = np.asarray(keras.ops.convert_to_numpy(outputs), np.float64)
     if not np.isfinite(numbers).all():  # a model that has not been trained may overflow
         return
+    if not from_logits and is_said and not _are_distributions(numbers):
+        raise ModelError(
+            "Expected class probabilities that sum to one, as the loss of the model takes them; "
+            f"received values from {numbers.min():.4g} to {numbers.max():.4g}: end the model with "
+            "a softmax, or compile it with a loss of from_logits=True."
+        )
     if not from_logits:
         check_distributions(numbers)
-    elif numbers.min() >= 0 and np.allclose(numbers.sum(axis=1), 1, atol=SUM_TOLERANCE):
+    elif _are_distributions(numbers):
         raise ModelError(
             "Expected a model that returns logits, as its loss with from_logits=True or "
             "uncertainty.from_logits=true says; received probabilities that sum to one: leave out "
             "from_logits=True, or the softmax at the end of the model."
         )
+
+
+def _are_distributions(numbers: Floats) -> bool:
+    """Return whether each row (C,) of numbers (N, C) is a distribution."""
+    sums = numbers.sum(axis=1)
+    return bool(numbers.min() >= 0 and np.allclose(sums, 1, atol=SUM_TOLERANCE))
 
 
 @contextmanager

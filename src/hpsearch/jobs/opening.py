@@ -93,6 +93,8 @@ class Opening:
             made = f"with {was}, not {_as_typed(mine.get(key))}"
             if key == of_data:
                 was = "the same data"
+            elif key in _CLASSES:
+                was = f"the same {_CLASSES[key]} as then"
             raise ConfigError(self._otherwise(made, was))
         self._check_direction(training)
         if recorded is None or "lr_test" not in recorded:

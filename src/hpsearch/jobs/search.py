@@ -277,9 +277,8 @@ class Search:
         progress = objective.progress
         name = self.study["name"]
         n_trials = self.budget.n_trials
-        n_spent = study.n_spent()
-        if n_spent:
-            n_done = min(n_spent, n_trials)
+        if study.trials():
+            n_done = min(study.n_spent(), n_trials)
             progress.say(f"Study {name} goes on: {n_done} of {n_trials} trials done.")
         else:
             trials = "trials"
@@ -320,6 +319,10 @@ class Search:
                 evaluation = conclusion.evaluate(evaluated, version, progress)
             else:
                 conclusion.say_no_test(version, progress)
+        failed = failures(conclusion.study.trials())
+        if failed:
+            n_failed = sum(len(failure.trials) for failure in failed)
+            progress.say(f"{n_failed} trials failed: {summary(failed)}.")
         searched = conclusion.searched()
         progress.console.print(searched.best_by_column().as_table())
         run_id = conclusion.parent.run_id
@@ -336,19 +339,24 @@ class Search:
     def _no_best(self, study: SharedStudy) -> str:
         """Return why no trial of a study has finished, and what helps."""
         trials = study.trials()
-        begin = f"No trial of study {self.study['name']} finished"
-        more = f"give it more trials with budget.n_trials={self.budget.n_trials + 10}"
-        failed = failures(trials)
         ends = {TrialEnd.of(trial) for trial in trials}
         messages = [str(trial.user_attrs.get("message", "")).rstrip(".") for trial in trials]
-        last = next((f": {message}" for message in reversed(messages) if message), "")
-        if TrialEnd.DIVERGED in ends:
-            more += ", and a narrower space.bounds.learning_rate"
-        if TrialEnd.INFEASIBLE in ends:
-            more += ", and bounds of smaller models or higher limits in costs"
+        cause = next((message for message in reversed(messages) if message), "")
+        helps = []
+        failed = failures(trials)
         if failed:
-            return f"{begin}: {summary(failed)}. Mend it and {more}."
-        return f"{begin}{last}. What helps is to {more}."
+            cause = summary(failed)
+            helps.append("to mend what makes trials fail")
+        if TrialEnd.DIVERGED in ends:
+            helps.append("a lower space.bounds.learning_rate with study.name=NAME")
+        if TrialEnd.INFEASIBLE in ends:
+            helps.append("bounds of smaller models or higher limits in costs, with study.name=NAME")
+        if not helps:
+            helps.append(f"more trials, budget.n_trials={self.budget.n_trials + 10}")
+        if cause:
+            cause = f": {cause}"
+        name = self.study["name"]
+        return f"No trial of study {name} finished{cause}. What helps is {' and '.join(helps)}."
 
 
 class _StudySettings(WarmSettings):

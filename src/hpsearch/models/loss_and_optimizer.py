@@ -104,16 +104,22 @@ def check_compiled(model: keras.Model) -> None:
         )
 
 
-def returns_logits(model: keras.Model) -> bool:
+def returns_logits(model: keras.Model) -> bool | None:
     """Return whether the loss of a model says that the model returns logits.
 
-    A loss of Keras says so by `from_logits`. Any other one counts as saying no.
+    A loss of Keras says so by `from_logits`, which is false by default. Another loss may say so in
+    the same way; where it says nothing, the answer is None.
     """
     loss = _single(getattr(model, "loss", None))
-    said = getattr(loss, "from_logits", False)
+    said = getattr(loss, "from_logits", None)
     if isinstance(loss, partial):
-        said = loss.keywords.get("from_logits", said)
-    return said is True
+        said = loss.keywords.get("from_logits")
+        loss = loss.func
+    if said is None and _is_of_keras(loss):
+        return False
+    if isinstance(said, bool):
+        return said
+    return None
 
 
 def check_targets(model: keras.Model, *, are_rows: bool) -> None:

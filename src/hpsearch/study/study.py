@@ -467,7 +467,7 @@ def check_known(
     known = sorted(optuna.get_all_study_names(storage))
     if name in known:
         return
-    there = " There are no studies here at all."
+    there = " There are no studies here: run this where one was made, or give its storage."
     if known:
         there = did_you_mean(name, known)
     raise ConfigError(f"There is no study {name} in the storage{purpose}.{there}")

@@ -40,6 +40,9 @@ from hpsearch.study_report.commands import Commands
 from hpsearch.study_report.figures import Clock
 from hpsearch.study_report.searched import Dimension, Floats, Searched, end_of
 
+# Learning rates at which few models diverge.
+_LOW_RATES = "space.bounds.learning_rate={low:1e-5,high:1e-3,scale:log}"
+
 
 @dataclass(frozen=True)
 class Advice:
@@ -70,13 +73,20 @@ class Advice:
             return cls(step, command, outlook, edges)
         step = "Let the search go on."
         failed = failures(searched.trials)
+        changes: list[str] = []
         if failed and searched.best is None:
             step = f"Mend what makes trials fail, and let the search go on: {summary(failed)}."
+        elif searched.best is None and any(end_of(t) == "diverged" for t in searched.trials):
+            step = "Search at lower learning rates in another study, since all trials diverged."
+            changes = [_LOW_RATES, f"study.name={searched.name}-lower"]
+        elif failed:
+            n_failed = sum(len(failure.trials) for failure in failed)
+            step += f" {n_failed} trials failed: {summary(failed)}."
         if cut:
             bounds = [f"{edge.dimension.name}'s {edge.bound} bound" for edge in cut]
             names = " and ".join(bounds)
             step = f"Widen {names}, where the best trial lies, and let the search go on."
-        changes = [edge.override(searched.space) for edge in cut]
+        changes += [edge.override(searched.space) for edge in cut]
         if cut and _walks_grid(searched):
             step = f"Widen {names}, where the best trial lies, in another study with another grid."
             changes.append(f"study.name={searched.name}-wider")
