@@ -147,7 +147,6 @@ class Search:
         conclusion.tracking.spool.say = progress.say
         study.storage.outage.say = progress.say
         trainer.remembered_proofs = study.remembered_proofs
-        progress.say(self.data.sizes())
         for warning in checked.warnings:
             progress.say(warning)
         objective = Objective(
@@ -288,6 +287,7 @@ class Search:
                 f"Study {name} begins: {n_trials} {trials} of at most {self.training.epochs} "
                 "epochs."
             )
+        progress.say(self.data.sizes())
         prunes = not isinstance(self.pruner, optuna.pruners.NopPruner)
         if self.costs.second_objective:
             progress.say("No trial is pruned: one that is worse than others may be the cheapest.")
