@@ -85,4 +85,6 @@ class Net(keras_tuner.HyperModel):
 
 class OwnFit(Net):
     def fit(self, hp, model, *args, callbacks=(), **more):
-        return model.fit(*args, callbacks=[*callbacks, Hanging()], **more)
+        if len(more["y"]) > 100:  # no few of them, on which a model is tried before the search
+            callbacks = [*callbacks, Hanging()]
+        return model.fit(*args, callbacks=callbacks, **more)

@@ -434,8 +434,8 @@ def _told(done: str, on: str = "") -> Iterator[None]:
 
 def _takes_too_long() -> ModelError:
     return ModelError(
-        "A model took longer than budget.trial_timeout_s to build; look for what hangs in its "
-        "build."
+        "A model took longer than budget.trial_timeout_s to build and to train on one batch; look "
+        "for what hangs in its code."
     )
 
 
