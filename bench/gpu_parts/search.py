@@ -93,7 +93,7 @@ def wrap_product(watch: Stopwatch) -> None:
     from hpsearch.training.trainer import Trainer  # noqa: PLC0415
     from hpsearch.trials.attempt import Attempt  # noqa: PLC0415
 
-    watch.wrap(search.Search, "_check", "check before the search")
+    watch.wrap(search.ModelCheck, "run", "check before the search")
     watch.wrap(search.Search, "_open", "study")
     watch.wrap(Data, "for_search", "reading data")
     watch.wrap(DenseNet, "build", "building models")

@@ -49,6 +49,8 @@ import keras_tuner
 
 class Waiting(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
+        if self.params["epochs"] == 1:  # a model is tried before the search
+            return
         try:
             Path("in_a_trial").touch()
             while not Path("interrupted").exists():

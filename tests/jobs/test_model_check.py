@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 from contextlib import chdir
 from unittest import mock
 
@@ -190,7 +191,9 @@ def test_a_model_that_fails_for_some_hyperparameters_only_is_searched(store):
     assert "A model of broken=True does not work, so trials of such models will fail" in said
     failed = [line for line in said.splitlines() if "failed" in line]
     assert "RuntimeError: these layers do not fit" in failed[0]
-    assert all(line.endswith("failed like trial 0") for line in failed[1:])
+    *others, last = failed[1:]
+    assert all(line.endswith("failed like trial 0") for line in others)
+    assert re.match(r"\d+ trials failed: RuntimeError: these layers do not fit", last)
     trials = result.trials()
     assert trials[trials["end"] == "finished"]["broken"].tolist() == [False] * 3
 

@@ -124,6 +124,7 @@ def test_a_search_whose_disk_becomes_full_ends_as_any_other_and_says_so_once(tin
     assert len(lines) == 2, err
     assert lines[0].startswith("No checkpoint of trial 0 could be written (No space left")
     assert lines[1].startswith(f"The spool {tiny}/spool cannot be written (No space left")
+    filling = fill(tiny)  # the search has removed what it had written
     refused = workplace.here(*words)
     assert refused.returncode == 2
     assert refused.stderr.startswith(f"Error: Nothing can be written into the folder {tiny}/")
