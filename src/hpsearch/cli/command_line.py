@@ -29,22 +29,11 @@ from hpsearch.cli.config_files import CONF, ConfigFiles
 from hpsearch.cli.kinds import check_kind
 from hpsearch.cli.no_secrets import refuse_secrets, refuse_secrets_in_words
 from hpsearch.cli.one_override import for_one_job, jobs_of, no_choice, swept
+from hpsearch.cli.unknown_keys import parent_of, unknown_key
 from hpsearch.command_form import has_to_be_added, holds_text, installing, quoted
 from hpsearch.errors import ConfigError, UserError, did_you_mean
 
 MULTIRUN = ("-m", "--multirun")
-# The classes of these groups may take more settings than conf lists.
-_OPEN_GROUPS = ("arch", "data", "optimizer", "pruner", "sampler", "schedule")
-_ALSO_CALLED = {
-    "lr": "learning_rate",
-    "dropout": "dropout_rate",
-    "model": "arch",
-    "architecture": "arch",
-    "dataset": "data",
-    "objective": "monitor",
-    "timeout": "timeout_s",
-    "project_name": "name",
-}
 
 
 def default_choice(root: str, group: str) -> str:
@@ -382,17 +371,9 @@ def _refuse_in_place_of_several(
         raise ConfigError(f"{key} must be a list, such as [{text}], but is {text}.")
 
 
-def _parent_of(config: DictConfig, key: str) -> tuple[object, str]:
-    """Return what holds a key in a configuration, and the last part of the key."""
-    parent, _, last = key.rpartition(".")
-    if not parent:
-        return config, last
-    return OmegaConf.select(config, parent), last
-
-
 def default_value(config: DictConfig, key: str) -> object:
     """Return the value of a key in conf; None where it follows from another key."""
-    node, last = _parent_of(config, key)
+    node, last = parent_of(config, key)
     if not isinstance(node, DictConfig) or last not in node:
         return None
     if OmegaConf.is_missing(node, last):
@@ -452,37 +433,6 @@ def _one_sentence(
     return re.sub(r"\s+", " ", without_hint).strip()
 
 
-def _elsewhere(key: str, config: DictConfig) -> list[str]:
-    """Return the keys of conf that a key without a group may stand for.
-
-    `trials` stands for `budget.n_trials`, `data_path` for `data.path`, `model` for
-    `registered_model`, and `lr` for the bounds of the learning rate.
-    """
-    found = []
-    wanted = _ALSO_CALLED.get(key, key)
-    bare = re.sub("^(n|num|max|number_of)_", "", wanted)
-    for full in _all_keys("", OmegaConf.to_container(config)):
-        group, _, name = full.rpartition(".")
-        is_meant = bare in (name, name.removeprefix("n_")) or wanted == full.replace(".", "_")
-        if not group:
-            is_meant = name == wanted or name.endswith(f"_{key}")
-        if is_meant:
-            found.append(full)
-    return found
-
-
-def _all_keys(path: str, node: object) -> Iterator[str]:
-    """Yield the dotted keys of a configuration as plain data, down to the bounds of a space."""
-    if not isinstance(node, dict) or path.count(".") > 1:
-        return
-    for name, value in node.items():
-        full = str(name)
-        if path:
-            full = f"{path}.{name}"
-        yield full
-        yield from _all_keys(full, value)
-
-
 def _unknown_key(
     path: str,
     root: str,
@@ -494,16 +444,4 @@ def _unknown_key(
             "There is no folder experiment: write experiment/NAME.yaml in a folder of your own, "
             "and give this folder as --config-dir=DIR."
         )
-    config = defaults_of(root, overrides, files)
-    node, last = _parent_of(config, path)
-    if not isinstance(node, DictConfig):
-        return f"There is no key {path}; see --cfg job for all keys."
-    keys = [key for key in map(str, node) if not key.startswith("_")]
-    hint = did_you_mean(last, keys)
-    meant = _elsewhere(path, config)
-    if meant:
-        hint = f" Did you mean {' or '.join(meant)}?"
-    group = path.partition(".")[0]
-    if group in _OPEN_GROUPS:
-        hint += f" A setting that conf does not list is added with ++{path}=VALUE."
-    return f"There is no key {path}.{hint}"
+    return unknown_key(path, defaults_of(root, overrides, files))

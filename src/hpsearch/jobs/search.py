@@ -199,9 +199,7 @@ class Search:
         warm_start = WarmStart.asked_for(self.study, name, storage)
         second_objective = self.costs.second_objective
         with storage.exclusively():
-            known = known_run(name, storage)
-            tracking = self.tracking(must_exist=known is not None)
-            tracking.check_room()
+            tracking = self._opened_tracking(name, storage)
             study = SharedStudy.open(
                 name,
                 storage=storage,
@@ -235,6 +233,13 @@ class Search:
             shown=data.val.inputs[:256],
             makers=[self.arch.func, self.optimizer.func],
         )
+
+    def _opened_tracking(self, name: str, storage: SharedStorage) -> Tracking:
+        """Return the MLflow store, which must exist where the study has runs in one."""
+        known = known_run(name, storage)
+        tracking = self.tracking(must_exist=known is not None)
+        tracking.check_room()
+        return tracking
 
     def _check_code(
         self,
