@@ -87,12 +87,12 @@ def test_keys_with_and_without_dots_reach_their_jobs():
 def test_one_parameter_carries_words_that_no_other_can(tmp_path):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 7\n")
-    words = f"++trainer.foo=2 ~sampler study.name=\"'a b'\" --config-dir={tmp_path}"
+    words = f"++optimizer.foo=2 ~sampler study.name=\"'a b'\" --config-dir={tmp_path}"
     job, found = command_of("main", experiment="mine", overrides=words)
     assert "sampler=tpe" not in found
     entry.check(job, entry.as_overrides(found))
     config = composed(job, entry.as_overrides(found))
-    assert (config.trainer.foo, config.study.name) == (2, "a b")
+    assert (config.optimizer.foo, config.study.name) == (2, "a b")
     assert "sampler" not in config
     job, found = command_of("doctor", overrides="~sparsity")
     assert (job, found[-1]) == ("doctor", "~sparsity")
@@ -138,7 +138,7 @@ def test_a_parameter_that_cannot_be_is_a_mistake(given, sentence):
         ({"arch": "sellu"}, "There is no arch=sellu. Did you mean 'selu'?"),
         ({"arch": "elu,selu"}, "arch=elu,selu gives several values: give -e sweep to run one"),
         ({"data": "npz"}, "data_path must be given: -P data_path=VALUE."),
-        ({"trainer.foo": "1"}, "There is no key .* added with -P overrides='.*trainer.foo=VALUE'"),
+        ({"optimizer.foo": "1"}, "There is no key .* added with -P overrides='.*optimizer.foo=VALUE'"),
     ],
 )
 def test_a_mistake_after_mlflow_run_is_answered_in_its_words(given, sentence):
