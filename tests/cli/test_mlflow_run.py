@@ -138,7 +138,10 @@ def test_a_parameter_that_cannot_be_is_a_mistake(given, sentence):
         ({"arch": "sellu"}, "There is no arch=sellu. Did you mean 'selu'?"),
         ({"arch": "elu,selu"}, "arch=elu,selu gives several values: give -e sweep to run one"),
         ({"data": "npz"}, "data_path must be given: -P data_path=VALUE."),
-        ({"optimizer.foo": "1"}, "There is no key .* added with -P overrides='.*optimizer.foo=VALUE'"),
+        (
+            {"optimizer.foo": "1"},
+            "There is no key .* added with -P overrides='.*optimizer.foo=VALUE'",
+        ),
     ],
 )
 def test_a_mistake_after_mlflow_run_is_answered_in_its_words(given, sentence):

@@ -242,7 +242,8 @@ def test_a_deleted_run_of_a_study_is_told_with_what_restores_it(tracking):
     assert f"mlflow runs restore --run-id {run_id}, or" in str(caught.value)
     tracking.client.restore_run(run_id)
     assert tracking.open_parent("study", run_id, {}).run_id == run_id
-    assert tracking.open_parent("study", "0" * 32, {}).run_id != run_id
+    with pytest.raises(TrackingError, match="Study study has its runs in another MLflow store"):
+        tracking.open_parent("study", "0" * 32, {})
 
 
 @pytest.mark.parametrize("name", ["my runs.db", "x=1, [a] 'b'.db", "100%20.db"])
