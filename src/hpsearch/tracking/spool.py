@@ -16,6 +16,7 @@ It does no harm to send an entry twice: MLflow's stores keep one row of a metric
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -158,6 +159,8 @@ class Spool:
             return
         cause = first_line(away.__cause__ or away)
         if not isinstance(away.__cause__, TrackingError):
+            # What follows is the history of the tries.
+            cause = re.split(r" failed with exception|: Max retries exceeded", cause)[0]
             cause = f"MLflow cannot be used now ({without_secrets(cause)})"
         self.say(f"{cause}. Meanwhile training goes on, and what it writes waits in {self.folder}.")
 
