@@ -149,7 +149,7 @@ def test_a_value_of_the_wrong_kind_is_answered_in_its_own_job(files):
 
 def test_a_sweep_lists_no_jobs_of_an_earlier_one_in_its_folder(files):
     words = ["-m", *TINY, "hydra.sweep.dir=sweep"]
-    assert files.run(*words, "data.path=good.npz", "seed=1,abc").returncode == 2
+    assert files.run(*words, "data.path=good.npz", "seed=42,abc").returncode == 2
     done = files.run(*words, "data.path=good.npz")
     assert done.returncode == 0, done.stderr
     assert listed(done.stdout) == ["finished"]
