@@ -22,6 +22,8 @@ import pytest
 import requests
 from mlflow import MlflowClient
 
+from hpsearch.tracking import spool, spool_file
+from hpsearch.training import checkpoints
 from workplace import SMALL, Workplace
 
 SRC = Path(__file__).parents[1] / "src"
@@ -357,6 +359,13 @@ def environment():
         yield
         mlflow.set_tracking_uri(None)
         mlflow.set_registry_uri(None)
+
+
+@pytest.fixture(autouse=True)
+def untold():
+    """A process tells a trouble with a disk once, and its end; another test may have had one."""
+    for module in (checkpoints, spool, spool_file):
+        module._trouble._is_told = False
 
 
 @pytest.fixture

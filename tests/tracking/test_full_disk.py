@@ -11,21 +11,11 @@ import numpy as np
 import pytest
 
 from conftest import wait_until
-from hpsearch.disks import Trouble
-from hpsearch.tracking import spool, spool_file
 from hpsearch.tracking.spool import Spool
 from hpsearch.tracking.spool_file import SpoolFile
-from hpsearch.training import checkpoints
 from hpsearch.training.checkpoints import Checkpoint, CheckpointFile
 from ledger import Ledger, metric, opening
 from workplace import SMALL
-
-
-@pytest.fixture(autouse=True)
-def untold(monkeypatch):
-    """A process tells a trouble once; another test may have had the same."""
-    for module in (checkpoints, spool, spool_file):
-        monkeypatch.setattr(module, "_trouble", Trouble(module.__name__))
 
 
 @pytest.fixture
