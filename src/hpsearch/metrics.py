@@ -77,7 +77,7 @@ def correct(probs: ArrayLike, labels: ArrayLike) -> Flags:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Confidence and accuracy of examples in B bins of equal width.
+    """Confidence and accuracy of examples in B bins.
 
     Attributes:
         count: Number of examples in each bin, (B,).
@@ -90,6 +90,38 @@ class Reliability:
     accuracy: Floats
     N_BINS: ClassVar[int] = 15
 
+    @staticmethod
+    def equal_width(confidence: ArrayLike, n_bins: int = N_BINS) -> Ints:
+        """Return the number i from 0 on of the bin (i / n_bins, (i + 1) / n_bins] of each example.
+
+        Args:
+            confidence: Probability of the predicted class, (N,), in [0, 1]; 0 is in bin 0.
+            n_bins: Number of bins.
+        """
+        conf = np.asarray(confidence, np.float64)
+        upper_edge = np.ceil(conf * n_bins)
+        numbers = upper_edge.astype(np.int64) - 1
+        return np.asarray(np.clip(numbers, 0, n_bins - 1))
+
+    @staticmethod
+    def equal_mass(confidence: ArrayLike, n_bins: int = N_BINS) -> Ints:
+        """Return the number from 0 on of the bin of each example, in bins of equally many examples.
+
+        The counts of the bins differ by one at most. Where several examples have the same
+        confidence, all are in the bin of the first of them, so that their order changes nothing; a
+        bin may then hold more examples, and others fewer or none.
+
+        Args:
+            confidence: Probability of the predicted class, (N,).
+            n_bins: Number of bins.
+        """
+        conf = np.asarray(confidence, np.float64)
+        ranks = np.searchsorted(np.sort(conf), conf)
+        parts = np.array_split(np.arange(len(conf)), n_bins)
+        sizes = [len(part) for part in parts]
+        of_ranks = np.repeat(np.arange(n_bins), sizes)
+        return np.asarray(of_ranks[ranks])
+
     @classmethod
     def of(
         cls,
@@ -97,18 +129,27 @@ class Reliability:
         right: ArrayLike,
         n_bins: int = N_BINS,
     ) -> Reliability:
-        """Return confidence and accuracy in the bins ((i - 1) / n_bins, i / n_bins].
+        """Return confidence and accuracy in the bins of `equal_width`."""
+        return cls.in_bins(cls.equal_width(confidence, n_bins), confidence, right, n_bins)
+
+    @classmethod
+    def in_bins(
+        cls,
+        bins: Ints,
+        confidence: ArrayLike,
+        right: ArrayLike,
+        n_bins: int = N_BINS,
+    ) -> Reliability:
+        """Return confidence and accuracy in bins.
 
         Args:
+            bins: The number of each example's bin, (N,), as `equal_width` or `equal_mass` gives it.
             confidence: Probability of the predicted class, (N,), in [0, 1].
             right: Whether the prediction is right, (N,).
-            n_bins: Number of bins of equal width.
+            n_bins: Number of bins.
         """
         conf = np.asarray(confidence, np.float64)
         hits = np.asarray(right, np.float64)
-        upper_edge = np.ceil(conf * n_bins)
-        numbers = upper_edge.astype(np.int64) - 1
-        bins = np.clip(numbers, 0, n_bins - 1)
         count = np.bincount(bins, minlength=n_bins)
         filled = np.maximum(count, 1)
         sum_conf = np.bincount(bins, conf, n_bins)
@@ -133,11 +174,34 @@ def ece(
 
     The confidence is the probability of the predicted class, in `n_bins` bins of equal width.
     """
+    confidence, right = _answers(probs, labels)
+    return Reliability.of(confidence, right, n_bins).ece
+
+
+def adaptive_ece(
+    probs: ArrayLike,
+    labels: ArrayLike,
+    n_bins: int = Reliability.N_BINS,
+) -> float:
+    """Return the expected calibration error in bins of equal mass, in [0, 1].
+
+    Each of the `n_bins` bins holds equally many examples, as `Reliability.equal_mass` says. Most
+    answers of an accurate model lie in the last bin of equal width, where too high and too low
+    confidences cancel out; bins of equal mass tell them apart.
+
+    References: Nguyen and O'Connor, "Posterior Calibration and Exploratory Analysis for Natural
+    Language Processing Models", 2015; Nixon et al., "Measuring Calibration in Deep Learning", 2019.
+    """
+    confidence, right = _answers(probs, labels)
+    bins = Reliability.equal_mass(confidence, n_bins)
+    return Reliability.in_bins(bins, confidence, right, n_bins).ece
+
+
+def _answers(probs: ArrayLike, labels: ArrayLike) -> tuple[Floats, Flags]:
+    """Return the probability of each predicted class, and whether it is right, (N,) each."""
     values, truth = _checked(probs, labels)
-    confidence = values.max(axis=1)
     right = values.argmax(axis=1) == truth
-    bins = Reliability.of(confidence, right, n_bins)
-    return bins.ece
+    return values.max(axis=1), np.asarray(right)
 
 
 def _entropy(distributions: ArrayLike) -> Floats:

@@ -22,7 +22,7 @@ COMMANDS = [
     "search space.bounds.learning_rate.low=1",
     "search schedule=one_cycle schedule.warmup=2",
     "search range_test.low=5",
-    "search uncertainty.mask=foo",
+    "search uncertainty.n_samples=0",
     "search registration.measure=nil",
     "search study.name=team/first",
     "search costs.tolerance=-1",

@@ -66,7 +66,7 @@ def test_a_search_gets_train_and_val_and_an_evaluation_gets_test():
 
 def test_no_test_image_can_be_reached_from_what_a_search_gets():
     given = arrays()
-    search = data(given).for_search()
+    search = data(given, n_calibration=8).for_search()
     assert {field.name for field in fields(SearchData)} == {
         "name",
         "train",
@@ -74,12 +74,14 @@ def test_no_test_image_can_be_reached_from_what_a_search_gets():
         "class_names",
         "fingerprint",
         "has_rows",
+        "calibration",
+        "pixel_range",
     }
-    held = [array for part in (search.train, search.val) for array in (part.inputs, part.targets)]
+    held = [array for part in search.parts for array in (part.inputs, part.targets)]
     for array in held:
         assert not np.shares_memory(array, given.x_test)
         assert array.base is None, "a view would lead to the array that it was cut from"
-    seen = {image.tobytes() for part in (search.train, search.val) for image in part.inputs}
+    seen = {image.tobytes() for part in search.parts for image in part.inputs}
     assert not seen & {image.tobytes() for image in given.x_test}
 
 
@@ -99,17 +101,19 @@ def test_data_are_loaded_once_and_not_before_they_are_asked_for():
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(
-    ("n_train", "n_val"), [(None, 100), (50, 100), (20, 33), (317, 600), (None, 13)]
+    ("n_train", "n_val", "n_calibration"),
+    [(None, 100, 0), (50, 100, 40), (20, 33, 947), (317, 600, 83), (None, 13, 500)],
 )
-def test_each_class_has_its_share_to_within_one_image(seed, n_train, n_val):
+def test_each_class_has_its_share_to_within_one_image(seed, n_train, n_val, n_calibration):
     labels = (
         np.random.default_rng(seed).choice(5, 1000, p=[0.4, 0.3, 0.1, 0.1, 0.1]).astype(np.int32)
     )
-    in_train, in_val = split(labels, n_train, n_val, seed)
+    in_train, in_val, in_calibration = split(labels, n_train, n_val, seed, n_calibration)
     assert len(in_val) == n_val
-    assert len(in_train) == (n_train or 1000 - n_val)
-    assert not set(in_train) & set(in_val)
-    assert len(set(in_train)) == len(in_train)
+    assert len(in_train) == (n_train or 1000 - n_val - n_calibration)
+    assert len(in_calibration) == n_calibration
+    together = [*in_train, *in_val, *in_calibration]
+    assert len(set(together)) == len(together)
     shares = np.bincount(labels) / 1000
     assert np.abs(np.bincount(labels[in_val], minlength=5) - n_val * shares).max() < 1
     assert np.abs(np.bincount(labels[in_train], minlength=5) - len(in_train) * shares).max() < 2
@@ -117,8 +121,15 @@ def test_each_class_has_its_share_to_within_one_image(seed, n_train, n_val):
 
 def test_a_split_is_the_same_for_ever():
     """Compare with fixed numbers: other numbers would change the val set of existing studies."""
-    in_train, in_val = split(np.array([0, 1] * 8, np.int32), 6, 4, 0)
+    in_train, in_val, left = split(np.array([0, 1] * 8, np.int32), 6, 4, 0)
     assert (in_train.tolist(), in_val.tolist()) == ([0, 1, 6, 13, 14, 15], [2, 3, 8, 11])
+    assert len(left) == 0
+    with_calibration = split(np.array([0, 1] * 8, np.int32), 6, 4, 0, 4)
+    assert [part.tolist() for part in with_calibration] == [
+        [0, 1, 6, 13, 14, 15],
+        [2, 3, 8, 11],
+        [4, 5, 7, 10],
+    ]
 
 
 def test_val_is_the_same_for_every_n_train_and_another_for_another_seed():
@@ -138,15 +149,20 @@ def test_val_is_the_same_for_every_n_train_and_another_for_another_seed():
         ({"n_val": 0.2}, r"data\.n_val .*received 0\.2\.$"),
         (
             {"n_train": 49},
-            r"data\.n_train .* from 4 .* to 48 \(what data\.n_val=12 leaves of 60 images\), "
+            r"data\.n_train .* from 4 .* to 48 \(what data\.n_val=12 leaves of 60 examples\), "
             r"received 49",
         ),
         ({"n_train": 3}, r"data\.n_train .*received 3\.$"),
         ({"n_train": "all"}, r"data\.n_train .*received 'all'\.$"),
         (
             {"n_train": 4},
-            r"data\.n_train=4 and data\.n_val=12 .* received none of class 3, which has 5 of 60",
+            r"data\.n_train=4, data\.n_val=12 and data\.n_calibration=0 .* received none of class "
+            r"3, which has 5 of 60",
         ),
+        ({"n_calibration": -1}, r"data\.n_calibration .* from 0 to 44 .*received -1\.$"),
+        ({"n_calibration": 45}, r"data\.n_calibration .*received 45\.$"),
+        ({"n_calibration": 0.1}, r"data\.n_calibration .*received 0\.1\.$"),
+        ({"n_train": 40, "n_calibration": 9}, r"data\.n_calibration .* from 0 to 8 .*received 9\."),
         ({"split_seed": -1}, r"data\.split_seed .*received -1\.$"),
     ],
 )
@@ -173,9 +189,9 @@ NAN[3, 2, 1, 0] = np.nan
         ({"x_test": arrays().x_test[:, :3]}, r"\(4, 5, 3\) uint8 and \(3, 5, 3\) uint8"),
         ({"x_train": NAN}, "finite values in x_train of tiny, received 1 that are NaN or infinite"),
         ({"x_train": X * 1e300}, r"finite values in x_train"),
-        ({"y_train": Y[:-1]}, "received 59 labels for 60 images"),
+        ({"y_train": Y[:-1]}, "received 59 labels for 60 examples"),
         ({"y_test": np.zeros(21, int)},
-         "labels in y_test as images in x_test of tiny, received 21"),
+         "labels in y_test as examples in x_test of tiny, received 21"),
         ({"y_train": Y + 0.5}, r"integer labels .* received float64 values that are not whole"),
         ({"y_train": Y.astype(str)},
          r"integer labels .* received .* convert them with astype\('int32'\)"),
@@ -246,6 +262,66 @@ def test_forms_that_are_fit_become_one_form():
     assert names == ("0", "1", "2", "3")
 
 
+@pytest.mark.parametrize(
+    ("n", "settings", "n_calibration"),
+    [
+        (60, {}, 0),
+        (620, {"n_val": 120}, 50),
+        (619, {"n_val": 120}, 0),  # a tenth would be 49
+        (620, {"n_val": 120, "n_train": 450}, 50),
+        (620, {"n_val": 120, "n_train": 451}, 0),
+        (620, {"n_val": 120, "n_train": 100}, 50),
+        (20_000, {"n_val": 2000}, 1000),
+    ],
+)
+def test_the_calibration_part_has_a_size_that_suits_the_data(n, settings, n_calibration):
+    inputs, labels = np.arange(4 * n, dtype=np.float32).reshape(n, 4), np.arange(n) % 4
+    given = arrays(x_train=inputs, y_train=labels, x_test=None, y_test=None)
+    whole = data(given, n_calibration=None, **settings)
+    found = whole.for_search()
+    before = data(given, n_calibration=0, **settings).for_search()
+    assert np.array_equal(found.val.inputs, before.val.inputs)
+    assert f", {n_calibration:,} to calibrate, 0 to test." in whole.sizes()
+    if n_calibration == 0:
+        assert found.calibration is None
+        assert found.fingerprint == before.fingerprint
+        return
+    assert len(found.calibration) == n_calibration
+    assert np.bincount(found.calibration.targets).min() >= n_calibration // 4
+    n_train = settings.get("n_train", n - settings["n_val"] - n_calibration)
+    assert len(found.train) == n_train
+    if "n_train" in settings:
+        assert np.array_equal(found.train.inputs, before.train.inputs)
+    used = np.concatenate([part.inputs[:, 0] for part in found.parts])
+    assert len(np.unique(used)) == len(used)
+    assert found.fingerprint != before.fingerprint
+
+
+def test_a_class_keeps_a_training_example_beside_the_calibration_part():
+    rare = np.repeat([0, 1, 2, 3, 4, 5, 6], [994, 1, 1, 1, 1, 1, 1])
+    inputs = np.arange(2000, dtype=np.float32).reshape(1000, 2)
+    given = arrays(
+        x_train=inputs, y_train=rare, x_test=None, y_test=None, class_names=tuple("abcdefg")
+    )
+    found = data(given, n_val=7, n_calibration=None).for_search()
+    assert found.calibration is None or len(np.unique(found.train.targets)) == 7
+    with pytest.raises(DataError, match=r"data\.n_calibration=900 to leave a training example"):
+        data(given, n_val=7, n_calibration=900).for_search()
+
+
+def test_beside_a_validation_part_of_its_own_a_calibration_part_is_cut_where_it_is_asked_for():
+    given = arrays(x_val=X[:8], y_val=Y[:8])
+    assert data(given, n_calibration=None).for_search().calibration is None
+    before = data(given, n_train=20).for_search()
+    found = data(given, n_train=20, n_calibration=12).for_search()
+    assert np.array_equal(found.train.inputs, before.train.inputs)
+    assert len(found.calibration) == 12
+    rest = data(given, n_calibration=12).for_search()
+    assert (len(rest.train), len(rest.val), len(rest.calibration)) == (48, 8, 12)
+    with pytest.raises(DataError, match=r"data\.n_calibration .* from 0 to 40 .*received 41"):
+        data(given, n_train=20, n_calibration=41).for_search()
+
+
 def test_a_validation_part_of_its_own_is_kept_whole_and_a_test_part_may_be_missing():
     given = arrays(x_val=X[:8], y_val=Y[:8], x_test=None, y_test=None)
     both = data(given, n_val=10**6)
@@ -274,7 +350,7 @@ def test_a_part_of_train_beside_an_own_val_is_refused_by_its_own_sentence(n_trai
 
 def test_a_part_of_train_beside_an_own_val_holds_each_class():
     given = arrays(x_val=X[:8], y_val=Y[:8])
-    with pytest.raises(DataError, match=r"n_train=5 to leave .* received none of class 3"):
+    with pytest.raises(DataError, match=r"n_train=5 and .* to leave .* none of class 3"):
         data(given, n_train=5).for_search()
 
 
@@ -329,6 +405,8 @@ def test_fingerprint_tells_every_change():
         of(split_seed=1),
         of(n_val=13),
         of(n_train=20),
+        of(n_calibration=8),
+        of(n_train=20, n_calibration=8),
     ]
     assert len(set(prints)) == len(prints)
     assert prints[0] == of()
@@ -367,9 +445,9 @@ def test_fingerprint_is_the_same_in_another_process(tmp_path):
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "mnist", "fashion_mnist", "digits", "npz"])
 def test_each_conf_file_builds_its_data_set_and_hands_the_path_on(name, tmp_path):
     conf = OmegaConf.load(CONF / f"{name}.yaml")
-    keys = {"_target_", "name", "path", "n_train", "n_val", "split_seed", "load"}
+    keys = {"_target_", "name", "path", "n_train", "n_val", "n_calibration", "split_seed", "load"}
     if name == "npz":
-        keys.add("channel_axis")
+        keys |= {"channel_axis", "range"}
     assert set(conf) == keys
     assert OmegaConf.is_missing(conf, "path") == (name == "npz")
     conf.path = str(tmp_path / "absent")

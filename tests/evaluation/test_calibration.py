@@ -1,6 +1,7 @@
-"""Temperature scaling, the null band of ECE, conformal sets, and the curve of passes."""
+"""Temperature scaling, the null band of ECE, and the curve of passes."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,13 +9,7 @@ from scipy.optimize import minimize_scalar
 
 from hpsearch import metrics
 from hpsearch.errors import ConfigError
-from hpsearch.evaluation.calibration import (
-    Calibration,
-    Conformal,
-    ConformalSets,
-    scaled,
-    temperature,
-)
+from hpsearch.evaluation.calibration import Calibration, scaled, temperature
 from hpsearch.evaluation.number_of_passes import NumberOfPasses
 from hpsearch.mc_dropout.prediction import McPrediction
 
@@ -62,27 +57,60 @@ def test_the_null_band_holds_calibrated_models_as_often_as_it_says():
     assert 38 <= n_held <= 50
 
 
-def test_conformal_sets_on_a_hand_worked_case():
-    # Nine probabilities of the label, 0.1 to 0.9; coverage 0.8 wants the ceil(10 * 0.8) = 8th
-    # smallest 1 - p: p = 0.2.
-    p, labels = np.arange(1, 10) / 10, np.arange(9) % 2
-    probs = np.stack([np.where(labels == 0, p, 1 - p), np.where(labels == 1, p, 1 - p)], axis=1)
-    assert ConformalSets(probs, labels, 0.8).threshold == pytest.approx(0.2)
+UNIFORM = np.full((6, 3), 1 / 3)
+SHARP = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.6, 0.3, 0.1]])
 
 
-def test_the_served_threshold_makes_mapies_sets_and_they_cover():
-    probs, labels = drawn(4000, 2.0, 2)
-    sets = ConformalSets(probs[:2000], labels[:2000], 0.9)
-    held = sets.of(probs[2000:])
-    np.testing.assert_array_equal(held, probs[2000:] >= sets.threshold - 1e-12)
-    assert held[np.arange(2000), labels[2000:]].mean() == pytest.approx(0.9, abs=0.03)
+@pytest.mark.parametrize(
+    ("probs", "labels", "expected"),
+    [
+        (SHARP, [0, 1, 0], 0.25),  # all right
+        (SHARP, [2, 2, 2], 100.0),  # all wrong
+        (SHARP[:1], [0], 0.25),  # one example
+        (SHARP[:1], [2], 100.0),
+        (UNIFORM, [0, 1, 2, 0, 1, 1], 1.0),  # no temperature changes anything
+        (np.eye(3), [0, 1, 2], 0.25),  # probabilities of exactly 0 and 1
+        (np.eye(3), [1, 2, 0], 100.0),
+        (np.eye(2)[[0] * 20], [0] * 19 + [1], None),  # one class, as in a val without the others
+    ],
+)
+def test_a_temperature_is_found_for_any_data_and_lies_in_its_range(probs, labels, expected):
+    found = temperature(probs, np.array(labels))
+    assert 0.25 <= found <= 100.0
+    if expected is None:
+        assert metrics.nll(scaled(probs, found), labels) == pytest.approx(0.19852, abs=1e-4)
+    else:
+        assert found == expected
 
 
-def test_an_impossible_coverage_is_refused():
-    with pytest.raises(
-        ConfigError, match=r"parts.conformal.coverage must lie between 0 and 1, but is 1.5"
-    ):
-        Conformal(1.5)
+@pytest.mark.parametrize("seed", range(5))
+def test_no_other_temperature_has_a_lower_nll_where_classes_are_missing(seed):
+    probs, labels = drawn(40, 1.5, seed, n_classes=6)
+    labels = np.where(np.isin(labels, [2, 5]), 0, labels)
+    found = temperature(probs, labels)
+    best = metrics.nll(scaled(probs, found), labels)
+    for other in np.geomspace(0.25, 100, 300):
+        assert best <= metrics.nll(scaled(probs, other), labels) + 1e-12
+
+
+def test_the_page_says_that_a_temperature_is_at_its_end_and_on_what_it_was_fitted():
+    probs, labels = drawn(60, 1.0, 0)
+    sure, _ = drawn(50, 1.0, 1)
+    answers = sure.argmax(axis=1).astype(np.int32)
+    found = Calibration(20, 0.1, 0).examine(
+        SimpleNamespace(
+            test=SimpleNamespace(targets=labels),
+            on_test={"plain": probs},
+            on_calibrating={"plain": sure},
+            calibrating=SimpleNamespace(targets=answers),
+            calibrated_on="50 calibration examples",
+        )
+    )
+    assert "fitted on 50 calibration examples" in found.text
+    assert "The temperature 0.25 of plain is the end of the range from 0.25 to 100" in found.text
+    assert [row[0] for row in found.table] == ["arm", "plain", "plain, scaled"]
+    assert found.metrics["test/plain/adaptive_ece"] == metrics.adaptive_ece(probs, labels)
+    assert found.metrics["test/plain_scaled/temperature"] == 0.25
 
 
 def prediction(label_probs):

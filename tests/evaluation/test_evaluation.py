@@ -2,7 +2,9 @@
 command.
 """
 
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,18 +15,20 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from keras import layers
+from rich.console import Console
 
 from hpsearch import metrics
 from hpsearch.cli import entry
+from hpsearch.data.datasets import digits
 from hpsearch.errors import ModelError
 from hpsearch.evaluation.evaluated_model import EvaluatedModel
 from hpsearch.html_report.page import html
-from hpsearch.html_report.section import Figure, Section
+from hpsearch.html_report.section import Figure, Section, TerminalTable
 from hpsearch.mc_dropout.certificate import fingerprint
 from hpsearch.mc_dropout.prediction import McDropout
 
 SETTINGS = McDropout(
-    n_samples=20, mask="example", seed=0, batch_size=64, memory_mb=64, from_logits=False
+    n_samples=20, shared_masks=False, seed=0, batch_size=64, memory_mb=64, from_logits=False
 )
 FAST = (
     "parts.verdict.n_resamples=100",
@@ -91,7 +95,7 @@ def test_the_table_has_a_row_a_measure_and_the_certificate_in_words(evaluated):
         "variation_ratio",
     ]
     assert section.table[-1][1] == ""
-    assert "all variables but seeds bit-identical" in section.text
+    assert "all variables but seeds are bit-identical" in section.text
 
 
 def test_the_same_seed_evaluates_the_same(evaluated):
@@ -99,9 +103,16 @@ def test_the_same_seed_evaluates_the_same(evaluated):
     assert evaluated.evaluate().metrics() == again.evaluate().metrics()
 
 
-def test_a_model_without_dropout_cannot_be_evaluated(evaluated):
-    with pytest.raises(ModelError, match="whose rate is 0"):
-        EvaluatedModel(net(rate=0.0), SETTINGS, val=evaluated.val, test=evaluated.test).evaluate()
+def test_a_model_without_dropout_is_evaluated_without_mc_dropout(evaluated, parts):
+    model = EvaluatedModel(net(rate=0.0), SETTINGS, val=evaluated.val, test=evaluated.test)
+    found = model.evaluate()
+    assert found.plain.keys() >= {"accuracy", "nll", "ece"}
+    assert found.mc == {}
+    assert "received one with dropout layers whose rate is 0 (1)" in found.section().text
+    for part in parts.values():
+        section = part.examine(model)
+        if section is not None:
+            assert not any("/mc" in key for key in section.metrics)
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +165,41 @@ def test_every_part_answers_and_the_whole_changes_no_variable(evaluated, parts):
     ]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", [[0], [1, 2]])
+def test_parts_stand_where_classes_have_no_example_to_calibrate_with(evaluated, parts, kept):
+    whole = examples(3, 12)
+    chosen = np.isin(whole.targets, kept)
+    few = SimpleNamespace(inputs=whole.inputs[chosen], targets=whole.targets[chosen])
+    of_few = replace(evaluated, val=few, members=[])
+    with_calibration = replace(evaluated, calibration=few, members=[])
+    for name in ("calibration", "conformal"):
+        by_val = parts[name].examine(of_few)
+        by_calibration = parts[name].examine(with_calibration)
+        assert by_val.metrics == by_calibration.metrics
+        assert all(np.isfinite(value) for value in by_val.metrics.values())
+        assert f"on {len(few.targets)} validation examples" in by_val.text
+        assert f"on {len(few.targets)} calibration examples" in by_calibration.text
+
+
+def test_parts_that_rank_examples_need_only_the_plain_arm(evaluated, parts):
+    class Plain(EvaluatedModel):
+        @property
+        def on_test(self):
+            return {"plain": evaluated.on_test["plain"]}
+
+        @property
+        def mc_test(self):
+            raise ModelError("The model has no active dropout.")
+
+    of_plain = Plain(evaluated.model, SETTINGS, val=evaluated.val, test=evaluated.test)
+    for name in ("selective", "unknown"):
+        section = parts[name].examine(of_plain)
+        rows = {row[0] for row in section.table[1:]}
+        assert rows == {"plain/one_minus_confidence", "plain/entropy"}
+        assert "positive class is the" in section.text
+
+
 def test_the_page_is_one_file_and_escapes_what_it_shows():
     section = Section(
         "A < B", "so & so", [("a", "b"), ("<i>", "2")], figures=[Figure("f", b"png", 'it "shows"')]
@@ -174,7 +220,7 @@ def test_a_search_and_then_its_evaluation_leave_all_in_mlflow(searched_copy):
         "registered_model=digits-selu", "uncertainty.n_samples=10", *FAST, script="evaluate"
     )
     assert done.returncode == 0, done.stderr
-    assert "MC Dropout against the plain prediction:" in done.stdout
+    assert "test examples MC Dropout" in done.stdout
     (run,) = workplace.runs("evaluation")
     assert run.info.status == "FINISHED"
     assert {"test/plain/nll", "test/mc/nll", "test/verdict/nll/p"} <= run.data.metrics.keys()
@@ -183,8 +229,24 @@ def test_a_search_and_then_its_evaluation_leave_all_in_mlflow(searched_copy):
     path = workplace.client.download_artifacts(run.info.run_id, "certificate.json")
     assert json.loads(Path(path).read_text())["variables_unchanged"] is True
     tags = workplace.client.get_model_version_by_alias("digits-selu", "champion").tags
-    assert tags["hpsearch.verdict"].startswith("MC Dropout against")
+    assert tags["hpsearch.verdict"].startswith("On ")
+    assert tags["hpsearch.pixel_range"] == "[0.0, 255.0]"
     assert float(tags["test/mc/nll"]) == pytest.approx(run.data.metrics["test/mc/nll"], rel=1e-4)
+
+    given = digits()
+    scaled = given.x_train / 255, given.x_test / 255
+    np.savez(
+        workplace.folder / "scaled.npz",
+        **{"x_train": scaled[0], "y_train": given.y_train},
+        **{"x_test": scaled[1], "y_test": given.y_test},
+    )
+    other = ("registered_model=digits-selu", "data=npz", "data.path=scaled.npz")
+    done = workplace.here(*other, script="evaluate")
+    assert done.returncode == 2, done.stderr
+    assert (
+        "black and white are [0.0, 255.0], as version 1 of digits-selu was trained" in done.stderr
+    )
+    assert len(workplace.runs("evaluation")) == 1
 
 
 @pytest.mark.slow
@@ -202,7 +264,7 @@ def test_mistakes_of_a_person_get_one_sentence_and_leave_no_run(workplace, monke
         ),
         (
             ("registered_model=theirs", "version=1", "data=digits"),
-            "Expected a model of images (8, 8, 1) and 10 classes",
+            "Expected a model of inputs (8, 8, 1) and 10 classes",
         ),
     ]:
         done = workplace.here(*words, script="evaluate")
@@ -210,3 +272,15 @@ def test_mistakes_of_a_person_get_one_sentence_and_leave_no_run(workplace, monke
         assert sentence in done.stderr
         assert "Traceback" not in done.stderr
     assert workplace.runs("evaluation") == []
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 120])
+def test_a_table_loses_no_digit_on_a_narrow_terminal(width):
+    head = ["measure", "plain", "MC Dropout", "interval", "verdict"]
+    rows = [head, ["NLL", "1.2660", "1.6388", "+0.3327 to +0.4129", "no detectable difference"]]
+    text = io.StringIO()
+    Console(file=text, width=width).print(TerminalTable(rows, "Verdict"))
+    printed = text.getvalue()
+    assert max(len(line.rstrip()) for line in printed.splitlines()) <= width
+    for word in " ".join([*head[1:], *rows[1]]).split():
+        assert word in printed

@@ -10,14 +10,20 @@ from keras import layers
 
 from hpsearch import metrics
 from hpsearch.errors import ConfigError
-from hpsearch.evaluation.differences import MEASURES, Difference, compare
+from hpsearch.evaluation.differences import (
+    LABELS,
+    MEASURES,
+    NONE,
+    compare,
+    verdict_over_masks,
+)
 from hpsearch.evaluation.evaluated_model import EvaluatedModel
-from hpsearch.evaluation.verdict import Verdict
+from hpsearch.evaluation.verdict import Verdict, sentence
 from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.seeds import derive
 
 MC_DROPOUT = McDropout(
-    n_samples=5, mask="example", seed=3, batch_size=64, memory_mb=64, from_logits=False
+    n_samples=5, shared_masks=False, seed=3, batch_size=64, memory_mb=64, from_logits=False
 )
 
 
@@ -49,14 +55,13 @@ def test_a_level_is_a_probability(level):
 def test_there_are_enough_resamples_for_a_corrected_p_below_the_level():
     fewest = 100  # 5 measures at the level 0.05
     assert len(MEASURES) == 5
-    for wrong in ({"n_resamples": fewest - 1}, {"n_seeds": 0}):
-        received = {"n_resamples": fewest, "n_seeds": 1} | wrong
-        with pytest.raises(ConfigError) as raised:
-            settings(**received)
-        assert str(raised.value) == (
-            "Expected at least 100 resamples for the level 0.05 and at least one seed, received "
-            f"n_resamples={received['n_resamples']}, n_seeds={received['n_seeds']}."
-        )
+    with pytest.raises(ConfigError) as raised:
+        settings(n_resamples=fewest - 1)
+    assert str(raised.value) == (
+        "Expected at least 100 resamples for the level 0.05, received n_resamples=99."
+    )
+    with pytest.raises(ConfigError, match=r"at least one set of masks, received n_seeds=0\."):
+        settings(n_resamples=fewest, n_seeds=0)
     assert settings(n_resamples=fewest, n_seeds=1).n_seeds == 1
     with pytest.raises(ConfigError, match="at least 17 resamples"):
         settings(level=0.3, n_resamples=16)
@@ -66,80 +71,121 @@ def test_there_are_enough_resamples_for_a_corrected_p_below_the_level():
 def test_the_table_and_the_values_are_those_of_the_comparison(evaluated):
     section = settings().examine(evaluated)
     plain, mc, labels = evaluated.on_test["plain"], evaluated.on_test["mc"], evaluated.test.targets
-    found = compare(plain, mc, labels, n_resamples=200, level=0.05, seed=7)
+    sets = [mc]
+    for place in (1, 2):
+        seed = derive(MC_DROPOUT.seed, "spread", place)
+        sets.append(evaluated.sampler.predict(evaluated.test.inputs, seed=seed).probs)
+    by_set = [compare(plain, p, labels, n_resamples=200, level=0.05, seed=7) for p in sets]
     assert section.title == "Verdict"
-    assert list(section.table[0]) == [
-        "measure",
-        "plain",
-        "MC Dropout",
-        "difference",
-        "95% interval",
-        "p (Holm)",
-        "spread over seeds",
-        "detectable",
-        "verdict",
-    ]
-    spreads = {}
-    for measure in MEASURES:
-        of_seeds = []
-        for place in range(3):
-            seed = derive(MC_DROPOUT.seed, "spread", place)
-            probs = evaluated.sampler.predict(evaluated.test.inputs, seed=seed).probs
-            of_seeds.append(metrics.summary(probs, labels)[measure])
-        spreads[measure] = np.std(of_seeds, ddof=1)
-    assert spreads["nll"] > 0
-    for row, difference in zip(section.table[1:], found, strict=True):
-        measure = difference.measure
+    assert section.table[0][-4:] == ["p", "spread over masks", "detectable", "verdict"]
+    verdicts = {}
+    for row, differences in zip(section.table[1:-1], zip(*by_set, strict=True), strict=True):
+        own = differences[0]
+        spread = np.std([difference.values[1] for difference in differences], ddof=1)
+        verdicts[own.measure] = verdict_over_masks(differences, 0.05)
         assert list(row) == [
-            measure,
-            f"{metrics.summary(plain, labels)[measure]:.4f}",
-            f"{metrics.summary(mc, labels)[measure]:.4f}",
-            f"{difference.value:+z.4f}",
-            f"{difference.low:+z.4f} to {difference.high:+z.4f}",
-            f"{difference.p:.3g}",
-            f"{spreads[measure]:.4f}",
-            f"{difference.detectable:.4f}",
-            difference.verdict(0.05),
+            LABELS[own.measure],
+            f"{own.values[0]:z.4f}",
+            f"{own.values[1]:z.4f}",
+            f"{own.value:+z.4f}",
+            f"{own.low:+z.4f} to {own.high:+z.4f}",
+            f"{own.p:.3g}",
+            f"{spread:.4f}",
+            f"{own.detectable:.4f}",
+            verdicts[own.measure],
         ]
+        prefix = f"test/verdict/{own.measure}/"
         of_measure = {
-            key.rpartition("/")[2]: value
+            key.removeprefix(prefix): value
             for key, value in section.metrics.items()
-            if key.startswith(f"test/verdict/{measure}/")
+            if key.startswith(prefix)
         }
+        called = [difference.verdict(0.05) for difference in differences]
         assert of_measure == {
-            "difference": difference.value,
-            "low": difference.low,
-            "high": difference.high,
-            "p": difference.p,
-            "detectable": difference.detectable,
-            "seed_spread": pytest.approx(spreads[measure]),
+            "difference": own.value,
+            "low": own.low,
+            "high": own.high,
+            "p": own.p,
+            "detectable": own.detectable,
+            "seed_spread": pytest.approx(spread),
+            "sets_better": called.count("better"),
+            "sets_worse": called.count("worse"),
+            "depends_on_masks": verdicts[own.measure].startswith("depends"),
         }
-    assert len(section.metrics) == 6 * len(MEASURES)
-    assert section.text == settings().sentence(found)
+    assert list(verdicts) == list(MEASURES)
+    assert len(section.metrics) == 9 * len(MEASURES)
+    first, reading = section.text.split("\n\n")
+    assert first == sentence(verdicts, len(labels))
+    assert "An interval leaves out 0 exactly where p is at most 0.05" in reading
+    assert section.table[-1][:3] == [
+        "ECE",
+        f"{metrics.ece(plain, labels):.4f}",
+        f"{metrics.ece(mc, labels):.4f}",
+    ]
     assert len(section.figures) == 1
 
 
-def test_one_seed_has_no_spread(evaluated):
-    values = settings(n_seeds=1).examine(evaluated).metrics
+def test_one_seed_has_no_spread_and_the_page_says_that_masks_may_matter(evaluated):
+    section = settings(n_seeds=1).examine(evaluated)
+    values = section.metrics
     assert {values[f"test/verdict/{measure}/seed_spread"] for measure in MEASURES} == {0.0}
+    assert "One set of masks was used, so another one may give another verdict." in section.text
 
 
-def test_the_sentence_names_each_measure_once():
-    def difference(measure, of, p):
-        return Difference(measure, of, low=-1.0, high=1.0, p=p, detectable=0.1)
-
-    found = [
-        difference("accuracy", (0.5, 0.6), 0.01),
-        difference("nll", (0.5, 0.6), 0.01),
-        difference("ece", (0.5, 0.4), 0.05),
-        difference("aurc", (0.5, 0.4), 0.06),
-    ]
-    assert settings().sentence(found) == (
-        "MC Dropout against the plain prediction: better in accuracy, ece; worse in nll; "
-        "no detectable difference in aurc."
+def test_a_model_without_mc_dropout_gets_no_verdict(evaluated):
+    section = settings().examine(SimpleNamespace(left_out="It has none."))
+    assert section.text == (
+        "There is no MC Dropout to compare with the plain prediction. It has none."
     )
-    only = settings(level=0.1).sentence(found[-1:])
-    assert only == "MC Dropout against the plain prediction: better in aurc."
+    assert not section.metrics
+
+
+START = "On 1,200 test examples MC Dropout, the mean of many predictions with dropout left on, "
+MASKS = "depends on the masks (worse with 3 of 5 sets)"
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "says"),
+    [
+        (
+            {"accuracy": "better", "nll": "better", "aurc": "better"},
+            "is better than the plain prediction in accuracy, NLL and AURC. Use it if this gain "
+            "is worth the time of its many predictions to you.",
+        ),
+        (
+            {"accuracy": "worse", "nll": "worse"},
+            "is worse than the plain prediction in accuracy and NLL. Use the plain prediction, "
+            "unless you need MC Dropout's uncertainties.",
+        ),
+        (
+            {"accuracy": "worse", "nll": "better", "brier_score": "better", "aurc": NONE},
+            "is better than the plain prediction in NLL and Brier score; it is worse than the "
+            "plain prediction in accuracy; it shows no detectable difference in AURC. Use it if "
+            "its gain in NLL and Brier score matters more to you than its loss in accuracy.",
+        ),
+        (
+            {"accuracy": NONE, "nll": NONE},
+            "shows no detectable difference in accuracy and NLL. Nothing shows that it is better: "
+            "use it only if you need its uncertainties.",
+        ),
+        (
+            {"accuracy": MASKS},
+            "was compared with the plain prediction. In accuracy the verdict depends on the masks "
+            "that are drawn. Nothing shows that it is better: "
+            "use it only if you need its uncertainties. Where it depends on the masks, more "
+            "passes (uncertainty.n_samples) may decide.",
+        ),
+        (
+            {"accuracy": "better", "squared_calibration_error": MASKS},
+            "is better than the plain prediction in accuracy. In calibration error (squared, "
+            "debiased) the verdict depends on the masks that are drawn. Use it if this gain is "
+            "worth the time of its many predictions to you. Where it depends on the masks, more "
+            "passes (uncertainty.n_samples) may decide.",
+        ),
+    ],
+)
+def test_the_sentence_says_what_was_found_and_what_follows(verdicts, says):
+    assert sentence(verdicts, 1200) == START + says
 
 
 def test_the_head_names_the_interval_of_the_level(evaluated):

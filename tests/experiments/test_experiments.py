@@ -176,12 +176,32 @@ def test_an_arm_whose_measure_is_never_finite_is_not_the_best_of_its_level(measu
 def test_the_p_values_of_a_table_are_corrected_by_holm_and_leave_out_arms_without_a_test():
     lone = Results(RESULTS, lone={0: measured(1.0)})
     arms = [*ARMS, Arm("lone", {}, {}, "lone")]
-    without = [row.p for row in Table.of(ARMS, RESULTS, ["best/val/loss"], "base").rows]
-    found = [row.p for row in Table.of(arms, lone, ["best/val/loss"], "base").rows]
+    without = [row.against.p for row in Table.of(ARMS, RESULTS, ["best/val/loss"], "base").rows]
+    found = [row.against.p for row in Table.of(arms, lone, ["best/val/loss"], "base").rows]
     assert found == pytest.approx([*without, math.nan], nan_ok=True)
     assert np.isnan(found).tolist() == [True, False, False, True]
     p = Interval.of([1.0 - 0.5, 1.1 - 0.61, 1.2 - 0.7]).p
     assert found[1] == pytest.approx(2 * p)
+
+
+@pytest.mark.parametrize("n_arms", [1, 2, 5, 9])
+def test_the_interval_of_a_table_leaves_out_0_exactly_where_its_p_is_below_the_level(n_arms):
+    rng = np.random.default_rng(n_arms)
+    n_called = 0
+    for _ in range(40):
+        names = ["base", *map(str, range(n_arms))]
+        arms = [Arm(name, {}, {}, level=name) for name in names]
+        effects = dict(zip(names, rng.normal(scale=0.2, size=n_arms + 1), strict=True))
+        results = Results()
+        for name in names:
+            losses = effects[name] + rng.normal(scale=0.05, size=3)
+            results[name] = {seed: measured(float(loss)) for seed, loss in enumerate(losses)}
+        for row in Table.of(arms, results, ["best/val/loss"], "base").rows[1:]:
+            found = row.against
+            assert (found.p < 0.05) == (found.low > 0 or found.high < 0)
+            assert found.low < found.mean < found.high
+            n_called += found.p < 0.05
+    assert 0 < n_called < 40 * n_arms
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ MISTAKES = {
     ),
     "one probability": (
         lambda hp: compiled(net(layers.Dense(1, "sigmoid")), "binary_crossentropy", hp=hp),
-        r"ends with Dense\(2, activation='softmax'\)",
+        r"received outputs \(N, 1\), which tell two classes apart",
     ),
     "a metric of NumPy": (
         lambda hp: compiled(net(), SPARSE, metrics=[numpy_metric], hp=hp),

@@ -107,6 +107,26 @@ def test_a_study_of_an_earlier_version_learns_what_it_has_not_recorded(study):
         check(study)
 
 
+def test_a_study_without_a_calibration_part_goes_on_only_with_the_data_that_it_had(study):
+    def again(fingerprint, n_calibration):
+        of_data = {**CONFIG["data"], "n_calibration": n_calibration}
+        found = opening(study, data=of_data)
+        found.check_same_settings(fingerprint, Training(**SETTINGS), None)
+
+    settings = study.optuna.user_attrs["settings"]
+    settings.pop("data.n_calibration")  # as an earlier version has recorded it
+    study.optuna.set_user_attr("settings", settings)
+    again("f", 0)
+    again("f", None)  # the data are so few that null stands for 0
+    said = r"made with data\.n_calibration=0, not null; .* or data\.n_calibration=0 to go on"
+    with pytest.raises(ConfigError, match=said):
+        again("of smaller train", None)
+    with pytest.raises(ConfigError, match=r"made with data\.n_calibration=0, not 115"):
+        again("of smaller train", 115)
+    with pytest.raises(ConfigError, match=r"made with data\.fingerprint=f, not other"):
+        again("other", 0)
+
+
 def test_the_run_keeps_the_configuration_of_what_was_done(study, tracking):
     data = search_data()
 

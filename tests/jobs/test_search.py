@@ -22,7 +22,9 @@ END = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned"}
 def test_prints_progress_then_a_table_then_where_to_look_and_nothing_else(searched):
     _, done = searched
     *lines, look, on, understand, examine, serve = done.stdout.splitlines()
-    assert lines[1] == "Data digits: 1,155 examples to train on, 287 to validate, 355 to test."
+    assert lines[1] == (
+        "Data digits: 1,040 examples to train on, 287 to validate, 115 to calibrate, 355 to test."
+    )
     assert lines[0] == "Study digits-selu begins: 7 trials of at most 6 epochs."
     assert (
         sum(bool(re.match(r"trial \d/7  #\d lr=.*: (finished|pruned)", line)) for line in lines)

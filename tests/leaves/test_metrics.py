@@ -153,3 +153,36 @@ def test_summary_names_the_common_measures():
     assert list(metrics.summary(PROBS, LABELS)) == [
         "accuracy", "nll", "brier_score", "ece", "predictive_entropy", "aurc", "risk_at_80",
     ]  # fmt: skip
+
+
+def test_bins_of_equal_mass_on_a_hand_worked_case():
+    # Five answers in two bins: (0.5, 0.6, 0.7) and (0.8, 0.9).
+    confidence = np.array([0.9, 0.5, 0.7, 0.6, 0.8])
+    labels = np.array([0, 1, 0, 0, 1])
+    probs = np.stack([confidence, 1 - confidence], axis=1)
+    # Right: 0.9, 0.7, 0.6. The gaps are |2/3 - 0.6| and |1/2 - 0.85|.
+    expected = 3 / 5 * (2 / 3 - 0.6) + 2 / 5 * 0.35
+    assert metrics.adaptive_ece(probs, labels, n_bins=2) == pytest.approx(expected)
+    assert metrics.adaptive_ece(probs[:1], labels[:1]) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_adaptive_ece_is_that_of_sorted_parts_and_does_not_depend_on_the_order(seed):
+    rng = np.random.default_rng(seed)
+    probs = rng.dirichlet(np.ones(4), 203)
+    labels = rng.integers(0, 4, 203)
+    order = np.argsort(probs.max(axis=1))
+    right = (probs.argmax(axis=1) == labels)[order]
+    confidence = probs.max(axis=1)[order]
+    expected = sum(
+        len(part) * abs(right[part].mean() - confidence[part].mean())
+        for part in np.array_split(np.arange(203), 15)
+    )
+    assert metrics.adaptive_ece(probs, labels) == pytest.approx(expected / 203, abs=1e-12)
+    rounded = np.round(probs * 20) / 20  # many equal confidences
+    rounded[:, 0] += 1 - rounded.sum(axis=1)
+    rounded = np.abs(rounded) / np.abs(rounded).sum(axis=1, keepdims=True)
+    shuffled = rng.permutation(203)
+    assert metrics.adaptive_ece(rounded[shuffled], labels[shuffled]) == pytest.approx(
+        metrics.adaptive_ece(rounded, labels), abs=1e-12
+    )

@@ -5,11 +5,11 @@ from keras import layers, ops
 
 from hpsearch import metrics
 from hpsearch.errors import ConfigError, ModelError
-from hpsearch.evaluation.evaluated_model import plain_probs
-from hpsearch.mc_dropout import mc_layers
+from hpsearch.mc_dropout import certificate, stochastic
 from hpsearch.mc_dropout.certificate import Certificate, fingerprint
 from hpsearch.mc_dropout.conversion import Split
 from hpsearch.mc_dropout.passes import Sampler
+from hpsearch.mc_dropout.plain import PlainModel
 from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.models.dropout_masks import random_bits, row_keys
 
@@ -20,7 +20,7 @@ def settings(**changes):
     return McDropout(
         **{
             "n_samples": 6,
-            "mask": "example",
+            "shared_masks": False,
             "seed": 3,
             "batch_size": 16,
             "memory_mb": 64,
@@ -77,12 +77,12 @@ def model(request):
     return MODELS[request.param]()
 
 
-@pytest.mark.parametrize("mask", ["example", "pass"])
+@pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("model", ["dropout", "residual"], indirect=True)
-def test_same_seed_gives_the_same_numbers_at_any_batch_size(model, mask):
-    reference = Sampler(model, settings(mask=mask, batch_size=1000)).predict(IMAGES)
+def test_same_seed_gives_the_same_numbers_at_any_batch_size(model, shared):
+    reference = Sampler(model, settings(shared_masks=shared, batch_size=1000)).predict(IMAGES)
     for size in (1, 7):
-        again = Sampler(model, settings(mask=mask, batch_size=size)).predict(IMAGES)
+        again = Sampler(model, settings(shared_masks=shared, batch_size=size)).predict(IMAGES)
         np.testing.assert_allclose(again.probs, reference.probs, atol=1e-6)
         np.testing.assert_allclose(again.variance, reference.variance, atol=1e-6)
         np.testing.assert_allclose(again.votes, reference.votes)
@@ -99,14 +99,7 @@ def test_evaluation_changes_nothing_and_passes_its_own_test(model):
 def test_sums_are_those_of_the_samples():
     model = MODELS["dropout"]()
     sampler = Sampler(model, settings())
-    part = sampler.split
-    seeds = np.asarray(sampler.seed_words(3), np.int32)
-    features = keras.tree.flatten(part.prefix(IMAGES))
-    rows = ops.arange(len(IMAGES), dtype="int32")
-    rates = ops.convert_to_tensor(np.float32(part.rates))
-    samples = np.stack(
-        [np.asarray(part.suffix([*features, row_keys(seeds, i, rows), rates])) for i in range(6)]
-    )
+    samples = sampler.samples(IMAGES, n_samples=6, seed=3)
     labels = np.arange(len(IMAGES)) % 4
 
     sums = sampler.predict(IMAGES, labels)
@@ -125,17 +118,17 @@ def test_sums_are_those_of_the_samples():
 def test_one_mask_a_pass_treats_equal_images_equally():
     same = np.repeat(IMAGES[:1], 5, axis=0)
     model = MODELS["dropout"]()
-    shared = Sampler(model, settings(mask="pass")).predict(same).probs
+    shared = Sampler(model, settings(shared_masks=True)).predict(same).probs
     np.testing.assert_allclose(shared, np.repeat(shared[:1], 5, axis=0), atol=1e-6)
-    own = Sampler(model, settings(mask="example")).predict(same).probs
+    own = Sampler(model, settings(shared_masks=False)).predict(same).probs
     assert np.abs(own - own[:1]).max() > 1e-3
 
 
 def test_masks_of_both_modes_have_the_same_mean():
     model = MODELS["alpha"]()
     example, shared = (
-        Sampler(model, settings(mask=m, n_samples=4000)).predict(IMAGES[:8])
-        for m in ("example", "pass")
+        Sampler(model, settings(shared_masks=shared, n_samples=4000)).predict(IMAGES[:8])
+        for shared in (False, True)
     )
     error = np.sqrt(2 * example.variance / 4000)
     assert (np.abs(example.probs - shared.probs) < 6 * error).all()
@@ -163,8 +156,8 @@ def test_passes_are_told_apart_in_groups_of_bounded_number():
 def test_the_prefix_ends_before_the_first_active_dropout():
     model = dense(layers.Dropout(0.0), layers.Dropout(0.3), layers.Dropout(0.3))
     part = Split.of(model)
-    assert part.prefix.count_params() == 108 * 12 + 12 + 12 * 12 + 12
-    assert [site.position for site in part.sites] == [1, 2]
+    assert part._prefix.count_params() == 108 * 12 + 12 + 12 * 12 + 12
+    assert part.rates == (0.3, 0.3)
 
 
 def test_rates_can_be_replaced_without_another_conversion():
@@ -212,16 +205,15 @@ def test_spatial_dropout_drops_whole_channels():
     inputs = keras.Input((5, 5, 8))
     part = Split.of(keras.Model(inputs, layers.Flatten()(layers.SpatialDropout2D(0.5)(inputs))))
     keys = row_keys(np.asarray([1, 2], np.int32), 0, ops.arange(20, dtype="int32"))
-    kept = np.asarray(part.suffix([ops.ones((20, 5, 5, 8)), keys, ops.convert_to_tensor([0.5])]))
+    rates = ops.convert_to_tensor([0.5])
+    kept = np.asarray(part.outputs([ops.ones((20, 5, 5, 8))], keys, keys[:1], rates))
     kept = kept.reshape(20, 25, 8)
     assert (kept == kept[:, :1]).all()
     assert set(np.unique(kept)) == {0.0, 2.0}
 
 
 def test_a_broken_alpha_dropout_is_found(monkeypatch):
-    monkeypatch.setattr(
-        mc_layers.McAlphaDropout, "noisy", lambda self, inputs, uniform, rate: inputs * 1.1
-    )
+    monkeypatch.setattr(certificate, "alpha_dropped", lambda inputs, uniform, rate: inputs * 1.1)
     with pytest.raises(
         ModelError, match=r"AlphaDropout moves mean or variance by .* standard errors"
     ):
@@ -229,9 +221,7 @@ def test_a_broken_alpha_dropout_is_found(monkeypatch):
 
 
 def test_a_conversion_that_is_off_with_all_rates_at_zero_is_found(monkeypatch):
-    monkeypatch.setattr(
-        mc_layers.McStandardDropout, "noisy", lambda self, inputs, uniform, rate: inputs + 0.5
-    )
+    monkeypatch.setattr(stochastic, "dropped", lambda inputs, uniform, rate: inputs + 0.5)
     with pytest.raises(
         ModelError,
         match=r"received: the samples do not vary; with all rates at 0 the output is .* off",
@@ -247,20 +237,9 @@ def test_batch_norm_stays_in_inference_mode_even_where_a_graph_says_training():
     assert Certificate.of(Sampler(model, settings()), IMAGES).variables_unchanged
 
 
-class Halving(layers.Dropout):
-    def call(self, inputs, training=False):
-        return inputs / 2
-
-
-class Subclassed(keras.Model):
+class Unbuilt(keras.Model):
     def call(self, inputs):
         return inputs
-
-
-def attention():
-    inputs = keras.Input((6, 6))
-    x = layers.MultiHeadAttention(1, 4, dropout=0.5, name="heads")(inputs, inputs)
-    return keras.Model(inputs, layers.Dense(4, "softmax")(layers.Flatten()(x)))
 
 
 @pytest.mark.parametrize(
@@ -272,18 +251,10 @@ def attention():
             r"received one with dropout layers whose rate is 0 \(1\)",
         ),
         (
-            lambda: dense(Halving(0.5, name="odd")),
-            "Keras's own dropout layers, received 'odd' of type Halving",
-        ),
-        (
             lambda: dense(layers.Dropout(1.0, name="all")),
             "at least 0 and below 1, received 1.0 for 'all'",
         ),
-        (attention, "no dropout layer, and dropout inside of heads, which stays off"),
-        (
-            Subclassed,
-            "Expected a built Sequential or Functional model for MC Dropout, received 'subclassed'",
-        ),
+        (Unbuilt, "Expected a built model with one input for MC Dropout, received 'unbuilt'"),
     ],
 )
 def test_a_model_that_cannot_be_sampled_gets_one_sentence(build, message):
@@ -300,7 +271,7 @@ def test_logits_are_refused_unless_announced():
     with pytest.raises(ModelError, match=r"or give uncertainty.from_logits=true"):
         Sampler(model, settings()).predict(IMAGES)
     with pytest.raises(ModelError, match=r"or give uncertainty.from_logits=true"):
-        plain_probs(model, IMAGES, settings())
+        PlainModel(model, settings()).predict(IMAGES)
     probs = Sampler(model, settings(from_logits=True)).predict(IMAGES).probs
     assert probs.sum(axis=1) == pytest.approx(1.0)
 
@@ -308,7 +279,7 @@ def test_logits_are_refused_unless_announced():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mask": "passs"}, "There is no uncertainty.mask=passs. Did you mean 'pass'"),
+        ({"batch_size": 0}, "uncertainty.batch_size must be above 0, but is 0."),
         ({"n_samples": 0}, "uncertainty.n_samples must be above 0, but is 0."),
     ],
 )

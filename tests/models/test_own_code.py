@@ -11,8 +11,10 @@ import keras
 import keras_tuner
 import numpy as np
 import pytest
+import requests
 
 import people
+from conftest import free_port, serving
 from hpsearch.errors import ModelError
 from hpsearch.models.own_code import import_own_code, own_code
 from hpsearch.serving.fresh_process import first_line
@@ -136,6 +138,14 @@ def test_the_pages_own_example_is_registered_evaluated_and_served_elsewhere(
         "registered_model=digits-own", "version=1", f"tracking.uri={uri}", script="evaluate"
     )
     assert examined.returncode == 0, examined.stderr + examined.stdout
+    port = free_port()
+    command = "mlflow models serve -m models:/digits-own/1 --env-manager local"
+    command += f" --host 127.0.0.1 --port {port}"
+    env = {key: value for key, value in shell_environment().items() if key != "PYTHONPATH"}
+    with serving(command, away.folder, port, env | {"MLFLOW_TRACKING_URI": uri}, 240) as server:
+        image = np.zeros((1, 8, 8, 1), int).tolist()
+        asked = requests.post(server.url, json={"instances": image}, timeout=60)
+    assert len(asked.json()["predictions"]) == 1, asked.text
 
 
 @pytest.mark.slow

@@ -214,8 +214,8 @@ def test_a_versions_page_says_where_it_is_from_and_what_it_is_worth(site):
         "The model of trial",
         "champion",
         "accuracy: 0.",
-        "MC Dropout against the plain",
-        "Certificate:",
+        "test examples MC Dropout, the mean of many predictions",
+        "Self-test passed:",
         "mlflow.pyfunc.load_model",
         "mlflow models serve",
     ):

@@ -53,6 +53,10 @@ class Keywords(TypedDict, total=False):
         int | None,
         _Setting("data.n_val", "Examples that are split off where validation_data is None."),
     ]
+    n_calibration: Annotated[
+        int | None,
+        _Setting("data.n_calibration", "Examples that are split off to fit thresholds on."),
+    ]
     seed: Annotated[int | None, _Setting("seed", "The seed of all randomness.")]
     space: Annotated[
         Mapping[str, object] | None,

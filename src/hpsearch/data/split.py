@@ -1,6 +1,8 @@
-"""Check a data set and split its training images into train and val, once for a whole search.
+"""Check a data set and split its training examples into train, val and a calibration part.
 
-`Data.for_search` returns train and val, `Data.test` the test set. A search receives no test image.
+This is done once for a whole search. `Data.for_search` returns these parts, `Data.test` the test
+set. A search receives no test example, and it uses the calibration part for nothing but the
+thresholds of a registered model.
 A fingerprint of all parts identifies the data. A data set may bring its own validation part, and
 it need not have a test part.
 """
@@ -8,8 +10,8 @@ it need not have a test part.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -18,7 +20,11 @@ from numpy.typing import NDArray
 
 from hpsearch.data.datasets import Arrays, check_files
 from hpsearch.data.forms import Images, Labels, inputs_of, labels_of
+from hpsearch.data.parts import split, split_beside_val
+from hpsearch.data.pixel_range import PixelRange
 from hpsearch.errors import DataError
+
+_LEAST_SPAN = 0.05  # share of a given range that the training images must span
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,19 +42,26 @@ class Examples:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def part(self, indices: NDArray[np.intp]) -> Examples:
+        """Return the examples of some indices, (M,)."""
+        return Examples(self.inputs[indices], self.targets[indices])
+
 
 @dataclass(frozen=True, eq=False)
 class SearchData:
-    """All data that a search may use. It holds no test image, so that none can guide a search.
+    """All data that a search may use. It holds no test example, so that none can guide a search.
 
     Attributes:
         name: The name of the data set, which is the first half of a study's name.
         train: The examples that models are fitted to.
         val: The examples that guide the search.
         class_names: One name for each label.
-        fingerprint: 16 hexadecimal digits that change with any pixel or label of train, val or
-            test, and with the split.
+        fingerprint: 16 hexadecimal digits that change with any value or label of train, val,
+            calibration or test, and with the split.
         has_rows: Whether the train targets were given as one-hot rows.
+        calibration: The examples on which thresholds and temperatures are fitted, which guide no
+            search; None if there is no such part.
+        pixel_range: The values of black and white in the inputs; None if they are unknown.
     """
 
     name: str
@@ -57,6 +70,16 @@ class SearchData:
     class_names: tuple[str, ...]
     fingerprint: str
     has_rows: bool = False
+    calibration: Examples | None = None
+    pixel_range: PixelRange | None = None
+
+    @property
+    def parts(self) -> list[Examples]:
+        """Train, val and, if there is one, the calibration part."""
+        found = [self.train, self.val]
+        if self.calibration is not None:
+            found.append(self.calibration)
+        return found
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -77,15 +100,22 @@ class Data:
         name: The name of the data set.
         load: Returns the arrays, such as `functools.partial(datasets.cifar10, path=None)`.
         path: The path of the files, or None for a source without files. `load` already has it.
-        n_train: The number of images to train on, a stratified part for quick tries; None takes
-            all images that are not in val.
-        n_val: The number of training images in the stratified validation part; None takes a fifth
+        n_train: The number of examples to train on, a stratified part for quick tries; None takes
+            all that are in no other part.
+        n_val: The number of training examples in the stratified validation part; None takes a fifth
             of them, but at most 1,000. It changes nothing where the data set brings a validation
             part of its own.
-        split_seed: The seed of the split. Val is the same for every `n_train`.
+        split_seed: The seed of the split. Val is the same for every `n_train` and `n_calibration`.
+        n_calibration: The number of training examples in the stratified calibration part. None
+            takes a tenth of those that are not in val, but at most 1,000 and what `n_train` leaves.
+            It takes none where these would be fewer than 50, where a class would be left without
+            a training example, and where the data set brings a validation part of its own.
         channel_axis: Whether grey images (N, H, W) become (N, H, W, 1).
+        range: The values of black and white in the inputs, `[LOW, HIGH]`, or a list of each for
+            the channels. None lets the training images prove them.
 
     Raises:
+        ConfigError: `range` is no such pair.
         DataError: All methods raise it if the data set is missing, damaged, unfit or too small
             for its parts. `test` also raises it if there is no test part.
     """
@@ -96,7 +126,15 @@ class Data:
     n_train: int | None
     n_val: int | None
     split_seed: int
-    channel_axis: bool = True  # as in all configurations that earlier versions have recorded
+    # The defaults are those of all configurations that earlier versions have recorded.
+    channel_axis: bool = True
+    n_calibration: int | None = 0
+    range: Sequence[float | Sequence[float]] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a range that is none."""
+        if self.range is not None:
+            PixelRange.given(self.range)
 
     def check_files(self) -> None:
         """Raise DataError where the files of the data set are not there, without reading them."""
@@ -112,9 +150,12 @@ class Data:
         n_test = 0
         if test is not None:
             n_test = len(test)
+        n_calibration = 0
+        if search.calibration is not None:
+            n_calibration = len(search.calibration)
         return (
             f"Data {self.name}: {len(search.train):,} examples to train on, {len(search.val):,} to "
-            f"validate, {n_test:,} to test."
+            f"validate, {n_calibration:,} to calibrate, {n_test:,} to test."
         )
 
     def has_test(self) -> bool:
@@ -135,37 +176,76 @@ class Data:
     def _parts(self) -> tuple[SearchData, Examples | None]:
         arrays = self.load()
         whole = checked(arrays, self.name, channel_axis=self.channel_axis)
-        train, val = self._split(whole)
-        parts = [train, val]
-        if whole.test is not None:
-            parts.append(whole.test)
-        digits = fingerprint(*parts)
+        train, val, calibration = self._split(whole)
         searched = SearchData(
             self.name,
             train,
             val,
             whole.class_names,
-            digits,
+            "",
             whole.has_rows,
+            calibration,
+            pixel_range=self._pixel_range(whole),
         )
-        return searched, whole.test
+        parts = searched.parts
+        if whole.test is not None:
+            parts.append(whole.test)
+        return replace(searched, fingerprint=fingerprint(*parts)), whole.test
 
-    def _split(self, whole: _Checked) -> tuple[Examples, Examples]:
-        """Return train and val."""
+    def _pixel_range(self, whole: _Checked) -> PixelRange | None:
+        """Return the range that is given, or else the one that the training images prove."""
+        if self.range is None:
+            return PixelRange.proved_by(whole.train.inputs)
+        given = PixelRange.given(self.range)
+        parts = {"train": whole.train, "val": whole.val, "test": whole.test}
+        for part, examples in parts.items():
+            if examples is not None and not given.is_of(examples.inputs):
+                inputs = examples.inputs
+                raise DataError(
+                    f"Expected x_{part} of {self.name} within data.range={given.written()}, "
+                    f"received values from {inputs.min():.4g} to {inputs.max():.4g} in "
+                    f"{inputs.shape[-1]} channels."
+                )
+        lowest = float(whole.train.inputs.min())
+        highest = float(whole.train.inputs.max())
+        if highest - lowest < _LEAST_SPAN * (max(given.high) - min(given.low)):
+            raise DataError(
+                f"Expected x_train of {self.name} to reach from black to white of "
+                f"data.range={given.written()}, received values from {lowest:.4g} to "
+                f"{highest:.4g}: give the values that mean black and white in these data."
+            )
+        return given
+
+    def _split(self, whole: _Checked) -> tuple[Examples, Examples, Examples | None]:
+        """Return train, val and the calibration part."""
         train = whole.train
         labels = train.targets
-        if whole.val is None:
+        val = whole.val
+        if val is None:
             n_val = self.n_val
             if n_val is None:
                 n_val = min(1000, len(labels) // 5)
-            in_train, in_val = split(labels, self.n_train, n_val, self.split_seed)
-            val = Examples(train.inputs[in_val], labels[in_val])
-        elif self.n_train is None:
-            return train, whole.val
+            in_train, in_val, in_calibration = split(
+                labels,
+                self.n_train,
+                n_val,
+                self.split_seed,
+                self.n_calibration,
+            )
+            val = train.part(in_val)
+        elif self.n_train is None and not self.n_calibration:
+            return train, val, None
         else:
-            val = whole.val
-            in_train = _part(labels, self.n_train, self.split_seed)
-        return Examples(train.inputs[in_train], labels[in_train]), val
+            in_train, in_calibration = split_beside_val(
+                labels,
+                self.n_train,
+                self.n_calibration or 0,
+                self.split_seed,
+            )
+        calibration = None
+        if len(in_calibration) > 0:
+            calibration = train.part(in_calibration)
+        return train.part(in_train), val, calibration
 
 
 class _Checked(NamedTuple):
@@ -227,12 +307,12 @@ def checked(arrays: Arrays, name: str, *, channel_axis: bool = True) -> _Checked
 def _check_alike(parts: Mapping[str, Examples], name: str) -> None:
     """Raise DataError if the parts do not fit each other."""
     for part, examples in parts.items():
-        n_images = len(examples.inputs)
+        n_inputs = len(examples.inputs)
         n_labels = len(examples)
-        if n_images != n_labels:
+        if n_inputs != n_labels:
             raise DataError(
-                f"Expected as many labels in y_{part} as images in x_{part} of {name}, "
-                f"received {n_labels:,} labels for {n_images:,} images."
+                f"Expected as many labels in y_{part} as examples in x_{part} of {name}, "
+                f"received {n_labels:,} labels for {n_inputs:,} examples."
             )
     train = parts["train"].inputs
     of_train = f"{train.shape[1:]} {train.dtype}"
@@ -240,7 +320,7 @@ def _check_alike(parts: Mapping[str, Examples], name: str) -> None:
         of_part = f"{examples.inputs.shape[1:]} {examples.inputs.dtype}"
         if of_train != of_part:
             raise DataError(
-                f"Expected images of one shape and dtype in x_train and x_{part} of {name}, "
+                f"Expected inputs of one shape and dtype in x_train and x_{part} of {name}, "
                 f"received {of_train} and {of_part}."
             )
 
@@ -269,8 +349,8 @@ def _class_names(
     for label in range(n_classes):
         if label not in present:
             raise DataError(
-                f"Expected a training image of each of the {n_classes} classes of {name}, received "
-                f"none of class {label}; number the classes without gaps."
+                f"Expected a training example of each of the {n_classes} classes of {name}, "
+                f"received none of class {label}; number the classes without gaps."
             )
     if names is not None:
         return names
@@ -285,131 +365,6 @@ def _check_columns(n_columns: Mapping[str, int | None], n_classes: int, name: st
                 f"Expected one-hot rows of {n_classes} columns, one for each class of {name}, "
                 f"received {n_found} columns in y_{part}."
             )
-
-
-def split(
-    labels: Labels,
-    n_train: int | None,
-    n_val: int,
-    seed: int,
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the ascending indices of a stratified train part and val part.
-
-    Each class has its share of a part to within one image. The integers of PCG64 never change for
-    a seed, and so the split never changes either. Val is taken first, so it is the same for every
-    `n_train`.
-
-    Args:
-        labels: The labels of all training images, (N,).
-        n_train: The size of the train part; None takes all images that are not in val.
-        n_val: The size of the val part.
-        seed: An integer from 0 on.
-
-    Raises:
-        DataError: There are too few labels for these parts.
-    """
-    counts = np.bincount(labels)
-    n_labels = len(labels)
-    _check_sizes(n_labels, len(counts), n_train, n_val, seed)
-    if n_train is None:
-        n_train = n_labels - n_val
-    val_counts = _shares(n_val, counts)
-    train_counts = _shares(n_train, counts - val_counts)
-    if train_counts.min() == 0:
-        rare = int(train_counts.argmin())
-        raise DataError(
-            f"Expected data.n_train={n_train} and data.n_val={n_val} to leave a training image of "
-            f"each class, received none of class {rare}, which has {counts[rare]} of {n_labels}; "
-            f"add images or train on more."
-        )
-    return _drawn(labels, train_counts, val_counts, seed)
-
-
-def _part(labels: Labels, n_train: int, seed: int) -> NDArray[np.intp]:
-    """Return the ascending indices of a stratified part of a train set that has its own val."""
-    counts = np.bincount(labels)
-    n_labels = len(labels)
-    n_classes = len(counts)
-    if not isinstance(n_train, int) or not n_classes <= n_train <= n_labels:
-        raise DataError(
-            f"Expected data.n_train to be null (all) or a whole number from {n_classes} (the "
-            f"classes) to {n_labels} (all training examples), received {n_train!r}."
-        )
-    _check_seed(seed)
-    left_out = _shares(n_labels - n_train, counts)
-    kept = counts - left_out
-    if kept.min() == 0:
-        rare = int(kept.argmin())
-        raise DataError(
-            f"Expected data.n_train={n_train} to leave a training example of each class, received "
-            f"none of class {rare}, which has {counts[rare]} of {n_labels}; train on more."
-        )
-    in_train, _ = _drawn(labels, kept, left_out, seed)
-    return in_train
-
-
-def _drawn(
-    labels: Labels,
-    train_counts: NDArray[np.intp],
-    val_counts: NDArray[np.intp],
-    seed: int,
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the ascending indices of two parts that hold so many examples of each class."""
-    keys = np.random.PCG64(seed).random_raw(len(labels))
-    in_train = []
-    in_val = []
-    for label in range(len(train_counts)):
-        members = np.flatnonzero(labels == label)
-        order = np.argsort(keys[members], kind="stable")
-        members = members[order]
-        start = val_counts[label]
-        end = start + train_counts[label]
-        in_val.append(members[:start])
-        in_train.append(members[start:end])
-    train = np.concatenate(in_train)
-    val = np.concatenate(in_val)
-    return np.sort(train), np.sort(val)
-
-
-def _check_sizes(
-    n: int,
-    n_classes: int,
-    n_train: int | None,
-    n_val: int,
-    seed: int,
-) -> None:
-    most_val = n - n_classes
-    if not isinstance(n_val, int) or not n_classes <= n_val <= most_val:
-        raise DataError(
-            f"Expected data.n_val to be an integer from {n_classes} (the classes) to {most_val} "
-            f"({n} images less one a class to train on), received {n_val!r}."
-        )
-    if n_train is not None:
-        most_train = n - n_val
-        if not isinstance(n_train, int) or not n_classes <= n_train <= most_train:
-            raise DataError(
-                f"Expected data.n_train to be null (all) or an integer from {n_classes} (the "
-                f"classes) to {most_train} (what data.n_val={n_val} leaves of {n} images), "
-                f"received {n_train!r}."
-            )
-    _check_seed(seed)
-
-
-def _check_seed(seed: int) -> None:
-    if not isinstance(seed, int) or seed < 0:
-        raise DataError(f"Expected data.split_seed to be an integer from 0 on, received {seed!r}.")
-
-
-def _shares(n: int, counts: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Return each class's share of `n` places, in proportion to `counts`, by largest remainder.
-
-    The sum of the shares is exactly `n`.
-    """
-    shares, remainders = np.divmod(n * counts, counts.sum())
-    n_left = n - shares.sum()
-    most = np.argsort(-remainders, kind="stable")[:n_left]
-    shares[most] += 1
-    return shares
 
 
 def fingerprint(*parts: Examples) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from hpsearch import metrics
 from hpsearch.evaluation import settings
-from hpsearch.evaluation.differences import Difference, compare
+from hpsearch.evaluation.differences import LABELS, Difference, compare
 from hpsearch.evaluation.evaluated_model import EvaluatedModel
 from hpsearch.html_report.section import Section
 
@@ -21,8 +21,14 @@ class DropoutRates(settings.DropoutRates):
     `evaluation.settings` describes its settings.
     """
 
-    def examine(self, evaluated: EvaluatedModel) -> Section:
-        """Choose the rates with the lowest NLL on val, and test them against the model's own."""
+    def examine(self, evaluated: EvaluatedModel) -> Section | None:
+        """Choose the rates with the lowest NLL on val, and test them against the model's own.
+
+        Returns:
+            A section, or None without MC Dropout.
+        """
+        if evaluated.left_out is not None:
+            return None
         sampler = evaluated.sampler
         tried = self.choices(sampler.split.rates)
         val = evaluated.val
@@ -32,8 +38,17 @@ class DropoutRates(settings.DropoutRates):
             on_val[choice] = metrics.nll(mc.probs, val.targets)
         ranked = sorted(on_val, key=on_val.__getitem__)
         best = ranked[0]
-        found = self._compared(evaluated, tried[best])
-        values = {}
+        test = evaluated.test
+        tuned = sampler.predict(test.inputs, rates=tried[best]).probs
+        found = compare(
+            evaluated.on_test["mc"],
+            tuned,
+            test.targets,
+            n_resamples=self.n_resamples,
+            level=self.level,
+            seed=self.seed,
+        )
+        values = {"test/mc_tuned/ece": metrics.ece(tuned, test.targets)}
         for difference in found:
             values[f"test/mc_tuned/{difference.measure}"] = difference.values[1]
         values["val/mc_tuned/nll"] = on_val[best]
@@ -43,8 +58,13 @@ class DropoutRates(settings.DropoutRates):
         layers, rate = best
         text = (
             f"Best of {len(tried)} choices on validation data: layers {layers}, rate {rate}. On "
-            f"test, against the model's own rates: {self._sentence(found)}."
+            f"test, against the model's own rates: {self._sentence(found)}. These verdicts hold "
+            "for one set of masks of each; another set may give others."
         )
+        if tried[best] == sampler.split.rates:
+            text = (
+                f"Of {len(tried)} choices on validation data, the model's own rates are the best."
+            )
         return Section(
             title="Dropout at test time",
             text=text,
@@ -91,26 +111,9 @@ class DropoutRates(settings.DropoutRates):
                     found[name, label] = choice
         return found
 
-    def _compared(
-        self,
-        evaluated: EvaluatedModel,
-        rates: Sequence[float],
-    ) -> list[Difference]:
-        """Return the differences on test between the model's own rates and these rates."""
-        test = evaluated.test
-        tuned = evaluated.sampler.predict(test.inputs, rates=rates)
-        return compare(
-            evaluated.on_test["mc"],
-            tuned.probs,
-            test.targets,
-            n_resamples=self.n_resamples,
-            level=self.level,
-            seed=self.seed,
-        )
-
     def _sentence(self, found: Sequence[Difference]) -> str:
         said = []
         for difference in found:
             verdict = difference.verdict(self.level)
-            said.append(f"{difference.measure} {difference.value:+z.4f} ({verdict})")
+            said.append(f"{LABELS[difference.measure]} {difference.value:+z.4f} ({verdict})")
         return "; ".join(said)

@@ -1,8 +1,8 @@
-"""Measure ensembles of a study's best models, and how many members MC Dropout is worth."""
+"""Measure ensembles of a study's best models, and how many members one model is worth."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 
@@ -23,7 +23,7 @@ class Ensembles(settings.Ensembles):
     """
 
     def examine(self, evaluated: EvaluatedModel) -> Section | None:
-        """Measure ensembles of plain and of MC Dropout members.
+        """Measure ensembles of plain members and, where all have dropout, of MC Dropout members.
 
         Returns:
             A section, or None if the study has kept fewer than two models.
@@ -32,36 +32,37 @@ class Ensembles(settings.Ensembles):
         size = len(models)
         if size < 2:
             return None
+        arms = {"plain": "plain"}
+        if all(model.left_out is None for model in (evaluated, *models)):
+            arms["mc"] = "MC Dropout"
         nll_by_size = _nll_by_size(models)
-        measured = {
-            "one model, plain": _measures([evaluated], "plain"),
-            "one model, MC Dropout": _measures([evaluated], "mc"),
-            f"ensemble of {size}": _measures(models, "plain"),
-            f"ensemble of {size} x MC Dropout": _measures(models, "mc"),
-        }
         rows = [["arm", "accuracy", "NLL", "NLL scaled", "ECE"]]
-        for name, measures in measured.items():
-            cells = [f"{value:.4f}" for value in measures.values()]
-            rows.append([name, *cells])
-        _, one_mc, plain, mc = measured.values()
-        worth = equivalent(nll_by_size, one_mc["nll_scaled"])
-        found = {"test/mc/deep_ensemble_equivalent": worth}
-        ensembles = {"ensemble": plain, "mc_ensemble": mc}
-        for key, measures in ensembles.items():
-            found[f"test/{key}/accuracy"] = measures["accuracy"]
-            found[f"test/{key}/nll"] = measures["nll"]
-            found[f"test/{key}/ece"] = measures["ece"]
-            found[f"test/{key}_scaled/nll"] = measures["nll_scaled"]
-        against = compared(one_mc["nll_scaled"], nll_by_size)
+        found = {}
+        said = []
+        for arm, name in arms.items():
+            one = _measures([evaluated], arm)
+            rows.append(_row(f"one model, {name}", one))
+            worth = equivalent(nll_by_size, one["nll_scaled"])
+            found[f"test/{arm}/deep_ensemble_equivalent"] = worth
+            against = compared(one["nll_scaled"], nll_by_size)
+            said.append(f"the model's prediction ({name}) {against}")
+        for arm, name in arms.items():
+            whole = _measures(models, arm)
+            rows.append(_row(f"ensemble of {size}, {name}", whole))
+            key = {"plain": "ensemble", "mc": "mc_ensemble"}[arm]
+            for measure in ("accuracy", "nll", "ece"):
+                found[f"test/{key}/{measure}"] = whole[measure]
+            found[f"test/{key}_scaled/nll"] = whole["nll_scaled"]
         text = (
-            f"The ensembles consist of the {size} best models that the study has kept, each "
-            "trained with its own hyperparameters. After temperature scaling, MC Dropout of one "
-            f"model {against}."
+            f"The ensembles consist of the {size} best models that the study has kept. Each was "
+            "trained with its own hyperparameters, so most of them are worse than the best one, "
+            "and a single good model can be worth several of them. By its NLL after temperature "
+            f"scaling, {'; '.join(said)}."
         )
         curve = list(enumerate(nll_by_size, start=1))
         curves = {"test/ensemble_scaled/nll_over_members": curve}
         return Section(
-            title="Ensembles for free",
+            title="Ensembles of the study's models",
             text=text,
             table=rows,
             metrics=found,
@@ -79,6 +80,11 @@ class Ensembles(settings.Ensembles):
             model = replace(evaluated, model=member, settings=settings)
             models.append(model)
         return models
+
+
+def _row(name: str, measures: Mapping[str, float]) -> list[str]:
+    """Return the row of the table for one way to predict."""
+    return [name, *(f"{value:.4f}" for value in measures.values())]
 
 
 def compared(nll: float, curve: Sequence[float]) -> str:
@@ -120,13 +126,13 @@ def _nll_by_size(models: Sequence[EvaluatedModel]) -> list[float]:
 
 
 def _scaled_nll(models: Sequence[EvaluatedModel], arm: str) -> float:
-    """Return the NLL of an ensemble on test after temperature scaling on val."""
-    on_val = [model.on_val[arm] for model in models]
+    """Return the NLL of an ensemble on test after temperature scaling."""
+    on_calibrating = [model.on_calibrating[arm] for model in models]
     on_test = [model.on_test[arm] for model in models]
-    val = np.mean(on_val, axis=0)
+    calibrating = np.mean(on_calibrating, axis=0)
     test = np.mean(on_test, axis=0)
     first = models[0]
-    fitted = temperature(val, first.val.targets)
+    fitted = temperature(calibrating, first.calibrating.targets)
     after = scaled(test, fitted)
     return metrics.nll(after, first.test.targets)
 

@@ -13,36 +13,36 @@ from functools import cached_property
 
 import keras
 import numpy as np
-from keras import ops
 
 from hpsearch import metrics
 from hpsearch.data.forms import Images
+from hpsearch.data.pixel_range import BYTES, PixelRange
 from hpsearch.data.split import Examples
+from hpsearch.errors import ModelError
 from hpsearch.html_report.section import Section
 from hpsearch.mc_dropout.certificate import Certificate
-from hpsearch.mc_dropout.passes import Sampler, check_distributions
+from hpsearch.mc_dropout.passes import Sampler
+from hpsearch.mc_dropout.plain import PlainModel
 from hpsearch.mc_dropout.prediction import McDropout, McPrediction
 from hpsearch.metrics import Floats
-
-
-def white(images: Images) -> float:
-    """Return the value of white: 255 for uint8 and where any value exceeds 1, otherwise 1."""
-    is_uint8 = images.dtype == np.uint8
-    if is_uint8 or images.max() > 1:
-        return 255.0
-    return 1.0
 
 
 @dataclass(frozen=True, eq=False)
 class EvaluatedModel:
     """A model with the examples on which it is evaluated. Each prediction is computed once.
 
+    A model without dropout, or whose dropout cannot be repeated pass by pass, has the arm "plain"
+    alone, and `left_out` says why.
+
     Args:
-        model: Maps raw pixels to class probabilities. An evaluation changes none of its variables.
+        model: Maps raw inputs to class probabilities. An evaluation changes none of its variables.
         settings: Settings of MC Dropout.
         val: Examples by which an evaluation may choose, such as a temperature.
         test: Examples on which it only measures.
         members: Models of the same study for ensembles, the best first. They may include `model`.
+        calibration: Examples on which temperatures and conformal sets are fitted, which neither
+            training nor the choice of epochs and trials has seen; None takes val.
+        pixel_range: The values of black and white in the inputs; None if they are unknown.
     """
 
     model: keras.Model
@@ -50,77 +50,186 @@ class EvaluatedModel:
     val: Examples
     test: Examples
     members: Sequence[keras.Model] = ()
+    calibration: Examples | None = None
+    pixel_range: PixelRange | None = None
 
     @cached_property
-    def sampler(self) -> Sampler:
-        """Stochastic passes of the model."""
-        return Sampler(self.model, self.settings)
+    def pixels(self) -> PixelRange | None:
+        """The values of black and white in the inputs; None where `why_no_pixels` has a reason."""
+        if self.why_no_pixels:
+            return None
+        return self._range()
 
-    def plain(self, images: Images) -> Floats:
-        """Return the plain distributions, (N, C)."""
-        return plain_probs(self.model, images, self.settings)
+    @cached_property
+    def why_no_pixels(self) -> str:
+        """Why the test inputs cannot be read as pixels, in a sentence; empty where they can."""
+        inputs = self.test.inputs
+        if inputs.ndim != 4:
+            return (
+                f"Only images (H, W, C) have pixels; this model takes inputs of shape "
+                f"{inputs.shape[1:]}."
+            )
+        found = self._range()
+        if found is None:
+            return (
+                "The values of black and white in the inputs are unknown: the training images are "
+                "neither uint8 nor go from 0 to 1, or in whole numbers from 0 to 255. The setting "
+                "data.range=[LOW, HIGH] of the data set, given to its search or with data=NAME to "
+                "an evaluation, says them."
+            )
+        if not found.is_of(inputs):
+            return (
+                f"Black and white are {found.written()} in the training images, but the test "
+                f"images have values from {inputs.min():.4g} to {inputs.max():.4g}."
+            )
+        return ""
+
+    def _range(self) -> PixelRange | None:
+        if self.pixel_range is None and self.test.inputs.dtype == np.uint8:
+            return BYTES
+        return self.pixel_range
+
+    @cached_property
+    def _plain_model(self) -> PlainModel:
+        return PlainModel(self.model, self.settings)
+
+    def plain(self, inputs: Images) -> Floats:
+        """Return the plain distributions, (N, C).
+
+        Raises:
+            ModelError: The outputs of the model are no distributions.
+        """
+        return self._plain_model.predict(inputs)
+
+    @cached_property
+    def _tested(self) -> tuple[Sampler, Certificate] | ModelError:
+        """Stochastic passes with their self-test, or why there are none."""
+        inputs = self.test.inputs
+        _ = self.plain_test  # a model whose outputs are no distributions has no arm at all
+        try:
+            sampler = Sampler(self.model, self.settings, inputs.shape[1:], str(inputs.dtype))
+            return sampler, Certificate.of(sampler, inputs)
+        except ModelError as error:
+            return error
+
+    @property
+    def left_out(self) -> str | None:
+        """Why there is no MC Dropout; None where there is."""
+        if isinstance(self._tested, ModelError):
+            return str(self._tested)
+        return None
+
+    @property
+    def sampler(self) -> Sampler:
+        """Stochastic passes of the model.
+
+        Raises:
+            ModelError: There are none, and the message says why.
+        """
+        if isinstance(self._tested, ModelError):
+            raise self._tested
+        return self._tested[0]
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """The self-test of the stochastic passes; None where there are none."""
+        if isinstance(self._tested, ModelError):
+            return None
+        return self._tested[1]
+
+    @property
+    def qualified(self) -> str:
+        """What the dropout of the passes is, where it is not Keras's alone; for titles."""
+        certificate = self.certificate
+        if certificate is None:
+            return ""
+        return certificate.qualification
+
+    @cached_property
+    def plain_test(self) -> Floats:
+        """The plain distributions on test, (N, C).
+
+        Raises:
+            ModelError: The outputs of the model are no distributions.
+        """
+        return self.plain(self.test.inputs)
 
     @cached_property
     def mc_test(self) -> McPrediction:
-        """The prediction of MC Dropout on test."""
+        """The prediction of MC Dropout on test.
+
+        Raises:
+            ModelError: There is none, and the message says why.
+        """
         test = self.test
         return self.sampler.predict(test.inputs, test.targets)
 
     @cached_property
     def on_test(self) -> dict[str, Floats]:
         """Distributions on test by arm, (N, C) each."""
-        plain = self.plain(self.test.inputs)
-        return {"plain": plain, "mc": self.mc_test.probs}
+        found = {"plain": self.plain_test}
+        if self.left_out is None:
+            found["mc"] = self.mc_test.probs
+        return found
 
     @cached_property
     def on_val(self) -> dict[str, Floats]:
         """Distributions on val by arm, (N, C) each."""
-        images = self.val.inputs
-        plain = self.plain(images)
-        mc = self.sampler.predict(images)
-        return {"plain": plain, "mc": mc.probs}
+        return self.by_arm(self.val.inputs)
+
+    def by_arm(self, inputs: Images, *, n_samples: int | None = None) -> dict[str, Floats]:
+        """Return the distributions of inputs by arm, (N, C) each.
+
+        Args:
+            inputs: Model input, (N, ...).
+            n_samples: Number of passes of MC Dropout; by default that of the settings.
+        """
+        found = {"plain": self.plain(inputs)}
+        if self.left_out is None:
+            found["mc"] = self.sampler.predict(inputs, n_samples=n_samples).probs
+        return found
+
+    @cached_property
+    def on_calibrating(self) -> dict[str, Floats]:
+        """Distributions on the examples of `calibrating` by arm, (N, C) each."""
+        if self.calibration is None:
+            return self.on_val
+        return self.by_arm(self.calibration.inputs)
+
+    @property
+    def calibrating(self) -> Examples:
+        """The examples on which temperatures and conformal sets are fitted."""
+        if self.calibration is None:
+            return self.val
+        return self.calibration
+
+    @property
+    def calibrated_on(self) -> str:
+        """What `calibrating` are, in words."""
+        n = len(self.calibrating.targets)
+        if self.calibration is None:
+            return (
+                f"{n:,} validation examples (which the search or the training may have used), as "
+                "there is no calibration part that they have provably not seen"
+            )
+        return f"{n:,} calibration examples (which the search has not seen)"
 
     def evaluate(self) -> Evaluation:
-        """Measure the plain prediction and MC Dropout on test, after testing the conversion.
+        """Measure the plain prediction and MC Dropout on test, after testing the passes.
 
         Raises:
-            ModelError: The model has no active dropout, cannot be converted, or fails the
-                self-test.
+            ModelError: The outputs of the model are no distributions.
         """
-        test = self.test
-        certificate = Certificate.of(self.sampler, test.inputs)
-        labels = test.targets
+        labels = self.test.targets
+        plain = metrics.summary(self.on_test["plain"], labels)
+        if self.left_out is not None:
+            return Evaluation(plain, {}, 0, None, self.left_out)
         prediction = self.mc_test
         mc = metrics.summary(prediction.probs, labels)
         mc["expected_entropy"] = float(prediction.expected_entropy.mean())
         mc["mutual_information"] = float(prediction.mutual_information.mean())
         mc["variation_ratio"] = float(prediction.variation_ratio.mean())
-        plain = metrics.summary(self.on_test["plain"], labels)
-        return Evaluation(
-            plain=plain,
-            mc=mc,
-            n_samples=prediction.n_samples,
-            certificate=certificate,
-        )
-
-
-def plain_probs(
-    model: keras.Model,
-    images: Images,
-    settings: McDropout,
-) -> Floats:
-    """Return the distributions of a model in inference mode, (N, C).
-
-    Raises:
-        ModelError: The model's outputs are not distributions but, for example, logits.
-    """
-    batch_size = min(settings.batch_size, len(images))
-    output = model.predict(images, batch_size=batch_size, verbose=0)
-    if settings.from_logits:
-        output = ops.convert_to_numpy(ops.softmax(output))
-    probs = np.asarray(output, np.float64)
-    check_distributions(probs)
-    return probs
+        return Evaluation(plain, mc, prediction.n_samples, self.certificate, None)
 
 
 @dataclass(frozen=True)
@@ -130,15 +239,17 @@ class Evaluation:
     Attributes:
         plain: Measures of one deterministic pass, by name.
         mc: Measures of the mean of S passes, by name. They include the uncertainties that need
-            samples, such as the mutual information.
+            samples, such as the mutual information. Empty where there is no MC Dropout.
         n_samples: S, the number of passes.
-        certificate: The self-test of the conversion.
+        certificate: The self-test of the passes; None where there are none.
+        left_out: Why there is no MC Dropout; None where there is.
     """
 
     plain: dict[str, float]
     mc: dict[str, float]
     n_samples: int
-    certificate: Certificate
+    certificate: Certificate | None
+    left_out: str | None
 
     def metrics(self) -> dict[str, float]:
         """Return all measures by their MLflow keys, such as `test/mc/nll`."""
@@ -150,7 +261,16 @@ class Evaluation:
         return found
 
     def section(self) -> Section:
-        """Return a section with a table of both arms and the certificate in words."""
+        """Return a section with a table of both arms and the self-test in words."""
+        if self.certificate is None:
+            rows = [["measure", "plain"]]
+            rows += [[name, f"{value:.4f}"] for name, value in self.plain.items()]
+            return Section(
+                title="On the test set",
+                text=f"MC Dropout is left out. {self.left_out}",
+                table=rows,
+                metrics=self.metrics(),
+            )
         rows = [["measure", "plain", f"MC Dropout (S = {self.n_samples})", "difference"]]
         for name, mc in self.mc.items():
             plain = self.plain.get(name)

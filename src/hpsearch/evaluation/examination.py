@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hpsearch.evaluation.evaluated_model import EvaluatedModel, Evaluation
+from hpsearch.evaluation.verdict import Verdict
 from hpsearch.html_report.page import html
 from hpsearch.html_report.section import Section
 
@@ -40,14 +41,19 @@ class Examination:
         evaluation: Evaluation,
         parts: Iterable[Part | None],
     ) -> Examination:
-        """Ask all parts; None stands for one that is left out."""
-        sections = [evaluation.section()]
+        """Ask all parts; None stands for one that is left out.
+
+        The verdict comes first, since its first sentence says what was found and what follows.
+        """
+        answers = []
         for part in parts:
             if part is not None:
                 section = part.examine(evaluated)
                 if section is not None:
-                    sections.append(section)
-        return cls(evaluation, sections)
+                    answers.append(section)
+        verdicts = [section for section in answers if section.title.startswith(Verdict.TITLE)]
+        others = [section for section in answers if section not in verdicts]
+        return cls(evaluation, [*verdicts, evaluation.section(), *others])
 
     def page(self, title: str, key_values: Sequence[tuple[str, str]]) -> str:
         """Return the page; `key_values` are the pairs at its head, each with its name."""

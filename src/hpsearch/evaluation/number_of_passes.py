@@ -28,8 +28,14 @@ class NumberOfPasses(settings.NumberOfPasses):
     `evaluation.settings` describes its settings.
     """
 
-    def examine(self, evaluated: EvaluatedModel) -> Section:
-        """Fit the law on test. This describes MC Dropout and chooses nothing."""
+    def examine(self, evaluated: EvaluatedModel) -> Section | None:
+        """Fit the law on test. This describes MC Dropout and chooses nothing.
+
+        Returns:
+            A section, or None without MC Dropout.
+        """
+        if evaluated.left_out is not None:
+            return None
         title = "How many passes?"
         law = self.law(evaluated.mc_test)
         if law is None:

@@ -6,8 +6,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from hpsearch import metrics
+from hpsearch.data.pixel_range import PixelRange
 from hpsearch.evaluation import settings
-from hpsearch.evaluation.evaluated_model import EvaluatedModel, white
+from hpsearch.evaluation.evaluated_model import EvaluatedModel
 from hpsearch.evaluation.out_of_distribution import auroc, uncertainties
 from hpsearch.html_report.section import Figure, Section, drawn
 from hpsearch.metrics import Flags, Floats
@@ -20,13 +21,17 @@ class Selective(settings.Selective):
     """
 
     def examine(self, evaluated: EvaluatedModel) -> Section:
-        """Rank the test images by each score of uncertainty, and measure the errors."""
+        """Rank the test examples by each score of uncertainty, and measure the errors."""
         labels = evaluated.test.targets
-        mc = evaluated.mc_test
-        doubts = uncertainties(evaluated.on_test["plain"], mc)
-        doubts["mc/variation_ratio"] = mc.variation_ratio
+        mc = None
+        if "mc" in evaluated.on_test:
+            mc = evaluated.mc_test
+        doubts = uncertainties(evaluated.on_test, mc)
+        if mc is not None:
+            doubts["mc/variation_ratio"] = mc.variation_ratio
         rights = {}
-        rows = [["uncertainty", "AURC", f"risk at {self.coverage:.0%}", "AUROC of errors"]]
+        coverage = settings.percent(self.coverage)
+        rows = [["uncertainty", "AURC", f"risk at {coverage}", "AUROC of errors"]]
         found = {}
         for name, doubt in doubts.items():
             arm, _ = name.split("/")
@@ -41,13 +46,19 @@ class Selective(settings.Selective):
             _risk_coverage(doubts, rights),
             _entropies(doubts, rights),
         ]
-        if evaluated.test.inputs.ndim == 4:
-            drawn_figures.append(_extremes(evaluated, doubts["mc/entropy"]))
+        pixels = evaluated.pixels
+        if pixels is not None:
+            arm = "plain"
+            if mc is not None:
+                arm = "mc"
+            drawn_figures.append(_extremes(evaluated, pixels, arm, doubts[f"{arm}/entropy"]))
         text = (
             "The model answers only where its uncertainty is low. The table shows the error rate "
-            f"at {self.coverage:.0%} coverage, and the probability that a wrong answer is more "
-            "uncertain than a right one (AUROC)."
+            f"at {coverage} coverage, and the probability that a wrong answer is more "
+            "uncertain than a right one (AUROC; the positive class is the wrong answer)."
         )
+        if pixels is None:
+            text += f" No pictures are shown. {evaluated.why_no_pixels}"
         return Section(
             title="Knowing its errors",
             text=text,
@@ -75,13 +86,13 @@ def _risk_coverage(doubts: dict[str, Floats], rights: dict[str, Flags]) -> Figur
         coverage, risk = metrics.risk_coverage(doubt, rights[name])
         area = risk.mean()
         axis.plot(coverage, risk, label=f"{name} (AURC {area:.4f})")
-    axis.set_xlabel("share of images answered, the most certain first")
+    axis.set_xlabel("share of examples answered, the most certain first")
     axis.set_ylabel("error rate")
     axis.set_xlim(0, 1)
     axis.set_ylim(bottom=0)
     axis.legend()
     caption = (
-        "Error rate if the model answers only the images of which it is most certain. Lower is "
+        "Error rate if the model answers only the examples of which it is most certain. Lower is "
         "better. A curve that does not rise means that the uncertainty is unrelated to errors."
     )
     return drawn("risk_coverage", plot, caption)
@@ -89,14 +100,16 @@ def _risk_coverage(doubts: dict[str, Floats], rights: dict[str, Flags]) -> Figur
 
 def _entropies(doubts: dict[str, Floats], rights: dict[str, Flags]) -> Figure:
     """Draw how the predictive entropy is distributed over right and over wrong answers."""
-    inches = (8.4, 3.4)
-    plot, axes = plt.subplots(1, 2, figsize=inches, sharey=True)
-    shown = {"plain": "plain/entropy", "MC Dropout": "mc/entropy"}
-    maxima = [doubts[name].max() for name in shown.values()]
+    shown = [name for name in doubts if name.endswith("/entropy")]
+    inches = (4.2 * len(shown), 3.4)
+    plot, grid = plt.subplots(1, len(shown), figsize=inches, sharey=True, squeeze=False)
+    axes = grid[0]
+    maxima = [doubts[name].max() for name in shown]
     highest = max(maxima)
     edges = np.linspace(0, highest + 1e-9, 31)
-    for axis, title in zip(axes, shown, strict=True):
-        name = shown[title]
+    for axis, name in zip(axes, shown, strict=True):
+        arm, _ = name.split("/")
+        title = {"mc": "MC Dropout"}.get(arm, arm)
         right = rights[name]
         groups = [
             ("right", right, "tab:green"),
@@ -126,37 +139,43 @@ def _entropies(doubts: dict[str, Floats], rights: dict[str, Flags]) -> Figure:
     return drawn("entropy", plot, caption)
 
 
-def _extremes(evaluated: EvaluatedModel, doubt: Floats) -> Figure:
-    """Draw the test images of which the model is most and least certain.
+def _extremes(
+    evaluated: EvaluatedModel,
+    pixels: PixelRange,
+    arm: str,
+    doubt: Floats,
+) -> Figure:
+    """Draw the test images of which an arm is most and least certain.
 
     Args:
         evaluated: The model with its examples.
+        pixels: The values of black and white in the inputs.
+        arm: The arm.
         doubt: Predictive entropy of each test image, (N,), in nats.
     """
     images = evaluated.test.inputs
     labels = evaluated.test.targets
-    answers = evaluated.mc_test.probs.argmax(axis=1)
+    answers = evaluated.on_test[arm].argmax(axis=1)
     order = np.argsort(doubt, kind="stable")
     n = min(8, len(order))  # images in a row
     inches = (1.5 * n, 4.0)
     plot, axes = plt.subplots(2, n, figsize=inches)
-    brightest = white(images)
     most_certain = order[:n]
     least_certain = order[::-1][:n]
     places = [*most_certain, *least_certain]
     for axis, place in zip(axes.ravel(), places, strict=True):
-        in_unit = images[place] / brightest
-        shown = np.clip(in_unit, 0, 1)
+        shown = pixels.to_bytes(images[place])
         if shown.shape[-1] != 3:
             shown = shown[..., 0]
         title = str(labels[place])
         if answers[place] != labels[place]:
             title += f", not {answers[place]}"
-        axis.imshow(shown, cmap="gray", vmin=0, vmax=1)
+        axis.imshow(shown, cmap="gray", vmin=0, vmax=255)
         axis.set_title(f"{title}\n{doubt[place]:.2g}", fontsize=7)
         axis.set_axis_off()
+    name = {"mc": "MC Dropout", "plain": "the plain prediction"}[arm]
     caption = (
-        "The test images of which MC Dropout is most certain (above) and least certain (below). "
+        f"The test images of which {name} is most certain (above) and least certain (below). "
         "Above each image are its class, the answer if it is another class, and the predictive "
         "entropy in nats."
     )

@@ -17,7 +17,7 @@ from hpsearch.experiments.answers import Answer, Claim, Results, Table
 from hpsearch.experiments.arms import Arm, Trained, Workbench
 from hpsearch.experiments.figures import draw
 from hpsearch.experiments.session import Session
-from hpsearch.html_report.section import markdown, terminal
+from hpsearch.html_report.section import TerminalTable, markdown
 from hpsearch.tracking.tracking import Tracking
 
 
@@ -225,7 +225,7 @@ class Ablate:
             asked = [Claim(**claim) for claim in ablation.claims]
             judged = of_group.judged(asked, by_level)
             cells = table.cells()
-            console.print(terminal(cells, ablation.question))
+            console.print(TerminalTable(cells, ablation.question))
             for line in (*race, verdict, *judged):
                 console.print(line, soft_wrap=True, markup=False)
             page = markdown(cells)

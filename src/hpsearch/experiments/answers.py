@@ -2,14 +2,15 @@
 
 Arms are trained from the same seeds. A measure of two arms is therefore compared by the
 differences that are paired by seed, with Student's 95 % interval. A sentence says that an arm is
-better or worse only where the interval or the test allows it.
+better or worse only where the interval or the test allows it. In a table the differences of several
+arms are corrected for their number, the intervals as much as the p values.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -73,6 +74,21 @@ class Interval:
     def half(self) -> float:
         """Half the width of the interval."""
         return (self.high - self.low) / 2
+
+    def corrected(self, p: float) -> Interval:
+        """Return the interval with a corrected p value, as wide as the same correction makes it.
+
+        It leaves out 0 exactly where the corrected p value is below 0.05.
+
+        Args:
+            p: The corrected value of `p`, from `p` to 1.
+        """
+        if p == 0:  # all differences are the same
+            return self
+        student = stats.t(self.n - 1)
+        wider = float(student.isf(0.025 * self.p / p) / student.isf(0.025))
+        half = self.half * wider
+        return replace(self, low=self.mean - half, high=self.mean + half, p=p)
 
 
 class Results(dict[str, dict[int, Measured]]):
@@ -234,8 +250,8 @@ class _Row:
     Attributes:
         arm: The arm.
         measures: The interval over seeds of each measure.
-        against: The first measure minus that of the baseline, paired by seed.
-        p: The p value of that difference, by Holm over all arms; NaN for the baseline.
+        against: The first measure minus that of the baseline, paired by seed. Interval and p value
+            are corrected by Holm's method over all arms; p is NaN for the baseline.
         n_diverged: The number of seeds whose training diverged.
         n_censored: The number of seeds that did not reach the loss of the race.
     """
@@ -243,7 +259,6 @@ class _Row:
     arm: Arm
     measures: dict[str, Interval]
     against: Interval
-    p: float
     n_diverged: int
     n_censored: int
 
@@ -253,8 +268,8 @@ class _Row:
         if self.against.n:
             against = str(self.against)
         p = ""
-        if not math.isnan(self.p):
-            p = f"{self.p:.3f}"
+        if not math.isnan(self.against.p):
+            p = f"{self.against.p:.3f}"
         diverged = ""
         if self.n_diverged:
             counts = [found.n for found in self.measures.values()]
@@ -315,8 +330,8 @@ class Table:
         for name, found in against.items():
             if found.n > 1:
                 tests[name] = found.p
-        corrected = holm(list(tests.values()))
-        adjusted = dict(zip(tests, corrected, strict=True))
+        for name, p in zip(tests, holm(list(tests.values())), strict=True):
+            against[name] = against[name].corrected(p)
         rows = []
         for arm in arms:
             name = arm.name
@@ -325,7 +340,6 @@ class Table:
                 arm,
                 {key: results.interval(name, key) for key in measures},
                 against[name],
-                adjusted.get(name, math.nan),
                 n_diverged=sum(bool(measured.diverged) for measured in trainings),
                 n_censored=sum("race/epochs" not in measured.scalars for measured in trainings),
             )
@@ -336,7 +350,8 @@ class Table:
         """Return the head and the rows as text.
 
         The columns are the arm, each measure with the half width of its interval, the difference
-        of the first measure to the baseline, its p value by Holm, and the number of diverged seeds.
+        of the first measure to the baseline with its interval and its p value, both corrected by
+        Holm's method, and the number of diverged seeds.
         """
         against = f"{self.measures[0]} minus {self.baseline}'s"
         head = ["arm", *self.measures, against, "p (Holm)", "diverged"]
@@ -369,7 +384,7 @@ class Table:
         for row in self.rows:
             name = row.arm.name
             difference = f"{name} ({row.against})"
-            is_certain = row.p < 0.05
+            is_certain = row.against.p < 0.05
             if is_certain and goal.as_loss(row.against.mean) < 0:
                 better.append(difference)
             elif is_certain:

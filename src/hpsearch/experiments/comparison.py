@@ -6,6 +6,7 @@ questions, with verdicts, learning curves and an HTML page in the parent run in 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -90,10 +91,13 @@ class Compare:
         for study in self.studies:
             theirs = study.settings.get("data.fingerprint")
             if theirs != data.fingerprint:
+                # Studies of earlier versions had no calibration part.
+                n_calibration = study.settings.get("data.n_calibration", 0)
+                shown = json.dumps(n_calibration)
                 raise ConfigError(
                     f"Study {study.name} was searched on data {theirs}, but data={data.name} with "
                     f"these settings is {data.fingerprint}; a comparison needs one data set with "
-                    "one split."
+                    f"one split, and this study has data.n_calibration={shown}."
                 )
         on_test = OnTest(self.data.test(), self.uncertainty)
         latency = Latency(256, (1, 100), 3, self.uncertainty)

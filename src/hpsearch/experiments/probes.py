@@ -15,15 +15,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from keras import ops
-
 from hpsearch import metrics
 from hpsearch.data.split import Examples
 from hpsearch.errors import ModelError
 from hpsearch.evaluation.evaluated_model import EvaluatedModel
 from hpsearch.experiments.arms import Trained, Workbench
 from hpsearch.experiments.learning_rate_test import RangeTest
-from hpsearch.mc_dropout.passes import Sampler, compiled
+from hpsearch.mc_dropout.passes import Sampler
+from hpsearch.mc_dropout.plain import PlainModel
 from hpsearch.mc_dropout.prediction import McDropout
 
 
@@ -47,17 +46,13 @@ class Latency:
         """Return the latencies; a model without active dropout has none of MC Dropout."""
         images = bench.data.val.inputs[: self.n_images]
         # `predict` costs more than a small net does.
-        model = compiled(lambda batch: trained.model(batch, training=False))
-
-        def predict() -> object:
-            outputs = model(ops.convert_to_tensor(images))
-            return ops.convert_to_numpy(outputs)
-
-        per_image = 1000 / len(images)
-        found = {"latency/plain_ms": self._median_s(predict) * per_image}
         settings = replace(self.uncertainty, batch_size=len(images))
+        plain = PlainModel(trained.model, settings)
+        per_image = 1000 / len(images)
+        predict = partial(plain.predict, images)
+        found = {"latency/plain_ms": self._median_s(predict) * per_image}
         try:
-            sampler = Sampler(trained.model, settings)
+            sampler = Sampler(trained.model, settings, images.shape[1:], str(images.dtype))
         except ModelError:
             return found
         for n in self.n_samples:
@@ -90,13 +85,7 @@ class OnTest:
         found = size(bench, trained)
         val = bench.data.val
         evaluated = EvaluatedModel(trained.model, self.uncertainty, val, self.test)
-        try:
-            found.update(evaluated.evaluate().metrics())
-        except ModelError:
-            probs = evaluated.plain(self.test.inputs)
-            summary = metrics.summary(probs, self.test.targets)
-            for key, value in summary.items():
-                found[f"test/plain/{key}"] = value
+        found.update(evaluated.evaluate().metrics())
         return found
 
 

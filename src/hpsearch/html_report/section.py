@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure as Plot
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
+from rich.text import Text
 
 plt.switch_backend("Agg")  # this backend draws without a display
 
@@ -39,11 +41,11 @@ class Section:
     figures: Sequence[Figure] = ()
     commands: Sequence[str] = ()
 
-    def as_table(self) -> Table | None:
+    def as_table(self) -> TerminalTable | None:
         """Return the table for a terminal, or None if the section has no table."""
         if not self.table:
             return None
-        return terminal(self.table, self.title)
+        return TerminalTable(self.table, self.title)
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,37 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def terminal(rows: Sequence[Sequence[str]], title: str) -> Table:
-    """Return a table for a terminal. The first row is the head."""
-    table = Table(*rows[0], title=title, title_justify="left")
-    for row in rows[1:]:
-        table.add_row(*row)
-    return table
+@dataclass(frozen=True)
+class TerminalTable:
+    """A table for a terminal.
+
+    On a terminal that is too narrow for the longest words of the columns, each row is a line of
+    text, so that no digit is cut off.
+
+    Attributes:
+        rows: The rows, of which the first is the head.
+        title: The title of the table.
+    """
+
+    rows: Sequence[Sequence[str]]
+    title: str
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield what rich prints."""
+        head, *others = self.rows
+        table = Table(title=self.title, title_justify="left")
+        needed = 1
+        for column in zip(*self.rows, strict=True):
+            longest = max(len(word) for cell in column for word in [*cell.split(), ""])
+            table.add_column(column[0], min_width=longest)
+            needed += longest + 3  # two spaces and a line
+        for row in others:
+            table.add_row(*row)
+        if needed <= options.max_width:
+            yield table
+            return
+        yield Text(self.title, style="table.title")
+        for name, *cells in others:
+            pairs = zip(head[1:], cells, strict=True)
+            shown = ", ".join(f"{column} {cell}" for column, cell in pairs if cell)
+            yield Text(f"{name}: {shown}")

@@ -34,7 +34,7 @@ from hpsearch.study_report.commands import Commands
 from hpsearch.study_report.pareto import Front
 from hpsearch.study_report.searched import Searched
 from hpsearch.study_report.version_page import CERTIFICATE
-from hpsearch.tracking.registry import FROM_LOGITS, Candidate, Registry, Version
+from hpsearch.tracking.registry import FROM_LOGITS, PIXEL_RANGE, Candidate, Registry, Version
 from hpsearch.tracking.runs import ChildRun, ParentRun
 from hpsearch.tracking.tracking import Tracking
 from hpsearch.training.settings import VAL_BATCH_SIZE, Training
@@ -206,6 +206,8 @@ class Conclusion:
             "parent_run": self.parent.run_id,
             FROM_LOGITS: str(bool(self.uncertainty.from_logits)).lower(),
         }
+        if data.pixel_range is not None:
+            of_trial[PIXEL_RANGE] = data.pixel_range.written()
 
         def save(folder: Path) -> dict[str, object]:
             code = own_code(kept.config, self.makers)
@@ -290,18 +292,22 @@ class Conclusion:
         """Evaluate the registered model without and with MC Dropout, and tag its version.
 
         Returns:
-            The evaluation; None where the model has no dropout layer.
+            The evaluation; None where the outputs of the model are no distributions.
         """
         try:
             evaluation = evaluated.evaluate()
-        except ModelError as error:  # a person's HyperModel may have no dropout layer
-            progress.say(f"No MC Dropout evaluation: {error}")
+        except ModelError as error:
+            progress.say(f"No evaluation: {error}")
             self._tag(version, {"hpsearch.not_evaluated_because": str(error)})
             return None
         metrics = evaluation.metrics()
         self.parent.metrics(metrics)
         tags = {key: f"{value:.6g}" for key, value in metrics.items()}
-        tags[CERTIFICATE] = evaluation.certificate.sentence()
+        if evaluation.certificate is not None:
+            tags[CERTIFICATE] = evaluation.certificate.sentence()
+        else:  # a person's HyperModel may have no dropout layer
+            progress.say(f"No MC Dropout evaluation: {evaluation.left_out}")
+            tags["hpsearch.not_evaluated_because"] = str(evaluation.left_out)
         self._tag(version, tags)
         return evaluation
 

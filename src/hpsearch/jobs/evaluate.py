@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import keras
 import yaml
@@ -18,16 +18,20 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from rich.console import Console
 
 from hpsearch.data.datasets import GIVEN_IN_PYTHON
+from hpsearch.data.pixel_range import PixelRange
 from hpsearch.data.split import Data, SearchData, fingerprint
 from hpsearch.errors import ConfigError, ModelError
 from hpsearch.evaluation.evaluated_model import EvaluatedModel
 from hpsearch.evaluation.examination import Examination, Part
+from hpsearch.evaluation.verdict import Verdict
 from hpsearch.jobs.composed import Plain
 from hpsearch.mc_dropout.prediction import McDropout
+from hpsearch.models.outputs import n_classes_of
 from hpsearch.models.own_code import import_own_code
+from hpsearch.models.own_error import described
 from hpsearch.secrets_in_text import without_secrets
 from hpsearch.study_report.version_page import describe
-from hpsearch.tracking.registry import Registry, returns_logits
+from hpsearch.tracking.registry import PIXEL_RANGE, Registry, returns_logits
 from hpsearch.tracking.runs import TrackedRun, now_ms
 from hpsearch.tracking.tracking import Tracking
 
@@ -82,13 +86,15 @@ class Evaluate:
             data = rebuild(recorded)
         known = data.for_search()
         _check_fits(model, known)
-        members = []
         parent = found.tags.get("parent_run")
-        if parent is not None:
-            members = registry.kept_of_study(parent)
-        test = data.test()
+        careful = _other_data(known, tracking, parent)
+        pixels = _pixel_range(found, known)
         settings = self._settings_for(found)
-        evaluated = EvaluatedModel(model, settings, known.val, test, members)
+        evaluated = EvaluatedModel(model, settings, known.val, data.test(), pixel_range=pixels)
+        if parent is not None:
+            evaluated = replace(evaluated, members=registry.kept_of_study(parent))
+            if not careful:  # else the model may have learnt these examples
+                evaluated = replace(evaluated, calibration=known.calibration)
         answers = Examination.of(evaluated, evaluated.evaluate(), self.parts.values())
         name = f"{found.name} version {found.version}"
         tags = {
@@ -96,12 +102,10 @@ class Evaluate:
             "hpsearch.version": found.version,
             "hpsearch.data": known.name,
         }
-        uri = without_secrets(tracking.uri)
-        title = f"{found.name} v{found.version} evaluation"
-        run = tracking.open_run(title, "evaluation", tags)
+        run = tracking.open_run(f"{found.name} v{found.version} evaluation", "evaluation", tags)
         try:
             with run.ending():
-                head = _key_values(name, known, evaluated, tracking, parent)
+                head = _key_values(name, known, evaluated, careful)
                 page = answers.page(name, head)
                 _log(run, answers, page, config)
                 _tag_version(tracking, found, answers)
@@ -109,7 +113,9 @@ class Evaluate:
         finally:
             tracking.close(tracking.patience_s)
         place = tracking.place(run.run_id, _PAGE)
-        return Evaluated(name, run.run_id, uri, tracking.look(run.run_id), place, answers)
+        look = tracking.look(run.run_id)
+        uri = without_secrets(tracking.uri)
+        return Evaluated(name, run.run_id, uri, look, place, answers, careful)
 
     def _settings_for(self, found: ModelVersion) -> McDropout:
         """Return the settings of MC Dropout for a version, which may return logits."""
@@ -160,6 +166,7 @@ class Evaluated:
         look: The link or the command that shows the run.
         page: The path of the page evaluation.html, or the link that shows it on a server.
         answers: The sections of the page.
+        careful: A warning where the model was searched on other data; empty where it was not.
     """
 
     model: str
@@ -168,6 +175,7 @@ class Evaluated:
     look: str
     page: str
     answers: Examination
+    careful: str
 
     def __repr__(self) -> str:
         """Return the model and the place of the page."""
@@ -179,14 +187,17 @@ class Evaluated:
 
     @property
     def nll(self) -> float:
-        """The NLL of MC Dropout on test, in nats."""
-        return self.answers.evaluation.mc["nll"]
+        """The NLL on test, in nats: of MC Dropout, or plain where the model has no dropout."""
+        evaluation = self.answers.evaluation
+        return evaluation.mc.get("nll", evaluation.plain["nll"])
 
     def show(self, console: Console) -> None:
         """Print every section and the place of the page."""
         for section in self.answers.sections:
             console.print(section.as_table() or section.title)
             console.print(f"{section.text}\n", soft_wrap=True, markup=False)
+        if self.careful:
+            console.print(f"Careful: {self.careful}.", soft_wrap=True, markup=False)
         console.print(
             f"Evaluated {self.model}.\nThe page is {self.page}\nLook at it:  {self.look}",
             soft_wrap=True,
@@ -211,14 +222,52 @@ def _check_fits(model: keras.Model, data: SearchData) -> None:
     Raises:
         ModelError: The data set does not fit the model.
     """
-    shape = tuple(model.input_shape[1:])
-    n_classes = model.output_shape[-1]
-    if not _takes(shape, data.image_shape) or n_classes != data.n_classes:
+    fitting = (
+        f"Expected a model of inputs {data.image_shape} and {data.n_classes} classes for "
+        f"{data.name}"
+    )
+    cure = "give the data set it was trained on, data=NAME"
+    inputs = getattr(model, "inputs", None)  # a subclassed model does not say them
+    if inputs:
+        shape = tuple(inputs[0].shape[1:])
+        if not _takes(shape, data.image_shape):
+            raise ModelError(f"{fitting}, received one of inputs {shape}: {cure}.")
+    try:
+        outputs = model(keras.ops.convert_to_tensor(data.val.inputs[:1]), training=False)
+    except Exception as error:  # a person's model may raise anything
+        raise ModelError(f"{fitting}, received {described(error)}: {cure}.") from error
+    flat = keras.tree.flatten(outputs)
+    if len(flat) != 1:
         raise ModelError(
-            f"Expected a model of images {data.image_shape} and {data.n_classes} classes for "
-            f"{data.name}, received one of {shape} and {n_classes} classes: give the data set it "
-            "was trained on, data=NAME."
+            f"{fitting}, received one of {len(flat)} outputs: make a keras.Model of the input and "
+            "the output to evaluate, and register it."
         )
+    n_classes = n_classes_of(tuple(flat[0].shape))
+    if n_classes != data.n_classes:
+        raise ModelError(f"{fitting}, received one of {n_classes} classes: {cure}.")
+
+
+def _pixel_range(found: ModelVersion, data: SearchData) -> PixelRange | None:
+    """Return the values of black and white in the inputs of a version; None if unknown.
+
+    They are recorded with the version. A version of an earlier hpsearch has no such record, and
+    the data set tells them.
+
+    Raises:
+        ModelError: The data set has another range than the one on which the version was trained.
+    """
+    here = data.pixel_range
+    recorded = found.tags.get(PIXEL_RANGE)
+    if recorded is None:
+        return here
+    trained = PixelRange.read(recorded)
+    if here is not None and not here.is_like(trained):
+        raise ModelError(
+            f"Expected inputs in which black and white are {recorded}, as version {found.version} "
+            f"of {found.name} was trained on, received {data.name} with {here.written()}: scale "
+            "its inputs alike, or correct data.range."
+        )
+    return trained
 
 
 def _takes(shape: Sequence[int | None], image_shape: Sequence[int]) -> bool:
@@ -233,31 +282,52 @@ def _key_values(
     name: str,
     data: SearchData,
     evaluated: EvaluatedModel,
-    tracking: Tracking,
-    parent: str | None,
+    careful: str,
 ) -> list[tuple[str, str]]:
     """Return the pairs at the head of the page, each with its name."""
     settings = evaluated.settings
-    n_val = len(data.val)
+    sizes = [f"{len(evaluated.val.targets):,} validation"]
+    if evaluated.calibration is not None:
+        sizes.append(f"{len(evaluated.calibration.targets):,} calibration")
     n_test = len(evaluated.test.targets)
     key_values = [
         ("model", name),
-        ("data", f"{data.name}: {n_val:,} validation and {n_test:,} test images"),
-        ("MC Dropout", f"{settings.n_samples} passes, mask={settings.mask}, seed {settings.seed}"),
+        ("data", f"{data.name}: {', '.join(sizes)} and {n_test:,} test examples"),
+        ("MC Dropout", _passes(settings)),
     ]
-    here = data.fingerprint
-    recorded = here
-    if parent is not None:
-        trained_on = tracking.client.get_run(parent).data.tags
-        recorded = trained_on.get("hpsearch.fingerprint", recorded)
-    # The search may have had no test part.
-    if recorded not in (here, fingerprint(data.train, data.val)):
-        warning = (
-            f"train, val or test is another than in the search (fingerprint {here} in place of "
-            f"{recorded})"
-        )
-        key_values.append(("careful", warning))
+    if careful:
+        key_values.append(("careful", careful))
     return key_values
+
+
+def _passes(settings: McDropout) -> str:
+    """Return in words how the passes are drawn."""
+    masks = "masks of its own for each example"
+    if settings.shared_masks:
+        masks = "one mask a pass for all examples"
+    return f"{settings.n_samples} passes, {masks}, seed {settings.seed}"
+
+
+def _other_data(data: SearchData, tracking: Tracking, parent: str | None) -> str:
+    """Return a warning where a model was searched on other data; empty where it was not.
+
+    Args:
+        data: The data of the evaluation.
+        tracking: The MLflow store.
+        parent: The run of the search; None where the model is of no search.
+    """
+    if parent is None:
+        return ""
+    here = data.fingerprint
+    tags = tracking.client.get_run(parent).data.tags
+    recorded = tags.get("hpsearch.fingerprint", here)
+    # The search may have had no test part.
+    if recorded in (here, fingerprint(*data.parts)):
+        return ""
+    return (
+        f"train, val, calibration or test is another than in the search (fingerprint {here} in "
+        f"place of {recorded}), so no calibration part is used"
+    )
 
 
 def _log(
@@ -276,9 +346,11 @@ def _log(
             run.file(f"figures/{figure.name}.png", figure.png)
     texts = {
         _PAGE: page,
-        "certificate.json": json.dumps(asdict(answers.evaluation.certificate), indent=1),
         "config.yaml": yaml.safe_dump(dict(config), sort_keys=False),
     }
+    certificate = answers.evaluation.certificate
+    if certificate is not None:
+        texts["certificate.json"] = json.dumps(certificate.record(), indent=1)
     for name, text in texts.items():
         run.client.log_text(run.run_id, text, name)
     paragraphs = [f"**{section.title}.** {section.text}" for section in answers.sections]
@@ -307,8 +379,9 @@ def _tag_version(
     metrics = answers.metrics()
     tags = {key: f"{value:.6g}" for key, value in metrics.items()}
     for section in answers.sections:
-        if section.title == "Verdict":
-            tags["hpsearch.verdict"] = section.text
+        if section.title.startswith(Verdict.TITLE):
+            sentence, _, _ = section.text.partition("\n\n")
+            tags["hpsearch.verdict"] = sentence
     client = tracking.client
     for key, text in tags.items():
         client.set_model_version_tag(found.name, found.version, key, text)

@@ -21,12 +21,16 @@ from optuna.distributions import BaseDistribution
 
 from hpsearch.data.split import Examples, SearchData
 from hpsearch.errors import DivergedError, HpsearchError, ModelError
-from hpsearch.mc_dropout.passes import check_distributions
 from hpsearch.mc_dropout.prediction import McDropout
-from hpsearch.metrics import SUM_TOLERANCE, Floats
 from hpsearch.models.architecture import Architecture, build_model
 from hpsearch.models.code_digest import code_digest
 from hpsearch.models.loss_and_optimizer import check_compiled, returns_logits
+from hpsearch.models.outputs import (
+    are_probabilities,
+    check_outputs,
+    n_classes_of,
+    rounding_of,
+)
 from hpsearch.models.own_error import described
 from hpsearch.serving.measured_again import check_before
 from hpsearch.space.hyperparameters import OptunaHyperParameters
@@ -208,7 +212,8 @@ class ModelCheck:
             return given
         if may_have_several and len(keras.tree.flatten(outputs)) > 1:
             return given
-        _check_outputs(outputs, self.data.n_classes, given, is_said=said is not None)
+        rounding = rounding_of(model)
+        _check_outputs(outputs, self.data.n_classes, given, said is not None, rounding)
         return given
 
     def _train(
@@ -368,8 +373,8 @@ def _check_outputs(
     outputs: object,
     n_classes: int,
     from_logits: bool,
-    *,
     is_said: bool,
+    rounding: float,
 ) -> None:
     """Raise ModelError unless the outputs of a model are class probabilities, or logits.
 
@@ -378,13 +383,16 @@ def _check_outputs(
         n_classes: The number of classes, C.
         from_logits: Whether the model returns logits.
         is_said: Whether the loss says so, and not a setting or nobody.
+        rounding: How far a sum of probabilities may be from one.
     """
     shape = getattr(outputs, "shape", None)
-    if shape is None or len(shape) != 2 or shape[-1] != n_classes:
+    if shape is None or len(shape) != 2 or n_classes_of(shape) != n_classes:
         received = f"a {type(outputs).__name__} of outputs"
         if shape is not None:
             sizes = ", ".join(map(str, shape[1:]))
             received = f"outputs (N, {sizes})"
+            if shape[-1] == 1:
+                received += ", which tell two classes apart"
         raise ModelError(
             f"Expected a model that returns a probability for each of the {n_classes} classes, "
             f"(N, {n_classes}); received {received}."
@@ -392,26 +400,13 @@ def _check_outputs(
     numbers = np.asarray(keras.ops.convert_to_numpy(outputs), np.float64)
     if not np.isfinite(numbers).all():  # a model that has not been trained may overflow
         return
-    if not from_logits and is_said and not _are_distributions(numbers):
+    if not from_logits and is_said and not are_probabilities(numbers, rounding):
         raise ModelError(
             "Expected class probabilities that sum to one, as the loss of the model takes them; "
             f"received values from {numbers.min():.4g} to {numbers.max():.4g}: end the model with "
             "a softmax, or compile it with a loss of from_logits=True."
         )
-    if not from_logits:
-        check_distributions(numbers)
-    elif _are_distributions(numbers):
-        raise ModelError(
-            "Expected a model that returns logits, as its loss with from_logits=True or "
-            "uncertainty.from_logits=true says; received probabilities that sum to one: leave out "
-            "from_logits=True, or the softmax at the end of the model."
-        )
-
-
-def _are_distributions(numbers: Floats) -> bool:
-    """Return whether each row (C,) of numbers (N, C) is a distribution."""
-    sums = numbers.sum(axis=1)
-    return bool(numbers.min() >= 0 and np.allclose(sums, 1, atol=SUM_TOLERANCE))
+    check_outputs(numbers, from_logits=from_logits, rounding=rounding)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ settings and its direction are checked first.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -74,19 +74,21 @@ class Opening:
         of_data = "data.fingerprint"
         mine = {of_data: fingerprint, **settings_shown(self.config, self._SETTINGS)}
         may_change = ("steps_per_call", "jit_compile", "direction")
-        of_files = ("data.path", "data.load.path", "data.channel_axis")
+        of_files = ("data.path", "data.load.path", "data.channel_axis", "data.range")
         for name in (*of_files, *(f"training.{key}" for key in may_change)):
             mine.pop(name, None)
         if second_objective is not None:
             mine["costs.second_objective"] = second_objective
         study = self.study.optuna
         recorded = study.user_attrs.get("settings")
+        mine.setdefault("data.n_calibration", 0)
         theirs = with_current_names(recorded) or mine
+        theirs.setdefault("data.n_calibration", 0)  # earlier versions had no calibration part
         mine = {**mine, **self._of_trials()}
         if "lr_test" not in theirs:
             theirs = {**theirs, **self._of_trials()}
         keys = mine.keys() | theirs.keys()
-        different = [key for key in keys if not _are_same(key, mine.get(key), theirs.get(key))]
+        different = [key for key in keys if not _are_same(key, mine, theirs)]
         if different:
             key = min(different, key=self._rank)
             was = _as_named(key, theirs.get(key))
@@ -217,12 +219,16 @@ def known_run(name: str, storage: SharedStorage) -> str | None:
     return run_id
 
 
-def _are_same(key: str, mine: object, theirs: object) -> bool:
+def _are_same(key: str, mine: Mapping[str, object], theirs: Mapping[str, object]) -> bool:
     """Return whether a setting of a search is that of its study."""
-    if key == "data.n_val" and None in (mine, theirs):
-        # A number that null stands for is the same split; the fingerprint tells another one.
+    values = (mine.get(key), theirs.get(key))
+    # A number that null stands for is the same split; the fingerprint tells another one.
+    if key == "data.n_val" and None in values:
         return True
-    return mine == theirs
+    if key == "data.n_calibration" and None in values:
+        of_data = "data.fingerprint"
+        return values == (None, None) or mine.get(of_data) == theirs.get(of_data)
+    return values[0] == values[1]
 
 
 def _as_named(key: str, value: object) -> str:

@@ -6,6 +6,7 @@ loop over the passes is compiled, and its memory is bounded, however large S is.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -15,11 +16,13 @@ import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike, NDArray
 
-from hpsearch.errors import ModelError
+from hpsearch.errors import HpsearchError, ModelError
 from hpsearch.mc_dropout.conversion import Split
 from hpsearch.mc_dropout.prediction import McDropout, McPrediction
-from hpsearch.metrics import SUM_TOLERANCE, Floats
+from hpsearch.metrics import Floats
 from hpsearch.models.dropout_masks import Tensor, row_keys
+from hpsearch.models.outputs import check_outputs, distributions, n_classes_of, rounding_of
+from hpsearch.models.own_error import described
 from hpsearch.seeds import derive
 
 
@@ -71,9 +74,11 @@ class Sampler:
     The sampler compiles the passes on its first call, and again for each new batch size.
 
     Args:
-        model: A built Sequential or Functional model. The sampler shares its layers and weights
-            and never changes them.
+        model: A built model. The sampler shares its layers and weights and never changes them.
         settings: The number of passes, and how to draw them.
+        shape: The shape of an input; None takes it from the model.
+        dtype: The type of the inputs, where the model does not say it.
+        split: The converted model, where another sampler of the model has made it.
 
     Attributes:
         split: The converted model.
@@ -85,11 +90,19 @@ class Sampler:
 
     N_GROUPS: ClassVar[int] = 128
 
-    def __init__(self, model: keras.Model, settings: McDropout) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        settings: McDropout,
+        shape: Sequence[int] | None = None,
+        dtype: str = "float32",
+        *,
+        split: Split | None = None,
+    ) -> None:
         self.model = model
         self.settings = settings
-        self.split = Split.of(model)
-        self.n_classes = _n_classes(model)
+        self.split = split or Split.of(model, shape, dtype)
+        self.n_classes = n_classes_of(self.split.structure.output_shape)
         self._prefix = compiled(self._features)
         self._passes = compiled(self._sum_passes)
         self._one = compiled(self._pass)
@@ -132,7 +145,8 @@ class Sampler:
             rates = self.split.rates
         plan = self._plan(n_samples, seed, rates)
         sums = self._sums(images, labels, plan)
-        check_distributions(sums.mean)
+        rounding = rounding_of(self.model)
+        check_outputs(sums.mean, from_logits=False, rounding=rounding)
         return sums.prediction(n_samples)
 
     def samples(
@@ -172,8 +186,7 @@ class Sampler:
             ModelError: One row alone exceeds the limit.
         """
         n_values = 4 * self.n_classes + self.N_GROUPS
-        n_values += _values_per_row(self.split.prefix)
-        n_values += _values_per_row(self.split.suffix)
+        n_values += self.split.structure.n_values
         n_bytes = 4 * n_values  # of float32
         available = self.settings.memory_mb * 2**20
         limit = int(available // n_bytes)
@@ -184,7 +197,7 @@ class Sampler:
             )
         return min(n_rows, limit, self.settings.batch_size)
 
-    def seed_words(self, seed: int) -> list[int]:
+    def _seed_words(self, seed: int) -> list[int]:
         """Return the two integers from which all draws of a seed are derived."""
         first = derive(seed, "mc_dropout", 0)
         second = derive(seed, "mc_dropout", 1)
@@ -199,7 +212,7 @@ class Sampler:
         return _Plan(
             n_samples=_int32(n_samples),
             group_size=_int32(_group_size(n_samples)),
-            seeds=_int32(self.seed_words(seed)),
+            seeds=_int32(self._seed_words(seed)),
             rates=ops.convert_to_tensor(rates, "float32"),
         )
 
@@ -227,25 +240,14 @@ class Sampler:
         return _Sums(*whole)
 
     def _batches(self, images: np.ndarray) -> Iterator[tuple[list[Tensor], NDArray[np.int64]]]:
-        """Yield the features and the row numbers of each batch.
-
-        The last batch repeats the last row, so that all batches have one shape. Its row numbers
-        go beyond N - 1 there.
-        """
-        last_row = len(images) - 1
+        """Yield the features and the row numbers of each batch, as `batches` numbers them."""
         size = self.rows_per_call(len(images))
-        for start in range(0, len(images), size):
-            rows = np.arange(start, start + size)
-            real_rows = np.minimum(rows, last_row)
-            batch = ops.convert_to_tensor(images[real_rows])
-            features = self._prefix(batch)
-            yield features, rows
+        for batch, rows in batches(images, size):
+            yield self._prefix(ops.convert_to_tensor(batch)), rows
 
     def _features(self, images: Tensor) -> list[Tensor]:
         """Return the outputs of the deterministic first part of the model."""
-        outputs = self.split.prefix(images, training=False)
-        features: list[Tensor] = keras.tree.flatten(outputs)
-        return features
+        return self.split.features(images)
 
     def _pass(
         self,
@@ -255,16 +257,13 @@ class Sampler:
         plan: _Plan,
     ) -> Tensor:
         """Return the distributions of pass i, (B, C)."""
-        key_rows = rows
-        if self.settings.mask == "pass":
-            key_rows = ops.zeros((1,), "int32") - 1
-        keys = row_keys(plan.seeds, i, key_rows)
-        inputs = [*features, keys, plan.rates]
-        outputs = self.split.suffix(inputs, training=False)
-        probs = ops.cast(outputs, "float32")
-        if self.settings.from_logits:
-            return ops.softmax(probs)
-        return probs
+        no_row = ops.zeros((1,), "int32") - 1
+        shared_key = row_keys(plan.seeds, i, no_row)
+        keys = shared_key
+        if not self.settings.shared_masks:
+            keys = row_keys(plan.seeds, i, rows)
+        outputs = self.split.outputs(features, keys, shared_key, plan.rates)
+        return distributions(outputs, from_logits=bool(self.settings.from_logits))
 
     def _sum_passes(
         self,
@@ -318,47 +317,88 @@ class Sampler:
         return sums
 
 
+def batches(
+    inputs: np.ndarray,
+    size: int,
+) -> Iterator[tuple[np.ndarray, NDArray[np.int64]]]:
+    """Yield inputs in batches of `size` rows, and the numbers of the rows.
+
+    The last batch repeats the last row, so that all batches have one shape. Its row numbers go
+    beyond N - 1 there.
+
+    Args:
+        inputs: Model input, (N, ...).
+        size: The number of rows of each batch.
+    """
+    last_row = len(inputs) - 1
+    for start in range(0, len(inputs), size):
+        rows = np.arange(start, start + size)
+        yield inputs[np.minimum(rows, last_row)], rows
+
+
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function compiled with XLA where the backend of Keras can do so.
 
-    This is the only code of the room that depends on the backend.
+    TensorFlow runs operations that XLA does not know, such as Python functions, without XLA.
+    The function raises ModelError where a model cannot be compiled or run.
     """
-    result = function
+    made = _compiled(function)
+
+    @functools.wraps(made, assigned=(), updated=())
+    def told(*args: Any) -> Any:
+        try:
+            return made(*args)
+        except HpsearchError:
+            raise
+        except Exception as error:  # a person's layer may raise anything
+            raise ModelError(
+                f"Expected a model that can be compiled and run, received {described(error)}."
+            ) from error
+
+    return told
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     if keras.backend.backend() == "tensorflow":
+        return _InTensorFlow(function)
+    if keras.backend.backend() == "jax":
+        import jax  # noqa: PLC0415  # other backends work without it
+
+        return jax.jit(function)  # type: ignore[no-any-return]
+    return function
+
+
+class _InTensorFlow:
+    """A function compiled by TensorFlow, with XLA if its first call shows that it can be.
+
+    Attributes:
+        chosen: The compiled function, once the first call has been made.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self.chosen: Callable[..., Any] | None = None
+
+    def __call__(self, *args: Any) -> Any:
+        """Return what the function returns."""
+        if self.chosen is not None:
+            return self.chosen(*args)
         import tensorflow as tf  # noqa: PLC0415  # other backends work without it
 
-        result = tf.function(function, jit_compile=True, autograph=False)
-    elif keras.backend.backend() == "jax":
-        import jax  # noqa: PLC0415
-
-        result = jax.jit(function)
-    return result
-
-
-def check_distributions(probs: Floats) -> None:
-    """Raise ModelError unless the outputs of a model are class probabilities.
-
-    Args:
-        probs: Outputs of the model, (N, C), behind a softmax where the model returns logits.
-
-    Raises:
-        ModelError: A value is not finite or negative, or a row does not sum to one.
-    """
-    if not np.isfinite(probs).all():
-        raise ModelError(
-            "Expected class probabilities, received NaN or infinite values: the model has diverged."
+        with_xla = tf.function(self._function, jit_compile=True, autograph=False)
+        unknown_to_xla = (
+            tf.errors.InvalidArgumentError,
+            tf.errors.NotFoundError,
+            tf.errors.UnimplementedError,
         )
-    lowest = probs.min()
-    highest = probs.max()
-    sums = probs.sum(axis=1)
-    gaps = np.abs(sums - 1)
-    if lowest < 0 or gaps.max() > SUM_TOLERANCE:
-        raise ModelError(
-            "Expected class probabilities that sum to one, received values from "
-            f"{lowest:.4g} to {highest:.4g}: end the model with a softmax or, where it returns "
-            "logits, compile it with a loss of from_logits=True or give "
-            "uncertainty.from_logits=true."
-        )
+        try:
+            outputs = with_xla(*args)
+            self.chosen = with_xla
+        except unknown_to_xla:
+            without_xla = tf.function(self._function, autograph=False)
+            outputs = without_xla(*args)
+            self.chosen = without_xla
+        return outputs
 
 
 def _group_size(n_samples: int) -> int:
@@ -369,29 +409,3 @@ def _group_size(n_samples: int) -> int:
 def _int32(values: ArrayLike) -> Tensor:
     array = np.asarray(values, np.int32)
     return ops.convert_to_tensor(array)
-
-
-def _values_per_row(model: keras.Model) -> int:
-    """Return how many numbers all tensors of a model hold for one row.
-
-    This is an upper bound of what is in memory, because the tensors are never all alive at once.
-    """
-    n_values = 0
-    for layer in model.layers:
-        for output in keras.tree.flatten(layer.output):
-            sizes = [size or 1 for size in output.shape[1:]]
-            n_values += math.prod(sizes)
-    return n_values
-
-
-def _n_classes(model: keras.Model) -> int:
-    shape = model.outputs[0].shape
-    n_classes = 0
-    if len(shape) == 2:
-        n_classes = shape[-1] or 0
-    if n_classes < 2:
-        raise ModelError(
-            "Expected a model that returns one probability per class, (N, C) with C of at least "
-            f"2, received {shape}."
-        )
-    return int(n_classes)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpsearch import metrics
-from hpsearch.errors import ConfigError, did_you_mean
+from hpsearch.errors import ConfigError
 from hpsearch.metrics import Floats
 
 
@@ -21,8 +21,8 @@ class McDropout:
 
     Attributes:
         n_samples: S, the number of passes.
-        mask: With "example" each image has its own dropout masks. With "pass" all images of a pass
-            share one mask, which is one thinned network.
+        shared_masks: Whether all examples of a pass share one mask. Each pass is then one thinned
+            network, a function of its input; otherwise each example has masks of its own.
         seed: Root of all random draws.
         batch_size: The largest number of images in a compiled call. No result depends on it.
         memory_mb: Limit, in MB, on the features, activations and sums of a compiled call. Batches
@@ -32,7 +32,7 @@ class McDropout:
     """
 
     n_samples: int
-    mask: str
+    shared_masks: bool
     seed: int
     batch_size: int
     memory_mb: float
@@ -40,10 +40,6 @@ class McDropout:
 
     def __post_init__(self) -> None:
         """Raise ConfigError if a setting is out of range."""
-        masks = ("example", "pass")
-        if self.mask not in masks:
-            hint = did_you_mean(str(self.mask), masks)
-            raise ConfigError(f"There is no uncertainty.mask={self.mask}.{hint}")
         for name in ("n_samples", "batch_size", "memory_mb"):
             value = getattr(self, name)
             if value <= 0:

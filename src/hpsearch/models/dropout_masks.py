@@ -64,6 +64,18 @@ def uniform_of(words: Tensor) -> Tensor:
     return ops.bitwise_and(words, 2**24 - 1)
 
 
+def normal_of(words: Tensor) -> Tensor:
+    """Return a standard normal number for each word, float32, between -5.2 and 5.2.
+
+    An odd whole number between -2**23 and 2**23, times 2**-23, is exact in float32 and never 1 or
+    -1, where the inverse of the error function is infinite.
+    """
+    half = ops.bitwise_and(words, 2**23 - 1)
+    odd = 2 * half + (1 - 2**23)
+    centred = ops.cast(odd, "float32") * 2.0**-23
+    return math.sqrt(2.0) * ops.erfinv(centred)
+
+
 def uniform_like(inputs: Tensor, state: Tensor) -> Tensor:
     """Return whole numbers in [0, 2**24) of the shape of `inputs`.
 

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from hpsearch.errors import ConfigError, ModelError
+from hpsearch.models.outputs import has_one_column
 
 OptimizerFactory = Callable[..., keras.Optimizer]
 MOMENTUMS = ("beta_1", "momentum")  # the argument that holds an optimizer's momentum
@@ -65,8 +66,9 @@ def labels_for(model: keras.Model) -> Literal["sparse", "onehot"]:
     """Return the form of labels that the compiled loss of a classifier takes.
 
     `sparse` means class numbers, (N,). `onehot` means one row for each example, (N, C).
-    A loss that is not of Keras gets class numbers, as the data has them, unless it inherits from a
-    Keras loss that takes rows.
+    A binary loss of a model with one output column takes the numbers of its two classes. A loss
+    that is not of Keras gets class numbers, as the data has them, unless it inherits from a Keras
+    loss that takes rows.
 
     Raises:
         ModelError: The model is not compiled, or it has a Keras loss that is not for classes.
@@ -74,6 +76,8 @@ def labels_for(model: keras.Model) -> Literal["sparse", "onehot"]:
     loss = _single(getattr(model, "loss", None))
     names = _loss_names(loss)
     if any(name.startswith("sparsecategorical") for name in names):
+        return "sparse"
+    if any(name.startswith("binary") for name in names) and has_one_column(model):
         return "sparse"
     others = ("kldivergence", "meansquarederror")
     if any(name.startswith("categorical") or name in others for name in names):
@@ -187,8 +191,8 @@ def _advice(names: Sequence[str]) -> str:
     """Return a sentence on what takes the place of the losses of these names, or nothing."""
     if any(name.startswith("binary") for name in names):
         return (
-            " A model of two classes ends with Dense(2, activation='softmax') here, and gives a "
-            "probability for each of them."
+            " A model of two classes ends with Dense(1, activation='sigmoid') for a binary loss, "
+            "or with Dense(2, activation='softmax')."
         )
     return ""
 

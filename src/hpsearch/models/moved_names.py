@@ -34,7 +34,8 @@ MOVED = {
     "hpsearch.uncertainty.job": "hpsearch.jobs.evaluate",
     "hpsearch.uncertainty.verdict": "hpsearch.evaluation.verdict",
     "hpsearch.uncertainty.calibration": "hpsearch.evaluation.calibration",
-    "hpsearch.uncertainty.conformal": "hpsearch.evaluation.calibration",
+    "hpsearch.uncertainty.conformal": "hpsearch.evaluation.conformal",
+    "hpsearch.evaluation.calibration.Conformal": "hpsearch.evaluation.conformal.Conformal",
     "hpsearch.uncertainty.selective": "hpsearch.evaluation.selective",
     "hpsearch.uncertainty.curve.Passes": "hpsearch.evaluation.number_of_passes.NumberOfPasses",
     "hpsearch.evaluation.number_of_passes.Passes": (

@@ -88,7 +88,8 @@ def _measured(question: Question) -> Answer:
     from keras import ops  # noqa: PLC0415
 
     # Versions are served in this way. The call also puts the version's code on the path.
-    mlflow.pyfunc.load_model(question["folder"])
+    # Nothing is compiled beforehand, since no request follows.
+    mlflow.pyfunc.load_model(question["folder"], model_config={"warm_up": False})
     model = mlflow.keras.load_model(question["folder"])
     data = np.load(question["data"])
     images = data["images"]

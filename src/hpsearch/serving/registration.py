@@ -19,19 +19,20 @@ import mlflow
 import numpy as np
 from mlflow.models import Model, ModelSignature
 from mlflow.models.model import MLMODEL_FILE_NAME
-from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
 from hpsearch.data.split import Examples, SearchData
 from hpsearch.errors import ModelError
-from hpsearch.evaluation.calibration import ConformalSets
+from hpsearch.evaluation.conformal import ConformalSets
 from hpsearch.evaluation.differences import Difference, compare
-from hpsearch.evaluation.evaluated_model import plain_probs
+from hpsearch.mc_dropout.certificate import Certificate
 from hpsearch.mc_dropout.passes import Sampler
+from hpsearch.mc_dropout.plain import PlainModel
 from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.metrics import Floats, Ints
 from hpsearch.models.own_code import OwnCode, config_of, own_code
 from hpsearch.serving import settings as checked
-from hpsearch.serving.served_model import Record
+from hpsearch.serving.request import INPUTS, Params
+from hpsearch.serving.served_model import Record, ServedModel
 
 
 class Registration(checked.Registration):
@@ -61,12 +62,14 @@ class Registration(checked.Registration):
             of_champion: The same for the champion's model.
         """
         val = data.val
-        mine = plain_probs(challenger, val.inputs, settings)
+        mine = PlainModel(challenger, settings).predict(val.inputs)
         counts = np.bincount(data.train.targets, minlength=data.n_classes)
         shares = counts / len(data.train)
         chance = np.tile(shares, (len(mine), 1))
         measure = self.measure
-        if measure == "ece":  # to answer each image with the shares is calibrated, too
+        if (
+            measure == "squared_calibration_error"
+        ):  # to answer each image with the shares is calibrated, too
             measure = "nll"
         found = self._difference(chance, mine, val.targets, measure)
         if found.verdict(self.level) != "better":
@@ -98,12 +101,14 @@ class Registration(checked.Registration):
             settings: Settings of MC Dropout; `from_logits` and `batch_size` are used.
             of_champion: The same for the champion's model.
         """
-        same_inputs = champion.input_shape == challenger.input_shape
-        same_outputs = champion.output_shape == challenger.output_shape
-        if not same_inputs or not same_outputs:
-            return False, "the champion is for other images or classes"
-        theirs = plain_probs(champion, val.inputs, of_champion)
-        mine = plain_probs(challenger, val.inputs, settings)
+        mine = PlainModel(challenger, settings).predict(val.inputs)
+        other = "the champion is for other images or classes"
+        try:
+            theirs = PlainModel(champion, of_champion).predict(val.inputs)
+        except ModelError as error:
+            return False, f"{other}: {error}"
+        if theirs.shape != mine.shape:
+            return False, other
         found = self._difference(theirs, mine, val.targets, self.measure)
         is_better = found.verdict(self.level) == "better"
         how = "better by more than chance"
@@ -146,7 +151,8 @@ class Registration(checked.Registration):
         Args:
             model: The trained model.
             folder: The folder to make.
-            data: The data of the search. The conformal sets are calibrated on its validation part.
+            data: The data of the search. The conformal sets are calibrated on its calibration part,
+                or on its validation part where there is none. The metadata of the model say which.
             settings: Settings of MC Dropout.
             own: Code of the user that the model needs; by default the code of its classes.
         """
@@ -160,14 +166,7 @@ class Registration(checked.Registration):
             if own is None:
                 own = own_code(config_of(file))
             modules = list(own.modules)
-            names = list(data.class_names)
-            record = Record(
-                settings,
-                names,
-                data.image_shape,
-                thresholds,
-                modules,
-            )
+            record = _record(data, settings, thresholds, modules)
             text = json.dumps(asdict(record), indent=1)
             (served / Record.FILE).write_text(text)
             own_paths = own.copy(Path(made) / "own")
@@ -176,22 +175,37 @@ class Registration(checked.Registration):
                 python_model=str(here / "from_code.py"),
                 artifacts={"served": str(served)},
                 code_paths=[str(here.parent), *own_paths],
-                signature=_signature(data, settings, record.default_method),
+                signature=_signature(record),
+                metadata={
+                    **record.inputs.described(),
+                    "hpsearch.conformal_sets_made_on": _made_on(data),
+                },
+                model_config={ServedModel.WARM_UP: True},
                 input_example=data.val.inputs[:2],
                 pip_requirements=_requirements(own),
             )
         _add_keras_flavor(folder, modules)
 
     def _thresholds(
-        self, model: keras.Model, data: SearchData, settings: McDropout
+        self,
+        model: keras.Model,
+        data: SearchData,
+        settings: McDropout,
     ) -> dict[str, float]:
-        """Return the threshold of the conformal sets by method."""
-        images = data.val.inputs
-        labels = data.val.targets
-        plain = plain_probs(model, images, settings)
+        """Return the threshold of the conformal sets by method, made on the calibration part.
+
+        Where there is none, the validation part takes its place.
+        """
+        fitted_on = data.calibration or data.val
+        images = fitted_on.inputs
+        labels = fitted_on.targets
+        plain = PlainModel(model, settings).predict(images)
         found = {"plain": ConformalSets(plain, labels, self.coverage).threshold}
-        with contextlib.suppress(ModelError):  # a model without dropout is served without "mc"
-            mc = Sampler(model, settings).predict(images)
+        # A model without dropout, or one that fails the self-test, is served without "mc".
+        with contextlib.suppress(ModelError):
+            sampler = Sampler(model, settings, data.image_shape, str(images.dtype))
+            Certificate.of(sampler, images)
+            mc = sampler.predict(images)
             found["mc"] = ConformalSets(mc.probs, labels, self.coverage).threshold
         return found
 
@@ -214,6 +228,13 @@ def _add_keras_flavor(folder: Path, modules: list[str]) -> None:
     saved.save(str(folder / MLMODEL_FILE_NAME))
 
 
+def _made_on(data: SearchData) -> str:
+    """Return on which examples the conformal sets are made, in words."""
+    if data.calibration is None:
+        return f"{len(data.val):,} validation examples"
+    return f"{len(data.calibration):,} calibration examples"
+
+
 def _requirements(own: OwnCode) -> list[str]:
     """Return the exact versions of the packages that a registered model needs, each once."""
     needed = ("keras", keras.backend.backend(), "numpy", "pandas", "mlflow")
@@ -225,18 +246,41 @@ def _requirements(own: OwnCode) -> list[str]:
     return lines
 
 
-def _signature(
+def _record(
     data: SearchData,
     settings: McDropout,
-    method: str,
-) -> ModelSignature:
-    # The input has no name, or MLflow would pass a dictionary to a model that takes an array.
-    shape = (-1, *data.image_shape)
-    images = TensorSpec(data.train.inputs.dtype, shape)
-    params = [
-        ParamSpec("method", "string", method),
-        ParamSpec("n_samples", "long", settings.n_samples),
-        ParamSpec("seed", "long", settings.seed),
-        ParamSpec("return_samples", "boolean", False),
-    ]
-    return ModelSignature(Schema([images]), params=ParamSchema(params))
+    thresholds: dict[str, float],
+    modules: list[str],
+) -> Record:
+    input_range, are_pixels = _range(data)
+    return Record(
+        settings,
+        list(data.class_names),
+        data.image_shape,
+        thresholds,
+        modules,
+        str(data.train.inputs.dtype),
+        input_range,
+        are_pixels,
+    )
+
+
+def _signature(record: Record) -> ModelSignature:
+    params = Params.schema(record.settings, record.default_method)
+    return ModelSignature(INPUTS, params=params)
+
+
+def _range(data: SearchData) -> tuple[list[float], bool]:
+    """Return the range of the training data, and whether it is that of pixels, black and white.
+
+    Values of uint8 that are none above 1 may be flags rather than pixels.
+    """
+    inputs = data.train.inputs
+    low = float(inputs.min())
+    high = float(inputs.max())
+    if inputs.dtype == np.uint8:
+        return [0.0, 255.0], high > 1
+    pixels = data.pixel_range
+    if pixels is not None and inputs.ndim == 4:
+        return [min(pixels.low), max(pixels.high)], True
+    return [low, high], False

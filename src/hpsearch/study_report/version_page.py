@@ -43,9 +43,12 @@ def quality(tags: Mapping[str, str]) -> str:
     for name in ("accuracy", "nll", "brier_score", "ece", "aurc"):
         plain = tags.get(f"test/plain/{name}")
         mc = tags.get(f"test/mc/{name}")
-        if plain is not None and mc is not None:
-            values = f"{float(plain):.4f} plain, {float(mc):.4f} with MC Dropout"
-            lines.append(f"- {name}: {values}")
+        if plain is None:
+            continue
+        values = f"{float(plain):.4f} plain"
+        if mc is not None:
+            values += f", {float(mc):.4f} with MC Dropout"
+        lines.append(f"- {name}: {values}")
     return "\n".join(lines)
 
 
@@ -108,12 +111,24 @@ def _text(client: MlflowClient, found: ModelVersion, uri: str) -> str:
     return "\n\n".join([*paragraphs, _use(found, uri)])
 
 
+def _inputs(model: str) -> tuple[tuple[int, ...], str, float]:
+    """Return the shape of two inputs of a model, their type, and a value that it takes."""
+    info = mlflow.models.get_model_info(model)
+    known = info.metadata
+    if not known:  # versions of earlier searches have it in their signature
+        spec = info.signature.inputs.inputs[0]
+        return (2, *spec.shape[1:]), spec.type.name, 0.0
+    value = 0.0
+    if known["dtype"] != "uint8" and known["range"]:
+        low, high = known["range"]
+        value = min(max(value, low), high)
+    return (2, *known["shape"]), known["dtype"], value
+
+
 def _use(found: ModelVersion, uri: str) -> str:
     """Return how to load and how to serve a version."""
     model = f"models:/{found.name}/{found.version}"
-    signature = mlflow.models.get_model_info(model).signature
-    spec = signature.inputs.inputs[0]
-    shape = (2, *spec.shape[1:])
+    shape, dtype, value = _inputs(model)
     imports = "import mlflow"
     store = json.dumps(uri)
     if has_secret(uri):
@@ -127,7 +142,7 @@ def _use(found: ModelVersion, uri: str) -> str:
 import numpy as np
 
 mlflow.set_tracking_uri({store})
-images = np.zeros({shape}, "{spec.type.name}")  # yours: raw pixels
+images = np.full({shape}, {value:g}, "{dtype}")  # yours: raw pixels
 model = mlflow.pyfunc.load_model("{model}")
 print(model.predict(images))  # class, probabilities, uncertainties, conformal set, abstain
 print(model.predict(images, params={{"method": "plain"}}))  # one pass, without MC Dropout
@@ -145,6 +160,6 @@ and ask it, in another terminal:
 
 ```bash
 python -c 'import json, numpy; print(json.dumps({{"instances": \
-numpy.zeros({shape}, int).tolist()}}))' > request.json
+numpy.full({shape}, {value:g}).tolist()}}))' > request.json
 curl -s http://127.0.0.1:5077/invocations -H 'Content-Type: application/json' -d @request.json
 ```"""

@@ -30,6 +30,7 @@ from hpsearch.tracking.runs import END, TrackedRun
 
 # The tag of a version whose model returns logits, which need a softmax: `true` or `false`.
 FROM_LOGITS = "hpsearch.from_logits"
+PIXEL_RANGE = "hpsearch.pixel_range"
 
 
 def returns_logits(version: ModelVersion) -> bool | None:

@@ -123,6 +123,8 @@ class ParentRun(TrackedRun):
             "n_val": len(data.val.targets),
             "n_classes": data.n_classes,
         }
+        if data.calibration is not None:
+            profile["n_calibration"] = len(data.calibration.targets)
         shape = "x".join(map(str, data.image_shape))
         spec = {"features": f"uint8/float32 ({shape})", "targets": "int ()"}
         dataset = Dataset(
