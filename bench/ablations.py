@@ -20,7 +20,8 @@ INTRODUCTION = """# Ablations
 
 One factor varies, all else stays; three seeds, the same for all arms, so that results are paired
 by seed. Numbers are means over seeds with half the width of Student's 95 % interval; differences
-are to the baseline, their p values are Holm's. A claim of textbooks is confirmed or contradicted
+are to the baseline, their intervals and p values corrected by Holm's method for the number of arms.
+A claim of textbooks is confirmed or contradicted
 only where the interval of the difference leaves 0 out: three seeds show large effects alone. Where
 a second factor varies as well, arms of one value of it are compared with each other, a table for
 each; for learning rates, the best one of each level. A claim on a race is judged by the loss that

@@ -58,7 +58,6 @@ NEEDED = (
     "mlflow",
     "optuna",
     "hydra",
-    "mapie",
 )  # come from the wheels where they are missing
 INSTALL_LIMIT_S = 120.0
 TAIL = 4000  # characters of a failed part's output that are kept

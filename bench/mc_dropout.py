@@ -30,15 +30,14 @@ import numpy as np
 from keras import layers, ops
 
 from hpsearch.mc_dropout.conversion import Split
-from hpsearch.mc_dropout.mc_layers import DROPOUTS
 from hpsearch.mc_dropout.passes import Sampler
 from hpsearch.mc_dropout.prediction import McDropout
 
 TARGETS = {
-    ("predict loop", "mask=pass"): 15.0,
-    ("predict loop", "mask=example"): 6.0,
-    ("training=True loop", "mask=pass"): 6.0,
-    ("training=True loop", "mask=example"): 2.5,
+    ("predict loop", "shared_masks=true"): 15.0,
+    ("predict loop", "shared_masks=false"): 6.0,
+    ("training=True loop", "shared_masks=true"): 6.0,
+    ("training=True loop", "shared_masks=false"): 2.5,
 }
 RATE, N_HIDDEN, N_UNITS = 0.1, 20, 100
 N_REFERENCE = 64  # images of which all arms are compared with a float64 reference
@@ -62,15 +61,15 @@ def mc_layer(model: keras.Model) -> keras.Model:
         def call(self, inputs: object, training: bool = False) -> object:
             return super().call(inputs, training=True)
 
-    swap = lambda layer: On(layer.rate) if isinstance(layer, DROPOUTS) else layer  # noqa: E731
+    swap = lambda layer: On(layer.rate) if isinstance(layer, layers.Dropout) else layer  # noqa: E731
     return keras.models.clone_model(model, clone_function=swap)
 
 
-def settings(mask: str, n_samples: int, batch_size: int) -> McDropout:
+def settings(shared_masks: bool, n_samples: int, batch_size: int) -> McDropout:
     """Return the settings of an arm."""
     return McDropout(
         n_samples=n_samples,
-        mask=mask,
+        shared_masks=shared_masks,
         seed=0,
         batch_size=batch_size,
         memory_mb=1024,
@@ -122,8 +121,10 @@ def suffix_passes(model: keras.Model, images: np.ndarray, batch_size: int) -> Ca
     import tensorflow as tf  # noqa: PLC0415 (seconds that --help must not cost)
 
     part = Split.of(model)
-    first = next(place for place, layer in enumerate(model.layers) if isinstance(layer, DROPOUTS))
-    behind = [layer for layer in model.layers[first + 1 :] if not isinstance(layer, DROPOUTS)]
+    first = next(
+        place for place, layer in enumerate(model.layers) if isinstance(layer, layers.Dropout)
+    )
+    behind = [layer for layer in model.layers[first + 1 :] if not isinstance(layer, layers.Dropout)]
 
     @tf.function(jit_compile=True, autograph=False)
     def passes(x: object, n: object) -> object:
@@ -136,7 +137,7 @@ def suffix_passes(model: keras.Model, images: np.ndarray, batch_size: int) -> Ca
         return ops.fori_loop(0, n, one, ops.zeros((x.shape[0], 10)))
 
     features = [
-        keras.tree.flatten(part.prefix(images[i : i + batch_size]))[0]
+        part.features(ops.convert_to_tensor(images[i : i + batch_size]))[0]
         for i in range(0, len(images), batch_size)
     ]
 
@@ -155,7 +156,10 @@ def speed(
     images = np.random.default_rng(0).integers(0, 256, (n_images, 32, 32, 3)).astype(np.float32)
     on = mc_layer(model)
     samplers = {
-        f"mask={m}": Sampler(model, settings(m, n_samples, batch_size)) for m in ("pass", "example")
+        f"shared_masks={str(shared).lower()}": Sampler(
+            model, settings(shared, n_samples, batch_size)
+        )
+        for shared in (True, False)
     }
     suffix = suffix_passes(model, images, batch_size)
     scale = n_samples / n_looped
@@ -224,7 +228,7 @@ def report_peak(n_samples: int, n_images: int, batch_size: int) -> None:
     import resource  # noqa: PLC0415 (seconds that --help must not cost)
 
     images = np.random.default_rng(0).integers(0, 256, (n_images, 32, 32, 3)).astype(np.float32)
-    Sampler(net(), settings("pass", n_samples, batch_size)).predict(images)
+    Sampler(net(), settings(True, n_samples, batch_size)).predict(images)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
@@ -234,14 +238,14 @@ def rows(found: dict[str, object], memory: dict[int, float]) -> list[tuple[str, 
     table = [("comparison", "must be", "measured")]
     for (slow, fast), target in TARGETS.items():
         table.append((f"{slow} / {fast}", f">= {target:g}", f"{seconds[slow] / seconds[fast]:.1f}"))
-    for fast in ("mask=pass", "mask=example"):
+    for fast in ("shared_masks=true", "shared_masks=false"):
         slow = "predict loop, our batch"
         table.append((f"{slow} / {fast}", "", f"{seconds[slow] / seconds[fast]:.1f}"))
     table.append(
         (
-            "mask=pass / plain suffix",
+            "shared_masks=true / plain suffix",
             "<= 1.3",
-            f"{seconds['mask=pass'] / seconds['plain suffix']:.2f}",
+            f"{seconds['shared_masks=true'] / seconds['plain suffix']:.2f}",
         )
     )
     low, high = sorted(memory)

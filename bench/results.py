@@ -34,7 +34,7 @@ EXAMINED = (
     "arch",
     *(f"{name}, plain / MC" for name in QUALITIES),
     "NLL after temperature scaling",
-    "MC Dropout is",
+    "MC Dropout",
 )
 
 
@@ -117,7 +117,7 @@ def examined(client: MlflowClient, found: dict[str, Any]) -> str | None:
         " / ".join(f"{measured[f'test/{arm}{form}/{name}']:.4f}" for arm in ("plain", "mc"))
         for form, name in pairs
     ]
-    said = found["verdict"].partition(": ")[2].rstrip(".").replace("_score", "")
+    said = found["verdict"].partition("left on, ")[2].partition(". ")[0]
     return f"| `{found['model'].partition('-')[2]}` | {' | '.join(cells)} | {said} |"
 
 

@@ -52,9 +52,12 @@ def arms(
     on_device = jax.device_put(images)
     batch = min(len(images), 1000)
     found: dict[str, tuple[Callable[[], object], int]] = {}
-    for mask in ("example", "pass"):
-        sampler = Sampler(model, bench.settings(mask, n_samples, len(images)))
-        found[f"ours, mask={mask}"] = (lambda s=sampler: s.predict(images)), n_samples
+    for shared in (False, True):
+        sampler = Sampler(model, bench.settings(shared, n_samples, len(images)))
+        found[f"ours, shared_masks={str(shared).lower()}"] = (
+            (lambda s=sampler: s.predict(images)),
+            n_samples,
+        )
     found["predict loop"] = (lambda: on.predict(images, verbose=0)), 1
     found["predict loop, batch 1,000"] = (
         (lambda: on.predict(images, batch_size=batch, verbose=0)),
@@ -77,7 +80,7 @@ def accuracy(model: keras.Model, images: np.ndarray, n_samples: int) -> dict[str
     """
     few = images[: bench.N_REFERENCE]
     mean, error = bench.reference(model, few, 4 * n_samples)
-    ours = Sampler(model, bench.settings("example", n_samples, len(few))).predict(few).probs
+    ours = Sampler(model, bench.settings(False, n_samples, len(few))).predict(few).probs
     exact, _ = bench.reference(model, few, 1, rate=0.0)
     plain = ops.convert_to_numpy(model(few, training=False))
     return {
