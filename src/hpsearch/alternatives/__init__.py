@@ -1,0 +1,1 @@
+"""Other ways than MC Dropout to predict with uncertainty: Laplace, SWAG, ensembles."""

@@ -1,0 +1,3 @@
+"""Make the ways to predict with uncertainty that an evaluation compares with MC Dropout."""
+
+from __future__ import annotations
