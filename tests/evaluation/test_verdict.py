@@ -133,7 +133,7 @@ def test_one_seed_has_no_spread_and_the_page_says_that_masks_may_matter(evaluate
 
 
 def test_a_model_without_mc_dropout_gets_no_verdict(evaluated):
-    section = settings().examine(SimpleNamespace(left_out="It has none."))
+    section = settings().examine(SimpleNamespace(left_out="It has none.", arms=("plain",)))
     assert section.text == (
         "There is no MC Dropout to compare with the plain prediction. It has none."
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import matplotlib.pyplot as plt
 import numpy as np
 from numpy.random import Generator
 from scipy.optimize import brentq
@@ -16,7 +15,7 @@ from scipy.optimize import brentq
 from hpsearch import metrics
 from hpsearch.evaluation import settings
 from hpsearch.evaluation.evaluated_model import EvaluatedModel
-from hpsearch.html_report.section import Figure, Section, drawn
+from hpsearch.html_report.section import Figure, Section, drawn, panels
 from hpsearch.metrics import Flags, Floats, Ints, Reliability
 from hpsearch.seeds import derive
 
@@ -130,9 +129,7 @@ class Calibration(settings.Calibration):
 
     def _diagrams(self, confidences: dict[str, Floats], rights: dict[str, Flags]) -> Figure:
         """Draw accuracy over confidence for each arm, with the band of a calibrated model."""
-        n = len(confidences)
-        inches = (3.4 * n, 3.6)
-        plot, axes = plt.subplots(1, n, figsize=inches, sharey=True)
+        plot, axes = panels(len(confidences), width=3.4, height=3.6)
         seed = derive(self.seed, "diagram")
         rng = np.random.default_rng(seed)
         for axis, name in zip(axes, confidences, strict=True):

@@ -53,11 +53,14 @@ class OutOfDistribution(settings.OutOfDistribution):
             _check_alike(as_stored, known)
         scores = []
         for inputs in (known, unknown):
-            arms = {"plain": evaluated.plain(inputs)}
+            arms = {}
             mc = None
-            if "mc" in evaluated.on_test:
-                mc = evaluated.sampler.predict(inputs, n_samples=self.n_samples)
-                arms["mc"] = mc.probs
+            for arm in evaluated.arms:
+                if arm == "mc":
+                    mc = evaluated.sampler.predict(inputs, n_samples=self.n_samples)
+                    arms[arm] = mc.probs
+                else:
+                    arms[arm] = evaluated.predict(arm, inputs)
             scores.append(uncertainties(arms, mc))
         rows, found = _detection(*scores)
         source = self.data.name

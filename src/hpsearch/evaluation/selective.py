@@ -6,11 +6,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from hpsearch import metrics
+from hpsearch.alternatives.method import LABELS
 from hpsearch.data.pixel_range import PixelRange
 from hpsearch.evaluation import settings
 from hpsearch.evaluation.evaluated_model import EvaluatedModel
 from hpsearch.evaluation.out_of_distribution import auroc, uncertainties
-from hpsearch.html_report.section import Figure, Section, drawn
+from hpsearch.html_report.section import Figure, Section, drawn, panels
 from hpsearch.metrics import Flags, Floats
 
 
@@ -101,15 +102,13 @@ def _risk_coverage(doubts: dict[str, Floats], rights: dict[str, Flags]) -> Figur
 def _entropies(doubts: dict[str, Floats], rights: dict[str, Flags]) -> Figure:
     """Draw how the predictive entropy is distributed over right and over wrong answers."""
     shown = [name for name in doubts if name.endswith("/entropy")]
-    inches = (4.2 * len(shown), 3.4)
-    plot, grid = plt.subplots(1, len(shown), figsize=inches, sharey=True, squeeze=False)
-    axes = grid[0]
+    plot, axes = panels(len(shown), width=4.2, height=3.4)
     maxima = [doubts[name].max() for name in shown]
     highest = max(maxima)
     edges = np.linspace(0, highest + 1e-9, 31)
     for axis, name in zip(axes, shown, strict=True):
         arm, _ = name.split("/")
-        title = {"mc": "MC Dropout"}.get(arm, arm)
+        title = LABELS[arm]
         right = rights[name]
         groups = [
             ("right", right, "tab:green"),
@@ -122,7 +121,7 @@ def _entropies(doubts: dict[str, Floats], rights: dict[str, Flags]) -> Figure:
                 weights = np.full(n, 1 / n)
                 axis.hist(
                     values,
-                    edges,
+                    list(edges),
                     weights=weights,
                     alpha=0.55,
                     color=colour,
@@ -173,7 +172,7 @@ def _extremes(
         axis.imshow(shown, cmap="gray", vmin=0, vmax=255)
         axis.set_title(f"{title}\n{doubt[place]:.2g}", fontsize=7)
         axis.set_axis_off()
-    name = {"mc": "MC Dropout", "plain": "the plain prediction"}[arm]
+    name = {"mc": "MC Dropout", "plain": "the plain prediction"}[arm]  # the arms that are drawn
     caption = (
         f"The test images of which {name} is most certain (above) and least certain (below). "
         "Above each image are its class, the answer if it is another class, and the predictive "

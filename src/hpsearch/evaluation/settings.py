@@ -61,12 +61,12 @@ def _check_resamples(n_resamples: int, level: float) -> None:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The part of an evaluation that compares the two arms on test.
+    """The part of an evaluation that compares each arm with the plain prediction on test.
 
     Attributes:
         level: Probability that equally good arms are called different by any measure, in (0, 1).
         n_resamples: Number of resamples of the paired bootstrap.
-        n_seeds: Number of sets of masks with which MC Dropout is compared.
+        n_seeds: Number of sets of random draws with which an arm that draws is compared.
         seed: Seed of the resampling.
     """
 
@@ -82,6 +82,11 @@ class Verdict:
             raise ConfigError(
                 f"Expected at least one set of masks, received n_seeds={self.n_seeds}."
             )
+
+
+@dataclass(frozen=True)
+class Methods:
+    """The part of an evaluation that tells what each way to predict costs."""
 
 
 @dataclass(frozen=True)

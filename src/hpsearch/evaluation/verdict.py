@@ -1,14 +1,16 @@
-"""Decide whether MC Dropout is better than the plain prediction on test, worse, or neither."""
+"""Decide which ways to predict are better than the plain prediction on test, worse, or neither."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import matplotlib.pyplot as plt
 import numpy as np
 
 from hpsearch import metrics
+from hpsearch.alternatives.method import LABELS as ARMS
 from hpsearch.evaluation import settings
 from hpsearch.evaluation.differences import (
     DEPENDS,
@@ -19,34 +21,114 @@ from hpsearch.evaluation.differences import (
     verdict_over_masks,
 )
 from hpsearch.evaluation.evaluated_model import EvaluatedModel
+from hpsearch.evaluation.methods import recommendation
 from hpsearch.html_report.section import Figure, Section, drawn
-from hpsearch.metrics import Floats
 from hpsearch.seeds import derive
+
+_IN_WORDS = {
+    "mc": "MC Dropout, the mean of many predictions with dropout left on",
+    "laplace": "Laplace, the mean of many predictions with a random last layer",
+    "swag": "SWAG, the mean of the predictions of weights drawn around those of late epochs",
+    "ensemble": "the ensemble, the mean of the predictions of models trained anew",
+}
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """An arm that was compared with the plain prediction.
+
+    Attributes:
+        arm: Its name.
+        by_measure: The differences of each measure with each set of random draws.
+        eces: The ECE of the plain prediction, then that of each set.
+        level: The level of its verdicts.
+    """
+
+    arm: str
+    by_measure: Mapping[str, Sequence[Difference]]
+    eces: Sequence[float]
+    level: float
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """The verdict on each measure."""
+        return {
+            measure: verdict_over_masks(differences, self.level)
+            for measure, differences in self.by_measure.items()
+        }
+
+    def rows(self) -> list[list[str]]:
+        """Return the rows of the table."""
+        verdicts = self.verdicts
+        rows = []
+        for measure, differences in self.by_measure.items():
+            rows.append(_row(differences, _of_draws(verdicts[measure], self.arm)))
+        return [*rows, _ece_row(self.eces)]
+
+    def values(self) -> dict[str, float]:
+        """Return the numbers by their MLflow keys."""
+        found: dict[str, float] = {}
+        prefix = "test/verdict"
+        if self.arm != "mc":
+            prefix = f"test/verdict/{self.arm}"
+        for measure, differences in self.by_measure.items():
+            numbers = _values(differences, self.verdicts[measure], self.level)
+            found |= {f"{prefix}/{measure}/{key}": value for key, value in numbers.items()}
+        return found
 
 
 class Verdict(settings.Verdict):
-    """The part of an evaluation that compares the two arms on test.
+    """The part of an evaluation that compares each arm with the plain prediction on test.
 
     `evaluation.settings` describes its settings.
 
     Attributes:
         TITLE: How the title of its section begins. It goes on where the dropout of the passes is
-            not Keras's alone.
+            not Keras's alone, and where another method than MC Dropout is compared alone.
     """
 
     TITLE: ClassVar[str] = "Verdict"
 
     def examine(self, evaluated: EvaluatedModel) -> Section:
-        """Compare the arms on test by every measure, with each set of masks."""
-        if evaluated.left_out is not None:
+        """Compare the arms on test by every measure, with each set of random draws."""
+        arms = evaluated.arms[1:]
+        if not arms:
             return Section(
                 self.TITLE,
                 "There is no MC Dropout to compare with the plain prediction. "
                 f"{evaluated.left_out}",
             )
+        level = self.level / len(arms)
+        compared = [self._compared(evaluated, arm, level) for arm in arms]
+        rows = [self._head(arms, level)]
+        values: dict[str, float] = {}
+        said = []
+        for found in compared:
+            values |= found.values()
+            for row in found.rows():
+                name = [ARMS[found.arm]] if len(arms) > 1 else []
+                rows.append([*name, *row])
+            said.append(self._sentence(evaluated, found))
+        if len(arms) > 1:
+            said.insert(0, self._recommendation(evaluated, compared))
+        said.append(self._reading(evaluated, compared))
+        return Section(
+            title=self._title(evaluated, arms),
+            text="\n\n".join(said),
+            table=rows,
+            metrics=values,
+            figures=[self._figure(compared)],
+        )
+
+    def _compared(self, evaluated: EvaluatedModel, arm: str, level: float) -> _Compared:
+        """Compare one arm with the plain prediction."""
         labels = evaluated.test.targets
         plain = evaluated.on_test["plain"]
-        sets = self._sets_of_masks(evaluated)
+        sets = [evaluated.on_test[arm]]
+        if evaluated.is_random(arm):
+            for place in range(1, self.n_seeds):
+                seed = derive(evaluated.settings.seed, "spread", place)
+                sets.append(evaluated.predict(arm, evaluated.test.inputs, seed=seed))
         by_measure: dict[str, list[Difference]] = {}
         for probs in sets:
             found = compare(
@@ -54,103 +136,135 @@ class Verdict(settings.Verdict):
                 probs,
                 labels,
                 n_resamples=self.n_resamples,
-                level=self.level,
+                level=level,
                 seed=self.seed,
             )
             for difference in found:
                 by_measure.setdefault(difference.measure, []).append(difference)
-        verdicts = {}
-        values: dict[str, float] = {}
-        rows = [self._head()]
-        for measure, differences in by_measure.items():
-            verdicts[measure] = verdict_over_masks(differences, self.level)
-            rows.append(_row(differences, verdicts[measure]))
-            values |= _values(differences, verdicts[measure], self.level)
-        eces = [metrics.ece(plain, labels), *(metrics.ece(probs, labels) for probs in sets)]
-        rows.append(_ece_row(eces))
-        found = [differences[0] for differences in by_measure.values()]
-        qualified = evaluated.qualified
-        title = self.TITLE
-        if qualified:
-            title = f"{title} on MC Dropout {qualified}"
-        said = sentence(verdicts, len(labels), qualified)
-        return Section(
-            title=title,
-            text=f"{said}\n\n{self._reading(len(found), len(sets))}",
-            table=rows,
-            metrics=values,
-            figures=[self._figure(found)],
+        eces = [metrics.ece(probs, labels) for probs in (plain, *sets)]
+        return _Compared(arm, by_measure, eces, level)
+
+    def _title(self, evaluated: EvaluatedModel, arms: Sequence[str]) -> str:
+        if evaluated.qualified and "mc" in arms:
+            return f"{self.TITLE} on MC Dropout {evaluated.qualified}"
+        if len(arms) == 1 and "mc" not in arms:
+            return f"{self.TITLE} on {ARMS[arms[0]]}"
+        return self.TITLE
+
+    def _sentence(self, evaluated: EvaluatedModel, compared: _Compared) -> str:
+        qualified = ""
+        if compared.arm == "mc":
+            qualified = evaluated.qualified
+        return sentence(compared.verdicts, len(evaluated.test.targets), qualified, compared.arm)
+
+    def _recommendation(self, evaluated: EvaluatedModel, compared: Sequence[_Compared]) -> str:
+        """Return which of several methods is worth it, in words."""
+        better = [found.arm for found in compared if found.verdicts["nll"] == "better"]
+        said = recommendation(
+            evaluated,
+            better,
+            level=self.level,
+            n_resamples=self.n_resamples,
+            seed=self.seed,
         )
+        names = ", ".join(ARMS[found.arm] for found in compared)
+        n_examples = len(evaluated.test.targets)
+        return f"{names} were compared with the plain prediction on {n_examples:,} examples. {said}"
 
-    def _sets_of_masks(self, evaluated: EvaluatedModel) -> list[Floats]:
-        """Return the distributions with each set of masks; the first is the model's own."""
-        found = [evaluated.on_test["mc"]]
-        for place in range(1, self.n_seeds):
-            seed = derive(evaluated.settings.seed, "spread", place)
-            prediction = evaluated.sampler.predict(evaluated.test.inputs, seed=seed)
-            found.append(prediction.probs)
-        return found
-
-    def _head(self) -> list[str]:
+    def _head(self, arms: Sequence[str], level: float) -> list[str]:
+        names = ["measure", "plain", ARMS[arms[0]]]
+        if len(arms) > 1:
+            names = ["method", "measure", "plain", "with it"]
+        spread = "spread over masks"
+        if list(arms) != ["mc"]:
+            spread = "spread over draws"
         return [
-            "measure",
-            "plain",
-            "MC Dropout",
+            *names,
             "difference",
-            f"{settings.percent(1 - self.level)} interval",
+            f"{settings.percent(1 - level)} interval",
             "p",
-            "spread over masks",
+            spread,
             "detectable",
             "verdict",
         ]
 
-    def _reading(self, n_measures: int, n_sets: int) -> str:
-        """Return how interval, p and the masks are to be read."""
-        masks = (
-            f"Each verdict was computed with {n_sets} sets of masks; the numbers are the first's."
-        )
-        if n_sets == 1:
-            masks = "One set of masks was used, so another one may give another verdict."
-        return (
-            f"An interval leaves out 0 exactly where p is at most {self.level:g}; both are "
+    def _reading(self, evaluated: EvaluatedModel, compared: Sequence[_Compared]) -> str:
+        """Return how interval, p and the random draws are to be read."""
+        level = compared[0].level
+        n_measures = len(compared[0].by_measure)
+        share = settings.percent(1 - level)
+        text = (
+            f"An interval leaves out 0 exactly where p is at most {level:g}; both are "
             f"corrected for the {n_measures} measures, so that all intervals hold at once with a "
-            f"probability of {settings.percent(1 - self.level)}. A difference as large as the "
-            f"detectable one is found in 80% of cases. {masks}"
+            f"probability of {share}. "
+        )
+        if len(compared) > 1:
+            text += (
+                f"This holds for each of the {len(compared)} methods, and for all of them at once "
+                f"with a probability of {settings.percent(1 - self.level)}. "
+            )
+        text += "A difference as large as the detectable one is found in 80% of cases."
+        if any(evaluated.is_random(found.arm) for found in compared):
+            text += f" {self._of_sets(compared)}"
+        return text
+
+    def _of_sets(self, compared: Sequence[_Compared]) -> str:
+        what = "masks"
+        if [found.arm for found in compared] != ["mc"]:
+            what = "masks or other random draws"
+        if self.n_seeds == 1:
+            return f"One set of {what} was used, so another one may give another verdict."
+        return (
+            f"Each verdict was computed with {self.n_seeds} sets of {what}; the numbers are the "
+            "first's."
         )
 
-    def _figure(self, found: Sequence[Difference]) -> Figure:
+    def _figure(self, compared: Sequence[_Compared]) -> Figure:
         """Draw each difference and its interval, in units of the detectable difference."""
-        inches = (5.5, 0.5 * len(found) + 1.4)
-        plot, axis = plt.subplots(figsize=inches)
+        measures = list(compared[0].by_measure)
+        n_rows = len(measures) * len(compared)
+        plot, axis = plt.subplots(figsize=(5.5, 0.5 * n_rows + 1.4))
         names = []
-        for row, difference in enumerate(reversed(found)):
+        for row, (measure, found) in enumerate(
+            reversed([(measure, found) for measure in measures for found in compared])
+        ):
+            difference = found.by_measure[measure][0]
             unit = difference.detectable or 1.0
-            low = difference.low / unit
-            high = difference.high / unit
-            value = difference.value / unit
-            interval = [low, high]
+            interval = [difference.low / unit, difference.high / unit]
             axis.plot(interval, [row, row], color="tab:blue")
-            axis.plot(value, row, "o", color="tab:blue")
-            names.append(LABELS[difference.measure])
+            axis.plot(difference.value / unit, row, "o", color="tab:blue")
+            name = LABELS[measure]
+            if len(compared) > 1:
+                name = f"{name}: {ARMS[found.arm]}"
+            names.append(name)
         axis.axvline(0, color="grey", linewidth=1)
         axis.set_yticks(range(len(names)), names)
-        axis.set_xlabel("MC Dropout minus plain, in detectable differences")
+        said = "the method"
+        if len(compared) == 1:
+            said = ARMS[compared[0].arm]
+        axis.set_xlabel(f"{said} minus plain, in detectable differences")
         caption = (
-            f"Differences with their {settings.percent(1 - self.level)} intervals, which are "
-            "corrected for the number of measures. An interval that holds 0 shows no difference. "
-            "MC Dropout is better to the right of 0 for accuracy, and to the left of 0 for every "
-            "other measure."
+            f"Differences with their {settings.percent(1 - compared[0].level)} intervals, which "
+            "are corrected for the number of measures. An interval that holds 0 shows no "
+            f"difference. {said[0].upper()}{said[1:]} is better to the right of 0 for accuracy, "
+            "and to the left of 0 for every other measure."
         )
         return drawn("differences", plot, caption)
 
 
-def sentence(verdicts: Mapping[str, str], n_examples: int, qualified: str = "") -> str:
+def sentence(
+    verdicts: Mapping[str, str],
+    n_examples: int,
+    qualified: str = "",
+    arm: str = "mc",
+) -> str:
     """Return what was found and what follows from it, for people who are new to it.
 
     Args:
         verdicts: The verdict on each measure, from `verdict_over_masks`.
         n_examples: Number of test examples.
         qualified: What the dropout of the passes is, where it is not Keras's alone.
+        arm: The arm that was compared with the plain prediction.
     """
     groups: dict[str, list[str]] = {}
     for measure, verdict in verdicts.items():
@@ -170,14 +284,15 @@ def sentence(verdicts: Mapping[str, str], n_examples: int, qualified: str = "") 
         of_which = f" ({qualified})"
     masks = ""
     if DEPENDS in groups:
-        masks = f"In {_listed(groups[DEPENDS])} the verdict {DEPENDS} that are drawn. "
+        depends = _of_draws(f"{DEPENDS} that are drawn", arm)
+        masks = f"In {_listed(groups[DEPENDS])} the verdict {depends}. "
     return (
-        f"On {n_examples:,} test examples MC Dropout, the mean of many predictions with dropout "
-        f"left on{of_which}, {found}. {masks}{_advice(groups)}"
+        f"On {n_examples:,} test examples {_IN_WORDS[arm]}{of_which}, {found}. {masks}"
+        f"{_advice(groups, arm)}"
     )
 
 
-def _advice(groups: Mapping[str, Sequence[str]]) -> str:
+def _advice(groups: Mapping[str, Sequence[str]], arm: str) -> str:
     """Return what to do, from the measures by their verdict."""
     better = groups.get("better", [])
     worse = groups.get("worse", [])
@@ -190,10 +305,30 @@ def _advice(groups: Mapping[str, Sequence[str]]) -> str:
     elif better:
         advice = "Use it if this gain is worth the time of its many predictions to you."
     elif worse:
-        advice = "Use the plain prediction, unless you need MC Dropout's uncertainties."
+        advice = f"Use the plain prediction, unless you need {_OWNERS[arm]} uncertainties."
     if DEPENDS in groups:
-        advice += " Where it depends on the masks, more passes (uncertainty.n_samples) may decide."
+        more = "passes (uncertainty.n_samples)"
+        if arm == "laplace":
+            more = "draws (uncertainty.n_samples)"
+        elif arm == "swag":
+            more = "models (uncertainty.swag_samples)"
+        advice += _of_draws(f" Where it {DEPENDS}, more {more} may decide.", arm)
     return advice
+
+
+_OWNERS = {
+    "mc": "MC Dropout's",
+    "laplace": "Laplace's",
+    "swag": "SWAG's",
+    "ensemble": "the ensemble's",
+}
+
+
+def _of_draws(text: str, arm: str) -> str:
+    """Return what is said of masks as it is said of the random draws of an arm."""
+    if arm == "mc":
+        return text
+    return text.replace("the masks", "the random draws")
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -233,10 +368,10 @@ def _values(
     verdict: str,
     level: float,
 ) -> dict[str, float]:
-    """Return the numbers of a measure by their MLflow keys."""
+    """Return the numbers of a measure by name."""
     own = differences[0]
     verdicts = [difference.verdict(level) for difference in differences]
-    numbers = {
+    return {
         "difference": own.value,
         "low": own.low,
         "high": own.high,
@@ -247,7 +382,6 @@ def _values(
         "sets_worse": float(verdicts.count("worse")),
         "depends_on_masks": float(verdict.startswith(DEPENDS)),
     }
-    return {f"test/verdict/{own.measure}/{key}": value for key, value in numbers.items()}
 
 
 def _spread(values: Sequence[float]) -> float:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Plot
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
@@ -69,6 +70,30 @@ def drawn(name: str, plot: Plot, caption: str) -> Figure:
     plot.savefig(buffer, dpi=90, bbox_inches="tight", metadata={"Software": None})
     plt.close(plot)
     return Figure(name, buffer.getvalue(), caption)
+
+
+def panels(n: int, *, width: float, height: float) -> tuple[Plot, list[Axes]]:
+    """Return a figure of n axes with one vertical scale, at most four in a row.
+
+    Args:
+        n: Number of axes.
+        width: Width of each, in inches.
+        height: Height of each, in inches.
+    """
+    n_columns = min(n, 4)
+    n_rows = -(-n // n_columns)
+    plot, grid = plt.subplots(
+        n_rows,
+        n_columns,
+        figsize=(width * n_columns, height * n_rows),
+        sharey=True,
+        squeeze=False,
+        layout="constrained" if n_rows > 1 else None,
+    )
+    axes = list(grid.ravel())
+    for unused in axes[n:]:
+        unused.set_axis_off()
+    return plot, axes[:n]
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:

@@ -1,0 +1,121 @@
+"""Tell what each way to predict costs, and which one is worth it for a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hpsearch import metrics
+from hpsearch.alternatives.method import LABELS
+from hpsearch.evaluation import settings
+from hpsearch.evaluation.differences import compare
+from hpsearch.evaluation.evaluated_model import EvaluatedModel
+from hpsearch.html_report.section import Section
+
+
+class Methods(settings.Methods):
+    """The part of an evaluation that tells what each way to predict costs."""
+
+    _HEAD = (
+        "method",
+        "NLL",
+        "accuracy",
+        "s for 1,000 examples",
+        "times plain",
+        "made in",
+        "needs beside the model",
+    )
+
+    def examine(self, evaluated: EvaluatedModel) -> Section | None:
+        """Return a section with all arms, or None where MC Dropout alone was asked for."""
+        if not evaluated.alternatives and not evaluated.not_made:
+            return None
+        labels = evaluated.test.targets
+        seconds = evaluated.seconds
+        rows = [self._HEAD]
+        found = {}
+        for arm, probs in evaluated.on_test.items():
+            needs = "nothing"
+            made_in_s = 0.0
+            if arm in evaluated.alternatives:
+                needs = evaluated.alternatives[arm].needs
+                made_in_s = evaluated.alternatives[arm].made_in_s
+            rows.append(
+                (
+                    LABELS[arm],
+                    f"{metrics.nll(probs, labels):.4f}",
+                    f"{metrics.accuracy(probs, labels):.4f}",
+                    f"{seconds[arm]:.3g}",
+                    f"{seconds[arm] / seconds['plain']:.3g}",
+                    f"{made_in_s:.3g} s",
+                    needs,
+                )
+            )
+            found[f"test/{arm}/s_per_1000"] = seconds[arm]
+            found[f"test/{arm}/made_in_s"] = made_in_s
+        said = [
+            "Seconds are those of a call that is compiled already, on this machine; what is made "
+            "once, such as the models of an ensemble, has its own column.",
+            *(alternative.how for alternative in evaluated.alternatives.values()),
+            *(f"{LABELS[arm]} is left out. {why}" for arm, why in evaluated.not_made.items()),
+        ]
+        return Section("What the methods cost", "\n\n".join(said), rows, found)
+
+
+def recommendation(
+    evaluated: EvaluatedModel,
+    better: Sequence[str],
+    *,
+    level: float,
+    n_resamples: int,
+    seed: int,
+) -> str:
+    """Return which method is worth it by its NLL and its time, in words.
+
+    Of the methods that are better than the plain prediction, the cheapest one is recommended to
+    which no other one is preferable by more than chance.
+
+    Args:
+        evaluated: The model with its arms.
+        better: The arms whose NLL is better than that of the plain prediction.
+        level: Probability that equally good arms are called different, in (0, 1).
+        n_resamples: Number of resamples of the paired bootstrap.
+        seed: Its seed.
+    """
+    if not better:
+        return (
+            "No method has a better NLL than the plain prediction by more than chance: use the "
+            "plain prediction, unless you need another one's uncertainties."
+        )
+    labels = evaluated.test.targets
+    n_pairs = max(1, len(better) * (len(better) - 1) // 2)
+
+    def beats(arm: str, other: str) -> bool:
+        (difference,) = compare(
+            evaluated.on_test[other],
+            evaluated.on_test[arm],
+            labels,
+            n_resamples=n_resamples,
+            level=level / n_pairs,
+            seed=seed,
+            measures=("nll",),
+        )
+        return difference.verdict(level / n_pairs) == "better"
+
+    seconds = evaluated.seconds
+    by_cost = sorted(better, key=seconds.__getitem__)
+    unbeaten = [arm for arm in by_cost if not any(beats(rival, arm) for rival in by_cost)]
+    chosen = (unbeaten or by_cost)[0]
+    cheaper = by_cost[: by_cost.index(chosen)]
+
+    def told(arm: str) -> str:
+        return f"{LABELS[arm]} ({seconds[arm] / seconds['plain']:.3g} times)"
+
+    text = (
+        f"By its NLL, {LABELS[chosen]} is worth it for this model: it is better than the plain "
+        f"prediction, no other method is better by more than chance, and it takes "
+        f"{seconds[chosen] / seconds['plain']:.3g} times as long as the plain prediction."
+    )
+    if cheaper:
+        names = " and ".join(told(arm) for arm in cheaper)
+        text += f" Cheaper, and better than the plain prediction too, but less so: {names}."
+    return text
