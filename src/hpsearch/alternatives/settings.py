@@ -50,12 +50,3 @@ def methods_of(settings: McDropout) -> Sequence[str]:
     if isinstance(settings, Uncertainty):
         return settings.methods
     return ("mc_dropout",)
-
-
-def check_mc_dropout_alone(settings: McDropout, job: str) -> None:
-    """Raise ConfigError where a job that has MC Dropout alone is asked for other methods."""
-    if isinstance(settings, Uncertainty):
-        raise ConfigError(
-            f"hpsearch {job} takes uncertainty=mc_dropout alone; hpsearch evaluate compares "
-            f"{', '.join(METHODS[1:])} with it."
-        )

@@ -17,6 +17,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from rich.console import Console
 
+from hpsearch.alternatives.settings import methods_of
 from hpsearch.data.datasets import GIVEN_IN_PYTHON
 from hpsearch.data.pixel_range import PixelRange
 from hpsearch.data.split import Data, SearchData, fingerprint
@@ -24,6 +25,7 @@ from hpsearch.errors import ConfigError, ModelError
 from hpsearch.evaluation.evaluated_model import EvaluatedModel
 from hpsearch.evaluation.examination import Examination, Part
 from hpsearch.evaluation.verdict import Verdict
+from hpsearch.jobs.alternatives import laplace, made
 from hpsearch.jobs.composed import Plain
 from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.models.outputs import n_classes_of
@@ -49,7 +51,7 @@ class Evaluate:
             its search.
         data_path: The folder or file that holds the data set of the record now; None takes the
             path in the record.
-        uncertainty: The settings of MC Dropout.
+        uncertainty: The settings of MC Dropout, and what is compared with it.
         parts: The parts by name; None leaves one out.
         level: The probability of a wrong verdict, which conf passes to the parts.
         seed: The seed of resampling and corruptions, which conf passes to the parts.
@@ -90,7 +92,23 @@ class Evaluate:
         careful = _other_data(known, tracking, parent)
         pixels = _pixel_range(found, known)
         settings = self._settings_for(found)
-        evaluated = EvaluatedModel(model, settings, known.val, data.test(), pixel_range=pixels)
+        alternatives, not_made = made(
+            settings,
+            {
+                "laplace": lambda: laplace(model, settings, known, careful),
+                "swag": lambda: swag(registry, found, model, settings, known.train),
+                "ensemble": lambda: ensemble(tracking, found, known, settings, rebuild, careful),
+            },
+        )
+        evaluated = EvaluatedModel(
+            model,
+            settings,
+            known.val,
+            data.test(),
+            pixel_range=pixels,
+            alternatives=alternatives,
+            not_made=not_made,
+        )
         if parent is not None:
             evaluated = replace(evaluated, members=registry.kept_of_study(parent))
             if not careful:  # else the model may have learnt these examples
@@ -293,8 +311,9 @@ def _key_values(
     key_values = [
         ("model", name),
         ("data", f"{data.name}: {', '.join(sizes)} and {n_test:,} test examples"),
-        ("MC Dropout", _passes(settings)),
     ]
+    if "mc_dropout" in methods_of(settings):
+        key_values.append(("MC Dropout", _passes(settings)))
     if careful:
         key_values.append(("careful", careful))
     return key_values

@@ -22,6 +22,12 @@ def check_job(root: str, config: Plain) -> None:
         root: The name of the job.
         config: Its composed configuration as plain data, with its interpolations resolved.
     """
+    if root != "evaluate" and "methods" in config.get("uncertainty", {}):
+        raise ConfigError(
+            f"uncertainty={config['uncertainty']['methods'][0]} is for hpsearch evaluate, which "
+            f"compares methods on a registered version; hpsearch {root} takes "
+            "uncertainty=mc_dropout alone."
+        )
     check: Callable[[Plain], None] | None = _CHECKS.get(root)
     if check is not None:
         check(config)
