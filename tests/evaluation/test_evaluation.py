@@ -20,7 +20,6 @@ from rich.console import Console
 from hpsearch import metrics
 from hpsearch.cli import entry
 from hpsearch.data.datasets import digits
-from hpsearch.errors import ModelError
 from hpsearch.evaluation.evaluated_model import EvaluatedModel
 from hpsearch.html_report.page import html
 from hpsearch.html_report.section import Figure, Section, TerminalTable
