@@ -122,14 +122,14 @@ class TerminalTable:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield what rich prints."""
         head, *others = self.rows
-        table = Table(title=self.title, title_justify="left")
+        table = Table(title=Text(self.title), title_justify="left")
         needed = 1
         for column in zip(*self.rows, strict=True):
             longest = max(len(word) for cell in column for word in [*cell.split(), ""])
-            table.add_column(column[0], min_width=longest)
+            table.add_column(Text(column[0]), min_width=longest)
             needed += longest + 3  # two spaces and a line
         for row in others:
-            table.add_row(*row)
+            table.add_row(*map(Text, row))
         if needed <= options.max_width:
             yield table
             return
