@@ -7,14 +7,15 @@ pass, "mc" is the mean of several stochastic passes of the same weights.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import keras
 import numpy as np
 
 from hpsearch import metrics
+from hpsearch.alternatives.method import Alternative
 from hpsearch.data.forms import Images
 from hpsearch.data.pixel_range import BYTES, PixelRange
 from hpsearch.data.split import Examples
@@ -43,6 +44,7 @@ class EvaluatedModel:
         calibration: Examples on which temperatures and conformal sets are fitted, which neither
             training nor the choice of epochs and trials has seen; None takes val.
         pixel_range: The values of black and white in the inputs; None if they are unknown.
+        alternatives: Other ways to predict with uncertainty, by the keys of `LABELS`.
     """
 
     model: keras.Model
@@ -52,6 +54,7 @@ class EvaluatedModel:
     members: Sequence[keras.Model] = ()
     calibration: Examples | None = None
     pixel_range: PixelRange | None = None
+    alternatives: Mapping[str, Alternative] = field(default_factory=dict)
 
     @cached_property
     def pixels(self) -> PixelRange | None:
