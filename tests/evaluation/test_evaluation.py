@@ -142,7 +142,7 @@ def test_every_part_answers_and_the_whole_changes_no_variable(evaluated, parts):
         "test/mc/conformal_coverage",
         "test/mc/nll_at_infinity",
         "test/mc_tuned/nll",
-        "test/mc/deep_ensemble_equivalent",
+        "test/study_ensemble/nll",
         "test/unknown/mc/entropy/auroc",
         "test/selective/mc/mutual_information/aurc",
     }

@@ -1,4 +1,8 @@
-"""Measure ensembles of a study's best models, and how many members one model is worth."""
+"""Measure ensembles, and how many members of one recipe a single model is worth.
+
+Members that were trained from fresh seeds with the hyperparameters of the model give the deep
+ensemble equivalent. The best models of the study do not: each has hyperparameters of its own.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,17 @@ from itertools import combinations
 import numpy as np
 
 from hpsearch import metrics
+from hpsearch.alternatives.ensemble import Ensemble
+from hpsearch.alternatives.method import LABELS
 from hpsearch.evaluation import settings
 from hpsearch.evaluation.calibration import scaled, temperature
 from hpsearch.evaluation.evaluated_model import EvaluatedModel
 from hpsearch.html_report.section import Section
+from hpsearch.metrics import Floats
 from hpsearch.seeds import derive
+
+_HEAD = ["arm", "accuracy", "NLL", "NLL scaled", "ECE"]
+_Predictions = tuple[Floats, Floats]  # the distributions on calibrating and on test, (N, C) each
 
 
 class Ensembles(settings.Ensembles):
@@ -23,50 +33,50 @@ class Ensembles(settings.Ensembles):
     """
 
     def examine(self, evaluated: EvaluatedModel) -> Section | None:
-        """Measure ensembles of plain members and, where all have dropout, of MC Dropout members.
+        """Measure the ensembles of one recipe where there are members of it, else the study's.
 
         Returns:
-            A section, or None if the study has kept fewer than two models.
+            A section, or None if there are fewer than two models of either kind.
         """
+        ensemble = evaluated.alternatives.get("ensemble")
+        if isinstance(ensemble, Ensemble):
+            return _of_one_recipe(evaluated, ensemble)
+        return self._of_study(evaluated)
+
+    def _of_study(self, evaluated: EvaluatedModel) -> Section | None:
+        """Measure ensembles of plain members and, where all have dropout, of MC Dropout members."""
         models = self._members(evaluated)
         size = len(models)
         if size < 2:
             return None
-        arms = {"plain": "plain"}
+        arms = ["plain"]
         if all(model.left_out is None for model in (evaluated, *models)):
-            arms["mc"] = "MC Dropout"
-        nll_by_size = _nll_by_size(models)
-        rows = [["arm", "accuracy", "NLL", "NLL scaled", "ECE"]]
+            arms.append("mc")
+        rows = [_HEAD]
         found = {}
-        said = []
-        for arm, name in arms.items():
-            one = _measures([evaluated], arm)
-            rows.append(_row(f"one model, {name}", one))
-            worth = equivalent(nll_by_size, one["nll_scaled"])
-            found[f"test/{arm}/deep_ensemble_equivalent"] = worth
-            against = compared(one["nll_scaled"], nll_by_size)
-            said.append(f"the model's prediction ({name}) {against}")
-        for arm, name in arms.items():
-            whole = _measures(models, arm)
-            rows.append(_row(f"ensemble of {size}, {name}", whole))
-            key = {"plain": "ensemble", "mc": "mc_ensemble"}[arm]
+        for arm in arms:
+            one = _measures(evaluated, [_predictions(evaluated, arm)])
+            rows.append(_row(f"one model, {LABELS[arm]}", one))
+        for arm in arms:
+            whole = _measures(evaluated, [_predictions(model, arm) for model in models])
+            rows.append(_row(f"ensemble of {size}, {LABELS[arm]}", whole))
+            key = {"plain": "study_ensemble", "mc": "study_mc_ensemble"}[arm]
             for measure in ("accuracy", "nll", "ece"):
                 found[f"test/{key}/{measure}"] = whole[measure]
             found[f"test/{key}_scaled/nll"] = whole["nll_scaled"]
+        curve = _nll_by_size(evaluated, [_predictions(model, "plain") for model in models])
         text = (
             f"The ensembles consist of the {size} best models that the study has kept. Each was "
-            "trained with its own hyperparameters, so most of them are worse than the best one, "
-            "and a single good model can be worth several of them. By its NLL after temperature "
-            f"scaling, {'; '.join(said)}."
+            "trained with its own hyperparameters, so most of them are worse than the best one. "
+            "How many models of its own recipe this model is worth, its deep ensemble equivalent, "
+            "is measured with uncertainty=ensemble, which trains them."
         )
-        curve = list(enumerate(nll_by_size, start=1))
-        curves = {"test/ensemble_scaled/nll_over_members": curve}
         return Section(
             title="Ensembles of the study's models",
             text=text,
             table=rows,
             metrics=found,
-            curves=curves,
+            curves={"test/study_ensemble_scaled/nll_over_members": list(enumerate(curve, 1))},
         )
 
     def _members(self, evaluated: EvaluatedModel) -> list[EvaluatedModel]:
@@ -80,6 +90,38 @@ class Ensembles(settings.Ensembles):
             model = replace(evaluated, model=member, settings=settings)
             models.append(model)
         return models
+
+
+def _of_one_recipe(evaluated: EvaluatedModel, ensemble: Ensemble) -> Section:
+    """Measure how many members of one recipe the predictions of a model are worth."""
+    on_calibrating = ensemble.by_member(evaluated.calibrating.inputs)
+    on_test = ensemble.by_member(evaluated.test.inputs)
+    members = list(zip(on_calibrating, on_test, strict=True))
+    curve = _nll_by_size(evaluated, members)
+    rows = [_HEAD]
+    found = {}
+    said = []
+    for arm in evaluated.on_test:
+        if arm not in ("plain", "mc"):
+            continue
+        one = _measures(evaluated, [_predictions(evaluated, arm)])
+        rows.append(_row(f"one model, {LABELS[arm]}", one))
+        found[f"test/{arm}/deep_ensemble_equivalent"] = equivalent(curve, one["nll_scaled"])
+        said.append(f"{LABELS[arm]} of this model {compared(one['nll_scaled'], curve)}")
+    size = len(members)
+    rows.append(_row(f"ensemble of {size}, plain", _measures(evaluated, members)))
+    text = (
+        f"{ensemble.how} By its NLL after temperature scaling, {'; '.join(said)} (Ashukha et al., "
+        "2020). One plain prediction is worth about one model, as nothing but its seed is "
+        "different."
+    )
+    return Section(
+        title="Ensembles of one recipe",
+        text=text,
+        table=rows,
+        metrics=found,
+        curves={"test/ensemble_scaled/nll_over_members": list(enumerate(curve, 1))},
+    )
 
 
 def _row(name: str, measures: Mapping[str, float]) -> list[str]:
@@ -114,37 +156,34 @@ def equivalent(curve: Sequence[float], nll: float) -> float:
     return float(np.interp(-nll, -best, sizes))
 
 
-def _nll_by_size(models: Sequence[EvaluatedModel]) -> list[float]:
+def _predictions(model: EvaluatedModel, arm: str) -> _Predictions:
+    """Return what an arm of a model predicts."""
+    return model.on_calibrating[arm], model.on_test[arm]
+
+
+def _nll_by_size(evaluated: EvaluatedModel, members: Sequence[_Predictions]) -> list[float]:
     """Return the scaled NLL of ensembles of 1, 2, ... members, averaged over all such ensembles."""
     found = []
-    for place in range(len(models)):
-        ensembles = combinations(models, place + 1)
-        nlls = [_scaled_nll(chosen, "plain") for chosen in ensembles]
-        mean = np.mean(nlls)
-        found.append(float(mean))
+    for size in range(1, len(members) + 1):
+        nlls = [_scaled_nll(evaluated, chosen) for chosen in combinations(members, size)]
+        found.append(float(np.mean(nlls)))
     return found
 
 
-def _scaled_nll(models: Sequence[EvaluatedModel], arm: str) -> float:
+def _scaled_nll(evaluated: EvaluatedModel, members: Sequence[_Predictions]) -> float:
     """Return the NLL of an ensemble on test after temperature scaling."""
-    on_calibrating = [model.on_calibrating[arm] for model in models]
-    on_test = [model.on_test[arm] for model in models]
-    calibrating = np.mean(on_calibrating, axis=0)
-    test = np.mean(on_test, axis=0)
-    first = models[0]
-    fitted = temperature(calibrating, first.calibrating.targets)
-    after = scaled(test, fitted)
-    return metrics.nll(after, first.test.targets)
+    calibrating, test = (np.mean(part, axis=0) for part in zip(*members, strict=True))
+    fitted = temperature(calibrating, evaluated.calibrating.targets)
+    return metrics.nll(scaled(test, fitted), evaluated.test.targets)
 
 
-def _measures(models: Sequence[EvaluatedModel], arm: str) -> dict[str, float]:
+def _measures(evaluated: EvaluatedModel, members: Sequence[_Predictions]) -> dict[str, float]:
     """Return the measures of an ensemble, whose prediction is the mean of its members'."""
-    on_test = [model.on_test[arm] for model in models]
-    probs = np.mean(on_test, axis=0)
-    labels = models[0].test.targets
+    probs = np.mean([on_test for _, on_test in members], axis=0)
+    labels = evaluated.test.targets
     return {
         "accuracy": metrics.accuracy(probs, labels),
         "nll": metrics.nll(probs, labels),
-        "nll_scaled": _scaled_nll(models, arm),
+        "nll_scaled": _scaled_nll(evaluated, members),
         "ece": metrics.ece(probs, labels),
     }

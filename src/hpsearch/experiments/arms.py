@@ -8,7 +8,7 @@ first.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import ClassVar, TypedDict
@@ -55,6 +55,8 @@ class Arm:
         level: The level of the factor that varies.
         across: The value of the second factor; None where there is no second factor.
         config: The composed configuration as plain data, for the record.
+        bounded: The names of hyperparameters that set arguments of the architecture or of the
+            optimizer, as the bounds of a search do; None takes all.
         PARTS: The groups of the configuration that an arm is made of.
     """
 
@@ -72,6 +74,7 @@ class Arm:
     level: str = ""
     across: float | str | None = None
     config: Mapping[str, object] = field(default_factory=dict)
+    bounded: Collection[str] | None = None
 
     @property
     def training(self) -> Training:
@@ -236,12 +239,15 @@ class Workbench:
         """
         hp = keras_tuner.HyperParameters()
         hp.values.update(arm.hyperparameters)
+        bounds = arm.hyperparameters
+        if arm.bounded is not None:
+            bounds = {name: value for name, value in bounds.items() if name in arm.bounded}
         architecture = Architecture(
             arm.parts["arch"],
             statistics=self.statistics,
             optimizer=arm.parts["optimizer"],
             sparsity=arm.parts.get("sparsity"),
-            space=Space(arm.hyperparameters),
+            space=Space(bounds),
         )
         return architecture.hypermodel(hp), hp
 

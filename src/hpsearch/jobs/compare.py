@@ -151,7 +151,8 @@ class CompareStudies:
             if top_k > 1:
                 name = f"{study.name} #{trial.number}"
             values = study.hyperparameters(trial, recorded)
-            arm = Arm(name, parts, values, study.name, rank, plain)
+            bounded = list(recorded["space"]["bounds"])
+            arm = Arm(name, parts, values, study.name, rank, plain, bounded)
             arms.append(arm)
         return arms
 

@@ -27,6 +27,7 @@ from hpsearch.jobs.composed import Plain
 from hpsearch.jobs.conclusion import Conclusion
 from hpsearch.jobs.model_check import Checked, ModelCheck
 from hpsearch.jobs.opening import Opening, known_run, tested_space
+from hpsearch.jobs.recipe import recorder
 from hpsearch.jobs.search_result import SearchResult
 from hpsearch.jobs.settings import check_job
 from hpsearch.mc_dropout.prediction import McDropout
@@ -163,6 +164,7 @@ class Search:
             settings=_fixed_settings(config, architecture),
             root_seed=self.seed,
             deadline=this_process.deadline(self.budget.timeout_s or math.inf),
+            recipe_tags=recorder(config, self.arch, checked.code),
         )
         with (
             this_process.heeding_signals(self.budget.grace_s),

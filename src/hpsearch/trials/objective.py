@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial
 from hpsearch.errors import Preempted
 from hpsearch.models.architecture import build_model
 from hpsearch.seeds import GLOBAL_GENERATOR, derive
+from hpsearch.space.bounds import Value
 from hpsearch.space.hyperparameters import OptunaHyperParameters
 from hpsearch.space.space import Space
 from hpsearch.standard_error import standard_error
@@ -59,6 +60,8 @@ class Objective:
         checkpoints: Hold what running and paused trials go on from.
         progress: Tells the terminal what happens.
         settings: Plain settings that each child run shows beside its hyperparameters.
+        recipe_tags: Returns the tags that record how to train a trial's model anew, given its
+            hyperparameters.
         root_seed: The seed of a trial is derived from it, the name of the study and the number of
             the trial.
         deadline: A time of `time.monotonic`; a trial that still runs then is given back.
@@ -77,6 +80,7 @@ class Objective:
     settings: Mapping[str, object]
     root_seed: int
     deadline: float = float("inf")
+    recipe_tags: Callable[[Mapping[str, Value]], Mapping[str, str]] = lambda values: {}
     _claiming: threading.Lock = field(default_factory=threading.Lock)
     _said: set[str] = field(default_factory=set)
     _stopped: BaseException | None = None
@@ -181,7 +185,7 @@ class Objective:
         origin = attrs.get(WARM_START)
         if origin:
             tags[f"hpsearch.{WARM_START}"] = origin
-        attempt.run.tag(tags)
+        attempt.run.tag({**tags, **self.recipe_tags(hp.values)})
         logged = {**self.settings, **hp.values, "trial_seed": seed}
         attempt.run.params(logged)
         self.progress.built(str(attempt.name))
@@ -197,6 +201,7 @@ class Objective:
         self.space.check_used(hp.asked)
         more = {name: value for name, value in hp.values.items() if name not in logged}
         attempt.run.params(more)
+        attempt.run.tag(self.recipe_tags(hp.values))
 
     def _check_costs(self, attempt: Attempt, model: keras.Model) -> dict[str, float]:
         """Measure what a model costs, and tell its run and the samplers.
