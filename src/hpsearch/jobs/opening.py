@@ -84,6 +84,8 @@ class Opening:
         mine.setdefault("data.n_calibration", 0)
         theirs = with_current_names(recorded) or mine
         theirs.setdefault("data.n_calibration", 0)  # earlier versions had no calibration part
+        for settings in (mine, theirs):
+            settings.setdefault("training.swag", False)  # nor did they collect moments
         mine = {**mine, **self._of_trials()}
         if "lr_test" not in theirs:
             theirs = {**theirs, **self._of_trials()}
