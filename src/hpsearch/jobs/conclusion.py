@@ -214,12 +214,12 @@ class Conclusion:
 
         def save(folder: Path) -> dict[str, object]:
             code = own_code(kept.config, self.makers)
+            self.registration.save(kept.model, folder, data, self.uncertainty, code)
             moments = self.registry.kept_moments(run_id)
-            if moments is None and self.training.swag:
+            if moments is not None:
+                moments.write(folder / Moments.FILE)
+            elif self.training.swag:
                 progress.say(_no_moments(number))
-            self.registration.save(
-                kept.model, folder, data, self.uncertainty, code, moments=moments
-            )
             progress.say(f"Measuring the model of trial {number} again in a fresh process.")
             expected = self._expected(trial, run, kept)
             found = measure_again(folder, data.val, data.n_classes, expected)

@@ -29,7 +29,6 @@ from hpsearch.mc_dropout.passes import Sampler
 from hpsearch.mc_dropout.plain import PlainModel
 from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.metrics import Floats, Ints
-from hpsearch.models.moments import Moments
 from hpsearch.models.own_code import OwnCode, config_of, own_code
 from hpsearch.serving import settings as checked
 from hpsearch.serving.request import INPUTS, Params
@@ -146,8 +145,6 @@ class Registration(checked.Registration):
         data: SearchData,
         settings: McDropout,
         own: OwnCode | None = None,
-        *,
-        moments: Moments | None = None,
     ) -> None:
         """Write a model to a folder in MLflow's format: Keras's file and the code that serves it.
 
@@ -158,7 +155,6 @@ class Registration(checked.Registration):
                 or on its validation part where there is none. The metadata of the model say which.
             settings: Settings of MC Dropout.
             own: Code of the user that the model needs; by default the code of its classes.
-            moments: The moments of its weights, which are written beside it; None writes none.
         """
         here = Path(__file__).parent
         thresholds = self._thresholds(model, data, settings)
@@ -189,8 +185,6 @@ class Registration(checked.Registration):
                 pip_requirements=_requirements(own),
             )
         _add_keras_flavor(folder, modules)
-        if moments is not None:
-            moments.write(folder / Moments.FILE)
 
     def _thresholds(
         self,
