@@ -148,3 +148,12 @@ def test_the_run_keeps_the_configuration_of_what_was_done(study, tracking):
         recorded(space=WIDER)
     assert recorded(may_change=True, space=WIDER) == {**CONFIG, "space": WIDER}
     assert recorded(space=WIDER, uncertainty={"n_samples": 3}) == {**CONFIG, "space": WIDER}
+
+
+def test_a_study_that_recorded_nothing_of_swag_goes_on_without(study):
+    settings = study.optuna.user_attrs["settings"]
+    settings.pop("training.swag")  # as an earlier version has recorded it
+    study.optuna.set_user_attr("settings", settings)
+    assert not check(study, training={"epochs": 6, "swag": False})
+    with pytest.raises(ConfigError, match=r"was made with training\.swag=false, not true"):
+        check(study, training={"epochs": 6, "swag": True})

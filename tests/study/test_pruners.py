@@ -186,7 +186,7 @@ def search(folder: Path, pruner: Any) -> tuple[Objective, dict[int, list[tuple[s
         study=study,
         tracking=tracking,
         parent=tracking.open_parent("made-net", None, {}),
-        keep_model=lambda model, run, values: None,
+        keep_model=lambda *_: None,
         costs=Costs(None, {}, tolerance=0.1, n_images=1, n_repeats=1),
         checkpoints=Checkpoints(str(folder / "checkpoints"), 1e9),
         progress=Progress("val/loss", 5, False, Console(file=io.StringIO())),

@@ -17,19 +17,23 @@ LABELS = {
 
 
 class Alternative(Protocol):
-    """A way to predict with uncertainty.
+    """A way to predict with uncertainty."""
 
-    Attributes:
-        needs: What it needs beside the model, in words, such as "the training examples".
-        how: How it was made, in one or two sentences for people.
-        made_in_s: Seconds that it took to make it.
-        is_random: Whether another seed gives another prediction.
-    """
+    @property
+    def needs(self) -> str:
+        """What it needs beside the model, in words, such as "the training examples"."""
 
-    needs: str
-    how: str
-    made_in_s: float
-    is_random: bool
+    @property
+    def how(self) -> str:
+        """How it was made, in one or two sentences for people."""
+
+    @property
+    def made_in_s(self) -> float:
+        """The seconds that it took to make it."""
+
+    @property
+    def is_random(self) -> bool:
+        """Whether another seed gives another prediction."""
 
     def predict(self, inputs: Images, *, seed: int | None = None) -> Floats:
         """Return the distributions of inputs (N, ...), (N, C).

@@ -163,7 +163,7 @@ class _Evaluator:
         shown = self.console
         if console is not None:
             shown = _console(console)
-        evaluated = self._evaluated(version, uri, test_data, config)
+        evaluated = self._evaluated(version, uri, test_data, config, shown)
         evaluated.show(shown)
         return evaluated
 
@@ -173,6 +173,7 @@ class _Evaluator:
         uri: str,
         test_data: object,
         config: Mapping[str, object] | None,
+        console: Console,
     ) -> Evaluated:
         from hpsearch.training.settings import use_precision  # noqa: PLC0415 (it imports Keras)
 
@@ -194,7 +195,7 @@ class _Evaluator:
         # The search may have set another one. The command has this one, and so has the same result.
         use_precision("float32")
         with mlflow_settings_kept(), libraries_quiet():
-            evaluated: Evaluated = job.run(plain, entry.instantiate)
+            evaluated: Evaluated = job.run(plain, entry.instantiate, console)
         return evaluated
 
     def _data(self, test_data: object) -> Data:

@@ -20,6 +20,6 @@ def main(config: DictConfig) -> float:
 def _evaluate(config: DictConfig, terminal: Terminal) -> entry.Done:
     job = entry.instantiate(config)
     plain = as_plain(config)
-    result = job.run(plain, entry.instantiate)
+    result = job.run(plain, entry.instantiate, terminal.console)
     result.show(terminal.console)
     return entry.Done(float(result.nll), result.summary())

@@ -198,6 +198,7 @@ class Ablate:
         training = dict(cast("Mapping[str, object]", config["training"]))
         if training.get("direction") is None:
             training.pop("direction", None)
+        training.pop("swag", None)  # an experiment keeps no model, so this changes nothing
         base["training"] = training
         return base, fingerprint, self.seed
 

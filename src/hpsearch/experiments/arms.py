@@ -276,7 +276,7 @@ class Workbench:
 
     def trainer(self, arm: Arm) -> Trainer:
         """Return the trainer that fits an arm."""
-        settings = arm.training
+        settings = replace(arm.training, swag=False)  # an experiment keeps no model
         schedule = arm.parts["schedule"]
         use_precision(settings.precision)
         trainer = self._trainer

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -11,67 +12,133 @@ from mlflow.entities.model_registry import ModelVersion
 from hpsearch.alternatives.ensemble import Ensemble
 from hpsearch.alternatives.laplace import Laplace
 from hpsearch.alternatives.method import Alternative
-from hpsearch.alternatives.settings import Uncertainty, methods_of
-from hpsearch.data.split import SearchData
+from hpsearch.alternatives.settings import Uncertainty
+from hpsearch.alternatives.swag import Swag
+from hpsearch.data.split import Examples, SearchData
 from hpsearch.errors import ConfigError, ModelError, UserError
 from hpsearch.experiments.seeded_ensemble import train_anew
 from hpsearch.jobs.composed import Plain
 from hpsearch.jobs.recipe import arm_of
 from hpsearch.mc_dropout.prediction import McDropout
+from hpsearch.tracking.registry import Registry
 from hpsearch.tracking.tracking import Tracking
 
 
-def made(
-    settings: McDropout,
-    makers: Mapping[str, Callable[[], Alternative]],
-) -> tuple[dict[str, Alternative], dict[str, str]]:
-    """Make what settings ask for, and return it by arm, with the reasons of what cannot be made.
+@dataclass(frozen=True)
+class Makers:
+    """Makes what the settings of an evaluation ask for.
 
-    Args:
-        settings: They name the methods.
-        makers: What makes each method that needs making.
-
-    Raises:
-        UserError: The only method that was asked for cannot be made.
+    Attributes:
+        tracking: The MLflow store.
+        registry: The registry that has the version.
+        found: The version, whose own code is imported already.
+        model: Its model.
+        known: The data set of the evaluation.
+        careful: How the data set differs from that of the search; empty where it does not.
+        rebuild: Returns the objects that recorded settings describe.
+        say: Takes a sentence for the person before what takes minutes.
     """
-    asked = methods_of(settings)
-    alternatives = {}
-    not_made = {}
-    for name in asked:
-        if name not in makers:
-            continue
-        try:
-            alternatives[name] = makers[name]()
-        except UserError as error:
-            if len(asked) == 1:
-                raise
-            not_made[name] = str(error)
-    return alternatives, not_made
+
+    tracking: Tracking
+    registry: Registry
+    found: ModelVersion
+    model: keras.Model
+    known: SearchData
+    careful: str
+    rebuild: Callable[[Plain], Any]
+    say: Callable[[str], None]
+
+    def made(self, settings: McDropout) -> tuple[dict[str, Alternative], dict[str, str]]:
+        """Return what settings ask for by arm, and the reasons of what cannot be made.
+
+        What takes long is made last.
+
+        Raises:
+            UserError: The only method that was asked for cannot be made.
+        """
+        made: dict[str, Alternative] = {}
+        not_made: dict[str, str] = {}
+        if not isinstance(settings, Uncertainty):
+            return made, not_made
+        for name in ("laplace", "swag", "ensemble"):
+            if name not in settings.methods:
+                continue
+            try:
+                made[name] = self._made(name, settings)
+            except UserError as error:
+                if len(settings.methods) == 1:
+                    raise
+                not_made[name] = str(error)
+        return made, not_made
+
+    def _made(self, name: str, settings: Uncertainty) -> Alternative:
+        trained_on = None
+        if not self.careful:
+            trained_on = self.known.train
+        if name == "laplace":
+            return laplace(self.model, settings, trained_on)
+        if name == "swag":
+            return swag(self.registry, self.found, self.model, settings, trained_on)
+        return ensemble(
+            self.tracking,
+            self.found,
+            self.known,
+            settings,
+            self.rebuild,
+            careful=self.careful,
+            say=self.say,
+        )
 
 
 def laplace(
     model: keras.Model,
     settings: McDropout,
-    known: SearchData,
-    careful: str,
+    train: Examples | None,
 ) -> Laplace:
     """Return the Laplace approximation of the last layer of a version's model.
 
     Args:
         model: The model.
         settings: The settings of the evaluation.
-        known: The data on which the model was trained.
-        careful: A text that is not empty where these data are not those of the search.
+        train: The examples on which it was trained; None where they are not known.
 
     Raises:
         ModelError: The last layer is not linear, or the training examples are unknown.
     """
-    if careful:
+    if train is None:
         raise ModelError(
             "Laplace needs the examples on which the model was trained, and this data set is "
             "another: leave out data=NAME, or leave laplace out of uncertainty.methods."
         )
-    return Laplace(model, settings, known.train)
+    return Laplace(model, settings, train)
+
+
+def swag(
+    registry: Registry,
+    found: ModelVersion,
+    model: keras.Model,
+    settings: Uncertainty,
+    train: Examples | None,
+) -> Swag:
+    """Return SWAG for a version of a registered model.
+
+    Args:
+        registry: The registry that has the version.
+        found: The version.
+        model: Its model.
+        settings: The settings of the evaluation.
+        train: The examples on which it was trained; None where they are not known.
+
+    Raises:
+        ModelError: The version has no moments, or they do not fit its model.
+    """
+    moments = registry.moments(found)
+    if moments is None:
+        raise ModelError(
+            f"Version {found.version} of {found.name} has no moments of SWAG: search with "
+            "training.swag=true, or leave swag out of uncertainty.methods."
+        )
+    return Swag(model, moments, settings, train)
 
 
 def ensemble(

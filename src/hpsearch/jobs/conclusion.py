@@ -24,6 +24,7 @@ from hpsearch.errors import ModelError, SearchError, TrackingError
 from hpsearch.evaluation.evaluated_model import EvaluatedModel, Evaluation
 from hpsearch.jobs.composed import Plain
 from hpsearch.mc_dropout.prediction import McDropout
+from hpsearch.models.moments import Moments
 from hpsearch.models.own_code import config_of, import_own_code, own_code
 from hpsearch.serving.fresh_process import first_line
 from hpsearch.serving.measured_again import Expected, cure, measure_again
@@ -102,6 +103,7 @@ class Conclusion:
         model: keras.Model,
         run: ChildRun,
         values: Sequence[float],
+        moments: Moments | None = None,
     ) -> None:
         """Keep a trial's model if few finished trials are as good, or none is in all objectives.
 
@@ -111,6 +113,7 @@ class Conclusion:
             model: The trained model.
             run: The run of the trial.
             values: The value of each objective.
+            moments: The moments of its weights, where they were collected.
         """
         mine = self._as_losses(values)
         others = []
@@ -121,7 +124,7 @@ class Conclusion:
         n_as_good = sum(losses[0] <= mine[0] for losses in others)
         n_kept = 5
         if is_on_front or n_as_good < n_kept:
-            self.registry.keep(model, run, self.shown)
+            self.registry.keep(model, run, self.shown, moments)
 
     def _as_losses(self, values: Sequence[float]) -> list[float]:
         """Return a trial's values such that less is better of each; a cost is always minimized."""
@@ -212,6 +215,11 @@ class Conclusion:
         def save(folder: Path) -> dict[str, object]:
             code = own_code(kept.config, self.makers)
             self.registration.save(kept.model, folder, data, self.uncertainty, code)
+            moments = self.registry.kept_moments(run_id)
+            if moments is not None:
+                moments.write(folder / Moments.FILE)
+            elif self.training.swag:
+                progress.say(_no_moments(number))
             progress.say(f"Measuring the model of trial {number} again in a fresh process.")
             expected = self._expected(trial, run, kept)
             found = measure_again(folder, data.val, data.n_classes, expected)
@@ -341,6 +349,15 @@ class Conclusion:
             config=self.config,
             tracking_uri=self.tracking.uri,
         )
+
+
+def _no_moments(number: int) -> str:
+    """Return why the model of a trial has no moments of SWAG, as a sentence."""
+    return (
+        f"The model of trial {number} is registered without moments of SWAG: in the last half of "
+        f"its training, fewer than {Moments.LEAST} epochs have changed the weights that it is kept "
+        "with."
+    )
 
 
 def _is_as_good(losses: Sequence[float], others: Sequence[float]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import keras
 import yaml
@@ -18,6 +19,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from rich.console import Console
 
 from hpsearch.alternatives.settings import methods_of
+from hpsearch.command_form import in_form
 from hpsearch.data.datasets import GIVEN_IN_PYTHON
 from hpsearch.data.pixel_range import PixelRange
 from hpsearch.data.split import Data, SearchData, fingerprint
@@ -25,7 +27,7 @@ from hpsearch.errors import ConfigError, ModelError
 from hpsearch.evaluation.evaluated_model import EvaluatedModel
 from hpsearch.evaluation.examination import Examination, Part
 from hpsearch.evaluation.verdict import Verdict
-from hpsearch.jobs.alternatives import laplace, made
+from hpsearch.jobs.alternatives import Makers
 from hpsearch.jobs.composed import Plain
 from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.models.outputs import n_classes_of
@@ -68,12 +70,13 @@ class Evaluate:
     seed: int
     tracking: Callable[..., Tracking]
 
-    def run(self, config: Plain, rebuild: Callable[[Plain], Data]) -> Evaluated:
+    def run(self, config: Plain, rebuild: Callable[[Plain], Any], console: Console) -> Evaluated:
         """Examine the model.
 
         Args:
             config: The composed configuration as plain data, which is recorded.
-            rebuild: Returns a data set for its recorded settings.
+            rebuild: Returns the objects that recorded settings describe.
+            console: Where it is said what takes long.
 
         Raises:
             UserError: The model, the version or its data are missing, or do not fit. No run is
@@ -88,31 +91,24 @@ class Evaluate:
             data = rebuild(recorded)
         known = data.for_search()
         _check_fits(model, known)
-        parent = found.tags.get("parent_run")
-        careful = _other_data(known, tracking, parent)
-        pixels = _pixel_range(found, known)
+        careful = _other_data(known, tracking, found.tags.get("parent_run"))
         settings = self._settings_for(found)
-        alternatives, not_made = made(
-            settings,
-            {
-                "laplace": lambda: laplace(model, settings, known, careful),
-                "swag": lambda: swag(registry, found, model, settings, known.train),
-                "ensemble": lambda: ensemble(tracking, found, known, settings, rebuild, careful),
-            },
-        )
+
+        def say(text: str) -> None:
+            console.print(in_form(text), highlight=False, markup=False, soft_wrap=True)
+
+        makers = Makers(tracking, registry, found, model, known, careful, rebuild, say)
+        alternatives, not_made = makers.made(settings)
         evaluated = EvaluatedModel(
             model,
             settings,
             known.val,
             data.test(),
-            pixel_range=pixels,
+            pixel_range=_pixel_range(found, known),
             alternatives=alternatives,
             not_made=not_made,
         )
-        if parent is not None:
-            evaluated = replace(evaluated, members=registry.kept_of_study(parent))
-            if not careful:  # else the model may have learnt these examples
-                evaluated = replace(evaluated, calibration=known.calibration)
+        evaluated = _with_search(evaluated, registry, found, known, careful)
         answers = Examination.of(evaluated, evaluated.evaluate(), self.parts.values())
         name = f"{found.name} version {found.version}"
         tags = {
@@ -232,6 +228,23 @@ class Evaluated:
             "run_id": self.run_id,
             "tracking_uri": self.uri,
         }
+
+
+def _with_search(
+    evaluated: EvaluatedModel,
+    registry: Registry,
+    found: ModelVersion,
+    known: SearchData,
+    careful: str,
+) -> EvaluatedModel:
+    """Return a model with what its search has kept: other models, and the calibration part."""
+    parent = found.tags.get("parent_run")
+    if parent is None:
+        return evaluated
+    evaluated = replace(evaluated, members=registry.kept_of_study(parent))
+    if careful:  # the model may have learnt these examples
+        return evaluated
+    return replace(evaluated, calibration=known.calibration)
 
 
 def _check_fits(model: keras.Model, data: SearchData) -> None:

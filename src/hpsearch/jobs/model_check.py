@@ -20,7 +20,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 
 from hpsearch.data.split import Examples, SearchData
-from hpsearch.errors import DivergedError, HpsearchError, ModelError
+from hpsearch.errors import ConfigError, DivergedError, HpsearchError, ModelError
 from hpsearch.mc_dropout.prediction import McDropout
 from hpsearch.models.architecture import Architecture, build_model
 from hpsearch.models.code_digest import code_digest
@@ -41,7 +41,7 @@ from hpsearch.study.warm_start import Asked
 from hpsearch.study.worker_process import this_process
 from hpsearch.training.how_trained import known_structure
 from hpsearch.training.monitored_metric import directed, has_own_step
-from hpsearch.training.own_fit import kept_model, owns_fit
+from hpsearch.training.own_fit import kept_model, may_change_form, owns_fit
 from hpsearch.training.schedules import Schedule
 from hpsearch.training.settings import Training
 from hpsearch.training.trainer import Trainer
@@ -150,11 +150,17 @@ class ModelCheck:
             from_logits = self._gives_logits(model, may_have_several=trains_itself)
             if self._may_be_mistaken:
                 self._train(hypermodel, hp, model, training)
-            model = kept_model(hypermodel, model)
+            kept = kept_model(hypermodel, model)
+            if training.swag and (kept is not model or may_change_form(hypermodel)):
+                raise ConfigError(
+                    "training.swag=true collects the weights of a model that keeps its form, and "
+                    "training changes that of these models: leave out training.swag, or what "
+                    "changes them, such as sparsity."
+                )
         # These are as many images as metrics are built with, so that JAX compiles no operation for
         # another size.
         shown = self.data.val.inputs[:2]
-        warning = check_before(model, shown, self.training.precision)
+        warning = check_before(kept, shown, self.training.precision)
         return _Tried(hp, hypermodel, training, from_logits, structure, warning)
 
     def _built(self, hp: _Drawn) -> tuple[keras_tuner.HyperModel, keras.Model]:
@@ -256,7 +262,7 @@ class ModelCheck:
         Raises:
             ModelError: It cannot be trained.
         """
-        settings = replace(training, epochs=1)
+        settings = replace(training, epochs=1, swag=False)
         trainer = Trainer(settings, data, self.schedule)
         # Keras's own fit then trains the model. A program takes the same steps, and is proved to.
         trainer.varies = True

@@ -52,6 +52,8 @@ class Opening:
     config: Plain
     # Trials can be compared only where these groups of settings are the same.
     _SETTINGS: ClassVar = ("data", "arch", "optimizer", "training", "schedule", "sparsity", "seed")
+    # Earlier versions had no calibration part and collected no moments.
+    _EARLIER: ClassVar = {"data.n_calibration": 0, "training.swag": False}
     # These decide what is drawn and what is stopped. Studies of earlier versions lack them.
     _OF_TRIALS: ClassVar = ("sampler", "pruner", "costs", "lr_test")
 
@@ -81,10 +83,8 @@ class Opening:
             mine["costs.second_objective"] = second_objective
         study = self.study.optuna
         recorded = study.user_attrs.get("settings")
-        mine.setdefault("data.n_calibration", 0)
-        theirs = with_current_names(recorded) or mine
-        theirs.setdefault("data.n_calibration", 0)  # earlier versions had no calibration part
-        mine = {**mine, **self._of_trials()}
+        theirs = {**self._EARLIER, **(with_current_names(recorded) or mine)}
+        mine = {**self._EARLIER, **mine, **self._of_trials()}
         if "lr_test" not in theirs:
             theirs = {**theirs, **self._of_trials()}
         keys = mine.keys() | theirs.keys()

@@ -6,6 +6,8 @@ here, too; otherwise the plain prediction would be one random pass.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 from keras import ops
@@ -17,6 +19,8 @@ from hpsearch.mc_dropout.stochastic import Deterministic
 from hpsearch.metrics import Floats
 from hpsearch.models.dropout_masks import Tensor
 from hpsearch.models.outputs import check_outputs, distributions, rounding_of
+
+Values = tuple[Sequence[Tensor], Sequence[Tensor]]  # of trainable variables, and of all others
 
 
 class PlainModel:
@@ -34,9 +38,15 @@ class PlainModel:
         self.settings = settings
         self._layers = layers_of(model)
         self._outputs = compiled(self._call)
+        self._outputs_of = compiled(self._call_with)
 
-    def predict(self, inputs: np.ndarray) -> Floats:
+    def predict(self, inputs: np.ndarray, values: Values | None = None) -> Floats:
         """Return the distributions of inputs (N, ...), (N, C).
+
+        Args:
+            inputs: Model input.
+            values: Values in place of the model's trainable and of its other variables, in their
+                order; None takes its own.
 
         Raises:
             ModelError: The outputs are not what the settings say, or not finite.
@@ -44,7 +54,11 @@ class PlainModel:
         size = self.rows_per_call(len(inputs))
         parts = []
         for batch, _ in batches(inputs, size):
-            outputs = self._outputs(ops.convert_to_tensor(batch))
+            tensor = ops.convert_to_tensor(batch)
+            if values is None:
+                outputs = self._outputs(tensor)
+            else:
+                outputs = self._outputs_of(tensor, *map(list, values))
             parts.append(ops.convert_to_numpy(ops.cast(outputs, "float32")))
         raw = np.concatenate(parts)[: len(inputs)]
         from_logits = bool(self.settings.from_logits)
@@ -61,4 +75,14 @@ class PlainModel:
     def _call(self, inputs: Tensor) -> Tensor:
         with keras.StatelessScope(), intercepted(self._layers, Deterministic()):
             outputs = self.model(inputs, training=False)
+        return keras.tree.flatten(outputs)[0]
+
+    def _call_with(
+        self,
+        inputs: Tensor,
+        trainable: list[Tensor],
+        non_trainable: list[Tensor],
+    ) -> Tensor:
+        with intercepted(self._layers, Deterministic()):
+            outputs, _ = self.model.stateless_call(trainable, non_trainable, inputs, training=False)
         return keras.tree.flatten(outputs)[0]

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from hpsearch import command_form
 from hpsearch.errors import ModelError, did_you_mean, first_line
+from hpsearch.models.moments import Moments
 from hpsearch.study.trial_end import TrialEnd
 from hpsearch.tracking.absent import unless_absent
 from hpsearch.tracking.runs import END, TrackedRun
@@ -121,6 +122,7 @@ class Registry:
     _FOLDER = "checkpoint"
     _MODEL = "checkpoint/model.keras"
     _OUTPUTS = "checkpoint/outputs.npy"
+    _MOMENTS = f"checkpoint/{Moments.FILE}"
 
     def __init__(
         self,
@@ -135,6 +137,7 @@ class Registry:
         model: keras.Model,
         run: TrackedRun,
         images: NDArray[np.generic] | None = None,
+        moments: Moments | None = None,
     ) -> None:
         """Write a trial's model to its run as an artifact, without the state of the optimizer.
 
@@ -143,11 +146,16 @@ class Registry:
             run: The trial's run.
             images: A few images of shape (N, height, width, channels). The outputs of the model for
                 them are kept too; None keeps no outputs.
+            moments: The moments of its weights; None keeps none.
         """
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.keras"
             model.save(path, include_optimizer=False)
             run.move(path, self._FOLDER)
+            if moments is not None:
+                path = Path(folder) / Moments.FILE
+                moments.write(path)
+                run.move(path, self._FOLDER)
             if images is None:
                 return
             path = Path(folder) / "outputs.npy"
@@ -174,14 +182,40 @@ class Registry:
 
     def kept_outputs(self, run_id: str) -> NDArray[np.float32] | None:
         """Return the outputs that `keep` has written to a run, or None where there are none."""
-        artifacts = self.client.list_artifacts(run_id, self._FOLDER)
-        paths = [file.path for file in artifacts]
-        if self._OUTPUTS not in paths:
+        if not self._has_kept(run_id, self._OUTPUTS):
             return None
         with tempfile.TemporaryDirectory() as folder:
             path = self.client.download_artifacts(run_id, self._OUTPUTS, folder)
             outputs: NDArray[np.float32] = np.load(path)
         return outputs
+
+    def kept_moments(self, run_id: str) -> Moments | None:
+        """Return the moments that `keep` has written to a run, or None where there are none."""
+        if not self._has_kept(run_id, self._MOMENTS):
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            path = self.client.download_artifacts(run_id, self._MOMENTS, folder)
+            return Moments.read(Path(path))
+
+    def _has_kept(self, run_id: str, path: str) -> bool:
+        files = self.client.list_artifacts(run_id, self._FOLDER)
+        return any(file.path == path for file in files)
+
+    def moments(self, found: ModelVersion) -> Moments | None:
+        """Return the moments of the weights of a version, or None where it has none.
+
+        Only their file is downloaded.
+
+        Raises:
+            ModelError: The file is damaged.
+        """
+        uri = f"models:/{found.name}/{found.version}"
+        files = mlflow.artifacts.list_artifacts(artifact_uri=uri)
+        if not any(Path(file.path).name == Moments.FILE for file in files):
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            path = mlflow.artifacts.download_artifacts(f"{uri}/{Moments.FILE}", dst_path=folder)
+            return Moments.read(Path(path))
 
     def kept_of_study(self, parent_run_id: str) -> list[keras.Model]:
         """Return the models that were kept for a study's finished trials, lowest val NLL first."""

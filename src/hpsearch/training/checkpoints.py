@@ -12,7 +12,7 @@ import shutil
 import time
 import zipfile
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
@@ -35,6 +35,8 @@ class Checkpoint:
         best: The weights of the best epoch.
         running: All arrays that training changes: weights, their averages, the optimizer's state,
             seeds of dropout.
+        snapshots: The weights at the ends of earlier epochs, by the number of the epoch, from 1;
+            empty where the fit keeps none.
     """
 
     identity: str
@@ -42,6 +44,7 @@ class Checkpoint:
     best_epoch: int
     best: list[np.ndarray]
     running: list[np.ndarray]
+    snapshots: Mapping[int, list[np.ndarray]] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
         """Write the checkpoint to `path`.
@@ -62,6 +65,9 @@ class Checkpoint:
             entries[f"best.{i}"] = array
         for i, array in enumerate(self.running):
             entries[f"running.{i}"] = array
+        for epoch, arrays in self.snapshots.items():
+            for i, array in enumerate(arrays):
+                entries[f"snapshot {epoch}.{i}"] = array
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}.part")
         try:
@@ -89,12 +95,19 @@ class Checkpoint:
             head = json.loads(text)
             best = _numbered(file, "best")
             running = _numbered(file, "running")
+            kinds = {name.partition(".")[0] for name in file}
+            snapshots = {
+                int(kind.removeprefix("snapshot ")): _numbered(file, kind)
+                for kind in kinds
+                if kind.startswith("snapshot ")
+            }
         return cls(
             identity=head["identity"],
             history=head["history"],
             best_epoch=head["best_epoch"],
             best=best,
             running=running,
+            snapshots=snapshots,
         )
 
 

@@ -23,6 +23,7 @@ from hpsearch.study.direction import Direction
 from hpsearch.training.checkpoints import Checkpoint, CheckpointFile
 from hpsearch.training.programs.order import Order
 from hpsearch.training.settings import Training
+from hpsearch.training.snapshots import Snapshots
 
 # Called after each epoch with its number, from 1, its metrics, and whether the fit ends with it.
 Listener = Callable[[int, Mapping[str, float], bool], None]
@@ -56,10 +57,12 @@ class Fitted:
     Attributes:
         history: The metrics of each epoch.
         best_epoch: The number of the best epoch, from 1; 0 if there is none.
+        snapshots: The weights at the ends of late epochs, where `training.swag` is true.
     """
 
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
+    snapshots: Snapshots = field(default_factory=Snapshots)
 
     @property
     def n_epochs(self) -> int:
@@ -142,6 +145,7 @@ class Continuation:
             best_epoch=fitted.best_epoch,
             best=best,
             running=self.snapshot(),
+            snapshots=fitted.snapshots.by_epoch,
         )
         self.file.save(checkpoint)
 
@@ -155,6 +159,7 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         work: Its listener is told of each epoch.
         state: Returns the weights that the metrics of an epoch were measured with.
         continuation: The checkpoints that the fit goes on from and leaves.
+        trained: The model whose weights training changes; None for the model of `work`.
     """
 
     def __init__(
@@ -163,8 +168,10 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         work: Work,
         state: Callable[[], list[np.ndarray]],
         continuation: Continuation | None = None,
+        trained: keras.Model | None = None,
     ) -> None:
         super().__init__()
+        self.trained = trained or work.model
         self.settings = settings
         self.direction = settings.goal
         self.work = work
@@ -177,7 +184,7 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         if continuation:
             found = continuation.load()
             if found:
-                self.fitted = Fitted(found.history, found.best_epoch)
+                self.fitted = Fitted(found.history, found.best_epoch, Snapshots(found.snapshots))
                 self.best_state = found.best
 
     @property
@@ -217,6 +224,8 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         is_best = self.fitted.add(metrics, monitor, self.direction)
         if is_best:
             self.best_state = self.state()
+        if self.settings.swag:
+            self.fitted.snapshots.add(self.fitted.n_epochs, self.trained)
         try:
             self.work.listener(self.fitted.n_epochs, metrics, self.is_over)
         except BaseException:

@@ -247,7 +247,7 @@ class FusedTrainer(Trainer):
         schedule: Computes learning rate and momentum of each step from those of the trial.
 
     Raises:
-        ConfigError: Keras runs on another backend than JAX.
+        ConfigError: Keras runs on another backend than JAX, or the moments of SWAG are asked for.
     """
 
     def __init__(
@@ -257,6 +257,11 @@ class FusedTrainer(Trainer):
         n_slots: int,
         schedule: Schedule | None = None,
     ) -> None:
+        if settings.swag:
+            raise ConfigError(
+                "training.swag=true needs trainer=alone, since trainer=fused collects no moments "
+                "of SWAG."
+            )
         backend = keras.backend.backend()
         if backend != "jax":
             raise ConfigError(

@@ -41,7 +41,9 @@ class Training:
     steps_per_call: int
     precision: str
     jit_compile: bool | None
-    direction: str | None = None  # Studies of earlier versions have not recorded one.
+    # Studies of earlier versions have recorded neither.
+    direction: str | None = None
+    swag: bool = False
 
     def __post_init__(self) -> None:
         leasts = {
@@ -61,6 +63,11 @@ class Training:
         if self.averaging_epochs is not None and self.averaging_epochs < 0:
             raise ConfigError(
                 f"training.averaging_epochs must be 0 or more, but is {self.averaging_epochs}."
+            )
+        if self.swag and self.epochs < 5:
+            raise ConfigError(
+                "training.swag=true needs three epochs in the last half of a training, so "
+                f"training.epochs must be at least 5, but is {self.epochs}."
             )
         directions = [direction.value for direction in Direction]
         if self.direction is not None and self.direction not in directions:

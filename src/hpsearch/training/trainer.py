@@ -149,7 +149,7 @@ class Trainer:
             program.snapshot,
             program.restore,
         )
-        epochs = Epochs(self.settings, work, program.state, continuation)
+        epochs = Epochs(self.settings, work, program.state, continuation, program.model)
         scheduling = Scheduling(self.schedule, program.drawn, epochs)
         callbacks = [epochs, scheduling]
         callbacks.extend(companions(work.hypermodel, epochs))
@@ -296,6 +296,8 @@ class Trainer:
             self.schedule,
         )
         identity = " ".join(map(str, parts))
+        if self.settings.swag:
+            identity += " with snapshots"
         return Continuation(
             file=work.checkpoint_file,
             identity=identity,

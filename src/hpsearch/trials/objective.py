@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial
 
 from hpsearch.errors import Preempted
 from hpsearch.models.architecture import build_model
+from hpsearch.models.moments import Moments
 from hpsearch.seeds import GLOBAL_GENERATOR, derive
 from hpsearch.space.bounds import Value
 from hpsearch.space.hyperparameters import OptunaHyperParameters
@@ -54,8 +55,8 @@ class Objective:
         study: The study in which trials are claimed and ended.
         tracking: Writes the run of each trial.
         parent: The run of the study, whose children are the runs of the trials.
-        keep_model: Called with the model of each finished trial, its run and its values, before
-            the study is told.
+        keep_model: Called with the model of each finished trial, its run, its values and the
+            moments of its weights, before the study is told.
         costs: Measures what each model costs.
         checkpoints: Hold what running and paused trials go on from.
         progress: Tells the terminal what happens.
@@ -73,7 +74,7 @@ class Objective:
     study: SharedStudy
     tracking: Tracking
     parent: ParentRun
-    keep_model: Callable[[keras.Model, ChildRun, Sequence[float]], None]
+    keep_model: Callable[[keras.Model, ChildRun, Sequence[float], Moments | None], None]
     costs: Costs
     checkpoints: Checkpoints
     progress: Progress
@@ -153,7 +154,8 @@ class Objective:
                     costs = self._check_costs(attempt, model)
                 self._log_best(attempt, fitted)
                 values = self._values(fitted, costs)
-                self.keep_model(model, attempt.run, values)
+                moments = fitted.snapshots.moments(model)
+                self.keep_model(model, attempt.run, values, moments)
             attempt.finish(*values)
 
     def _build(
