@@ -48,11 +48,11 @@ def main() -> None:
     for structure, kind in {"full": Full, "kron": Kronecker}.items():
         curvature = kind.of(layer, train)
         precision = prior_precision(curvature.eigenvalues, layer.parameters)
-        roots = np.linalg.cholesky(curvature.covariances(test, precision))
+        roots = np.linalg.cholesky(curvature.posterior(precision)(test))
         noise = np.random.default_rng(0).standard_normal((N_SHOWN, N_DRAWS, 10))
         drawn = layer.logits(test)[:, None] + noise @ roots.transpose(0, 2, 1)
         found[f"{structure}/precision"] = np.array(precision)
-        found[f"{structure}/covariances"] = curvature.covariances(test, 1.0)
+        found[f"{structure}/covariances"] = curvature.posterior(1.0)(test)
         found[f"{structure}/probs"] = probabilities(drawn).mean(axis=1)
     np.savez(file, **found)
 

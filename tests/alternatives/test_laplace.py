@@ -89,7 +89,7 @@ def test_the_full_matrix_is_the_hessian_of_the_cross_entropy():
     jacobians = np.stack([np.kron(np.eye(3), np.append(row, 1.0)) for row in x])
     covariance = np.linalg.inv(hessian + 0.7 * np.eye(size))
     expected = jacobians @ covariance @ jacobians.transpose(0, 2, 1)
-    np.testing.assert_allclose(found.covariances(x, 0.7), expected, atol=1e-5)
+    np.testing.assert_allclose(found.posterior(0.7)(x), expected, atol=1e-5)
 
 
 def test_one_weight_by_hand():
@@ -99,7 +99,7 @@ def test_one_weight_by_hand():
     for kind in (Full, Kronecker):
         found = kind.of(layer, features)
         assert found.eigenvalues == pytest.approx([0.2099872])
-        assert found.covariances(np.array([[3.0]]), 0.5)[0, 0, 0] == pytest.approx(9 / 0.7099872)
+        assert found.posterior(0.5)(np.array([[3.0]]))[0, 0, 0] == pytest.approx(9 / 0.7099872)
 
 
 def test_kronecker_factors_of_one_example_without_bias_are_its_matrix():
@@ -107,7 +107,7 @@ def test_kronecker_factors_of_one_example_without_bias_are_its_matrix():
     features = RNG.normal(size=(1, 3))
     x = RNG.normal(size=(5, 3))
     full, kronecker = Full.of(layer, features), Kronecker.of(layer, features)
-    np.testing.assert_allclose(full.covariances(x, 0.3), kronecker.covariances(x, 0.3), atol=1e-9)
+    np.testing.assert_allclose(full.posterior(0.3)(x), kronecker.posterior(0.3)(x), atol=1e-9)
     np.testing.assert_allclose(
         np.sort(full.eigenvalues), np.sort(kronecker.eigenvalues), atol=1e-12
     )
@@ -117,7 +117,7 @@ def test_a_bias_has_a_kronecker_factor_of_its_own():
     layer = Linear(RNG.normal(size=(2, 3)), np.zeros(3))
     features = RNG.normal(size=(30, 2))
     found = Kronecker.of(layer, features)
-    at_zero = found.covariances(np.zeros((1, 2)), 0.4)[0]
+    at_zero = found.posterior(0.4)(np.zeros((1, 2)))[0]
     p = probabilities(layer.logits(features))
     of_logits = sum(np.diag(row) - np.outer(row, row) for row in p)
     np.testing.assert_allclose(at_zero, np.linalg.inv(of_logits + 0.4 * np.eye(3)))
@@ -141,7 +141,7 @@ def test_predictions_are_the_integral_over_the_logits():
     found = Laplace(model, settings, TRAIN)
     features = np.concatenate(list(found.layer.features(INPUTS[:6])))
     z = found.layer.logits(features)[:, 0]
-    spread = np.sqrt(found.curvature.covariances(features, found.precision)[:, 0, 0])
+    spread = np.sqrt(found.curvature.posterior(found.precision)(features)[:, 0, 0])
     nodes, weights = np.polynomial.hermite_e.hermegauss(60)
     expected = (weights / (1 + np.exp(-(z[:, None] + spread[:, None] * nodes)))).sum(axis=1)
     expected /= weights.sum()
@@ -244,6 +244,6 @@ def test_large_layers_have_kronecker_factors_and_larger_ones_are_refused(monkeyp
 
 def test_how_it_was_made_is_told():
     found = Laplace(net(layers.Dense(4, "softmax")), SETTINGS, TRAIN)
-    assert "the 24 weights of the last layer are Gaussian" in found.how
+    assert "The 24 weights of the last layer are Gaussian" in found.how
     assert "of 40 training examples" in found.how
     assert found.made_in_s > 0

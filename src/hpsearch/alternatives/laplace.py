@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -45,11 +46,10 @@ class Curvature(Protocol):
     def eigenvalues(self) -> Floats:
         """All of its eigenvalues, (P,)."""
 
-    def covariances(self, features: Floats, precision: float) -> Floats:
-        """Return the covariances of logits, (B, C, C).
+    def posterior(self, precision: float) -> Callable[[Floats], Floats]:
+        """Return a function from features (B, D) to the covariances of their logits, (B, C, C).
 
         Args:
-            features: Features of examples, (B, D).
             precision: That of the prior.
         """
 
@@ -75,9 +75,10 @@ class Laplace:
         self.layer = LastLayer(model, settings, train.inputs)
         self.curvature = curvature_of(self.layer, train.inputs)
         self.precision = prior_precision(self.curvature.eigenvalues, self.layer.parameters)
+        self.covariances = self.curvature.posterior(self.precision)
         self.made_in_s = time.perf_counter() - begin
         self.how = (
-            f"Laplace: the {len(self.layer.parameters):,} weights of the last layer are Gaussian, "
+            f"The {len(self.layer.parameters):,} weights of the last layer are Gaussian, "
             f"with {self.curvature.name} of {len(train):,} training examples and a prior of "
             f"precision {self.precision:.3g}, which maximizes the marginal likelihood; "
             f"{settings.n_samples} draws of each example's logits."
@@ -116,8 +117,7 @@ class Laplace:
             raise ModelError(
                 "Expected finite logits, received NaN or infinite values: the model has diverged."
             )
-        covariances = self.curvature.covariances(features, self.precision)
-        roots = np.linalg.cholesky(covariances)
+        roots = np.linalg.cholesky(self.covariances(features))
         shape = (len(features), self.settings.n_samples, logits.shape[1])
         noise = rng.standard_normal(shape)
         drawn = logits[:, None, :] + noise @ roots.transpose(0, 2, 1)
@@ -177,20 +177,24 @@ class Full:
         values, vectors = np.linalg.eigh(matrix)
         return cls(np.maximum(values, 0.0), vectors.reshape(n_columns, size, -1), has_bias)
 
-    def covariances(self, features: Floats, precision: float) -> Floats:
-        """Return the covariances of logits, (B, C, C); see `Curvature`."""
-        extended = _extended(features, self.has_bias)
+    def posterior(self, precision: float) -> Callable[[Floats], Floats]:
+        """Return a function from features to covariances of logits; see `Curvature`."""
         n_columns, size, _ = self.eigenvectors.shape
         flat = self.eigenvectors.reshape(n_columns * size, -1)
         covariance = (flat / (self.eigenvalues + precision)) @ flat.T
         blocks = covariance.reshape(n_columns, size, n_columns, size)
-        found = np.empty((len(extended), n_columns, n_columns))
-        for i in range(n_columns):
-            for j in range(i + 1):
-                values = ((extended @ blocks[i, :, j]) * extended).sum(axis=1)
-                found[:, i, j] = values
-                found[:, j, i] = values
-        return found
+
+        def covariances(features: Floats) -> Floats:
+            extended = _extended(features, self.has_bias)
+            found = np.empty((len(extended), n_columns, n_columns))
+            for i in range(n_columns):
+                for j in range(i + 1):
+                    values = ((extended @ blocks[i, :, j]) * extended).sum(axis=1)
+                    found[:, i, j] = values
+                    found[:, j, i] = values
+            return found
+
+        return covariances
 
 
 @dataclass(frozen=True)
@@ -242,15 +246,20 @@ class Kronecker:
             return of_weights
         return np.concatenate([of_weights, self.of_logits])
 
-    def covariances(self, features: Floats, precision: float) -> Floats:
-        """Return the covariances of logits, (B, C, C); see `Curvature`."""
-        along = (features @ self.feature_vectors) ** 2
+    def posterior(self, precision: float) -> Callable[[Floats], Floats]:
+        """Return a function from features to covariances of logits; see `Curvature`."""
         inverse = 1 / (np.outer(self.of_features, self.of_logits) + precision)
-        variances = along @ inverse
+        of_bias = np.zeros(len(self.of_logits))
         if self.has_bias:
-            variances = variances + 1 / (self.of_logits + precision)
+            of_bias = 1 / (self.of_logits + precision)
         vectors = self.logit_vectors
-        return np.asarray((vectors * variances[:, None, :]) @ vectors.T)
+
+        def covariances(features: Floats) -> Floats:
+            along = (features @ self.feature_vectors) ** 2
+            variances = along @ inverse + of_bias
+            return np.asarray((vectors * variances[:, None, :]) @ vectors.T)
+
+        return covariances
 
 
 def prior_precision(eigenvalues: Floats, parameters: Floats) -> float:

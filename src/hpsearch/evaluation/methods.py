@@ -11,6 +11,8 @@ from hpsearch.evaluation.differences import compare
 from hpsearch.evaluation.evaluated_model import EvaluatedModel
 from hpsearch.html_report.section import Section
 
+_NEEDS = {"plain": "nothing", "mc": "dropout in the model"}
+
 
 class Methods(settings.Methods):
     """The part of an evaluation that tells what each way to predict costs."""
@@ -22,7 +24,7 @@ class Methods(settings.Methods):
         "s for 1,000 examples",
         "times plain",
         "made in",
-        "needs beside the model",
+        "needs",
     )
 
     def examine(self, evaluated: EvaluatedModel) -> Section | None:
@@ -34,7 +36,7 @@ class Methods(settings.Methods):
         rows = [self._HEAD]
         found = {}
         for arm, probs in evaluated.on_test.items():
-            needs = "nothing"
+            needs = _NEEDS.get(arm, "")
             made_in_s = 0.0
             if arm in evaluated.alternatives:
                 needs = evaluated.alternatives[arm].needs
@@ -55,7 +57,7 @@ class Methods(settings.Methods):
         said = [
             "Seconds are those of a call that is compiled already, on this machine; what is made "
             "once, such as the models of an ensemble, has its own column.",
-            *(alternative.how for alternative in evaluated.alternatives.values()),
+            *(f"{LABELS[arm]}: {made.how}" for arm, made in evaluated.alternatives.items()),
             *(f"{LABELS[arm]} is left out. {why}" for arm, why in evaluated.not_made.items()),
         ]
         return Section("What the methods cost", "\n\n".join(said), rows, found)

@@ -63,7 +63,7 @@ class _Compared:
         rows = []
         for measure, differences in self.by_measure.items():
             rows.append(_row(differences, _of_draws(verdicts[measure], self.arm)))
-        return [*rows, _ece_row(self.eces)]
+        return rows
 
     def values(self) -> dict[str, float]:
         """Return the numbers by their MLflow keys."""
@@ -105,9 +105,10 @@ class Verdict(settings.Verdict):
         said = []
         for found in compared:
             values |= found.values()
-            for row in found.rows():
-                name = [ARMS[found.arm]] if len(arms) > 1 else []
-                rows.append([*name, *row])
+            if len(arms) == 1:
+                rows += [*found.rows(), _ece_row(found.eces)]
+            else:
+                rows += [[ARMS[found.arm], *row] for row in found.rows()]
             said.append(self._sentence(evaluated, found))
         if len(arms) > 1:
             said.insert(0, self._recommendation(evaluated, compared))
@@ -167,7 +168,7 @@ class Verdict(settings.Verdict):
             n_resamples=self.n_resamples,
             seed=self.seed,
         )
-        names = ", ".join(ARMS[found.arm] for found in compared)
+        names = _listed([ARMS[found.arm] for found in compared])
         n_examples = len(evaluated.test.targets)
         return f"{names} were compared with the plain prediction on {n_examples:,} examples. {said}"
 
