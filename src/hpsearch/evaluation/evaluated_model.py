@@ -328,7 +328,8 @@ class Evaluation:
         text = f"MC Dropout is left out. {self.left_out}"
         columns = {"plain": self.plain}
         if self.certificate is not None:
-            title += ", same weights"
+            if not self.others:
+                title += ", same weights"
             text = self.certificate.sentence()
             columns[f"MC Dropout (S = {self.n_samples})"] = self.mc
         for arm, measures in self.others.items():
