@@ -81,11 +81,10 @@ class Opening:
             mine["costs.second_objective"] = second_objective
         study = self.study.optuna
         recorded = study.user_attrs.get("settings")
-        mine.setdefault("data.n_calibration", 0)
-        theirs = with_current_names(recorded) or mine
-        theirs.setdefault("data.n_calibration", 0)  # earlier versions had no calibration part
-        for settings in (mine, theirs):
-            settings.setdefault("training.swag", False)  # nor did they collect moments
+        # Earlier versions had no calibration part, and collected no moments.
+        unrecorded = {"data.n_calibration": 0, "training.swag": False}
+        mine = {**unrecorded, **mine}
+        theirs = {**unrecorded, **(with_current_names(recorded) or mine)}
         mine = {**mine, **self._of_trials()}
         if "lr_test" not in theirs:
             theirs = {**theirs, **self._of_trials()}
