@@ -11,6 +11,10 @@ from hpsearch.evaluation.differences import compare
 from hpsearch.evaluation.evaluated_model import EvaluatedModel
 from hpsearch.html_report.section import Section
 
+_NONE = (
+    "No method has a better NLL than the plain prediction by more than chance: use the plain "
+    "prediction, unless you need another one's uncertainties."
+)
 _NEEDS = {"plain": "nothing", "mc": "dropout in the model"}
 
 
@@ -31,29 +35,12 @@ class Methods(settings.Methods):
         """Return a section with all arms, or None where MC Dropout alone was asked for."""
         if not evaluated.alternatives and not evaluated.not_made:
             return None
-        labels = evaluated.test.targets
-        seconds = evaluated.seconds
         rows = [self._HEAD]
         found = {}
-        for arm, probs in evaluated.on_test.items():
-            needs = _NEEDS.get(arm, "")
-            made_in_s = 0.0
-            if arm in evaluated.alternatives:
-                needs = evaluated.alternatives[arm].needs
-                made_in_s = evaluated.alternatives[arm].made_in_s
-            rows.append(
-                (
-                    LABELS[arm],
-                    f"{metrics.nll(probs, labels):.4f}",
-                    f"{metrics.accuracy(probs, labels):.4f}",
-                    f"{seconds[arm]:.3g}",
-                    f"{seconds[arm] / seconds['plain']:.3g}",
-                    f"{made_in_s:.3g} s",
-                    needs,
-                )
-            )
-            found[f"test/{arm}/s_per_1000"] = seconds[arm]
-            found[f"test/{arm}/made_in_s"] = made_in_s
+        for arm in evaluated.arms:
+            rows.append(_row(evaluated, arm))
+            found[f"test/{arm}/s_per_1000"] = evaluated.seconds[arm]
+            found[f"test/{arm}/made_in_s"] = _made_in_s(evaluated, arm)
         said = [
             "Seconds are those of a call that is compiled already, on this machine; what is made "
             "once, such as the models of an ensemble, has its own column.",
@@ -61,6 +48,32 @@ class Methods(settings.Methods):
             *(f"{LABELS[arm]} is left out. {why}" for arm, why in evaluated.not_made.items()),
         ]
         return Section("What the methods cost", "\n\n".join(said), rows, found)
+
+
+def _row(evaluated: EvaluatedModel, arm: str) -> tuple[str, ...]:
+    """Return the row of the table for one arm."""
+    labels = evaluated.test.targets
+    probs = evaluated.on_test[arm]
+    seconds = evaluated.seconds
+    needs = _NEEDS.get(arm, "")
+    if arm in evaluated.alternatives:
+        needs = evaluated.alternatives[arm].needs
+    return (
+        LABELS[arm],
+        f"{metrics.nll(probs, labels):.4f}",
+        f"{metrics.accuracy(probs, labels):.4f}",
+        f"{seconds[arm]:.3g}",
+        f"{seconds[arm] / seconds['plain']:.3g}",
+        f"{_made_in_s(evaluated, arm):.3g} s",
+        needs,
+    )
+
+
+def _made_in_s(evaluated: EvaluatedModel, arm: str) -> float:
+    """Return the seconds that it took to make an arm; 0 for what the model has already."""
+    if arm in evaluated.alternatives:
+        return evaluated.alternatives[arm].made_in_s
+    return 0.0
 
 
 def recommendation(
@@ -84,40 +97,34 @@ def recommendation(
         seed: Its seed.
     """
     if not better:
-        return (
-            "No method has a better NLL than the plain prediction by more than chance: use the "
-            "plain prediction, unless you need another one's uncertainties."
-        )
-    labels = evaluated.test.targets
-    n_pairs = max(1, len(better) * (len(better) - 1) // 2)
+        return _NONE
+    of_pair = level / max(1, len(better) * (len(better) - 1) // 2)
 
     def beats(arm: str, other: str) -> bool:
         (difference,) = compare(
             evaluated.on_test[other],
             evaluated.on_test[arm],
-            labels,
+            evaluated.test.targets,
             n_resamples=n_resamples,
-            level=level / n_pairs,
+            level=of_pair,
             seed=seed,
             measures=("nll",),
         )
-        return difference.verdict(level / n_pairs) == "better"
+        return difference.verdict(of_pair) == "better"
 
     seconds = evaluated.seconds
     by_cost = sorted(better, key=seconds.__getitem__)
     unbeaten = [arm for arm in by_cost if not any(beats(rival, arm) for rival in by_cost)]
     chosen = (unbeaten or by_cost)[0]
     cheaper = by_cost[: by_cost.index(chosen)]
-
-    def told(arm: str) -> str:
-        return f"{LABELS[arm]} ({seconds[arm] / seconds['plain']:.3g} times)"
-
     text = (
         f"By its NLL, {LABELS[chosen]} is worth it for this model: it is better than the plain "
-        f"prediction, no other method is better by more than chance, and it takes "
+        "prediction, no other method is better by more than chance, and it takes "
         f"{seconds[chosen] / seconds['plain']:.3g} times as long as the plain prediction."
     )
     if cheaper:
-        names = " and ".join(told(arm) for arm in cheaper)
+        names = " and ".join(
+            f"{LABELS[arm]} ({seconds[arm] / seconds['plain']:.3g} times)" for arm in cheaper
+        )
         text += f" Cheaper, and better than the plain prediction too, but less so: {names}."
     return text

@@ -111,25 +111,12 @@ class Evaluate:
         evaluated = _with_search(evaluated, registry, found, known, careful)
         answers = Examination.of(evaluated, evaluated.evaluate(), self.parts.values())
         name = f"{found.name} version {found.version}"
-        tags = {
-            "hpsearch.model": found.name,
-            "hpsearch.version": found.version,
-            "hpsearch.data": known.name,
-        }
-        run = tracking.open_run(f"{found.name} v{found.version} evaluation", "evaluation", tags)
-        try:
-            with run.ending():
-                head = _key_values(name, known, evaluated, careful)
-                page = answers.page(name, head)
-                _log(run, answers, page, config)
-                _tag_version(tracking, found, answers)
-                describe(tracking.client, found.name, found.version, tracking.uri)
-        finally:
-            tracking.close(tracking.patience_s)
-        place = tracking.place(run.run_id, _PAGE)
-        look = tracking.look(run.run_id)
+        page = answers.page(name, _key_values(name, known, evaluated, careful))
+        run_id = _recorded(tracking, found, known.name, answers, page, config)
+        place = tracking.place(run_id, _PAGE)
+        look = tracking.look(run_id)
         uri = without_secrets(tracking.uri)
-        return Evaluated(name, run.run_id, uri, look, place, answers, careful)
+        return Evaluated(name, run_id, uri, look, place, answers, careful)
 
     def _settings_for(self, found: ModelVersion) -> McDropout:
         """Return the settings of MC Dropout for a version, which may return logits."""
@@ -228,6 +215,31 @@ class Evaluated:
             "run_id": self.run_id,
             "tracking_uri": self.uri,
         }
+
+
+def _recorded(  # noqa: PLR0917
+    tracking: Tracking,
+    found: ModelVersion,
+    data: str,
+    answers: Examination,
+    page: str,
+    config: Plain,
+) -> str:
+    """Record an evaluation as a run and with the version, and return the id of the run."""
+    tags = {
+        "hpsearch.model": found.name,
+        "hpsearch.version": found.version,
+        "hpsearch.data": data,
+    }
+    run = tracking.open_run(f"{found.name} v{found.version} evaluation", "evaluation", tags)
+    try:
+        with run.ending():
+            _log(run, answers, page, config)
+            _tag_version(tracking, found, answers)
+            describe(tracking.client, found.name, found.version, tracking.uri)
+    finally:
+        tracking.close(tracking.patience_s)
+    return run.run_id
 
 
 def _with_search(
