@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hpsearch import metrics
 from hpsearch.alternatives.method import LABELS
@@ -35,7 +35,7 @@ class Methods(settings.Methods):
         """Return a section with all arms, or None where MC Dropout alone was asked for."""
         if not evaluated.alternatives and not evaluated.not_made:
             return None
-        rows = [self._HEAD]
+        rows: list[tuple[str, ...]] = [self._HEAD]
         found = {}
         for arm in evaluated.arms:
             rows.append(_row(evaluated, arm))
@@ -84,10 +84,10 @@ def recommendation(
     n_resamples: int,
     seed: int,
 ) -> str:
-    """Return which method is worth it by its NLL and its time, in words.
+    """Return which method is worth it, in words.
 
-    Of the methods that are better than the plain prediction, the cheapest one is recommended to
-    which no other one is preferable by more than chance.
+    It is the cheapest one of those whose NLL is better than that of the plain prediction, and no
+    other method's is better by more than chance.
 
     Args:
         evaluated: The model with its arms.
@@ -99,12 +99,13 @@ def recommendation(
     if not better:
         return _NONE
     of_pair = level / max(1, len(better) * (len(better) - 1) // 2)
+    labels = evaluated.test.targets
 
     def beats(arm: str, other: str) -> bool:
         (difference,) = compare(
             evaluated.on_test[other],
             evaluated.on_test[arm],
-            evaluated.test.targets,
+            labels,
             n_resamples=n_resamples,
             level=of_pair,
             seed=seed,
@@ -116,15 +117,18 @@ def recommendation(
     by_cost = sorted(better, key=seconds.__getitem__)
     unbeaten = [arm for arm in by_cost if not any(beats(rival, arm) for rival in by_cost)]
     chosen = (unbeaten or by_cost)[0]
-    cheaper = by_cost[: by_cost.index(chosen)]
+    return _in_words(seconds, chosen, by_cost[: by_cost.index(chosen)])
+
+
+def _in_words(seconds: Mapping[str, float], chosen: str, cheaper: Sequence[str]) -> str:
+    """Return that a method is worth it, and which cheaper ones are better than plain, too."""
+    times = {arm: f"{seconds[arm] / seconds['plain']:.3g} times" for arm in seconds}
     text = (
         f"By its NLL, {LABELS[chosen]} is worth it for this model: it is better than the plain "
         "prediction, no other method is better by more than chance, and it takes "
-        f"{seconds[chosen] / seconds['plain']:.3g} times as long as the plain prediction."
+        f"{times[chosen]} as long as the plain prediction."
     )
     if cheaper:
-        names = " and ".join(
-            f"{LABELS[arm]} ({seconds[arm] / seconds['plain']:.3g} times)" for arm in cheaper
-        )
+        names = " and ".join(f"{LABELS[arm]} ({times[arm]})" for arm in cheaper)
         text += f" Cheaper, and better than the plain prediction too, but less so: {names}."
     return text
