@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from hpsearch import metrics
@@ -73,13 +74,14 @@ def recommendation(
 ) -> str:
     """Return which method is worth it by its NLL and its time, in words.
 
-    Of the methods that are better than the plain prediction, the cheapest one is recommended to
-    which no other one is preferable by more than chance.
+    Of the methods that are better than the plain prediction, those are left out to which another
+    of them is preferable by more than chance. The cheapest of the rest is recommended.
 
     Args:
         evaluated: The model with its arms.
         better: The arms whose NLL is better than that of the plain prediction.
-        level: Probability that equally good arms are called different, in (0, 1).
+        level: Probability that any two equally good arms are called different, in (0, 1). All
+            pairs of arms share it, as the data have chosen those that are compared.
         n_resamples: Number of resamples of the paired bootstrap.
         seed: Its seed.
     """
@@ -89,7 +91,8 @@ def recommendation(
             "plain prediction, unless you need another one's uncertainties."
         )
     labels = evaluated.test.targets
-    n_pairs = max(1, len(better) * (len(better) - 1) // 2)
+    n_pairs = math.comb(len(evaluated.on_test) - 1, 2)
+    n_resamples = max(n_resamples, math.ceil(n_pairs / level))  # fewer can call no difference
 
     def beats(arm: str, other: str) -> bool:
         (difference,) = compare(
@@ -105,19 +108,28 @@ def recommendation(
 
     seconds = evaluated.seconds
     by_cost = sorted(better, key=seconds.__getitem__)
-    unbeaten = [arm for arm in by_cost if not any(beats(rival, arm) for rival in by_cost)]
-    chosen = (unbeaten or by_cost)[0]
+
+    def is_beaten(arm: str) -> bool:
+        return any(beats(rival, arm) for rival in by_cost if rival != arm)
+
+    chosen = next(arm for arm in by_cost if not is_beaten(arm))  # that of the lowest NLL at most
     cheaper = by_cost[: by_cost.index(chosen)]
 
     def told(arm: str) -> str:
         return f"{LABELS[arm]} ({seconds[arm] / seconds['plain']:.3g} times)"
 
+    compared = "no other method is so by more than chance"
+    if len(better) > 1:
+        compared = "none of the others that are so is better than it by more than chance"
     text = (
         f"By its NLL, {LABELS[chosen]} is worth it for this model: it is better than the plain "
-        f"prediction, no other method is better by more than chance, and it takes "
-        f"{seconds[chosen] / seconds['plain']:.3g} times as long as the plain prediction."
+        f"prediction, {compared}, and it takes {seconds[chosen] / seconds['plain']:.3g} times as "
+        "long as the plain prediction."
     )
     if cheaper:
         names = " and ".join(told(arm) for arm in cheaper)
-        text += f" Cheaper, and better than the plain prediction too, but less so: {names}."
+        text += (
+            " Cheaper, and better than the plain prediction too, but another method is better "
+            f"still: {names}."
+        )
     return text
