@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hpsearch import metrics
 from hpsearch.alternatives.method import LABELS
@@ -113,13 +113,18 @@ def recommendation(
         return any(beats(rival, arm) for rival in by_cost if rival != arm)
 
     chosen = next(arm for arm in by_cost if not is_beaten(arm))  # that of the lowest NLL at most
+    return _in_words(chosen, by_cost, seconds)
+
+
+def _in_words(chosen: str, by_cost: Sequence[str], seconds: Mapping[str, float]) -> str:
+    """Return that a method is worth it, of those that are better than the plain prediction."""
     cheaper = by_cost[: by_cost.index(chosen)]
 
     def told(arm: str) -> str:
         return f"{LABELS[arm]} ({seconds[arm] / seconds['plain']:.3g} times)"
 
     compared = "no other method is so by more than chance"
-    if len(better) > 1:
+    if len(by_cost) > 1:
         compared = "none of the others that are so is better than it by more than chance"
     text = (
         f"By its NLL, {LABELS[chosen]} is worth it for this model: it is better than the plain "
