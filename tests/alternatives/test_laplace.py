@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import keras
@@ -238,8 +239,55 @@ def test_large_layers_have_kronecker_factors_and_larger_ones_are_refused(monkeyp
     assert isinstance(curvature_of(layer, np.zeros((12, 9))), Full)
     layer = Linear(np.zeros((10, 3)), np.zeros(3))
     assert isinstance(curvature_of(layer, np.zeros((12, 10))), Kronecker)
-    with pytest.raises(ModelError, match="at most 6,000 inputs, received one of 6,001"):
-        curvature_of(Linear(np.zeros((6001, 2))), np.zeros((1, 6001)))
+    for shape in ((6001, 2), (2, 6001)):
+        says = f"received one of {shape[0]:,} inputs and {shape[1]:,} outputs"
+        with pytest.raises(ModelError, match=says):
+            curvature_of(Linear(np.zeros(shape)), np.zeros((1, shape[0])))
+
+
+def test_the_memory_does_not_grow_with_the_square_of_the_classes():
+    n_examples, n_classes = 500, 120  # C x C numbers for each example would take 58 MB
+    layer = Linear(RNG.normal(size=(20, n_classes)))
+    features = RNG.normal(size=(n_examples, 20))
+    layer.features = lambda inputs: iter([inputs])
+    tracemalloc.start()
+    found = curvature_of(layer, features)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert isinstance(found, Kronecker)
+    assert peak < 15e6
+
+
+def test_a_covariance_of_zero_leaves_the_logits_as_they_are():
+    layer = Linear(RNG.normal(size=(2, 3)))
+    zeros = np.zeros((2, 2))
+    covariances = Full.of(layer, RNG.normal(size=(25, 2))).posterior(1.0)(zeros)
+    np.testing.assert_array_equal(covariances, 0)
+    assert np.abs(laplace._roots(covariances)).max() < 1e-150
+
+
+def test_features_that_are_not_finite_are_refused():
+    inputs = keras.Input((3,))
+    x = layers.Activation(keras.ops.log)(inputs)
+    model = keras.Model(inputs, layers.Dense(4, "softmax")(x))
+    many = np.ones((300, 3), np.float32)
+    many[250] = 0  # beyond the examples on which the layer is tried
+    with pytest.raises(ModelError, match="needs finite inputs of the last layer dense"):
+        Laplace(model, SETTINGS, Examples(many, np.zeros(300, np.int32)))
+
+
+class ByKeyword(layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.inner = layers.Dense(4, "softmax")
+
+    def call(self, inputs):
+        return self.inner(inputs=inputs)
+
+
+def test_a_layer_may_be_called_by_keyword():
+    found = LastLayer(net(ByKeyword()), SETTINGS, INPUTS)
+    assert found.kernel.shape == (5, 4)
 
 
 def test_how_it_was_made_is_told():

@@ -191,6 +191,32 @@ def test_a_layer_that_is_called_twice_has_the_mean_of_its_calls() -> None:
     np.testing.assert_allclose(np.array(mean), (0.9 * first + second) / 1.9, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("is_built", [True, False])
+def test_normalization_that_is_never_called_changes_nothing(is_built: bool) -> None:
+    class WithUnused(keras.Model):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.used = layers.BatchNormalization()
+            self.unused = layers.BatchNormalization()
+            self.last = layers.Dense(2, "softmax")
+
+        def build(self, input_shape: Any) -> None:
+            self.used.build(input_shape)
+            self.last.build(input_shape)
+            if is_built:
+                self.unused.build(input_shape)
+
+        def call(self, x: Any, training: bool = False) -> Any:
+            return self.last(self.used(x, training=training))
+
+    model = WithUnused()
+    model(inputs()[:1])
+    swag = Swag(model, moments_of(model), settings(swag_samples=1), examples())
+    _, others = swag._values(0, 0)
+    assert all(np.isfinite(np.array(value)).all() for value in others)
+    assert np.isfinite(swag.predict(inputs())).all()
+
+
 def test_frozen_normalization_keeps_its_statistics() -> None:
     model = normalized_net(momentum=1.0)
     model.layers[4].trainable = False

@@ -92,5 +92,17 @@ def test_the_studys_models_give_no_deep_ensemble_equivalent(evaluated):
     assert "uncertainty=ensemble" in section.text
 
 
+def test_no_other_method_predicts_for_each_of_the_studys_models(evaluated):
+    asked = []
+
+    def predict(inputs, *, seed=None):
+        asked.append(inputs)
+        return np.full((len(inputs), 3), 1 / 3)
+
+    other = SimpleNamespace(predict=predict, is_random=False)
+    PART.examine(replace(evaluated, alternatives={"laplace": other}))
+    assert len(asked) == 2  # once on val and once on test
+
+
 def test_a_model_without_any_members_has_no_section(evaluated):
     assert PART.examine(replace(evaluated, members=[])) is None

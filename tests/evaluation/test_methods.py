@@ -11,6 +11,8 @@ from hpsearch.alternatives.laplace import Laplace
 from hpsearch.alternatives.settings import Uncertainty
 from hpsearch.data.split import Examples
 from hpsearch.errors import ConfigError
+from hpsearch.evaluation import methods
+from hpsearch.evaluation.differences import compare
 from hpsearch.evaluation.evaluated_model import EvaluatedModel
 from hpsearch.evaluation.methods import Methods, recommendation
 from hpsearch.evaluation.settings import MEASURES
@@ -40,6 +42,7 @@ def settings(**changed):
     [
         ({"methods": ["laplce"]}, "no method laplce for uncertainty.methods. Did you mean"),
         ({"methods": []}, "at least one method, each once"),
+        ({"methods": "swag"}, r"must be a list, but is swag: give uncertainty.methods=\[swag\]"),
         ({"methods": ["swag", "swag"]}, "at least one method, each once"),
         ({"swag_samples": 0}, "swag_samples must be at least 1, but is 0"),
         ({"ensemble_seeds": 1}, "ensemble_seeds must be at least 2, but is 1"),
@@ -57,13 +60,13 @@ def predictions(right, *, noise=0.0):
     return np.stack([np.where(LABELS == 0, p, 1 - p), np.where(LABELS == 1, p, 1 - p)], axis=1)
 
 
-def recommended(seconds, better, **arms):
+def recommended(seconds, better, *, n_resamples=500, **arms):
     evaluated = SimpleNamespace(
         on_test={"plain": predictions(0.6), **arms},
         seconds={"plain": 1.0, **seconds},
         test=SimpleNamespace(targets=LABELS),
     )
-    return recommendation(evaluated, better, level=0.05, n_resamples=500, seed=0)
+    return recommendation(evaluated, better, level=0.05, n_resamples=n_resamples, seed=0)
 
 
 def test_without_a_better_method_the_plain_prediction_is_recommended():
@@ -83,9 +86,33 @@ def test_of_equal_methods_the_cheapest_is_recommended():
     )
     assert said == (
         "By its NLL, Laplace is worth it for this model: it is better than the plain prediction, "
-        "no other method is better by more than chance, and it takes 1.2 times as long as the "
-        "plain prediction."
+        "none of the others that are so is better than it by more than chance, and it takes 1.2 "
+        "times as long as the plain prediction."
     )
+
+
+def test_a_method_that_is_not_shown_to_be_better_than_plain_is_not_said_to_be_compared():
+    # the NLL of the ensemble is lower still, but nothing has compared the two
+    said = recommended(
+        {"ensemble": 5.0, "laplace": 1.2},
+        ["laplace"],
+        ensemble=predictions(0.9, noise=0.05),
+        laplace=predictions(0.8, noise=0.05),
+    )
+    assert "than the plain prediction, no other method is so by more than chance, and" in said
+
+
+def test_all_pairs_of_methods_share_the_level(monkeypatch):
+    levels = []
+
+    def noted(first, second, labels, *, level, **given):
+        levels.append(level)
+        return compare(first, second, labels, level=level, **given)
+
+    monkeypatch.setattr(methods, "compare", noted)
+    arms = {name: predictions(0.8, noise=0.1) for name in ("mc", "laplace", "swag", "ensemble")}
+    recommended(dict.fromkeys(arms, 2.0), ["laplace", "swag"], **arms)
+    assert set(levels) == {0.05 / 6}
 
 
 def test_a_better_method_is_recommended_with_the_cheaper_ones_beside_it():
@@ -96,7 +123,16 @@ def test_a_better_method_is_recommended_with_the_cheaper_ones_beside_it():
         laplace=predictions(0.8, noise=0.05),
     )
     assert said.startswith("By its NLL, ensemble is worth it")
-    assert said.endswith("but less so: Laplace (1.2 times).")
+    assert said.endswith("but another method is better still: Laplace (1.2 times).")
+
+
+def test_there_are_enough_resamples_for_the_share_of_a_pair():
+    arms = {name: predictions(0.8, noise=0.05) for name in ("mc", "laplace", "swag")}
+    arms["ensemble"] = predictions(0.9, noise=0.05)
+    said = recommended(
+        {**dict.fromkeys(arms, 2.0), "ensemble": 5.0}, ["swag", "ensemble"], n_resamples=100, **arms
+    )
+    assert said.startswith("By its NLL, ensemble is worth it")
 
 
 @pytest.fixture(scope="module")

@@ -132,12 +132,15 @@ def test_one_seed_has_no_spread_and_the_page_says_that_masks_may_matter(evaluate
     assert "One set of masks was used, so another one may give another verdict." in section.text
 
 
-def test_a_model_without_mc_dropout_gets_no_verdict(evaluated):
-    section = settings().examine(SimpleNamespace(left_out="It has none.", arms=("plain",)))
+def test_a_model_without_mc_dropout_gets_no_verdict():
+    evaluated = SimpleNamespace(left_out="It has none.", arms=("plain",), not_made={})
+    section = settings().examine(evaluated)
     assert section.text == (
-        "There is no MC Dropout to compare with the plain prediction. It has none."
+        "There is nothing to compare with the plain prediction. MC Dropout: It has none."
     )
     assert not section.metrics
+    evaluated.not_made = {"swag": "There are no moments."}
+    assert settings().examine(evaluated).text.endswith("none. SWAG: There are no moments.")
 
 
 START = "On 1,200 test examples MC Dropout, the mean of many predictions with dropout left on, "

@@ -90,6 +90,8 @@ class BatchStatistics:
         for i, layer in statistics.items():
             # A layer that is called several times updates them as often.
             share = 1 - layer.momentum ** self._n_calls[id(layer)]
+            if not share:  # it is never called
+                continue
             mean = sums[i] / (len(self._batches) * share)
             values[i] = ops.convert_to_tensor(mean, variables[i].dtype)
         return values
@@ -168,4 +170,6 @@ class _Normalizing(Deterministic):
 def _moves(layer: keras.layers.Layer) -> bool:
     """Return whether a layer has moving statistics that training changes."""
     is_normalization = isinstance(layer, keras.layers.BatchNormalization)
-    return is_normalization and bool(layer.trainable) and layer.momentum < 1
+    if not is_normalization or layer.moving_mean is None:  # one that is never called has none
+        return False
+    return bool(layer.trainable) and layer.momentum < 1

@@ -103,8 +103,9 @@ class Laplace:
             seed = self.settings.seed
         rng = np.random.default_rng(derive(seed, "laplace"))
         n_columns = self.layer.kernel.shape[1]
-        numbers_per_row = 8 * self.settings.n_samples * n_columns * 3 + 8 * n_columns**2
-        n_rows = max(1, int(self.settings.memory_mb * 1e6 / numbers_per_row))
+        # At once there are four arrays of the draws' size and four of the covariances' size.
+        bytes_per_row = 8 * 4 * (self.settings.n_samples * n_columns + n_columns**2)
+        n_rows = max(1, int(self.settings.memory_mb * 1e6 / bytes_per_row))
         found = []
         for features in self.layer.features(inputs):
             for start in range(0, len(features), n_rows):
@@ -113,11 +114,7 @@ class Laplace:
 
     def _predict(self, features: Floats, rng: np.random.Generator) -> Floats:
         logits = self.layer.logits(features)
-        if not np.isfinite(logits).all():
-            raise ModelError(
-                "Expected finite logits, received NaN or infinite values: the model has diverged."
-            )
-        roots = np.linalg.cholesky(self.covariances(features))
+        roots = _roots(self.covariances(features))
         shape = (len(features), self.settings.n_samples, logits.shape[1])
         noise = rng.standard_normal(shape)
         drawn = logits[:, None, :] + noise @ roots.transpose(0, 2, 1)
@@ -128,13 +125,14 @@ def curvature_of(layer: LastLayer, inputs: Images) -> Curvature:
     """Return the generalized Gauss-Newton matrix of the cross-entropy of inputs (N, ...).
 
     Raises:
-        ModelError: The layer has too many inputs.
+        ModelError: The layer has too many inputs or outputs.
     """
-    n_features = len(layer.kernel)
-    if n_features > _LARGEST_FACTOR:
+    n_features, n_columns = layer.kernel.shape
+    if max(n_features, n_columns) > _LARGEST_FACTOR:
         raise ModelError(
-            f"Laplace takes a last layer of at most {_LARGEST_FACTOR:,} inputs, received one of "
-            f"{n_features:,}: leave laplace out of uncertainty.methods."
+            f"Laplace takes a last layer of at most {_LARGEST_FACTOR:,} inputs and as many "
+            f"outputs, received one of {n_features:,} inputs and {n_columns:,} outputs: leave "
+            "laplace out of uncertainty.methods."
         )
     if len(layer.parameters) <= LARGEST_FULL:
         return Full.of(layer, inputs)
@@ -165,11 +163,13 @@ class Full:
         size = n_features + has_bias
         total = np.zeros((n_columns, n_columns, size, size))
         for features in layer.features(inputs):
-            weights = _output_curvatures(layer.logits(features))
+            probs = _by_column(layer.logits(features))
             extended = _extended(features, has_bias)
             for i in range(n_columns):
                 for j in range(i + 1):
-                    block = extended.T @ (extended * weights[:, i, j, None])
+                    # The second derivative of the cross-entropy by the logits i and j.
+                    weights = probs[:, i] * ((i == j) - probs[:, j])
+                    block = extended.T @ (extended * weights[:, None])
                     total[i, j] += block
                     if i != j:
                         total[j, i] += block
@@ -227,7 +227,8 @@ class Kronecker:
         by_logits = np.zeros((n_columns, n_columns))
         for features in layer.features(inputs):
             by_features += features.T @ features
-            by_logits += _output_curvatures(layer.logits(features)).sum(axis=0)
+            probs = _by_column(layer.logits(features))
+            by_logits += np.diag(probs.sum(axis=0)) - probs.T @ probs
         of_logits, logit_vectors = np.linalg.eigh(by_logits)
         of_features, feature_vectors = np.linalg.eigh(by_features / len(inputs))
         return cls(
@@ -292,13 +293,21 @@ def probabilities(logits: Floats) -> Floats:
     return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
 
 
-def _output_curvatures(logits: Floats) -> Floats:
-    """Return the second derivatives of the cross-entropy by logits (B, C), (B, C, C)."""
-    probs = probabilities(logits)
-    if logits.shape[1] == 1:
-        probs = probs[:, 1:]
-    outer = probs[:, :, None] * probs[:, None, :]
-    return np.asarray(probs[:, :, None] * np.eye(probs.shape[1]) - outer)
+def _by_column(logits: Floats) -> Floats:
+    """Return the probability of the class of each column of logits (B, C) or (B, 1), likewise."""
+    return probabilities(logits)[:, -logits.shape[1] :]
+
+
+def _roots(covariances: Floats) -> Floats:
+    """Return matrices L of which L L^T are covariances (B, C, C), (B, C, C).
+
+    A covariance may be singular, such as that of an example whose features are all 0 in a layer
+    without biases. So its diagonal gets what is lost in rounding anyway.
+    """
+    n_columns = covariances.shape[-1]
+    traces = np.trace(covariances, axis1=1, axis2=2)
+    least = 1e-13 * traces + np.finfo(np.float64).tiny
+    return np.linalg.cholesky(covariances + least[:, None, None] * np.eye(n_columns))
 
 
 def _extended(features: Floats, has_bias: bool) -> Floats:

@@ -7,6 +7,7 @@ shown: the linear model must give the predictions of the whole model.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -66,11 +67,22 @@ class LastLayer:
         return np.concatenate([self.kernel.ravel(), self.bias])
 
     def features(self, inputs: Images) -> Iterator[Floats]:
-        """Yield the features of inputs (N, ...) in batches, (B, D) each."""
+        """Yield the features of inputs (N, ...) in batches, (B, D) each.
+
+        Raises:
+            ModelError: They are not finite.
+        """
         size = min(self.settings.batch_size, len(inputs))
         for batch, rows in batches(inputs, size):
             found = _array(self._features(ops.convert_to_tensor(batch)))
-            yield found[rows < len(inputs)]
+            found = found[rows < len(inputs)]
+            if not np.isfinite(found).all():
+                raise ModelError(
+                    f"Laplace needs finite inputs of the last layer {self._layer.name}, received "
+                    "NaN or infinite ones for some examples: leave laplace out of "
+                    "uncertainty.methods."
+                )
+            yield found
 
     def logits(self, features: Floats) -> Floats:
         """Return the logits of features (B, D), (B, C) or (B, 1)."""
@@ -130,7 +142,8 @@ class _Calls(Deterministic):
     ) -> Any:
         """Return the output of a layer."""
         if self._is_kept(layer):
-            self.found.append((layer, args[0]))
+            given = inspect.signature(original).bind(*args, **kwargs).arguments
+            self.found.append((layer, next(iter(given.values()))))
         return original(*args, **kwargs)
 
 

@@ -28,6 +28,11 @@ class Uncertainty(McDropout):
     def __post_init__(self) -> None:
         """Raise ConfigError if a setting is out of range."""
         super().__post_init__()
+        if isinstance(self.methods, str):
+            raise ConfigError(
+                f"uncertainty.methods must be a list, but is {self.methods}: give "
+                f"uncertainty.methods=[{self.methods}]."
+            )
         for method in self.methods:
             if method not in METHODS:
                 raise ConfigError(

@@ -87,7 +87,8 @@ class Ensembles(settings.Ensembles):
         for place, member in enumerate(members):
             seed = derive(own.seed, "member", place)
             settings = replace(own, n_samples=self.n_samples, seed=seed)
-            model = replace(evaluated, model=member, settings=settings)
+            # The other ways to predict are those of the evaluated model, and not of a member.
+            model = replace(evaluated, model=member, settings=settings, alternatives={})
             models.append(model)
         return models
 

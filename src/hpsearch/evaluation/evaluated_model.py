@@ -40,7 +40,8 @@ class EvaluatedModel:
 
     Args:
         model: Maps raw inputs to class probabilities. An evaluation changes none of its variables.
-        settings: Settings of MC Dropout; where they name methods, "mc" must be among them.
+        settings: Settings of MC Dropout; where they name methods without mc_dropout, there is no
+            arm "mc".
         val: Examples by which an evaluation may choose, such as a temperature.
         test: Examples on which it only measures.
         members: Models of the same study for ensembles, the best first. They may include `model`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from hpsearch import metrics
@@ -84,22 +85,24 @@ def recommendation(
     n_resamples: int,
     seed: int,
 ) -> str:
-    """Return which method is worth it, in words.
+    """Return which method is worth it by its NLL and its time, in words.
 
-    It is the cheapest one of those whose NLL is better than that of the plain prediction, and no
-    other method's is better by more than chance.
+    Of the methods that are better than the plain prediction, those are left out to which another
+    of them is preferable by more than chance. The cheapest of the rest is recommended.
 
     Args:
         evaluated: The model with its arms.
         better: The arms whose NLL is better than that of the plain prediction.
-        level: Probability that equally good arms are called different, in (0, 1).
+        level: Probability that any two equally good arms are called different, in (0, 1). All
+            pairs of arms share it, as the data have chosen those that are compared.
         n_resamples: Number of resamples of the paired bootstrap.
         seed: Its seed.
     """
     if not better:
         return _NONE
-    of_pair = level / max(1, len(better) * (len(better) - 1) // 2)
     labels = evaluated.test.targets
+    n_pairs = math.comb(len(evaluated.on_test) - 1, 2)
+    n_resamples = max(n_resamples, math.ceil(n_pairs / level))  # fewer can call no difference
 
     def beats(arm: str, other: str) -> bool:
         (difference,) = compare(
@@ -107,28 +110,41 @@ def recommendation(
             evaluated.on_test[arm],
             labels,
             n_resamples=n_resamples,
-            level=of_pair,
+            level=level / n_pairs,
             seed=seed,
             measures=("nll",),
         )
-        return difference.verdict(of_pair) == "better"
+        return difference.verdict(level / n_pairs) == "better"
 
     seconds = evaluated.seconds
     by_cost = sorted(better, key=seconds.__getitem__)
-    unbeaten = [arm for arm in by_cost if not any(beats(rival, arm) for rival in by_cost)]
-    chosen = (unbeaten or by_cost)[0]
-    return _in_words(seconds, chosen, by_cost[: by_cost.index(chosen)])
+
+    def is_beaten(arm: str) -> bool:
+        return any(beats(rival, arm) for rival in by_cost if rival != arm)
+
+    chosen = next(arm for arm in by_cost if not is_beaten(arm))  # that of the lowest NLL at most
+    return _in_words(chosen, by_cost, seconds)
 
 
-def _in_words(seconds: Mapping[str, float], chosen: str, cheaper: Sequence[str]) -> str:
-    """Return that a method is worth it, and which cheaper ones are better than plain, too."""
-    times = {arm: f"{seconds[arm] / seconds['plain']:.3g} times" for arm in seconds}
+def _in_words(chosen: str, by_cost: Sequence[str], seconds: Mapping[str, float]) -> str:
+    """Return that a method is worth it, of those that are better than the plain prediction."""
+    cheaper = by_cost[: by_cost.index(chosen)]
+
+    def told(arm: str) -> str:
+        return f"{LABELS[arm]} ({seconds[arm] / seconds['plain']:.3g} times)"
+
+    compared = "no other method is so by more than chance"
+    if len(by_cost) > 1:
+        compared = "none of the others that are so is better than it by more than chance"
     text = (
         f"By its NLL, {LABELS[chosen]} is worth it for this model: it is better than the plain "
-        "prediction, no other method is better by more than chance, and it takes "
-        f"{times[chosen]} as long as the plain prediction."
+        f"prediction, {compared}, and it takes {seconds[chosen] / seconds['plain']:.3g} times as "
+        "long as the plain prediction."
     )
     if cheaper:
-        names = " and ".join(f"{LABELS[arm]} ({times[arm]})" for arm in cheaper)
-        text += f" Cheaper, and better than the plain prediction too, but less so: {names}."
+        names = " and ".join(told(arm) for arm in cheaper)
+        text += (
+            " Cheaper, and better than the plain prediction too, but another method is better "
+            f"still: {names}."
+        )
     return text

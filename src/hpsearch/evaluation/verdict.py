@@ -93,10 +93,11 @@ class Verdict(settings.Verdict):
         """Compare the arms on test by every measure, with each set of random draws."""
         arms = evaluated.arms[1:]
         if not arms:
+            why = [f"{ARMS['mc']}: {evaluated.left_out}"]
+            why += [f"{ARMS[arm]}: {reason}" for arm, reason in evaluated.not_made.items()]
             return Section(
                 self.TITLE,
-                "There is no MC Dropout to compare with the plain prediction. "
-                f"{evaluated.left_out}",
+                f"There is nothing to compare with the plain prediction. {' '.join(why)}",
             )
         level = self.level / len(arms)
         compared = [self._compared(evaluated, arm, level) for arm in arms]

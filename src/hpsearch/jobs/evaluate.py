@@ -188,7 +188,7 @@ class Evaluated:
 
     @property
     def nll(self) -> float:
-        """The NLL on test, in nats: of MC Dropout, or plain where the model has no dropout."""
+        """The NLL on test, in nats: of MC Dropout, or plain where there is none."""
         evaluation = self.answers.evaluation
         return evaluation.mc.get("nll", evaluation.plain["nll"])
 

@@ -24,9 +24,8 @@ def check_job(root: str, config: Plain) -> None:
     """
     if root != "evaluate" and "methods" in config.get("uncertainty", {}):
         raise ConfigError(
-            f"uncertainty={config['uncertainty']['methods'][0]} is for hpsearch evaluate, which "
-            f"compares methods on a registered version; hpsearch {root} takes "
-            "uncertainty=mc_dropout alone."
+            "uncertainty=laplace, swag, ensemble and all are for hpsearch evaluate, which compares "
+            f"methods on a registered version; hpsearch {root} takes uncertainty=mc_dropout alone."
         )
     check: Callable[[Plain], None] | None = _CHECKS.get(root)
     if check is not None:
