@@ -222,7 +222,7 @@ def test_other_last_layers_are_refused(last, says):
     width = 4
     with pytest.raises(ModelError, match=says) as raised:
         Laplace(net(*last, width=width), SETTINGS, TRAIN)
-    assert "leave laplace out of uncertainty.methods" in str(raised.value)
+    assert "give uncertainty.methods without laplace" in str(raised.value)
 
 
 def test_a_model_without_a_dense_layer_is_refused():

@@ -261,7 +261,7 @@ def test_a_drawn_model_that_overflows_is_told_in_a_sentence() -> None:
     for variance in wide.variance:
         variance[...] = np.inf
     with pytest.raises(
-        ModelError, match=r"Model 1 of the 4 that SWAG has drawn gives no dist.*leave swag out of"
+        ModelError, match=r"Model 1 of the 4 that SWAG has drawn gives no dist.*give"
     ):
         Swag(model, wide, settings(), None).predict(inputs())
 

@@ -71,7 +71,7 @@ def recommended(seconds, better, *, n_resamples=500, **arms):
 
 def test_without_a_better_method_the_plain_prediction_is_recommended():
     assert recommended({"mc": 3.0}, [], mc=predictions(0.6)).startswith(
-        "No method has a better NLL than the plain prediction by more than chance: use the plain"
+        "No method has a better NLL than the plain prediction by more than chance: by that measure"
     )
 
 

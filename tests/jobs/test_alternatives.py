@@ -64,7 +64,7 @@ def test_a_version_without_moments_has_no_swag(workplace):
     refused = evaluate(workplace, "uncertainty=swag")
     sentence = (
         "Version 1 of digits-selu has no moments of SWAG: search with training.swag=true, or "
-        "leave swag out of uncertainty.methods."
+        "give uncertainty.methods without swag."
     )
     assert refused.returncode == 2
     assert refused.stderr.splitlines()[-1] == f"Error: {sentence}"

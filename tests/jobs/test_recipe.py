@@ -138,13 +138,21 @@ def test_only_what_the_configuration_describes_is_recorded():
 def test_other_data_than_those_of_the_search_are_refused():
     found = ModelVersion("digits-selu", "3", 0)
     with pytest.raises(ConfigError, match="version 3 of digits-selu anew, for which data=made is"):
-        ensemble(None, found, small_training.search_data(), SETTINGS, built, careful="other data")
+        ensemble(
+            None,
+            found,
+            small_training.search_data(),
+            SETTINGS,
+            built,
+            careful="other data",
+            say=print,
+        )
 
 
 def test_a_version_of_no_search_is_refused():
     found = ModelVersion("theirs", "3", 0)
     with pytest.raises(ModelError, match="Version 3 of theirs was registered by no search"):
-        ensemble(None, found, small_training.search_data(), SETTINGS, built, careful="")
+        ensemble(None, found, small_training.search_data(), SETTINGS, built, careful="", say=print)
 
 
 @pytest.mark.slow
@@ -153,7 +161,7 @@ def test_the_members_are_models_of_the_recipe_and_repeat_themselves(version):
     said = []
     made = ensemble(tracking, found, known, SETTINGS, built, careful="", say=said.append)
     assert said == ["Training 2 models anew with the hyperparameters of version 1 of digits-selu."]
-    again = ensemble(tracking, found, known, SETTINGS, built, careful="")
+    again = ensemble(tracking, found, known, SETTINGS, built, careful="", say=print)
     inputs = known.val.inputs[:50]
     np.testing.assert_array_equal(made.predict(inputs), again.predict(inputs))
     model, _ = Registry(tracking.client, import_own_code).load("digits-selu", "1")
@@ -180,7 +188,7 @@ def test_a_version_of_an_earlier_hpsearch_is_refused(searched_copy, tmp_path, ve
     searched_copy.client.delete_tag(found.run_id, Recipe.TAG)
     tracking = opened(searched_copy, tmp_path)
     with pytest.raises(ModelError, match="Nothing says how to train the model of version 1 of"):
-        ensemble(tracking, found, known, SETTINGS, built, careful="")
+        ensemble(tracking, found, known, SETTINGS, built, careful="", say=print)
     tracking.close(5.0)
 
 

@@ -114,7 +114,7 @@ class BatchStatistics:
         if train is None or not len(train):
             raise ModelError(
                 "Expected training examples for a model with BatchNormalization, whose statistics "
-                "SWAG estimates anew: leave swag out of uncertainty.methods."
+                "SWAG estimates anew: give uncertainty.methods without swag."
             )
         size = min(_PER_BATCH, len(train))
         n_batches = min(MOST_EXAMPLES, len(train)) // size
@@ -135,7 +135,7 @@ class BatchStatistics:
             if not np.array_equal(ops.convert_to_numpy(old), ops.convert_to_numpy(new)):
                 raise ModelError(
                     f"SWAG cannot draw models with {variable.path}, which training changes in a "
-                    "way of its own: leave swag out of uncertainty.methods."
+                    "way of its own: give uncertainty.methods without swag."
                 )
 
 

@@ -79,8 +79,8 @@ class LastLayer:
             if not np.isfinite(found).all():
                 raise ModelError(
                     f"Laplace needs finite inputs of the last layer {self._layer.name}, received "
-                    "NaN or infinite ones for some examples: leave laplace out of "
-                    "uncertainty.methods."
+                    "NaN or infinite ones for some examples: give  "
+                    "uncertainty.methods without laplace."
                 )
             yield found
 
@@ -102,7 +102,7 @@ class LastLayer:
                 return layer
         raise ModelError(
             "Laplace needs a model with a Dense layer at its end, received one without such a "
-            "layer: leave laplace out of uncertainty.methods."
+            "layer: give uncertainty.methods without laplace."
         )
 
     def _call(self, inputs: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ class Swag:
             except ModelError as error:
                 raise ModelError(
                     f"Model {i + 1} of the {n_samples} that SWAG has drawn gives no distributions "
-                    f"({str(error).rstrip('.')}): leave swag out of uncertainty.methods."
+                    f"({str(error).rstrip('.')}): give uncertainty.methods without swag."
                 ) from error
             total = total + probs
         return np.asarray(total / n_samples)

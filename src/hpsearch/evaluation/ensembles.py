@@ -113,8 +113,8 @@ def _of_one_recipe(evaluated: EvaluatedModel, ensemble: Ensemble) -> Section:
     rows.append(_row(f"ensemble of {size}, plain", _measures(evaluated, members)))
     text = (
         f"{ensemble.how} By its NLL after temperature scaling, {'; '.join(said)} (Ashukha et al., "
-        "2020). One plain prediction is worth about one model, as nothing but its seed is "
-        "different."
+        "2020). The plain prediction would be worth one model if the search had not chosen it: "
+        "what lies beyond is that choice, and the luck of few models."
     )
     return Section(
         title="Ensembles of one recipe",

@@ -13,8 +13,8 @@ from hpsearch.evaluation.evaluated_model import EvaluatedModel
 from hpsearch.html_report.section import Section
 
 _NONE = (
-    "No method has a better NLL than the plain prediction by more than chance: use the plain "
-    "prediction, unless you need another one's uncertainties."
+    "No method has a better NLL than the plain prediction by more than chance: by that measure use "
+    "the plain prediction."
 )
 _NEEDS = {"plain": "nothing", "mc": "dropout in the model"}
 

@@ -62,7 +62,7 @@ class _Compared:
         verdicts = self.verdicts
         rows = []
         for measure, differences in self.by_measure.items():
-            rows.append(_row(differences, _of_draws(verdicts[measure], self.arm)))
+            rows.append(_row(differences, _of_draws(verdicts[measure], self.arm), self.arm))
         return rows
 
     def values(self) -> dict[str, float]:
@@ -171,7 +171,17 @@ class Verdict(settings.Verdict):
         )
         names = _listed([ARMS[found.arm] for found in compared])
         n_examples = len(evaluated.test.targets)
-        return f"{names} were compared with the plain prediction on {n_examples:,} examples. {said}"
+        text = f"{names} were compared with the plain prediction on {n_examples:,} examples. {said}"
+        gains = []
+        for found in compared:
+            gained = [
+                LABELS[name] for name, verdict in found.verdicts.items() if verdict == "better"
+            ]
+            if gained and found.arm not in better:
+                gains.append(f"{ARMS[found.arm]} in {_listed(gained)}")
+        if gains:
+            text += f" In other measures than the NLL, better are {'; '.join(gains)}."
+        return text
 
     def _head(self, arms: Sequence[str], level: float) -> list[str]:
         names = ["measure", "plain", ARMS[arms[0]]]
@@ -216,10 +226,16 @@ class Verdict(settings.Verdict):
             what = "masks or other random draws"
         if self.n_seeds == 1:
             return f"One set of {what} was used, so another one may give another verdict."
-        return (
+        text = (
             f"Each verdict was computed with {self.n_seeds} sets of {what}; the numbers are the "
             "first's."
         )
+        if [found.arm for found in compared] != ["mc"]:
+            text += (
+                " The intervals are about the choice of the examples, not about the draws, which "
+                "have a spread of their own, nor about other trainings of an ensemble."
+            )
+        return text
 
     def _figure(self, compared: Sequence[_Compared]) -> Figure:
         """Draw each difference and its interval, in units of the detectable difference."""
@@ -231,7 +247,7 @@ class Verdict(settings.Verdict):
             reversed([(measure, found) for measure in measures for found in compared])
         ):
             difference = found.by_measure[measure][0]
-            unit = difference.detectable or 1.0
+            unit = max(other.by_measure[measure][0].detectable for other in compared) or 1.0
             interval = [difference.low / unit, difference.high / unit]
             axis.plot(interval, [row, row], color="tab:blue")
             axis.plot(difference.value / unit, row, "o", color="tab:blue")
@@ -249,7 +265,8 @@ class Verdict(settings.Verdict):
             f"Differences with their {settings.percent(1 - compared[0].level)} intervals, which "
             "are corrected for the number of measures. An interval that holds 0 shows no "
             f"difference. {said[0].upper()}{said[1:]} is better to the right of 0 for accuracy, "
-            "and to the left of 0 for every other measure."
+            "and to the left of 0 for every other measure. Each measure has one unit, the largest "
+            "detectable difference of any method in it."
         )
         return drawn("differences", plot, caption)
 
@@ -330,7 +347,9 @@ def _of_draws(text: str, arm: str) -> str:
     """Return what is said of masks as it is said of the random draws of an arm."""
     if arm == "mc":
         return text
-    return text.replace("the masks", "the random draws")
+    return text.replace("the masks that are drawn", "the random draws").replace(
+        "the masks", "the random draws"
+    )
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -340,9 +359,12 @@ def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _row(differences: Sequence[Difference], verdict: str) -> list[str]:
-    """Return the row of a measure that was compared with each set of masks."""
+def _row(differences: Sequence[Difference], verdict: str, arm: str) -> list[str]:
+    """Return the row of a measure that was compared with each set of random draws."""
     own = differences[0]
+    spread = f"{_spread([difference.values[1] for difference in differences]):.4f}"
+    if arm == "ensemble":  # it draws nothing
+        spread = ""
     plain, mc = own.values
     return [
         LABELS[own.measure],
@@ -351,7 +373,7 @@ def _row(differences: Sequence[Difference], verdict: str) -> list[str]:
         f"{own.value:+z.4f}",
         f"{own.low:+z.4f} to {own.high:+z.4f}",
         f"{own.p:.3g}",
-        f"{_spread([difference.values[1] for difference in differences]):.4f}",
+        spread,
         f"{own.detectable:.4f}",
         verdict,
     ]

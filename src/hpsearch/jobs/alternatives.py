@@ -11,7 +11,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from hpsearch.alternatives.ensemble import Ensemble
 from hpsearch.alternatives.laplace import Laplace
-from hpsearch.alternatives.method import Alternative
+from hpsearch.alternatives.method import LABELS, Alternative
 from hpsearch.alternatives.settings import Uncertainty
 from hpsearch.alternatives.swag import Swag
 from hpsearch.data.split import Examples, SearchData
@@ -54,7 +54,7 @@ class Makers:
         What takes long is made last.
 
         Raises:
-            UserError: The only method that was asked for cannot be made.
+            UserError: None of the methods can be made.
         """
         made: dict[str, Alternative] = {}
         not_made: dict[str, str] = {}
@@ -69,16 +69,30 @@ class Makers:
                 if len(settings.methods) == 1:
                     raise
                 not_made[name] = str(error)
+        if not made and "mc_dropout" not in settings.methods:
+            reasons = [f"{LABELS[name]}: {why.rstrip('.')}" for name, why in not_made.items()]
+            raise ModelError(f"None of uncertainty.methods can be used; {'; '.join(reasons)}.")
         return made, not_made
 
     def _made(self, name: str, settings: Uncertainty) -> Alternative:
-        trained_on = None
-        if not self.careful:
-            trained_on = self.known.train
-        if name == "laplace":
-            return laplace(self.model, settings, trained_on)
+        if name == "ensemble":
+            return self._ensemble(settings)
+        if self.careful:
+            raise ModelError(
+                f"{LABELS[name]} needs the examples on which the model was trained, and this data "
+                f"set is another: leave out data=NAME, or give uncertainty.methods without {name}."
+            )
         if name == "swag":
-            return swag(self.registry, self.found, self.model, settings, trained_on)
+            return swag(self.registry, self.found, self.model, settings, self.known.train)
+        made = Laplace(self.model, settings, self.known.train)
+        if "parent_run" not in self.found.tags:
+            made.how += (
+                f" The training examples are those of data={self.known.name}; nothing proves that "
+                "the model was trained on them, as no search has registered it."
+            )
+        return made
+
+    def _ensemble(self, settings: Uncertainty) -> Ensemble:
         return ensemble(
             self.tracking,
             self.found,
@@ -90,35 +104,12 @@ class Makers:
         )
 
 
-def laplace(
-    model: keras.Model,
-    settings: McDropout,
-    train: Examples | None,
-) -> Laplace:
-    """Return the Laplace approximation of the last layer of a version's model.
-
-    Args:
-        model: The model.
-        settings: The settings of the evaluation.
-        train: The examples on which it was trained; None where they are not known.
-
-    Raises:
-        ModelError: The last layer is not linear, or the training examples are unknown.
-    """
-    if train is None:
-        raise ModelError(
-            "Laplace needs the examples on which the model was trained, and this data set is "
-            "another: leave out data=NAME, or leave laplace out of uncertainty.methods."
-        )
-    return Laplace(model, settings, train)
-
-
 def swag(
     registry: Registry,
     found: ModelVersion,
     model: keras.Model,
     settings: Uncertainty,
-    train: Examples | None,
+    train: Examples,
 ) -> Swag:
     """Return SWAG for a version of a registered model.
 
@@ -127,7 +118,7 @@ def swag(
         found: The version.
         model: Its model.
         settings: The settings of the evaluation.
-        train: The examples on which it was trained; None where they are not known.
+        train: The examples on which it was trained.
 
     Raises:
         ModelError: The version has no moments, or they do not fit its model.
@@ -136,7 +127,7 @@ def swag(
     if moments is None:
         raise ModelError(
             f"Version {found.version} of {found.name} has no moments of SWAG: search with "
-            "training.swag=true, or leave swag out of uncertainty.methods."
+            "training.swag=true, or give uncertainty.methods without swag."
         )
     return Swag(model, moments, settings, train)
 

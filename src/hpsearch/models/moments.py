@@ -102,7 +102,7 @@ class Moments:
             raise ModelError(
                 "Expected moments of SWAG that were collected in the training of this model, "
                 "received those of a model with other weights, or with its weights in another "
-                "order: leave swag out of uncertainty.methods."
+                "order: give uncertainty.methods without swag."
             )
 
     def write(self, path: Path) -> None:
@@ -135,7 +135,7 @@ class Moments:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise ModelError(
                 f"Expected the moments of SWAG in {path.name}, received a file that cannot be read "
-                f"({error}): leave swag out of uncertainty.methods."
+                f"({error}): give uncertainty.methods without swag."
             ) from error
 
 
