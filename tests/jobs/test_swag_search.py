@@ -66,8 +66,8 @@ def test_a_version_has_moments_that_predict(workplace: Any, train: Examples) -> 
 def test_a_version_without_moments_is_told_in_a_sentence(workplace: Any, train: Examples) -> None:
     search(workplace)
     said = (
-        "Version 1 of digits-selu has no moments of SWAG: search with training.swag=true, or leave "
-        "swag out of uncertainty.methods."
+        "Version 1 of digits-selu has no moments of SWAG: search with training.swag=true, or give "
+        "uncertainty.methods without swag."
     )
     with pytest.raises(ModelError) as caught:
         predicted(workplace, train)

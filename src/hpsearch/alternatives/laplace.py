@@ -131,8 +131,8 @@ def curvature_of(layer: LastLayer, inputs: Images) -> Curvature:
     if max(n_features, n_columns) > _LARGEST_FACTOR:
         raise ModelError(
             f"Laplace takes a last layer of at most {_LARGEST_FACTOR:,} inputs and as many "
-            f"outputs, received one of {n_features:,} inputs and {n_columns:,} outputs: leave "
-            "laplace out of uncertainty.methods."
+            f"outputs, received one of {n_features:,} inputs and {n_columns:,} outputs: give "
+            "uncertainty.methods without laplace."
         )
     if len(layer.parameters) <= LARGEST_FULL:
         return Full.of(layer, inputs)

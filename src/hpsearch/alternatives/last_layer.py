@@ -121,8 +121,8 @@ class LastLayer:
         if linear.shape != whole.shape or np.abs(linear - whole).max() > tolerance:
             raise ModelError(
                 "Laplace needs a model whose outputs are the softmax of its last Dense layer; the "
-                f"layer {self._layer.name} of this model does not give its predictions: leave "
-                "laplace out of uncertainty.methods."
+                f"layer {self._layer.name} of this model does not give its predictions: give "
+                "uncertainty.methods without laplace."
             )
 
 
