@@ -83,6 +83,7 @@ def test_a_model_without_dropout_is_compared_by_its_plain_prediction_alone(seede
     assert section.metrics.keys() == {"test/plain/deep_ensemble_equivalent"}
 
 
+@pytest.mark.slow
 def test_the_studys_models_give_no_deep_ensemble_equivalent(evaluated):
     section = PART.examine(evaluated)
     assert section.title == "Ensembles of the study's models"
@@ -92,6 +93,7 @@ def test_the_studys_models_give_no_deep_ensemble_equivalent(evaluated):
     assert "uncertainty=ensemble" in section.text
 
 
+@pytest.mark.slow
 def test_no_other_method_predicts_for_each_of_the_studys_models(evaluated):
     asked = []
 
