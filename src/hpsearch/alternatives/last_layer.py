@@ -79,7 +79,7 @@ class LastLayer:
             if not np.isfinite(found).all():
                 raise ModelError(
                     f"Laplace needs finite inputs of the last layer {self._layer.name}, received "
-                    "NaN or infinite ones for some examples: give  "
+                    "NaN or infinite ones for some examples: give "
                     "uncertainty.methods without laplace."
                 )
             yield found
